@@ -1,0 +1,118 @@
+"""The errors people see; each names what was asked, what there is, and which knob to turn.
+
+::
+
+    FlexplanError                 exit  code range
+    ├── InternalError               1   FP0xx   our bug
+    ├── UsageError                  2   FP1xx   command line, problem or output path
+    │   ├── PolicyError             2   FP2xx   a policy or plan file
+    │   └── PromptError             2   FP3xx   prompts
+    ├── InfeasiblePlan              3   FP4xx   nothing fits the budgets
+    ├── ModelFilesError             4   FP5xx   a model directory
+    ├── StorageError                6   FP6xx   disk full, short read, bad checksum
+    ├── MemoryExhausted             7   FP7xx   an allocation failed
+    ├── GraphError                  1   FP8xx   a schedule that would compute wrong tokens
+    ├── PluginError                 3   FP9xx   a planner, schedule or runtime misbehaves
+    └── DeadlineExceeded            9   FP10xx  no progress
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+
+class FlexplanError(Exception):
+    """Anything flexplan refuses or gives up on; prints as ``error[FPnnn]: ...`` and ``fix: ...``."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, code: str, message: str, *, fix: str = "", state: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.fix = fix
+        self.state = state
+
+    def __str__(self) -> str:
+        lines = [f"error[{self.code}]: {self.message}"]
+        if self.fix:
+            lines.append(f"fix: {self.fix}")
+        if self.state:
+            lines.append(f"state: {self.state}")
+        return "\n".join(lines)
+
+
+class InternalError(FlexplanError):
+    """A bug of ours."""
+
+
+class UsageError(FlexplanError):
+    """A bad command line, problem or output path; nothing ran."""
+
+    exit_code = 2
+
+
+class PolicyError(UsageError):
+    """A bad policy or plan file; nothing ran."""
+
+
+class PromptError(UsageError):
+    """Bad prompts; nothing ran."""
+
+
+class InfeasiblePlan(FlexplanError):
+    """No placement fits the budgets.
+
+    ``binding`` names the tiers that are too small; ``smallest_budget_bytes`` gives, for each tier,
+    the smallest budget that works when only that tier grows, or None where no budget of it helps.
+    """
+
+    exit_code = 3
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        fix: str = "",
+        binding: tuple[str, ...] = (),
+        smallest_budget_bytes: Mapping[str, int | None] | None = None,
+    ) -> None:
+        super().__init__(code, message, fix=fix)
+        self.binding = binding
+        self.smallest_budget_bytes = dict(smallest_budget_bytes or {})
+
+
+class ModelFilesError(FlexplanError):
+    """A model directory that cannot be used."""
+
+    exit_code = 4
+
+
+class StorageError(FlexplanError):
+    """The disk tier failed: full, short, unreadable or altered."""
+
+    exit_code = 6
+
+
+class MemoryExhausted(FlexplanError):
+    """An allocation failed that the plan counted on."""
+
+    exit_code = 7
+
+
+class GraphError(FlexplanError):
+    """A task graph that could read before a fill or overwrite what is in use."""
+
+
+class PluginError(FlexplanError):
+    """A planner, schedule or runtime that does not keep its contract."""
+
+    exit_code = 3
+
+
+class DeadlineExceeded(FlexplanError):
+    """A task made no progress before its deadline."""
+
+    exit_code = 9

@@ -1,0 +1,1 @@
+"""The built-in planners and schedules; plug-ins like anybody's."""
