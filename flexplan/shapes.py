@@ -1,14 +1,10 @@
-"""ModelShape: the numbers of a language model that planning needs, from a Hugging Face ``config.json``."""
+"""ModelShape: the numbers of a language model that planning needs; ``configs.py`` reads them from a ``config.json``."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, PositiveInt
-
-from flexplan.errors import ModelFilesError
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
 Positions = Literal["learned", "rotary"]
 Norm = Literal["layer", "rms"]
@@ -17,7 +13,9 @@ Norm = Literal["layer", "rms"]
 class ModelShape(BaseModel):
     """One decoder-only transformer: sizes only, no weights.
 
-    Sizes are counts of elements; ``bytes_per_element`` turns them into bytes.
+    Sizes are counts of elements; ``bytes_per_element`` turns them into bytes.  ``max_positions`` is the
+    longest sequence, in tokens, that full attention computes exactly: a sliding window lowers it to the
+    window.  ``norm_affine=False`` says that the norms have no weights at all (Galactica 30b and 120b).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -39,14 +37,15 @@ class ModelShape(BaseModel):
     norm: Norm
     pre_norm: bool = True
     final_norm: bool = True
+    norm_affine: bool = True
     norm_bias: bool = False
     qkv_bias: bool = False
     out_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False
-    num_experts: int = 0
-    experts_per_token: int = 0
-    position_offset: int = 0
+    num_experts: NonNegativeInt = 0
+    experts_per_token: NonNegativeInt = 0
+    position_offset: NonNegativeInt = 0
     bytes_per_element: PositiveInt = 2
 
     @property

@@ -1,0 +1,58 @@
+"""JSON without its traps: no duplicate keys, no NaN or Infinity; files are replaced whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, NoReturn
+
+
+def parse_json(text: str) -> Any:
+    """What a JSON text says; a ValueError names the duplicate key or the number that is not one.
+
+    >>> parse_json('{"cores": 16}')
+    {'cores': 16}
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def write_whole(path: str | Path, text: str) -> None:
+    """Write a text file so that a reader sees the old one or the new one, never a half."""
+    target = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        _copy_mode(target, temporary)
+        Path(temporary).replace(target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"key {key!r} stands there twice")
+        found[key] = value
+    return found
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number that can be used")
+
+
+def _copy_mode(target: Path, temporary: str) -> None:
+    # mkstemp makes files only the owner reads; a result should be as readable as one that open() makes
+    umask = os.umask(0)
+    os.umask(umask)
+    mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~umask
+    Path(temporary).chmod(mode)
