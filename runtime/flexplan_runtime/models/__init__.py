@@ -1,0 +1,1 @@
+"""Layer maths, one file a family; torch only, knowing no placement."""

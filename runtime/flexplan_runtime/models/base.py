@@ -1,0 +1,145 @@
+"""What a model family is: five functions of weights and activations, and where a checkpoint keeps its tensors.
+
+Tensor shapes, by letter: B rows, S positions, N query heads, K kv heads, H head_dim, D hidden, E embedding,
+Q = N x H, V vocabulary, T = B x S tokens.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from flexplan.configs import ModelMath
+from flexplan.shapes import ModelShape
+from flexplan.tensors import TOKENS
+
+Pieces = Sequence[Tensor]
+Weights = Mapping[str, Pieces]
+"""Canonical tensor name -> one or more row pieces; a share of a layer may be cut between two memories."""
+
+
+def whole(pieces: Pieces) -> Tensor:
+    """The pieces as one tensor."""
+    return pieces[0] if len(pieces) == 1 else torch.cat(tuple(pieces))
+
+
+def linear(x: Tensor, pieces: Pieces, bias_pieces: Pieces | None = None) -> Tensor:
+    """``x @ weight.T + bias`` of a weight in row pieces; bias and weight may be cut differently."""
+    bias = None if bias_pieces is None else whole(bias_pieces).reshape(-1)
+    if len(pieces) == 1:
+        return F.linear(x, pieces[0], bias)
+    parts = [None] * len(pieces) if bias is None else torch.split(bias, [len(p) for p in pieces])
+    return torch.cat([F.linear(x, p, b) for p, b in zip(pieces, parts, strict=True)], dim=-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Rows of one checkpoint tensor that fill rows of one canonical tensor.
+
+    ``hf_row`` counts in the checkpoint tensor with its leading dimensions flattened (fused experts have three).
+    """
+
+    hf_name: str
+    hf_shape: tuple[int, ...]
+    hf_row: int
+    name: str
+    layer: int
+    row: int
+    rows: int
+
+    @property
+    def cols(self) -> int:
+        """Elements of one row; a vector has one."""
+        return self.hf_shape[-1] if len(self.hf_shape) > 1 else 1
+
+
+class Family(ABC):
+    """The maths of one model; `w` always holds the tensors of the layer at hand under their canonical names.
+
+    Nothing here mutates its arguments or knows where they live; all tensors of a call are on one device.
+    """
+
+    def __init__(self, shape: ModelShape, math: ModelMath) -> None:
+        self.shape = shape
+        self.math = math
+
+    @property
+    def scale(self) -> float:
+        """What attention multiplies ``q @ k`` by."""
+        return self.math.attention_scale
+
+    @classmethod
+    @abstractmethod
+    def sources(cls, shape: ModelShape, found: Container[str]) -> tuple[Source, ...]:
+        """Which checkpoint tensors fill which canonical ones; `found` (names) picks among the known layouts."""
+
+    @abstractmethod
+    def embed(self, w: Weights, token_rows_BSE: Tensor, positions_BS: Tensor) -> Tensor:
+        """Hidden states (B, S, D) of gathered token rows; negative positions are padding and count as 0."""
+
+    @abstractmethod
+    def project(self, w: Weights, hidden_BSD: Tensor, positions_BS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, S, N, H), keys and values (B, S, K, H), ready for attention with `scale`; may be views."""
+
+    @abstractmethod
+    def merge(self, w: Weights, hidden_BSD: Tensor, attention_BSQ: Tensor) -> Tensor:
+        """Hidden states after the output projection of attention and its residual."""
+
+    @abstractmethod
+    def mlp(self, w: Weights, hidden_BSD: Tensor) -> Tensor:
+        """Hidden states after the feed-forward block and its residual."""
+
+    @abstractmethod
+    def norm(self, w: Weights, name: str, x: Tensor) -> Tensor:
+        """The normalisation `name` over the last dimension."""
+
+    def head(self, w: Weights, hidden_BD: Tensor) -> Tensor:
+        """Logits (B, V) of the last positions."""
+        if self.shape.final_norm:
+            hidden_BD = self.norm(w, "final_norm", hidden_BD)
+        if self.shape.embed_size != self.shape.hidden_size:
+            hidden_BD = self.apply(w, "project_out", hidden_BD)
+        return linear(hidden_BD, w[TOKENS if self.shape.tied_embeddings else "lm_head.weight"])
+
+    def apply(self, w: Weights, name: str, x: Tensor) -> Tensor:
+        """The linear map `name`, with its bias if it has one."""
+        return linear(x, w[f"{name}.weight"], w.get(f"{name}.bias"))
+
+    def split_heads(self, qkv_BS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Views of (B, S, Q + 2KH) as q (B, S, N, H), k and v (B, S, K, H)."""
+        s = self.shape
+        heads = qkv_BS.view(*qkv_BS.shape[:-1], -1, s.head_dim)
+        q, k, v = torch.split(heads, [s.num_heads, s.num_kv_heads, s.num_kv_heads], dim=-2)
+        return q, k, v
+
+
+def first_found(candidates: Sequence[str], found: Container[str]) -> str:
+    """The candidate that the checkpoint has, else the first."""
+    return next((name for name in candidates if name in found), candidates[0])
+
+
+def stacked(hf_names: Sequence[str], rows: Sequence[int], cols: int | None, name: str, layer: int) -> list[Source]:
+    """Checkpoint tensors that lie one under the other in a canonical one; vectors have no `cols`."""
+    starts = [sum(rows[:n]) for n in range(len(rows))]
+    shapes = [(r,) if cols is None else (r, cols) for r in rows]
+    return [
+        Source(hf, shape, 0, name, layer, start, r)
+        for hf, shape, start, r in zip(hf_names, shapes, starts, rows, strict=True)
+    ]
+
+
+def joined(hf_stems: Sequence[str], rows: Sequence[int], cols: int, bias: bool, stem: str, layer: int) -> list[Source]:
+    """`stacked` weights and, if there are any, their biases."""
+    kinds: list[tuple[str, int | None]] = [("weight", cols), ("bias", None)]
+    return list(
+        chain.from_iterable(
+            stacked([f"{hf}.{kind}" for hf in hf_stems], rows, width, f"{stem}.{kind}", layer)
+            for kind, width in (kinds if bias else kinds[:1])
+        )
+    )

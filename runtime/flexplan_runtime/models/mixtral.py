@@ -1,0 +1,68 @@
+"""Mixtral: Llama whose feed-forward block is a few experts a token, chosen by a router.
+
+Tensor shapes: B rows, S positions, D hidden, T = B x S tokens, X experts, A experts per token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator
+
+import torch
+from torch import Tensor
+
+from flexplan.shapes import ModelShape
+from flexplan_runtime.models.base import Source, Weights, first_found, linear, stacked
+from flexplan_runtime.models.llama import Llama, mlp_norm_source
+
+
+class Mixtral(Llama):
+    """Llama with a mixture of experts."""
+
+    def mlp(self, w: Weights, hidden_BSD: Tensor) -> Tensor:
+        x_TD = self.norm(w, "mlp_norm", hidden_BSD).flatten(0, -2)
+        out_TD = torch.zeros_like(x_TD)
+        gates_TA, experts_TA = self._route(w, x_TD)
+        # one wait for the device, for all experts: how many tokens go to each
+        counts = torch.bincount(experts_TA.flatten(), minlength=self.shape.num_experts).tolist()
+        slots = torch.split(experts_TA.flatten().argsort(stable=True), counts)
+        for expert, slot in enumerate(slots):
+            if counts[expert]:
+                token = slot // self.shape.experts_per_token
+                part = self.feed_forward(w, f"experts.{expert}.", x_TD[token])
+                out_TD.index_add_(0, token, part.mul_(gates_TA.flatten()[slot, None]))
+        return out_TD.view_as(hidden_BSD).add_(hidden_BSD)
+
+    def _route(self, w: Weights, x_TD: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights (float32) and indices (T, A) of each token's experts; the weights sum to 1."""
+        chances_TX = linear(x_TD, w["router.weight"]).float().softmax(-1)
+        top_TA, experts_TA = chances_TX.topk(self.shape.experts_per_token, dim=-1)
+        return top_TA / top_TA.sum(-1, keepdim=True), experts_TA
+
+    @classmethod
+    def mlp_sources(cls, s: ModelShape, at: str, layer: int, found: Container[str]) -> Iterator[Source]:
+        routers = [f"{at}block_sparse_moe.gate.weight", f"{at}mlp.gate.weight"]
+        router = first_found(routers, found)
+        moe = router.removesuffix("gate.weight")
+        yield from mlp_norm_source(s, at, layer)
+        yield from stacked([router], [s.num_experts], s.hidden_size, "router.weight", layer)
+        fused = f"{moe}experts.gate_up_proj" in found
+        yield from (_fused_experts if fused else _single_experts)(s, f"{moe}experts.", layer)
+
+
+def _single_experts(s: ModelShape, at: str, layer: int) -> Iterator[Source]:
+    """Three matrices an expert: w1 is the gate, w3 goes up, w2 down."""
+    for e in range(s.num_experts):
+        gate_up = [f"{at}{e}.w1.weight", f"{at}{e}.w3.weight"]
+        rows = [s.ffn_size, s.ffn_size]
+        yield from stacked(gate_up, rows, s.hidden_size, f"experts.{e}.gate_up.weight", layer)
+        yield from stacked([f"{at}{e}.w2.weight"], [s.hidden_size], s.ffn_size, f"experts.{e}.down.weight", layer)
+
+
+def _fused_experts(s: ModelShape, at: str, layer: int) -> Iterator[Source]:
+    """Two tensors for all experts, the expert first."""
+    gate_up = (s.num_experts, 2 * s.ffn_size, s.hidden_size)
+    down = (s.num_experts, s.hidden_size, s.ffn_size)
+    for e in range(s.num_experts):
+        for stem, hf_shape in (("gate_up", gate_up), ("down", down)):
+            rows = hf_shape[1]
+            yield Source(f"{at}{stem}_proj", hf_shape, e * rows, f"experts.{e}.{stem}.weight", layer, 0, rows)
