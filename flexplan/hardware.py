@@ -1,0 +1,133 @@
+"""Hardware: what a machine holds and how fast each part of it moves or computes, measured or guessed."""
+
+from __future__ import annotations
+
+import difflib
+from functools import cache
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+
+from flexplan.errors import UsageError
+from flexplan.presets import DEFAULT_PRESET, PRESETS
+from flexplan.strictjson import parse_json, write_whole
+from flexplan.units import parse_size
+
+__all__ = ["DEFAULT_PRESET", "Hardware", "hardware_from", "preset_names"]
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Hardware(BaseModel):
+    """One machine: three tiers, the links between them, and the fixed time of each kind of work.
+
+    ``preset`` is True where the numbers are a guess and False where `flexplan profile` measured them.
+    ``fingerprint`` names the machine they hold for.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: str
+    fingerprint: str
+    preset: bool
+    measured_on: str = ""
+
+    # capacities
+    gpu_bytes: NonNegativeInt
+    cpu_bytes: NonNegativeInt
+    disk_bytes: NonNegativeInt
+    cores: PositiveInt
+
+    # the GPU: 16-bit dense products at prefill shapes, and its own memory
+    gpu_flops_per_s: Positive
+    gpu_bytes_per_s: Positive
+
+    # the link, pinned: host to device, device to host, the sum of both at once; and unpinned
+    link_up_bytes_per_s: Positive
+    link_down_bytes_per_s: Positive
+    link_duplex_bytes_per_s: Positive
+    pageable_up_bytes_per_s: Positive
+
+    # the host: the roof that attention and all copies share, attention alone, and its arithmetic
+    host_bytes_per_s: Positive
+    host_attention_bytes_per_s: Positive
+    host_flops_per_s: Positive
+
+    # the disk, past the page cache
+    disk_read_bytes_per_s: Positive
+    disk_write_bytes_per_s: Positive
+
+    # the fixed time of one layer task on the GPU, one copy, one task on the host, one disk request
+    kernel_s: Positive
+    copy_s: Positive
+    host_task_s: Positive
+    disk_request_s: Positive
+
+    @classmethod
+    def load(cls, path: str | Path) -> Hardware:
+        """The hardware a file describes; an unknown, missing, doubled or wrong field is a UsageError that names it."""
+        try:
+            found = parse_json(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            message = f"hardware file {path} cannot be read: {error.strerror or error}"
+            raise UsageError("FP121", message, fix="write one with: flexplan profile -o FILE") from error
+        except ValueError as error:
+            message = f"hardware file {path} is not JSON: {error}"
+            raise UsageError("FP121", message, fix="write it again with: flexplan profile -o FILE") from error
+        try:
+            return cls.model_validate(found)
+        except ValidationError as error:
+            raise UsageError("FP122", f"hardware file {path}: {_first(error)}", fix="correct the field") from error
+
+    def save(self, path: str | Path) -> None:
+        """Write the file that `load` reads, whole or not at all."""
+        try:
+            write_whole(path, self.model_dump_json(indent=2) + "\n")
+        except OSError as error:
+            message = f"hardware file {path} cannot be written: {error.strerror or error}"
+            raise UsageError("FP121", message, fix="choose another path") from error
+
+    def with_budget(
+        self, gpu: str | int | None = None, cpu: str | int | None = None, disk: str | int | None = None
+    ) -> Hardware:
+        """The same machine with other capacities, as sizes (``16G``) or bytes; None leaves one as it is."""
+        asked = {"gpu_bytes": gpu, "cpu_bytes": cpu, "disk_bytes": disk}
+        return self.model_copy(update={key: parse_size(size) for key, size in asked.items() if size is not None})
+
+
+def preset_names() -> tuple[str, ...]:
+    """The machines that need no file."""
+    return tuple(PRESETS)
+
+
+def hardware_from(source: str | Path | Hardware = DEFAULT_PRESET) -> Hardware:
+    """The hardware of a file, or of a preset by name; a file comes first, and a Hardware is itself.
+
+    >>> hardware_from("t4-gcp").preset
+    True
+    """
+    if isinstance(source, Hardware):
+        return source
+    if Path(source).is_file():
+        return Hardware.load(source)
+    name = str(source).lower()
+    if name in PRESETS:
+        return _preset(name)
+    close = difflib.get_close_matches(name, PRESETS, n=2, cutoff=0.4)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"presets are {', '.join(PRESETS)}"
+    raise UsageError("FP123", f"hardware {str(source)!r} is neither a file nor a preset", fix=hint)
+
+
+@cache
+def _preset(name: str) -> Hardware:
+    named = {"name": name, "fingerprint": f"preset:{name}", "preset": True}
+    return Hardware.model_validate(named | dict(PRESETS[name]))
+
+
+def _first(error: ValidationError) -> str:
+    """The first thing wrong, as ``field: what, and what stood there``."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"]) or "the file"
+    given = "" if first["type"] == "missing" else f", but is {first['input']!r:.80}"
+    return f"{place}: {first['msg']}{given}"
