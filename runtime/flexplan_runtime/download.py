@@ -1,0 +1,128 @@
+"""Finding a model's directory by its name, and downloading it once where there is none."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from flexplan.errors import ModelFilesError
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_BARE_OPT = re.compile(r"opt-[\d.]+[mb]")
+_SIGNS = ("config.json", "*.safetensors", "*.safetensors.index.json", "*embed_tokens.weight*", "pytorch_model*.bin")
+_WANTED = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "tokenizer*", "LICENSE*"]
+_UNWANTED = ["*/*", "consolidated*"]
+
+
+def resolve_model(path_or_name: str | Path, parent: Path | None = None) -> Path:
+    """The directory of a model.
+
+    With a `parent`: in it the last part of the name, the whole name, or either with the "-np" of FlexLLMGen's
+    format, else that directory itself.  Without one: `path_or_name` as a path, then the download cache.  A name on
+    the Hugging Face hub that is nowhere is downloaded to `parent` (else to the cache); ModelFilesError if that fails.
+    """
+    name = str(path_or_name)
+    given = Path(name).expanduser()
+    hub_name = _hub_name(name)
+    root = (parent or _cache_directory()).expanduser()
+    if parent is None and given.exists() and (hub_name is None or is_model(given)):
+        return given
+    found = next(filter(is_model, _places(root, hub_name or given.name, itself=parent is not None)), None)
+    if found is not None:
+        return found
+    if is_model(given):
+        return given
+    if hub_name is None:
+        raise ModelFilesError(
+            "FP520",
+            f"{name}: there is no such model directory" + (f", nor one in {root}" if parent else ""),
+            fix="give a model directory, or a Hugging Face name such as facebook/opt-125m",
+        )
+    target = _target(root, hub_name, itself=parent is not None)
+    if target.exists() and not _is_empty(target):
+        message = f"{target}: holds no model, and {hub_name} cannot be downloaded over it"
+        raise ModelFilesError("FP520", message, fix="give another directory, or move what is there away")
+    return _download(hub_name, target)
+
+
+def is_model(directory: Path) -> bool:
+    """Whether a directory holds anything of a model; whether it is complete is for `open_checkpoint` to say."""
+    try:
+        return directory.is_dir() and any(next(directory.glob(sign), None) for sign in _SIGNS)
+    except OSError:
+        return False
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _hub_name(name: str) -> str | None:
+    if _BARE_OPT.fullmatch(name):
+        return f"facebook/{name}"
+    return name if _HUB_NAME.fullmatch(name) and ".." not in name else None
+
+
+def _cache_directory() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path("~/.cache").expanduser()) / "flexplan" / "models"
+
+
+def _places(root: Path, name: str, *, itself: bool) -> Iterator[Path]:
+    for stem in (name.rpartition("/")[2], name) if itself else (name,):
+        yield root / stem
+        yield root / f"{stem}-np"
+    if itself:
+        yield root
+
+
+def _target(root: Path, hub_name: str, *, itself: bool) -> Path:
+    """Where a download goes; the cache keeps the organisation, so that two models of one name stay apart."""
+    if not itself:
+        return root / hub_name
+    last = hub_name.rpartition("/")[2]
+    return root if root.name == last else root / last
+
+
+def _download(name: str, target: Path) -> Path:
+    """Download into a directory beside `target`, renamed when complete; a broken-off download is taken up again."""
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        import huggingface_hub  # heavy, and needed only here
+
+        partial.mkdir(parents=True, exist_ok=True)
+        huggingface_hub.snapshot_download(name, local_dir=partial, allow_patterns=_WANTED, ignore_patterns=_UNWANTED)
+    except Exception as error:  # whatever the network, the hub or the disk came up with
+        if is_model(target):
+            return target
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise ModelFilesError(
+            "FP530",
+            f"{name}: is not in {target.parent}, and cannot be downloaded: {reason}",
+            fix=f"check the name and the network, or put the model's files in {target}",
+        ) from error
+    return _finish(name, partial, target)
+
+
+def _finish(name: str, partial: Path, target: Path) -> Path:
+    if not any(partial.glob("*.safetensors")):
+        shutil.rmtree(partial, ignore_errors=True)
+        raise ModelFilesError(
+            "FP531",
+            f"{name}: has no safetensors files on the hub; code-bearing files are not read",
+            fix=f"convert it to safetensors (model.save_pretrained writes them) into {target}",
+        )
+    shutil.rmtree(partial / ".cache", ignore_errors=True)  # the downloader's notes
+    try:
+        partial.rename(target)
+    except OSError as error:
+        if is_model(target):  # another process was first
+            shutil.rmtree(partial, ignore_errors=True)
+            return target
+        raise ModelFilesError(
+            "FP532", f"{target}: cannot take the finished download: {error.strerror}", fix=f"move {partial} there"
+        ) from error
+    return target
