@@ -15,6 +15,7 @@ from typing import Any
 from flexplan.configs import ModelMath, read_config
 from flexplan.errors import UsageError
 from flexplan.shapes import ModelShape
+from flexplan.strictjson import is_directory, is_file
 
 Config = dict[str, Any]
 Row = tuple[str, int, int, int, int, int] | tuple[str, int, int, int, int, int, Config]
@@ -251,10 +252,10 @@ def read_model(name: str | Path) -> tuple[ModelShape, ModelMath]:
     >>> read_model("opt-30b")[0].name
     'facebook/opt-30b'
     """
-    path = Path(name)
     known = _short_names().get(str(name).lower())
-    if path.is_file() or (path / "config.json").is_file() or (path.is_dir() and known is None):
-        return read_config(path)
+    # a directory that only happens to bear the name of a model is not one
+    if str(name) and (is_file(name) or is_file(Path(name) / "config.json") or (known is None and is_directory(name))):
+        return read_config(name)
     return read_config(model_config(str(name)), known)
 
 

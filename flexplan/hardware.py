@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 
 from flexplan.errors import UsageError
 from flexplan.presets import DEFAULT_PRESET, PRESETS
-from flexplan.strictjson import parse_json, write_whole
+from flexplan.strictjson import is_file, parse_json, write_whole
 from flexplan.units import parse_size
 
 __all__ = ["DEFAULT_PRESET", "Hardware", "hardware_from", "preset_names"]
@@ -109,7 +109,7 @@ def hardware_from(source: str | Path | Hardware = DEFAULT_PRESET) -> Hardware:
     """
     if isinstance(source, Hardware):
         return source
-    if Path(source).is_file():
+    if is_file(source):
         return Hardware.load(source)
     name = str(source).lower()
     if name in PRESETS:

@@ -21,6 +21,22 @@ def parse_json(text: str) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
+def is_file(name: str | Path) -> bool:
+    """Whether a text names a file; False, where Path raises, for a text that could name none."""
+    try:
+        return Path(name).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_directory(name: str | Path) -> bool:
+    """Whether a text names a directory."""
+    try:
+        return Path(name).is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def write_whole(path: str | Path, text: str) -> None:
     """Write a text file so that a reader sees the old one or the new one, never a half."""
     target = Path(path)
