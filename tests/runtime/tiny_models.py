@@ -1,0 +1,159 @@
+"""Random tiny models of every family: transformers' own, saved as checkpoints, and our layer maths over them.
+
+Tensor shapes: B rows, S positions, N query heads, K kv heads, H head_dim, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from flexplan_runtime.models.base import Family, Weights
+from flexplan_runtime.models.families import family
+from flexplan_runtime.weights import WeightReader, open_checkpoint
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    MistralConfig,
+    MixtralConfig,
+    OPTConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from flexplan.configs import read_config
+from flexplan.shapes import ModelShape
+from flexplan.tensors import TOKENS, weight_tensors
+
+Cut = Callable[[int], list[int]]
+"""Rows of a tensor -> rows of its pieces."""
+
+OPT = {
+    "vocab_size": 99,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "ffn_dim": 64,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 40,
+    "word_embed_proj_dim": 32,
+}
+ROTARY = {
+    "vocab_size": 99,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 40,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,  # so that the tiny heads have long, short and in-between waves
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+CONFIGS: dict[str, PreTrainedConfig] = {
+    "opt": OPTConfig(**OPT),
+    "opt untied": OPTConfig(**OPT, tie_word_embeddings=False),
+    "opt post-norm, projected": OPTConfig(**OPT | {"word_embed_proj_dim": 16, "do_layer_norm_before": False}),
+    "galactica": OPTConfig(**OPT, activation_function="gelu"),
+    "galactica without biases": OPTConfig(**OPT, activation_function="gelu", enable_bias=False),
+    "opt with plain norms": OPTConfig(**OPT, layer_norm_elementwise_affine=False),
+    "llama": LlamaConfig(**ROTARY, tie_word_embeddings=False),
+    "llama tied": LlamaConfig(**ROTARY, tie_word_embeddings=True),
+    "llama with biases": LlamaConfig(**ROTARY, attention_bias=True, mlp_bias=True),
+    "llama3 rope": LlamaConfig(**ROTARY, rope_parameters=LLAMA3),
+    "linear rope": LlamaConfig(
+        **ROTARY, rope_parameters={"rope_type": "linear", "factor": 4.0, "rope_theta": 10_000.0}
+    ),
+    "mistral": MistralConfig(**ROTARY, sliding_window=None),
+    "qwen2": Qwen2Config(**ROTARY),
+    "qwen3": Qwen3Config(**ROTARY, head_dim=16, tie_word_embeddings=True),
+    "mixtral": MixtralConfig(**ROTARY, num_local_experts=4, num_experts_per_tok=2),
+}
+
+
+def reference_model(config: PreTrainedConfig) -> PreTrainedModel:
+    """transformers' model with random weights that are large enough for every part to matter."""
+    torch.manual_seed(0)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+    for name, parameter in model.named_parameters():
+        # norms stay near 1, else 350M's post-norm would wash everything out
+        torch.nn.init.normal_(parameter, mean=1.0 if "norm" in name and "weight" in name else 0.0, std=0.15)
+    return model.eval()
+
+
+def saved(config: PreTrainedConfig, directory: Path, **options: Any) -> PreTrainedModel:
+    """`reference_model`, saved in `directory` as transformers does."""
+    model = reference_model(config)
+    model.save_pretrained(directory, **options)
+    return model
+
+
+def saved_npy(model: PreTrainedModel, directory: Path, suffix: str = "") -> None:
+    """The model as FlexLLMGen keeps it: one array a file, no "model." in front, its own name for the last norm."""
+    directory.mkdir(parents=True)
+    for name, tensor in model.state_dict().items():
+        name = name.replace("model.", "").replace("decoder.final_layer_norm", "decoder.layer_norm")
+        with (directory / f"{name}{suffix}").open("wb") as file:
+            np.save(file, tensor.half().numpy())
+
+
+def uncut(rows: int) -> list[int]:
+    return [rows]
+
+
+def layer_weights(reader: WeightReader, shape: ModelShape, layer: int, cut: Cut = uncut) -> Weights:
+    """The tensors of one layer in float32, each read in the pieces that `cut` asks for."""
+    found = {}
+    for tensor in weight_tensors(shape):
+        if tensor.layer == layer:
+            pieces, row = [], 0
+            for rows in cut(tensor.rows):
+                pieces.append(torch.full((rows, tensor.cols), torch.nan))
+                reader.read_rows(tensor.name, layer, row, rows, pieces[-1])
+                row += rows
+            found[tensor.name] = tuple(pieces)
+    return found
+
+
+def attend(family: Family, q_BSNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor) -> Tensor:
+    """Plain causal attention, (B, S, N x H)."""
+    q, k, v = (x.transpose(1, 2) for x in (q_BSNH, k_BSKH, v_BSKH))
+    out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=family.scale, enable_gqa=True)
+    return out.transpose(1, 2).flatten(2)
+
+
+@torch.no_grad()
+def logits(maths: Family, reader: WeightReader, ids_BS: Tensor, cut: Cut = uncut) -> Tensor:
+    """Logits (B, S, V) of a whole forward pass."""
+    shape = maths.shape
+    positions_BS = torch.arange(ids_BS.shape[1]).expand_as(ids_BS)
+    embed, head = (layer_weights(reader, shape, layer, cut) for layer in (-1, shape.num_layers))
+    table = torch.cat((head if shape.tied_embeddings else embed)[TOKENS])
+    hidden = maths.embed(embed, table[ids_BS], positions_BS)
+    for layer in range(shape.num_layers):
+        w = layer_weights(reader, shape, layer, cut)
+        hidden = maths.merge(w, hidden, attend(maths, *maths.project(w, hidden, positions_BS)))
+        hidden = maths.mlp(w, hidden)
+    return maths.head(head, hidden)
+
+
+def our_logits(directory: Path, ids_BS: Tensor, cut: Cut = uncut, weights: Path | None = None) -> Tensor:
+    """`logits` of a saved model, whose weights may be in another directory."""
+    shape, math = read_config(directory)
+    return logits(family(shape, math), open_checkpoint(weights or directory, shape), ids_BS, cut)
+
+
+@torch.no_grad()
+def reference_logits(model: PreTrainedModel, ids_BS: Tensor) -> Tensor:
+    return model(ids_BS).logits
