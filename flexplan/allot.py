@@ -1,0 +1,46 @@
+"""Largest remainder: whole grains to tiers so that the running shares stay as asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class Allotment:
+    """Hands out grains to tiers; what rounding took from a tier is carried to the next call.
+
+    The error of the running total of a tier stays below one grain.
+    """
+
+    def __init__(self, shares: Sequence[float]) -> None:
+        self.shares = tuple(shares)
+        self.owed = [0.0] * len(self.shares)
+
+    def take(self, grains: int) -> tuple[int, ...]:
+        """Whole grains for each tier, summing to ``grains``.
+
+        >>> Allotment((0.5, 0.3, 0.2)).take(10)
+        (5, 3, 2)
+        """
+        due = [owed + share * grains for owed, share in zip(self.owed, self.shares, strict=True)]
+        given = [max(0, int(d + 1e-9)) if share else 0 for d, share in zip(due, self.shares, strict=True)]
+        while sum(given) > grains:  # a tier that was owed more than this call hands out
+            given[max(range(len(given)), key=lambda t: given[t])] -= 1
+        while sum(given) < grains:
+            open_tiers = [t for t, share in enumerate(self.shares) if share]
+            given[max(open_tiers, key=lambda t: (due[t] - given[t], -t))] += 1
+        self.owed = [d - g for d, g in zip(due, given, strict=True)]
+        return tuple(given)
+
+
+def cut(size: int, shares: Sequence[float], grain: int = 1) -> tuple[int, ...]:
+    """``size`` split in the given shares at multiples of ``grain``; the last tier with a share takes the rest.
+
+    >>> cut(100, (0.2, 0.8, 0.0), 8)
+    (24, 76, 0)
+    """
+    bounds, total = [0], 0.0
+    last = max(t for t, share in enumerate(shares) if share)
+    for tier, share in enumerate(shares):
+        total += share
+        bounds.append(size if tier >= last else min(size, int(total * size / grain + 0.5) * grain))
+    return tuple(high - low for low, high in zip(bounds, bounds[1:], strict=False))

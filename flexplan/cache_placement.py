@@ -1,0 +1,88 @@
+"""KV percents -> which (sequence, KV head) of which micro-batch on which tier, and who attends over it.
+
+The grain is one (layer, sequence, KV head).  Grains of a micro-batch are numbered sequence by sequence;
+the first lie on the gpu, the next on the cpu, the last on disk.  Keys and values of a grain move together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flexplan.allot import Allotment
+from flexplan.blocks import Block
+from flexplan.policy import Policy
+from flexplan.shapes import ModelShape
+from flexplan.units import round_up
+from flexplan.weight_placement import DISK_ALIGN
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The cache of one (transformer layer, micro-batch): grains by tier, room for ``capacity`` tokens."""
+
+    depth: int
+    k: int
+    capacity: int
+    grains: tuple[int, int, int]
+    attends_on_host: bool
+    head_dim: int
+    bytes_per_element: int
+
+    @property
+    def num_grains(self) -> int:
+        return sum(self.grains)
+
+    @property
+    def off_gpu(self) -> int:
+        """Grains that are not at home on the gpu."""
+        return self.grains[1] + self.grains[2]
+
+    @property
+    def streamed(self) -> int:
+        """Grains that the gpu attends over after copying them; the others attend where they live."""
+        return 0 if self.attends_on_host else self.off_gpu
+
+    @property
+    def hosted(self) -> int:
+        """Grains that are attended over on the host."""
+        return self.off_gpu if self.attends_on_host else 0
+
+    @property
+    def pair_bytes(self) -> int:
+        """Key and value of one token of one grain."""
+        return 2 * self.head_dim * self.bytes_per_element
+
+    @property
+    def disk_row_bytes(self) -> int:
+        """One token of all grains on disk, padded for direct I/O: appending and reading are contiguous."""
+        return round_up(self.grains[2] * self.pair_bytes, DISK_ALIGN)
+
+    def resident_bytes(self, tier: str) -> int:
+        """Bytes of this segment on a tier."""
+        if tier == "disk":
+            return self.capacity * self.disk_row_bytes
+        return self.grains[("gpu", "cpu").index(tier)] * self.capacity * self.pair_bytes
+
+    def payload(self, tier: str) -> int:
+        """Bytes of keys and values on a tier, padding apart."""
+        return self.grains[("gpu", "cpu", "disk").index(tier)] * self.capacity * self.pair_bytes
+
+
+def place_cache(shape: ModelShape, policy: Policy, block: Block) -> tuple[tuple[Segment, ...], ...]:
+    """Segments by transformer layer and micro-batch; rounding is carried over the micro-batches and layers."""
+    allotment = Allotment(policy.shares("cache"))
+    return tuple(
+        tuple(
+            Segment(
+                depth,
+                k,
+                batch.prompt_len + block.gen_len - 1,
+                allotment.take(batch.num_rows * shape.num_kv_heads),  # type: ignore[arg-type]
+                policy.cpu_cache_compute,
+                shape.head_dim,
+                shape.bytes_per_element,
+            )
+            for k, batch in enumerate(block.batches)
+        )
+        for depth in range(shape.num_layers)
+    )

@@ -1,0 +1,162 @@
+"""Cost: what a task needs of each resource, and what that takes in seconds under a Hardware.
+
+Resources are not lanes: the two directions of the link, host attention and every copy share the host's
+memory.  ``demands`` gives, for each resource, the seconds it would be busy at its full rate; ``solo_s``
+is the task alone on the machine (roofline: the slowest resource, plus a fixed start).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flexplan.graph import CPU, D2H, DISK_READ, DISK_WRITE, GPU, H2D_CACHE, H2D_SMALL, H2D_WEIGHTS, HOST_COPY, Work
+from flexplan.hardware import Hardware
+from flexplan.shapes import ModelShape
+
+RESOURCES = ("gpu", "link_up", "link_down", "link", "host", "disk_read", "disk_write")
+
+
+# -- work of the layer maths: tokens is positions over all rows ---------------------------------------------
+def project_work(s: ModelShape, tokens: int) -> Work:
+    """Norm and the query, key, value projections."""
+    width = s.q_size + 2 * s.kv_size
+    moved = s.hidden_size * width + tokens * (s.hidden_size + width)
+    return Work(gpu_flops=2 * tokens * s.hidden_size * width, gpu_bytes=moved * s.bytes_per_element)
+
+
+def prompt_attention_work(s: ModelShape, rows: int, length: int) -> Work:
+    """Causal attention of a prompt over itself."""
+    flops = 2 * rows * s.q_size * length * length  # 2 products x 2 operations, half the square
+    return Work(gpu_flops=flops, gpu_bytes=2 * rows * length * (s.q_size + s.kv_size) * s.bytes_per_element)
+
+
+def gpu_attention_work(s: ModelShape, grains: int, context: int) -> Work:
+    """One query a head over ``context`` positions of ``grains`` (sequence, KV head) pairs on the gpu."""
+    flops = 4 * grains * s.group_size * s.head_dim * context
+    return Work(gpu_flops=flops, gpu_bytes=2 * grains * context * s.head_dim * s.bytes_per_element)
+
+
+def host_attention_work(s: ModelShape, grains: int, context: int) -> Work:
+    """The same on the host."""
+    nbytes = 2 * grains * context * s.head_dim * s.bytes_per_element
+    flops = 4 * grains * s.group_size * s.head_dim * context
+    return Work(attended_bytes=nbytes, host_bytes=nbytes, host_flops=flops)
+
+
+def merge_work(s: ModelShape, tokens: int) -> Work:
+    """The output projection of attention."""
+    moved = s.q_size * s.hidden_size + tokens * (s.q_size + 2 * s.hidden_size)
+    return Work(gpu_flops=2 * tokens * s.q_size * s.hidden_size, gpu_bytes=moved * s.bytes_per_element)
+
+
+def experts_touched(s: ModelShape, tokens: int) -> float:
+    """Experts that at least one of ``tokens`` tokens is routed to, if each expert is as likely as another."""
+    if not s.num_experts:
+        return 1.0
+    return s.num_experts * (1 - (1 - s.experts_per_token / s.num_experts) ** tokens)
+
+
+def mlp_work(s: ModelShape, tokens: int) -> Work:
+    """Up (and gate), activation and down; of a mixture, the experts that the tokens touch."""
+    matrices = 3 if s.gated else 2
+    per_token = matrices * s.hidden_size * s.ffn_size * max(1, s.experts_per_token)
+    weights = matrices * s.hidden_size * s.ffn_size * experts_touched(s, tokens)
+    moved = weights + tokens * (2 * s.hidden_size + matrices * s.ffn_size)
+    return Work(gpu_flops=2 * tokens * per_token, gpu_bytes=moved * s.bytes_per_element)
+
+
+def head_work(s: ModelShape, rows: int) -> Work:
+    """Logits of the last positions."""
+    moved = s.vocab_size * s.embed_size + rows * (s.hidden_size + s.vocab_size)
+    return Work(gpu_flops=2 * rows * s.vocab_size * s.embed_size, gpu_bytes=moved * s.bytes_per_element)
+
+
+def embed_work(s: ModelShape, tokens: int) -> Work:
+    """Rows of the token table into hidden states."""
+    return Work(gpu_bytes=2 * tokens * s.hidden_size * s.bytes_per_element)
+
+
+# -- work of moving bytes --------------------------------------------------------------------------------------
+def up_work(nbytes: float) -> Work:
+    """Host to device."""
+    return Work(up_bytes=nbytes, host_bytes=nbytes)
+
+
+def down_work(nbytes: float) -> Work:
+    """Device to host."""
+    return Work(down_bytes=nbytes, host_bytes=nbytes)
+
+
+def read_work(nbytes: float) -> Work:
+    """Disk to host."""
+    return Work(read_bytes=nbytes, host_bytes=nbytes)
+
+
+def write_work(nbytes: float) -> Work:
+    """Host to disk."""
+    return Work(write_bytes=nbytes, host_bytes=nbytes)
+
+
+def copy_work(nbytes: float) -> Work:
+    """Host to host: read and written."""
+    return Work(host_bytes=2 * nbytes)
+
+
+# -- seconds ---------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Price:
+    """Seconds of a task alone, and of each resource it needs."""
+
+    solo_s: float
+    demands: tuple[tuple[str, float], ...]
+
+
+class Rates:
+    """Turns work into seconds under a Hardware."""
+
+    def __init__(self, hardware: Hardware) -> None:
+        self.hardware = hardware
+        self.fixed_s: Mapping[str, float] = {
+            GPU: hardware.kernel_s,
+            H2D_WEIGHTS: hardware.copy_s,
+            H2D_CACHE: hardware.copy_s,
+            H2D_SMALL: hardware.copy_s,
+            D2H: hardware.copy_s,
+            CPU: hardware.host_task_s,
+            HOST_COPY: hardware.host_task_s,
+            DISK_READ: hardware.disk_request_s,
+            DISK_WRITE: hardware.disk_request_s,
+        }
+        self._prices: dict[tuple[Work, str], Price] = {}
+
+    def demands(self, work: Work) -> dict[str, float]:
+        """Seconds of each resource at its full rate."""
+        h = self.hardware
+        return {
+            "gpu": max(work.gpu_flops / h.gpu_flops_per_s, work.gpu_bytes / h.gpu_bytes_per_s),
+            "link_up": work.up_bytes / h.link_up_bytes_per_s,
+            "link_down": work.down_bytes / h.link_down_bytes_per_s,
+            "link": (work.up_bytes + work.down_bytes) / h.link_duplex_bytes_per_s,
+            "host": work.host_bytes / h.host_bytes_per_s,
+            "disk_read": work.read_bytes / h.disk_read_bytes_per_s,
+            "disk_write": work.write_bytes / h.disk_write_bytes_per_s,
+        }
+
+    def price(self, work: Work, lane: str) -> Price:
+        """The price of a task of this work on this lane; equal works share one Price."""
+        found = self._prices.get((work, lane))
+        if found is None:
+            if len(self._prices) > 10_000:  # a long decode has new lengths every token
+                self._prices.clear()
+            found = self._prices[work, lane] = self._price(work, lane)
+        return found
+
+    def _price(self, work: Work, lane: str) -> Price:
+        h, demands = self.hardware, self.demands(work)
+        alone = [*demands.values(), work.attended_bytes / h.host_attention_bytes_per_s]
+        alone.append(work.host_flops / h.host_flops_per_s)
+        if lane == HOST_COPY:
+            alone.append(work.host_bytes / 2 / h.pageable_up_bytes_per_s)
+        solo = self.fixed_s.get(lane, 0.0) + max(alone)
+        return Price(solo, tuple((r, s) for r, s in demands.items() if s > 0))

@@ -1,0 +1,206 @@
+"""Policy: the declarative answer, which share of every tensor lives where and how a block is run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Annotated, Any, TypeVar
+
+from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from flexplan.errors import PolicyError
+
+POLICY_VERSION = 1
+_MAX_FILE_BYTES = 1 << 20
+_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+Percent = Annotated[float, Field(ge=0, le=100)]
+T = TypeVar("T")
+
+
+def _speaking(cls: type[T]) -> type[T]:
+    """Make the constructor raise PolicyError, with the field, the value and what is allowed."""
+    validate = cls.__init__
+
+    def __init__(self: T, *args: Any, **kwargs: Any) -> None:
+        try:
+            validate(self, *args, **kwargs)
+        except ValidationError as error:
+            raise _refusal(error) from None
+
+    __init__.__wrapped__ = validate  # type: ignore[attr-defined]
+    cls.__init__ = __init__  # type: ignore[method-assign]
+    return cls
+
+
+@_speaking
+@dataclass(frozen=True, config=_STRICT)
+class CompressionConfig:
+    """Group-wise quantisation: ``group_size`` neighbours along ``group_dim`` share one scale (and zero point)."""
+
+    num_bits: Annotated[int, Field(ge=2, le=8)] = 4
+    group_size: PositiveInt = 64
+    group_dim: Annotated[int, Field(ge=0, le=2)] = 0
+    symmetric: bool = False
+    enabled: bool = True
+
+
+def _weight_config() -> CompressionConfig:
+    return CompressionConfig(group_dim=0)
+
+
+def _cache_config() -> CompressionConfig:
+    return CompressionConfig(group_dim=2)
+
+
+@_speaking
+@dataclass(frozen=True, config=_STRICT)
+class Policy:
+    """Where everything lives and how it is run.
+
+    Percents are 0..100; what the gpu and cpu shares leave is on disk.  ``attn_sparsity`` is the share of
+    the value rows that decoding reads: 1.0 is dense.  (One description in circulation has it the other
+    way round, 1.0 fully sparse; the reference's code and all its examples use 1.0 for dense.)
+    ``group_dim`` counts over (out, in) for weights and (token, sequence x head, head_dim) for the cache.
+    """
+
+    gpu_batch_size: PositiveInt = 4
+    num_gpu_batches: PositiveInt = 1
+    w_gpu_percent: Percent = 100.0
+    w_cpu_percent: Percent = 0.0
+    cache_gpu_percent: Percent = 100.0
+    cache_cpu_percent: Percent = 0.0
+    act_gpu_percent: Percent = 100.0
+    act_cpu_percent: Percent = 0.0
+    overlap: bool = True
+    sep_layer: bool = True
+    pin_weight: bool = True
+    cpu_cache_compute: bool = False
+    attn_sparsity: float = 1.0
+    compress_weight: bool = False
+    comp_weight_config: CompressionConfig = Field(default_factory=_weight_config)
+    compress_cache: bool = False
+    comp_cache_config: CompressionConfig = Field(default_factory=_cache_config)
+
+    def __post_init__(self) -> None:
+        for what in ("w", "cache", "act"):
+            gpu, cpu = getattr(self, f"{what}_gpu_percent"), getattr(self, f"{what}_cpu_percent")
+            if gpu + cpu > 100 + 1e-9:
+                raise PolicyError(
+                    "FP202",
+                    f"{what}_gpu_percent {gpu:g} + {what}_cpu_percent {cpu:g} = {gpu + cpu:g}, allowed 0 to 100 in all",
+                    fix="lower one of the two; what they leave of 100 goes to disk",
+                )
+        if not 0 < self.attn_sparsity <= 1:
+            raise PolicyError(
+                "FP203",
+                f"attn_sparsity {self.attn_sparsity:g} is outside (0, 1]",
+                fix="it is the share of value rows that are read: 1.0 is dense, 0.1 reads a tenth; "
+                "if you meant 'no sparsity' by 0, write 1.0",
+            )
+
+    @property
+    def w_disk_percent(self) -> float:
+        """Share of the weights on disk."""
+        return max(0.0, 100 - self.w_gpu_percent - self.w_cpu_percent)
+
+    @property
+    def cache_disk_percent(self) -> float:
+        """Share of the KV cache on disk."""
+        return max(0.0, 100 - self.cache_gpu_percent - self.cache_cpu_percent)
+
+    @property
+    def act_disk_percent(self) -> float:
+        """Share of the activations on disk."""
+        return max(0.0, 100 - self.act_gpu_percent - self.act_cpu_percent)
+
+    @property
+    def block_size(self) -> int:
+        """Sequences that share one pass over the weights."""
+        return self.gpu_batch_size * self.num_gpu_batches
+
+    def shares(self, what: str) -> tuple[float, float, float]:
+        """(gpu, cpu, disk) as fractions of 1, of ``what``: "w", "cache" or "act"."""
+        return tuple(getattr(self, f"{what}_{tier}_percent") / 100 for tier in ("gpu", "cpu", "disk"))  # type: ignore[return-value]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The 17 fields, ready for JSON."""
+        return asdict(self)  # type: ignore[call-overload]
+
+    def to_json(self) -> str:
+        """The policy as JSON with its version."""
+        return json.dumps({"version": POLICY_VERSION, **self.to_dict()}, indent=2)
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> Policy:
+        """A policy from plain data; unknown keys and wrong types raise PolicyError."""
+        return cls.from_json(json.dumps(dict(given)))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Policy:
+        """A policy from JSON; duplicate or unknown keys, NaN and wrong types raise PolicyError."""
+        given = read_strict_json(text, "policy")
+        check_version(given.pop("version", POLICY_VERSION), "policy")
+        try:
+            return TypeAdapter(cls).validate_json(json.dumps(given))
+        except ValidationError as error:
+            raise _refusal(error) from None
+
+
+def field_names() -> tuple[str, ...]:
+    """The 17 names, in the order of the constructor."""
+    return tuple(f.name for f in fields(Policy))  # type: ignore[arg-type]
+
+
+def check_version(version: object, what: str) -> None:
+    """Refuse a file of another version."""
+    if version != POLICY_VERSION or isinstance(version, bool):
+        raise PolicyError(
+            "FP204", f"{what} version {version!r}; this flexplan reads {POLICY_VERSION}", fix="solve again, or upgrade"
+        )
+
+
+def read_strict_json(text: str | bytes, what: str) -> dict[str, Any]:
+    """One JSON object; duplicate keys, NaN, infinities, deep or huge input raise PolicyError."""
+    if len(text) > _MAX_FILE_BYTES:
+        raise PolicyError("FP205", f"{what} is {len(text)} bytes, allowed {_MAX_FILE_BYTES}", fix="solve again")
+    try:
+        found = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
+    except (ValueError, RecursionError, UnicodeDecodeError) as error:
+        raise PolicyError("FP205", f"{what} is not JSON: {error}", fix="solve again, or correct the file") from None
+    if not isinstance(found, dict):
+        raise PolicyError("FP205", f"{what} is a {type(found).__name__}, must be one JSON object", fix="solve again")
+    return found
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise PolicyError("FP206", f"key {key!r} stands twice", fix="keep one of them")
+        found[key] = value
+    return found
+
+
+def _no_constants(text: str) -> float:
+    raise PolicyError("FP201", f"{text} is not a number flexplan reads", fix="write a finite number")
+
+
+def _refusal(error: ValidationError) -> PolicyError:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return PolicyError("FP207", f"{where}: no such field", fix=_did_you_mean(str(first["loc"][-1])))
+    return PolicyError(
+        "FP201", f"{where}: {first['input']!r} refused, {first['msg']}", fix=f"correct {where or 'the policy'}"
+    )
+
+
+def _did_you_mean(name: str) -> str:
+    import difflib  # only on the way to an error
+
+    known = [*field_names(), *(f.name for f in fields(CompressionConfig))]  # type: ignore[arg-type]
+    near = difflib.get_close_matches(name, known, 1)
+    return f"did you mean {near[0]}?" if near else "the fields are " + ", ".join(field_names())

@@ -1,0 +1,339 @@
+"""Steps: one function a verb of the schedule, which writes its tasks with their accesses and work.
+
+A schedule only chooses the order.  What a verb reads and writes stands here once, so a schedule cannot
+forget an edge.  The paper's verbs: load_weight, load_cache, load_hidden, compute, store_cache,
+store_hidden; ``begin`` and ``finish`` are the two halves of compute around attention on the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+from flexplan import cost
+from flexplan.cache_placement import Segment
+from flexplan.graph import INLINE, KINDS, Access, Task, Work
+from flexplan.layers import Layer
+from flexplan.placement import ID_BYTES, Placement
+from flexplan.tensors import EMBED, HEAD, MLP
+from flexplan.units import round_up
+from flexplan.weight_placement import DISK_ALIGN, PIECE_ALIGN
+
+Tasks = Iterator[Task]
+Accesses = tuple[Access, ...]
+
+
+class Pass(NamedTuple):
+    """One pass over the layers: the ``number``-th of the graph, token ``i`` of the micro-batches ``ks`` in order."""
+
+    number: int
+    i: int
+    ks: tuple[int, ...]
+
+    def turn(self, group: int, groups: int, k: int) -> int:
+        """A running count over (pass, group, micro-batch): the index of what a ring holds for that turn."""
+        return (self.number * groups + group) * len(self.ks) + self.ks.index(k)
+
+
+def _access(buffer: str, index: int, size: int) -> Accesses:
+    return (Access(buffer, index, 0, size),) if size else ()
+
+
+class Steps:
+    """Writes the tasks of one block, in the order in which its methods are called."""
+
+    def __init__(self, placement: Placement) -> None:
+        self.p = placement
+        self.layers = placement.layers
+        self.inline = not placement.policy.overlap
+        self._work = lru_cache(maxsize=4096)(self._compute_work)
+
+    def _task(self, kind: str, p: Pass, j: int, k: int, work: Work, reads: Accesses, writes: Accesses, part: int = 0) -> Task:
+        lane = INLINE if self.inline else KINDS[kind].lane
+        return Task(kind, lane, p.i, j, k, part, work, reads, writes)
+
+    # -- weights -----------------------------------------------------------------------------------------------
+    def load_weight(self, p: Pass, number: int, j: int, k: int, chunk: int, chunks: int) -> Tasks:
+        """Chunk ``chunk`` of ``chunks`` of layer j's streamed weights, for pass ``number``, during micro-batch k of p."""
+        w = self.p.weights[j]
+        index = number * len(self.layers) + j
+        cpu, disk = w.part_bytes["cpu"], w.part_bytes["disk"]
+        lo, hi = _chunk(cpu, chunk, chunks, PIECE_ALIGN)
+        if lo < hi:
+            yield from self._load_cpu_weight(p, index, j, k, lo, hi)
+        lo, hi = _chunk(disk, chunk, chunks, DISK_ALIGN)
+        if lo < hi:
+            relay = (Access("weight_relay", index, lo, hi),)
+            home = (Access("weights_disk", j, lo, hi),)
+            ring = (Access("weight_ring", index, cpu + lo, cpu + hi),)
+            yield self._task("read_weight", p, j, k, cost.read_work(hi - lo), home, relay)
+            yield self._task("load_weight", p, j, k, cost.up_work(hi - lo), relay, ring, part=1)
+
+    def _load_cpu_weight(self, p: Pass, index: int, j: int, k: int, lo: int, hi: int) -> Tasks:
+        home = (Access("weights_cpu", j, lo, hi),)
+        if not self.p.policy.pin_weight:
+            stage = (Access("weight_stage", index, lo, hi),)
+            yield self._task("stage_weight", p, j, k, cost.copy_work(hi - lo), home, stage)
+            home = stage
+        yield self._task("load_weight", p, j, k, cost.up_work(hi - lo), home, (Access("weight_ring", index, lo, hi),))
+
+    def _weights(self, p: Pass, j: int) -> Accesses:
+        """What a compute task of layer j reads: its resident part and its slot of the ring."""
+        w = self.p.weights[j]
+        index = p.number * len(self.layers) + j
+        resident = _access("weights_gpu", j, w.part_bytes["gpu"])
+        return resident + _access("weight_ring", index, w.blob_bytes)
+
+    # -- token ids and the rows of the token table ---------------------------------------------------------------
+    def load_ids(self, p: Pass, k: int) -> Tasks:
+        """The prompt's ids to the gpu, and the rows of the token table that are not there."""
+        tokens = self.p.rows(k) * self.p.new_tokens(p.i, k)
+        ids = self._ids_on_host(p, k)
+        if p.i == 0:
+            nbytes = tokens * ID_BYTES
+            yield self._task("load_ids", p, 0, k, cost.up_work(nbytes), ids, _access("ids", k, nbytes))
+        if self.p.gathers:
+            nbytes = tokens * self.p.shape.embed_size * self.p.shape.bytes_per_element
+            table, turn = self.p.table, p.turn(0, 1, k)
+            homes = _access("weights_cpu", table.j, table.part_bytes["cpu"])
+            homes += _access("weights_disk", table.j, table.part_bytes["disk"])
+            rows_host = _access("rows_host", turn, nbytes)
+            yield self._task("gather", p, 0, k, cost.copy_work(nbytes), ids + homes, rows_host)
+            yield self._task("load_rows", p, 0, k, cost.up_work(nbytes), rows_host, _access("rows", turn, nbytes))
+
+    def _ids_on_host(self, p: Pass, k: int) -> Accesses:
+        row_bytes = self.p.rows(k) * ID_BYTES
+        if p.i == 0:
+            return (Access("ids_host", k, 0, row_bytes * self.p.new_tokens(0, k)),)
+        return (Access("outputs", k, (p.i - 1) * row_bytes, p.i * row_bytes),)
+
+    def store_ids(self, p: Pass, k: int) -> Tasks:
+        """The new token of every row to the host."""
+        nbytes = self.p.rows(k) * ID_BYTES
+        writes = (Access("outputs", k, p.i * nbytes, (p.i + 1) * nbytes),)
+        yield self._task("store_ids", p, len(self.layers) - 1, k, cost.down_work(nbytes), _access("ids", k, nbytes), writes)
+
+    # -- hidden states -------------------------------------------------------------------------------------------
+    def _hidden(self, p: Pass, j: int, k: int, nbytes: int | None = None) -> Accesses:
+        """The working slot of (j, k); where activations stay on the gpu it is their home."""
+        index = k if self.p.hidden_stays else p.turn(j, len(self.layers), k)
+        size = self.p.hidden_bytes(p.i, k) if nbytes is None else nbytes
+        return (Access("hidden_decode" if p.i else "hidden_prefill", index, 0, size),)
+
+    def load_hidden(self, p: Pass, j: int, k: int) -> Tasks:
+        """Hidden states that are not at home on the gpu, into the working slot of (j, k)."""
+        gpu, cpu, disk = self.p.hidden_parts(p.i, k)
+        if self.p.hidden_stays or not cpu + disk:
+            return
+        reads = _access("hidden_cpu", k, cpu)
+        if disk:
+            padded = round_up(disk, DISK_ALIGN)
+            relay = _access("hidden_relay", 2 * p.turn(j, len(self.layers), k), padded)
+            yield self._task("read_hidden", p, j, k, cost.read_work(padded), _access("hidden_disk", k, padded), relay)
+            reads += relay
+        (slot,) = self._hidden(p, j, k)
+        writes = (slot._replace(lo=gpu),)
+        yield self._task("load_hidden", p, j, k, cost.up_work(cpu + disk), reads, writes)
+
+    def store_hidden(self, p: Pass, j: int, k: int) -> Tasks:
+        """What (j, k) computed, to where the next layer will fetch it from."""
+        gpu, cpu, disk = self.p.hidden_parts(p.i, k)
+        if self.p.hidden_stays or not cpu + disk or j == len(self.layers) - 1:
+            return
+        padded = round_up(disk, DISK_ALIGN)
+        relay = _access("hidden_relay", 2 * p.turn(j, len(self.layers), k) + 1, padded)
+        (slot,) = self._hidden(p, j, k)
+        reads = (slot._replace(lo=gpu),)
+        yield self._task("store_hidden", p, j, k, cost.down_work(cpu + disk), reads, _access("hidden_cpu", k, cpu) + relay)
+        if disk:
+            yield self._task("write_hidden", p, j, k, cost.write_work(padded), relay, _access("hidden_disk", k, padded))
+
+    # -- keys and values -------------------------------------------------------------------------------------------
+    def _attention_turn(self, p: Pass, layer: Layer, k: int) -> int:
+        return p.turn(layer.depth, self.p.shape.num_layers, k)
+
+    def _home(self, s: Segment, layer: Layer, k: int, tier: str) -> Accesses:
+        return _access(f"cache_{tier}", self.p.cache_index(layer, k), s.resident_bytes(tier))
+
+    def load_cache(self, p: Pass, j: int, k: int) -> Tasks:
+        """Old keys and values to where attention will read them: from disk to the host, and to the gpu if it attends."""
+        layer = self.layers[j]
+        if not p.i or not layer.attends:
+            return
+        s, old = self.p.segment(layer, k), self.p.context(p.i, k) - 1
+        turn, relay = self._attention_turn(p, layer, k), ()
+        if s.grains[2]:
+            nbytes = old * s.disk_row_bytes
+            home = (Access("cache_disk", self.p.cache_index(layer, k), 0, nbytes),)
+            relay = _access("cache_relay", turn, nbytes)
+            yield self._task("read_cache", p, j, k, cost.read_work(nbytes), home, relay)
+        if s.streamed:
+            reads = self._home(s, layer, k, "cpu") + relay
+            work = cost.up_work(s.streamed * old * s.pair_bytes)
+            yield self._task("load_cache", p, j, k, work, reads, self._cache_ring(p, layer, k))
+
+    def _cache_ring(self, p: Pass, layer: Layer, k: int) -> Accesses:
+        s = self.p.segment(layer, k)
+        return _access("cache_ring", self._attention_turn(p, layer, k), s.streamed * s.capacity * s.pair_bytes)
+
+    def _fresh(self, p: Pass, layer: Layer, k: int) -> Accesses:
+        """New keys and values of the grains that are not at home on the gpu."""
+        s = self.p.segment(layer, k)
+        nbytes = s.off_gpu * self.p.new_tokens(p.i, k) * s.pair_bytes
+        return _access("fresh", self._attention_turn(p, layer, k), nbytes)
+
+    def _cache_out(self, p: Pass, layer: Layer, k: int) -> Accesses:
+        s = self.p.segment(layer, k)
+        rows = self.p.new_tokens(p.i, k) * s.disk_row_bytes
+        return _access("cache_out", self._attention_turn(p, layer, k), rows)
+
+    def store_cache(self, p: Pass, j: int, k: int) -> Tasks:
+        """New keys and values to their home; not after the last token, which nobody will attend to."""
+        layer = self.layers[j]
+        if not layer.attends or not self._keeps_cache(p, k):
+            return
+        s, new = self.p.segment(layer, k), self.p.new_tokens(p.i, k)
+        if not s.off_gpu:
+            return
+        out = self._cache_out(p, layer, k)
+        writes = self._home(s, layer, k, "cpu") + out
+        work = cost.down_work(s.off_gpu * new * s.pair_bytes)
+        yield self._task("store_cache", p, j, k, work, self._fresh(p, layer, k), writes)
+
+    def write_cache(self, p: Pass, j: int, k: int) -> Tasks:
+        """The same on to disk, where the next step will read it; never where no next step follows."""
+        layer = self.layers[j]
+        if not layer.attends or p.i == self.p.block.gen_len - 1:
+            return
+        s, new = self.p.segment(layer, k), self.p.new_tokens(p.i, k)
+        if s.grains[2]:
+            old, row = self.p.context(p.i, k) - new, s.disk_row_bytes
+            writes = (Access("cache_disk", self.p.cache_index(layer, k), old * row, (old + new) * row),)
+            yield self._task("write_cache", p, j, k, cost.write_work(new * row), self._cache_out(p, layer, k), writes)
+
+    def _keeps_cache(self, p: Pass, k: int) -> bool:
+        """The last token's keys and values are only needed by host attention, in that same step."""
+        return p.i < self.p.block.gen_len - 1 or self.p.policy.cpu_cache_compute and p.i > 0
+
+    # -- compute -----------------------------------------------------------------------------------------------
+    def begins(self, p: Pass, j: int, k: int) -> bool:
+        """True where attention on the host splits the step in two."""
+        return bool(self.p.hosted(p.i, self.layers[j], k))
+
+    def begin(self, p: Pass, j: int, k: int) -> Tasks:
+        """Projections, attention over what is on the gpu, and attention over the rest on the host."""
+        layer = self.layers[j]
+        s, turn, hosted = self.p.segment(layer, k), self._attention_turn(p, layer, k), self.p.hosted(p.i, layer, k)
+        nbytes = hosted * self.p.shape.group_size * self.p.shape.head_dim * self.p.shape.bytes_per_element
+        start = self.p.rows(k) * self.p.shape.q_size * self.p.shape.bytes_per_element - nbytes
+        queries, queries_host = _access("queries", turn, nbytes), _access("queries_host", turn, nbytes)
+        out = _access("attention_host", turn, nbytes)
+        resident = self._home(s, layer, k, "gpu")
+        reads, written = self._hidden_in(p, j, k)
+        writes = written + queries + self._fresh(p, layer, k) + resident + _access("attention", turn, start)
+        yield self._task("project", p, j, k, self._work("project", p.i, layer, k), self._weights(p, j) + reads + resident, writes)
+        yield self._task("send_query", p, j, k, cost.down_work(nbytes), queries, queries_host)
+        yield from self.store_cache(p, j, k)
+        homes = self._home(s, layer, k, "cpu")
+        if s.grains[2]:
+            old = (self.p.context(p.i, k) - 1) * s.disk_row_bytes
+            homes += _access("cache_relay", turn, old) + self._cache_out(p, layer, k)
+            out += (Access("cache_relay", turn, old, old + s.disk_row_bytes),)  # the new row beside the old ones
+        work = cost.host_attention_work(self.p.shape, hosted, self.p.context(p.i, k))
+        yield self._task("attend", p, j, k, work, queries_host + homes, out)
+        yield from self.write_cache(p, j, k)
+
+    def finish(self, p: Pass, j: int, k: int) -> Tasks:
+        """The rest of the step, or all of it where the gpu does all the attention."""
+        layer = self.layers[j]
+        work = self._work("compute", p.i, layer, k)
+        if layer.role == EMBED:
+            yield self._task("compute", p, j, k, work, self._weights(p, j) + self._embed_reads(p, k), self._hidden_out(p, j, k))
+        elif layer.role == HEAD:
+            reads, written = self._hidden_in(p, j, k)
+            ids = _access("ids", k, self.p.rows(k) * ID_BYTES)
+            yield self._task("compute", p, j, k, work, self._weights(p, j) + reads, written + ids)
+        elif layer.role == MLP:
+            reads, written = self._hidden_in(p, j, k)
+            yield self._task("compute", p, j, k, work, self._weights(p, j) + reads, written + self._hidden_out(p, j, k))
+        elif self.begins(p, j, k):
+            yield from self._merge(p, j, k)
+        else:
+            yield from self._attend_on_gpu(p, j, k)
+
+    def _merge(self, p: Pass, j: int, k: int) -> Tasks:
+        layer, turn = self.layers[j], self._attention_turn(p, self.layers[j], k)
+        width = self.p.shape.q_size * self.p.shape.bytes_per_element
+        size = self.p.rows(k) * width
+        nbytes = self.p.hosted(p.i, layer, k) * width // self.p.shape.num_kv_heads
+        back = (Access("attention", turn, size - nbytes, size),)
+        yield self._task("load_attention", p, j, k, cost.up_work(nbytes), _access("attention_host", turn, nbytes), back)
+        reads = self._weights(p, j) + self._hidden(p, j, k) + _access("attention", turn, size)
+        work = self._work("merge", p.i, layer, k)
+        yield self._task("compute", p, j, k, work, reads, self._hidden_out(p, j, k))
+
+    def _attend_on_gpu(self, p: Pass, j: int, k: int) -> Tasks:
+        layer = self.layers[j]
+        s = self.p.segment(layer, k)
+        reads, written = self._hidden_in(p, j, k)
+        resident = self._home(s, layer, k, "gpu")
+        ring = self._cache_ring(p, layer, k) if p.i else ()
+        writes = written + self._hidden_out(p, j, k) + resident + ring + self._fresh(p, layer, k)
+        reads = self._weights(p, j) + reads + ((resident + ring) if p.i else ())
+        yield self._task("compute", p, j, k, self._work("compute", p.i, layer, k), reads, writes)
+        yield from self.store_cache(p, j, k)
+        yield from self.write_cache(p, j, k)
+
+    def _embed_reads(self, p: Pass, k: int) -> Accesses:
+        tokens = self.p.rows(k) * self.p.new_tokens(p.i, k)
+        reads = _access("ids", k, tokens * ID_BYTES)
+        if self.p.table.j != 0:
+            reads += _access("weights_gpu", self.p.table.j, self.p.table.part_bytes["gpu"])
+        if self.p.gathers:
+            nbytes = tokens * self.p.shape.embed_size * self.p.shape.bytes_per_element
+            reads += _access("rows", p.turn(0, 1, k), nbytes)
+        return reads
+
+    def _hidden_in(self, p: Pass, j: int, k: int) -> tuple[Accesses, Accesses]:
+        """(reads, writes) of taking up the hidden states: their part on the gpu is copied into the working slot."""
+        gpu, cpu, disk = self.p.hidden_parts(p.i, k)
+        if self.p.hidden_stays:
+            return self._hidden(p, j, k), ()
+        loaded = self._hidden(p, j, k) if cpu + disk else ()
+        loaded = tuple(a._replace(lo=gpu) for a in loaded)
+        return loaded + _access("hidden_gpu", k, gpu), self._hidden(p, j, k, gpu) if gpu else ()
+
+    def _hidden_out(self, p: Pass, j: int, k: int) -> Accesses:
+        """The working slot, and the part of it that is at home on the gpu."""
+        if self.p.hidden_stays:
+            return self._hidden(p, j, k)
+        return self._hidden(p, j, k) + _access("hidden_gpu", k, self.p.hidden_parts(p.i, k)[0])
+
+    def _compute_work(self, half: str, i: int, layer: Layer, k: int) -> Work:
+        s, rows = self.p.shape, self.p.rows(k)
+        tokens = rows * self.p.new_tokens(i, k)
+        if layer.role == EMBED:
+            return cost.embed_work(s, tokens)
+        if layer.role == HEAD:
+            return cost.head_work(s, rows)
+        work = cost.mlp_work(s, tokens) if layer.has_mlp and half != "project" else Work()
+        if layer.role == MLP:
+            return work
+        if half != "project":
+            work = work.plus(cost.merge_work(s, tokens))
+        if half == "merge":
+            return work
+        work = work.plus(cost.project_work(s, tokens))
+        if i == 0:
+            return work.plus(cost.prompt_attention_work(s, rows, tokens // rows))
+        segment = self.p.segment(layer, k)
+        grains = segment.grains[0] + segment.streamed
+        return work.plus(cost.gpu_attention_work(s, grains, self.p.context(i, k)))
+
+
+def _chunk(nbytes: int, chunk: int, chunks: int, align: int) -> tuple[int, int]:
+    """Bytes of chunk ``chunk`` of ``chunks`` nearly equal, aligned chunks."""
+    units = -(-nbytes // align)
+    lo, hi = units * chunk // chunks * align, units * (chunk + 1) // chunks * align
+    return min(lo, nbytes), min(hi, nbytes)

@@ -1,0 +1,124 @@
+"""Weight percents -> which rows of which tensor on which tier, at which byte of its layer's blob.
+
+Every layer is cut by itself, so each pass moves the same share of every layer; rounding is carried to the
+next layer.  At most two tensors of a layer are cut, by output rows, on quantisation-group boundaries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from flexplan.layers import is_gathered, layer_tensors, schedule_layers
+from flexplan.policy import Policy
+from flexplan.shapes import ModelShape
+from flexplan.tensors import WeightTensor, weight_tensors
+from flexplan.units import round_up
+
+TIERS = ("gpu", "cpu", "disk")
+PIECE_ALIGN = 64  # a vector load never straddles two pieces
+DISK_ALIGN = 4096  # direct I/O
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Rows ``row_lo .. row_hi`` of a tensor at byte ``offset`` of its layer's part on ``tier``."""
+
+    tensor: WeightTensor
+    row_lo: int
+    row_hi: int
+    tier: str
+    offset: int
+
+    @property
+    def rows(self) -> int:
+        return self.row_hi - self.row_lo
+
+    @property
+    def nbytes(self) -> int:
+        return self.rows * self.tensor.row_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWeights:
+    """The pieces of one layer and the bytes of its part on each tier, padding included."""
+
+    j: int
+    pieces: tuple[Piece, ...]
+    part_bytes: dict[str, int] = field(compare=False)
+
+    @property
+    def blob_bytes(self) -> int:
+        """Bytes that a pass streams: the cpu part, then the disk part."""
+        return self.part_bytes["cpu"] + self.part_bytes["disk"]
+
+    def ring_offset(self, piece: Piece) -> int:
+        """Where a streamed piece lies in the layer's slot of the weight ring."""
+        return piece.offset + (self.part_bytes["cpu"] if piece.tier == "disk" else 0)
+
+    def payload(self, tier: str) -> int:
+        """Bytes of weights on a tier, padding apart."""
+        return sum(piece.nbytes for piece in self.pieces if piece.tier == tier)
+
+
+def place_weights(shape: ModelShape, policy: Policy) -> tuple[LayerWeights, ...]:
+    """The placement of every layer; a gathered token table comes last, as a layer of its own."""
+    cutter = _Cutter(policy)
+    placed = [
+        cutter.place(layer.j, layer_tensors(shape, layer)) for layer in schedule_layers(shape, policy.sep_layer)
+    ]
+    table = tuple(t for t in weight_tensors(shape) if is_gathered(t))
+    if table:
+        placed.append(cutter.place(len(placed), table))
+    return tuple(placed)
+
+
+class _Cutter:
+    """Cuts layers at the running shares: what rounding to rows took from a tier, the next layer gives back."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.shares = policy.shares("w")
+        self.grain_rows = policy.comp_weight_config.group_size if policy.compress_weight else 1
+        self.owed = [0.0, 0.0, 0.0]
+
+    def place(self, j: int, tensors: tuple[WeightTensor, ...]) -> LayerWeights:
+        size = sum(t.nbytes for t in tensors)
+        due = [owed + share * size for owed, share in zip(self.owed, self.shares, strict=True)]
+        spans = self._spans(tensors, due)
+        self.owed = [d - sum((hi - lo) * t.row_bytes for t, lo, hi, at in spans if at == n) for n, d in enumerate(due)]
+        return _lay_out(j, spans)
+
+    def _spans(self, tensors: tuple[WeightTensor, ...], due: list[float]) -> list[tuple[WeightTensor, int, int, int]]:
+        """(tensor, first row, last row, tier) in order: the gpu takes its bytes first, then the cpu, then the disk."""
+        spans: list[tuple[WeightTensor, int, int, int]] = []
+        left = list(due)
+        tier, last = 0, max(n for n, share in enumerate(self.shares) if share)
+        for tensor in tensors:
+            row = 0
+            while row < tensor.rows:
+                while tier < last and (not self.shares[tier] or not self._fit(tensor, row, left[tier])):
+                    tier += 1
+                take = tensor.rows - row if tier == last else self._fit(tensor, row, left[tier])
+                spans.append((tensor, row, row + take, tier))
+                left[tier] -= take * tensor.row_bytes
+                row += take
+        return spans
+
+    def _fit(self, tensor: WeightTensor, row: int, nbytes: float) -> int:
+        """Rows from ``row`` on that come nearest to ``nbytes``; vectors are never cut."""
+        rest = tensor.rows - row
+        if tensor.cols == 1:
+            return rest if nbytes >= rest * tensor.row_bytes / 2 else 0
+        grains = int(nbytes / (tensor.row_bytes * self.grain_rows) + 0.5)
+        return max(0, min(rest, grains * self.grain_rows))
+
+
+def _lay_out(j: int, spans: list[tuple[WeightTensor, int, int, int]]) -> LayerWeights:
+    ends = dict.fromkeys(TIERS, 0)
+    pieces = []
+    for tensor, low, high, n in spans:
+        tier = TIERS[n]
+        piece = Piece(tensor, low, high, tier, ends[tier])
+        ends[tier] = round_up(piece.offset + piece.nbytes, PIECE_ALIGN)
+        pieces.append(piece)
+    ends["disk"] = round_up(ends["disk"], DISK_ALIGN)
+    return LayerWeights(j, tuple(pieces), ends)

@@ -1,0 +1,105 @@
+"""One pass over the layers, written once: the built-in schedules, and yours, differ in which passes they make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from flexplan.blocks import Block, fill_blocks
+from flexplan.graph import Finished, Sweep, Task, TaskGraph
+from flexplan.placement import Placement
+from flexplan.policy import Policy
+from flexplan.problem import Problem
+from flexplan.steps import Pass, Steps
+
+Passes = Callable[[Block], Sequence[tuple[int, Sequence[int]]]]  # (token i, micro-batches in order), pass after pass
+
+
+def graph_of(name: str, problem: Problem, policy: Policy, passes: Passes, live: int | None = None) -> TaskGraph:
+    """The graph of a problem's first block: the passes in their order, less the micro-batches that have finished.
+
+    ``live`` is how many micro-batches are in flight at a time, all by default.
+    """
+    block = next(fill_blocks(problem.workload, policy))
+    placement = Placement.of(problem.model, policy, block, live)
+
+    def make(finished: Finished) -> Iterator[Sweep]:
+        steps, order, number = Steps(placement), passes(block), 0
+        for n, (i, batches) in enumerate(order):
+            ks = tuple(k for k in batches if not finished(k))
+            if ks:
+                yield Sweep(i, ks, tuple(_OnePass(steps, Pass(number, i, ks), n == len(order) - 1).tasks()))
+                number += 1
+
+    return TaskGraph(name, placement.live, placement.buffers, make)
+
+
+class _OnePass:
+    """Layer by layer, all micro-batches of a layer before the next; what later steps need arrives meanwhile."""
+
+    def __init__(self, steps: Steps, p: Pass, last: bool) -> None:
+        self.steps = steps
+        self.p = p
+        self.last = last
+        self.order = [(j, k) for j in range(len(steps.layers)) for k in p.ks]
+        self.attention = [(j, k) for j, k in self.order if steps.layers[j].attends]
+        self.hosted = any(steps.begins(p, j, k) for j, k in self.attention)
+        self.fetched = 0  # attention steps whose cache is on its way
+
+    def tasks(self) -> Iterator[Task]:
+        if self.p.number == 0:
+            for j in range(self.steps.p.lookahead):  # nothing is on its way yet
+                yield from self.steps.load_weight(self.p, 0, j, self.p.ks[0], 0, 1)
+        for n, (j, k) in enumerate(self.order):
+            yield from self._load_weight(j, k)
+            if j == 0:
+                yield from self.steps.load_ids(self.p, k)
+            yield from self._compute(n, j, k)
+
+    def _load_weight(self, j: int, k: int) -> Iterator[Task]:
+        """One chunk a micro-batch of the layer that is ``lookahead`` ahead, maybe of the next pass."""
+        ahead, num_layers, chunk = j + self.steps.p.lookahead, len(self.steps.layers), self.p.ks.index(k)
+        if not self.steps.p.lookahead:
+            if chunk == 0:
+                yield from self.steps.load_weight(self.p, self.p.number, j, k, 0, 1)
+        elif ahead < num_layers:
+            yield from self.steps.load_weight(self.p, self.p.number, ahead, k, chunk, len(self.p.ks))
+        elif not self.last:
+            yield from self.steps.load_weight(self.p, self.p.number + 1, ahead - num_layers, k, chunk, len(self.p.ks))
+
+    def _compute(self, n: int, j: int, k: int) -> Iterator[Task]:
+        """Step n of the pass; where attention runs on the host, the next layer's begins before this layer ends."""
+        steps, p = self.steps, self.p
+        begun = steps.begins(p, j, k)
+        if self._fetches_early:
+            if n + 1 < len(self.order):
+                yield from self._load_hidden(*self.order[n + 1])
+        elif not begun:
+            yield from self._load_hidden(j, k)
+        if not begun:
+            yield from self._load_cache(j, k)
+        yield from steps.finish(p, j, k)
+        yield from steps.store_hidden(p, j, k)
+        if j + 1 == len(steps.layers):
+            yield from steps.store_ids(p, k)
+        elif steps.begins(p, j + 1, k):
+            yield from self._load_hidden(j + 1, k)
+            yield from self._load_cache(j + 1, k)
+            yield from steps.begin(p, j + 1, k)
+
+    @property
+    def _fetches_early(self) -> bool:
+        """With one micro-batch the next step's hidden states are this step's result: nothing to fetch early."""
+        return self.steps.p.policy.overlap and len(self.p.ks) > 1 and not self.hosted
+
+    def _load_hidden(self, j: int, k: int) -> Iterator[Task]:
+        if j:
+            yield from self.steps.load_hidden(self.p, j, k)
+
+    def _load_cache(self, j: int, k: int) -> Iterator[Task]:
+        """The cache of this attention step, if it is not on its way, and of the next one."""
+        if not self.steps.layers[j].attends:
+            return
+        wanted = self.attention.index((j, k)) + (2 if self.steps.p.policy.overlap else 1)
+        for step in self.attention[self.fetched : wanted]:
+            yield from self.steps.load_cache(self.p, *step)
+        self.fetched = max(self.fetched, wanted)

@@ -1,0 +1,21 @@
+"""The zig-zag block schedule: one pass over the weights serves every micro-batch of the block (the paper's Algorithm 1)."""
+
+from __future__ import annotations
+
+from flexplan.graph import TaskGraph
+from flexplan.policy import Policy
+from flexplan.problem import Problem
+from flexplan_planners.order import graph_of
+
+
+class ZigZag:
+    """Token by token, layer by layer, micro-batch by micro-batch."""
+
+    def build(self, problem: Problem, policy: Policy) -> TaskGraph:
+        """The graph of the problem's first block."""
+        return graph_of(
+            "zigzag",
+            problem,
+            policy,
+            lambda block: [(i, range(len(block.batches))) for i in range(block.gen_len)],
+        )
