@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 
 class Allotment:
@@ -43,4 +44,4 @@ def cut(size: int, shares: Sequence[float], grain: int = 1) -> tuple[int, ...]:
     for tier, share in enumerate(shares):
         total += share
         bounds.append(size if tier >= last else min(size, int(total * size / grain + 0.5) * grain))
-    return tuple(high - low for low, high in zip(bounds, bounds[1:], strict=False))
+    return tuple(high - low for low, high in pairwise(bounds))

@@ -47,9 +47,7 @@ def fill_block(first: int, prompt_lens: Sequence[int], gen_len: int, gpu_batch_s
     order = sorted(range(len(prompt_lens)), key=lambda row: prompt_lens[row])
     groups = [order[start : start + gpu_batch_size] for start in range(0, len(order), gpu_batch_size)]
     return Block(
-        tuple(
-            MicroBatch(tuple(first + row for row in rows), max(prompt_lens[row] for row in rows)) for rows in groups
-        ),
+        tuple(MicroBatch(tuple(first + row for row in rows), max(prompt_lens[row] for row in rows)) for rows in groups),
         gen_len,
     )
 

@@ -22,6 +22,7 @@ CPU, HOST_COPY = "cpu", "host_copy"
 INLINE = "inline"
 LANES = (GPU, H2D_WEIGHTS, H2D_CACHE, H2D_SMALL, D2H, CPU, HOST_COPY, DISK_READ, DISK_WRITE, INLINE)
 
+
 class Kind(NamedTuple):
     """What a task of this kind does: its lane, what it reads and writes.  A handler has the name of its kind."""
 
@@ -88,6 +89,9 @@ class Work(NamedTuple):
         return Work(*(a + b for a, b in zip(self, other, strict=True)))
 
 
+NOTHING = Work()
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """One step on one lane: ``compute@gpu[i=0 j=3 k=1]`` is token i, layer j, micro-batch k."""
@@ -98,7 +102,7 @@ class Task:
     j: int
     k: int
     part: int = 0
-    work: Work = Work()
+    work: Work = NOTHING
     reads: tuple[Access, ...] = ()
     writes: tuple[Access, ...] = ()
 
@@ -239,7 +243,9 @@ class TaskGraph:
                 else:
                     tasks.append(parse_task(line))
             except (ValueError, KeyError, TypeError) as error:
-                raise GraphError("FP802", f"line {number} does not parse: {line!r} ({error})", fix="correct it") from None
+                raise GraphError(
+                    "FP802", f"line {number} does not parse: {line!r} ({error})", fix="correct it"
+                ) from None
         return cls.of(schedule, int(live), buffers, [Sweep(i, ks, tuple(tasks)) for i, ks, tasks in sweeps])
 
     @classmethod

@@ -47,7 +47,5 @@ def layer_tensors(shape: ModelShape, layer: Layer) -> tuple[WeightTensor, ...]:
     """The tensors that layer ``layer`` computes with, in order; a gathered table is not among them."""
     blocks = (ATTENTION, MLP) if layer.role == TRANSFORMER else (layer.role,)
     return tuple(
-        t
-        for t in weight_tensors(shape)
-        if t.layer == layer.depth and t.block in blocks and not is_gathered(t)
+        t for t in weight_tensors(shape) if t.layer == layer.depth and t.block in blocks and not is_gathered(t)
     )

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationErro
 from pydantic.dataclasses import dataclass
 
 from flexplan.errors import PolicyError
+from flexplan.strictjson import parse_json
 
 POLICY_VERSION = 1
 _MAX_FILE_BYTES = 1 << 20
@@ -167,25 +168,12 @@ def read_strict_json(text: str | bytes, what: str) -> dict[str, Any]:
     if len(text) > _MAX_FILE_BYTES:
         raise PolicyError("FP205", f"{what} is {len(text)} bytes, allowed {_MAX_FILE_BYTES}", fix="solve again")
     try:
-        found = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
-    except (ValueError, RecursionError, UnicodeDecodeError) as error:
-        raise PolicyError("FP205", f"{what} is not JSON: {error}", fix="solve again, or correct the file") from None
+        found = parse_json(text.decode() if isinstance(text, bytes) else text)
+    except ValueError as error:
+        raise PolicyError("FP205", f"{what} does not read: {error}", fix="solve again, or correct the file") from None
     if not isinstance(found, dict):
         raise PolicyError("FP205", f"{what} is a {type(found).__name__}, must be one JSON object", fix="solve again")
     return found
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise PolicyError("FP206", f"key {key!r} stands twice", fix="keep one of them")
-        found[key] = value
-    return found
-
-
-def _no_constants(text: str) -> float:
-    raise PolicyError("FP201", f"{text} is not a number flexplan reads", fix="write a finite number")
 
 
 def _refusal(error: ValidationError) -> PolicyError:

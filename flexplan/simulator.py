@@ -31,7 +31,9 @@ class _Running:
         self.speed = 0.0
 
 
-def simulate_graph(graph: TaskGraph, rates: Rates, *, keep: bool = True, sweeps: Iterable[Sweep] | None = None) -> Timeline:
+def simulate_graph(
+    graph: TaskGraph, rates: Rates, *, keep: bool = True, sweeps: Iterable[Sweep] | None = None
+) -> Timeline:
     """The timeline of a graph; with ``keep`` False only its sums, for jobs of millions of tasks."""
     return _Simulation(graph, rates, keep, sweeps).run()
 
@@ -102,7 +104,7 @@ class _Simulation:
         busy = self.timeline.resource_busy_s
         for resource, seconds in r.price.demands:
             busy[resource] = busy.get(resource, 0.0) + seconds
-        if self.in_flight and r.step.number > self.in_flight[0] or not self.unfinished:
+        if (self.in_flight and r.step.number > self.in_flight[0]) or not self.unfinished:
             self.in_flight and self.in_flight.popleft()
             self._pull()
 

@@ -49,7 +49,9 @@ class Steps:
         self.inline = not placement.policy.overlap
         self._work = lru_cache(maxsize=4096)(self._compute_work)
 
-    def _task(self, kind: str, p: Pass, j: int, k: int, work: Work, reads: Accesses, writes: Accesses, part: int = 0) -> Task:
+    def _task(
+        self, kind: str, p: Pass, j: int, k: int, work: Work, reads: Accesses, writes: Accesses, part: int = 0
+    ) -> Task:
         lane = INLINE if self.inline else KINDS[kind].lane
         return Task(kind, lane, p.i, j, k, part, work, reads, writes)
 
@@ -112,7 +114,9 @@ class Steps:
         """The new token of every row to the host."""
         nbytes = self.p.rows(k) * ID_BYTES
         writes = (Access("outputs", k, p.i * nbytes, (p.i + 1) * nbytes),)
-        yield self._task("store_ids", p, len(self.layers) - 1, k, cost.down_work(nbytes), _access("ids", k, nbytes), writes)
+        yield self._task(
+            "store_ids", p, len(self.layers) - 1, k, cost.down_work(nbytes), _access("ids", k, nbytes), writes
+        )
 
     # -- hidden states -------------------------------------------------------------------------------------------
     def _hidden(self, p: Pass, j: int, k: int, nbytes: int | None = None) -> Accesses:
@@ -145,7 +149,9 @@ class Steps:
         relay = _access("hidden_relay", 2 * p.turn(j, len(self.layers), k) + 1, padded)
         (slot,) = self._hidden(p, j, k)
         reads = (slot._replace(lo=gpu),)
-        yield self._task("store_hidden", p, j, k, cost.down_work(cpu + disk), reads, _access("hidden_cpu", k, cpu) + relay)
+        yield self._task(
+            "store_hidden", p, j, k, cost.down_work(cpu + disk), reads, _access("hidden_cpu", k, cpu) + relay
+        )
         if disk:
             yield self._task("write_hidden", p, j, k, cost.write_work(padded), relay, _access("hidden_disk", k, padded))
 
@@ -214,7 +220,7 @@ class Steps:
 
     def _keeps_cache(self, p: Pass, k: int) -> bool:
         """The last token's keys and values are only needed by host attention, in that same step."""
-        return p.i < self.p.block.gen_len - 1 or self.p.policy.cpu_cache_compute and p.i > 0
+        return p.i < self.p.block.gen_len - 1 or (self.p.policy.cpu_cache_compute and p.i > 0)
 
     # -- compute -----------------------------------------------------------------------------------------------
     def begins(self, p: Pass, j: int, k: int) -> bool:
@@ -232,7 +238,9 @@ class Steps:
         resident = self._home(s, layer, k, "gpu")
         reads, written = self._hidden_in(p, j, k)
         writes = written + queries + self._fresh(p, layer, k) + resident + _access("attention", turn, start)
-        yield self._task("project", p, j, k, self._work("project", p.i, layer, k), self._weights(p, j) + reads + resident, writes)
+        yield self._task(
+            "project", p, j, k, self._work("project", p.i, layer, k), self._weights(p, j) + reads + resident, writes
+        )
         yield self._task("send_query", p, j, k, cost.down_work(nbytes), queries, queries_host)
         yield from self.store_cache(p, j, k)
         homes = self._home(s, layer, k, "cpu")
@@ -249,7 +257,9 @@ class Steps:
         layer = self.layers[j]
         work = self._work("compute", p.i, layer, k)
         if layer.role == EMBED:
-            yield self._task("compute", p, j, k, work, self._weights(p, j) + self._embed_reads(p, k), self._hidden_out(p, j, k))
+            yield self._task(
+                "compute", p, j, k, work, self._weights(p, j) + self._embed_reads(p, k), self._hidden_out(p, j, k)
+            )
         elif layer.role == HEAD:
             reads, written = self._hidden_in(p, j, k)
             ids = _access("ids", k, self.p.rows(k) * ID_BYTES)

@@ -35,9 +35,11 @@ class WeightTensor:
         return self.rows * self.row_bytes
 
 
-def _norm(name: str, size: int, bias: bool) -> list[tuple[str, int, int]]:
-    rows = [(f"{name}.weight", size, 1)]
-    return [*rows, (f"{name}.bias", size, 1)] if bias else rows
+def _norm(s: ModelShape, name: str) -> list[tuple[str, int, int]]:
+    if not s.norm_affine:
+        return []
+    rows = [(f"{name}.weight", s.hidden_size, 1)]
+    return [*rows, (f"{name}.bias", s.hidden_size, 1)] if s.norm_bias else rows
 
 
 def _linear(name: str, out: int, into: int, bias: bool) -> list[tuple[str, int, int]]:
@@ -57,7 +59,7 @@ def _embed(s: ModelShape) -> list[tuple[str, int, int]]:
 def _attention(s: ModelShape) -> list[tuple[str, int, int]]:
     qk = [("q_norm.weight", s.head_dim, 1), ("k_norm.weight", s.head_dim, 1)] if s.qk_norm else []
     return [
-        *_norm("attention_norm", s.hidden_size, s.norm_bias),
+        *_norm(s, "attention_norm"),
         *_linear("qkv", s.q_size + 2 * s.kv_size, s.hidden_size, s.qkv_bias),
         *qk,
         *_linear("out", s.hidden_size, s.q_size, s.out_bias),
@@ -65,7 +67,7 @@ def _attention(s: ModelShape) -> list[tuple[str, int, int]]:
 
 
 def _mlp(s: ModelShape) -> list[tuple[str, int, int]]:
-    norm = _norm("mlp_norm", s.hidden_size, s.norm_bias)
+    norm = _norm(s, "mlp_norm")
     up, width = ("gate_up", 2 * s.ffn_size) if s.gated else ("up", s.ffn_size)
     if not s.num_experts:
         return [
@@ -85,7 +87,7 @@ def _mlp(s: ModelShape) -> list[tuple[str, int, int]]:
 
 
 def _head(s: ModelShape) -> list[tuple[str, int, int]]:
-    norm = _norm("final_norm", s.hidden_size, s.norm_bias) if s.final_norm else []
+    norm = _norm(s, "final_norm") if s.final_norm else []
     project = [("project_out.weight", s.embed_size, s.hidden_size)] if s.embed_size != s.hidden_size else []
     table = TOKENS if s.tied_embeddings else "lm_head.weight"
     return [*norm, *project, (table, s.vocab_size, s.embed_size)]

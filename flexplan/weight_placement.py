@@ -63,9 +63,7 @@ class LayerWeights:
 def place_weights(shape: ModelShape, policy: Policy) -> tuple[LayerWeights, ...]:
     """The placement of every layer; a gathered token table comes last, as a layer of its own."""
     cutter = _Cutter(policy)
-    placed = [
-        cutter.place(layer.j, layer_tensors(shape, layer)) for layer in schedule_layers(shape, policy.sep_layer)
-    ]
+    placed = [cutter.place(layer.j, layer_tensors(shape, layer)) for layer in schedule_layers(shape, policy.sep_layer)]
     table = tuple(t for t in weight_tensors(shape) if is_gathered(t))
     if table:
         placed.append(cutter.place(len(placed), table))

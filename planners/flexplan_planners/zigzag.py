@@ -1,4 +1,4 @@
-"""The zig-zag block schedule: one pass over the weights serves every micro-batch of the block (the paper's Algorithm 1)."""
+"""The zig-zag block schedule, the paper's Algorithm 1: one pass over the weights serves the whole block."""
 
 from __future__ import annotations
 

@@ -12,15 +12,6 @@ from flexplan.catalog import model_config, model_names, model_shape, read_model
 from flexplan.errors import ModelFilesError, UsageError
 from flexplan.tensors import weight_bytes, weight_tensors
 
-AFFINE_FREE = pytest.mark.xfail(
-    strict=True, reason="tensors.py lists a weight for each norm also where ModelShape.norm_affine is False"
-)
-WEIGHED = [
-    pytest.param(n, marks=AFFINE_FREE) if n in ("facebook/galactica-30b", "facebook/galactica-120b") else n
-    for n in model_names()
-]
-
-
 @cache
 def on_meta(name: str) -> Any:
     """The model of transformers with weights of no bytes."""
@@ -32,7 +23,7 @@ def on_meta(name: str) -> Any:
     return model
 
 
-@pytest.mark.parametrize("name", WEIGHED)
+@pytest.mark.parametrize("name", model_names())
 def test_weights_are_as_many_bytes_as_transformers_allocates(name: str) -> None:
     assert weight_bytes(model_shape(name)) == sum(p.numel() * p.element_size() for p in on_meta(name).parameters())
 

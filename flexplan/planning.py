@@ -1,0 +1,42 @@
+"""Planning: the Planner protocol, and ``solve``, which trusts no planner."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from flexplan.checker import check_plan
+from flexplan.errors import FlexplanError, PluginError
+from flexplan.plan import Plan
+from flexplan.plugins import PLANNERS, make
+from flexplan.prediction import Schedule
+from flexplan.problem import Problem
+
+__all__ = ["Planner", "Schedule", "solve"]
+
+
+class Planner(Protocol):
+    """Answers a problem with a plan, or raises InfeasiblePlan with numbers.
+
+    ``plan`` may be called often; it must not change the problem, and equal problems get equal plans.
+    """
+
+    def plan(self, problem: Problem) -> Plan: ...
+
+
+def solve(problem: Problem, planner: str | Planner = "search", **options: Any) -> Plan:
+    """The plan of a planner (a name or an instance), accepted by the independent checker.
+
+    ``options`` go to the planner's constructor, for instance ``schedule="rowwise"``.
+    """
+    name = planner if isinstance(planner, str) else type(planner).__name__
+    chosen: Planner = make(PLANNERS, planner, **options) if isinstance(planner, str) else planner
+    try:
+        plan = chosen.plan(problem)
+    except FlexplanError:
+        raise
+    except Exception as error:  # a stranger's planner may raise anything
+        raise PluginError("FP903", f"planner {name} failed: {error!r}", fix="report it to its author") from error
+    if not isinstance(plan, Plan):
+        raise PluginError("FP904", f"planner {name} returned {type(plan).__name__}, must be a Plan", fix="use Plan.of")
+    check_plan(plan)
+    return plan

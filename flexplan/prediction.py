@@ -1,0 +1,116 @@
+"""Prediction: simulate a policy's task graph on a machine, a few passes exactly and the rest between them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from flexplan.blocks import Block, fill_blocks
+from flexplan.cost import Rates
+from flexplan.graph import TaskGraph
+from flexplan.placement import Placement
+from flexplan.policy import Policy
+from flexplan.problem import Problem, Workload
+from flexplan.simulator import simulate_graph
+from flexplan.timeline import Timeline
+
+
+class Schedule(Protocol):
+    """Turns a problem's first block under a policy into tasks.
+
+    ``build`` may be called often and must not keep state between calls.
+    """
+
+    def build(self, problem: Problem, policy: Policy) -> TaskGraph: ...
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a plan promises: seconds, tokens a second over the whole workload, bytes by tier."""
+
+    tokens_per_s: float
+    prefill_s: float
+    decode_s: float
+    peak_bytes: dict[str, int]
+    busiest_lane: dict[str, str] = field(default_factory=dict)
+    lane_busy_s: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def total_s(self) -> float:
+        return self.prefill_s + self.decode_s
+
+
+@dataclass(frozen=True, slots=True)
+class _BlockTime:
+    prefill_s: float
+    decode_s: float
+    first: Timeline
+    decode: Timeline
+
+
+def predict(problem: Problem, policy: Policy, schedule: Schedule) -> Prediction:
+    """Seconds and bytes of a workload; equal blocks are simulated once."""
+    rates = Rates(problem.hardware)
+    shapes = Counter(_shape_of(block) for block in fill_blocks(problem.workload, policy))
+    times = {lens: _block_time(_of_lens(problem, lens), policy, schedule, rates) for lens in shapes}
+    prefill = sum(times[lens].prefill_s * n for lens, n in shapes.items())
+    decode = sum(times[lens].decode_s * n for lens, n in shapes.items())
+    rows = sum(len(lens) * n for lens, n in shapes.items())
+    largest = times[max(shapes, key=lambda lens: (len(lens), sum(lens)))]
+    return Prediction(
+        tokens_per_s=rows * problem.workload.gen_len / (prefill + decode),
+        prefill_s=prefill,
+        decode_s=decode,
+        peak_bytes=peak_bytes(problem, policy, schedule),
+        busiest_lane={"prefill": largest.first.busiest_lane(), "decode": largest.decode.busiest_lane()},
+        lane_busy_s=dict(largest.decode.lane_busy_s),
+    )
+
+
+def peak_bytes(problem: Problem, policy: Policy, schedule: Schedule) -> dict[str, int]:
+    """Bytes of each tier: the largest block's arenas."""
+    peaks: dict[str, int] = {"gpu": 0, "cpu": 0, "disk": 0}
+    for lens in {_shape_of(block) for block in fill_blocks(problem.workload, policy)}:
+        part = _of_lens(problem, lens)
+        live = schedule.build(part, policy).live
+        placed = Placement.of(problem.model, policy, next(fill_blocks(part.workload, policy)), live).tier_bytes()
+        peaks = {tier: max(peaks[tier], nbytes) for tier, nbytes in placed.items()}
+    return peaks
+
+
+def _shape_of(block: Block) -> tuple[int, ...]:
+    return tuple(batch.prompt_len for batch in block.batches for _ in batch.rows)
+
+
+def _of_lens(problem: Problem, lens: tuple[int, ...], gen_len: int | None = None) -> Problem:
+    workload = Workload(prompt_lens=lens, gen_len=gen_len or problem.workload.gen_len)
+    return problem.model_copy(update={"workload": workload})
+
+
+def _block_time(problem: Problem, policy: Policy, schedule: Schedule, rates: Rates) -> _BlockTime:
+    """Exact for up to four tokens; else the first two passes, and the price of one more token early and late.
+
+    Between the two the price of a token grows linearly, as its keys and values do.
+    """
+    lens, gen_len = problem.workload.prompt_lens, problem.workload.gen_len
+
+    def run(extra: int, tokens: int) -> Timeline:
+        part = _of_lens(problem, tuple(n + extra for n in lens), tokens)
+        return simulate_graph(schedule.build(part, policy), rates, keep=False)
+
+    first = run(0, 1)
+    if gen_len <= 4:
+        whole = run(0, gen_len) if gen_len > 1 else first
+        return _BlockTime(first.end_s, whole.end_s - first.end_s, first, _less(whole, first))
+    two, three = run(0, 2), run(0, 3)
+    late = gen_len - 3
+    early_s, late_s = three.end_s - two.end_s, run(late, 3).end_s - run(late, 2).end_s
+    decode_s = (two.end_s - first.end_s) + (gen_len - 2) * (early_s + late_s) / 2
+    return _BlockTime(first.end_s, decode_s, first, _less(three, two))
+
+
+def _less(more: Timeline, less: Timeline) -> Timeline:
+    """Busy seconds that the longer run has beyond the shorter one."""
+    busy = {lane: seconds - less.lane_busy_s.get(lane, 0.0) for lane, seconds in more.lane_busy_s.items()}
+    return Timeline(end_s=more.end_s - less.end_s, lane_busy_s=busy)
