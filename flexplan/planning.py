@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from flexplan.checker import check_plan
+from flexplan.blocks import fill_blocks
+from flexplan.checker import check_memory, check_order
 from flexplan.errors import FlexplanError, PluginError
+from flexplan.placement import Placement
 from flexplan.plan import Plan
-from flexplan.plugins import PLANNERS, make
+from flexplan.plugins import PLANNERS, SCHEDULES, make
 from flexplan.prediction import Schedule
 from flexplan.problem import Problem
 
-__all__ = ["Planner", "Schedule", "solve"]
+__all__ = ["Planner", "Schedule", "check_plan", "solve"]
+
+_CHECKED_TOKENS = 3  # the prompt, a first and a last token: what lies between repeats
 
 
 class Planner(Protocol):
@@ -40,3 +44,18 @@ def solve(problem: Problem, planner: str | Planner = "search", **options: Any) -
         raise PluginError("FP904", f"planner {name} returned {type(plan).__name__}, must be a Plan", fix="use Plan.of")
     check_plan(plan)
     return plan
+
+
+def check_plan(plan: Plan) -> None:
+    """Hold a plan's first block against the budgets, and prove the order of its schedule on a few tokens.
+
+    Raises InfeasiblePlan or GraphError.
+    """
+    problem, graph = plan.problem, plan.graph
+    block = next(fill_blocks(problem.workload, plan.policy))
+    placement = Placement.of(problem.model, plan.policy, block, graph.live)
+    check_memory(graph, problem.budgets(), {"gpu": placement.arena_bytes["gpu.workspace"]})
+    workload = problem.workload.model_copy(update={"gen_len": min(problem.workload.gen_len, _CHECKED_TOKENS)})
+    schedule: Schedule = make(SCHEDULES, plan.schedule)
+    short = schedule.build(problem.model_copy(update={"workload": workload}), plan.policy)
+    check_order(short.buffers, short.steps())

@@ -57,7 +57,7 @@ class Steps:
 
     # -- weights -----------------------------------------------------------------------------------------------
     def load_weight(self, p: Pass, number: int, j: int, k: int, chunk: int, chunks: int) -> Tasks:
-        """Chunk ``chunk`` of ``chunks`` of layer j's streamed weights, for pass ``number``, during micro-batch k of p."""
+        """Chunk ``chunk`` of ``chunks`` of layer j's streamed weights, for pass ``number``, while p computes k."""
         w = self.p.weights[j]
         index = number * len(self.layers) + j
         cpu, disk = w.part_bytes["cpu"], w.part_bytes["disk"]
@@ -163,12 +163,13 @@ class Steps:
         return _access(f"cache_{tier}", self.p.cache_index(layer, k), s.resident_bytes(tier))
 
     def load_cache(self, p: Pass, j: int, k: int) -> Tasks:
-        """Old keys and values to where attention will read them: from disk to the host, and to the gpu if it attends."""
+        """Old keys and values to where attention reads them: from disk to the host, on to the gpu if it attends."""
         layer = self.layers[j]
         if not p.i or not layer.attends:
             return
         s, old = self.p.segment(layer, k), self.p.context(p.i, k) - 1
-        turn, relay = self._attention_turn(p, layer, k), ()
+        turn = self._attention_turn(p, layer, k)
+        relay: Accesses = ()
         if s.grains[2]:
             nbytes = old * s.disk_row_bytes
             home = (Access("cache_disk", self.p.cache_index(layer, k), 0, nbytes),)

@@ -77,14 +77,19 @@ class _OnePass:
             yield from self._load_hidden(j, k)
         if not begun:
             yield from self._load_cache(j, k)
+        elif not steps.p.policy.overlap:
+            yield from self._begin(j, k)
         yield from steps.finish(p, j, k)
         yield from steps.store_hidden(p, j, k)
         if j + 1 == len(steps.layers):
             yield from steps.store_ids(p, k)
-        elif steps.begins(p, j + 1, k):
-            yield from self._load_hidden(j + 1, k)
-            yield from self._load_cache(j + 1, k)
-            yield from steps.begin(p, j + 1, k)
+        elif steps.p.policy.overlap and steps.begins(p, j + 1, k):
+            yield from self._begin(j + 1, k)
+
+    def _begin(self, j: int, k: int) -> Iterator[Task]:
+        yield from self._load_hidden(j, k)
+        yield from self._load_cache(j, k)
+        yield from self.steps.begin(self.p, j, k)
 
     @property
     def _fetches_early(self) -> bool:

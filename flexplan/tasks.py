@@ -1,0 +1,164 @@
+"""Tasks: the words a task graph is written in, lanes, kinds, buffers, accesses and work."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from flexplan.errors import GraphError
+
+# -- lanes: ordering domains, each in order within itself ------------------------------------------------
+GPU = "gpu"
+H2D_WEIGHTS, H2D_CACHE, H2D_SMALL, D2H = "h2d_weights", "h2d_cache", "h2d_small", "d2h"
+DISK_READ, DISK_WRITE = "disk_read", "disk_write"
+CPU, HOST_COPY = "cpu", "host_copy"
+INLINE = "inline"
+LANES = (GPU, H2D_WEIGHTS, H2D_CACHE, H2D_SMALL, D2H, CPU, HOST_COPY, DISK_READ, DISK_WRITE, INLINE)
+
+
+class Kind(NamedTuple):
+    """What a task of this kind does: its lane, what it reads and writes.  A handler has the name of its kind."""
+
+    lane: str
+    reads: str
+    writes: str
+
+
+# The plug-in contract.  load_ and store_ cross the link, read_ and write_ reach the disk.
+KINDS: Mapping[str, Kind] = {
+    "read_weight": Kind(DISK_READ, "weights_disk", "weight_relay"),
+    "stage_weight": Kind(HOST_COPY, "weights_cpu", "weight_stage"),
+    "load_weight": Kind(H2D_WEIGHTS, "weights_cpu, weight_stage, weight_relay", "weight_ring"),
+    "gather": Kind(CPU, "ids_host or outputs, weights_cpu, weights_disk", "rows_host"),
+    "load_rows": Kind(H2D_SMALL, "rows_host", "rows"),
+    "load_ids": Kind(H2D_SMALL, "ids_host", "ids"),
+    "read_hidden": Kind(DISK_READ, "hidden_disk", "hidden_relay"),
+    "load_hidden": Kind(H2D_SMALL, "hidden_cpu, hidden_relay", "hidden"),
+    "read_cache": Kind(DISK_READ, "cache_disk", "cache_relay"),
+    "load_cache": Kind(H2D_CACHE, "cache_cpu, cache_relay", "cache_ring"),
+    "project": Kind(GPU, "weights, hidden, cache_gpu", "queries, fresh, attention, cache_gpu"),
+    "send_query": Kind(D2H, "queries", "queries_host"),
+    "attend": Kind(CPU, "queries_host, cache_cpu, cache_relay, cache_out", "attention_host"),
+    "load_attention": Kind(H2D_SMALL, "attention_host", "attention"),
+    "compute": Kind(GPU, "weights, hidden, cache_gpu, cache_ring, rows, ids, attention", "hidden, cache, fresh, ids"),
+    "store_cache": Kind(D2H, "fresh", "cache_cpu, cache_out"),
+    "write_cache": Kind(DISK_WRITE, "cache_out", "cache_disk"),
+    "store_hidden": Kind(D2H, "hidden", "hidden_cpu, hidden_relay"),
+    "write_hidden": Kind(DISK_WRITE, "hidden_relay", "hidden_disk"),
+    "store_ids": Kind(D2H, "ids", "outputs"),
+}
+
+
+class Access(NamedTuple):
+    """Bytes ``lo .. hi`` of slot ``index mod slots`` of a buffer."""
+
+    buffer: str
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs
+    lo: int
+    hi: int
+
+    def __str__(self) -> str:
+        return f"{self.buffer}[{self.index}]:{self.lo}-{self.hi}"
+
+
+class Work(NamedTuple):
+    """What a task costs, by resource; seconds only come in under a Hardware (see cost.py)."""
+
+    gpu_flops: float = 0
+    gpu_bytes: float = 0
+    up_bytes: float = 0  # host to device
+    down_bytes: float = 0
+    host_bytes: float = 0  # host memory traffic of copies and direct memory access
+    attended_bytes: float = 0  # keys and values that host attention reads
+    host_flops: float = 0
+    read_bytes: float = 0
+    write_bytes: float = 0
+
+    def __str__(self) -> str:
+        return ",".join(f"{name}:{value}" for name, value in self._asdict().items() if value) or "none"
+
+    def plus(self, other: Work) -> Work:
+        """Both, one after the other."""
+        return Work(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+NOTHING = Work()
+
+
+class Task(NamedTuple):
+    """One step on one lane: ``compute@gpu[i=0 j=3 k=1]`` is token i, layer j, micro-batch k."""
+
+    kind: str
+    lane: str
+    i: int
+    j: int
+    k: int
+    part: int = 0
+    work: Work = NOTHING
+    reads: tuple[Access, ...] = ()
+    writes: tuple[Access, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The identity, as it prints and parses."""
+        part = f" p={self.part}" if self.part else ""
+        return f"{self.kind}@{self.lane}[i={self.i} j={self.j} k={self.k}{part}]"
+
+    def __str__(self) -> str:
+        reads, writes = (";".join(map(str, accesses)) or "-" for accesses in (self.reads, self.writes))
+        return f"{self.name} work={self.work} reads={reads} writes={writes}"
+
+
+class Sweep:
+    """One pass over the layers: token ``i`` of the micro-batches ``ks``; its tasks are written when asked for.
+
+    Sweeps that follow one another with an equal ``pattern`` are alike task for task, and every number in
+    them (indices, bytes, work) grows by the same step from one to the next.  None promises nothing.
+    """
+
+    __slots__ = ("_source", "_tasks", "i", "ks", "pattern")
+
+    def __init__(self, i: int, ks: tuple[int, ...], tasks: Iterable[Task], pattern: Hashable = None) -> None:
+        self.i = i
+        self.ks = ks
+        self.pattern = pattern
+        self._source = tasks
+        self._tasks: tuple[Task, ...] | None = None
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The tasks in order."""
+        if self._tasks is None:
+            self._tasks = tuple(self._source)
+        return self._tasks
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """Slots in one arena; slot s is the bytes ``offsets[s] .. offsets[s] + sizes[s]``."""
+
+    name: str
+    arena: str
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+
+    def slot(self, index: int) -> int:
+        return index % len(self.offsets)
+
+    def interval(self, access: Access) -> tuple[int, int]:
+        """Bytes of the arena that an access touches."""
+        slot = self.slot(access.index)
+        if not 0 <= access.lo <= access.hi <= self.sizes[slot]:
+            raise GraphError(
+                "FP801", f"{access} is outside its slot of {self.sizes[slot]} bytes", fix="correct the schedule"
+            )
+        return self.offsets[slot] + access.lo, self.offsets[slot] + access.hi
+
+
+class Step(NamedTuple):
+    """A task, its number in the graph's order, and the tasks on other lanes that it waits for."""
+
+    number: int
+    task: Task
+    after: tuple[int, ...]
