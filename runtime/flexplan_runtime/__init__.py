@@ -1,1 +1,9 @@
-"""The runtime: executes a task graph with torch."""
+"""The runtime: executes a task graph with torch.
+
+>>> from flexplan_runtime import ExecutionEnv, OffloadedLM
+"""
+
+from flexplan_runtime.env import ExecutionEnv
+from flexplan_runtime.lm import Generation, OffloadedLM
+
+__all__ = ["ExecutionEnv", "Generation", "OffloadedLM"]

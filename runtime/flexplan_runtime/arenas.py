@@ -1,0 +1,99 @@
+"""Arenas: the bytes of each tier, allocated once, charged to the tier's budget and counted when they move."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from flexplan.errors import InfeasiblePlan, MemoryExhausted
+from flexplan.placement import tier_of
+from flexplan.units import format_size
+from flexplan_runtime.disk import ScratchFile, aligned_bytes
+
+
+class Ledger:
+    """What each tier holds, and what moved: bytes by (resource, token i), counted where they are moved."""
+
+    def __init__(self, budgets: Mapping[str, int | None]) -> None:
+        self.budgets = dict(budgets)
+        self.held: dict[str, int] = {}
+        self.moved: Counter[tuple[str, int]] = Counter()
+        self._lock = threading.Lock()
+
+    def take(self, arena: str, nbytes: int) -> None:
+        """Charge an arena to its tier; over the budget is an InfeasiblePlan, and nothing is charged."""
+        tier = tier_of(arena)
+        with self._lock:
+            used = sum(size for name, size in self.held.items() if tier_of(name) == tier)
+            budget = self.budgets.get(tier)
+            if budget is not None and used + nbytes > budget:
+                raise InfeasiblePlan(
+                    "FP404",
+                    f"{arena} needs {format_size(nbytes)}, {tier} has {format_size(budget - used)} "
+                    f"of {format_size(budget)} left",
+                    fix=f"raise --{tier}-mem, or lower gpu_batch_size",
+                    binding=(tier,),
+                )
+            self.held[arena] = self.held.get(arena, 0) + nbytes
+
+    def give_back(self, arena: str) -> None:
+        """The arena is gone."""
+        with self._lock:
+            self.held.pop(arena, None)
+
+    def count(self, resource: str, i: int, nbytes: int) -> None:
+        """Bytes that crossed a link or reached the disk for token i."""
+        with self._lock:
+            self.moved[resource, i] += nbytes
+
+
+class Arenas:
+    """The arenas of one model or one job, by name; closing gives everything back."""
+
+    def __init__(self, sizes: Mapping[str, int], ledger: Ledger, device: torch.device, scratch: Path) -> None:
+        self.ledger = ledger
+        self.device = device
+        self.memory: dict[str, Tensor] = {}
+        self.disk: dict[str, ScratchFile] = {}
+        self._taken: list[str] = []
+        try:
+            for name, nbytes in sizes.items():
+                self._allocate(name, nbytes, scratch)
+        except BaseException:
+            self.close()
+            raise
+
+    def _allocate(self, name: str, nbytes: int, scratch: Path) -> None:
+        self.ledger.take(name, nbytes)
+        self._taken.append(name)
+        if name.endswith(".workspace"):
+            return  # charged, but allocated by the kernels themselves
+        if name.startswith("disk"):
+            self.disk[name] = ScratchFile(scratch, nbytes)
+            return
+        try:
+            self.memory[name] = self._memory(name, nbytes)
+        except (RuntimeError, MemoryError) as error:
+            raise MemoryExhausted(
+                "FP701", f"{name} of {format_size(nbytes)} cannot be allocated: {error}", fix="lower the budgets"
+            ) from error
+
+    def _memory(self, name: str, nbytes: int) -> Tensor:
+        if name.startswith("gpu") and self.device.type != "cpu":
+            return torch.empty(nbytes, dtype=torch.uint8, device=self.device)
+        return aligned_bytes(nbytes)
+
+    def close(self) -> None:
+        """Give the memory and the disk space back."""
+        for file in self.disk.values():
+            file.close()
+        for name in self._taken:
+            self.ledger.give_back(name)
+        self.memory.clear()
+        self.disk.clear()
+        self._taken.clear()

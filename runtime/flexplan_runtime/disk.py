@@ -1,0 +1,165 @@
+"""The disk tier: one anonymous, preallocated file, read and written past the page cache where that is allowed.
+
+Never mapped into memory: a full disk under a mapping is a dead process, here it is a StorageError.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flexplan.errors import StorageError
+from flexplan.units import format_size
+
+BLOCK = 4096
+REQUEST_BYTES = 8 << 20  # one request of a large transfer; several are in flight
+THREADS = 4
+
+
+def aligned_bytes(nbytes: int) -> Tensor:
+    """A host tensor of bytes whose address direct I/O accepts."""
+    raw = torch.empty(nbytes + BLOCK, dtype=torch.uint8)
+    start = -raw.data_ptr() % BLOCK
+    return raw[start : start + nbytes]
+
+
+class ScratchFile:
+    """Bytes on disk that vanish with the process: the file has no name.
+
+    A checksum of every block is kept in memory and compared on each read.
+    """
+
+    def __init__(self, directory: Path, nbytes: int) -> None:
+        self.nbytes = nbytes
+        self.direct = True
+        self._sums = np.zeros(-(-nbytes // BLOCK), dtype=np.uint64)
+        self._written = np.zeros(len(self._sums), dtype=bool)
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="flexplan-disk")
+        self._fd = _open_anonymous(directory)
+        try:
+            self._reserve(directory)
+        except BaseException:
+            self.close()
+            raise
+
+    def read(self, offset: int, out: Tensor) -> None:
+        """Fill a host tensor of bytes; whole blocks, aligned."""
+        self._spread(os.preadv, offset, out)
+        self._verify(offset, out)
+
+    def write(self, offset: int, data: Tensor) -> None:
+        """Store a host tensor of bytes; whole blocks, aligned."""
+        first, sums = offset // BLOCK, _checksums(data)
+        self._sums[first : first + len(sums)] = sums
+        self._written[first : first + len(sums)] = True
+        self._spread(os.pwritev, offset, data)
+
+    def close(self) -> None:
+        """Give the space back."""
+        self._pool.shutdown(wait=True)
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _reserve(self, directory: Path) -> None:
+        try:
+            os.posix_fallocate(self._fd, 0, max(1, self.nbytes))
+        except OSError as error:
+            free = os.statvfs(directory)
+            raise StorageError(
+                "FP601",
+                f"{directory} cannot hold {format_size(self.nbytes)}: {error.strerror}; "
+                f"free {format_size(free.f_bavail * free.f_frsize)}",
+                fix="free some space, or choose another --offload-dir",
+            ) from None
+        self.direct = _set_direct(self._fd)
+
+    def _spread(self, call: Callable[..., int], offset: int, data: Tensor) -> None:
+        """All bytes, in several requests at once; the first error of any of them is raised."""
+        view = memoryview(data.numpy())
+        if len(view) <= REQUEST_BYTES:
+            self._all(call, view, offset)
+            return
+        starts = range(0, len(view), REQUEST_BYTES)
+        jobs = [self._pool.submit(self._all, call, view[s : s + REQUEST_BYTES], offset + s) for s in starts]
+        for job in jobs:
+            job.result()
+
+    def _all(self, call: Callable[..., int], view: memoryview, offset: int) -> None:
+        done = 0
+        while done < len(view):
+            try:
+                moved = call(self._fd, [view[done:]], offset + done)
+            except OSError as error:
+                if error.errno == errno.EINVAL and self.direct:
+                    self.direct = _clear_direct(self._fd)  # a file system that takes the flag, but not the transfer
+                    continue
+                raise StorageError(
+                    "FP602", f"disk {call.__name__} of {len(view)} bytes at {offset} failed: {error}", fix="check the disk"
+                ) from error
+            if moved <= 0:
+                raise StorageError(
+                    "FP603", f"disk {call.__name__} moved {done} of {len(view)} bytes at {offset}", fix="check the disk"
+                )
+            done += moved
+
+    def _verify(self, offset: int, data: Tensor) -> None:
+        first, sums = offset // BLOCK, _checksums(data)
+        span = slice(first, first + len(sums))
+        bad = np.flatnonzero((sums != self._sums[span]) & self._written[span])
+        if len(bad):
+            where = offset + int(bad[0]) * BLOCK
+            raise StorageError(
+                "FP604", f"{len(bad)} blocks read back differ from what was written, first at {where}", fix="check the disk"
+            )
+
+
+def _checksums(data: Tensor) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+    """One sum of 64-bit words a block."""
+    words = data.numpy().view(np.uint64).reshape(-1, BLOCK // 8)
+    sums: np.ndarray[tuple[int], np.dtype[np.uint64]] = words.sum(axis=1, dtype=np.uint64)
+    return sums
+
+
+def _open_anonymous(directory: Path) -> int:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        return os.open(directory, os.O_RDWR | os.O_TMPFILE, 0o600)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL):
+            raise _unusable(directory, error) from None
+    path = directory / f".flexplan-{os.getpid()}-{os.urandom(8).hex()}"
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        path.unlink()
+    except OSError as error:
+        raise _unusable(directory, error) from None
+    return handle
+
+
+def _unusable(directory: Path, error: OSError) -> StorageError:
+    return StorageError("FP605", f"{directory} cannot be used: {error.strerror}", fix="choose another --offload-dir")
+
+
+def _set_direct(handle: int) -> bool:
+    import fcntl
+
+    try:
+        fcntl.fcntl(handle, fcntl.F_SETFL, fcntl.fcntl(handle, fcntl.F_GETFL) | os.O_DIRECT)
+    except OSError:
+        return False
+    return True
+
+
+def _clear_direct(handle: int) -> bool:
+    import fcntl
+
+    fcntl.fcntl(handle, fcntl.F_SETFL, fcntl.fcntl(handle, fcntl.F_GETFL) & ~os.O_DIRECT)
+    return False

@@ -1,0 +1,74 @@
+"""ExecutionEnv: the three tiers of this machine, with their budgets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+
+import torch
+
+from flexplan.cost import Rates
+from flexplan.errors import UsageError
+from flexplan.units import parse_size
+from flexplan_runtime.arenas import Ledger
+from flexplan_runtime.throttle import Throttle
+
+
+class ExecutionEnv:
+    """Where a model runs: a device, a directory for the disk tier, budgets in bytes (None: no limit).
+
+    ``num_threads`` is for computing on the host; ``deadline_s`` is how long a job may go without finishing
+    a task; ``throttle`` slows the tiers down to given rates, for experiments.
+    """
+
+    def __init__(
+        self,
+        offload_dir: Path,
+        budgets: dict[str, int | None],
+        device: torch.device,
+        num_threads: int,
+        deadline_s: float,
+        throttle: Throttle | None,
+    ) -> None:
+        self.offload_dir = offload_dir
+        self.ledger = Ledger(budgets)
+        self.device = device
+        self.num_threads = num_threads
+        self.deadline_s = deadline_s
+        self.throttle = throttle
+
+    @classmethod
+    def create(
+        cls,
+        offload_dir: str | Path = "offload",
+        *,
+        gpu_mem: str | int | None = None,
+        cpu_mem: str | int | None = None,
+        disk_mem: str | int | None = None,
+        device: str | None = None,
+        num_threads: int | None = None,
+        deadline_s: float = 300.0,
+        throttle: Rates | None = None,
+    ) -> ExecutionEnv:
+        """An environment; sizes are text such as ``16G`` or bytes, ``device`` is cuda where there is one, else cpu."""
+        name = device or ("cuda:0" if torch.cuda.is_available() else "cpu")
+        try:
+            chosen = torch.device(name)
+        except RuntimeError:
+            raise UsageError("FP140", f"device {name!r} is not a device", fix="use cuda:0 or cpu") from None
+        if chosen.type == "cuda" and not torch.cuda.is_available():
+            raise UsageError("FP141", f"device {name!r}: this machine has no CUDA device", fix="use --device cpu")
+        asked = {"gpu": gpu_mem, "cpu": cpu_mem, "disk": disk_mem}
+        budgets = {tier: None if size is None else parse_size(size) for tier, size in asked.items()}
+        threads = num_threads or torch.get_num_threads()
+        slow = None if throttle is None else Throttle(throttle)
+        return cls(Path(offload_dir).expanduser(), budgets, chosen, threads, deadline_s, slow)
+
+    def close(self) -> None:
+        """Nothing is held between models; here for symmetry with the models' own close."""
+
+    def __enter__(self) -> ExecutionEnv:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,108 @@
+"""The executor: walks the task graph, lane by lane.  It has no loop over layers; the order is the graph's."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from flexplan.graph import Finished, Step, Sweep, Task, TaskGraph, Tracker
+from flexplan.timeline import Span, Timeline
+from flexplan_runtime.env import ExecutionEnv
+from flexplan_runtime.handlers import HANDLERS, Views
+from flexplan_runtime.job import Job
+from flexplan_runtime.lanes import Cancelled, Lane, Run, Token
+
+
+class Executor:
+    """Runs one graph with one job; the first error of any lane is raised to the caller.
+
+    ``on_sweep`` is called after each sweep.  ``eager`` queues the next sweep before that: right where no
+    stop token can end the block early.
+    """
+
+    def __init__(
+        self, graph: TaskGraph, job: Job, env: ExecutionEnv, *, eager: bool, on_sweep: Callable[[Sweep], None]
+    ) -> None:
+        self.graph = graph
+        self.job = job
+        self.env = env
+        self.eager = eager
+        self.on_sweep = on_sweep
+        self.state = Run(env.deadline_s)
+        self.lanes: dict[str, Lane] = {}
+        self.tokens: dict[int, Token] = {}
+        self.timeline = Timeline()
+        self.origin: Any = None
+
+    def run(self, finished: Finished) -> Timeline:
+        """Execute until the graph ends or every micro-batch has finished; the measured timeline."""
+        self._start_clock()
+        try:
+            self._feed(finished)
+        except Cancelled:
+            pass  # the error that cancelled us is raised below
+        except BaseException as error:
+            self.state.fail(error, "the caller")
+        finally:
+            for lane in self.lanes.values():
+                lane.close()
+        if self.state.error is not None:
+            raise self.state.error
+        return self.timeline
+
+    def _feed(self, finished: Finished) -> None:
+        """Sweep after sweep into the lanes, at most two in flight."""
+        tracker = Tracker(self.graph.buffers)
+        flying: deque[tuple[Sweep, list[Token]]] = deque()
+        for sweep in self.graph.sweeps(finished):
+            flying.append((sweep, [self._submit(step) for step in tracker.steps(sweep)]))
+            while len(flying) > self.eager:
+                self._land(*flying.popleft())
+        while flying:
+            self._land(*flying.popleft())
+
+    def _submit(self, step: Step) -> Token:
+        lane = self.lanes.get(step.task.lane)
+        if lane is None:
+            lane = Lane(step.task.lane, self.state, self._do, self.env.num_threads, self.env.device)
+            self.lanes[step.task.lane] = lane
+        token = self.tokens[step.number] = Token(step.number, step.task)
+        # a number that is not known any more belongs to a sweep that has ended
+        lane.submit(token, [self.tokens[n] for n in step.after if n in self.tokens])
+        return token
+
+    def _do(self, task: Task) -> None:
+        """One task: its handler on its views, no faster than the throttle allows."""
+        throttle = self.env.throttle
+        until = throttle.reserve(task) if throttle else 0.0
+        HANDLERS[task.kind](self.job, task, Views(self.job, task))
+        if throttle:
+            throttle.hold(until)
+
+    def _land(self, sweep: Sweep, tokens: list[Token]) -> None:
+        """Wait for a sweep, keep its spans, tell the caller."""
+        for token in tokens:
+            self.state.wait(token.issued, token.task.name)
+            if token.event is not None:
+                token.event.synchronize()
+        for token in tokens:
+            start_s, end_s = self._seconds(token.start), self._seconds(token.end)
+            self.timeline.add(Span(token.task.name, token.task.lane, token.task.i, start_s, end_s))
+            del self.tokens[token.number]
+        self.on_sweep(sweep)
+
+    def _start_clock(self) -> None:
+        self.origin_s = time.perf_counter()
+        if self.env.device.type == "cuda":
+            self.origin = torch.cuda.Event(enable_timing=True)
+            self.origin.record()
+
+    def _seconds(self, moment: Any) -> float:
+        """Seconds since the start, of a clock reading or a CUDA event."""
+        if isinstance(moment, float):
+            return moment - self.origin_s
+        return float(self.origin.elapsed_time(moment)) / 1e3

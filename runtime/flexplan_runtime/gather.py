@@ -1,0 +1,61 @@
+"""Rows of the token table, gathered where they live; the table itself never moves."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from flexplan.graph import Access, Task
+from flexplan.weight_placement import Piece
+from flexplan_runtime.disk import BLOCK, aligned_bytes
+from flexplan_runtime.job import Job
+
+
+def gather_rows(job: Job, task: Task, ids: Tensor, out: Tensor) -> None:
+    """Fill ``out`` (tokens, embedding) with the rows that are on the host or on disk; the others are left as they are."""
+    rows = out.view(job.dtype).view(len(ids), -1)
+    for piece in job.placement.table_pieces:
+        if piece.tier == "gpu":
+            continue
+        wanted = ((ids >= piece.row_lo) & (ids < piece.row_hi)).nonzero().flatten()
+        if len(wanted) == 0:
+            continue
+        local = ids[wanted] - piece.row_lo
+        if piece.tier == "cpu":
+            home = job.arena_bytes(next(a for a in task.reads if a.buffer == "weights_cpu"))
+            rows[wanted] = job.piece_view(home, piece, piece.offset)[local]
+        else:
+            home_access = next(a for a in task.reads if a.buffer == "weights_disk")
+            rows[wanted] = _from_disk(job, task, home_access, piece, local)
+
+
+def merge_rows(job: Job, task: Task, ids_BS: Tensor, gathered: Tensor | None) -> Tensor:
+    """(B, S, E): rows of the table on the gpu, and the gathered ones elsewhere."""
+    on_gpu = [p for p in job.placement.table_pieces if p.tier == "gpu"]
+    shape = (*ids_BS.shape, job.placement.shape.embed_size)
+    rows = None if gathered is None else gathered.view(job.dtype).view(shape)
+    for piece in on_gpu:
+        home = Access("weights_gpu", job.table().j, 0, job.table().part_bytes["gpu"])
+        table = job.piece_view(job.arena_bytes(home), piece, piece.offset)
+        here = table[(ids_BS - piece.row_lo).clamp(0, piece.rows - 1)]
+        inside = (ids_BS >= piece.row_lo) & (ids_BS < piece.row_hi)
+        rows = here if rows is None else torch.where(inside[..., None], here, rows)
+    assert rows is not None, "every row of the table lives somewhere"
+    return rows
+
+
+def _from_disk(job: Job, task: Task, home: Access, piece: Piece, local: Tensor) -> Tensor:
+    """Rows of a piece on disk: for each the blocks around it, once however often it is asked for."""
+    file, start = job.disk_range(home)
+    needed, back = torch.unique(local, return_inverse=True)
+    size = piece.tensor.row_bytes
+    window = aligned_bytes((size // BLOCK + 2) * BLOCK)
+    rows = torch.empty(len(needed), size, dtype=torch.uint8)
+    for n, row in enumerate(needed.tolist()):
+        lo = start + piece.offset + row * size
+        first = lo // BLOCK * BLOCK
+        last = -(-(lo + size) // BLOCK) * BLOCK
+        file.read(first, window[: last - first])
+        rows[n] = window[lo - first : lo - first + size]
+        job.ledger.count("gather", task.i, last - first)
+    return rows.view(job.dtype)[back]

@@ -1,0 +1,137 @@
+"""Job: one block being run, and the typed views of its bytes that handlers work on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from flexplan.cache_placement import Segment
+from flexplan.errors import GraphError
+from flexplan.graph import Access, Task
+from flexplan.layers import Layer
+from flexplan.placement import Placement
+from flexplan.weight_placement import LayerWeights, Piece
+from flexplan_runtime.arenas import Arenas, Ledger
+from flexplan_runtime.attention import prompt_mask
+from flexplan_runtime.disk import ScratchFile
+from flexplan_runtime.models.base import Family, Pieces
+from flexplan_runtime.sampling import Sampling
+
+
+@dataclass
+class BatchState:
+    """What a micro-batch knows about its rows beside its bytes; all on the compute device but for ``host_*``."""
+
+    rows: tuple[int, ...]  # places in the caller's input
+    pads: Tensor  # (B,) padded positions on the left
+    key_mask: Tensor | None  # (B x K, capacity) True for real positions; None where nothing is padded
+    host_key_mask: Tensor | None
+    prompt_mask: Tensor | None
+    stopped: Tensor  # (B,) bool
+
+
+@dataclass
+class Job:
+    """One block: where its bytes are, what its layers compute, how its tokens are chosen."""
+
+    placement: Placement
+    weights: Arenas
+    work: Arenas
+    family: Family
+    dtype: torch.dtype
+    device: torch.device
+    ledger: Ledger
+    sampling: Sampling
+    stop_ids: Tensor  # (n,) on the compute device; empty: never stops
+    pad_id: int
+    batches: list[BatchState]
+    _layers: dict[tuple[int, int], dict[str, Pieces]] = field(default_factory=dict)
+
+    # -- bytes -----------------------------------------------------------------------------------------------
+    def arena_bytes(self, access: Access) -> Tensor:
+        """The bytes of an access in memory."""
+        buffer = self.placement.buffers[access.buffer]
+        lo, hi = buffer.interval(access)
+        arenas = self.weights if buffer.arena in self.weights.memory else self.work
+        return arenas.memory[buffer.arena][lo:hi]
+
+    def disk_range(self, access: Access) -> tuple[ScratchFile, int]:
+        """The file and offset of an access on disk."""
+        buffer = self.placement.buffers[access.buffer]
+        arenas = self.weights if buffer.arena in self.weights.disk else self.work
+        return arenas.disk[buffer.arena], buffer.interval(access)[0]
+
+    # -- what a task is about --------------------------------------------------------------------------------
+    def layer(self, task: Task) -> Layer:
+        return self.placement.layers[task.j]
+
+    def segment(self, task: Task) -> Segment:
+        return self.placement.segment(self.layer(task), task.k)
+
+    def old_tokens(self, task: Task) -> int:
+        """Positions in the cache before this step."""
+        return self.placement.context(task.i, task.k) - self.placement.new_tokens(task.i, task.k)
+
+    def positions(self, task: Task) -> Tensor:
+        """(B, S) positions in each row's own counting; padding is negative."""
+        new, old = self.placement.new_tokens(task.i, task.k), self.old_tokens(task)
+        return torch.arange(old, old + new, device=self.device)[None] - self.batches[task.k].pads[:, None]
+
+    # -- weights ---------------------------------------------------------------------------------------------
+    def layer_weights(self, task: Task) -> dict[str, Pieces]:
+        """The tensors of the task's layer, as row pieces in the order of their rows."""
+        ring = next((a for a in task.reads if a.buffer == "weight_ring"), None)
+        slot = -1 if ring is None else self.placement.buffers["weight_ring"].slot(ring.index)
+        found = self._layers.get((task.j, slot))
+        if found is None:
+            found = self._layers[task.j, slot] = self._piece_views(task, ring)
+        return found
+
+    def _piece_views(self, task: Task, ring: Access | None) -> dict[str, Pieces]:
+        w = self.placement.weights[task.j]
+        resident = next((a for a in task.reads if a.buffer == "weights_gpu" and a.index == task.j), None)
+        views: dict[str, list[Tensor]] = {}
+        for piece in w.pieces:
+            home = resident if piece.tier == "gpu" else ring
+            if home is None:
+                raise GraphError("FP805", f"{task.name} does not read {piece.tensor.name}", fix="correct the schedule")
+            start = piece.offset if piece.tier == "gpu" else w.ring_offset(piece)
+            views.setdefault(piece.tensor.name, []).append(self.piece_view(self.arena_bytes(home), piece, start))
+        return {name: tuple(pieces) for name, pieces in views.items()}
+
+    def piece_view(self, data: Tensor, piece: Piece, start: int) -> Tensor:
+        """(rows, cols) of a piece, or (rows,) of a vector, that begins at byte ``start`` of ``data``."""
+        flat = data[start : start + piece.nbytes].view(self.dtype)
+        return flat if piece.tensor.cols == 1 else flat.view(piece.rows, piece.tensor.cols)
+
+    def table(self) -> LayerWeights:
+        """The layer that holds the token table."""
+        return self.placement.table
+
+
+def batch_states(
+    placement: Placement, prompts: Sequence[Sequence[int]], first_row: int, device: torch.device
+) -> list[BatchState]:
+    """The rows of every micro-batch; padding is on the left."""
+    states = []
+    for batch in placement.block.batches:
+        pads = torch.tensor([batch.prompt_len - len(prompts[row]) for row in batch.rows])
+        capacity = batch.prompt_len + placement.block.gen_len - 1
+        mask, ragged = None, bool(pads.any())
+        if ragged:
+            mask = (torch.arange(capacity)[None] >= pads[:, None]).repeat_interleave(placement.shape.num_kv_heads, 0)
+        on_device = pads.to(device)
+        states.append(
+            BatchState(
+                rows=tuple(first_row + row for row in batch.rows),
+                pads=on_device,
+                key_mask=None if mask is None else mask.to(device),
+                host_key_mask=mask,
+                prompt_mask=prompt_mask(on_device, batch.prompt_len) if ragged else None,
+                stopped=torch.zeros(batch.num_rows, dtype=torch.bool, device=device),
+            )
+        )
+    return states

@@ -1,0 +1,136 @@
+"""Lanes: each runs its tasks in order; an edge across lanes is a token that one sets and the other waits for.
+
+A lane is a thread.  On a CUDA device the lanes of the gpu and the link drive a stream each: their tokens
+carry an event, another stream waits for it on the device, a host lane waits for it without stopping others.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from flexplan.errors import DeadlineExceeded
+from flexplan.graph import CPU, DISK_READ, DISK_WRITE, HOST_COPY, Task
+
+HOST_LANES = frozenset((CPU, HOST_COPY, DISK_READ, DISK_WRITE))
+_POLL_S = 0.05  # how often a waiting thread looks for an error elsewhere
+Work = Callable[[Task], None]
+
+
+class Cancelled(Exception):
+    """Another task failed first."""
+
+
+class Run:
+    """What the lanes of one job share: the first error, and when a task last ended."""
+
+    def __init__(self, deadline_s: float) -> None:
+        self.deadline_s = deadline_s
+        self.error: BaseException | None = None
+        self.failed_task = ""
+        self.last_end = time.perf_counter()
+        self._lock = threading.Lock()
+
+    def fail(self, error: BaseException, task: str) -> None:
+        """Keep the first error; it poisons the run."""
+        with self._lock:
+            if self.error is None:
+                self.error, self.failed_task = error, task
+
+    def wait(self, event: threading.Event, what: str) -> None:
+        """Wait for an event; raises Cancelled after an error elsewhere, DeadlineExceeded without progress."""
+        while not event.wait(_POLL_S):
+            if self.error is not None:
+                raise Cancelled
+            stuck_s = time.perf_counter() - self.last_end
+            if stuck_s > self.deadline_s:
+                raise DeadlineExceeded(
+                    "FP1001", f"no task ended for {stuck_s:.0f} s, waiting for {what}", fix="check the disk and the device"
+                )
+        if self.error is not None:
+            raise Cancelled
+
+
+@dataclass(slots=True)
+class Token:
+    """The promise of one task: ``issued`` is set when it is done, or queued on its stream behind ``event``."""
+
+    number: int
+    task: Task
+    issued: threading.Event = field(default_factory=threading.Event)
+    event: Any = None
+    start: Any = 0.0
+    end: Any = 0.0
+
+
+class Lane:
+    """A thread that runs the tasks it is given in order, each after its tokens."""
+
+    def __init__(self, name: str, run: Run, work: Work, num_threads: int, device: torch.device) -> None:
+        self.name = name
+        self.run = run
+        self.work = work
+        self.num_threads = num_threads
+        streams = device.type == "cuda" and name not in HOST_LANES
+        self.stream = torch.cuda.Stream(device) if streams else None
+        self.jobs: queue.SimpleQueue[tuple[Token, Sequence[Token]] | None] = queue.SimpleQueue()
+        self.thread = threading.Thread(target=self._main, name=f"flexplan-{name}", daemon=True)
+        self.thread.start()
+
+    def submit(self, token: Token, after: Sequence[Token]) -> None:
+        """Queue a task."""
+        self.jobs.put((token, after))
+
+    def close(self) -> None:
+        """End the thread after the tasks that are queued; a failed run skips them."""
+        self.jobs.put(None)
+        self.thread.join(1.0 if self.run.error else self.run.deadline_s)
+
+    def _main(self) -> None:
+        torch.set_num_threads(self.num_threads)  # a new thread does not inherit it
+        with torch.inference_mode(), torch.cuda.stream(self.stream):
+            while (job := self.jobs.get()) is not None:
+                if self.run.error is None:
+                    self._do(*job)
+            if self.stream is not None and self.run.error is None:
+                self.stream.synchronize()
+
+    def _do(self, token: Token, after: Sequence[Token]) -> None:
+        try:
+            for other in after:
+                self._wait(other)
+            self._timed(token)
+        except Cancelled:
+            return
+        except BaseException as error:  # whatever a worker raises is the caller's to see
+            self.run.fail(error, token.task.name)
+            return
+        self.run.last_end = time.perf_counter()
+        token.issued.set()
+
+    def _timed(self, token: Token) -> None:
+        if self.stream is None:
+            token.start = time.perf_counter()
+            self.work(token.task)
+            token.end = time.perf_counter()
+            return
+        token.start = torch.cuda.Event(enable_timing=True)
+        token.start.record(self.stream)
+        self.work(token.task)
+        token.end = token.event = torch.cuda.Event(enable_timing=True)
+        token.event.record(self.stream)
+
+    def _wait(self, other: Token) -> None:
+        self.run.wait(other.issued, other.task.name)
+        if other.event is None:
+            return
+        if self.stream is not None:
+            self.stream.wait_event(other.event)
+        else:
+            other.event.synchronize()

@@ -1,0 +1,211 @@
+"""OffloadedLM: a language model whose tensors are spread over three tiers, as a policy says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from flexplan.blocks import fill_blocks, full_block
+from flexplan.hardware import Hardware, hardware_from
+from flexplan.layers import Layer
+from flexplan.placement import Placement
+from flexplan.plan import Plan
+from flexplan.plugins import SCHEDULES, make
+from flexplan.policy import Policy
+from flexplan.prediction import Schedule
+from flexplan.problem import Problem, Workload
+from flexplan.timeline import Timeline
+from flexplan_runtime.arenas import Arenas
+from flexplan_runtime.blockrun import BlockPlan, BlockRun
+from flexplan_runtime.env import ExecutionEnv
+from flexplan_runtime.job import Job, batch_states
+from flexplan_runtime.loading import load_weights
+from flexplan_runtime.models.families import family
+from flexplan_runtime.opening import Config, dtype_of, open_model, refuse_other_model, refuse_unsupported
+from flexplan_runtime.prompts import Stop, padded, refuse_bad_prompts, rows_of, stop_ids_of
+from flexplan_runtime.sampling import Sampling
+
+Progress = Callable[[int, int], None]  # (tokens generated so far, tokens asked for)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """New tokens of every prompt in the order of the input, each up to and with its stop token."""
+
+    tokens: list[list[int]]
+    timelines: list[Timeline]
+
+
+class OffloadedLM:
+    """``OffloadedLM("facebook/opt-30b", env, "weights/", policy)``: places the weights, then generates.
+
+    ``config`` is a model's name or directory; ``path`` is where its weights are, or will be downloaded to
+    (``"_DUMMY_"``: random ones); ``policy`` is a Policy or a Plan.  Raises what cannot be run before it
+    allocates: PolicyError, ModelFilesError, InfeasiblePlan.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        env: ExecutionEnv,
+        path: str | Path,
+        policy: Policy | Plan,
+        *,
+        schedule: str | Schedule | None = None,
+        dtype: str | torch.dtype | None = None,
+        seed: int = 0,
+    ) -> None:
+        plan = policy if isinstance(policy, Plan) else None
+        self.env = env
+        self.policy = plan.policy if plan else policy  # type: ignore[assignment]
+        refuse_unsupported(self.policy)
+        chosen = schedule or (plan.schedule if plan else "zigzag")
+        self.schedule: Schedule = make(SCHEDULES, chosen) if isinstance(chosen, str) else chosen
+        shape, self.math, reader = open_model(config, path, seed)
+        if plan:
+            refuse_other_model(plan.problem.model, shape)
+        self.dtype = dtype_of(dtype, shape)
+        self.shape = shape.with_dtype(self.dtype.itemsize)
+        self.family = family(self.shape, self.math)
+        self._placement = Placement.of(self.shape, self.policy, full_block(Workload(gen_len=1), self.policy))
+        self._weights = self._arenas([self._placement], weights=True)
+        self.timeline = Timeline()
+        try:
+            load_weights(self._placement, self._weights, reader, self.dtype)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers of the schedule: N + 2, or 2N + 2 with ``sep_layer``."""
+        return self._placement.layers
+
+    def generate(
+        self,
+        input_ids: Tensor | Sequence[Sequence[int]],
+        attention_mask: Tensor | None = None,
+        *,
+        max_new_tokens: int = 32,
+        do_sample: bool = False,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+        stop: Stop = None,
+        pad_token_id: int | None = None,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """Token ids (rows, longest prompt + longest continuation), as ``transformers`` returns them.
+
+        Rows are in the order of the input, padded on the left for shorter prompts and on the right after a
+        row's stop.  ``stop``: None never stops, ``"model"`` stops at the checkpoint's end ids.
+        """
+        prompts, stops = rows_of(input_ids, attention_mask), stop_ids_of(stop, self.math)
+        sampling = Sampling(do_sample, temperature, top_k, top_p, seed)
+        done = self.complete(prompts, max_new_tokens, sampling=sampling, stops=stops, progress=progress)
+        return padded(prompts, done.tokens, self._pad_id(pad_token_id, stops))
+
+    def complete(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int = 32,
+        *,
+        sampling: Sampling | None = None,
+        stops: Sequence[int] = (),
+        progress: Progress | None = None,
+    ) -> Generation:
+        """The new tokens only; any number of prompts, block after block in the order of the input."""
+        refuse_bad_prompts(prompts, max_new_tokens, self.shape)
+        plans = self._plan_blocks(prompts, max_new_tokens)
+        tokens: list[list[int]] = []
+        timelines = []
+        work = self._arenas([plan.placement for plan in plans], weights=False)
+        try:
+            for plan in plans:
+                run = self._block_run(plan, work, sampling or Sampling(), stops, len(prompts) * max_new_tokens, progress)
+                timelines.append(run.run())
+                tokens += run.tokens
+        finally:
+            work.close()
+        if timelines:
+            self.timeline = timelines[-1]
+        return Generation(tokens, timelines)
+
+    def close(self) -> None:
+        """Give the weights' memory and disk space back."""
+        self._weights.close()
+
+    def __enter__(self) -> OffloadedLM:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    # -- blocks ------------------------------------------------------------------------------------------------
+    def _plan_blocks(self, prompts: Sequence[Sequence[int]], gen_len: int) -> list[BlockPlan]:
+        """Blocks in input order, each with the graph of its very lengths."""
+        size = self.policy.block_size
+        return [
+            self._plan_block(prompts[first : first + size], first, gen_len) for first in range(0, len(prompts), size)
+        ]
+
+    def _plan_block(self, prompts: Sequence[Sequence[int]], first: int, gen_len: int) -> BlockPlan:
+        workload = Workload(prompt_lens=tuple(map(len, prompts)), gen_len=gen_len)
+        graph = self.schedule.build(Problem(model=self.shape, hardware=self._here(), workload=workload), self.policy)
+        block = next(fill_blocks(workload, self.policy))
+        return BlockPlan(prompts, first, graph, Placement.of(self.shape, self.policy, block, graph.live))
+
+    def _block_run(
+        self,
+        plan: BlockPlan,
+        work: Arenas,
+        sampling: Sampling,
+        stops: Sequence[int],
+        total: int,
+        progress: Progress | None,
+    ) -> BlockRun:
+        job = Job(
+            plan.placement,
+            self._weights,
+            work,
+            self.family,
+            self.dtype,
+            self.env.device,
+            self.env.ledger,
+            sampling,
+            torch.tensor(list(stops), dtype=torch.int64, device=self.env.device),
+            self._pad_id(None, stops),
+            batch_states(plan.placement, plan.prompts, plan.first_row, self.env.device),
+        )
+        before = plan.first_row * (total // max(1, total) and plan.placement.block.gen_len)
+        return BlockRun(plan, job, self.env, lambda n: progress(before + n, total) if progress else None)
+
+    def _arenas(self, placements: Sequence[Placement], *, weights: bool) -> Arenas:
+        """Arenas as large as the largest of the placements needs; refused before any of them exists."""
+        sizes: dict[str, int] = {}
+        for placement in placements:
+            for name, nbytes in placement.arena_bytes.items():
+                if name.endswith(".weights") == weights:
+                    sizes[name] = max(sizes.get(name, 0), nbytes)
+        return Arenas(sizes, self.env.ledger, self.env.device, self.env.offload_dir)
+
+    def _here(self) -> Hardware:
+        """The budgets of the environment; a schedule reads nothing else of a machine."""
+        return hardware_from().with_budget(**self.env.ledger.budgets)
+
+    def _pad_id(self, asked: int | None, stops: Sequence[int]) -> int:
+        for candidate in (asked, self.math.pad_token_id, *stops[:1]):
+            if candidate is not None:
+                return candidate
+        return 0
+
+    def realised(self) -> Mapping[str, tuple[float, float, float]]:
+        """Shares of the weights in percent by tier (gpu, cpu, disk), from what was placed."""
+        return {"w": self._placement.realised()["w"]}

@@ -1,0 +1,57 @@
+"""Loading: every weight straight to its place, read once, several layers at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+from flexplan.graph import Buffer
+from flexplan.placement import Placement
+from flexplan.weight_placement import LayerWeights
+from flexplan_runtime.arenas import Arenas
+from flexplan_runtime.disk import aligned_bytes
+from flexplan_runtime.weights import WeightReader
+
+THREADS = 4
+WEIGHT_BUFFERS = {"gpu": "weights_gpu", "cpu": "weights_cpu", "disk": "weights_disk"}
+
+
+def load_weights(placement: Placement, arenas: Arenas, reader: WeightReader, dtype: torch.dtype) -> None:
+    """Fill the weight arenas; the first error of any thread is raised."""
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="flexplan-load") as pool:
+        jobs = [pool.submit(_load_layer, placement, w, arenas, reader, dtype) for w in placement.weights]
+        for job in jobs:
+            job.result()
+
+
+def _load_layer(p: Placement, w: LayerWeights, arenas: Arenas, reader: WeightReader, dtype: torch.dtype) -> None:
+    for tier, name in WEIGHT_BUFFERS.items():
+        if not w.part_bytes[tier]:
+            continue
+        buffer = p.buffers[name]
+        if tier == "disk":
+            part = aligned_bytes(w.part_bytes[tier])
+            part.zero_()  # what pads the blocks is written too
+            _fill(w, tier, part, reader, dtype)
+            arenas.disk[buffer.arena].write(buffer.offsets[w.j], part)
+        else:
+            _fill(w, tier, _part(arenas, buffer, w.j), reader, dtype)
+
+
+def _part(arenas: Arenas, buffer: Buffer, j: int) -> Tensor:
+    return arenas.memory[buffer.arena][buffer.offsets[j] : buffer.offsets[j] + buffer.sizes[j]]
+
+
+def _fill(w: LayerWeights, tier: str, part: Tensor, reader: WeightReader, dtype: torch.dtype) -> None:
+    for piece in w.pieces:
+        if piece.tier == tier:
+            out = part[piece.offset : piece.offset + piece.nbytes].view(dtype)
+            reader.read_rows(piece.tensor.name, piece.tensor.layer, piece.row_lo, piece.rows, out)
+
+
+def weight_arenas(sizes: Sequence[tuple[str, int]]) -> dict[str, int]:
+    """Of a placement's arenas, those that hold weights."""
+    return {name: nbytes for name, nbytes in sizes if name.endswith(".weights")}

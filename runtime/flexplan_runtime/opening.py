@@ -1,0 +1,82 @@
+"""Opening a model: its shape, its maths and its weights, and what this runtime refuses before it allocates anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from flexplan.catalog import read_model
+from flexplan.configs import ModelMath, read_config
+from flexplan.errors import PolicyError, UsageError
+from flexplan.policy import Policy
+from flexplan.shapes import ModelShape
+from flexplan_runtime.download import is_model, resolve_model
+from flexplan_runtime.dummy import DummyCheckpoint
+from flexplan_runtime.weights import WeightReader, open_checkpoint
+
+DUMMY = "_DUMMY_"
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_WIDTHS = {4: torch.float32, 2: torch.float16}
+
+Config = str | Path | tuple[ModelShape, ModelMath]
+
+
+def open_model(config: Config, path: str | Path, seed: int) -> tuple[ModelShape, ModelMath, WeightReader]:
+    """Shape, maths and weights; ``path`` ``"_DUMMY_"`` gives random weights of the named model's shape."""
+    if str(path) == DUMMY:
+        shape, math = config if isinstance(config, tuple) else read_model(str(config))
+        return shape, math, DummyCheckpoint(shape, seed)
+    directory = _directory(config, Path(path).expanduser())
+    shape, math = config if isinstance(config, tuple) else _read(config, directory)
+    return shape, math, open_checkpoint(directory, shape)
+
+
+def _directory(config: Config, path: Path) -> Path:
+    """Where the weights are: the path itself, or what lies below it under the model's name."""
+    if isinstance(config, tuple) or is_model(Path(config).expanduser()):
+        return resolve_model(path if isinstance(config, tuple) else config)
+    return resolve_model(config, path)
+
+
+def _read(config: str | Path, directory: Path) -> tuple[ModelShape, ModelMath]:
+    """The checkpoint's own config where it has one (the reference's layout has none)."""
+    return read_config(directory) if (directory / "config.json").is_file() else read_model(str(config))
+
+
+def dtype_of(asked: str | torch.dtype | None, shape: ModelShape) -> torch.dtype:
+    """The dtype asked for, else the checkpoint's width."""
+    if isinstance(asked, torch.dtype):
+        return asked
+    if asked is None:
+        return _WIDTHS[shape.bytes_per_element]
+    if asked not in DTYPES:
+        raise UsageError("FP142", f"dtype {asked!r} is not one of {', '.join(DTYPES)}", fix="choose one of these")
+    return DTYPES[asked]
+
+
+def refuse_unsupported(policy: Policy) -> None:
+    """Raise PolicyError for fields that this runtime does not run yet."""
+    asked = {
+        "compress_weight": policy.compress_weight,
+        "compress_cache": policy.compress_cache,
+        "attn_sparsity": policy.attn_sparsity < 1,
+    }
+    fields = [name for name, on in asked.items() if on]
+    if fields:
+        raise PolicyError(
+            "FP210", f"this runtime does not run {', '.join(fields)} yet", fix="leave them at their defaults"
+        )
+
+
+def refuse_other_model(planned: ModelShape, found: ModelShape) -> None:
+    """Raise PolicyError where a plan was made for another model."""
+    ours, theirs = (s.with_dtype(2).model_dump(exclude={"name"}) for s in (planned, found))
+    differing = sorted(key for key in ours if ours[key] != theirs[key])
+    if differing:
+        key = differing[0]
+        raise PolicyError(
+            "FP211",
+            f"the plan is for {planned.name}, the model is {found.name}: {key} {ours[key]} against {theirs[key]}",
+            fix="solve again with --model, or run the policy fields alone",
+        )
