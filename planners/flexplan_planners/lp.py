@@ -1,0 +1,100 @@
+"""The linear-program planner: the paper's program over every setting of the switches, rounded and placed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import floor
+
+from flexplan.errors import InfeasiblePlan
+from flexplan.plan import Plan
+from flexplan.plugins import SCHEDULES, make
+from flexplan.policy import Policy
+from flexplan.prediction import Schedule, peak_bytes
+from flexplan.problem import Problem
+from flexplan_planners.infeasible import infeasible
+from flexplan_planners.lpcost import MOST_BATCHES, FlexplanCosts
+from flexplan_planners.lpmemory import PERCENT_DECIMALS
+from flexplan_planners.lpmodel import CostModel, Program, Shares, solve_program
+from flexplan_planners.rounding import Optimum, optimise
+
+_REPAIRS = 4  # a foreign schedule may need more memory than the program knows of
+
+
+class LpPlanner:
+    """Shares of all tensors by linear programming, judged by the busiest lane alone.
+
+    ``cost_model`` is used instead of flexplan's own; ``host_attention`` and ``sep_layer`` say which settings
+    of these switches are allowed.
+    """
+
+    def __init__(
+        self,
+        schedule: str = "zigzag",
+        cost_model: CostModel | None = None,
+        *,
+        host_attention: Sequence[bool] = (True, False),
+        sep_layer: Sequence[bool] = (False, True),
+    ) -> None:
+        self.schedule = schedule
+        self.cost_model = cost_model
+        self.host_attention = tuple(host_attention)
+        self.sep_layer = tuple(sep_layer)
+
+    def plan(self, problem: Problem) -> Plan:
+        """The fastest policy by the program; raises InfeasiblePlan with numbers."""
+        for optimum in self.optima(problem):
+            policy = self.fitted(problem, optimum)
+            if policy is not None:
+                return Plan.of(problem, policy, schedule=self.schedule, planner="lp")
+        raise self.refusal(problem)
+
+    def optima(self, problem: Problem, margin: float = 0.0) -> list[Optimum]:
+        """The optimum of every program at most ``margin`` slower than the fastest, fastest first."""
+        return optimise(self.model(problem), problem.workload.num_prompts, margin)
+
+    def model(self, problem: Problem) -> CostModel:
+        """The cost model; row by row, every micro-batch streams the weights for itself, so one is as good as many."""
+        most = 1 if self.schedule == "rowwise" else MOST_BATCHES
+        return self.cost_model or FlexplanCosts(
+            problem, host_attention=self.host_attention, sep_layer=self.sep_layer, most_batches=most
+        )
+
+    def refusal(self, problem: Problem) -> InfeasiblePlan:
+        """What would have to grow for a plan to exist."""
+        return infeasible(problem, self.model)
+
+    def fitted(self, problem: Problem, optimum: Optimum) -> Policy | None:
+        """The policy, placed: where it is over a budget, the program is solved again with that much less."""
+        schedule: Schedule = make(SCHEDULES, self.schedule)
+        program, shares, budgets = optimum.program, optimum.solution.shares, problem.budgets()
+        for _ in range(_REPAIRS):
+            policy = read_back(program, optimum.num_gpu_batches, shares)
+            need = peak_bytes(problem, policy, schedule)
+            over = {tier: need[tier] - budgets[tier] for tier in budgets}
+            if max(over.values()) <= 0:
+                return policy
+            less = {tier: program.budgets[tier] - 1.1 * max(0, over[tier]) for tier in budgets}
+            program = replace(program, budgets=less)
+            solution = solve_program(program, optimum.num_gpu_batches) if min(less.values()) >= 0 else None
+            if solution is None:
+                return None
+            shares = solution.shares
+        return None
+
+
+def read_back(program: Program, num_gpu_batches: int, shares: Shares) -> Policy:
+    """The policy of a solution: percents of three decimals, rounded down on the faster tiers."""
+    percents: dict[str, float] = {}
+    for what in ("w", "cache", "act"):
+        gpu, cpu = (_percent(shares[f"{what}_{tier}"]) for tier in ("gpu", "cpu"))
+        if shares[f"{what}_disk"] < 10.0 ** -(PERCENT_DECIMALS + 2):
+            cpu = round(100 - gpu, PERCENT_DECIMALS)
+        percents |= {f"{what}_gpu_percent": gpu, f"{what}_cpu_percent": cpu}
+    return Policy(program.gpu_batch_size, num_gpu_batches, **percents, **program.switches)
+
+
+def _percent(share: float) -> float:
+    """A share in percent, rounded down; a solver's 1 may be a little less."""
+    unit = 10.0**PERCENT_DECIMALS
+    return min(100.0, floor(100 * share * unit + 1e-4) / unit)

@@ -1,0 +1,272 @@
+"""flexplan's own cost model for the linear program: works of `flexplan.cost`, summed by lane over a pass.
+
+Nothing is priced twice: every coefficient is the work that the schedule's tasks declare at a corner (all
+of the weights on disk, all of the cache on the host, ...), priced by `Rates`.  Between the corners the
+work is affine in the shares.  A lane's row is a lower bound of what the simulator finds: its waits are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from math import ceil
+
+from flexplan import cost
+from flexplan.cost import Rates
+from flexplan.graph import CPU, D2H, DISK_READ, DISK_WRITE, GPU, H2D_CACHE, H2D_SMALL, H2D_WEIGHTS, HOST_COPY, Work
+from flexplan.placement import ID_BYTES
+from flexplan.problem import Problem
+from flexplan_planners.lpmemory import Memory
+from flexplan_planners.lpmodel import ONE, Phase, Program, Row
+from flexplan_planners.switches import Switches, every_setting
+
+MOST_BATCHES = 32  # the paper stops below 20; a larger batch serves the weights as well as more batches do
+_BATCH_SIZES = [m << e for e in range(13) for m in ((1,) if e < 1 else (2, 3))]  # 1, 2, 3, 4, 6, 8, 12, 16, 24, ...
+
+
+class FlexplanCosts:
+    """The programs of a problem under `Rates` and `Placement`."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        host_attention: Sequence[bool] = (True, False),
+        sep_layer: Sequence[bool] = (False, True),
+        pin_weight: Sequence[bool] = (True,),
+        most_batches: int = MOST_BATCHES,
+    ) -> None:
+        self.problem = problem
+        self.rates = Rates(problem.hardware)
+        self.settings = list(every_setting(problem, host_attention, sep_layer, pin_weight))
+        self.most_batches = most_batches
+
+    def batch_sizes(self) -> Iterable[int]:
+        """1, 2, 3, 4, 6, 8, 12, ... and the number of prompts, which bounds them."""
+        prompts = self.problem.workload.num_prompts or _BATCH_SIZES[-1]
+        return sorted({*(size for size in _BATCH_SIZES if size < prompts), min(prompts, _BATCH_SIZES[-1])})
+
+    def programs(self, gpu_batch_size: int) -> list[Program]:
+        """One for every setting of the switches that has room."""
+        memory, passes = Memory(self.problem, gpu_batch_size), list(self._passes(gpu_batch_size))
+        prompts = self.problem.workload.num_prompts
+        most = min(self.most_batches, ceil(prompts / gpu_batch_size)) if prompts else self.most_batches
+        return [
+            Program(
+                gpu_batch_size,
+                tuple(Phase(name, count, work.rows(s)) for name, count, work in passes),
+                memory.rows(s),
+                {tier: float(nbytes) for tier, nbytes in self.problem.budgets().items()},
+                most,
+                s.absent,
+                s.fields,
+            )
+            for s in self.settings
+            if memory.has_room(s)
+        ]
+
+    def _passes(self, gpu_batch_size: int) -> Iterator[tuple[str, float, PassWork]]:
+        """The prefill, and the decoding at its first, middle and last position, weighted by Simpson's rule."""
+        workload = self.problem.workload
+        lens = workload.prompt_lens or (workload.prompt_len,)
+        prompt, last = ceil(sum(lens) / len(lens)), workload.gen_len - 1
+        yield "prefill", 1.0, PassWork(self.problem, self.rates, gpu_batch_size, 0, prompt)
+        points = {1: 1.0} if last == 1 else {1: last / 6, (1 + last) // 2: last * 4 / 6, last: last / 6}
+        if last == 2:
+            points = {1: 1.0, 2: 1.0}
+        for i, count in points.items() if last else ():
+            yield f"decode{i}", count, PassWork(self.problem, self.rates, gpu_batch_size, i, prompt)
+
+
+class PassWork:
+    """The work of pass i over one micro-batch, or of its weights over the block, by lane and resource."""
+
+    def __init__(self, problem: Problem, rates: Rates, rows: int, i: int, prompt: int) -> None:
+        self.shape = problem.model
+        self.rates = rates
+        self.rows_of_batch = rows
+        self.i = i
+        self.new = prompt if i == 0 else 1
+        self.context = prompt + i
+        self._gpu: dict[tuple[bool, bool], list[Row]] = {}
+
+    @cached_property
+    def tokens(self) -> int:
+        return self.rows_of_batch * self.new
+
+    @cached_property
+    def grains(self) -> int:
+        return self.rows_of_batch * self.shape.num_kv_heads
+
+    @cached_property
+    def pair_bytes(self) -> int:
+        return 2 * self.shape.head_dim * self.shape.bytes_per_element
+
+    def rows(self, switches: Switches) -> dict[str, Row]:
+        """Seconds of every lane and resource, for one setting of the switches."""
+        sums = _Sums(self.rates)
+        self._ids(sums, switches)
+        if not switches.weights_stay:
+            self._weights(sums, switches)
+        if switches.cache != "gpu":
+            self._cache(sums, switches)
+        if not switches.act_stays:
+            self._hidden(sums, switches)
+        self._compute(sums, switches)
+        return sums.rows()
+
+    # -- weights: once a block -----------------------------------------------------------------------------------
+    def _weights(self, sums: _Sums, switches: Switches) -> None:
+        """load(w) = streamed bytes * (w_cpu + w_disk) / link, read(w) = streamed bytes * w_disk / disk."""
+        nbytes, layers = switches.streamed_bytes, switches.num_streamed_layers
+        sums.block("w_cpu", H2D_WEIGHTS, cost.up_work(nbytes))
+        sums.block("w_disk", H2D_WEIGHTS, cost.up_work(nbytes))
+        sums.block("w_disk", DISK_READ, cost.read_work(nbytes))
+        sums.fixed(H2D_WEIGHTS, layers)
+        if not switches.pin_weight:
+            sums.block("w_cpu", HOST_COPY, cost.copy_work(nbytes))
+
+    # -- keys and values: every micro-batch ------------------------------------------------------------------------
+    def _cache(self, sums: _Sums, switches: Switches) -> None:
+        """New tokens go to their home; old ones come to where attention reads them."""
+        layers, new = self.shape.num_layers, self.grains * self.new * self.pair_bytes
+        old = self.grains * (self.context - 1) * self.pair_bytes
+        sums.fixed(D2H, layers)
+        for share in ("cache_cpu", "cache_disk"):
+            sums.batch(share, D2H, cost.down_work(new), layers)
+        sums.batch("cache_disk", DISK_WRITE, cost.write_work(new), layers)
+        if not self.i:
+            return
+        sums.batch("cache_disk", DISK_READ, cost.read_work(old), layers)
+        if switches.cache == "host":
+            self._host_attention(sums)
+            return
+        sums.fixed(H2D_CACHE, layers)
+        for share in ("cache_cpu", "cache_disk"):
+            sums.batch(share, H2D_CACHE, cost.up_work(old), layers)
+
+    def _host_attention(self, sums: _Sums) -> None:
+        """Queries down, attention over the keys and values where they live, its result up."""
+        layers = self.shape.num_layers
+        queries = self.rows_of_batch * self.shape.q_size * self.shape.bytes_per_element
+        works = (
+            (D2H, cost.down_work(queries)),
+            (CPU, cost.host_attention_work(self.shape, self.grains, self.context)),
+            (H2D_SMALL, cost.up_work(queries)),
+        )
+        for lane, work in works:
+            sums.fixed(lane, layers, chained=True)
+            for share in ("cache_cpu", "cache_disk"):
+                sums.batch(share, lane, work, layers, chained=True)
+
+    # -- hidden states and token ids -------------------------------------------------------------------------------
+    def _hidden(self, sums: _Sums, switches: Switches) -> None:
+        """Between two layers, hidden states go home and come back."""
+        times = switches.num_layers - 1
+        nbytes = self.tokens * self.shape.hidden_size * self.shape.bytes_per_element
+        for lane, disk_lane, move, disk in (
+            (D2H, DISK_WRITE, cost.down_work(nbytes), cost.write_work(nbytes)),
+            (H2D_SMALL, DISK_READ, cost.up_work(nbytes), cost.read_work(nbytes)),
+        ):
+            sums.fixed(lane, times, chained=True)
+            sums.batch("act_cpu", lane, move, times, chained=True)
+            sums.batch("act_disk", lane, move, times, chained=True)
+            sums.batch("act_disk", disk_lane, disk, times, chained=True)
+
+    def _ids(self, sums: _Sums, switches: Switches) -> None:
+        if not self.i:
+            sums.task(H2D_SMALL, cost.up_work(self.tokens * ID_BYTES))
+        sums.task(D2H, cost.down_work(self.rows_of_batch * ID_BYTES))
+        if not switches.weights_stay:  # rows of the token table are gathered on the host
+            nbytes = self.tokens * self.shape.embed_size * self.shape.bytes_per_element
+            sums.task(CPU, cost.copy_work(nbytes))
+            sums.task(H2D_SMALL, cost.up_work(nbytes))
+
+    # -- compute -----------------------------------------------------------------------------------------------------
+    def _compute(self, sums: _Sums, switches: Switches) -> None:
+        """Roofline of each task; of attention only what the gpu does."""
+        s, layers, hosted = self.shape, self.shape.num_layers, bool(self.i and switches.cache == "host")
+        project, merge, mlp = (cost.project_work(s, self.tokens), cost.merge_work(s, self.tokens), self._mlp)
+        if self.i == 0:
+            attention = cost.prompt_attention_work(s, self.rows_of_batch, self.new)
+        else:
+            attention = cost.gpu_attention_work(s, self.grains, self.context)
+        sums.task(GPU, cost.embed_work(s, self.tokens))
+        sums.task(GPU, cost.head_work(s, self.rows_of_batch))
+        rest = merge if switches.sep_layer else merge.plus(mlp)
+        if hosted:
+            sums.roofline(project, "cache_gpu", attention, layers)
+            sums.task(GPU, rest, layers)
+        else:
+            sums.task(GPU, project.plus(attention).plus(rest), layers)
+        if switches.sep_layer:
+            sums.task(GPU, mlp, layers)
+
+    @cached_property
+    def _mlp(self) -> Work:
+        return cost.mlp_work(self.shape, self.tokens)
+
+
+class _Sums:
+    """Adds up tasks by lane and by resource, and those that wait for each other in the ``chain``."""
+
+    def __init__(self, rates: Rates) -> None:
+        self.rates = rates
+        self.parts: dict[str, tuple[dict[str, float], dict[str, float], dict[str, float]]] = {}
+        self.roof: list[tuple[str, float, float]] = []
+
+    def _add(self, row: str, part: int, name: str, seconds: float) -> None:
+        terms = self.parts.setdefault(row, ({}, {}, {}))[part]
+        terms[name] = terms.get(name, 0.0) + seconds
+
+    def _work(self, part: int, name: str, lane: str, work: Work, times: int) -> float:
+        """A share's work, its fixed time apart; the seconds of one such task alone."""
+        price = self.rates.price(work, lane)
+        alone = price.solo_s - self.rates.fixed_s[lane]
+        self._add(lane, part, name, times * alone)
+        for resource, seconds in price.demands:
+            if resource not in (lane, GPU):
+                self._add(resource, part, name, times * seconds)
+        return times * alone
+
+    def block(self, share: str, lane: str, work: Work) -> None:
+        """Work that all of this share makes once a block."""
+        self._work(0, share, lane, work, 1)
+
+    def batch(self, share: str, lane: str, work: Work, times: int, *, chained: bool = False) -> None:
+        """Work that all of this share makes ``times`` a micro-batch."""
+        seconds = self._work(1, share, lane, work, times)
+        if chained:
+            self._add("chain", 2, share, seconds)
+
+    def fixed(self, lane: str, times: int, *, chained: bool = False) -> None:
+        """The fixed time of ``times`` tasks of a micro-batch."""
+        seconds = times * self.rates.fixed_s[lane]
+        self._add(lane, 1, ONE, seconds)
+        if chained:
+            self._add("chain", 0, ONE, seconds)
+
+    def task(self, lane: str, work: Work, times: int = 1) -> None:
+        """``times`` whole tasks a micro-batch, whatever the shares."""
+        seconds = self._work(1, ONE, lane, work, times)
+        self._add("chain", 0, ONE, seconds)
+        self.fixed(lane, times, chained=True)
+
+    def roofline(self, work: Work, share: str, more: Work, times: int) -> None:
+        """Tasks whose work grows with a share: their operations and their bytes bound the gpu apart."""
+        self.task(GPU, work, times)
+        alone = max(self.rates.demands(work)[GPU], 0.0)
+        for roof, part in (("gpu_flops", Work(gpu_flops=1)), ("gpu_bytes", Work(gpu_bytes=1))):
+            rate = self.rates.demands(part)[GPU]
+            base, slope = (getattr(w, roof) * rate * times for w in (work, more))
+            self.roof.append((roof, base - alone * times, slope))
+        self.roof_share = share
+
+    def rows(self) -> dict[str, Row]:
+        """One row a lane and resource; the gpu's is doubled where a share bends its roofline."""
+        rows = {name: Row(*parts) for name, parts in self.parts.items()}
+        gpu = rows[GPU]
+        for roof, base, slope in self.roof:
+            batch = {**gpu.batch, ONE: gpu.batch[ONE] + base, self.roof_share: slope}
+            rows[roof] = Row(gpu.block, batch, gpu.once)
+        return rows

@@ -1,0 +1,174 @@
+"""Bytes of the three tiers, affine in the shares: an upper bound of `flexplan.placement`, tight to a few parts in 1,000.
+
+A fixed amount stands for what the layout rounds: rows of weights, grains of the cache, aligned slots, and
+percents of three decimals.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from flexplan.blocks import full_block
+from flexplan.placement import BUFFER_ALIGN, ID_BYTES, Placement, workspace_bytes
+from flexplan.policy import Policy
+from flexplan.problem import Problem
+from flexplan.tensors import weight_tensors
+from flexplan.weight_placement import DISK_ALIGN, PIECE_ALIGN
+from flexplan_planners.lpmodel import ONE, Row
+from flexplan_planners.switches import Switches
+
+PERCENT_DECIMALS = 3
+_PERCENT_SLACK = 2 * 10.0 ** -(PERCENT_DECIMALS + 2)  # two shares rounded down, as parts of 1
+_SLOT_ALIGN = 256
+
+
+class Memory:
+    """What a block of micro-batches of ``rows`` sequences needs."""
+
+    def __init__(self, problem: Problem, rows: int) -> None:
+        self.problem = problem
+        self.shape = problem.model
+        self.num_rows = rows
+        self.prompt = problem.workload.prompt_len
+        self.capacity = self.prompt + problem.workload.gen_len - 1
+
+    # -- sizes -----------------------------------------------------------------------------------------------------
+    @cached_property
+    def weights(self) -> int:
+        """All weights, a token table of its own included."""
+        return sum(t.nbytes for t in weight_tensors(self.shape))
+
+    @cached_property
+    def weight_slack(self) -> int:
+        """Padding of all pieces and slots, and the row or vector that rounding may move between two tiers."""
+        tensors = weight_tensors(self.shape)
+        slots = 2 * self.shape.num_layers + 3
+        return len(tensors) * 3 * PIECE_ALIGN + slots * _SLOT_ALIGN + 2 * self.largest_row + BUFFER_ALIGN
+
+    @cached_property
+    def largest_row(self) -> int:
+        return max(t.nbytes if t.cols == 1 else t.row_bytes for t in weight_tensors(self.shape))
+
+    @cached_property
+    def grain(self) -> int:
+        """Keys and values of one token, layer, sequence and KV head."""
+        return 2 * self.shape.head_dim * self.shape.bytes_per_element
+
+    @cached_property
+    def layer_cache(self) -> int:
+        """Of one layer and micro-batch, full."""
+        return self.num_rows * self.shape.num_kv_heads * self.capacity * self.grain
+
+    @cached_property
+    def layer_prompt_cache(self) -> int:
+        """The same for the prompt alone."""
+        return self.num_rows * self.shape.num_kv_heads * self.prompt * self.grain
+
+    @cached_property
+    def prompt_hidden(self) -> int:
+        """Hidden states of a micro-batch in the prefill."""
+        return self.num_rows * self.prompt * self.shape.hidden_size * self.shape.bytes_per_element
+
+    @cached_property
+    def token_hidden(self) -> int:
+        """The same in decoding."""
+        return self.prompt_hidden // self.prompt
+
+    @cached_property
+    def queries(self) -> int:
+        return self.num_rows * self.shape.q_size * self.shape.bytes_per_element
+
+    @cached_property
+    def table_rows(self) -> int:
+        """Rows of the token table for a prompt, gathered on the host."""
+        return self.num_rows * self.prompt * self.shape.embed_size * self.shape.bytes_per_element
+
+    @cached_property
+    def workspace(self) -> int:
+        block = full_block(self.problem.workload, Policy(gpu_batch_size=self.num_rows))
+        return workspace_bytes(Placement(self.shape, Policy(), block, 1, (), ()))
+
+    # -- rows --------------------------------------------------------------------------------------------------------
+    def has_room(self, s: Switches) -> bool:
+        """False where what has to be on the gpu alone is over its budget."""
+        return self.workspace + (self.weights if s.weights_stay else 0) <= self.problem.hardware.gpu_bytes
+
+    def rows(self, s: Switches) -> dict[str, Row]:
+        """Bytes of each tier for one setting of the switches."""
+        return {"gpu": self._gpu(s), "cpu": self._cpu(s), "disk": self._disk(s)}
+
+    def _gpu(self, s: Switches) -> Row:
+        """Resident weights + weight ring + resident cache + cache rings + hidden states + workspace."""
+        ring, streams, hosted = s.weight_slots * max(s.layer_bytes), not s.weights_stay, s.cache == "host"
+        hidden = 0 if s.act_stays else 3 * self.prompt_hidden + 3 * self.token_hidden
+        fixed = self.weight_slack + self.workspace + hidden + 32 * BUFFER_ALIGN
+        fixed += (s.weight_slots * self._ring_slack + 2 * self.table_rows) if streams else 0
+        fixed += 5 * self.capacity * self.grain if s.cache != "gpu" else 0  # grains that rounding moves
+        fixed += self.queries if hosted else 0
+        each = self.token_hidden + self.num_rows * self.prompt * ID_BYTES + 8 * BUFFER_ALIGN
+        each += (self.prompt_hidden if s.act_stays else 0) + (self.queries if hosted else 0)
+        each += self.shape.num_layers * _SLOT_ALIGN
+        moved = 2 * self.layer_prompt_cache + 2 * (self.queries if hosted else self.layer_cache)
+        return Row(
+            {"w_gpu": self.weights, "w_cpu": ring, "w_disk": ring, ONE: fixed},
+            {
+                "cache_gpu": self.shape.num_layers * self.layer_cache,
+                "act_gpu": 0 if s.act_stays else self.prompt_hidden,
+                ONE: each,
+            },
+            {"cache_cpu": moved, "cache_disk": moved},
+        )
+
+    def _cpu(self, s: Switches) -> Row:
+        """Weights + cache + activations at home on the host, and the relays of the disk."""
+        largest, streams, hosted = max(s.layer_bytes), not s.weights_stay, s.cache == "host"
+        fixed = 32 * BUFFER_ALIGN
+        if streams:
+            fixed += int(_PERCENT_SLACK * self.weights) + self.weight_slack + 4 * self._ring_slack + 2 * self.table_rows
+        if s.cache != "gpu":
+            fixed += 5 * self.capacity * self.grain
+            fixed += 4 * self.capacity * DISK_ALIGN if s.disk else 0
+        outputs = self.num_rows * self.problem.workload.gen_len * ID_BYTES
+        each = self.num_rows * self.prompt * ID_BYTES + outputs + self.shape.num_layers * _SLOT_ALIGN + 8 * BUFFER_ALIGN
+        cache, answers = self.shape.num_layers * self.layer_cache, 2 * self.queries if hosted else 0
+        each += int(_PERCENT_SLACK * cache) if s.cache != "gpu" else 0
+        relay = 2 * self.layer_cache + 2 * self.layer_prompt_cache
+        return Row(
+            {
+                "w_cpu": self.weights + (0 if s.pin_weight else 2 * largest),
+                "w_disk": 2 * largest,
+                ONE: fixed,
+            },
+            {
+                "cache_cpu": cache + answers,
+                "cache_disk": answers,
+                "act_cpu": 0 if s.act_stays else self.prompt_hidden,
+                ONE: each,
+            },
+            {"cache_cpu": answers, "cache_disk": answers + relay, "act_disk": 4 * self.prompt_hidden},
+        )
+
+    def _disk(self, s: Switches) -> Row:
+        """Weights, cache and activations at home on disk, in aligned pieces."""
+        if not s.disk:
+            return Row()
+        fixed, each = 32 * BUFFER_ALIGN, 8 * BUFFER_ALIGN
+        if not s.weights_stay:
+            fixed += int(_PERCENT_SLACK * self.weights) + self.weight_slack + 2 * s.num_layers * DISK_ALIGN
+        if s.cache != "gpu":
+            each += self.shape.num_layers * self.capacity * DISK_ALIGN
+            each += int(_PERCENT_SLACK * self.shape.num_layers * self.layer_cache)
+        return Row(
+            {"w_disk": self.weights, ONE: fixed},
+            {
+                "cache_disk": self.shape.num_layers * self.layer_cache,
+                "act_disk": 0 if s.act_stays else self.prompt_hidden,
+                ONE: each,
+            },
+        )
+
+    @property
+    def _ring_slack(self) -> int:
+        """What rounding may add to one layer's streamed weights."""
+        per_layer = len(weight_tensors(self.shape)) // self.shape.num_layers + 4
+        return 2 * self.largest_row + 2 * per_layer * PIECE_ALIGN + 2 * DISK_ALIGN

@@ -1,0 +1,252 @@
+"""The linear program of the paper: shares of weights, cache and activations that minimise the time per prompt.
+
+For one ``gpu_batch_size``, over a block of n micro-batches::
+
+    minimise    sum over phases of  passes * seconds of a pass   /  (n * gpu_batch_size)
+    such that   seconds of a pass  >=  seconds of each lane and each resource in that pass
+                bytes of a tier    <=  its budget
+                w_gpu + w_cpu + w_disk  =  cache_gpu + cache_cpu + cache_disk  =  act_gpu + act_cpu + act_disk  =  1
+
+Every quantity is a `Row`: what the weights need once a block, and caches and activations once a micro-batch.
+For a free n the objective is linear-fractional.  Divided by n (Charnes and Cooper: u = 1/n, and the
+weights' shares times u) the program is linear again, cache and activation shares come out as themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from flexplan_planners.solver import Answer, Constraint, minimise
+
+ONE = "one"  # the constant among the terms
+INVERSE = "u"  # 1 / num_gpu_batches
+WEIGHTS, CACHE, ACT = (tuple(f"{what}_{tier}" for tier in ("gpu", "cpu", "disk")) for what in ("w", "cache", "act"))
+SHARES = (*WEIGHTS, *CACHE, *ACT)
+
+Terms = Mapping[str, float]
+Shares = Mapping[str, float]
+
+_SCALE = 100.0  # the objective, far above the solver's tolerances
+_TIE = 1e-5  # what a share costs on a slower tier, far below the objective
+_TIE_WEIGHT = {"gpu": 0.0, "cpu": 1.0, "disk": 2.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An affine quantity: seconds of a lane in a pass, or bytes of a tier; no coefficient is negative.
+
+    ``block`` (weights and ONE) counts once a block, ``batch`` (cache, activations and ONE) once a
+    micro-batch, ``once`` (cache and activations) once a block: rings that hold one micro-batch at a time.
+    """
+
+    block: Terms = field(default_factory=dict)
+    batch: Terms = field(default_factory=dict)
+    once: Terms = field(default_factory=dict)
+
+    def value(self, shares: Shares, n: int) -> float:
+        """The quantity for these shares and n micro-batches."""
+        at = {**shares, ONE: 1.0}
+        block, batch, once = (
+            sum(c * at[name] for name, c in terms.items()) for terms in (self.block, self.batch, self.once)
+        )
+        return block + n * batch + once
+
+    def per_batch(self, n: int | None) -> dict[str, float]:
+        """The terms of the row divided by n; for a free n, ``once`` is left out, as a share times u is not linear."""
+        terms = {INVERSE if name == ONE else name: c for name, c in self.block.items()}
+        for name, c in self.batch.items():
+            terms[name] = terms.get(name, 0.0) + c
+        for name, c in self.once.items() if n else ():
+            terms[name] = terms.get(name, 0.0) + c / (n or 1)
+        return terms
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """Passes that cost the same: the prefill, or the decoding of one position, counted ``passes`` times."""
+
+    name: str
+    passes: float
+    rows: Mapping[str, Row]
+
+    def seconds(self, shares: Shares, n: int) -> float:
+        """One pass: its busiest lane or resource."""
+        return max(row.value(shares, n) for row in self.rows.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """The program of one ``gpu_batch_size`` and one setting of the switches.
+
+    ``absent`` names shares that these switches hold at 0; ``switches`` are fields of the policy.
+    """
+
+    gpu_batch_size: int
+    phases: tuple[Phase, ...]
+    bytes: Mapping[str, Row]
+    budgets: Mapping[str, float]
+    most_batches: int
+    absent: frozenset[str] = frozenset()
+    switches: Mapping[str, Any] = field(default_factory=dict)
+
+    def seconds(self, shares: Shares, n: int) -> float:
+        """Seconds of a whole block."""
+        return sum(phase.passes * phase.seconds(shares, n) for phase in self.phases)
+
+
+class CostModel(Protocol):
+    """Prices a block: one program for every setting of the switches; larger batches never need fewer bytes."""
+
+    def batch_sizes(self) -> Iterable[int]: ...
+
+    def programs(self, gpu_batch_size: int) -> Sequence[Program]: ...
+
+
+# -- the program, part by part -----------------------------------------------------------------------------------
+def seconds_of(phase: Phase) -> str:
+    """The variable that stands for the seconds of a pass."""
+    return f"seconds_{phase.name}"
+
+
+def units(program: Program) -> dict[str, float]:
+    """Seconds that count as 1 in each phase: the constant part of a micro-batch, so that numbers are near 1."""
+    return {p.name: max(max(row.batch.get(ONE, 0.0) for row in p.rows.values()), 1e-12) for p in program.phases}
+
+
+def objective(program: Program) -> dict[str, float]:
+    """Seconds of a block over its prompts; ties go to the faster tier."""
+    scale = units(program)
+    whole = sum(p.passes * scale[p.name] for p in program.phases)
+    time = {seconds_of(p): _SCALE * p.passes * scale[p.name] / whole for p in program.phases}
+    ties = {name: _TIE * _TIE_WEIGHT[name.rpartition("_")[2]] for name in present(program)}
+    return time | {name: tie for name, tie in ties.items() if tie}
+
+
+def present(program: Program) -> list[str]:
+    """The shares that may be more than 0."""
+    return [name for name in SHARES if name not in program.absent]
+
+
+def time_rows(program: Program, n: int | None) -> list[Constraint]:
+    """seconds of a pass >= seconds of each lane and resource."""
+    rows, scale = [], units(program)
+    for phase in program.phases:
+        for lane, row in phase.rows.items():
+            terms = _scaled(row.per_batch(n), -1 / scale[phase.name], program.absent)
+            constant = -terms.pop(ONE, 0.0)
+            terms[seconds_of(phase)] = 1.0
+            rows.append(Constraint(f"{phase.name}_{lane}", terms, ">=", constant))
+    return rows
+
+
+def memory_rows(program: Program, n: int | None) -> list[Constraint]:
+    """bytes of a tier <= its budget."""
+    rows = []
+    for tier, row in program.bytes.items():
+        budget = program.budgets[tier]
+        terms = _scaled(row.per_batch(n), 1 / max(budget, 1.0), program.absent)
+        constant = terms.pop(ONE, 0.0)
+        terms[INVERSE] = terms.get(INVERSE, 0.0) - (1.0 if budget else 0.0)
+        rows.append(Constraint(f"bytes_{tier}", terms, "<=", -constant))
+    return rows
+
+
+def share_rows(program: Program) -> list[Constraint]:
+    """Three shares make a whole; those of the weights are scaled by u."""
+    rows = []
+    for what, names in (("w", WEIGHTS), ("cache", CACHE), ("act", ACT)):
+        terms = {name: 1.0 for name in names if name not in program.absent}
+        rows.append(
+            Constraint(f"whole_{what}", terms | ({INVERSE: -1.0} if what == "w" else {}), "==", float(what != "w"))
+        )
+    return rows
+
+
+def block_row(program: Program, n: int | None) -> list[Constraint]:
+    """n micro-batches: as many as given, or 1 to the most."""
+    if n:
+        return [Constraint("batches", {INVERSE: 1.0}, "==", 1 / n)]
+    return [
+        Constraint("most_batches", {INVERSE: 1.0}, ">=", 1 / program.most_batches),
+        Constraint("least_batches", {INVERSE: 1.0}, "<=", 1.0),
+    ]
+
+
+def _scaled(terms: Terms, factor: float, absent: frozenset[str]) -> dict[str, float]:
+    return {name: factor * c for name, c in terms.items() if c and name not in absent}
+
+
+# -- solving -----------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """The best shares of a program; ``batches`` is whole unless it was left free.
+
+    ``seconds`` is the time of a micro-batch's share of the block, by the rows themselves.
+    """
+
+    batches: float
+    shares: Shares
+    seconds: float
+    answer: Answer
+
+
+def solve_program(program: Program, n: int | None = None, *, bound: bool = False) -> Solution | None:
+    """The optimum for n micro-batches; None where nothing fits.
+
+    For a free n (None), or with ``bound``, the rings that depend on a share count as empty: the result is
+    then a lower bound, and as a function of u convex.
+    """
+    rings = None if bound else n
+    constraints = [
+        *time_rows(program, rings),
+        *memory_rows(program, rings),
+        *share_rows(program),
+        *block_row(program, n),
+    ]
+    answer = minimise(objective(program), constraints, {})
+    if not answer.optimal:
+        return None
+    u = max(answer.values[INVERSE], 1e-12)
+    shares = {name: answer.values.get(name, 0.0) / (u if name in WEIGHTS else 1.0) for name in SHARES}
+    if n and not bound:
+        return Solution(n, shares, program.seconds(shares, n) / n, answer)
+    scale = units(program)
+    seconds = sum(p.passes * scale[p.name] * answer.values[seconds_of(p)] for p in program.phases)
+    return Solution(n or 1 / u, shares, seconds, answer)
+
+
+def optimistic(programs: Sequence[Program]) -> Program:
+    """A program that is no dearer and no tighter than any of these: one bound for all of them."""
+    first, absents = programs[0], [p.absent for p in programs]
+    phases = tuple(
+        replace(phase, rows=_lowest([p.phases[number].rows for p in programs], absents))
+        for number, phase in enumerate(first.phases)
+    )
+    return replace(
+        first,
+        phases=phases,
+        bytes=_lowest([p.bytes for p in programs], absents),
+        most_batches=max(p.most_batches for p in programs),
+        absent=frozenset.intersection(*absents),
+    )
+
+
+def _lowest(tables: Sequence[Mapping[str, Row]], absents: Sequence[frozenset[str]]) -> dict[str, Row]:
+    names = set.intersection(*(set(table) for table in tables))
+    return {name: _lowest_row([table[name] for table in tables], absents) for name in tables[0] if name in names}
+
+
+def _lowest_row(rows: Sequence[Row], absents: Sequence[frozenset[str]]) -> Row:
+    """Each coefficient is the lowest among the programs where its share may be more than 0."""
+
+    def lowest(parts: Sequence[Terms]) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for part, absent in zip(parts, absents, strict=True):
+            for name in (ONE, *SHARES):
+                if name not in absent:
+                    found[name] = min(found.get(name, part.get(name, 0.0)), part.get(name, 0.0))
+        return found
+
+    return Row(lowest([r.block for r in rows]), lowest([r.batch for r in rows]), lowest([r.once for r in rows]))

@@ -1,0 +1,146 @@
+"""Whole numbers around the linear program: the best gpu_batch_size, switches and num_gpu_batches, by branch and bound.
+
+Every program is first solved for a free number of micro-batches with empty rings, a lower bound that is
+convex in u = 1/n.  Only where it is below the best answer so far is n rounded: from the bound's optimum
+outwards, each n solved exactly, until the bound itself is above the best answer.  Nothing better is left out.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil, inf
+
+from flexplan_planners.lpmodel import CostModel, Program, Solution, optimistic, solve_program
+
+_EQUAL = 1e-9  # bounds this close to the best answer are not worth another program
+
+
+@dataclass(frozen=True, slots=True)
+class Optimum:
+    """The best block of one program; ``seconds_per_prompt`` counts every prompt of the workload once."""
+
+    program: Program
+    num_gpu_batches: int
+    solution: Solution
+    seconds_per_prompt: float
+
+
+class Best:
+    """The best answer so far, and those that are at most ``margin`` worse."""
+
+    def __init__(self, margin: float) -> None:
+        self.margin = margin
+        self.found: list[Optimum] = []
+        self.seconds = inf
+
+    @property
+    def limit(self) -> float:
+        """What a bound must be below to be worth a look."""
+        return self.seconds * (1 + self.margin) * (1 - _EQUAL)
+
+    def add(self, optimum: Optimum | None) -> None:
+        if optimum is not None:
+            self.found.append(optimum)
+            self.seconds = min(self.seconds, optimum.seconds_per_prompt)
+
+    def ranked(self) -> list[Optimum]:
+        """Fastest first; ties in the order in which they were found."""
+        near = [o for o in self.found if o.seconds_per_prompt <= self.seconds * (1 + self.margin)]
+        return sorted(near, key=lambda o: o.seconds_per_prompt)
+
+
+def optimise(model: CostModel, num_prompts: int | None = None, margin: float = 0.0) -> list[Optimum]:
+    """The optimum of every program that is at most ``margin`` slower than the fastest; empty where nothing fits."""
+    best = Best(margin)
+    for bound, programs in sorted(_bounded(model), key=lambda pair: pair[0]):
+        if bound >= best.limit:
+            break
+        for child, free in sorted(_each_bounded(programs), key=lambda pair: _per_prompt(*pair)):
+            if _per_prompt(child, free) >= best.limit:
+                break
+            best.add(_whole(child, free, num_prompts, best.limit))
+    return best.ranked()
+
+
+def _bounded(model: CostModel) -> Iterator[tuple[float, Sequence[Program]]]:
+    """The programs of every batch size in groups that share a bound; a size that does not fit ends the list."""
+    for size in model.batch_sizes():
+        fits = False
+        for programs in _groups(model.programs(size)):
+            merged = optimistic(programs) if len(programs) > 1 else programs[0]
+            free = solve_program(merged)
+            if free is not None:
+                fits = True
+                yield _per_prompt(merged, free), programs
+        if not fits:
+            return
+
+
+def _groups(programs: Sequence[Program]) -> list[list[Program]]:
+    """Programs with the same lanes: they differ little enough for one bound."""
+    groups: dict[frozenset[str], list[Program]] = {}
+    for program in programs:
+        lanes = frozenset(lane for phase in program.phases for lane in phase.rows)
+        groups.setdefault(lanes & {"h2d_weights", "h2d_cache", "chain", "gpu_flops"}, []).append(program)
+    return list(groups.values())
+
+
+def _each_bounded(programs: Sequence[Program]) -> Iterator[tuple[Program, Solution]]:
+    for program in programs:
+        free = solve_program(program)
+        if free is not None:
+            yield program, free
+
+
+def _per_prompt(program: Program, solution: Solution) -> float:
+    return solution.seconds / program.gpu_batch_size
+
+
+# -- num_gpu_batches ---------------------------------------------------------------------------------------------
+def _whole(program: Program, free: Solution, num_prompts: int | None, limit: float) -> Optimum | None:
+    """The best whole number of micro-batches, if it is below the limit."""
+    choices = batch_counts(program, num_prompts)
+    middle = bisect_right(choices, free.batches)
+    best: Optimum | None = None
+    for way in (choices[middle:], choices[:middle][::-1]):
+        for nearest, n in enumerate(way):
+            below = min(limit, best.seconds_per_prompt if best else inf)
+            if nearest and not _may_be_below(program, n, below):
+                break
+            solution = solve_program(program, n)
+            if solution is None:
+                continue
+            seconds = _of_workload(program, n, solution, num_prompts)
+            if seconds < below:
+                best = Optimum(program, n, solution, seconds)
+    return best
+
+
+def batch_counts(program: Program, num_prompts: int | None) -> list[int]:
+    """The numbers of micro-batches to choose from.
+
+    For a given number of prompts those that spread them evenly over the fewest blocks.
+
+    >>> batch_counts(Program(4, (), {}, {}, 32), 50)
+    [1, 2, 3, 4, 5, 7, 13]
+    """
+    counts = range(1, program.most_batches + 1)
+    if num_prompts is None:
+        return list(counts)
+    needed = ceil(num_prompts / program.gpu_batch_size)
+    return sorted({ceil(needed / ceil(needed / n)) for n in counts})
+
+
+def _may_be_below(program: Program, n: int, limit: float) -> bool:
+    bound = solve_program(program, n, bound=True)
+    return bound is not None and _per_prompt(program, bound) < limit * (1 - _EQUAL)
+
+
+def _of_workload(program: Program, n: int, solution: Solution, num_prompts: int | None) -> float:
+    """Seconds a prompt; the last block of a given number of prompts counts as a full one."""
+    block = n * program.gpu_batch_size
+    if num_prompts is None:
+        return solution.seconds * n / block
+    return solution.seconds * n * ceil(num_prompts / block) / num_prompts

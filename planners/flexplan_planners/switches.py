@@ -1,0 +1,89 @@
+"""What a linear program cannot decide by itself: the switches, set one way for each program."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from typing import Any, Literal
+
+from flexplan.layers import layer_tensors, schedule_layers
+from flexplan.problem import Problem
+from flexplan.shapes import ModelShape
+from flexplan_planners.lpmodel import ACT, CACHE, WEIGHTS
+
+CacheHome = Literal["gpu", "host", "stream"]
+
+
+@dataclass(frozen=True)
+class Switches:
+    """``weights_stay``, ``cache == "gpu"`` and ``act_stays`` say that all of it is at home on the gpu: nothing moves.
+
+    The cache off the gpu is attended over on the host, or streamed; ``disk`` allows shares of the disk.
+    """
+
+    shape: ModelShape
+    sep_layer: bool
+    weights_stay: bool
+    cache: CacheHome
+    act_stays: bool
+    disk: bool
+    pin_weight: bool = True
+
+    @cached_property
+    def absent(self) -> frozenset[str]:
+        """The shares that are 0."""
+        stays = {WEIGHTS: self.weights_stay, CACHE: self.cache == "gpu", ACT: self.act_stays}
+        gone = {name for names, at_home in stays.items() if at_home for name in names[1:]}
+        return frozenset(gone if self.disk else gone | {names[2] for names in stays})
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The policy fields."""
+        return {
+            "overlap": True,
+            "sep_layer": self.sep_layer,
+            "pin_weight": self.pin_weight,
+            "cpu_cache_compute": self.cache == "host",
+        }
+
+    @property
+    def weight_slots(self) -> int:
+        """Layers of streamed weights on the gpu at a time, as in `Placement.lookahead`."""
+        return 3 if self.cache == "host" else 2
+
+    @cached_property
+    def layer_bytes(self) -> tuple[int, ...]:
+        """Weight bytes of the layers of the schedule; a token table of its own is not among them."""
+        layers = schedule_layers(self.shape, self.sep_layer)
+        return tuple(sum(t.nbytes for t in layer_tensors(self.shape, layer)) for layer in layers)
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.layer_bytes)
+
+    @property
+    def num_streamed_layers(self) -> int:
+        return sum(1 for nbytes in self.layer_bytes if nbytes)
+
+    @cached_property
+    def streamed_bytes(self) -> int:
+        """What one pass computes with."""
+        return sum(self.layer_bytes)
+
+
+def every_setting(
+    problem: Problem, host_attention: Sequence[bool], sep_layer: Sequence[bool], pin_weight: Sequence[bool]
+) -> Iterator[Switches]:
+    """All settings; without a disk none that uses it, and where all weights stay, only the coarse layers."""
+    caches: list[CacheHome] = ["gpu", *(("host",) if True in host_attention else ())]
+    if False in host_attention:
+        caches.append("stream")
+    for sep, stay, cache, act, disk, pin in product(
+        sep_layer, (True, False), caches, (True, False), (False, True), pin_weight
+    ):
+        idle_disk = disk and (not problem.hardware.disk_bytes or (stay and act and cache == "gpu"))
+        idle_switch = stay and (sep != sep_layer[0] or pin != pin_weight[0])
+        if not idle_disk and not idle_switch:
+            yield Switches(problem.model, sep, stay, cache, act, disk, pin)
