@@ -13,7 +13,8 @@ from torch import Tensor
 from flexplan.errors import InfeasiblePlan, MemoryExhausted
 from flexplan.placement import tier_of
 from flexplan.units import format_size
-from flexplan_runtime.disk import ScratchFile, aligned_bytes
+from flexplan_runtime.disk import ScratchFile
+from flexplan_runtime.hostmemory import HostBlock, aligned_bytes
 
 
 class Ledger:
@@ -59,6 +60,7 @@ class Arenas:
         self.ledger = ledger
         self.device = device
         self.memory: dict[str, Tensor] = {}
+        self._blocks: list[HostBlock] = []
         self.disk: dict[str, ScratchFile] = {}
         self._taken: list[str] = []
         try:
@@ -84,16 +86,31 @@ class Arenas:
             ) from error
 
     def _memory(self, name: str, nbytes: int) -> Tensor:
-        if name.startswith("gpu") and self.device.type != "cpu":
+        if self.device.type == "cpu":
+            return aligned_bytes(nbytes)
+        if name.startswith("gpu"):
             return torch.empty(nbytes, dtype=torch.uint8, device=self.device)
-        return aligned_bytes(nbytes)
+        block = HostBlock(nbytes)
+        self._blocks.append(block)
+        return block.data
+
+    def lock(self, num_threads: int, *, touch: bool) -> None:
+        """Page-lock the host's arenas, all but the pageable one; ``touch`` first what nothing has filled yet."""
+        for name, block in zip((n for n in self.memory if not n.startswith("gpu")), self._blocks, strict=False):
+            if touch:
+                block.touch(num_threads)
+            if not name.startswith("pageable"):
+                block.lock()
 
     def close(self) -> None:
         """Give the memory and the disk space back."""
         for file in self.disk.values():
             file.close()
+        self.memory.clear()
+        for block in self._blocks:
+            block.close()
         for name in self._taken:
             self.ledger.give_back(name)
-        self.memory.clear()
+        self._blocks.clear()
         self.disk.clear()
         self._taken.clear()

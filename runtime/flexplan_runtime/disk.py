@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from flexplan.errors import StorageError
@@ -21,13 +20,6 @@ from flexplan.units import format_size
 BLOCK = 4096
 REQUEST_BYTES = 8 << 20  # one request of a large transfer; several are in flight
 THREADS = 4
-
-
-def aligned_bytes(nbytes: int) -> Tensor:
-    """A host tensor of bytes whose address direct I/O accepts."""
-    raw = torch.empty(nbytes + BLOCK, dtype=torch.uint8)
-    start = -raw.data_ptr() % BLOCK
-    return raw[start : start + nbytes]
 
 
 class ScratchFile:
@@ -102,7 +94,9 @@ class ScratchFile:
                     self.direct = _clear_direct(self._fd)  # a file system that takes the flag, but not the transfer
                     continue
                 raise StorageError(
-                    "FP602", f"disk {call.__name__} of {len(view)} bytes at {offset} failed: {error}", fix="check the disk"
+                    "FP602",
+                    f"disk {call.__name__} of {len(view)} bytes at {offset} failed: {error}",
+                    fix="check the disk",
                 ) from error
             if moved <= 0:
                 raise StorageError(
@@ -117,7 +111,9 @@ class ScratchFile:
         if len(bad):
             where = offset + int(bad[0]) * BLOCK
             raise StorageError(
-                "FP604", f"{len(bad)} blocks read back differ from what was written, first at {where}", fix="check the disk"
+                "FP604",
+                f"{len(bad)} blocks read back differ from what was written, first at {where}",
+                fix="check the disk",
             )
 
 

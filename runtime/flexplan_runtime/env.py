@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import torch
 
 from flexplan.cost import Rates
 from flexplan.errors import UsageError
+from flexplan.graph import H2D_SMALL
 from flexplan.units import parse_size
 from flexplan_runtime.arenas import Ledger
+from flexplan_runtime.lanes import HOST_LANES
 from flexplan_runtime.throttle import Throttle
 
 
@@ -36,6 +40,18 @@ class ExecutionEnv:
         self.num_threads = num_threads
         self.deadline_s = deadline_s
         self.throttle = throttle
+        self._streams: dict[str, Any] = {}
+
+    def stream(self, lane: str) -> Any:
+        """The CUDA stream of a lane, the same for every job: the framework keeps freed memory by stream.
+
+        None for lanes that the host runs itself, and on machines without CUDA.
+        """
+        if self.device.type != "cuda" or lane in HOST_LANES:
+            return None
+        if lane not in self._streams:
+            self._streams[lane] = torch.cuda.Stream(self.device, priority=-1 if lane == H2D_SMALL else 0)
+        return self._streams[lane]
 
     @classmethod
     def create(
@@ -60,7 +76,9 @@ class ExecutionEnv:
             raise UsageError("FP141", f"device {name!r}: this machine has no CUDA device", fix="use --device cpu")
         asked = {"gpu": gpu_mem, "cpu": cpu_mem, "disk": disk_mem}
         budgets = {tier: None if size is None else parse_size(size) for tier, size in asked.items()}
-        threads = num_threads or torch.get_num_threads()
+        # two cores launch kernels and drive copies; without them host attention collapses beside a busy link
+        cores = len(os.sched_getaffinity(0))
+        threads = num_threads or (max(1, cores - 2) if chosen.type == "cuda" else torch.get_num_threads())
         slow = None if throttle is None else Throttle(throttle)
         return cls(Path(offload_dir).expanduser(), budgets, chosen, threads, deadline_s, slow)
 
@@ -70,5 +88,7 @@ class ExecutionEnv:
     def __enter__(self) -> ExecutionEnv:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()

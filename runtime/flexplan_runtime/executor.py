@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -9,12 +10,14 @@ from typing import Any
 
 import torch
 
-from flexplan.graph import Finished, Step, Sweep, Task, TaskGraph, Tracker
+from flexplan.graph import GPU, INLINE, Finished, Step, Sweep, Task, TaskGraph, Tracker
 from flexplan.timeline import Span, Timeline
 from flexplan_runtime.env import ExecutionEnv
 from flexplan_runtime.handlers import HANDLERS, Views
 from flexplan_runtime.job import Job
 from flexplan_runtime.lanes import Cancelled, Lane, Run, Token
+
+_SWITCH_S = 2e-4  # a lane that becomes ready should not wait 5 ms for the interpreter
 
 
 class Executor:
@@ -40,7 +43,10 @@ class Executor:
 
     def run(self, finished: Finished) -> Timeline:
         """Execute until the graph ends or every micro-batch has finished; the measured timeline."""
+        self._reserve_workspace()
         self._start_clock()
+        patience_s = sys.getswitchinterval()
+        sys.setswitchinterval(_SWITCH_S)
         try:
             self._feed(finished)
         except Cancelled:
@@ -50,6 +56,7 @@ class Executor:
         finally:
             for lane in self.lanes.values():
                 lane.close()
+            sys.setswitchinterval(patience_s)
         if self.state.error is not None:
             raise self.state.error
         return self.timeline
@@ -68,8 +75,8 @@ class Executor:
     def _submit(self, step: Step) -> Token:
         lane = self.lanes.get(step.task.lane)
         if lane is None:
-            lane = Lane(step.task.lane, self.state, self._do, self.env.num_threads, self.env.device)
-            self.lanes[step.task.lane] = lane
+            name = step.task.lane
+            lane = self.lanes[name] = Lane(name, self.state, self._do, self.env.num_threads, self.env.stream(name))
         token = self.tokens[step.number] = Token(step.number, step.task)
         # a number that is not known any more belongs to a sweep that has ended
         lane.submit(token, [self.tokens[n] for n in step.after if n in self.tokens])
@@ -94,6 +101,16 @@ class Executor:
             self.timeline.add(Span(token.task.name, token.task.lane, token.task.i, start_s, end_s))
             del self.tokens[token.number]
         self.on_sweep(sweep)
+
+    def _reserve_workspace(self) -> None:
+        """Let the framework take the workspace now, so that no kernel waits for the driver later."""
+        for lane in (GPU, INLINE):
+            stream = self.env.stream(lane)
+            if stream is not None and (lane == INLINE) != self.job.placement.policy.overlap:
+                with torch.cuda.stream(stream):
+                    torch.empty(
+                        self.job.placement.arena_bytes["gpu.workspace"], dtype=torch.uint8, device=self.env.device
+                    )
 
     def _start_clock(self) -> None:
         self.origin_s = time.perf_counter()

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from flexplan.graph import Access, Task
 from flexplan.weight_placement import Piece
-from flexplan_runtime.disk import BLOCK, aligned_bytes
+from flexplan_runtime.disk import BLOCK
+from flexplan_runtime.hostmemory import aligned_bytes
 from flexplan_runtime.job import Job
 
 

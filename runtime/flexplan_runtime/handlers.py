@@ -13,11 +13,19 @@ from torch import Tensor
 
 from flexplan.errors import GraphError
 from flexplan.graph import Access, Task
-from flexplan.tensors import ATTENTION, EMBED, HEAD, MLP
+from flexplan.tensors import ATTENTION, EMBED, HEAD
 from flexplan_runtime.attention import grain_attention, prompt_attention
 from flexplan_runtime.gather import gather_rows, merge_rows
 from flexplan_runtime.job import Job
-from flexplan_runtime.kvcache import by_grain, by_token, grains_of
+from flexplan_runtime.kvcache import (
+    by_grain,
+    by_token,
+    disk_pair_bytes,
+    grain_rows,
+    grains_of,
+    split_off_gpu,
+    token_rows,
+)
 from flexplan_runtime.moves import move
 
 
@@ -95,25 +103,28 @@ def store_hidden(job: Job, task: Task, views: Views) -> None:
 def load_cache(job: Job, task: Task, views: Views) -> None:
     """Old keys and values of the grains that the gpu attends over by streaming them."""
     s, old = job.segment(task), job.old_tokens(task)
-    ring = by_grain(job.arena_bytes(task.writes[0]), s.streamed, s.capacity, s.head_dim, job.dtype)
-    on_host = s.grains[1]
+    ring = split_off_gpu(job.arena_bytes(task.writes[0]), s, s.capacity)
     home, relay = views.read("cache_cpu"), views.read("cache_relay")
     if home is not None:
-        move(job.ledger, task, ring[:on_host, :, :old], by_grain(home, on_host, s.capacity, s.head_dim, job.dtype)[:, :, :old])
+        to, source = (by_grain(x, s.grains[1], s.capacity, s.head_dim, job.dtype) for x in (ring[0], home))
+        move(job.ledger, task, grain_rows(to, 0, old), grain_rows(source, 0, old))
     if relay is not None:
-        move(job.ledger, task, ring[on_host:, :, :old], by_token(relay, s, old, job.dtype))
+        to = token_rows(ring[1], s, old, disk_pair_bytes(s), job.dtype)
+        move(job.ledger, task, to, token_rows(relay, s, old, s.disk_row_bytes, job.dtype))
 
 
 def store_cache(job: Job, task: Task, views: Views) -> None:
     """New keys and values to the host's cache, and to rows for the disk."""
     s, old, new = job.segment(task), job.old_tokens(task), job.placement.new_tokens(task.i, task.k)
-    fresh = by_grain(job.arena_bytes(task.reads[0]), s.off_gpu, new, s.head_dim, job.dtype)
-    on_host = s.grains[1]
+    fresh = split_off_gpu(job.arena_bytes(task.reads[0]), s, new)
     home, out = views.write("cache_cpu"), views.write("cache_out")
     if home is not None:
-        move(job.ledger, task, by_grain(home, on_host, s.capacity, s.head_dim, job.dtype)[:, :, old : old + new], fresh[:on_host])
+        to = by_grain(home, s.grains[1], s.capacity, s.head_dim, job.dtype)
+        source = by_grain(fresh[0], s.grains[1], new, s.head_dim, job.dtype)
+        move(job.ledger, task, grain_rows(to, old, new), grain_rows(source, 0, new))
     if out is not None:
-        move(job.ledger, task, by_token(out, s, new, job.dtype), fresh[on_host:])
+        source = token_rows(fresh[1], s, new, disk_pair_bytes(s), job.dtype)
+        move(job.ledger, task, token_rows(out, s, new, s.disk_row_bytes, job.dtype), source)
 
 
 # -- token ids and rows ------------------------------------------------------------------------------------------
@@ -152,7 +163,8 @@ def project(job: Job, task: Task, views: Views) -> None:
         queries.view(job.dtype).view(s.hosted, -1, s.head_dim).copy_(q_GPH[s.grains[0] :])
     resident, out = views.read("cache_gpu"), views.write("attention")
     if resident is not None and out is not None:
-        done = _attend_cached(job, task, q_GPH[: s.grains[0]], resident, s.grains[0], 0)
+        (pairs_on_gpu,) = _cached(job, task, resident, None)
+        done = _attend_cached(job, task, q_GPH[: s.grains[0]], pairs_on_gpu, 0)
         out.view(job.dtype).view(s.grains[0], -1, s.head_dim).copy_(done)
 
 
@@ -167,7 +179,7 @@ def attend(job: Job, task: Task, views: Views) -> None:
     new_rows = views.read("cache_out")
     if new_rows is not None:
         views.slot("cache_relay")[old * s.disk_row_bytes :].copy_(new_rows)
-        parts.append((s.grains[2], by_token(views.slot("cache_relay"), s, context, job.dtype)))
+        parts.append((s.grains[2], by_token(views.slot("cache_relay"), s, context, s.disk_row_bytes, job.dtype)))
     queries = job.arena_bytes(task.reads[0]).view(job.dtype).view(s.hosted, -1, s.head_dim)
     out = job.arena_bytes(task.writes[0]).view(job.dtype).view(s.hosted, -1, s.head_dim)
     mask, at = job.batches[task.k].host_key_mask, 0
@@ -209,36 +221,47 @@ def _attention(job: Job, task: Task, views: Views, hidden: Tensor) -> Tensor:
     if task.i == 0:
         return prompt_attention(q, k, v, batch.prompt_mask, job.family.scale)
     q_GPH, parts, at = q.reshape(s.num_grains, -1, s.head_dim), [], 0
-    for buffer, grains in (("cache_gpu", s.grains[0]), ("cache_ring", s.streamed)):
-        data = views.read(buffer)
-        if data is not None:
-            parts.append(_attend_cached(job, task, q_GPH[at : at + grains], data, grains, at))
-        at += grains
+    for pairs in _cached(job, task, views.read("cache_gpu"), views.read("cache_ring")):
+        parts.append(_attend_cached(job, task, q_GPH[at : at + len(pairs)], pairs, at))
+        at += len(pairs)
     done = parts[0] if len(parts) == 1 else torch.cat(parts)
     return done.reshape(len(batch.rows), 1, -1)
 
 
-def _attend_cached(job: Job, task: Task, q_GPH: Tensor, data: Tensor, grains: int, first: int) -> Tensor:
-    s, context = job.segment(task), job.placement.context(task.i, task.k)
-    pairs = by_grain(data, grains, s.capacity, s.head_dim, job.dtype)[:, :, :context]
-    mask = job.batches[task.k].key_mask
-    visible = None if mask is None else mask[first : first + grains, :context]
-    return grain_attention(q_GPH, pairs[:, 0], pairs[:, 1], visible, job.family.scale)
+def _cached(job: Job, task: Task, resident: Tensor | None, ring: Tensor | None) -> list[Tensor]:
+    """Keys and values on the gpu (grains, 2, capacity, H): resident, streamed from the host, streamed from disk."""
+    s = job.segment(task)
+    found = []
+    if resident is not None:
+        found.append(by_grain(resident, s.grains[0], s.capacity, s.head_dim, job.dtype))
+    if ring is not None:
+        from_host, from_disk = split_off_gpu(ring, s, s.capacity)
+        if s.grains[1]:
+            found.append(by_grain(from_host, s.grains[1], s.capacity, s.head_dim, job.dtype))
+        if s.grains[2]:
+            found.append(by_token(from_disk, s, s.capacity, disk_pair_bytes(s), job.dtype))
+    return found
+
+
+def _attend_cached(job: Job, task: Task, q_GPH: Tensor, pairs: Tensor, first: int) -> Tensor:
+    context, mask = job.placement.context(task.i, task.k), job.batches[task.k].key_mask
+    visible = None if mask is None else mask[first : first + len(pairs), :context]
+    return grain_attention(q_GPH, pairs[:, 0, :context], pairs[:, 1, :context], visible, job.family.scale)
 
 
 def _keep(job: Job, task: Task, views: Views, pairs: Tensor) -> None:
     """New keys and values (G, 2, S, H) into the cache on the gpu, and where they leave it from."""
-    s, old = job.segment(task), job.old_tokens(task)
-    new, at = pairs.shape[2], 0
-    for buffer, grains in (("cache_gpu", s.grains[0]), ("cache_ring", s.streamed)):
-        data = views.write(buffer)
-        if data is not None:
-            cache = by_grain(data, grains, s.capacity, s.head_dim, job.dtype)
-            cache[:, :, old : old + new] = pairs[at : at + grains]
-        at += grains
+    s, old, new, at = job.segment(task), job.old_tokens(task), pairs.shape[2], 0
+    for cache in _cached(job, task, views.write("cache_gpu"), views.write("cache_ring")):
+        cache[:, :, old : old + new] = pairs[at : at + len(cache)]
+        at += len(cache)
     fresh = views.write("fresh")
     if fresh is not None:
-        by_grain(fresh, s.off_gpu, new, s.head_dim, job.dtype).copy_(pairs[s.grains[0] :])
+        on_host, on_disk = split_off_gpu(fresh, s, new)
+        first = s.grains[0]
+        by_grain(on_host, s.grains[1], new, s.head_dim, job.dtype).copy_(pairs[first : first + s.grains[1]])
+        if s.grains[2]:
+            by_token(on_disk, s, new, disk_pair_bytes(s), job.dtype).copy_(pairs[first + s.grains[1] :])
 
 
 def _take_up(job: Job, task: Task, views: Views) -> Tensor:

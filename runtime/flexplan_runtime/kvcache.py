@@ -1,8 +1,8 @@
 """Views of the KV cache: bytes of a slot as keys and values.
 
-On the gpu and the host a grain's keys are contiguous over its tokens, as attention reads them:
-(grain, key or value, token, head_dim).  On disk a token's grains are contiguous, as decoding appends them:
-(token, grain, key or value, head_dim), each row padded for direct I/O.
+By grain: a grain's keys are contiguous over its tokens, as attention reads them; axes (grain, key or value,
+token, head_dim).  By token: a token's grains are contiguous, as the disk appends and reads them; a view with
+the same axes and other strides.  Grains whose home is the disk stay by token wherever they travel.
 """
 
 from __future__ import annotations
@@ -18,12 +18,33 @@ def by_grain(data: Tensor, grains: int, tokens: int, head_dim: int, dtype: torch
     return data.view(dtype)[: grains * 2 * tokens * head_dim].view(grains, 2, tokens, head_dim)
 
 
-def by_token(data: Tensor, segment: Segment, tokens: int, dtype: torch.dtype) -> Tensor:
-    """(grains, 2, tokens, head_dim) of disk rows: the same axes as `by_grain`, other strides."""
-    grains = segment.grains[2]
-    rows = data[: tokens * segment.disk_row_bytes].view(dtype).view(tokens, -1)
-    used = rows[:, : grains * 2 * segment.head_dim]
-    return used.view(tokens, grains, 2, segment.head_dim).permute(1, 2, 0, 3)
+def token_rows(data: Tensor, segment: Segment, tokens: int, row_bytes: int, dtype: torch.dtype) -> Tensor:
+    """(tokens, grains x 2 x head_dim) of rows that are ``row_bytes`` apart: what is copied."""
+    rows = data[: tokens * row_bytes].view(dtype).view(tokens, -1)
+    return rows[:, : segment.grains[2] * 2 * segment.head_dim]
+
+
+def by_token(data: Tensor, segment: Segment, tokens: int, row_bytes: int, dtype: torch.dtype) -> Tensor:
+    """(grains, 2, tokens, head_dim) of the same rows: what attention reads."""
+    rows = token_rows(data, segment, tokens, row_bytes, dtype)
+    return rows.unflatten(1, (segment.grains[2], 2, segment.head_dim)).permute(1, 2, 0, 3)
+
+
+def grain_rows(cache: Tensor, start: int, tokens: int) -> Tensor:
+    """(grains x 2, tokens x head_dim): tokens ``start ..`` of a cache by grain, as rows to be copied."""
+    grains, two, capacity, head_dim = cache.shape
+    return cache.view(grains * two, capacity * head_dim)[:, start * head_dim : (start + tokens) * head_dim]
+
+
+def split_off_gpu(data: Tensor, segment: Segment, tokens: int) -> tuple[Tensor, Tensor]:
+    """Bytes of grains off the gpu that travel together: those of the host by grain, then those of the disk by token."""
+    on_host = segment.grains[1] * tokens * segment.pair_bytes
+    return data[:on_host], data[on_host:]
+
+
+def disk_pair_bytes(segment: Segment) -> int:
+    """One token of all grains on disk, without padding."""
+    return segment.grains[2] * segment.pair_bytes
 
 
 def grains_of(k_BSKH: Tensor, v_BSKH: Tensor) -> Tensor:

@@ -16,9 +16,16 @@ from typing import Any
 import torch
 
 from flexplan.errors import DeadlineExceeded
-from flexplan.graph import CPU, DISK_READ, DISK_WRITE, HOST_COPY, Task
+from flexplan.graph import CPU, DISK_READ, DISK_WRITE, HOST_COPY, KINDS, Task
 
 HOST_LANES = frozenset((CPU, HOST_COPY, DISK_READ, DISK_WRITE))
+
+
+def is_host_task(task: Task) -> bool:
+    """True for a task that the host does itself, whatever lane it is on."""
+    return task.kind in KINDS and KINDS[task.kind].lane in HOST_LANES
+
+
 _POLL_S = 0.05  # how often a waiting thread looks for an error elsewhere
 Work = Callable[[Task], None]
 
@@ -51,7 +58,9 @@ class Run:
             stuck_s = time.perf_counter() - self.last_end
             if stuck_s > self.deadline_s:
                 raise DeadlineExceeded(
-                    "FP1001", f"no task ended for {stuck_s:.0f} s, waiting for {what}", fix="check the disk and the device"
+                    "FP1001",
+                    f"no task ended for {stuck_s:.0f} s, waiting for {what}",
+                    fix="check the disk and the device",
                 )
         if self.error is not None:
             raise Cancelled
@@ -72,13 +81,12 @@ class Token:
 class Lane:
     """A thread that runs the tasks it is given in order, each after its tokens."""
 
-    def __init__(self, name: str, run: Run, work: Work, num_threads: int, device: torch.device) -> None:
+    def __init__(self, name: str, run: Run, work: Work, num_threads: int, stream: Any = None) -> None:
         self.name = name
         self.run = run
         self.work = work
         self.num_threads = num_threads
-        streams = device.type == "cuda" and name not in HOST_LANES
-        self.stream = torch.cuda.Stream(device) if streams else None
+        self.stream = stream  # None: the lane's work is done when its function returns
         self.jobs: queue.SimpleQueue[tuple[Token, Sequence[Token]] | None] = queue.SimpleQueue()
         self.thread = threading.Thread(target=self._main, name=f"flexplan-{name}", daemon=True)
         self.thread.start()
@@ -120,10 +128,12 @@ class Lane:
             self.work(token.task)
             token.end = time.perf_counter()
             return
+        if is_host_task(token.task):
+            self.stream.synchronize()  # an inline lane has no edges: its order is the only one
         token.start = torch.cuda.Event(enable_timing=True)
         token.start.record(self.stream)
         self.work(token.task)
-        token.end = token.event = torch.cuda.Event(enable_timing=True)
+        token.end = token.event = torch.cuda.Event(enable_timing=True, blocking=True)  # spinning would cost a core
         token.event.record(self.stream)
 
     def _wait(self, other: Token) -> None:

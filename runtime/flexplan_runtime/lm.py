@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -77,7 +76,8 @@ class OffloadedLM:
         self._weights = self._arenas([self._placement], weights=True)
         self.timeline = Timeline()
         try:
-            load_weights(self._placement, self._weights, reader, self.dtype)
+            load_weights(self._placement, self._weights, reader, self.dtype, env.num_threads)
+            self._weights.lock(env.num_threads, touch=False)
         except BaseException:
             self.close()
             raise
@@ -128,8 +128,11 @@ class OffloadedLM:
         timelines = []
         work = self._arenas([plan.placement for plan in plans], weights=False)
         try:
+            work.lock(self.env.num_threads, touch=True)
             for plan in plans:
-                run = self._block_run(plan, work, sampling or Sampling(), stops, len(prompts) * max_new_tokens, progress)
+                run = self._block_run(
+                    plan, work, sampling or Sampling(), stops, len(prompts) * max_new_tokens, progress
+                )
                 timelines.append(run.run())
                 tokens += run.tokens
         finally:
@@ -145,7 +148,9 @@ class OffloadedLM:
     def __enter__(self) -> OffloadedLM:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     # -- blocks ------------------------------------------------------------------------------------------------
@@ -184,7 +189,7 @@ class OffloadedLM:
             self._pad_id(None, stops),
             batch_states(plan.placement, plan.prompts, plan.first_row, self.env.device),
         )
-        before = plan.first_row * (total // max(1, total) and plan.placement.block.gen_len)
+        before = plan.first_row * plan.placement.block.gen_len
         return BlockRun(plan, job, self.env, lambda n: progress(before + n, total) if progress else None)
 
     def _arenas(self, placements: Sequence[Placement], *, weights: bool) -> Arenas:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -12,16 +11,17 @@ from flexplan.graph import Buffer
 from flexplan.placement import Placement
 from flexplan.weight_placement import LayerWeights
 from flexplan_runtime.arenas import Arenas
-from flexplan_runtime.disk import aligned_bytes
+from flexplan_runtime.hostmemory import aligned_bytes
 from flexplan_runtime.weights import WeightReader
 
-THREADS = 4
 WEIGHT_BUFFERS = {"gpu": "weights_gpu", "cpu": "weights_cpu", "disk": "weights_disk"}
 
 
-def load_weights(placement: Placement, arenas: Arenas, reader: WeightReader, dtype: torch.dtype) -> None:
+def load_weights(
+    placement: Placement, arenas: Arenas, reader: WeightReader, dtype: torch.dtype, num_threads: int
+) -> None:
     """Fill the weight arenas; the first error of any thread is raised."""
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="flexplan-load") as pool:
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="flexplan-load") as pool:
         jobs = [pool.submit(_load_layer, placement, w, arenas, reader, dtype) for w in placement.weights]
         for job in jobs:
             job.result()
@@ -50,8 +50,3 @@ def _fill(w: LayerWeights, tier: str, part: Tensor, reader: WeightReader, dtype:
         if piece.tier == tier:
             out = part[piece.offset : piece.offset + piece.nbytes].view(dtype)
             reader.read_rows(piece.tensor.name, piece.tensor.layer, piece.row_lo, piece.rows, out)
-
-
-def weight_arenas(sizes: Sequence[tuple[str, int]]) -> dict[str, int]:
-    """Of a placement's arenas, those that hold weights."""
-    return {name: nbytes for name, nbytes in sizes if name.endswith(".weights")}

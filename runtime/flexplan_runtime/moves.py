@@ -2,23 +2,58 @@
 
 from __future__ import annotations
 
+import ctypes
+from functools import cache
+
+import torch
 from torch import Tensor
 
+from flexplan.errors import InternalError
 from flexplan.graph import D2H, H2D_CACHE, H2D_SMALL, H2D_WEIGHTS, KINDS, Task
 from flexplan_runtime.arenas import Ledger
 
 PIECE_BYTES = 16 << 20  # a small copy of another lane waits for one piece, not for a whole layer
 _RESOURCE = {H2D_WEIGHTS: "up_bytes", H2D_CACHE: "up_bytes", H2D_SMALL: "up_bytes", D2H: "down_bytes"}
+_ANY_DIRECTION = 4  # cudaMemcpyDefault: the driver sees from the addresses which way
 
 
 def move(ledger: Ledger, task: Task, out: Tensor, data: Tensor) -> None:
-    """``data`` into ``out`` on behalf of a task; a large contiguous transfer goes in pieces."""
-    if out.dim() > 1 or out.nbytes <= PIECE_BYTES:
+    """``data`` into ``out`` on behalf of a task, on the current stream.
+
+    Both are ranges of bytes, or both rows of equal length with a pitch of their own; a large range goes in pieces.
+    """
+    if out.dim() == 2 and (out.is_cuda or data.is_cuda):
+        _copy_rows(out, data)
+    elif out.dim() == 2 or out.nbytes <= PIECE_BYTES:
         out.copy_(data, non_blocking=True)
     else:
-        step = PIECE_BYTES // out.element_size()
-        for start in range(0, len(out), step):
-            out[start : start + step].copy_(data[start : start + step], non_blocking=True)
+        for start in range(0, len(out), PIECE_BYTES):
+            out[start : start + PIECE_BYTES].copy_(data[start : start + PIECE_BYTES], non_blocking=True)
     resource = _RESOURCE.get(KINDS[task.kind].lane)
     if resource:
         ledger.count(resource, task.i, data.nbytes)
+
+
+def _copy_rows(out: Tensor, data: Tensor) -> None:
+    """One strided copy by the copy engine; the framework would stage it through a temporary and wait."""
+    size = out.element_size()
+    code = _cudart().cudaMemcpy2DAsync(
+        ctypes.c_void_p(out.data_ptr()),
+        ctypes.c_size_t(out.stride(0) * size),
+        ctypes.c_void_p(data.data_ptr()),
+        ctypes.c_size_t(data.stride(0) * size),
+        ctypes.c_size_t(out.shape[1] * size),
+        ctypes.c_size_t(out.shape[0]),
+        ctypes.c_int(_ANY_DIRECTION),
+        ctypes.c_void_p(torch.cuda.current_stream().cuda_stream),
+    )
+    if code != 0:
+        raise InternalError("FP001", f"cudaMemcpy2DAsync returned {code}", fix="report it")
+
+
+@cache
+def _cudart() -> ctypes.CDLL:
+    """The CUDA runtime that torch has loaded."""
+    with open("/proc/self/maps", encoding="utf-8") as maps:  # noqa: PTH123 - not a file on disk
+        paths = {line.split()[-1] for line in maps if "libcudart" in line}
+    return ctypes.CDLL(min(paths)) if paths else ctypes.CDLL("libcudart.so")

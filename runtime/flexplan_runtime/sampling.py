@@ -23,7 +23,9 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
-            raise UsageError("FP150", f"temperature {self.temperature} must be above 0", fix="for greedy, leave do_sample off")
+            raise UsageError(
+                "FP150", f"temperature {self.temperature} must be above 0", fix="for greedy, leave do_sample off"
+            )
         if self.top_k is not None and self.top_k < 1:
             raise UsageError("FP151", f"top_k {self.top_k} must be at least 1", fix="leave it out to keep all tokens")
         if self.top_p is not None and not 0 < self.top_p <= 1:
