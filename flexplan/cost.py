@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from flexplan.graph import CPU, D2H, DISK_READ, DISK_WRITE, GPU, H2D_CACHE, H2D_SMALL, H2D_WEIGHTS, HOST_COPY, Work
 from flexplan.hardware import Hardware
@@ -77,36 +78,44 @@ def embed_work(s: ModelShape, tokens: int) -> Work:
     return Work(gpu_bytes=2 * tokens * s.hidden_size * s.bytes_per_element)
 
 
+_shared = lru_cache(maxsize=4096)  # equal works are one object
+
+
 # -- work of moving bytes --------------------------------------------------------------------------------------
+@_shared
 def up_work(nbytes: float) -> Work:
     """Host to device."""
     return Work(up_bytes=nbytes, host_bytes=nbytes)
 
 
+@_shared
 def down_work(nbytes: float) -> Work:
     """Device to host."""
     return Work(down_bytes=nbytes, host_bytes=nbytes)
 
 
+@_shared
 def read_work(nbytes: float) -> Work:
     """Disk to host."""
     return Work(read_bytes=nbytes, host_bytes=nbytes)
 
 
+@_shared
 def write_work(nbytes: float) -> Work:
     """Host to disk."""
     return Work(write_bytes=nbytes, host_bytes=nbytes)
 
 
+@_shared
 def copy_work(nbytes: float) -> Work:
     """Host to host: read and written."""
     return Work(host_bytes=2 * nbytes)
 
 
 # -- seconds ---------------------------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Price:
-    """Seconds of a task alone, and of each resource it needs."""
+    """Seconds of a task alone, and of each resource it needs; equal works share one Price, itself a key."""
 
     solo_s: float
     demands: tuple[tuple[str, float], ...]

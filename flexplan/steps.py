@@ -8,13 +8,12 @@ store_hidden; ``begin`` and ``finish`` are the two halves of compute around atte
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
-from typing import NamedTuple
+from functools import cache, lru_cache
 
 from flexplan import cost
 from flexplan.cache_placement import Segment
-from flexplan.graph import INLINE, KINDS, Access, Task, Work
-from flexplan.layers import Layer
+from flexplan.graph import INLINE, KINDS, NOTHING, Access, Task, Work
+from flexplan.layers import TRANSFORMER, Layer
 from flexplan.placement import ID_BYTES, Placement
 from flexplan.tensors import EMBED, HEAD, MLP
 from flexplan.units import round_up
@@ -24,16 +23,20 @@ Tasks = Iterator[Task]
 Accesses = tuple[Access, ...]
 
 
-class Pass(NamedTuple):
+class Pass:
     """One pass over the layers: the ``number``-th of the graph, token ``i`` of the micro-batches ``ks`` in order."""
 
-    number: int
-    i: int
-    ks: tuple[int, ...]
+    __slots__ = ("_place", "i", "ks", "number")
+
+    def __init__(self, number: int, i: int, ks: tuple[int, ...]) -> None:
+        self.number = number
+        self.i = i
+        self.ks = ks
+        self._place = {k: place for place, k in enumerate(ks)}
 
     def turn(self, group: int, groups: int, k: int) -> int:
         """A running count over (pass, group, micro-batch): the index of what a ring holds for that turn."""
-        return (self.number * groups + group) * len(self.ks) + self.ks.index(k)
+        return (self.number * groups + group) * len(self.ks) + self._place[k]
 
 
 def _access(buffer: str, index: int, size: int) -> Accesses:
@@ -46,14 +49,15 @@ class Steps:
     def __init__(self, placement: Placement) -> None:
         self.p = placement
         self.layers = placement.layers
-        self.inline = not placement.policy.overlap
+        self._lanes = {kind: KINDS[kind].lane if placement.policy.overlap else INLINE for kind in KINDS}
         self._work = lru_cache(maxsize=4096)(self._compute_work)
+        self._hidden_bytes = cache(placement.hidden_bytes)  # of i = 0 and 1: all decoding steps are alike
+        self._hidden_parts = cache(placement.hidden_parts)
 
     def _task(
         self, kind: str, p: Pass, j: int, k: int, work: Work, reads: Accesses, writes: Accesses, part: int = 0
     ) -> Task:
-        lane = INLINE if self.inline else KINDS[kind].lane
-        return Task(kind, lane, p.i, j, k, part, work, reads, writes)
+        return Task(kind, self._lanes[kind], p.i, j, k, part, work, reads, writes)
 
     # -- weights -----------------------------------------------------------------------------------------------
     def load_weight(self, p: Pass, number: int, j: int, k: int, chunk: int, chunks: int) -> Tasks:
@@ -119,15 +123,15 @@ class Steps:
         )
 
     # -- hidden states -------------------------------------------------------------------------------------------
-    def _hidden(self, p: Pass, j: int, k: int, nbytes: int | None = None) -> Accesses:
-        """The working slot of (j, k); where activations stay on the gpu it is their home."""
+    def _hidden(self, p: Pass, j: int, k: int, lo: int = 0, hi: int | None = None) -> Accesses:
+        """The working slot of (j, k), or its bytes lo .. hi; where activations stay on the gpu it is their home."""
         index = k if self.p.hidden_stays else p.turn(j, len(self.layers), k)
-        size = self.p.hidden_bytes(p.i, k) if nbytes is None else nbytes
-        return (Access("hidden_decode" if p.i else "hidden_prefill", index, 0, size),)
+        end = self._hidden_bytes(min(p.i, 1), k) if hi is None else hi
+        return (Access("hidden_decode" if p.i else "hidden_prefill", index, lo, end),)
 
     def load_hidden(self, p: Pass, j: int, k: int) -> Tasks:
         """Hidden states that are not at home on the gpu, into the working slot of (j, k)."""
-        gpu, cpu, disk = self.p.hidden_parts(p.i, k)
+        gpu, cpu, disk = self._hidden_parts(min(p.i, 1), k)
         if self.p.hidden_stays or not cpu + disk:
             return
         reads = _access("hidden_cpu", k, cpu)
@@ -136,22 +140,17 @@ class Steps:
             relay = _access("hidden_relay", 2 * p.turn(j, len(self.layers), k), padded)
             yield self._task("read_hidden", p, j, k, cost.read_work(padded), _access("hidden_disk", k, padded), relay)
             reads += relay
-        (slot,) = self._hidden(p, j, k)
-        writes = (slot._replace(lo=gpu),)
-        yield self._task("load_hidden", p, j, k, cost.up_work(cpu + disk), reads, writes)
+        yield self._task("load_hidden", p, j, k, cost.up_work(cpu + disk), reads, self._hidden(p, j, k, gpu))
 
     def store_hidden(self, p: Pass, j: int, k: int) -> Tasks:
         """What (j, k) computed, to where the next layer will fetch it from."""
-        gpu, cpu, disk = self.p.hidden_parts(p.i, k)
+        gpu, cpu, disk = self._hidden_parts(min(p.i, 1), k)
         if self.p.hidden_stays or not cpu + disk or j == len(self.layers) - 1:
             return
         padded = round_up(disk, DISK_ALIGN)
         relay = _access("hidden_relay", 2 * p.turn(j, len(self.layers), k) + 1, padded)
-        (slot,) = self._hidden(p, j, k)
-        reads = (slot._replace(lo=gpu),)
-        yield self._task(
-            "store_hidden", p, j, k, cost.down_work(cpu + disk), reads, _access("hidden_cpu", k, cpu) + relay
-        )
+        work, writes = cost.down_work(cpu + disk), _access("hidden_cpu", k, cpu) + relay
+        yield self._task("store_hidden", p, j, k, work, self._hidden(p, j, k, gpu), writes)
         if disk:
             yield self._task("write_hidden", p, j, k, cost.write_work(padded), relay, _access("hidden_disk", k, padded))
 
@@ -240,7 +239,7 @@ class Steps:
         reads, written = self._hidden_in(p, j, k)
         writes = written + queries + self._fresh(p, layer, k) + resident + _access("attention", turn, start)
         yield self._task(
-            "project", p, j, k, self._work("project", p.i, layer, k), self._weights(p, j) + reads + resident, writes
+            "project", p, j, k, self._gpu_work("project", p, layer, k), self._weights(p, j) + reads + resident, writes
         )
         yield self._task("send_query", p, j, k, cost.down_work(nbytes), queries, queries_host)
         yield from self.store_cache(p, j, k)
@@ -256,7 +255,7 @@ class Steps:
     def finish(self, p: Pass, j: int, k: int) -> Tasks:
         """The rest of the step, or all of it where the gpu does all the attention."""
         layer = self.layers[j]
-        work = self._work("compute", p.i, layer, k)
+        work = self._gpu_work("compute", p, layer, k)
         if layer.role == EMBED:
             yield self._task(
                 "compute", p, j, k, work, self._weights(p, j) + self._embed_reads(p, k), self._hidden_out(p, j, k)
@@ -281,7 +280,7 @@ class Steps:
         back = (Access("attention", turn, size - nbytes, size),)
         yield self._task("load_attention", p, j, k, cost.up_work(nbytes), _access("attention_host", turn, nbytes), back)
         reads = self._weights(p, j) + self._hidden(p, j, k) + _access("attention", turn, size)
-        work = self._work("merge", p.i, layer, k)
+        work = self._gpu_work("merge", p, layer, k)
         yield self._task("compute", p, j, k, work, reads, self._hidden_out(p, j, k))
 
     def _attend_on_gpu(self, p: Pass, j: int, k: int) -> Tasks:
@@ -292,7 +291,7 @@ class Steps:
         ring = self._cache_ring(p, layer, k) if p.i else ()
         writes = written + self._hidden_out(p, j, k) + resident + ring + self._fresh(p, layer, k)
         reads = self._weights(p, j) + reads + ((resident + ring) if p.i else ())
-        yield self._task("compute", p, j, k, self._work("compute", p.i, layer, k), reads, writes)
+        yield self._task("compute", p, j, k, self._gpu_work("compute", p, layer, k), reads, writes)
         yield from self.store_cache(p, j, k)
         yield from self.write_cache(p, j, k)
 
@@ -308,39 +307,43 @@ class Steps:
 
     def _hidden_in(self, p: Pass, j: int, k: int) -> tuple[Accesses, Accesses]:
         """(reads, writes) of taking up the hidden states: their part on the gpu is copied into the working slot."""
-        gpu, cpu, disk = self.p.hidden_parts(p.i, k)
+        gpu, cpu, disk = self._hidden_parts(min(p.i, 1), k)
         if self.p.hidden_stays:
             return self._hidden(p, j, k), ()
-        loaded = self._hidden(p, j, k) if cpu + disk else ()
-        loaded = tuple(a._replace(lo=gpu) for a in loaded)
-        return loaded + _access("hidden_gpu", k, gpu), self._hidden(p, j, k, gpu) if gpu else ()
+        loaded = self._hidden(p, j, k, gpu) if cpu + disk else ()
+        return loaded + _access("hidden_gpu", k, gpu), self._hidden(p, j, k, 0, gpu) if gpu else ()
 
     def _hidden_out(self, p: Pass, j: int, k: int) -> Accesses:
         """The working slot, and the part of it that is at home on the gpu."""
         if self.p.hidden_stays:
             return self._hidden(p, j, k)
-        return self._hidden(p, j, k) + _access("hidden_gpu", k, self.p.hidden_parts(p.i, k)[0])
+        return self._hidden(p, j, k) + _access("hidden_gpu", k, self._hidden_parts(min(p.i, 1), k)[0])
 
-    def _compute_work(self, half: str, i: int, layer: Layer, k: int) -> Work:
-        s, rows = self.p.shape, self.p.rows(k)
-        tokens = rows * self.p.new_tokens(i, k)
-        if layer.role == EMBED:
+    def _gpu_work(self, half: str, p: Pass, layer: Layer, k: int) -> Work:
+        """Work of a half of compute; equal layers share it."""
+        grains = 0
+        if p.i and layer.attends:
+            segment = self.p.segment(layer, k)
+            grains = segment.grains[0] + segment.streamed
+        return self._work(half, layer.role, self.p.rows(k), self.p.new_tokens(p.i, k), self.p.context(p.i, k), grains)
+
+    def _compute_work(self, half: str, role: str, rows: int, new: int, context: int, grains: int) -> Work:
+        s, tokens = self.p.shape, rows * new
+        if role == EMBED:
             return cost.embed_work(s, tokens)
-        if layer.role == HEAD:
+        if role == HEAD:
             return cost.head_work(s, rows)
-        work = cost.mlp_work(s, tokens) if layer.has_mlp and half != "project" else Work()
-        if layer.role == MLP:
-            return work
+        if role == MLP:
+            return cost.mlp_work(s, tokens)
+        work = cost.mlp_work(s, tokens) if role == TRANSFORMER and half != "project" else NOTHING
         if half != "project":
             work = work.plus(cost.merge_work(s, tokens))
         if half == "merge":
             return work
         work = work.plus(cost.project_work(s, tokens))
-        if i == 0:
-            return work.plus(cost.prompt_attention_work(s, rows, tokens // rows))
-        segment = self.p.segment(layer, k)
-        grains = segment.grains[0] + segment.streamed
-        return work.plus(cost.gpu_attention_work(s, grains, self.p.context(i, k)))
+        if new == context:
+            return work.plus(cost.prompt_attention_work(s, rows, new))
+        return work.plus(cost.gpu_attention_work(s, grains, context))
 
 
 def _chunk(nbytes: int, chunk: int, chunks: int, align: int) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from operator import add
 from typing import NamedTuple
 
 from flexplan.errors import GraphError
@@ -80,7 +81,7 @@ class Work(NamedTuple):
 
     def plus(self, other: Work) -> Work:
         """Both, one after the other."""
-        return Work(*(a + b for a, b in zip(self, other, strict=True)))
+        return Work(*map(add, self, other))
 
 
 NOTHING = Work()

@@ -27,7 +27,9 @@ def graph_of(name: str, problem: Problem, policy: Policy, passes: Passes, live: 
         for n, (i, batches) in enumerate(order):
             ks = tuple(k for k in batches if not finished(k))
             if ks:
-                yield Sweep(i, ks, tuple(_OnePass(steps, Pass(number, i, ks), n == len(order) - 1).tasks()))
+                first_or_last = i in (0, block.gen_len - 1) or n == len(order) - 1
+                one = _OnePass(steps, Pass(number, i, ks), n == len(order) - 1)
+                yield Sweep(i, ks, one.tasks(), pattern=None if first_or_last else ks)
                 number += 1
 
     return TaskGraph(name, placement.live, placement.buffers, make)
@@ -40,61 +42,63 @@ class _OnePass:
         self.steps = steps
         self.p = p
         self.last = last
-        self.order = [(j, k) for j in range(len(steps.layers)) for k in p.ks]
-        self.attention = [(j, k) for j, k in self.order if steps.layers[j].attends]
-        self.hosted = any(steps.begins(p, j, k) for j, k in self.attention)
-        self.fetched = 0  # attention steps whose cache is on its way
+        self.overlap = steps.p.policy.overlap
 
     def tasks(self) -> Iterator[Task]:
-        if self.p.number == 0:
-            for j in range(self.steps.p.lookahead):  # nothing is on its way yet
-                yield from self.steps.load_weight(self.p, 0, j, self.p.ks[0], 0, 1)
+        steps, p = self.steps, self.p
+        self.order = [(j, k) for j in range(len(steps.layers)) for k in p.ks]
+        self.attention = [(j, k) for j, k in self.order if steps.layers[j].attends]
+        self.turns = {step: turn for turn, step in enumerate(self.attention)}
+        self.fetched: set[tuple[int, int]] = set()  # attention steps whose cache is on its way
+        hosted = [steps.begins(p, j, k) for j, k in self.attention]
+        # with one micro-batch the next step's hidden states are this step's result: nothing to fetch early
+        self.hidden_early = self.overlap and len(p.ks) > 1 and not any(hosted)
+        # where only some attend on the host, steps are not taken in this order
+        self.cache_early = self.overlap and (all(hosted) or not any(hosted))
+        if p.number == 0:
+            for j in range(steps.p.lookahead):  # nothing is on its way yet
+                yield from steps.load_weight(p, 0, j, p.ks[0], 0, 1)
         for n, (j, k) in enumerate(self.order):
-            yield from self._load_weight(j, k)
+            yield from self._load_weight(j, k, n % len(p.ks))
             if j == 0:
-                yield from self.steps.load_ids(self.p, k)
+                yield from steps.load_ids(p, k)
             yield from self._compute(n, j, k)
 
-    def _load_weight(self, j: int, k: int) -> Iterator[Task]:
+    def _load_weight(self, j: int, k: int, chunk: int) -> Iterator[Task]:
         """One chunk a micro-batch of the layer that is ``lookahead`` ahead, maybe of the next pass."""
-        ahead, num_layers, chunk = j + self.steps.p.lookahead, len(self.steps.layers), self.p.ks.index(k)
-        if not self.steps.p.lookahead:
+        steps, p = self.steps, self.p
+        ahead, num_layers = j + steps.p.lookahead, len(steps.layers)
+        if not steps.p.lookahead:
             if chunk == 0:
-                yield from self.steps.load_weight(self.p, self.p.number, j, k, 0, 1)
+                yield from steps.load_weight(p, p.number, j, k, 0, 1)
         elif ahead < num_layers:
-            yield from self.steps.load_weight(self.p, self.p.number, ahead, k, chunk, len(self.p.ks))
+            yield from steps.load_weight(p, p.number, ahead, k, chunk, len(p.ks))
         elif not self.last:
-            yield from self.steps.load_weight(self.p, self.p.number + 1, ahead - num_layers, k, chunk, len(self.p.ks))
+            yield from steps.load_weight(p, p.number + 1, ahead - num_layers, k, chunk, len(p.ks))
 
     def _compute(self, n: int, j: int, k: int) -> Iterator[Task]:
         """Step n of the pass; where attention runs on the host, the next layer's begins before this layer ends."""
         steps, p = self.steps, self.p
-        begun = steps.begins(p, j, k)
-        if self._fetches_early:
-            if n + 1 < len(self.order):
+        if steps.begins(p, j, k):
+            if not self.overlap:
+                yield from self._begin(j, k)
+        else:
+            if not self.hidden_early:
+                yield from self._load_hidden(j, k)
+            elif n + 1 < len(self.order):
                 yield from self._load_hidden(*self.order[n + 1])
-        elif not begun:
-            yield from self._load_hidden(j, k)
-        if not begun:
             yield from self._load_cache(j, k)
-        elif not steps.p.policy.overlap:
-            yield from self._begin(j, k)
         yield from steps.finish(p, j, k)
         yield from steps.store_hidden(p, j, k)
         if j + 1 == len(steps.layers):
             yield from steps.store_ids(p, k)
-        elif steps.p.policy.overlap and steps.begins(p, j + 1, k):
+        elif self.overlap and steps.begins(p, j + 1, k):
             yield from self._begin(j + 1, k)
 
     def _begin(self, j: int, k: int) -> Iterator[Task]:
         yield from self._load_hidden(j, k)
         yield from self._load_cache(j, k)
         yield from self.steps.begin(self.p, j, k)
-
-    @property
-    def _fetches_early(self) -> bool:
-        """With one micro-batch the next step's hidden states are this step's result: nothing to fetch early."""
-        return self.steps.p.policy.overlap and len(self.p.ks) > 1 and not self.hosted
 
     def _load_hidden(self, j: int, k: int) -> Iterator[Task]:
         if j:
@@ -104,7 +108,8 @@ class _OnePass:
         """The cache of this attention step, if it is not on its way, and of the next one."""
         if not self.steps.layers[j].attends:
             return
-        wanted = self.attention.index((j, k)) + (2 if self.steps.p.policy.overlap else 1)
-        for step in self.attention[self.fetched : wanted]:
-            yield from self.steps.load_cache(self.p, *step)
-        self.fetched = max(self.fetched, wanted)
+        turn = self.turns[j, k]
+        for step in self.attention[turn : turn + (2 if self.cache_early else 1)]:
+            if step not in self.fetched:
+                self.fetched.add(step)
+                yield from self.steps.load_cache(self.p, *step)
