@@ -1,1 +1,73 @@
-"""flexplan: which tensor lives where, what moves when, and how fast it will be."""
+"""flexplan: which tensor lives where, what moves when, and how fast it will be.
+
+>>> from flexplan import Problem, solve
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flexplan.errors import FlexplanError, InfeasiblePlan
+    from flexplan.forecast import simulate
+    from flexplan.graph import Task, TaskGraph
+    from flexplan.hardware import Hardware
+    from flexplan.plan import Plan
+    from flexplan.planning import solve
+    from flexplan.policy import CompressionConfig, Policy
+    from flexplan.problem import Problem, Workload
+    from flexplan.shapes import ModelShape
+    from flexplan.timeline import Timeline
+
+__all__ = [
+    "CompressionConfig",
+    "FlexplanError",
+    "Hardware",
+    "InfeasiblePlan",
+    "ModelShape",
+    "Plan",
+    "Policy",
+    "Problem",
+    "Task",
+    "TaskGraph",
+    "Timeline",
+    "Workload",
+    "simulate",
+    "solve",
+]
+
+# a name is imported when it is first asked for, so that `import flexplan` costs nothing
+_HOMES = {
+    "CompressionConfig": "policy",
+    "FlexplanError": "errors",
+    "Hardware": "hardware",
+    "InfeasiblePlan": "errors",
+    "ModelShape": "shapes",
+    "Plan": "plan",
+    "Policy": "policy",
+    "Problem": "problem",
+    "Task": "graph",
+    "TaskGraph": "graph",
+    "Timeline": "timeline",
+    "Workload": "problem",
+    "simulate": "forecast",
+    "solve": "planning",
+}
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("flexplan")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'flexplan' has no attribute {name!r}")
+    found = getattr(import_module(f"flexplan.{_HOMES[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

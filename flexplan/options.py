@@ -1,0 +1,55 @@
+"""The flags of the command line: one alias each, so that every command spells and explains them alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+SIZES = "16G, 16Gi and 16GiB count in 2**30, 16GB in 10**9"
+
+# -- the problem -------------------------------------------------------------------------------------------------
+Model = Annotated[str | None, typer.Option(help="A model's name, directory or config.json. [facebook/opt-30b]")]
+GpuMem = Annotated[str | None, typer.Option(metavar="SIZE", help=f"GPU memory that may be used: {SIZES}.")]
+CpuMem = Annotated[str | None, typer.Option(metavar="SIZE", help="Host memory that may be used.")]
+DiskMem = Annotated[str | None, typer.Option(metavar="SIZE", help="Disk space that may be used.")]
+PromptLen = Annotated[int | None, typer.Option(help="Tokens of a prompt. [512]")]
+GenLen = Annotated[int | None, typer.Option(help="New tokens of a prompt. [32]")]
+NumPrompts = Annotated[int | None, typer.Option(help="Prompts in all. [one block]")]
+HardwareOption = Annotated[
+    str | None, typer.Option("--hardware", metavar="FILE|PRESET", help="A file of `flexplan profile`, or a preset.")
+]
+
+# -- the answer --------------------------------------------------------------------------------------------------
+Planner = Annotated[str | None, typer.Option(help="search, lp, manual, or one that is installed. [search]")]
+Schedule = Annotated[str | None, typer.Option(help="zigzag, rowwise, or one that is installed. [zigzag]")]
+Percents = tuple[float, float, float, float, float, float]
+Percent = Annotated[
+    Percents | None,
+    typer.Option(
+        metavar="WG WC CG CC AG AC",
+        help="For planner manual: percent of weights, KV cache and activations on GPU and CPU; the rest is on disk.",
+    ),
+]
+GpuBatchSize = Annotated[int | None, typer.Option(help="For planner manual: sequences in a micro-batch.")]
+NumGpuBatches = Annotated[int | None, typer.Option(help="For planner manual: micro-batches in a block.")]
+Overlap = Annotated[bool | None, typer.Option("--overlap/--no-overlap", help="Move data while computing.")]
+SepLayer = Annotated[bool | None, typer.Option("--sep-layer/--no-sep-layer", help="Attention and MLP are two layers.")]
+PinWeight = Annotated[bool | None, typer.Option("--pin-weight/--no-pin-weight", help="Page-locked weights.")]
+CpuCacheCompute = Annotated[
+    bool | None, typer.Option("--cpu-cache-compute/--no-cpu-cache-compute", help="Attention over host KV on the host.")
+]
+
+# -- files -------------------------------------------------------------------------------------------------------
+PolicyFile = Annotated[str, typer.Argument(metavar="POLICY", help="What `flexplan solve -o` wrote, or policy fields.")]
+JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+
+# -- running -----------------------------------------------------------------------------------------------------
+RunModel = Annotated[str | None, typer.Option("--model", metavar="DIR_OR_NAME", help="The model. [the plan's]")]
+OffloadDir = Annotated[Path, typer.Option(help="Directory of the disk tier.")]
+Device = Annotated[str | None, typer.Option(help="cuda:0 or cpu. [cuda:0 where there is one]")]
+Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16. [the checkpoint's]")]
+MaxNewTokens = Annotated[int | None, typer.Option(help="New tokens of a prompt. [the plan's gen_len, else 32]")]
+Seed = Annotated[int, typer.Option(help="Of drawn tokens, and of dummy weights.")]
+Dummy = Annotated[bool, typer.Option(help="Random weights; without --prompts random prompts, too.")]

@@ -1,0 +1,82 @@
+"""How a command ends: an error in words people can act on, and its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from flexplan.errors import FlexplanError, InfeasiblePlan, InternalError
+
+_INTERRUPTED = 130
+
+
+class Commands(TyperGroup):
+    """The commands; whatever one of them raises becomes ``error[FPnnn]: ...``, ``fix: ...`` and an exit code.
+
+    ``--debug`` may stand before or after the command.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        end = args.index("--") if "--" in args else len(args)
+        ctx.meta["debug"] = "--debug" in args[:end]
+        ctx.meta["json"] = "--json" in args[:end]
+        return super().parse_args(ctx, [a for n, a in enumerate(args) if a != "--debug" or n > end])
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            with spoken_warnings():
+                return super().invoke(ctx)
+        except FlexplanError as error:
+            _show(error, ctx.meta)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise typer.Exit(_INTERRUPTED) from None
+        except Exception as error:
+            if isinstance(error, typer.Exit | typer.Abort | BrokenPipeError) or hasattr(error, "format_message"):
+                raise  # typer's own ways to end
+            what = next(iter(str(error).splitlines()), "")
+            _show(InternalError("FP001", f"{type(error).__name__}: {what}", fix=_report_it(ctx.meta)), ctx.meta)
+            raise typer.Exit(InternalError.exit_code) from None
+
+
+def error_object(error: FlexplanError) -> dict[str, Any]:
+    """An error as plain data, for ``--json``."""
+    found: dict[str, Any] = {"code": error.code, "message": error.message, "fix": error.fix, "exit": error.exit_code}
+    if isinstance(error, InfeasiblePlan):
+        found |= {"binding": list(error.binding), "smallest_budget_bytes": error.smallest_budget_bytes}
+    return {"error": found}
+
+
+@contextmanager
+def spoken_warnings() -> Iterator[None]:
+    """Warnings meant for people as one line each on standard error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = _warn
+        yield
+
+
+def _warn(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def _show(error: FlexplanError, meta: dict[str, Any]) -> None:
+    if meta["debug"] or os.environ.get("FLEXPLAN_DEBUG"):
+        traceback.print_exc()
+    print(error, file=sys.stderr)
+    if meta["json"]:
+        print(json.dumps(error_object(error), indent=2))
+
+
+def _report_it(meta: dict[str, Any]) -> str:
+    return "report this bug with what is above" if meta["debug"] else "report this bug; --debug shows where it is"
