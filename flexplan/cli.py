@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from flexplan.plan import Plan
     from flexplan.policy import Policy
 
-app = typer.Typer(cls=Commands, add_completion=False, no_args_is_help=True, rich_markup_mode=None)
+_HELP = {"help_option_names": ["-h", "--help"]}
+app = typer.Typer(
+    cls=Commands, add_completion=False, no_args_is_help=True, rich_markup_mode=None, context_settings=_HELP
+)
 
 
 def main() -> None:
