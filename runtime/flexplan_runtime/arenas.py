@@ -62,6 +62,7 @@ class Arenas:
         self.memory: dict[str, Tensor] = {}
         self._blocks: list[HostBlock] = []
         self.disk: dict[str, ScratchFile] = {}
+        self._sizes = dict(sizes)
         self._taken: list[str] = []
         try:
             for name, nbytes in sizes.items():
@@ -102,6 +103,10 @@ class Arenas:
             if not name.startswith("pageable"):
                 block.lock()
 
+    def holds(self, sizes: Mapping[str, int]) -> bool:
+        """Are all of these arenas here, at least as large?"""
+        return all(self._sizes.get(name, 0) >= nbytes for name, nbytes in sizes.items())
+
     def close(self) -> None:
         """Give the memory and the disk space back."""
         for file in self.disk.values():
@@ -114,3 +119,4 @@ class Arenas:
         self._blocks.clear()
         self.disk.clear()
         self._taken.clear()
+        self._sizes.clear()

@@ -1,14 +1,19 @@
 """Attention over grains: one query group and one KV head of one sequence at a time, wherever the keys live.
 
-Letters: G grains (sequence x KV head), P query heads that share a KV head, C context, H head_dim;
+Letters: G grains (sequence x KV head), P query heads that share a KV head, T tokens, H head_dim;
 B rows, S positions, N query heads, K KV heads.
 """
 
 from __future__ import annotations
 
+from functools import cache
+from importlib.util import find_spec
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from flexplan_runtime.hostattention import grain_attention_host
 
 
 def prompt_attention(q_BSNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask_B1SS: Tensor | None, scale: float) -> Tensor:
@@ -21,13 +26,34 @@ def prompt_attention(q_BSNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask_B1SS: 
     return out.transpose(1, 2).flatten(2)
 
 
-def grain_attention(q_GPH: Tensor, k_GCH: Tensor, v_GCH: Tensor, mask_GC: Tensor | None, scale: float) -> Tensor:
-    """One new position over its context, (G, P, H).
+def decode_attention(q_GPH: Tensor, pairs_G2TH: Tensor, pads_G: Tensor, position: Tensor, scale: float) -> Tensor:
+    """One new position of each grain over tokens ``pads .. position`` of its keys and values, (G, P, H)."""
+    if q_GPH.is_cuda and has_triton():
+        from flexplan_runtime.decodekernel import decode_attention_cuda  # triton is only there with CUDA
+
+        return decode_attention_cuda(q_GPH, pairs_G2TH[:, 0], pairs_G2TH[:, 1], pads_G, position, scale)
+    context = int(position) + 1
+    return grain_attention(q_GPH, pairs_G2TH[:, 0, :context], pairs_G2TH[:, 1, :context], pads_G, scale)
+
+
+def host_attention(
+    q_GPH: Tensor, pairs_G2TH: Tensor, pads_G: Tensor, scale: float, out_GPH: Tensor, threads: int
+) -> None:
+    """The same on the host over all tokens given, into ``out``: by the compiled kernel where there is one."""
+    k, v = pairs_G2TH[:, 0], pairs_G2TH[:, 1]
+    if not grain_attention_host(q_GPH, k, v, pads_G, scale, out_GPH, threads):
+        out_GPH.copy_(grain_attention(q_GPH, k, v, pads_G, scale))
+
+
+def grain_attention(q_GPH: Tensor, k_GTH: Tensor, v_GTH: Tensor, pads_G: Tensor | None, scale: float) -> Tensor:
+    """By the framework's kernel, (G, P, H).
 
     The query heads of a group stand on the sequence axis, so keys and values are read once for all of them.
     """
-    mask = None if mask_GC is None else mask_GC[:, None, None, :]
-    q, k, v = q_GPH[:, None], k_GCH[:, None], v_GCH[:, None]
+    mask = None
+    if pads_G is not None and bool(pads_G.any()):
+        mask = (torch.arange(k_GTH.shape[1], device=pads_G.device) >= pads_G[:, None])[:, None, None, :]
+    q, k, v = q_GPH[:, None], k_GTH[:, None], v_GTH[:, None]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)[:, 0]
 
 
@@ -41,3 +67,9 @@ def prompt_mask(pads_B: Tensor, length: int) -> Tensor:
     real = position[None, :] >= pads_B[:, None]
     itself = torch.eye(length, dtype=torch.bool, device=pads_B.device)
     return ((causal[None] & real[:, None, :]) | itself[None])[:, None]
+
+
+@cache
+def has_triton() -> bool:
+    """Is the compiler of the CUDA kernels installed?"""
+    return find_spec("triton") is not None

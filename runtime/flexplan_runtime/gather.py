@@ -13,7 +13,7 @@ from flexplan_runtime.job import Job
 
 
 def gather_rows(job: Job, task: Task, ids: Tensor, out: Tensor) -> None:
-    """Fill ``out`` (tokens, embedding) with the rows that are on the host or on disk; the others are left as they are."""
+    """Fill ``out`` (tokens, embedding) with the rows that are on the host or on disk, and leave the others."""
     rows = out.view(job.dtype).view(len(ids), -1)
     for piece in job.placement.table_pieces:
         if piece.tier == "gpu":

@@ -14,7 +14,7 @@ from torch import Tensor
 from flexplan.errors import GraphError
 from flexplan.graph import Access, Task
 from flexplan.tensors import ATTENTION, EMBED, HEAD
-from flexplan_runtime.attention import grain_attention, prompt_attention
+from flexplan_runtime.attention import decode_attention, host_attention, prompt_attention
 from flexplan_runtime.gather import gather_rows, merge_rows
 from flexplan_runtime.job import Job
 from flexplan_runtime.kvcache import (
@@ -182,16 +182,15 @@ def attend(job: Job, task: Task, views: Views) -> None:
         parts.append((s.grains[2], by_token(views.slot("cache_relay"), s, context, s.disk_row_bytes, job.dtype)))
     queries = job.arena_bytes(task.reads[0]).view(job.dtype).view(s.hosted, -1, s.head_dim)
     out = job.arena_bytes(task.writes[0]).view(job.dtype).view(s.hosted, -1, s.head_dim)
-    mask, at = job.batches[task.k].host_key_mask, 0
+    pads, at = job.batches[task.k].host_grain_pads[s.grains[0] :], 0
     for grains, pairs in parts:
-        first = s.grains[0] + at
-        visible = None if mask is None else mask[first : first + grains, :context]
-        done = grain_attention(queries[at : at + grains], pairs[:, 0], pairs[:, 1], visible, job.family.scale)
-        out[at : at + grains] = done
+        span = slice(at, at + grains)
+        host_attention(queries[span], pairs, pads[span], job.family.scale, out[span], job.num_threads)
         at += grains
 
 
 def _embed(job: Job, task: Task, views: Views) -> None:
+    job.advance(task)
     placement, batch = job.placement, job.batches[task.k]
     shape = (len(batch.rows), placement.new_tokens(task.i, task.k))
     ids = job.arena_bytes(next(a for a in task.reads if a.buffer == "ids")).view(torch.int64).view(shape)
@@ -244,16 +243,19 @@ def _cached(job: Job, task: Task, resident: Tensor | None, ring: Tensor | None) 
 
 
 def _attend_cached(job: Job, task: Task, q_GPH: Tensor, pairs: Tensor, first: int) -> Tensor:
-    context, mask = job.placement.context(task.i, task.k), job.batches[task.k].key_mask
-    visible = None if mask is None else mask[first : first + len(pairs), :context]
-    return grain_attention(q_GPH, pairs[:, 0, :context], pairs[:, 1, :context], visible, job.family.scale)
+    batch = job.batches[task.k]
+    pads = batch.grain_pads[first : first + len(pairs)]
+    return decode_attention(q_GPH, pairs, pads, batch.position, job.family.scale)
 
 
 def _keep(job: Job, task: Task, views: Views, pairs: Tensor) -> None:
     """New keys and values (G, 2, S, H) into the cache on the gpu, and where they leave it from."""
-    s, old, new, at = job.segment(task), job.old_tokens(task), pairs.shape[2], 0
+    s, new, at = job.segment(task), pairs.shape[2], 0
     for cache in _cached(job, task, views.write("cache_gpu"), views.write("cache_ring")):
-        cache[:, :, old : old + new] = pairs[at : at + len(cache)]
+        if task.i:
+            cache.index_copy_(2, job.batches[task.k].position, pairs[at : at + len(cache)])
+        else:
+            cache[:, :, :new] = pairs[at : at + len(cache)]
         at += len(cache)
     fresh = views.write("fresh")
     if fresh is not None:

@@ -18,6 +18,7 @@ from flexplan_runtime.arenas import Arenas, Ledger
 from flexplan_runtime.attention import prompt_mask
 from flexplan_runtime.disk import ScratchFile
 from flexplan_runtime.models.base import Family, Pieces
+from flexplan_runtime.replay import Replays
 from flexplan_runtime.sampling import Sampling
 
 
@@ -27,9 +28,10 @@ class BatchState:
 
     rows: tuple[int, ...]  # places in the caller's input
     pads: Tensor  # (B,) padded positions on the left
-    key_mask: Tensor | None  # (B x K, capacity) True for real positions; None where nothing is padded
-    host_key_mask: Tensor | None
-    prompt_mask: Tensor | None
+    grain_pads: Tensor  # (B x K,) the same for every KV head
+    host_grain_pads: Tensor
+    position: Tensor  # (1,) place of the newest token, counted on the device so that a step can be replayed
+    prompt_mask: Tensor | None  # None where nothing is padded
     stopped: Tensor  # (B,) bool
 
 
@@ -48,6 +50,8 @@ class Job:
     stop_ids: Tensor  # (n,) on the compute device; empty: never stops
     pad_id: int
     batches: list[BatchState]
+    num_threads: int
+    replays: Replays | None = None
     _layers: dict[tuple[int, int], dict[str, Pieces]] = field(default_factory=dict)
 
     # -- bytes -----------------------------------------------------------------------------------------------
@@ -77,8 +81,18 @@ class Job:
 
     def positions(self, task: Task) -> Tensor:
         """(B, S) positions in each row's own counting; padding is negative."""
-        new, old = self.placement.new_tokens(task.i, task.k), self.old_tokens(task)
-        return torch.arange(old, old + new, device=self.device)[None] - self.batches[task.k].pads[:, None]
+        batch = self.batches[task.k]
+        if task.i:
+            return batch.position - batch.pads[:, None]
+        return torch.arange(self.placement.new_tokens(0, task.k), device=self.device)[None] - batch.pads[:, None]
+
+    def advance(self, task: Task) -> None:
+        """Count the positions that this step adds; a pass does it once, where it begins."""
+        batch = self.batches[task.k]
+        if task.i:
+            batch.position.add_(1)
+        else:
+            batch.position.fill_(self.placement.new_tokens(0, task.k) - 1)
 
     # -- weights ---------------------------------------------------------------------------------------------
     def layer_weights(self, task: Task) -> dict[str, Pieces]:
@@ -119,18 +133,16 @@ def batch_states(
     states = []
     for batch in placement.block.batches:
         pads = torch.tensor([batch.prompt_len - len(prompts[row]) for row in batch.rows])
-        capacity = batch.prompt_len + placement.block.gen_len - 1
-        mask, ragged = None, bool(pads.any())
-        if ragged:
-            mask = (torch.arange(capacity)[None] >= pads[:, None]).repeat_interleave(placement.shape.num_kv_heads, 0)
+        grain_pads = pads.repeat_interleave(placement.shape.num_kv_heads).to(torch.int32)
         on_device = pads.to(device)
         states.append(
             BatchState(
                 rows=tuple(first_row + row for row in batch.rows),
                 pads=on_device,
-                key_mask=None if mask is None else mask.to(device),
-                host_key_mask=mask,
-                prompt_mask=prompt_mask(on_device, batch.prompt_len) if ragged else None,
+                grain_pads=grain_pads.to(device),
+                host_grain_pads=grain_pads,
+                position=torch.zeros(1, dtype=torch.int64, device=device),
+                prompt_mask=prompt_mask(on_device, batch.prompt_len) if pads.any() else None,
                 stopped=torch.zeros(batch.num_rows, dtype=torch.bool, device=device),
             )
         )

@@ -21,6 +21,7 @@ from flexplan.prediction import Schedule
 from flexplan.problem import Problem, Workload
 from flexplan.timeline import Timeline
 from flexplan_runtime.arenas import Arenas
+from flexplan_runtime.attention import has_triton
 from flexplan_runtime.blockrun import BlockPlan, BlockRun
 from flexplan_runtime.env import ExecutionEnv
 from flexplan_runtime.job import Job, batch_states
@@ -28,6 +29,7 @@ from flexplan_runtime.loading import load_weights
 from flexplan_runtime.models.families import family
 from flexplan_runtime.opening import Config, dtype_of, open_model, refuse_other_model, refuse_unsupported
 from flexplan_runtime.prompts import Stop, padded, refuse_bad_prompts, rows_of, stop_ids_of
+from flexplan_runtime.replay import Replays
 from flexplan_runtime.sampling import Sampling
 
 Progress = Callable[[int, int], None]  # (tokens generated so far, tokens asked for)
@@ -73,7 +75,9 @@ class OffloadedLM:
         self.shape = shape.with_dtype(self.dtype.itemsize)
         self.family = family(self.shape, self.math)
         self._placement = Placement.of(self.shape, self.policy, full_block(Workload(gen_len=1), self.policy))
-        self._weights = self._arenas([self._placement], weights=True)
+        sizes = _largest([self._placement], weights=True)
+        self._weights = Arenas(sizes, env.ledger, env.device, env.offload_dir)
+        self._work = Arenas({}, env.ledger, env.device, env.offload_dir)
         self.timeline = Timeline()
         try:
             load_weights(self._placement, self._weights, reader, self.dtype, env.num_threads)
@@ -126,23 +130,18 @@ class OffloadedLM:
         plans = self._plan_blocks(prompts, max_new_tokens)
         tokens: list[list[int]] = []
         timelines = []
-        work = self._arenas([plan.placement for plan in plans], weights=False)
-        try:
-            work.lock(self.env.num_threads, touch=True)
-            for plan in plans:
-                run = self._block_run(
-                    plan, work, sampling or Sampling(), stops, len(prompts) * max_new_tokens, progress
-                )
-                timelines.append(run.run())
-                tokens += run.tokens
-        finally:
-            work.close()
+        self._make_room([plan.placement for plan in plans])
+        for plan in plans:
+            run = self._block_run(plan, sampling or Sampling(), stops, len(prompts) * max_new_tokens, progress)
+            timelines.append(run.run())
+            tokens += run.tokens
         if timelines:
             self.timeline = timelines[-1]
         return Generation(tokens, timelines)
 
     def close(self) -> None:
-        """Give the weights' memory and disk space back."""
+        """Give all memory and disk space back."""
+        self._work.close()
         self._weights.close()
 
     def __enter__(self) -> OffloadedLM:
@@ -170,7 +169,6 @@ class OffloadedLM:
     def _block_run(
         self,
         plan: BlockPlan,
-        work: Arenas,
         sampling: Sampling,
         stops: Sequence[int],
         total: int,
@@ -179,7 +177,7 @@ class OffloadedLM:
         job = Job(
             plan.placement,
             self._weights,
-            work,
+            self._work,
             self.family,
             self.dtype,
             self.env.device,
@@ -188,18 +186,24 @@ class OffloadedLM:
             torch.tensor(list(stops), dtype=torch.int64, device=self.env.device),
             self._pad_id(None, stops),
             batch_states(plan.placement, plan.prompts, plan.first_row, self.env.device),
+            self.env.num_threads,
+            Replays() if self._replays(sampling) else None,
         )
         before = plan.first_row * plan.placement.block.gen_len
         return BlockRun(plan, job, self.env, lambda n: progress(before + n, total) if progress else None)
 
-    def _arenas(self, placements: Sequence[Placement], *, weights: bool) -> Arenas:
-        """Arenas as large as the largest of the placements needs; refused before any of them exists."""
-        sizes: dict[str, int] = {}
-        for placement in placements:
-            for name, nbytes in placement.arena_bytes.items():
-                if name.endswith(".weights") == weights:
-                    sizes[name] = max(sizes.get(name, 0), nbytes)
-        return Arenas(sizes, self.env.ledger, self.env.device, self.env.offload_dir)
+    def _make_room(self, placements: Sequence[Placement]) -> None:
+        """Arenas for everything but the weights; those of the call before serve again if they are large enough."""
+        sizes = _largest(placements, weights=False)
+        if self._work.holds(sizes):
+            return
+        self._work.close()
+        self._work = Arenas(sizes, self.env.ledger, self.env.device, self.env.offload_dir)
+        self._work.lock(self.env.num_threads, touch=True)
+
+    def _replays(self, sampling: Sampling) -> bool:
+        """Steps can be captured where nothing in them asks the host: no draws, no counting of experts."""
+        return self.env.device.type == "cuda" and has_triton() and not sampling.do_sample and not self.shape.num_experts
 
     def _here(self) -> Hardware:
         """The budgets of the environment; a schedule reads nothing else of a machine."""
@@ -214,3 +218,13 @@ class OffloadedLM:
     def realised(self) -> Mapping[str, tuple[float, float, float]]:
         """Shares of the weights in percent by tier (gpu, cpu, disk), from what was placed."""
         return {"w": self._placement.realised()["w"]}
+
+
+def _largest(placements: Sequence[Placement], *, weights: bool) -> dict[str, int]:
+    """Bytes of each arena that is enough for every one of the placements."""
+    sizes: dict[str, int] = {}
+    for placement in placements:
+        for name, nbytes in placement.arena_bytes.items():
+            if name.endswith(".weights") == weights:
+                sizes[name] = max(sizes.get(name, 0), nbytes)
+    return sizes

@@ -1,0 +1,95 @@
+"""Runs a policy with random weights and distinct prompts, every token generated, and prints what was measured.
+
+    python benchmarks/generate_throughput.py --model facebook/opt-30b --dtype bfloat16 --block 24x3 \\
+        --percent 15 85 0 100 100 0 --cpu-cache-compute --gpu-mem 16G --cpu-mem 110G
+
+One JSON line: seconds of prefill and of a decode step, tokens a second, busy seconds by lane, memory by tier.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from flexplan.policy import Policy
+from flexplan.timeline import Timeline
+from flexplan.units import GiB, parse_size
+from flexplan_runtime import ExecutionEnv, OffloadedLM
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="facebook/opt-30b")
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--block", default="24x3", help="gpu_batch_size x num_gpu_batches")
+    parser.add_argument("--percent", nargs=6, type=float, default=[15, 85, 0, 100, 100, 0])
+    parser.add_argument("--cpu-cache-compute", action="store_true")
+    parser.add_argument("--sep-layer", action="store_true")
+    parser.add_argument("--prompt-len", type=int, default=512)
+    parser.add_argument("--gen-len", type=int, default=32)
+    parser.add_argument("--gpu-mem", default="16G")
+    parser.add_argument("--cpu-mem", default="110G")
+    parser.add_argument("--offload-dir", default="offload")
+    parser.add_argument("--trace", type=Path)
+    parser.add_argument("--device")
+    parser.add_argument("--repeat", type=int, default=1)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    rows, batches = map(int, args.block.split("x"))
+    policy = Policy(rows, batches, *args.percent, True, args.sep_layer, True, args.cpu_cache_compute)
+    cuda = torch.cuda.is_available() and args.device != "cpu"
+    if cuda:
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, parse_size(args.gpu_mem) / total))
+    env = ExecutionEnv.create(args.offload_dir, gpu_mem=args.gpu_mem, cpu_mem=args.cpu_mem, device=args.device)
+    start = time.perf_counter()
+    with OffloadedLM(args.model, env, "_DUMMY_", policy, dtype=args.dtype) as lm:
+        init_s = time.perf_counter() - start
+        draw = torch.Generator().manual_seed(0)
+        prompts = torch.randint(10, lm.shape.vocab_size, (policy.block_size, args.prompt_len), generator=draw).tolist()
+        for _ in range(args.repeat):
+            if cuda:
+                torch.cuda.reset_peak_memory_stats()
+            start = time.perf_counter()
+            lm.generate(prompts, max_new_tokens=args.gen_len)
+            wall_s = time.perf_counter() - start
+            print(json.dumps({**report(args, policy, lm.timeline, init_s, wall_s), **memory(env, cuda)}), flush=True)
+        if args.trace:
+            lm.timeline.to_chrome_trace(args.trace, name="measured")
+
+
+def report(args: argparse.Namespace, policy: Policy, timeline: Timeline, init_s: float, wall_s: float) -> dict[str, object]:
+    ends = [timeline.sweep_end_s[i] for i in sorted(timeline.sweep_end_s)]
+    steps = [b - a for a, b in zip(ends, ends[1:], strict=False)]
+    return {
+        "model": args.model,
+        "dtype": args.dtype,
+        "block": args.block,
+        "percent": args.percent,
+        "host_attention": args.cpu_cache_compute,
+        "tokens_per_s": round(policy.block_size * args.gen_len / timeline.end_s, 2),
+        "decode_tokens_per_s": round(policy.block_size / statistics.median(steps), 2) if steps else None,
+        "prefill_s": round(timeline.prefill_s, 3),
+        "step_s": [round(f(steps), 4) for f in (min, statistics.median, max)] if steps else None,
+        "busy_s": {lane: round(s, 2) for lane, s in sorted(timeline.lane_busy_s.items())},
+        "init_s": round(init_s, 1),
+        "generate_wall_s": round(wall_s, 2),
+    }
+
+
+def memory(env: ExecutionEnv, cuda: bool) -> dict[str, object]:
+    peak = torch.cuda.max_memory_reserved() / GiB if cuda else None
+    used = torch.cuda.max_memory_allocated() / GiB if cuda else None
+    return {"gpu_reserved_gib": peak and round(peak, 2), "gpu_allocated_gib": used and round(used, 2)}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""The same tokens on a GPU: streams, events and registered memory keep every placement exact."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.gpu
+
+from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig  # noqa: E402
+
+from flexplan.policy import Policy  # noqa: E402
+from flexplan_runtime import ExecutionEnv, OffloadedLM  # noqa: E402
+
+NEW = 8
+PROMPTS = [[5, 6, 7, 8, 9], [11, 12], [20, 21, 22], [30, 31, 32, 33, 34, 35, 36], [40], [41, 42, 43, 44]]
+TRIPLES = [(100, 0), (0, 100), (0, 0), (50, 30), (20, 20), (0, 50), (40, 60)]
+CONFIGS: dict[str, Any] = {
+    "opt": OPTConfig(
+        vocab_size=200, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, ffn_dim=128,
+        max_position_embeddings=64, word_embed_proj_dim=64, init_std=0.2,
+    ),
+    "llama": LlamaConfig(
+        vocab_size=200, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=96, max_position_embeddings=64, initializer_range=0.2,
+    ),
+}  # fmt: skip
+
+
+def random_policy(draw: random.Random) -> Policy:
+    shares = [share for _ in range(3) for share in draw.choice(TRIPLES)]
+    return Policy(draw.randint(1, 4), draw.randint(1, 4), *shares, *(draw.random() < 0.6 for _ in range(4)))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def model(request: Any, tmp_path_factory: Any) -> tuple[Path, Any]:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp(request.param)
+    found = AutoModelForCausalLM.from_config(CONFIGS[request.param]).float().eval()
+    found.save_pretrained(path)
+    length = max(map(len, PROMPTS))
+    ids = torch.full((len(PROMPTS), length), 1)
+    mask = torch.zeros_like(ids)
+    for n, row in enumerate(PROMPTS):
+        ids[n, length - len(row) :], mask[n, length - len(row) :] = torch.tensor(row), 1
+    kw: dict[str, Any] = {"max_new_tokens": NEW, "do_sample": False, "eos_token_id": None, "pad_token_id": 1}
+    return path, found.cuda().generate(ids.cuda(), attention_mask=mask.cuda(), **kw).cpu()
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_every_placement_gives_the_tokens_of_transformers(model: tuple[Path, Any], seed: int, tmp_path: Path) -> None:
+    path, expected = model
+    draw = random.Random(seed)
+    policy, schedule = random_policy(draw), draw.choice(["zigzag", "rowwise"])
+    with ExecutionEnv.create(tmp_path, device="cuda:0", deadline_s=30) as env:
+        with OffloadedLM(str(path), env, path, policy, schedule=schedule, dtype="float32") as lm:
+            assert torch.equal(lm.generate(PROMPTS, max_new_tokens=NEW, pad_token_id=1), expected), policy
+
+
+def test_nothing_is_held_after_a_run(model: tuple[Path, Any], tmp_path: Path) -> None:
+    path, _ = model
+    with ExecutionEnv.create(tmp_path, device="cuda:0") as env:
+        with OffloadedLM(str(path), env, path, Policy(2, 2, 50, 30, 50, 30), dtype="float32") as lm:
+            lm.generate(PROMPTS, max_new_tokens=2)
+        assert env.ledger.held == {}
