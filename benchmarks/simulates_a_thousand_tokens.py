@@ -6,11 +6,12 @@ import argparse
 import resource
 import time
 
+from flexplan_planners.zigzag import ZigZag
+
 from flexplan.cost import Rates
 from flexplan.policy import Policy
 from flexplan.problem import Problem
 from flexplan.simulator import simulate_graph
-from flexplan_planners.zigzag import ZigZag
 
 
 def main() -> None:

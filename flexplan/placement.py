@@ -234,7 +234,7 @@ def _add_hidden(layout: _Layout, p: Placement) -> None:
         layout.ring(f"hidden_{phase}", "gpu.work", p.live if p.hidden_stays else slots[i], sizes[i])
     if p.hidden_stays:
         return
-    parts = [max(p.hidden_parts(0, k)[n] for k in ks) for n in range(3)]
+    parts = [max(p.hidden_parts(i, k)[n] for i in (0, 1) for k in ks) for n in range(3)]  # rounding may favour either
     layout.ring("hidden_gpu", "gpu.work", p.live, parts[0])
     layout.ring("hidden_cpu", "host.work", p.live, parts[1])
     layout.ring("hidden_relay", "host.work", 4, parts[2])
