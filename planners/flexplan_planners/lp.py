@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from math import floor
+from typing import Any
 
 from flexplan.errors import InfeasiblePlan
 from flexplan.plan import Plan
@@ -49,9 +50,9 @@ class LpPlanner:
                 return Plan.of(problem, policy, schedule=self.schedule, planner="lp")
         raise self.refusal(problem)
 
-    def optima(self, problem: Problem, margin: float = 0.0) -> list[Optimum]:
-        """The optimum of every program at most ``margin`` slower than the fastest, fastest first."""
-        return optimise(self.model(problem), problem.workload.num_prompts, margin)
+    def optima(self, problem: Problem, spread: float = 0.0) -> list[Optimum]:
+        """The fastest block, and what was met on the way to it; see `optimise`."""
+        return optimise(self.model(problem), problem.workload.num_prompts, spread)
 
     def model(self, problem: Problem) -> CostModel:
         """The cost model; row by row, every micro-batch streams the weights for itself, so one is as good as many."""
@@ -91,7 +92,8 @@ def read_back(program: Program, num_gpu_batches: int, shares: Shares) -> Policy:
         if shares[f"{what}_disk"] < 10.0 ** -(PERCENT_DECIMALS + 2):
             cpu = round(100 - gpu, PERCENT_DECIMALS)
         percents |= {f"{what}_gpu_percent": gpu, f"{what}_cpu_percent": cpu}
-    return Policy(program.gpu_batch_size, num_gpu_batches, **percents, **program.switches)
+    given: dict[str, Any] = {**percents, **program.switches}
+    return Policy(program.gpu_batch_size, num_gpu_batches, **given)
 
 
 def _percent(share: float) -> float:

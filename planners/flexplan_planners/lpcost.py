@@ -49,21 +49,16 @@ class FlexplanCosts:
     def programs(self, gpu_batch_size: int) -> list[Program]:
         """One for every setting of the switches that has room."""
         memory, passes = Memory(self.problem, gpu_batch_size), list(self._passes(gpu_batch_size))
+        budgets = {tier: float(nbytes) for tier, nbytes in self.problem.budgets().items()}
         prompts = self.problem.workload.num_prompts
         most = min(self.most_batches, ceil(prompts / gpu_batch_size)) if prompts else self.most_batches
-        return [
-            Program(
-                gpu_batch_size,
-                tuple(Phase(name, count, work.rows(s)) for name, count, work in passes),
-                memory.rows(s),
-                {tier: float(nbytes) for tier, nbytes in self.problem.budgets().items()},
-                most,
-                s.absent,
-                s.fields,
-            )
-            for s in self.settings
-            if memory.has_room(s)
-        ]
+        programs = []
+        for s in self.settings:
+            tiers = memory.rows(s)
+            if all(row.least(s.absent) <= budgets[tier] for tier, row in tiers.items()):
+                phases = tuple(Phase(name, count, work.rows(s)) for name, count, work in passes)
+                programs.append(Program(gpu_batch_size, phases, tiers, budgets, most, s.absent, s.fields))
+        return programs
 
     def _passes(self, gpu_batch_size: int) -> Iterator[tuple[str, float, PassWork]]:
         """The prefill, and the decoding at its first, middle and last position, weighted by Simpson's rule."""
@@ -88,7 +83,7 @@ class PassWork:
         self.i = i
         self.new = prompt if i == 0 else 1
         self.context = prompt + i
-        self._gpu: dict[tuple[bool, bool], list[Row]] = {}
+        self._rows: dict[tuple[object, ...], dict[str, Row]] = {}
 
     @cached_property
     def tokens(self) -> int:
@@ -103,7 +98,13 @@ class PassWork:
         return 2 * self.shape.head_dim * self.shape.bytes_per_element
 
     def rows(self, switches: Switches) -> dict[str, Row]:
-        """Seconds of every lane and resource, for one setting of the switches."""
+        """Seconds of every lane and resource, for one setting of the switches; all but ``disk`` matter."""
+        key = (switches.sep_layer, switches.weights_stay, switches.cache, switches.act_stays, switches.pin_weight)
+        if key not in self._rows:
+            self._rows[key] = self._sum(switches)
+        return self._rows[key]
+
+    def _sum(self, switches: Switches) -> dict[str, Row]:
         sums = _Sums(self.rates)
         self._ids(sums, switches)
         if not switches.weights_stay:

@@ -1,4 +1,4 @@
-"""Bytes of the three tiers, affine in the shares: an upper bound of `flexplan.placement`, tight to a few parts in 1,000.
+"""Bytes of the three tiers, affine in the shares: an upper bound of `flexplan.placement`, and a tight one.
 
 A fixed amount stands for what the layout rounds: rows of weights, grains of the cache, aligned slots, and
 percents of three decimals.
@@ -89,10 +89,6 @@ class Memory:
         return workspace_bytes(Placement(self.shape, Policy(), block, 1, (), ()))
 
     # -- rows --------------------------------------------------------------------------------------------------------
-    def has_room(self, s: Switches) -> bool:
-        """False where what has to be on the gpu alone is over its budget."""
-        return self.workspace + (self.weights if s.weights_stay else 0) <= self.problem.hardware.gpu_bytes
-
     def rows(self, s: Switches) -> dict[str, Row]:
         """Bytes of each tier for one setting of the switches."""
         return {"gpu": self._gpu(s), "cpu": self._cpu(s), "disk": self._disk(s)}

@@ -53,6 +53,12 @@ class Row:
         )
         return block + n * batch + once
 
+    def least(self, absent: frozenset[str]) -> float:
+        """At most the quantity of any shares of one micro-batch: each whole thing where it counts least."""
+        parts = ((self.block, WEIGHTS), (self.batch, CACHE), (self.batch, ACT))
+        cheapest = (min(terms.get(name, 0.0) for name in names if name not in absent) for terms, names in parts)
+        return self.block.get(ONE, 0.0) + self.batch.get(ONE, 0.0) + sum(cheapest)
+
     def per_batch(self, n: int | None) -> dict[str, float]:
         """The terms of the row divided by n; for a free n, ``once`` is left out, as a share times u is not linear."""
         terms = {INVERSE if name == ONE else name: c for name, c in self.block.items()}
@@ -133,12 +139,23 @@ def time_rows(program: Program, n: int | None) -> list[Constraint]:
     """seconds of a pass >= seconds of each lane and resource."""
     rows, scale = [], units(program)
     for phase in program.phases:
-        for lane, row in phase.rows.items():
-            terms = _scaled(row.per_batch(n), -1 / scale[phase.name], program.absent)
-            constant = -terms.pop(ONE, 0.0)
-            terms[seconds_of(phase)] = 1.0
-            rows.append(Constraint(f"{phase.name}_{lane}", terms, ">=", constant))
+        lanes = {
+            lane: _scaled(row.per_batch(n), 1 / scale[phase.name], program.absent) for lane, row in phase.rows.items()
+        }
+        for lane, terms in _undominated(lanes).items():
+            constant = terms.get(ONE, 0.0)
+            negated = {name: -c for name, c in terms.items() if name != ONE}
+            rows.append(Constraint(f"{phase.name}_{lane}", {**negated, seconds_of(phase): 1.0}, ">=", constant))
     return rows
+
+
+def _undominated(rows: Mapping[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """The rows that can be the largest: not those that another one exceeds term by term."""
+    kept: dict[str, dict[str, float]] = {}
+    for name, terms in sorted(rows.items(), key=lambda item: -sum(item[1].values())):
+        if not any(all(c <= other.get(term, 0.0) for term, c in terms.items()) for other in kept.values()):
+            kept[name] = terms
+    return kept
 
 
 def memory_rows(program: Program, n: int | None) -> list[Constraint]:
@@ -219,34 +236,33 @@ def solve_program(program: Program, n: int | None = None, *, bound: bool = False
 
 def optimistic(programs: Sequence[Program]) -> Program:
     """A program that is no dearer and no tighter than any of these: one bound for all of them."""
-    first, absents = programs[0], [p.absent for p in programs]
+    first = programs[0]
+    votes = {name: sum(name not in p.absent for p in programs) for name in (ONE, *SHARES)}
     phases = tuple(
-        replace(phase, rows=_lowest([p.phases[number].rows for p in programs], absents))
+        replace(phase, rows=_lowest([p.phases[number].rows for p in programs], votes))
         for number, phase in enumerate(first.phases)
     )
     return replace(
         first,
         phases=phases,
-        bytes=_lowest([p.bytes for p in programs], absents),
+        bytes=_lowest([p.bytes for p in programs], votes),
         most_batches=max(p.most_batches for p in programs),
-        absent=frozenset.intersection(*absents),
+        absent=frozenset.intersection(*(p.absent for p in programs)),
     )
 
 
-def _lowest(tables: Sequence[Mapping[str, Row]], absents: Sequence[frozenset[str]]) -> dict[str, Row]:
-    names = set.intersection(*(set(table) for table in tables))
-    return {name: _lowest_row([table[name] for table in tables], absents) for name in tables[0] if name in names}
+def _lowest(tables: Sequence[Mapping[str, Row]], votes: Mapping[str, int]) -> dict[str, Row]:
+    return {
+        name: Row(*(_lowest_terms([getattr(t[name], part) for t in tables], votes) for part in Row.__slots__))
+        for name in tables[0]
+        if all(name in table for table in tables)
+    }
 
 
-def _lowest_row(rows: Sequence[Row], absents: Sequence[frozenset[str]]) -> Row:
-    """Each coefficient is the lowest among the programs where its share may be more than 0."""
-
-    def lowest(parts: Sequence[Terms]) -> dict[str, float]:
-        found: dict[str, float] = {}
-        for part, absent in zip(parts, absents, strict=True):
-            for name in (ONE, *SHARES):
-                if name not in absent:
-                    found[name] = min(found.get(name, part.get(name, 0.0)), part.get(name, 0.0))
-        return found
-
-    return Row(lowest([r.block for r in rows]), lowest([r.batch for r in rows]), lowest([r.once for r in rows]))
+def _lowest_terms(parts: Sequence[Terms], votes: Mapping[str, int]) -> dict[str, float]:
+    """Each coefficient is the lowest, if every program has it that lets the share be more than 0."""
+    found: dict[str, list[float]] = {}
+    for part in parts:
+        for name, c in part.items():
+            found.setdefault(name, []).append(c)
+    return {name: min(values) for name, values in found.items() if len(values) >= votes[name]}

@@ -14,6 +14,9 @@ from math import ceil, inf
 
 from flexplan_planners.lpmodel import CostModel, Program, Solution, optimistic, solve_program
 
+Kind = frozenset[str]
+
+_LARGER = 3  # batch sizes from the best one on that its variants try
 _EQUAL = 1e-9  # bounds this close to the best answer are not worth another program
 
 
@@ -28,40 +31,66 @@ class Optimum:
 
 
 class Best:
-    """The best answer so far, and those that are at most ``margin`` worse."""
+    """The best answer so far of each kind; a kind drops out when it is ``spread`` slower than the fastest."""
 
-    def __init__(self, margin: float) -> None:
-        self.margin = margin
+    def __init__(self, spread: float) -> None:
+        self.spread = spread
         self.found: list[Optimum] = []
-        self.seconds = inf
+        self.seconds: dict[Kind, float] = {}
 
-    @property
-    def limit(self) -> float:
+    def limit(self, kind: Kind) -> float:
         """What a bound must be below to be worth a look."""
-        return self.seconds * (1 + self.margin) * (1 - _EQUAL)
+        fastest = min(self.seconds.values(), default=inf)
+        return min(self.seconds.get(kind, inf), fastest * (1 + self.spread)) * (1 - _EQUAL)
 
-    def add(self, optimum: Optimum | None) -> None:
-        if optimum is not None:
-            self.found.append(optimum)
-            self.seconds = min(self.seconds, optimum.seconds_per_prompt)
+    def add(self, optimum: Optimum) -> None:
+        """Count an answer."""
+        self.found.append(optimum)
+        kind = kind_of(optimum.program)
+        self.seconds[kind] = min(self.seconds.get(kind, inf), optimum.seconds_per_prompt)
 
     def ranked(self) -> list[Optimum]:
         """Fastest first; ties in the order in which they were found."""
-        near = [o for o in self.found if o.seconds_per_prompt <= self.seconds * (1 + self.margin)]
-        return sorted(near, key=lambda o: o.seconds_per_prompt)
+        return sorted(self.found, key=lambda o: o.seconds_per_prompt)
 
 
-def optimise(model: CostModel, num_prompts: int | None = None, margin: float = 0.0) -> list[Optimum]:
-    """The optimum of every program that is at most ``margin`` slower than the fastest; empty where nothing fits."""
-    best = Best(margin)
+def optimise(model: CostModel, num_prompts: int | None = None, spread: float = 0.0) -> list[Optimum]:
+    """The fastest block comes first; empty where nothing fits.
+
+    The others are what was met on the way to it, and to the fastest of each other kind of program, unless
+    that is more than ``spread`` slower.
+    """
+    best = Best(spread)
     for bound, programs in sorted(_bounded(model), key=lambda pair: pair[0]):
-        if bound >= best.limit:
-            break
+        kind = kind_of(programs[0])
+        if bound >= best.limit(kind):
+            continue
         for child, free in sorted(_each_bounded(programs), key=lambda pair: _per_prompt(*pair)):
-            if _per_prompt(child, free) >= best.limit:
+            if _per_prompt(child, free) >= best.limit(kind):
                 break
-            best.add(_whole(child, free, num_prompts, best.limit))
+            optimum = _whole(child, free, num_prompts, best.limit(kind))
+            if optimum is not None:
+                best.add(optimum)
     return best.ranked()
+
+
+def variants(model: CostModel, best: Optimum, num_prompts: int | None, margin: float) -> list[Optimum]:
+    """Blocks at most ``margin`` slower: other switches of the same kind, and the next larger micro-batches."""
+    limit, size = best.seconds_per_prompt * (1 + margin), best.program.gpu_batch_size
+    sizes = [s for s in model.batch_sizes() if s >= size][:_LARGER]
+    programs = [p for s in sizes for p in model.programs(s) if kind_of(p) == kind_of(best.program)]
+    found = []
+    for program, free in _each_bounded(programs):
+        if _per_prompt(program, free) < limit:
+            optimum = _whole(program, free, num_prompts, limit)
+            found += [optimum] if optimum else []
+    return found
+
+
+def kind_of(program: Program) -> Kind:
+    """Programs of one kind use the same lanes; they differ so little that one bound serves them all."""
+    lanes = frozenset(lane for phase in program.phases for lane in phase.rows)
+    return lanes & {"h2d_weights", "h2d_cache", "cpu"}
 
 
 def _bounded(model: CostModel) -> Iterator[tuple[float, Sequence[Program]]]:
@@ -79,11 +108,9 @@ def _bounded(model: CostModel) -> Iterator[tuple[float, Sequence[Program]]]:
 
 
 def _groups(programs: Sequence[Program]) -> list[list[Program]]:
-    """Programs with the same lanes: they differ little enough for one bound."""
-    groups: dict[frozenset[str], list[Program]] = {}
+    groups: dict[Kind, list[Program]] = {}
     for program in programs:
-        lanes = frozenset(lane for phase in program.phases for lane in phase.rows)
-        groups.setdefault(lanes & {"h2d_weights", "h2d_cache", "chain", "gpu_flops"}, []).append(program)
+        groups.setdefault(kind_of(program), []).append(program)
     return list(groups.values())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import product
 from typing import Any, Literal
 
@@ -53,11 +53,10 @@ class Switches:
         """Layers of streamed weights on the gpu at a time, as in `Placement.lookahead`."""
         return 3 if self.cache == "host" else 2
 
-    @cached_property
+    @property
     def layer_bytes(self) -> tuple[int, ...]:
         """Weight bytes of the layers of the schedule; a token table of its own is not among them."""
-        layers = schedule_layers(self.shape, self.sep_layer)
-        return tuple(sum(t.nbytes for t in layer_tensors(self.shape, layer)) for layer in layers)
+        return _layer_bytes(self.shape, self.sep_layer)
 
     @property
     def num_layers(self) -> int:
@@ -73,6 +72,11 @@ class Switches:
         return sum(self.layer_bytes)
 
 
+@cache
+def _layer_bytes(shape: ModelShape, sep_layer: bool) -> tuple[int, ...]:
+    return tuple(sum(t.nbytes for t in layer_tensors(shape, layer)) for layer in schedule_layers(shape, sep_layer))
+
+
 def every_setting(
     problem: Problem, host_attention: Sequence[bool], sep_layer: Sequence[bool], pin_weight: Sequence[bool]
 ) -> Iterator[Switches]:
@@ -80,10 +84,10 @@ def every_setting(
     caches: list[CacheHome] = ["gpu", *(("host",) if True in host_attention else ())]
     if False in host_attention:
         caches.append("stream")
-    for sep, stay, cache, act, disk, pin in product(
+    for sep, stay, home, act, disk, pin in product(
         sep_layer, (True, False), caches, (True, False), (False, True), pin_weight
     ):
-        idle_disk = disk and (not problem.hardware.disk_bytes or (stay and act and cache == "gpu"))
+        idle_disk = disk and (not problem.hardware.disk_bytes or (stay and act and home == "gpu"))
         idle_switch = stay and (sep != sep_layer[0] or pin != pin_weight[0])
         if not idle_disk and not idle_switch:
-            yield Switches(problem.model, sep, stay, cache, act, disk, pin)
+            yield Switches(problem.model, sep, stay, home, act, disk, pin)
