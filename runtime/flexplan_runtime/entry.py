@@ -1,0 +1,154 @@
+"""The runtime as the command line sees it (entry point ``torch`` of ``flexplan.runtimes``)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from flexplan.blocks import fill_blocks
+from flexplan.forecast import simulate
+from flexplan.hardware import Hardware
+from flexplan.placement import Placement, tier_of
+from flexplan.plan import Plan
+from flexplan.running import BenchReport, Completion, DemoReport, Listener, RunReport, RunRequest, Say, Shares
+from flexplan_runtime.arenas import Ledger
+from flexplan_runtime.lm import Generation, OffloadedLM
+from flexplan_runtime.requests import Ready, make_ready
+
+
+class TorchRuntime:
+    """Runs, benchmarks and measures with torch."""
+
+    def run(self, request: RunRequest, listener: Listener) -> RunReport:
+        """Every prompt's completion, in the order of the prompts."""
+        return run_ready(make_ready(request), listener)
+
+    def bench(self, request: RunRequest, hardware: Hardware | None, listener: Listener) -> BenchReport:
+        """One block, against what the simulator says of it on ``hardware``, else on the plan's."""
+        planned = request.policy.problem.hardware if isinstance(request.policy, Plan) else None
+        ready = make_ready(request)
+        problem = ready.problem(hardware or planned)
+        plan = Plan.of(problem, ready.policy, schedule=ready.schedule, planner=_planner(request))
+        return bench_ready(ready, plan, listener)
+
+    def profile(self, device: str | None, scratch: Path, say: Say) -> Hardware:
+        """This machine, measured."""
+        from flexplan_runtime.measure import measure  # only this command needs it
+
+        return measure(device, scratch, say)
+
+    def demo(self, say: Say, listener: Listener) -> DemoReport:
+        """Plan, run and compare the embedded model."""
+        from flexplan_runtime.demo import show_demo  # likewise
+
+        return show_demo(say, listener)
+
+
+def run_ready(ready: Ready, listener: Listener) -> RunReport:
+    """Load the weights and complete the prompts."""
+    began_s = time.perf_counter()
+    listener.stage("loading weights")
+    with open_lm(ready) as lm:
+        loaded_s = time.perf_counter()
+        listener.stage("generating")
+        watch = Watch(lm.env.ledger, listener)
+        done = generate(ready, lm, watch)
+        ended_s = time.perf_counter()
+        return _report(ready, lm, done, watch, loaded_s - began_s, ended_s - loaded_s)
+
+
+def bench_ready(ready: Ready, plan: Plan, listener: Listener) -> BenchReport:
+    """A short run to warm up, then the block that counts."""
+    predicted = simulate(plan)
+    on_device = ready.env.device.type == "cuda"
+    if on_device:
+        torch.cuda.reset_peak_memory_stats(ready.env.device)
+    began_s = time.perf_counter()
+    listener.stage("loading weights")
+    with open_lm(ready) as lm:
+        load_s = time.perf_counter() - began_s
+        listener.stage("warming up")
+        lm.complete(ready.ids, min(2, ready.request.max_new_tokens))
+        listener.stage("measuring")
+        watch = Watch(lm.env.ledger, listener)
+        began_s = time.perf_counter()
+        done = generate(ready, lm, watch)
+        report = _report(ready, lm, done, watch, load_s, time.perf_counter() - began_s)
+    device_peak = int(torch.cuda.max_memory_allocated(ready.env.device)) if on_device else None
+    return BenchReport(plan, predicted, done.timelines[0], report, device_peak)
+
+
+def open_lm(ready: Ready) -> OffloadedLM:
+    """The model of a request, its weights loaded."""
+    request = ready.request
+    return OffloadedLM(
+        request.model,
+        ready.env,
+        ready.weights,
+        request.policy,
+        schedule=ready.schedule,
+        dtype=ready.dtype,
+        seed=request.seed,
+    )
+
+
+def generate(ready: Ready, lm: OffloadedLM, watch: Watch) -> Generation:
+    """All prompts of a request."""
+    return lm.complete(
+        ready.ids, ready.request.max_new_tokens, sampling=ready.sampling, stops=ready.stops, progress=watch
+    )
+
+
+class Watch:
+    """Sees what the tiers hold each time tokens arrive, and passes the count on."""
+
+    def __init__(self, ledger: Ledger, listener: Listener) -> None:
+        self.ledger = ledger
+        self.listener = listener
+        self.peak_bytes = {"gpu": 0, "cpu": 0, "disk": 0}
+
+    def __call__(self, done: int, total: int) -> None:
+        held = dict.fromkeys(self.peak_bytes, 0)
+        for arena, nbytes in dict(self.ledger.held).items():
+            held[tier_of(arena)] += nbytes
+        self.peak_bytes = {tier: max(self.peak_bytes[tier], nbytes) for tier, nbytes in held.items()}
+        self.listener.tokens(done, total)
+
+
+def _report(ready: Ready, lm: OffloadedLM, done: Generation, watch: Watch, load_s: float, run_s: float) -> RunReport:
+    return RunReport(
+        completions=completions(ready, done.tokens),
+        load_s=load_s,
+        run_s=run_s,
+        timelines=tuple(done.timelines),
+        realised=_realised(ready, lm),
+        peak_bytes=watch.peak_bytes,
+    )
+
+
+def completions(ready: Ready, tokens: Sequence[Sequence[int]]) -> tuple[Completion, ...]:
+    """New tokens as people read them."""
+    return tuple(
+        Completion(
+            id=prompt.id,
+            prompt=prompt.content,
+            text=ready.tokenizer.decode(new),
+            token_ids=tuple(new),
+            finish_reason="stop" if new and new[-1] in ready.stops else "length",
+            num_prompt_tokens=len(ids),
+        )
+        for prompt, ids, new in zip(ready.prompts, ready.ids, tokens, strict=True)
+    )
+
+
+def _realised(ready: Ready, lm: OffloadedLM) -> Shares:
+    """Weights as the model placed them; cache and activations of the first block."""
+    block = next(fill_blocks(ready.problem().workload, ready.policy))
+    return {**Placement.of(lm.shape, ready.policy, block).realised(), **lm.realised()}
+
+
+def _planner(request: RunRequest) -> str:
+    return request.policy.planner if isinstance(request.policy, Plan) else "manual"
