@@ -6,8 +6,6 @@ Online softmax (Milakov and Gimelshein, 2018; FlashAttention, Dao et al., 2022).
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -15,11 +13,11 @@ from torch import Tensor
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _decode(
-    q_ptr: Any, k_ptr: Any, v_ptr: Any, out_ptr: Any, pads_ptr: Any, position_ptr: Any, scale: Any,
-    q_grain: Any, q_head: Any, k_grain: Any, k_token: Any, v_grain: Any, v_token: Any, out_grain: Any, out_head: Any,
+def _decode(  # type: ignore[no-untyped-def]  # the compiler reads annotations as its own
+    q_ptr, k_ptr, v_ptr, out_ptr, pads_ptr, position_ptr, scale,
+    q_grain, q_head, k_grain, k_token, v_grain, v_token, out_grain, out_head,
     P: tl.constexpr, P_PAD: tl.constexpr, H: tl.constexpr, H_PAD: tl.constexpr, T: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     grain = tl.program_id(0).to(tl.int64)
     first = tl.load(pads_ptr + grain)
     length = tl.load(position_ptr) + 1

@@ -41,6 +41,7 @@ class ExecutionEnv:
         self.deadline_s = deadline_s
         self.throttle = throttle
         self._streams: dict[str, Any] = {}
+        self._reserved_bytes = 0
 
     def stream(self, lane: str) -> Any:
         """The CUDA stream of a lane, the same for every job: the framework keeps freed memory by stream.
@@ -52,6 +53,15 @@ class ExecutionEnv:
         if lane not in self._streams:
             self._streams[lane] = torch.cuda.Stream(self.device, priority=-1 if lane == H2D_SMALL else 0)
         return self._streams[lane]
+
+    def reserve_workspace(self, lane: str, nbytes: int) -> None:
+        """Let the framework take what kernels will need now, so that none of them waits for the driver later."""
+        stream = self.stream(lane)
+        if stream is not None and nbytes > self._reserved_bytes:
+            torch.cuda.empty_cache()
+            with torch.cuda.stream(stream):
+                torch.empty(nbytes, dtype=torch.uint8, device=self.device)
+            self._reserved_bytes = nbytes
 
     @classmethod
     def create(

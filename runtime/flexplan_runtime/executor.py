@@ -44,7 +44,8 @@ class Executor:
 
     def run(self, finished: Finished) -> Timeline:
         """Execute until the graph ends or every micro-batch has finished; the measured timeline."""
-        self._reserve_workspace()
+        policy, arenas = self.job.placement.policy, self.job.placement.arena_bytes
+        self.env.reserve_workspace(GPU if policy.overlap else INLINE, arenas["gpu.workspace"])
         self._start_clock()
         patience_s = sys.getswitchinterval()
         sys.setswitchinterval(_SWITCH_S)
@@ -106,16 +107,6 @@ class Executor:
             self.timeline.add(Span(token.task.name, token.task.lane, token.task.i, start_s, end_s))
             del self.tokens[token.number]
         self.on_sweep(sweep)
-
-    def _reserve_workspace(self) -> None:
-        """Let the framework take the workspace now, so that no kernel waits for the driver later."""
-        for lane in (GPU, INLINE):
-            stream = self.env.stream(lane)
-            if stream is not None and (lane == INLINE) != self.job.placement.policy.overlap:
-                with torch.cuda.stream(stream):
-                    torch.empty(
-                        self.job.placement.arena_bytes["gpu.workspace"], dtype=torch.uint8, device=self.env.device
-                    )
 
     def _start_clock(self) -> None:
         self.origin_s = time.perf_counter()
