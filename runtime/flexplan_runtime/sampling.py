@@ -22,9 +22,11 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
+        if not 0 < self.temperature < torch.inf:
             raise UsageError(
-                "FP150", f"temperature {self.temperature} must be above 0", fix="for greedy, leave do_sample off"
+                "FP150",
+                f"temperature {self.temperature} must be above 0 and finite",
+                fix="for greedy, leave do_sample off",
             )
         if self.top_k is not None and self.top_k < 1:
             raise UsageError("FP151", f"top_k {self.top_k} must be at least 1", fix="leave it out to keep all tokens")
