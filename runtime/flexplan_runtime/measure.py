@@ -1,0 +1,280 @@
+"""Measuring this machine: every rate of a Hardware, with the runtime's own copies, attention and disk file.
+
+Where the host computes (no accelerator), the link is a copy from one part of its memory to another.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from flexplan.catalog import read_model
+from flexplan.graph import CPU, D2H, DISK_READ, DISK_WRITE, H2D_CACHE, H2D_SMALL, H2D_WEIGHTS
+from flexplan.hardware import Hardware
+from flexplan.policy import Policy
+from flexplan.running import Say
+from flexplan.timeline import Timeline
+from flexplan.units import MiB
+from flexplan_runtime.attention import host_attention
+from flexplan_runtime.disk import ScratchFile
+from flexplan_runtime.env import ExecutionEnv
+from flexplan_runtime.hostmemory import HostBlock, aligned_bytes
+from flexplan_runtime.lm import OffloadedLM
+from flexplan_runtime.machine import capacities, cores, device_name, fingerprint
+from flexplan_runtime.moves import PIECE_BYTES
+from flexplan_runtime.opening import DUMMY
+from flexplan_runtime.timing import Figure, rate_of
+
+Figures = dict[str, Figure]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is moved and computed for one measurement, and how long it is repeated."""
+
+    copy_bytes: int
+    tokens: int
+    width: int
+    attended_bytes: int
+    disk_bytes: int
+    repeat_s: float
+
+
+ON_CPU = Sizes(64 * MiB, 256, 2048, 32 * MiB, 64 * MiB, 0.4)
+ON_CUDA = Sizes(1024 * MiB, 4096, 8192, 1024 * MiB, 1024 * MiB, 1.0)
+QUICK = Sizes(16 * MiB, 64, 512, 8 * MiB, 16 * MiB, 0.05)
+
+
+def measure(device: str | None, scratch: Path, say: Say, sizes: Sizes | None = None) -> Hardware:
+    """This machine's hardware file; ``say`` is told each figure with its spread."""
+    with ExecutionEnv.create(scratch, device=device) as env, torch.no_grad():
+        bench = Bench(env, sizes or (ON_CPU if env.device.type == "cpu" else ON_CUDA))
+        figures: Figures = {}
+        for part in (bench.compute, bench.link, bench.host, bench.disk, bench.fixed):
+            found = part()
+            for name, figure in found.items():
+                say(f"{name} {figure}")
+            figures |= found
+        return Hardware.model_validate(
+            {
+                "name": device_name(env.device) or "cpu",
+                "fingerprint": fingerprint(env.device),
+                "preset": False,
+                "measured_on": date.today().isoformat(),
+                "cores": cores(),
+                **capacities(env.device, env.offload_dir),
+                **{name: figure.value for name, figure in figures.items() if name in Hardware.model_fields},
+            }
+        )
+
+
+class Bench:
+    """The measurements, in the environment in which models run."""
+
+    def __init__(self, env: ExecutionEnv, sizes: Sizes) -> None:
+        self.env = env
+        self.sizes = sizes
+        self.device = env.device
+        self.on_host = env.device.type == "cpu"
+        # what a 16-bit checkpoint is run in on a device, and what the host computes well by itself
+        self.dtype = torch.float32 if self.on_host else torch.float16
+
+    # -- the device ----------------------------------------------------------------------------------------------
+    def compute(self) -> Figures:
+        """Products at the shape of a prompt, and reading weights for a few tokens."""
+        width, tokens = self.sizes.width, self.sizes.tokens
+        weight = self._random(4 * width, width)
+        prompt, few = self._random(tokens, width), self._random(4, width)
+        flops = 2.0 * tokens * weight.numel()
+        return {
+            "gpu_flops_per_s": self._rate(flops, lambda: torch.nn.functional.linear(prompt, weight)),
+            "gpu_bytes_per_s": self._rate(weight.nbytes, lambda: torch.nn.functional.linear(few, weight)),
+        }
+
+    # -- the link ------------------------------------------------------------------------------------------------
+    def link(self) -> Figures:
+        """Copies each way, both ways at once, and from memory that is not page-locked."""
+        nbytes = self.sizes.copy_bytes
+        blocks = [HostBlock(nbytes), HostBlock(nbytes)]
+        here = [torch.zeros(nbytes, dtype=torch.uint8, device=self.device) for _ in blocks]
+        try:
+            for block in blocks:
+                block.touch(self.env.num_threads)
+                if not self.on_host:
+                    block.lock()
+            up, down = (lambda: _pieces(here[0], blocks[0].data)), (lambda: _pieces(blocks[1].data, here[1]))
+            loose = torch.zeros(nbytes, dtype=torch.uint8)
+            return {
+                "link_up_bytes_per_s": self._rate(nbytes, up),
+                "link_down_bytes_per_s": self._rate(nbytes, down),
+                "link_duplex_bytes_per_s": self._rate(2 * nbytes, lambda: self._together(up, down)),
+                # unpinned weights are copied to page-locked memory first: that copy is what this rate is for
+                "pageable_up_bytes_per_s": self._rate(nbytes, lambda: blocks[0].data.copy_(loose)),
+            }
+        finally:
+            self._release(blocks)
+
+    def _together(self, up: Callable[[], None], down: Callable[[], None]) -> None:
+        if self.on_host:
+            other = threading.Thread(target=down)
+            other.start()
+            up()
+            other.join()
+            return
+        streams = [torch.cuda.Stream(self.device) for _ in range(2)]
+        for stream, copy in zip(streams, (up, down), strict=True):
+            with torch.cuda.stream(stream):
+                copy()
+
+    def _release(self, blocks: list[HostBlock]) -> None:
+        if not self.on_host:
+            torch.cuda.synchronize(self.device)
+        for block in blocks:
+            block.close()
+
+    # -- the host ------------------------------------------------------------------------------------------------
+    def host(self) -> Figures:
+        """Attention over keys and values in host memory, alone and while copies run, and plain products."""
+        width = min(2048, self.sizes.width)
+        left = torch.randn(self.sizes.tokens, width)
+        right = torch.randn(width, width)
+        products = self._rate(2.0 * left.shape[0] * width * width, lambda: left @ right)
+        found = {"host_flops_per_s": products}
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            attend, nbytes = self._attention(dtype)
+            figure = self._rate(nbytes, attend)
+            found[f"host_attention in {str(dtype).removeprefix('torch.')}"] = figure
+            if dtype == self.dtype:
+                found["host_attention_bytes_per_s"] = figure
+                found["host_bytes_per_s"] = _larger(figure, self._roof(attend, nbytes))
+        return found
+
+    def _attention(self, dtype: torch.dtype) -> tuple[Callable[[], None], int]:
+        """Decoding over 512 tokens with heads of 128."""
+        tokens, head_dim = 512, 128
+        grains = max(1, self.sizes.attended_bytes // (2 * tokens * head_dim * dtype.itemsize))
+        pairs = torch.zeros(grains, 2, tokens, head_dim, dtype=dtype).normal_()
+        queries, out = torch.randn(grains, 1, head_dim).to(dtype), torch.empty(grains, 1, head_dim, dtype=dtype)
+        pads = torch.zeros(grains, dtype=torch.int64)
+        threads = self.env.num_threads
+        return (lambda: host_attention(queries, pairs, pads, head_dim**-0.5, out, threads)), pairs.nbytes
+
+    def _roof(self, attend: Callable[[], None], nbytes: int) -> Figure:
+        """What host memory gives to attention and copies at the same time, in all."""
+        size = self.sizes.copy_bytes
+        block, here = HostBlock(size), torch.zeros(size, dtype=torch.uint8, device=self.device)
+        try:
+            block.touch(self.env.num_threads)
+            if not self.on_host:
+                block.lock()
+            with _Repeated(lambda: _pieces(here, block.data), self.device) as copies:
+                began_s, before = time.perf_counter(), copies.count
+                attended = self._rate(nbytes, attend, device=torch.device("cpu"))
+                copied = (copies.count - before) * size / (time.perf_counter() - began_s)
+            return Figure(attended.value + copied, attended.spread_percent)
+        finally:
+            self._release([block])
+
+    # -- the disk ------------------------------------------------------------------------------------------------
+    def disk(self) -> Figures:
+        """Large transfers of the runtime's own file, past the page cache where the file system allows that."""
+        nbytes = self.sizes.disk_bytes
+        data = aligned_bytes(nbytes)
+        data.random_()
+        file = ScratchFile(self.env.offload_dir, nbytes)
+        try:
+            written = self._rate(nbytes, lambda: file.write(0, data))
+            read = self._rate(nbytes, lambda: file.read(0, data))
+        finally:
+            file.close()
+        return {"disk_write_bytes_per_s": written, "disk_read_bytes_per_s": read}
+
+    # -- what a task costs however small it is -----------------------------------------------------------------------
+    def fixed(self) -> Figures:
+        """Seconds of tasks that move and compute next to nothing, from the timelines of a very small model."""
+        shape, math = read_model("facebook/opt-125m")
+        sizes = {"num_layers": 4, "hidden_size": 64, "num_heads": 4, "num_kv_heads": 4, "head_dim": 16, "ffn_size": 64}
+        small = shape.model_copy(update={**sizes, "vocab_size": 256, "embed_size": 64, "max_positions": 64})
+        resident = Policy(gpu_batch_size=2, num_gpu_batches=2, overlap=True)
+        spread = Policy(2, 2, 34, 33, 34, 33, 0, 50, cpu_cache_compute=True, pin_weight=False)
+        streamed = Policy(2, 2, 34, 33, 34, 33, 0, 50)
+        with self._model((small, math), resident) as lm:
+            at_home = _decode(lm)
+        timelines = []
+        for policy in (spread, streamed):
+            with self._model((small, math), policy) as lm:
+                timelines.append(_decode(lm))
+        computing = [span for span in at_home.spans if span.i > 0 and span.lane == "gpu"]
+        return {
+            # the whole step, not the kernels alone: launching is what a small task waits for
+            "kernel_s": Figure.of([at_home.decode_s / max(1, len(computing))]),
+            "copy_s": _median_span(timelines, {H2D_WEIGHTS, H2D_CACHE, H2D_SMALL, D2H}),
+            "host_task_s": _median_span(timelines, {CPU}),
+            "disk_request_s": _median_span(timelines, {DISK_READ, DISK_WRITE}),
+        }
+
+    def _model(self, config: object, policy: Policy) -> OffloadedLM:
+        return OffloadedLM(config, self.env, DUMMY, policy, dtype=self.dtype)  # type: ignore[arg-type]
+
+    # -- tools -------------------------------------------------------------------------------------------------------
+    def _random(self, rows: int, cols: int) -> Tensor:
+        return torch.empty(rows, cols, dtype=self.dtype, device=self.device).normal_()
+
+    def _rate(self, amount: float, act: Callable[[], object], device: torch.device | None = None) -> Figure:
+        return rate_of(amount, act, device or self.device, self.sizes.repeat_s)
+
+
+class _Repeated:
+    """Does something over and over on a thread of its own, until the end of a ``with``."""
+
+    def __init__(self, act: Callable[[], None], device: torch.device) -> None:
+        self.count = 0
+        self._act = act
+        self._device = device
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._main, name="flexplan-copies", daemon=True)
+
+    def _main(self) -> None:
+        stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
+        with torch.cuda.stream(stream):
+            while not self._stop.is_set():
+                self._act()
+                if stream is not None:
+                    stream.synchronize()
+                self.count += 1
+
+    def __enter__(self) -> _Repeated:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join(60)
+
+
+def _pieces(out: Tensor, data: Tensor) -> None:
+    """A copy in the pieces that weights travel in."""
+    for start in range(0, len(out), PIECE_BYTES):
+        out[start : start + PIECE_BYTES].copy_(data[start : start + PIECE_BYTES], non_blocking=True)
+
+
+def _larger(one: Figure, other: Figure) -> Figure:
+    return max(one, other, key=lambda figure: figure.value)
+
+
+def _decode(lm: OffloadedLM) -> Timeline:
+    """The timeline of a second, warm run."""
+    prompts = [[n + 2, 3, 5, 7] for n in range(4)]
+    lm.complete(prompts, 2)
+    return lm.complete(prompts, 12).timelines[0]
+
+
+def _median_span(timelines: list[Timeline], lanes: set[str]) -> Figure:
+    return Figure.of([s.end_s - s.start_s for t in timelines for s in t.spans if s.lane in lanes and s.i > 0])
