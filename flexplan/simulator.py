@@ -147,14 +147,13 @@ class _Simulation:
         if self.keep:
             name = program.tasks[lane.number - program.first].name
             self.timeline.spans.append(Span(name, lane.name, program.i, lane.started_s, self.now))
-        if program.first == self.newest:
-            self._pull()
-        if lane.program is None:
-            self._start(lane)
+        self._start(lane)
         if lane.waiting:
             waiting, lane.waiting = lane.waiting, []
             for other in waiting:
                 self._start(other)
+        if program.first == self.newest:
+            self._pull()
 
     def _refuse(self) -> None:
         stuck = [f"{lane.name} waits for {lane.queue[0][2]}" for lane in self.by_place if lane.queue]

@@ -65,24 +65,26 @@ class Steps:
         w = self.p.weights[j]
         index = number * len(self.layers) + j
         cpu, disk = w.part_bytes["cpu"], w.part_bytes["disk"]
+        part = 2 if number == 0 and j < self.p.lookahead else 0  # the first pass also loads these for the second
         lo, hi = _chunk(cpu, chunk, chunks, PIECE_ALIGN)
         if lo < hi:
-            yield from self._load_cpu_weight(p, index, j, k, lo, hi)
+            yield from self._load_cpu_weight(p, index, j, k, lo, hi, part)
         lo, hi = _chunk(disk, chunk, chunks, DISK_ALIGN)
         if lo < hi:
             relay = (Access("weight_relay", index, lo, hi),)
             home = (Access("weights_disk", j, lo, hi),)
             ring = (Access("weight_ring", index, cpu + lo, cpu + hi),)
-            yield self._task("read_weight", p, j, k, cost.read_work(hi - lo), home, relay)
-            yield self._task("load_weight", p, j, k, cost.up_work(hi - lo), relay, ring, part=1)
+            yield self._task("read_weight", p, j, k, cost.read_work(hi - lo), home, relay, part)
+            yield self._task("load_weight", p, j, k, cost.up_work(hi - lo), relay, ring, part + 1)
 
-    def _load_cpu_weight(self, p: Pass, index: int, j: int, k: int, lo: int, hi: int) -> Tasks:
+    def _load_cpu_weight(self, p: Pass, index: int, j: int, k: int, lo: int, hi: int, part: int) -> Tasks:
         home = (Access("weights_cpu", j, lo, hi),)
         if not self.p.policy.pin_weight:
             stage = (Access("weight_stage", index, lo, hi),)
-            yield self._task("stage_weight", p, j, k, cost.copy_work(hi - lo), home, stage)
+            yield self._task("stage_weight", p, j, k, cost.copy_work(hi - lo), home, stage, part)
             home = stage
-        yield self._task("load_weight", p, j, k, cost.up_work(hi - lo), home, (Access("weight_ring", index, lo, hi),))
+        ring = (Access("weight_ring", index, lo, hi),)
+        yield self._task("load_weight", p, j, k, cost.up_work(hi - lo), home, ring, part)
 
     def _weights(self, p: Pass, j: int) -> Accesses:
         """What a compute task of layer j reads: its resident part and its slot of the ring."""
