@@ -144,6 +144,7 @@ def bench_object(report: BenchReport) -> dict[str, Any]:
         "planned_peak_bytes": report.plan.prediction.peak_bytes,
         "held_peak_bytes": dict(report.run.peak_bytes),
         "device_peak_bytes": report.device_peak_bytes,
+        "moved_bytes": {name: {"planned": plan, "counted": real} for name, (plan, real) in report.moved.items()},
         "placement": {
             "asked": {what: [100 * s for s in report.plan.policy.shares(what)] for what in report.run.realised},
             "realised": {what: list(shares) for what, shares in report.run.realised.items()},
@@ -165,9 +166,10 @@ def _timeline_object(timeline: Timeline, num_tokens: int) -> dict[str, Any]:
 
 def demo_object(report: DemoReport) -> dict[str, Any]:
     """A demo as plain data."""
-    texts = [{"prompt": c.prompt, "text": c.text} for c in report.bench.run.completions]
+    completions = next(iter(report.runs.values())).run.completions
     return {
         "tokens_equal": report.tokens_equal,
         "model_bytes": report.model_bytes,
-        "completions": texts,
-    } | bench_object(report.bench)
+        "completions": [{"prompt": c.prompt, "text": c.text} for c in completions],
+        "runs": {name: bench_object(run) for name, run in report.runs.items()},
+    }

@@ -90,14 +90,15 @@ class BenchReport:
     predicted: Timeline
     measured: Timeline
     run: RunReport
+    moved: Mapping[str, tuple[int, int]]  # resource -> bytes by the plan, bytes counted where they moved
     device_peak_bytes: int | None = None  # what the device's allocator counted
 
 
 @dataclass(frozen=True)
 class DemoReport:
-    """The whole path on the embedded model."""
+    """The whole path on the embedded model: each plan that was run, and whether all gave the one-tier run's tokens."""
 
-    bench: BenchReport
+    runs: Mapping[str, BenchReport]
     model_bytes: int
     tokens_equal: bool
 

@@ -199,13 +199,25 @@ def _in_units(name: str, value: object) -> str:
 
 
 def demo_view(report: DemoReport) -> RenderableType:
-    """The text, both timelines, and whether placement changed a token."""
-    texts = [[str(c.prompt), c.text or ""] for c in report.bench.run.completions]
+    """The text, the runs side by side, the last one's timeline, and whether placement changed a token."""
+    last = list(report.runs.values())[-1]
+    texts = [[str(c.prompt), " ".join((c.text or "").split())] for c in last.run.completions]
     return Group(
         words_table(("prompt", "what the model goes on with"), texts),
-        bench_view(report.bench),
-        Text(f"\ntokens equal: {'yes' if report.tokens_equal else 'no'}"),
+        table("Runs", _RUN_HEAD, [_run_row(name, run) for name, run in report.runs.items()]),
+        Text(f"\n{list(report.runs)[-1]}, in full:", style="bold"),
+        bench_view(last),
+        Text(f"\ntokens equal: {'yes' if report.tokens_equal else 'no'} (to those of the run on one tier)"),
     )
+
+
+_RUN_HEAD = ("", "weights gpu/cpu/disk %", "KV cache gpu/cpu/disk %", "tokens/s predicted", "measured")
+
+
+def _run_row(name: str, run: BenchReport) -> Row:
+    tokens = len(run.run.completions) * run.plan.problem.workload.gen_len
+    shares = (" / ".join(f"{share:.0f}" for share in run.run.realised[what]) for what in ("w", "cache"))
+    return [name, *shares, *(f"{per_second(tokens, t.end_s):.1f}" for t in (run.predicted, run.measured))]
 
 
 def bench_view(report: BenchReport) -> RenderableType:
@@ -225,6 +237,7 @@ def bench_view(report: BenchReport) -> RenderableType:
         table("Time", head, rows),
         table("Busy by lane", head, busy),
         peak_table(report),
+        moved_table(report),
         shares_table(report.plan.policy, report.run.realised),
     )
 
@@ -239,6 +252,14 @@ def peak_table(report: BenchReport) -> RenderableType:
     if report.device_peak_bytes is not None:
         rows.append(["gpu, by its allocator", "", format_size(report.device_peak_bytes), ""])
     return table("Memory at its highest", ("tier", "planned", "held", "gap"), rows)
+
+
+def moved_table(report: BenchReport) -> RenderableType:
+    """Bytes that the plan moves beside those counted where they moved."""
+    words = {"up_bytes": "host to device", "down_bytes": "device to host"}
+    words |= {"read_bytes": "disk to host", "write_bytes": "host to disk"}
+    rows = [[words.get(name, name), *map(format_size, pair), gap(*pair)] for name, pair in report.moved.items()]
+    return table("Bytes moved", ("", "planned", "counted", "gap"), rows)
 
 
 def _pair(name: str, predicted_s: float, measured_s: float) -> list[str]:

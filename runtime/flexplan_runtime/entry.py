@@ -18,6 +18,8 @@ from flexplan_runtime.arenas import Ledger
 from flexplan_runtime.lm import Generation, OffloadedLM
 from flexplan_runtime.requests import Ready, make_ready
 
+MOVES = ("up_bytes", "down_bytes", "read_bytes", "write_bytes")
+
 
 class TorchRuntime:
     """Runs, benchmarks and measures with torch."""
@@ -72,13 +74,26 @@ def bench_ready(ready: Ready, plan: Plan, listener: Listener) -> BenchReport:
         load_s = time.perf_counter() - began_s
         listener.stage("warming up")
         lm.complete(ready.ids, min(2, ready.request.max_new_tokens))
+        lm.env.ledger.moved.clear()
         listener.stage("measuring")
         watch = Watch(lm.env.ledger, listener)
         began_s = time.perf_counter()
         done = generate(ready, lm, watch)
         report = _report(ready, lm, done, watch, load_s, time.perf_counter() - began_s)
     device_peak = int(torch.cuda.max_memory_allocated(ready.env.device)) if on_device else None
-    return BenchReport(plan, predicted, done.timelines[0], report, device_peak)
+    return BenchReport(plan, predicted, done.timelines[0], report, _moved(plan, lm.env.ledger), device_peak)
+
+
+def _moved(plan: Plan, ledger: Ledger) -> dict[str, tuple[int, int]]:
+    """Bytes by resource: of the plan's first block, and as counted in the I/O layer."""
+    planned, counted = dict.fromkeys(MOVES, 0), dict.fromkeys(MOVES, 0)
+    for task in plan.graph.tasks():
+        for name in MOVES:
+            planned[name] += int(getattr(task.work, name))
+    for (resource, _), nbytes in ledger.moved.items():
+        if resource in counted:
+            counted[resource] += nbytes
+    return {name: (planned[name], counted[name]) for name in MOVES}
 
 
 def open_lm(ready: Ready) -> OffloadedLM:
