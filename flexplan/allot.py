@@ -9,27 +9,27 @@ from itertools import pairwise
 class Allotment:
     """Hands out grains to tiers; what rounding took from a tier is carried to the next call.
 
-    The error of the running total of a tier stays below one grain.
+    Grains of one call are of one ``size``; the error of a tier's total stays below one grain of the largest.
     """
 
     def __init__(self, shares: Sequence[float]) -> None:
         self.shares = tuple(shares)
         self.owed = [0.0] * len(self.shares)
 
-    def take(self, grains: int) -> tuple[int, ...]:
-        """Whole grains for each tier, summing to ``grains``.
+    def take(self, grains: int, size: float = 1) -> tuple[int, ...]:
+        """Whole grains of this size for each tier, summing to ``grains``.
 
         >>> Allotment((0.5, 0.3, 0.2)).take(10)
         (5, 3, 2)
         """
-        due = [owed + share * grains for owed, share in zip(self.owed, self.shares, strict=True)]
+        due = [owed / size + share * grains for owed, share in zip(self.owed, self.shares, strict=True)]
         given = [max(0, int(d + 1e-9)) if share else 0 for d, share in zip(due, self.shares, strict=True)]
         while sum(given) > grains:  # a tier that was owed more than this call hands out
             given[max(range(len(given)), key=lambda t: given[t])] -= 1
         while sum(given) < grains:
             open_tiers = [t for t, share in enumerate(self.shares) if share]
             given[max(open_tiers, key=lambda t: (due[t] - given[t], -t))] += 1
-        self.owed = [d - g for d, g in zip(due, given, strict=True)]
+        self.owed = [(d - g) * size for d, g in zip(due, given, strict=True)]
         return tuple(given)
 
 

@@ -77,7 +77,7 @@ def place_cache(shape: ModelShape, policy: Policy, block: Block) -> tuple[tuple[
                 depth,
                 k,
                 batch.prompt_len + block.gen_len - 1,
-                allotment.take(batch.num_rows * shape.num_kv_heads),  # type: ignore[arg-type]
+                allotment.take(batch.num_rows * shape.num_kv_heads, batch.prompt_len + block.gen_len - 1),  # type: ignore[arg-type]
                 policy.cpu_cache_compute,
                 shape.head_dim,
                 shape.bytes_per_element,
