@@ -32,7 +32,7 @@ def _speaking(cls: type[T]) -> type[T]:
             raise _refusal(error) from None
 
     __init__.__wrapped__ = validate  # type: ignore[attr-defined]
-    cls.__init__ = __init__  # type: ignore[method-assign]
+    cls.__init__ = __init__  # type: ignore[method-assign, assignment]
     return cls
 
 
@@ -124,11 +124,11 @@ class Policy:
 
     def shares(self, what: str) -> tuple[float, float, float]:
         """(gpu, cpu, disk) as fractions of 1, of ``what``: "w", "cache" or "act"."""
-        return tuple(getattr(self, f"{what}_{tier}_percent") / 100 for tier in ("gpu", "cpu", "disk"))  # type: ignore[return-value]
+        return tuple(getattr(self, f"{what}_{tier}_percent") / 100 for tier in ("gpu", "cpu", "disk"))
 
     def to_dict(self) -> dict[str, Any]:
         """The 17 fields, ready for JSON."""
-        return asdict(self)  # type: ignore[call-overload]
+        return asdict(self)
 
     def to_json(self) -> str:
         """The policy as JSON with its version."""
@@ -152,7 +152,7 @@ class Policy:
 
 def field_names() -> tuple[str, ...]:
     """The 17 names, in the order of the constructor."""
-    return tuple(f.name for f in fields(Policy))  # type: ignore[arg-type]
+    return tuple(f.name for f in fields(Policy))
 
 
 def check_version(version: object, what: str) -> None:
@@ -189,6 +189,6 @@ def _refusal(error: ValidationError) -> PolicyError:
 def _did_you_mean(name: str) -> str:
     import difflib  # only on the way to an error
 
-    known = [*field_names(), *(f.name for f in fields(CompressionConfig))]  # type: ignore[arg-type]
+    known = [*field_names(), *(f.name for f in fields(CompressionConfig))]
     near = difflib.get_close_matches(name, known, 1)
     return f"did you mean {near[0]}?" if near else "the fields are " + ", ".join(field_names())

@@ -27,7 +27,7 @@ def parse_size(text: str | int) -> int:
         raise UsageError("FP101", f"size {text!r} is not a size", fix="write 16G (2**30), 16GB (10**9) or bytes")
     number, prefix, suffix = match.group(1), match.group(2).upper(), match.group(3).upper()
     base = 1000 if suffix == "B" and prefix else 1024
-    return round(float(number) * base ** _POWER[prefix])
+    return round(float(number) * int(base ** _POWER[prefix]))
 
 
 def format_size(nbytes: float) -> str:

@@ -11,8 +11,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+TILE = (64, 3, 4)  # tokens at a time, tiles on their way, warps
 
-@triton.jit  # type: ignore[untyped-decorator]
+
+@triton.jit
 def _decode(  # type: ignore[no-untyped-def]  # the compiler reads annotations as its own
     q_ptr, k_ptr, v_ptr, out_ptr, pads_ptr, position_ptr, scale,
     q_grain, q_head, k_grain, k_token, v_grain, v_token, out_grain, out_head,
@@ -33,21 +35,14 @@ def _decode(  # type: ignore[no-untyped-def]  # the compiler reads annotations a
         inside = real[:, None] & (h[None, :] < H)
         k = tl.load(k_ptr + grain * k_grain + at[:, None] * k_token + h[None, :], mask=inside, other=0.0)
         v = tl.load(v_ptr + grain * v_grain + at[:, None] * v_token + h[None, :], mask=inside, other=0.0)
-        if P_PAD == 1:
-            scores = tl.sum(q.to(tl.float32) * k.to(tl.float32), 1)[None, :] * scale
-        else:
-            scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
         scores = tl.where(real[None, :], scores, float("-inf"))
         higher = tl.maximum(top, tl.max(scores, 1))
         safe = tl.where(higher == float("-inf"), 0.0, higher)
         chances = tl.exp(scores - safe[:, None])
         shrink = tl.exp(top - safe)
         total = total * shrink + tl.sum(chances, 1)
-        if P_PAD == 1:
-            added = tl.sum(tl.trans(chances) * v.to(tl.float32), 0)[None, :]
-        else:
-            added = tl.dot(chances.to(v.dtype), v, input_precision="ieee")
-        done = done * shrink[:, None] + added
+        done = done * shrink[:, None] + tl.dot(chances.to(v.dtype), v, input_precision="ieee")
         top = higher
     out_at = out_ptr + grain * out_grain + p[:, None] * out_head + h[None, :]
     tl.store(out_at, (done / total[:, None]).to(out_ptr.dtype.element_ty), mask=(p[:, None] < P) & (h[None, :] < H))
@@ -59,12 +54,12 @@ def decode_attention_cuda(
     """(G, P, H): each grain's queries over tokens ``pads .. position`` of its keys and values."""
     grains, heads, size = q_GPH.shape
     out = torch.empty_like(q_GPH, memory_format=torch.contiguous_format)
-    padded_heads = 1 if heads == 1 else max(16, triton.next_power_of_2(heads))
+    tokens, stages, warps = TILE
     _decode[(grains,)](
         q_GPH, k_GTH, v_GTH, out, pads_G, position, scale,
         q_GPH.stride(0), q_GPH.stride(1), k_GTH.stride(0), k_GTH.stride(1), v_GTH.stride(0), v_GTH.stride(1),
         out.stride(0), out.stride(1),
-        P=heads, P_PAD=padded_heads, H=size, H_PAD=max(16, triton.next_power_of_2(size)), T=64,
-        num_warps=4, num_stages=3,
+        P=heads, P_PAD=max(16, triton.next_power_of_2(heads)), H=size, H_PAD=max(16, triton.next_power_of_2(size)),
+        T=tokens, num_stages=stages, num_warps=warps,
     )  # fmt: skip
     return out

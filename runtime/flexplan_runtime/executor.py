@@ -89,7 +89,7 @@ class Executor:
         throttle = self.env.throttle
         until = throttle.reserve(task) if throttle else 0.0
         replays = self.job.replays
-        if replays is not None and is_steady(task, self.job.placement.hidden_stays):
+        if replays is not None and is_steady(task, self.job.placement):
             replays.run(task, lambda: HANDLERS[task.kind](self.job, task, Views(self.job, task)))
         else:
             HANDLERS[task.kind](self.job, task, Views(self.job, task))
@@ -111,6 +111,7 @@ class Executor:
     def _start_clock(self) -> None:
         self.origin_s = time.perf_counter()
         if self.env.device.type == "cuda":
+            torch.cuda.current_stream().synchronize()  # what the caller prepared; the lanes have streams of their own
             self.origin = torch.cuda.Event(enable_timing=True)
             self.origin.record()
 

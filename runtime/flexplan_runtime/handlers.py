@@ -22,7 +22,7 @@ from flexplan_runtime.kvcache import (
     by_token,
     disk_pair_bytes,
     grain_rows,
-    grains_of,
+    put_grains,
     split_off_gpu,
     token_rows,
 )
@@ -155,8 +155,7 @@ def project(job: Job, task: Task, views: Views) -> None:
     """Queries, keys and values; attention over what is on the gpu; the rest on its way to the host."""
     s, hidden = job.segment(task), _take_up(job, task, views)
     q, k, v = job.family.project(job.layer_weights(task), hidden, job.positions(task))
-    pairs = grains_of(k, v)
-    _keep(job, task, views, pairs)
+    _keep(job, task, views, k, v)
     q_GPH = q.reshape(s.num_grains, -1, s.head_dim)
     queries = views.write("queries")
     if queries is not None:
@@ -215,8 +214,7 @@ def _attention(job: Job, task: Task, views: Views, hidden: Tensor) -> Tensor:
     if ready is not None:
         return ready.view(job.dtype).view(len(batch.rows), 1, -1)
     q, k, v = job.family.project(job.layer_weights(task), hidden, job.positions(task))
-    pairs = grains_of(k, v)
-    _keep(job, task, views, pairs)
+    _keep(job, task, views, k, v)
     if task.i == 0:
         return prompt_attention(q, k, v, batch.prompt_mask, job.family.scale)
     q_GPH, parts, at = q.reshape(s.num_grains, -1, s.head_dim), [], 0
@@ -248,22 +246,20 @@ def _attend_cached(job: Job, task: Task, q_GPH: Tensor, pairs: Tensor, first: in
     return decode_attention(q_GPH, pairs, pads, batch.position, job.family.scale)
 
 
-def _keep(job: Job, task: Task, views: Views, pairs: Tensor) -> None:
-    """New keys and values (G, 2, S, H) into the cache on the gpu, and where they leave it from."""
-    s, new, at = job.segment(task), pairs.shape[2], 0
+def _keep(job: Job, task: Task, views: Views, k_BSKH: Tensor, v_BSKH: Tensor) -> None:
+    """New keys and values into the cache on the gpu, and into what leaves it."""
+    s, new, first = job.segment(task), k_BSKH.shape[1], 0
+    place = job.batches[task.k].position if task.i else None
     for cache in _cached(job, task, views.write("cache_gpu"), views.write("cache_ring")):
-        if task.i:
-            cache.index_copy_(2, job.batches[task.k].position, pairs[at : at + len(cache)])
-        else:
-            cache[:, :, :new] = pairs[at : at + len(cache)]
-        at += len(cache)
+        put_grains(cache, k_BSKH, v_BSKH, first, place)
+        first += len(cache)
     fresh = views.write("fresh")
     if fresh is not None:
         on_host, on_disk = split_off_gpu(fresh, s, new)
-        first = s.grains[0]
-        by_grain(on_host, s.grains[1], new, s.head_dim, job.dtype).copy_(pairs[first : first + s.grains[1]])
-        if s.grains[2]:
-            by_token(on_disk, s, new, disk_pair_bytes(s), job.dtype).copy_(pairs[first + s.grains[1] :])
+        gpu, cpu, disk = s.grains
+        put_grains(by_grain(on_host, cpu, new, s.head_dim, job.dtype), k_BSKH, v_BSKH, gpu)
+        if disk:
+            put_grains(by_token(on_disk, s, new, disk_pair_bytes(s), job.dtype), k_BSKH, v_BSKH, gpu + cpu)
 
 
 def _take_up(job: Job, task: Task, views: Views) -> Tensor:

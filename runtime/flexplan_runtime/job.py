@@ -34,6 +34,14 @@ class BatchState:
     prompt_mask: Tensor | None  # None where nothing is padded
     stopped: Tensor  # (B,) bool
 
+    def renew(self, other: BatchState) -> None:
+        """Take over another block's rows; the tensors stay where captured steps expect them."""
+        self.rows, self.host_grain_pads = other.rows, other.host_grain_pads
+        for name in ("pads", "grain_pads", "position", "stopped"):
+            getattr(self, name).copy_(getattr(other, name))
+        if self.prompt_mask is not None and other.prompt_mask is not None:
+            self.prompt_mask.copy_(other.prompt_mask)
+
 
 @dataclass
 class Job:

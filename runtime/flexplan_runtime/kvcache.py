@@ -47,7 +47,16 @@ def disk_pair_bytes(segment: Segment) -> int:
     return segment.grains[2] * segment.pair_bytes
 
 
-def grains_of(k_BSKH: Tensor, v_BSKH: Tensor) -> Tensor:
-    """New keys and values as (B x K grains, 2, S, H)."""
-    pairs = torch.stack((k_BSKH.transpose(1, 2), v_BSKH.transpose(1, 2)), dim=2)  # B K 2 S H
-    return pairs.flatten(0, 1)
+def put_grains(cache_G2TH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, first: int, place: Tensor | None = None) -> None:
+    """New keys and values of the grains from ``first`` on, at the cache's beginning or at token ``place``."""
+    rows, new, heads, _ = k_BSKH.shape
+    for half, x in enumerate((k_BSKH, v_BSKH)):
+        grains, to = x.transpose(1, 2), cache_G2TH[:, half]
+        if len(to) == rows * heads:  # all of them: straight from where the projection left them
+            to = to.unflatten(0, (rows, heads))
+        else:
+            grains = grains.flatten(0, 1)[first : first + len(to)]
+        if place is None:
+            to.narrow(-2, 0, new).copy_(grains)
+        else:
+            to.index_copy_(to.dim() - 2, place, grains)

@@ -64,7 +64,7 @@ class OffloadedLM:
     ) -> None:
         plan = policy if isinstance(policy, Plan) else None
         self.env = env
-        self.policy = plan.policy if plan else policy  # type: ignore[assignment]
+        self.policy: Policy = policy.policy if isinstance(policy, Plan) else policy
         refuse_unsupported(self.policy)
         chosen = schedule or (plan.schedule if plan else "zigzag")
         self.schedule: Schedule = make(SCHEDULES, chosen) if isinstance(chosen, str) else chosen
@@ -78,6 +78,7 @@ class OffloadedLM:
         sizes = _largest([self._placement], weights=True)
         self._weights = Arenas(sizes, env.ledger, env.device, env.offload_dir)
         self._work = Arenas({}, env.ledger, env.device, env.offload_dir)
+        self._last_job: tuple[object, Job] | None = None
         self.timeline = Timeline()
         try:
             load_weights(self._placement, self._weights, reader, self.dtype, env.num_threads)
@@ -141,6 +142,7 @@ class OffloadedLM:
 
     def close(self) -> None:
         """Give all memory and disk space back."""
+        self._last_job = None
         self._work.close()
         self._weights.close()
 
@@ -167,13 +169,23 @@ class OffloadedLM:
         return BlockPlan(prompts, first, graph, Placement.of(self.shape, self.policy, block, graph.live))
 
     def _block_run(
-        self,
-        plan: BlockPlan,
-        sampling: Sampling,
-        stops: Sequence[int],
-        total: int,
-        progress: Progress | None,
+        self, plan: BlockPlan, sampling: Sampling, stops: Sequence[int], total: int, progress: Progress | None
     ) -> BlockRun:
+        before = plan.first_row * plan.placement.block.gen_len
+        job = self._job(plan, sampling, tuple(stops))
+        return BlockRun(plan, job, self.env, lambda n: progress(before + n, total) if progress else None)
+
+    def _job(self, plan: BlockPlan, sampling: Sampling, stops: tuple[int, ...]) -> Job:
+        """The job of a block; a block of the same shape as the one before takes over its captured steps."""
+        states = batch_states(plan.placement, plan.prompts, plan.first_row, self.env.device)
+        shapes = tuple((len(s.rows), s.prompt_mask is None) for s in states)
+        lens = tuple(batch.prompt_len for batch in plan.placement.block.batches)
+        key = (shapes, lens, plan.placement.block.gen_len, plan.graph.live, sampling, stops)
+        if self._last_job is not None and self._last_job[0] == key:
+            job = self._last_job[1]
+            for kept, new in zip(job.batches, states, strict=True):
+                kept.renew(new)
+            return job
         job = Job(
             plan.placement,
             self._weights,
@@ -183,20 +195,21 @@ class OffloadedLM:
             self.env.device,
             self.env.ledger,
             sampling,
-            torch.tensor(list(stops), dtype=torch.int64, device=self.env.device),
+            torch.tensor(stops, dtype=torch.int64, device=self.env.device),
             self._pad_id(None, stops),
-            batch_states(plan.placement, plan.prompts, plan.first_row, self.env.device),
+            states,
             self.env.num_threads,
             Replays() if self._replays(sampling) else None,
         )
-        before = plan.first_row * plan.placement.block.gen_len
-        return BlockRun(plan, job, self.env, lambda n: progress(before + n, total) if progress else None)
+        self._last_job = (key, job)
+        return job
 
     def _make_room(self, placements: Sequence[Placement]) -> None:
         """Arenas for everything but the weights; those of the call before serve again if they are large enough."""
         sizes = _largest(placements, weights=False)
         if self._work.holds(sizes):
             return
+        self._last_job = None
         self._work.close()
         self._work = Arenas(sizes, self.env.ledger, self.env.device, self.env.offload_dir)
         self._work.lock(self.env.num_threads, touch=True)

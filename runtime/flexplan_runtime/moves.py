@@ -12,7 +12,7 @@ from flexplan.errors import InternalError
 from flexplan.graph import D2H, H2D_CACHE, H2D_SMALL, H2D_WEIGHTS, KINDS, Task
 from flexplan_runtime.arenas import Ledger
 
-PIECE_BYTES = 16 << 20  # a small copy of another lane waits for one piece, not for a whole layer
+PIECE_BYTES = 64 << 20  # a small copy of another lane waits for one piece, not for a whole layer
 _RESOURCE = {H2D_WEIGHTS: "up_bytes", H2D_CACHE: "up_bytes", H2D_SMALL: "up_bytes", D2H: "down_bytes"}
 _SMALL_BYTES = 4 << 20
 _ANY_DIRECTION = 4  # cudaMemcpyDefault: the driver sees from the addresses which way

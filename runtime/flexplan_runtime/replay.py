@@ -11,9 +11,12 @@ from typing import Any
 import torch
 
 from flexplan.graph import Task
+from flexplan.placement import Placement
 
 # buffers of which a task finds the same slot at the same address for every token
-_STEADY = frozenset(("weights_gpu", "cache_gpu", "hidden_decode", "ids"))
+_STEADY = frozenset(("weights_gpu", "cache_gpu", "hidden_prefill", "hidden_decode", "ids"))
+# a longer prompt keeps the gpu busy by itself, and its results would be held twice
+_SHORT_BYTES = 32 << 20
 
 
 class Replays:
@@ -26,7 +29,7 @@ class Replays:
 
     def run(self, task: Task, work: Callable[[], None]) -> None:
         """Do ``work`` for the task, or replay it."""
-        key = (task.kind, task.j, task.k)
+        key = (task.i == 0, task.j, task.k)
         graph = self._graphs.get(key)
         if graph is not None:
             graph.replay()
@@ -47,8 +50,10 @@ class Replays:
         return graph
 
 
-def is_steady(task: Task, hidden_stays: bool) -> bool:
-    """True for a decode step that reads and writes the same addresses for every token."""
-    if task.kind != "compute" or task.i == 0 or not hidden_stays:
+def is_steady(task: Task, placement: Placement) -> bool:
+    """True for a step that is short, and reads and writes the same addresses every time."""
+    if task.kind != "compute" or not placement.hidden_stays:
+        return False
+    if placement.hidden_bytes(task.i, task.k) > _SHORT_BYTES:
         return False
     return all(access.buffer in _STEADY for access in (*task.reads, *task.writes))
