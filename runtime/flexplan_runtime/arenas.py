@@ -65,6 +65,9 @@ class Arenas:
         self._sizes = dict(sizes)
         self._taken: list[str] = []
         try:
+            for name, nbytes in sizes.items():  # all are charged, or refused, before any is allocated
+                self.ledger.take(name, nbytes)
+                self._taken.append(name)
             for name, nbytes in sizes.items():
                 self._allocate(name, nbytes, scratch)
         except BaseException:
@@ -72,8 +75,6 @@ class Arenas:
             raise
 
     def _allocate(self, name: str, nbytes: int, scratch: Path) -> None:
-        self.ledger.take(name, nbytes)
-        self._taken.append(name)
         if name.endswith(".workspace"):
             return  # charged, but allocated by the kernels themselves
         if name.startswith("disk"):

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from flexplan_runtime import ExecutionEnv, OffloadedLM
+from flexplan_runtime.blockrun import BlockPlan
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -213,3 +214,8 @@ def wrap_handlers(monkeypatch: Any, wrap: Wrap, *kinds: str) -> None:
 
     for kind in kinds or tuple(HANDLERS):
         monkeypatch.setitem(HANDLERS, kind, wrap(HANDLERS[kind]))
+
+
+def blocks_of(lm: OffloadedLM, prompts: Sequence[Sequence[int]], gen_len: int) -> list[BlockPlan]:
+    """The blocks that ``lm.generate`` runs for these prompts: their graphs and placements."""
+    return lm._plan_blocks(prompts, gen_len)
