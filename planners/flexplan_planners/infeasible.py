@@ -1,27 +1,44 @@
-"""An infeasible problem, explained: which tiers are too small, and the smallest budget of each that would do."""
+"""An infeasible problem, explained: which tiers are too small, and the smallest budget of each that would do.
+
+One sequence at a time needs least of every tier, so the program of one sequence decides: the smallest
+budget of a tier is the minimum of its bytes, the other tiers within theirs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from math import ceil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from math import inf
 
 from flexplan.errors import InfeasiblePlan
 from flexplan.problem import Problem
-from flexplan.units import MiB, format_size
-from flexplan_planners.lpmodel import CostModel, solve_program
+from flexplan.units import MiB, format_size, round_up
+from flexplan_planners.lpmodel import (
+    INVERSE,
+    ONE,
+    CostModel,
+    Program,
+    memory_rows,
+    present,
+    share_rows,
+    solve_program,
+)
+from flexplan_planners.solver import Constraint, minimise
 
 _PLENTY = 1 << 50  # a petabyte: what no tier can be short of
 
 Model = Callable[[Problem], CostModel]
+Budgets = Mapping[str, int]
 
 
 def infeasible(problem: Problem, model: Model) -> InfeasiblePlan:
     """The error for a problem that no program fits."""
-    smallest = {tier: smallest_budget(problem, tier, model) for tier in problem.budgets()}
-    binding = binding_tiers(problem, smallest, model)
     budgets = problem.budgets()
+    programs = model(_with_budgets(problem, dict.fromkeys(budgets, _PLENTY))).programs(1)
+    smallest = {tier: smallest_budget(programs, budgets, tier) for tier in budgets}
+    binding = binding_tiers(programs, budgets, smallest)
     have = ", ".join(f"{tier} {format_size(budgets[tier])}" for tier in binding)
-    helps = [f"--{tier}-mem {need / MiB:.0f}Mi" for tier, need in smallest.items() if need is not None]
+    helps = [f"--{tier}-mem {need // MiB}Mi" for tier, need in smallest.items() if need is not None]
     return InfeasiblePlan(
         "FP403",
         f"no policy fits {problem.model.name} with prompt {problem.workload.prompt_len} and output "
@@ -32,41 +49,38 @@ def infeasible(problem: Problem, model: Model) -> InfeasiblePlan:
     )
 
 
-def fits(problem: Problem, model: Model) -> bool:
-    """Is there a policy at all?  One sequence at a time needs least."""
-    programs = model(problem).programs(1)
-    return any(solve_program(program, 1) is not None for program in programs)
-
-
-def smallest_budget(problem: Problem, tier: str, model: Model) -> int | None:
+def smallest_budget(programs: Sequence[Program], budgets: Budgets, tier: str) -> int | None:
     """Whole MiB of one tier, the others as they are, that are enough while 1 MiB less is not; None if none is."""
-
-    def enough(mib: int) -> bool:
-        return fits(with_budget(problem, tier, mib * MiB), model)
-
-    low, high = 0, _PLENTY // MiB
-    if not enough(high):
+    least = min((least_bytes(program, budgets, tier) for program in programs), default=inf)
+    if least > _PLENTY:
         return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return (0 if enough(0) else high) * MiB
+    need = round_up(int(least), MiB)
+    return need if fits(programs, {**budgets, tier: need}) else need + MiB
 
 
-def binding_tiers(problem: Problem, smallest: dict[str, int | None], model: Model) -> tuple[str, ...]:
-    """Each tier that alone would help; else each without which the others cannot help, however large."""
+def least_bytes(program: Program, budgets: Budgets, tier: str) -> float:
+    """The least that one sequence needs of a tier while the others keep their budgets."""
+    limited = replace(program, budgets={name: float(nbytes) for name, nbytes in budgets.items()})
+    terms = program.bytes[tier].per_batch(1)
+    objective = {name: terms.get(name, 0.0) / MiB for name in present(program)}
+    others = [row for row in memory_rows(limited, 1) if row.name != f"bytes_{tier}"]
+    answer = minimise(objective, [*others, *share_rows(limited), Constraint("batches", {INVERSE: 1.0}, "==", 1.0)], {})
+    return answer.objective * MiB + terms.get(ONE, 0.0) + terms.get(INVERSE, 0.0) if answer.optimal else inf
+
+
+def fits(programs: Sequence[Program], budgets: Budgets) -> bool:
+    """Is there a policy at all?"""
+    given = {tier: float(nbytes) for tier, nbytes in budgets.items()}
+    return any(solve_program(replace(program, budgets=given), 1) is not None for program in programs)
+
+
+def binding_tiers(programs: Sequence[Program], budgets: Budgets, smallest: Mapping[str, int | None]) -> tuple[str, ...]:
+    """Each tier that would help alone; else each without which the others cannot help, however large."""
     alone = tuple(tier for tier, need in smallest.items() if need is not None)
-    if alone:
-        return alone
-    plenty = problem
-    for tier in problem.budgets():
-        plenty = with_budget(plenty, tier, _PLENTY)
-    short = tuple(
-        tier for tier, nbytes in problem.budgets().items() if not fits(with_budget(plenty, tier, nbytes), model)
-    )
-    return short or tuple(problem.budgets())
+    plenty = dict.fromkeys(budgets, _PLENTY)
+    short = tuple(tier for tier in budgets if not fits(programs, {**plenty, tier: budgets[tier]}))
+    return alone or short or tuple(budgets)
 
 
-def with_budget(problem: Problem, tier: str, nbytes: int) -> Problem:
-    """The same problem with another capacity of one tier."""
-    return problem.model_copy(update={"hardware": problem.hardware.with_budget(**{tier: ceil(nbytes)})})
+def _with_budgets(problem: Problem, budgets: Budgets) -> Problem:
+    return problem.model_copy(update={"hardware": problem.hardware.with_budget(**budgets)})

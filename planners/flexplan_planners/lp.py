@@ -90,7 +90,7 @@ def read_back(program: Program, num_gpu_batches: int, shares: Shares) -> Policy:
     for what in ("w", "cache", "act"):
         gpu, cpu = (_percent(shares[f"{what}_{tier}"]) for tier in ("gpu", "cpu"))
         if shares[f"{what}_disk"] < 10.0 ** -(PERCENT_DECIMALS + 2):
-            cpu = round(100 - gpu, PERCENT_DECIMALS)
+            cpu = _rest(gpu)
         percents |= {f"{what}_gpu_percent": gpu, f"{what}_cpu_percent": cpu}
     given: dict[str, Any] = {**percents, **program.switches}
     return Policy(program.gpu_batch_size, num_gpu_batches, **given)
@@ -100,3 +100,9 @@ def _percent(share: float) -> float:
     """A share in percent, rounded down; a solver's 1 may be a little less."""
     unit = 10.0**PERCENT_DECIMALS
     return min(100.0, floor(100 * share * unit + 1e-4) / unit)
+
+
+def _rest(gpu: float) -> float:
+    """What leaves nothing, not even 1e-14 of rounding, to the disk."""
+    cpu = round(100 - gpu, PERCENT_DECIMALS)
+    return cpu if 100 - gpu - cpu <= 0 else 100 - gpu

@@ -1,0 +1,216 @@
+"""Contracts as test classes: subclass one, say how your planner or schedule is made, and run pytest.
+
+::
+
+    class TestGreedy(PlannerContract):
+        def make_planner(self):
+            return GreedyPlanner()
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from flexplan.blocks import fill_blocks
+from flexplan.checker import check_graph, check_memory
+from flexplan.cost import Rates
+from flexplan.errors import InfeasiblePlan
+from flexplan.graph import TaskGraph
+from flexplan.placement import Placement
+from flexplan.plan import Plan
+from flexplan.planning import Planner, Schedule, solve
+from flexplan.policy import Policy
+from flexplan.problem import Problem
+from flexplan.shapes import ModelShape
+from flexplan.simulator import simulate_graph
+from flexplan.units import MiB
+
+TIERS = ("gpu", "cpu", "disk")
+_SHARES = (
+    (100.0, 0.0, 100.0, 0.0, 100.0, 0.0),
+    (0.0, 100.0, 0.0, 100.0, 0.0, 100.0),
+    (30.0, 40.0, 25.0, 50.0, 20.0, 40.0),
+)
+
+
+def small_shape() -> ModelShape:
+    """A model of three layers with grouped queries and 6 MiB of weights."""
+    return ModelShape(
+        name="contract",
+        family="llama",
+        num_layers=3,
+        hidden_size=256,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=64,
+        ffn_size=768,
+        gated=True,
+        vocab_size=2048,
+        embed_size=256,
+        tied_embeddings=True,
+        positions="rotary",
+        max_positions=256,
+        norm="rms",
+    )
+
+
+def small_problem(gpu_mem: int = 7 * MiB, cpu_mem: int = 48 * MiB, disk_mem: int = 48 * MiB) -> Problem:
+    """Eight prompts for `small_shape` on a GPU that does not hold it."""
+    return Problem.of(
+        small_shape(), gpu_mem=gpu_mem, cpu_mem=cpu_mem, disk_mem=disk_mem, prompt_len=24, gen_len=5, num_prompts=8
+    )
+
+
+def with_budget(problem: Problem, tier: str, nbytes: int) -> Problem:
+    """The same problem with another capacity of one tier."""
+    return problem.model_copy(update={"hardware": problem.hardware.with_budget(**{tier: nbytes})})
+
+
+class PlannerContract:
+    """What every planner keeps; override ``make_planner``, and ``problems`` where it needs others."""
+
+    def make_planner(self) -> Planner:
+        """A fresh planner."""
+        raise NotImplementedError
+
+    def problems(self) -> Sequence[Problem]:
+        """Problems that it can solve."""
+        return [small_problem(), small_problem(gpu_mem=64 * MiB)]
+
+    def hopeless(self) -> Problem:
+        """A problem that nothing fits."""
+        return small_problem(gpu_mem=64 * 1024)
+
+    def test_plans_are_accepted_by_the_independent_checker(self) -> None:
+        for problem in self.problems():
+            assert isinstance(solve(problem, self.make_planner()), Plan)
+
+    def test_budgets_are_never_exceeded(self) -> None:
+        for problem in self.problems():
+            plan = self.make_planner().plan(problem)
+            block = next(fill_blocks(problem.workload, plan.policy))
+            placement = Placement.of(problem.model, plan.policy, block, plan.graph.live)
+            check_memory(plan.graph, problem.budgets(), {"gpu": placement.arena_bytes["gpu.workspace"]})
+            assert all(placement.tier_bytes()[tier] <= problem.budgets()[tier] for tier in TIERS)
+
+    def test_equal_problems_get_equal_plans(self) -> None:
+        for problem in self.problems():
+            planner = self.make_planner()
+            texts = {planner.plan(problem).to_json(), planner.plan(problem).to_json()}
+            assert {*texts, self.make_planner().plan(problem).to_json()} == texts and len(texts) == 1
+
+    def test_the_problem_is_left_as_it_was(self) -> None:
+        for problem in self.problems():
+            before = problem.model_dump_json()
+            self.make_planner().plan(problem)
+            assert problem.model_dump_json() == before
+
+    def test_a_plan_survives_its_file(self) -> None:
+        for problem in self.problems():
+            plan = self.make_planner().plan(problem)
+            assert Plan.from_json(plan.to_json()).to_json() == plan.to_json()
+
+    def test_a_prediction_is_a_positive_speed(self) -> None:
+        for problem in self.problems():
+            assert self.make_planner().plan(problem).prediction.tokens_per_s > 0
+
+    def test_what_fits_nowhere_is_refused_with_numbers(self) -> None:
+        refusal = refusal_of(self.make_planner(), self.hopeless())
+        assert refusal is not None, "a plan for a problem that nothing fits"
+        assert refusal.binding and set(refusal.binding) <= set(TIERS)
+        assert set(refusal.smallest_budget_bytes) == set(TIERS)
+
+    def test_the_smallest_budget_works_and_1_mib_less_does_not(self) -> None:
+        problem = self.hopeless()
+        refusal = refusal_of(self.make_planner(), problem)
+        for tier, nbytes in (refusal.smallest_budget_bytes if refusal else {}).items():
+            if nbytes is not None:
+                assert refusal_of(self.make_planner(), with_budget(problem, tier, nbytes)) is None
+                less = max(0, nbytes - MiB)
+                assert refusal_of(self.make_planner(), with_budget(problem, tier, less)) is not None
+
+
+def refusal_of(planner: Planner, problem: Problem) -> InfeasiblePlan | None:
+    """The InfeasiblePlan that a planner raises, or None."""
+    try:
+        planner.plan(problem)
+    except InfeasiblePlan as refusal:
+        return refusal
+    return None
+
+
+class ScheduleContract:
+    """What every schedule keeps; override ``make_schedule``, and ``cases`` where it needs others."""
+
+    def make_schedule(self) -> Schedule:
+        """A fresh schedule."""
+        raise NotImplementedError
+
+    def cases(self) -> Iterator[tuple[Problem, Policy]]:
+        """Problems and policies: every tier, with and without overlap, whole and split layers."""
+        problem = small_problem(gpu_mem=256 * MiB, cpu_mem=256 * MiB, disk_mem=256 * MiB)
+        for w_gpu, w_cpu, cache_gpu, cache_cpu, act_gpu, act_cpu in _SHARES:
+            for overlap, sep_layer, host in ((True, False, True), (True, True, False), (False, True, True)):
+                yield (
+                    problem,
+                    Policy(
+                        gpu_batch_size=2,
+                        num_gpu_batches=3,
+                        w_gpu_percent=w_gpu,
+                        w_cpu_percent=w_cpu,
+                        cache_gpu_percent=cache_gpu,
+                        cache_cpu_percent=cache_cpu,
+                        act_gpu_percent=act_gpu,
+                        act_cpu_percent=act_cpu,
+                        overlap=overlap,
+                        sep_layer=sep_layer,
+                        cpu_cache_compute=host,
+                    ),
+                )
+
+    def graphs(self) -> Iterator[tuple[Problem, Policy, TaskGraph]]:
+        """The graph of every case."""
+        for problem, policy in self.cases():
+            yield problem, policy, self.make_schedule().build(problem, policy)
+
+    def test_graphs_pass_the_independent_checker(self) -> None:
+        for problem, policy, graph in self.graphs():
+            block = next(fill_blocks(problem.workload, policy))
+            workspace = Placement.of(problem.model, policy, block, graph.live).arena_bytes["gpu.workspace"]
+            check_graph(graph, problem.budgets(), {"gpu": workspace})
+
+    def test_graphs_survive_their_text(self) -> None:
+        for _, _, graph in self.graphs():
+            text = graph.to_text()
+            assert TaskGraph.from_text(text).to_text() == text
+
+    def test_equal_problems_get_equal_graphs(self) -> None:
+        for problem, policy, graph in self.graphs():
+            assert self.make_schedule().build(problem, policy).to_text() == graph.to_text()
+
+    def test_every_token_of_every_micro_batch_is_computed_once(self) -> None:
+        for problem, policy, graph in self.graphs():
+            block = next(fill_blocks(problem.workload, policy))
+            tasks = list(graph.tasks())
+            head = max(task.j for task in tasks if task.kind == "compute")
+            for j in range(head + 1):
+                done = Counter((task.i, task.k) for task in tasks if task.kind == "compute" and task.j == j)
+                assert done == Counter((i, k) for i in range(block.gen_len) for k in range(len(block.batches)))
+
+    def test_tokens_of_a_micro_batch_come_in_order(self) -> None:
+        for _, _, graph in self.graphs():
+            last: dict[int, tuple[int, int]] = {}
+            for task in graph.tasks():
+                if task.kind == "compute":
+                    assert last.get(task.k, (-1, -1)) < (task.i, task.j)
+                    last[task.k] = (task.i, task.j)
+
+    def test_a_finished_micro_batch_is_left_out(self) -> None:
+        for _, _, graph in self.graphs():
+            assert all(0 not in sweep.ks for sweep in graph.sweeps(lambda k: k == 0))
+
+    def test_the_simulator_ends_every_task(self) -> None:
+        for problem, _, graph in self.graphs():
+            timeline = simulate_graph(graph, Rates(problem.hardware))
+            assert timeline.num_tasks == sum(1 for _ in graph.tasks())

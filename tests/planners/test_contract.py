@@ -1,0 +1,50 @@
+"""The built-in planners and schedules keep the contract that plug-ins are held to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flexplan_planners.lp import LpPlanner
+from flexplan_planners.manual import ManualPlanner
+from flexplan_planners.rowwise import RowWise
+from flexplan_planners.search import SearchPlanner
+from flexplan_planners.zigzag import ZigZag
+
+from flexplan.planning import Planner, Schedule
+from flexplan.policy import Policy
+from flexplan.problem import Problem
+from flexplan.testing import PlannerContract, ScheduleContract, small_problem
+from flexplan.units import MiB
+
+
+class TestManual(PlannerContract):
+    def make_planner(self) -> Planner:
+        return ManualPlanner(Policy(2, 2, 20.0, 80.0, 0.0, 100.0))
+
+    def problems(self) -> Sequence[Problem]:
+        return [small_problem(gpu_mem=64 * MiB)]
+
+
+class TestLp(PlannerContract):
+    def make_planner(self) -> Planner:
+        return LpPlanner()
+
+
+class TestSearch(PlannerContract):
+    def make_planner(self) -> Planner:
+        return SearchPlanner()
+
+
+class TestSearchOfRowWise(PlannerContract):
+    def make_planner(self) -> Planner:
+        return SearchPlanner(schedule="rowwise")
+
+
+class TestZigZag(ScheduleContract):
+    def make_schedule(self) -> Schedule:
+        return ZigZag()
+
+
+class TestRowWise(ScheduleContract):
+    def make_schedule(self) -> Schedule:
+        return RowWise()
