@@ -97,7 +97,7 @@ class Plan:
                 return cls.of(problem, policy, schedule=schedule, planner=planner)
             realised = {what: tuple(shares) for what, shares in given["placement"]["realised"].items()}
             return cls(policy, problem, schedule, planner, realised, Prediction(**stored))
-        except (ValidationError, TypeError, KeyError, ValueError) as error:
+        except (ValidationError, AttributeError, TypeError, KeyError, ValueError) as error:
             raise PolicyError("FP208", f"the plan does not read: {error}", fix="solve again") from None
 
 

@@ -137,7 +137,7 @@ class Policy:
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> Policy:
         """A policy from plain data; unknown keys and wrong types raise PolicyError."""
-        return cls.from_json(json.dumps(dict(given)))
+        return cls.from_json(json.dumps(dict(given) if isinstance(given, Mapping) else given))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Policy:

@@ -1,0 +1,180 @@
+"""The plan: what is saved reads back, what was edited is computed anew, what does not fit is refused."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flexplan.catalog import model_shape
+from flexplan.cost import Rates
+from flexplan.errors import FlexplanError, InfeasiblePlan, PluginError, PolicyError
+from flexplan.plan import Plan, load_policy
+from flexplan.planning import check_plan, solve
+from flexplan.policy import Policy
+from flexplan.problem import Problem
+from flexplan.simulator import simulate_graph
+
+TINY = model_shape("facebook/opt-125m").model_copy(update={"num_layers": 2})
+PROBLEM = Problem.of(TINY, prompt_len=16, gen_len=4, num_prompts=10)
+POLICY = Policy(2, 2, 30, 40, 30, 40, 30, 40)
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    return Plan.of(PROBLEM, POLICY)
+
+
+def edited(plan: Plan, **changes: Any) -> str:
+    return json.dumps({**plan.to_dict(), **changes})
+
+
+# -- round trips ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("schedule", ["zigzag", "rowwise"])
+def test_a_saved_plan_loads_as_it_was(schedule: str, tmp_path: Path) -> None:
+    saved = Plan.of(PROBLEM, POLICY, schedule=schedule)
+    saved.save(tmp_path / "plan.json")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loaded = Plan.load(tmp_path / "plan.json")
+    assert loaded == saved
+    assert loaded.graph.to_text() == saved.graph.to_text()
+
+
+def test_the_same_problem_gives_the_same_bytes(plan: Plan) -> None:
+    assert Plan.of(PROBLEM, POLICY).to_json() == plan.to_json()
+
+
+def test_a_file_may_hold_a_plan_or_only_policy_fields(plan: Plan, tmp_path: Path) -> None:
+    plan.save(tmp_path / "plan.json")
+    (tmp_path / "policy.json").write_text(POLICY.to_json())
+    (tmp_path / "by_hand.json").write_text('{"w_gpu_percent": 50}')
+    assert load_policy(tmp_path / "plan.json") == plan
+    assert load_policy(tmp_path / "policy.json") == POLICY
+    assert load_policy(tmp_path / "by_hand.json") == Policy(w_gpu_percent=50)
+
+
+def test_the_graph_is_not_saved(plan: Plan) -> None:
+    assert len(plan.to_json()) < 10_000
+
+
+def test_realised_shares_stand_beside_the_asked_ones(plan: Plan) -> None:
+    shares = plan.to_dict()["placement"]
+    assert shares["asked"]["w"] == [30, 40, 30]
+    assert shares["realised"]["w"] == pytest.approx([30, 40, 30], abs=1)
+
+
+# -- edited and damaged files -----------------------------------------------------------------------------------
+def test_an_edited_policy_wins_and_its_prediction_is_computed_anew(plan: Plan) -> None:
+    policy = replace(POLICY, w_gpu_percent=60.0)
+    with pytest.warns(UserWarning, match="edited"):
+        loaded = Plan.from_json(edited(plan, policy=policy.to_dict()))
+    assert loaded.policy == policy
+    assert loaded == Plan.of(PROBLEM, policy)
+    assert loaded.prediction != plan.prediction
+
+
+def test_an_edit_that_does_not_fit_is_refused(plan: Plan) -> None:
+    exact = PROBLEM.hardware.with_budget(gpu=plan.prediction.peak_bytes["gpu"])
+    fits = Plan.of(PROBLEM.model_copy(update={"hardware": exact}), POLICY)
+    with pytest.warns(UserWarning, match="edited"), pytest.raises(InfeasiblePlan):
+        Plan.from_json(edited(fits, policy=replace(POLICY, gpu_batch_size=5).to_dict()))
+
+
+def test_a_wrong_policy_field_in_a_plan_is_named(plan: Plan) -> None:
+    with pytest.raises(PolicyError, match="w_gpu_percent"):
+        Plan.from_json(edited(plan, policy={**POLICY.to_dict(), "w_gpu_percent": "30"}))
+
+
+@pytest.mark.parametrize("key", ["policy", "problem", "schedule", "prediction", "placement"])
+def test_a_missing_part_is_named(plan: Plan, key: str) -> None:
+    given = plan.to_dict()
+    del given[key]
+    with pytest.raises(PolicyError, match=key):
+        Plan.from_json(json.dumps(given))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"version": 2},
+        {"version": None},
+        {"problem": {}},
+        {"problem": []},
+        {"prediction": {}},
+        {"prediction": 3},
+        {"prediction": {"of": 1, "speed": 2}},
+        {"placement": {}},
+        {"placement": {"realised": 3}},
+        {"policy": []},
+        {"policy": "fast"},
+        {"schedule": "spiral"},
+        {"schedule": 3},
+    ],
+    ids=str,
+)
+def test_a_damaged_plan_is_an_error_for_people(plan: Plan, change: dict[str, Any]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            Plan.from_json(edited(plan, **change))
+        except FlexplanError as error:
+            assert error.fix
+            return
+    assert change.keys() <= {"prediction"}  # what is stale is computed anew
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    for read in (Plan.load, load_policy):
+        with pytest.raises(PolicyError, match=r"nowhere\.json"):
+            read(tmp_path / "nowhere.json")
+
+
+# -- what it promises -------------------------------------------------------------------------------------------
+def test_a_short_job_is_predicted_exactly() -> None:
+    problem = Problem.of(TINY, prompt_len=16, gen_len=4)
+    made = Plan.of(problem, POLICY)
+    assert made.prediction.total_s == pytest.approx(simulate_graph(made.graph, Rates(problem.hardware)).end_s)
+    assert made.prediction.tokens_per_s == pytest.approx(4 * 4 / made.prediction.total_s)
+
+
+def test_a_long_job_is_predicted_within_a_hundredth() -> None:
+    problem = Problem.of(TINY, prompt_len=64, gen_len=200)
+    made = Plan.of(problem, POLICY)
+    exact = simulate_graph(made.graph, Rates(problem.hardware), keep=False).end_s
+    assert made.prediction.total_s == pytest.approx(exact, rel=0.01)
+
+
+def test_a_plan_is_accepted_by_the_checker(plan: Plan) -> None:
+    check_plan(plan)
+
+
+def test_solve_holds_a_planner_to_its_budget(plan: Plan) -> None:
+    class Optimist:
+        def plan(self, problem: Problem) -> Plan:
+            return replace(plan, problem=problem)
+
+    solve(PROBLEM, Optimist())
+    tight = PROBLEM.model_copy(update={"hardware": PROBLEM.hardware.with_budget(gpu=4096)})
+    with pytest.raises(InfeasiblePlan) as refusal:
+        solve(tight, Optimist())
+    assert refusal.value.code == "FP402"
+
+
+def test_a_planner_that_breaks_or_answers_nonsense_is_named() -> None:
+    class Broken:
+        def plan(self, problem: Problem) -> Plan:
+            raise KeyError("w")
+
+    class Nonsense:
+        def plan(self, problem: Problem) -> Any:
+            return "fast"
+
+    with pytest.raises(PluginError, match="Broken"):
+        solve(PROBLEM, Broken())
+    with pytest.raises(PluginError, match="returned str"):
+        solve(PROBLEM, Nonsense())
