@@ -20,6 +20,7 @@ from flexplan.units import format_size
 BLOCK = 4096
 REQUEST_BYTES = 8 << 20  # one request of a large transfer; several are in flight
 THREADS = 4
+_FACTORS = np.random.default_rng(0).integers(2**64, size=BLOCK // 8, dtype=np.uint64) | np.uint64(1)
 
 
 class ScratchFile:
@@ -87,10 +88,11 @@ class ScratchFile:
     def _all(self, call: Callable[..., int], view: memoryview, offset: int) -> None:
         done = 0
         while done < len(view):
+            direct = self.direct  # another request of the same transfer may find out first
             try:
                 moved = call(self._fd, [view[done:]], offset + done)
             except OSError as error:
-                if error.errno == errno.EINVAL and self.direct:
+                if error.errno == errno.EINVAL and direct:
                     self.direct = _clear_direct(self._fd)  # a file system that takes the flag, but not the transfer
                     continue
                 raise StorageError(
@@ -118,9 +120,9 @@ class ScratchFile:
 
 
 def _checksums(data: Tensor) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-    """One sum of 64-bit words a block."""
+    """One sum a block of its 64-bit words, each times an odd number of its own: swapped words show, too."""
     words = data.numpy().view(np.uint64).reshape(-1, BLOCK // 8)
-    sums: np.ndarray[tuple[int], np.dtype[np.uint64]] = words.sum(axis=1, dtype=np.uint64)
+    sums: np.ndarray[tuple[int], np.dtype[np.uint64]] = np.einsum("bw,w->b", words, _FACTORS)
     return sums
 
 
