@@ -38,6 +38,8 @@ class Hardware(BaseModel):
     cpu_bytes: NonNegativeInt
     disk_bytes: NonNegativeInt
     cores: PositiveInt
+    # device memory that is nobody's tensor: library workspaces, captured steps, what the allocator rounds
+    gpu_overhead_bytes: NonNegativeInt = 0
 
     # the GPU: 16-bit dense products at prefill shapes, and its own memory
     gpu_flops_per_s: Positive

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from flexplan.units import GiB
+from flexplan.units import GiB, MiB
 
 Numbers = Mapping[str, int | float]
 
@@ -19,6 +19,7 @@ _H100 = {
     "cpu_bytes": 200 * GiB,
     "disk_bytes": 1000 * GiB,
     "cores": 16,
+    "gpu_overhead_bytes": 192 * MiB,
     "gpu_flops_per_s": 600e12,
     "gpu_bytes_per_s": 3.0e12,
     "link_up_bytes_per_s": 55e9,
@@ -86,6 +87,7 @@ _T4 = _A100 | {
 # no GPU: the host computes both tiers, and a copy between them is a copy within its memory
 _CPU = _H100 | {
     "gpu_bytes": 8 * GiB,
+    "gpu_overhead_bytes": 0,
     "cpu_bytes": 16 * GiB,
     "disk_bytes": 64 * GiB,
     "cores": 4,

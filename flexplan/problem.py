@@ -97,5 +97,6 @@ class Problem(BaseModel):
         )
 
     def budgets(self) -> dict[str, int]:
-        """Bytes allowed on each tier."""
-        return {"gpu": self.hardware.gpu_bytes, "cpu": self.hardware.cpu_bytes, "disk": self.hardware.disk_bytes}
+        """Bytes that tensors may take on each tier."""
+        h = self.hardware
+        return {"gpu": max(0, h.gpu_bytes - h.gpu_overhead_bytes), "cpu": h.cpu_bytes, "disk": h.disk_bytes}

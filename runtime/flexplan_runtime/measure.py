@@ -33,6 +33,7 @@ from flexplan_runtime.opening import DUMMY
 from flexplan_runtime.timing import Figure, rate_of
 
 Figures = dict[str, Figure]
+GPU_OVERHEAD_BYTES = 192 * MiB  # library workspaces and captured steps: 40 to 110 MiB seen on an H200
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ def measure(device: str | None, scratch: Path, say: Say, sizes: Sizes | None = N
                 "preset": False,
                 "measured_on": date.today().isoformat(),
                 "cores": cores(),
+                "gpu_overhead_bytes": 0 if bench.on_host else GPU_OVERHEAD_BYTES,
                 **capacities(env.device, env.offload_dir),
                 **{name: figure.value for name, figure in figures.items() if name in Hardware.model_fields},
             }
