@@ -19,7 +19,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flexplan.errors import UsageError
-from flexplan.policy import Policy
+from flexplan.policy import CompressionConfig, Policy
 from flexplan.problem import Problem
 
 Size = str | int
@@ -78,8 +78,13 @@ class JobFile(BaseModel):
                 "FP161", f"planner {name} chooses {fields} itself", fix="use --planner manual, or leave them out"
             )
         if name == "manual":
-            options["policy"] = Policy.from_dict(self.policy)
+            options["policy"] = Policy(**{name: _field(value) for name, value in self.policy.items()})
         return name, options
+
+
+def _field(value: Any) -> Any:
+    """A policy field; a table of its own is a compression."""
+    return CompressionConfig(**value) if isinstance(value, dict) else value
 
 
 def _beside(directory: Path, value: str | None) -> str | None:

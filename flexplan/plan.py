@@ -17,7 +17,7 @@ from flexplan.errors import InfeasiblePlan, PolicyError
 from flexplan.graph import TaskGraph
 from flexplan.placement import Placement
 from flexplan.plugins import SCHEDULES, make
-from flexplan.policy import POLICY_VERSION, Policy, check_version, field_names, read_strict_json
+from flexplan.policy import POLICY_VERSION, Policy, check_version, read_strict_json
 from flexplan.prediction import Prediction, Schedule, peak_bytes, predict
 from flexplan.problem import Problem
 from flexplan.strictjson import write_whole
@@ -112,8 +112,8 @@ def read_policy_file(path: str | Path) -> str:
 def load_policy(path: str | Path) -> Policy | Plan:
     """A file with a whole plan, or with nothing but policy fields."""
     text = read_policy_file(path)
-    bare = set(read_strict_json(text, "policy")) <= {*field_names(), "version"}
-    return Policy.from_json(text) if bare else Plan.from_json(text)
+    whole = {"policy", "problem"} & read_strict_json(text, "policy").keys()
+    return Plan.from_json(text) if whole else Policy.from_json(text)
 
 
 def refuse_over_budget(need: Mapping[str, int], problem: Problem) -> None:
