@@ -7,7 +7,7 @@ pairs of values not seen together before.  A third of the cases, up to all 27, a
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -203,17 +203,6 @@ def generated(model: Any, case: Case, prompts: Sequence[Sequence[int]], offload_
     """The output of a case for the first of these prompts, padded with 0."""
     with opened(model, case.policy, offload_dir, schedule=case.schedule) as lm:
         return lm.generate(prompts[: case.num_prompts], max_new_tokens=case.gen_len, pad_token_id=0)
-
-
-Wrap = Callable[[Callable[..., None]], Callable[..., None]]
-
-
-def wrap_handlers(monkeypatch: Any, wrap: Wrap, *kinds: str) -> None:
-    """Put something around the handlers of these kinds, all by default."""
-    from flexplan_runtime.handlers import HANDLERS
-
-    for kind in kinds or tuple(HANDLERS):
-        monkeypatch.setitem(HANDLERS, kind, wrap(HANDLERS[kind]))
 
 
 def blocks_of(lm: OffloadedLM, prompts: Sequence[Sequence[int]], gen_len: int) -> list[BlockPlan]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ torch = pytest.importorskip("torch")
 
 from flexplan_runtime.disk import BLOCK, REQUEST_BYTES, ScratchFile  # noqa: E402
 from flexplan_runtime.hostmemory import aligned_bytes  # noqa: E402
+from injectors import failing_io, free_bytes, mounted, patch_io  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from flexplan.errors import StorageError  # noqa: E402
@@ -41,17 +41,6 @@ def read_back(file: ScratchFile, nbytes: int, offset: int = 0) -> Tensor:
     out = aligned_bytes(nbytes)
     file.read(offset, out)
     return out
-
-
-def patch_io(monkeypatch: pytest.MonkeyPatch, name: str, io: Callable[..., int]) -> None:
-    """``io`` in place of os.preadv or os.pwritev; its first argument is the real one."""
-    real = getattr(os, name)
-
-    def patched(handle: int, views: list[memoryview], offset: int) -> int:
-        return io(real, handle, views, offset)
-
-    patched.__name__ = name
-    monkeypatch.setattr(os, name, patched)
 
 
 # -- bytes ------------------------------------------------------------------------------------------------------------
@@ -89,14 +78,9 @@ def test_short_reads_and_writes_are_continued(step: int, file: ScratchFile, monk
 
 
 @pytest.mark.parametrize("name", ["preadv", "pwritev"])
-def test_an_interrupted_or_failing_call_names_itself(
-    name: str, file: ScratchFile, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def failing(*_: Any) -> int:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
+def test_a_failing_call_names_itself(name: str, file: ScratchFile, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write(0, content(BLOCK))
-    patch_io(monkeypatch, name, failing)
+    patch_io(monkeypatch, name, failing_io(errno.EIO))
     with pytest.raises(StorageError, match=rf"{name} of {BLOCK} bytes at 0 .*Input/output error") as failure:
         file.read(0, aligned_bytes(BLOCK)) if name == "preadv" else file.write(0, content(BLOCK))
     assert (failure.value.code, failure.value.exit_code) == ("FP602", 6)
@@ -265,10 +249,7 @@ def open_files() -> set[str]:
 def test_a_full_disk_is_refused_with_what_is_needed_and_what_is_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(os, "posix_fallocate", failing_io(errno.ENOSPC))
     before = open_files()
     with pytest.raises(
         StorageError, match=r"cannot hold 256\.00 KiB .*: No space left on device; free [\d.]+ [KMGT]iB"
@@ -278,24 +259,14 @@ def test_a_full_disk_is_refused_with_what_is_needed_and_what_is_free(
     assert open_files() <= before
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB, where this user may mount one."""
-    place = tmp_path / "small"
-    place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], capture_output=True).returncode:
-        pytest.skip("may not mount a file system here")
-    yield place
-    subprocess.run(["umount", place], check=True)
-
-
-def test_a_disk_that_really_is_full_keeps_nothing(small_disk: Path) -> None:
-    kept = ScratchFile(small_disk, SIZE)
-    with pytest.raises(StorageError, match="cannot hold"):
-        ScratchFile(small_disk, 4 << 20)
-    assert os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize == (1 << 20) - SIZE
-    kept.close()
-    assert os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize == 1 << 20
+def test_a_disk_that_really_is_full_keeps_nothing(tmp_path: Path) -> None:
+    with mounted(tmp_path / "small", 1 << 20) as small:
+        kept = ScratchFile(small, SIZE)
+        with pytest.raises(StorageError, match="cannot hold"):
+            ScratchFile(small, 4 << 20)
+        assert free_bytes(small) == (1 << 20) - SIZE
+        kept.close()
+        assert free_bytes(small) == 1 << 20
 
 
 def test_closing_twice_is_closing_once(tmp_path: Path) -> None:
