@@ -128,7 +128,7 @@ def refuse_over_budget(need: Mapping[str, int], problem: Problem) -> None:
             f"the policy does not fit: {what}",
             fix=f"raise --{over[0]}-mem, or lower {knobs.get(over[0], 'num_gpu_batches')}",
             binding=over,
-            smallest_budget_bytes={t: need[t] if over == (t,) else None for t in budgets},
+            smallest_budget_bytes={t: problem.budget_for(t, need[t]) if over == (t,) else None for t in budgets},
         )
 
 

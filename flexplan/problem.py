@@ -99,4 +99,18 @@ class Problem(BaseModel):
     def budgets(self) -> dict[str, int]:
         """Bytes that tensors may take on each tier."""
         h = self.hardware
-        return {"gpu": max(0, h.gpu_bytes - h.gpu_overhead_bytes), "cpu": h.cpu_bytes, "disk": h.disk_bytes}
+        return {"gpu": self.room("gpu", h.gpu_bytes), "cpu": h.cpu_bytes, "disk": h.disk_bytes}
+
+    def room(self, tier: str, capacity: int) -> int:
+        """Of a tier's capacity, the bytes that tensors may take."""
+        # a fiftieth at most: a plan for a toy budget is not all overhead
+        return capacity - min(self.hardware.gpu_overhead_bytes, capacity // 50) if tier == "gpu" else capacity
+
+    def budget_for(self, tier: str, need: int) -> int:
+        """The smallest capacity of a tier that leaves ``need`` bytes for tensors."""
+        if tier != "gpu":
+            return need
+        capacity = min(need + self.hardware.gpu_overhead_bytes, need * 50 // 49)
+        while self.room(tier, capacity) < need:
+            capacity += 1
+        return capacity

@@ -35,7 +35,7 @@ def infeasible(problem: Problem, model: Model) -> InfeasiblePlan:
     """The error for a problem that no program fits."""
     budgets = problem.budgets()
     programs = model(_with_budgets(problem, dict.fromkeys(budgets, _PLENTY))).programs(1)
-    smallest = {tier: smallest_budget(programs, budgets, tier) for tier in budgets}
+    smallest = {tier: smallest_budget(problem, programs, tier) for tier in budgets}
     binding = binding_tiers(programs, budgets, smallest)
     have = ", ".join(f"{tier} {format_size(budgets[tier])}" for tier in binding)
     helps = [f"--{tier}-mem {need // MiB}Mi" for tier, need in smallest.items() if need is not None]
@@ -49,13 +49,14 @@ def infeasible(problem: Problem, model: Model) -> InfeasiblePlan:
     )
 
 
-def smallest_budget(programs: Sequence[Program], budgets: Budgets, tier: str) -> int | None:
+def smallest_budget(problem: Problem, programs: Sequence[Program], tier: str) -> int | None:
     """Whole MiB of one tier, the others as they are, that are enough while 1 MiB less is not; None if none is."""
+    budgets = problem.budgets()
     least = min((least_bytes(program, budgets, tier) for program in programs), default=inf)
     if least > _PLENTY:
         return None
-    need = round_up(int(least), MiB)
-    return need if fits(programs, {**budgets, tier: need}) else need + MiB
+    need = round_up(problem.budget_for(tier, int(least)), MiB)
+    return need if fits(programs, {**budgets, tier: problem.room(tier, need)}) else need + MiB
 
 
 def least_bytes(program: Program, budgets: Budgets, tier: str) -> float:
