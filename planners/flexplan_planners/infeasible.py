@@ -37,7 +37,7 @@ def infeasible(problem: Problem, model: Model) -> InfeasiblePlan:
     programs = model(_with_budgets(problem, dict.fromkeys(budgets, _PLENTY))).programs(1)
     smallest = {tier: smallest_budget(problem, programs, tier) for tier in budgets}
     binding = binding_tiers(programs, budgets, smallest)
-    have = ", ".join(f"{tier} {format_size(budgets[tier])}" for tier in binding)
+    have = ", ".join(f"{tier} {format_size(getattr(problem.hardware, f'{tier}_bytes'))}" for tier in binding)
     helps = [f"--{tier}-mem {need // MiB}Mi" for tier, need in smallest.items() if need is not None]
     return InfeasiblePlan(
         "FP403",

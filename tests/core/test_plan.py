@@ -79,7 +79,7 @@ def test_an_edited_policy_wins_and_its_prediction_is_computed_anew(plan: Plan) -
 
 
 def test_an_edit_that_does_not_fit_is_refused(plan: Plan) -> None:
-    exact = PROBLEM.hardware.with_budget(gpu=plan.prediction.peak_bytes["gpu"])
+    exact = PROBLEM.hardware.with_budget(gpu=PROBLEM.budget_for("gpu", plan.prediction.peak_bytes["gpu"]))
     fits = Plan.of(PROBLEM.model_copy(update={"hardware": exact}), POLICY)
     with pytest.warns(UserWarning, match="edited"), pytest.raises(InfeasiblePlan):
         Plan.from_json(edited(fits, policy=replace(POLICY, gpu_batch_size=5).to_dict()))
