@@ -71,7 +71,7 @@ def request_of(
         raise UsageError("FP167", f"--max-new-tokens {new_tokens}, allowed 1 or more", fix="raise it")
     if dummy_prompt_len is not None and dummy_prompt_len < 1:
         raise UsageError("FP168", f"--prompt-len {dummy_prompt_len}, allowed 1 or more", fix="raise it")
-    planned = plan.problem.budgets() if plan else {}
+    planned = capacities_of(plan) if plan else {}
     return RunRequest(
         policy=policy,
         model=name,
@@ -80,6 +80,12 @@ def request_of(
         dummy_prompt_len=dummy_prompt_len or (work.prompt_len if work else None),
         **settings,
     )
+
+
+def capacities_of(plan: Plan) -> dict[str, int]:
+    """Bytes of each tier that a plan was allowed, what the device keeps for itself included."""
+    machine = plan.problem.hardware
+    return {"gpu": machine.gpu_bytes, "cpu": machine.cpu_bytes, "disk": machine.disk_bytes}
 
 
 # -- run ---------------------------------------------------------------------------------------------------------

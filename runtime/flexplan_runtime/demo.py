@@ -81,7 +81,7 @@ def _request(policy: Policy | Plan, scratch: Path) -> RunRequest:
         policy=policy,
         model=str(tiny_opt_path()),
         prompts=tuple(Prompt(n, text, n + 1) for n, text in enumerate(PROMPTS)),
-        budgets=policy.problem.budgets() if isinstance(policy, Plan) else {},
+        budgets=BUDGETS if isinstance(policy, Plan) else {},
         offload_dir=scratch,
         dtype="float32",
         max_new_tokens=NEW_TOKENS,

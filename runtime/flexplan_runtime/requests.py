@@ -58,8 +58,10 @@ class Ready:
         lens = tuple(map(len, self.ids))
         workload = Workload(prompt_lens=lens, gen_len=self.request.max_new_tokens)
         sizes = {tier: _UNLIMITED if size is None else size for tier, size in self.env.ledger.budgets.items()}
-        machine = (hardware or hardware_from()).with_budget(**sizes)
-        return Problem(model=self.shape, hardware=machine, workload=workload)
+        machine = hardware or hardware_from()
+        if self.env.device.type == "cpu":  # no device keeps memory for itself
+            machine = machine.model_copy(update={"gpu_overhead_bytes": 0})
+        return Problem(model=self.shape, hardware=machine.with_budget(**sizes), workload=workload)
 
 
 def make_ready(request: RunRequest) -> Ready:
