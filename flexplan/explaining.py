@@ -104,7 +104,7 @@ def _gain_of_budget(plan: Plan, tier: str) -> float | None:
     if plan.planner == "manual" or plan.planner not in available("flexplan.planners"):
         return None
     hardware = plan.problem.hardware
-    more = hardware.with_budget(**{tier: round(MORE * plan.problem.budgets()[tier])})
+    more = hardware.with_budget(**{tier: round(MORE * getattr(hardware, f"{tier}_bytes"))})
     try:
         better = solve(_on(plan.problem, more), plan.planner, schedule=plan.schedule)
     except FlexplanError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -67,7 +67,7 @@ def plan_view(plan: Plan) -> RenderableType:
         *asked_lines(plan),
         policy_table(plan),
         shares_table(plan.policy, plan.realised),
-        memory_table(plan.prediction.peak_bytes, plan.problem.budgets()),
+        memory_table(plan),
         speed_table(plan),
     )
 
@@ -113,16 +113,20 @@ def shares_table(policy: Policy, realised: Shares) -> RenderableType:
     return table("Where things live, in percent", ("", "", *TIERS), rows)
 
 
-def memory_table(peak: Mapping[str, int], budgets: Mapping[str, int | None]) -> RenderableType:
-    """Bytes of each tier against its budget."""
-    return table("Memory", ("tier", "planned", "budget", "used"), [_memory_row(t, peak, budgets) for t in TIERS])
+def memory_table(plan: Plan) -> RenderableType:
+    """Bytes of each tier against what was given."""
+    rows = [row for tier in TIERS for row in _memory_rows(plan, tier)]
+    return table("Memory", ("tier", "planned", "budget", "used"), rows)
 
 
-def _memory_row(tier: str, peak: Mapping[str, int], budgets: Mapping[str, int | None]) -> Row:
-    used, budget = peak.get(tier, 0), budgets.get(tier)
-    if budget is None:
-        return [tier, format_size(used), "no limit", ""]
-    return [tier, format_size(used), format_size(budget), f"{100 * used / max(1, budget):.0f} %"]
+def _memory_rows(plan: Plan, tier: str) -> list[Row]:
+    given: int = getattr(plan.problem.hardware, f"{tier}_bytes")
+    kept = given - plan.problem.budgets()[tier]
+    used = plan.prediction.peak_bytes[tier] + kept
+    rows: list[Row] = [[tier, format_size(used), format_size(given), share_of(used, given)]]
+    if kept:
+        rows.append(["  of it for the device's libraries", format_size(kept), "", ""])
+    return rows
 
 
 def speed_table(plan: Plan) -> RenderableType:
@@ -168,7 +172,7 @@ def explained_view(found: Explanation) -> RenderableType:
         policy_table(plan),
         table(f"Time: prefill {seconds(p.prefill_s)}, decode {seconds(p.decode_s)}", head, rows),
         Text(f"{slow}\n{full}"),
-        memory_table(p.peak_bytes, plan.problem.budgets()),
+        memory_table(plan),
         shares_table(plan.policy, plan.realised),
         table("A quarter more brings, in tokens per second", ("of", "gain"), brings),
         Text("\nBudgets: solved again. Speeds: this policy as it is, so the least that it brings."),
