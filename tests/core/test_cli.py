@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from flexplan.cli import app
+from flexplan.progress import Progress
 
 SMALL = ("--model", "facebook/opt-125m", "--prompt-len", "16", "--gen-len", "4")
 MANUAL = ("--planner", "manual", "--gpu-batch-size", "2")
@@ -105,7 +106,7 @@ def test_a_command_line_that_does_not_parse_is_exit_2(args: list[str]) -> None:
 
 
 def test_too_small_a_budget_is_an_answer_with_numbers() -> None:
-    result = call("solve", *SMALL, *MANUAL, "--gpu-mem", "1M", "--json")
+    result = call("solve", *SMALL, *MANUAL, "--hardware", "cpu-host", "--gpu-mem", "1M", "--json")
     refused(result, 3, "gpu", "1.00 MiB")
     error = json.loads(result.stdout)["error"]
     assert error["binding"] == ["gpu"]
@@ -328,6 +329,18 @@ def test_without_torch_it_says_how_to_get_it(plan_file: Path, tmp_path: Path) ->
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert "pip install '.[runtime]'" in done.stderr
+
+
+def test_progress_off_a_terminal_is_a_line_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter(range(0, 100, 2))
+    monkeypatch.setattr("flexplan.progress.time.monotonic", lambda: float(next(clock)))
+    with Progress() as progress:
+        progress.stage("generating")
+        for done in (10, 20, 30):  # at 2, 4 and 6 seconds
+            progress.tokens(done, 1200)
+    assert capsys.readouterr().err.splitlines() == ["generating", "30 of 1,200 tokens, 5.0 tokens/s, 234 s left"]
 
 
 # -- the program -------------------------------------------------------------------------------------------------
