@@ -1,0 +1,303 @@
+// Decode attention over grains on the host: one pass over keys and values at the speed of memory.
+//
+// A grain is one KV head of one sequence and the P query heads that share it.  Its tokens are read in blocks of
+// about 32 KiB of keys, then the same tokens' values (online softmax, all sums in float32).  While the keys of a
+// block are used its values are prefetched, and while its values are used, the next block's keys.
+//
+// Letters as in attention.py: G grains, P query heads, C context, H head_dim.  Strides count elements.
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <type_traits>
+#include <vector>
+
+#include "pool.hpp"
+#include "vectors.hpp"
+
+namespace {
+
+// -- one grain ---------------------------------------------------------------------------------------------------------
+struct Call {
+    const void *q, *k, *v;
+    void* out;
+    const int64_t* pads;  // leading tokens not to be read, or null
+    int64_t G, P, H, C;
+    int64_t q_G, q_P, k_G, k_C, v_G, v_C, out_G, out_P;
+    float scale;
+};
+
+// A sequence of rows in memory, `n` of them; what is read next while something else is used.
+struct Rows {
+    const char* at = nullptr;
+    ptrdiff_t stride_bytes = 0, row_bytes = 0;
+    int64_t n = 0;
+
+    void ask(int64_t t) const {
+        if (t < n) prefetch(at + t * stride_bytes, row_bytes);
+    }
+};
+
+// Tiles: PB query heads at a time, against kTokens tokens for the scores (two for eight heads), and against HB vectors
+// of the head dimension for the weighted sums, so that sums, keys and values stay in registers.
+constexpr int kTokens = 4;
+constexpr int kMostHeads = kRegisters == 32 ? 8 : 2;
+
+// Heads at a time for P of them, which share each conversion of a key to float32: all if they fit, else even parts.
+inline int64_t tile_heads(int64_t P) {
+    if (P % kMostHeads == 0) return kMostHeads;
+    const int64_t most = std::min(kMostHeads, 6), parts = (P + most - 1) / most;  // 7 x 4 sums would not fit
+    return (P + parts - 1) / parts;
+}
+
+constexpr int tile_vectors(int heads) { return heads == 8 ? 2 : heads * 8 <= kRegisters / 2 ? 8 : 4; }
+
+// Calls f with the constant `heads`.
+template <int N = kMostHeads, class F>
+inline void with_heads(int64_t heads, F f) {
+    if constexpr (N == 7)
+        with_heads<6>(heads, f);
+    else if constexpr (N == 1)
+        f(std::integral_constant<int, 1>());
+    else if (heads == N)
+        f(std::integral_constant<int, N>());
+    else
+        with_heads<N - 1>(heads, f);
+}
+
+// Query-key products of PB heads with four tokens; the rows k[t] may repeat.
+template <class T, int PB>
+inline void products(const float* q, int64_t H, const T* const k[kTokens], float* scores, int64_t ld) {
+    constexpr int TB = PB == 8 ? 2 : kTokens;
+    for (int first = 0; first < kTokens; first += TB) {
+        Floats sums[PB * TB] = {};
+        for (int64_t h = 0; h < H; h += kWidth) {
+            Floats x[TB];
+            for (int t = 0; t < TB; ++t) x[t] = load(k[first + t] + h);
+            for (int p = 0; p < PB; ++p) {
+                Floats y = load(q + p * H + h);
+                for (int t = 0; t < TB; ++t) sums[p * TB + t] += y * x[t];
+            }
+        }
+        for (int p = 0; p < PB; p += kTokens / TB) {
+            float four[kTokens];
+            sum_each(sums + p * TB, four);
+            for (int i = 0; i < kTokens; ++i) scores[(p + i / TB) * ld + first + i % TB] = four[i];
+        }
+    }
+}
+
+// acc = acc * decay + weights x values, for PB heads and HB vectors of the head dimension.
+template <class T, int PB, int HB>
+inline void weigh(const float* weights, int64_t ld, const T* v, int64_t stride, int64_t n, const float* decay, float* acc,
+                  int64_t H, const Rows& next) {
+    Floats a[PB][HB];
+    for (int p = 0; p < PB; ++p)
+        for (int h = 0; h < HB; ++h) a[p][h] = load(acc + p * H + h * kWidth) * decay[p];
+    for (int64_t t = 0; t < n; ++t) {
+        next.ask(t);
+        Floats x[HB];
+        for (int h = 0; h < HB; ++h) x[h] = load(v + t * stride + h * kWidth);
+        for (int p = 0; p < PB; ++p) {
+            Floats w = splat(weights[p * ld + t]);
+            for (int h = 0; h < HB; ++h) a[p][h] += w * x[h];
+        }
+    }
+    for (int p = 0; p < PB; ++p)
+        for (int h = 0; h < HB; ++h) store(acc + p * H + h * kWidth, a[p][h]);
+}
+
+template <class T, int PB, int HB>
+inline void weigh_all(const float* weights, int64_t ld, const T* v, int64_t stride, int64_t n, const float* decay,
+                      float* acc, int64_t H, Rows next, int64_t h = 0) {
+    for (; h + HB * kWidth <= H; h += HB * kWidth) {
+        weigh<T, PB, HB>(weights, ld, v + h, stride, n, decay, acc + h, H, next);
+        next.n = 0;  // asked for once
+    }
+    if constexpr (HB > 1)  // the rest of the head dimension
+        if (h < H) weigh_all<T, PB, HB / 2>(weights, ld, v, stride, n, decay, acc, H, next, h);
+}
+
+struct Scratch {
+    std::vector<float> memory;
+    float *q, *scores, *decay, *acc, *top, *total;
+
+    void fit(int64_t P, int64_t H, int64_t block) {
+        size_t need = size_t(P * (2 * H + block + 3) + 6 * 16);
+        if (memory.size() < need) memory.resize(need);
+        float* at = memory.data();
+        auto take = [&at](int64_t n) {  // each on its own cache line
+            at = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(at) + 63) & ~uintptr_t(63));
+            float* here = at;
+            at += n;
+            return here;
+        };
+        q = take(P * H), acc = take(P * H), scores = take(P * block), decay = take(P), top = take(P), total = take(P);
+    }
+};
+
+// Scores to weights exp(score - top) with the running top; decay is what older sums are multiplied with.
+inline void soften(float* scores, int64_t n, float& top, float& total, float& decay) {
+    int64_t padded = (n + kWidth - 1) / kWidth * kWidth;
+    std::fill(scores + n, scores + padded, -kInfinity);
+    Floats most = splat(-kInfinity), added = {};
+    for (int64_t t = 0; t < padded; t += kWidth) {
+        Floats s = load(scores + t);
+        most = most > s ? most : s;
+    }
+    float now = std::max(top, largest(most));
+    for (int64_t t = 0; t < padded; t += kWidth) {
+        Floats w = exponential(load(scores + t) - now);
+        store(scores + t, w);
+        added += w;
+    }
+    decay = std::exp(top - now);
+    total = total * decay + sum(added);
+    top = now;
+}
+
+template <class T>
+int64_t block_tokens(const Call& c) {
+    int64_t tokens = 32768 / (c.H * int64_t(sizeof(T)));
+    return std::clamp<int64_t>(tokens / 16 * 16, 16, 128);
+}
+
+// Attention of grain g over tokens [first, last): acc, top and total in scratch.
+template <class T>
+void attend(const Call& c, int64_t g, int64_t first, int64_t last, const Rows& next, Scratch& s) {
+    const T *q = static_cast<const T*>(c.q) + g * c.q_G, *k = static_cast<const T*>(c.k) + g * c.k_G,
+            *v = static_cast<const T*>(c.v) + g * c.v_G;
+    const int64_t P = c.P, H = c.H, block = block_tokens<T>(c), size = sizeof(T);
+    s.fit(P, H, block);
+    for (int64_t p = 0; p < P; ++p)
+        for (int64_t h = 0; h < H; h += kWidth) store(s.q + p * H + h, load(q + p * c.q_P + h) * c.scale);
+    std::fill(s.acc, s.acc + P * H, 0.f);
+    std::fill(s.top, s.top + P, -kInfinity);
+    std::fill(s.total, s.total + P, 0.f);
+    const int64_t heads = tile_heads(P);
+    for (int64_t at = first; at < last; at += block) {
+        const int64_t n = std::min(block, last - at), after = at + n;
+        const T *keys = k + at * c.k_C, *values = v + at * c.v_C;
+        const Rows v_rows{reinterpret_cast<const char*>(values), c.v_C * size, H * size, n};
+        for (int64_t t = 0; t < n; t += kTokens) {
+            const T* row[kTokens];
+            for (int i = 0; i < kTokens; ++i) {
+                row[i] = keys + std::min(t + i, n - 1) * c.k_C;
+                v_rows.ask(t + i);
+            }
+            for (int64_t p = 0; p < P; p += heads)
+                with_heads(std::min(heads, P - p), [&](auto n_heads) {
+                    products<T, n_heads.value>(s.q + p * H, H, row, s.scores + p * block + t, block);
+                });
+        }
+        for (int64_t p = 0; p < P; ++p) soften(s.scores + p * block, n, s.top[p], s.total[p], s.decay[p]);
+        Rows k_rows = next;
+        if (after < last)
+            k_rows = {reinterpret_cast<const char*>(k + after * c.k_C), c.k_C * size, H * size,
+                      std::min(block, last - after)};
+        for (int64_t p = 0; p < P; p += heads) {
+            with_heads(std::min(heads, P - p), [&](auto n_heads) {
+                constexpr int PB = n_heads.value, HB = tile_vectors(PB);
+                weigh_all<T, PB, HB>(s.scores + p * block, block, values, c.v_C, n, s.decay + p, s.acc + p * H, H, k_rows);
+            });
+            k_rows.n = 0;
+        }
+    }
+}
+
+template <class T>
+void finish(const Call& c, int64_t g, const float* acc, const float* total) {
+    T* out = static_cast<T*>(c.out) + g * c.out_G;
+    for (int64_t p = 0; p < c.P; ++p) {
+        float share = 1.f / total[p];
+        for (int64_t h = 0; h < c.H; h += kWidth) store(out + p * c.out_P + h, load(acc + p * c.H + h) * share);
+    }
+}
+
+// -- all grains --------------------------------------------------------------------------------------------------------
+// Sums of one part of a grain's context, where few grains with long contexts are cut so that all threads work.
+struct Partial {
+    std::vector<float> acc, top, total;
+};
+
+template <class T>
+void merge(const Call& c, int64_t g, Partial* parts, int64_t num_parts) {
+    Partial& all = parts[0];
+    for (int64_t i = 1; i < num_parts; ++i)
+        for (int64_t p = 0; p < c.P; ++p) {
+            if (parts[i].total[p] == 0) continue;  // fewer tokens than parts
+            const float now = std::max(all.top[p], parts[i].top[p]);
+            const float old = std::exp(all.top[p] - now), fresh = std::exp(parts[i].top[p] - now);
+            for (int64_t h = p * c.H; h < (p + 1) * c.H; ++h) all.acc[h] = all.acc[h] * old + parts[i].acc[h] * fresh;
+            all.total[p] = all.total[p] * old + parts[i].total[p] * fresh;
+            all.top[p] = now;
+        }
+    finish<T>(c, g, all.acc.data(), all.total.data());
+}
+
+template <class T>
+void attend_all(const Call& c, int64_t threads) {
+    const int64_t size = sizeof(T), block = block_tokens<T>(c), grain_bytes = 2 * c.C * c.H * size;
+    const auto pad = [&c](int64_t g) { return c.pads ? std::clamp<int64_t>(c.pads[g], 0, c.C - 1) : 0; };
+    const int64_t cuts = threads == 1 ? 1 : std::clamp<int64_t>(4 * threads / c.G, 1, std::max<int64_t>(1, c.C / 256));
+    const int64_t num_units = c.G * cuts;
+    // At least 256 KiB at a time, and at least 8 turns for each thread.
+    const int64_t turn = std::clamp<int64_t>((256 << 10) / (grain_bytes / cuts + 1), 1, num_units / (8 * threads) + 1);
+    std::vector<Partial> partials(cuts > 1 ? num_units : 0);
+    std::atomic<int64_t> taken{0};
+    const std::function<void()> job = [&] {
+        thread_local Scratch scratch;
+        for (;;) {
+            const int64_t from = taken.fetch_add(turn), to = std::min(from + turn, num_units);
+            if (from >= to) return;
+            for (int64_t unit = from; unit < to; ++unit) {
+                const int64_t g = unit / cuts, cut = unit % cuts, start = pad(g), length = c.C - start;
+                const int64_t first = start + length * cut / cuts, last = start + length * (cut + 1) / cuts;
+                Rows next;
+                if (cuts == 1 && unit + 1 < to) {
+                    const int64_t at = pad(g + 1);
+                    const T* k = static_cast<const T*>(c.k) + (g + 1) * c.k_G + at * c.k_C;
+                    next = {reinterpret_cast<const char*>(k), c.k_C * size, c.H * size, std::min(block, c.C - at)};
+                }
+                attend<T>(c, g, first, last, next, scratch);
+                if (cuts == 1) {
+                    finish<T>(c, g, scratch.acc, scratch.total);
+                } else {
+                    partials[unit].acc.assign(scratch.acc, scratch.acc + c.P * c.H);
+                    partials[unit].top.assign(scratch.top, scratch.top + c.P);
+                    partials[unit].total.assign(scratch.total, scratch.total + c.P);
+                }
+            }
+        }
+    };
+    threads = std::min(threads, num_units);
+    if (threads == 1)
+        job();
+    else
+        pool().run(threads, job);
+    for (int64_t g = 0; cuts > 1 && g < c.G; ++g) merge<T>(c, g, &partials[g * cuts], cuts);
+}
+
+}  // namespace
+
+// dtype: 0 float32, 1 bfloat16, 2 float16.  0 is success.
+extern "C" int flexplan_grain_attention(int dtype, const void* q, const void* k, const void* v, const int64_t* pads,
+                                        void* out, const int64_t shape_GPHC[4], const int64_t strides[8], float scale,
+                                        int64_t threads) {
+    const int64_t *n = shape_GPHC, *s = strides;
+    const Call call{q, k, v, out, pads, n[0], n[1], n[2], n[3], s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], scale};
+    try {
+        if (dtype == 0)
+            attend_all<float>(call, threads);
+        else if (dtype == 1)
+            attend_all<BFloat16>(call, threads);
+        else
+            attend_all<Float16>(call, threads);
+    } catch (const std::exception&) {
+        return 1;
+    }
+    return 0;
+}
