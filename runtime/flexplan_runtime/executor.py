@@ -59,6 +59,8 @@ class Executor:
             for lane in self.lanes.values():
                 lane.close()
             sys.setswitchinterval(patience_s)
+            self.lanes.clear()  # they and we refer to each other, and to all of the job's memory
+            self.tokens.clear()
         if self.state.error is not None:
             raise self.state.error
         return self.timeline

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,6 +146,7 @@ class OffloadedLM:
         self._last_job = None
         self._work.close()
         self._weights.close()
+        gc.collect()  # a caught error's frames may still hold views of device memory
 
     def __enter__(self) -> OffloadedLM:
         return self
