@@ -1,0 +1,161 @@
+"""Predicted against measured: each row is a model, a budget and a policy (or the planner's), run with random weights.
+
+    flexplan profile -o hardware.json
+    python benchmarks/predicted_and_measured.py --hardware hardware.json --json rows.jsonl \\
+        facebook/opt-30b:bfloat16:16G:search facebook/opt-6.7b:float16:40G:32x1:100,0,100,0,100,0
+
+A row is ``model:dtype:gpu-mem:search`` or ``model:dtype:gpu-mem:BxN:percents[:switches]`` with switches among
+host (attention on the host), unpinned, inline (no overlap), sep, rowwise.  Prompts are distinct and every token
+is generated.  A first generate of the same block warms the libraries up; a long one ends after its prompt.
+
+``bound``: for each phase the slowest resource's work at its rate alone on this machine, summed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+from flexplan_runtime import ExecutionEnv, OffloadedLM
+
+from flexplan.cost import Rates
+from flexplan.errors import FlexplanError
+from flexplan.graph import TaskGraph, Work
+from flexplan.plan import Plan
+from flexplan.planning import solve
+from flexplan.policy import Policy
+from flexplan.problem import Problem
+from flexplan.units import GiB, parse_size
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("rows", nargs="+")
+    parser.add_argument("--hardware", default="h200-pcie5")
+    parser.add_argument("--cpu-mem", default="110G")
+    parser.add_argument("--disk-mem", default="50G")
+    parser.add_argument("--prompt-len", type=int, default=512)
+    parser.add_argument("--gen-len", type=int, default=32)
+    parser.add_argument("--offload-dir", default="offload")
+    parser.add_argument("--device")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--trace", type=Path, help="directory for a trace of each row, predicted and measured")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    for row in args.rows:
+        try:
+            found = measure(row, args)
+        except (FlexplanError, torch.OutOfMemoryError) as error:
+            found = {"row": row, "error": str(error).splitlines()[0]}
+        print(json.dumps(found), flush=True)
+        if args.json:
+            with args.json.open("a") as out:
+                out.write(json.dumps(found) + "\n")
+
+
+def planned(row: str, args: argparse.Namespace) -> tuple[Plan, str]:
+    model, dtype, gpu_mem, how, *rest = row.split(":")
+    problem = Problem.of(
+        model, gpu_mem=gpu_mem, cpu_mem=args.cpu_mem, disk_mem=args.disk_mem, hardware=args.hardware,
+        prompt_len=args.prompt_len, gen_len=args.gen_len,
+    )  # fmt: skip
+    problem = problem.model_copy(update={"model": problem.model.with_dtype(4 if dtype == "float32" else 2)})
+    if how == "search":
+        return solve(problem), dtype
+    rows, batches = map(int, how.split("x"))
+    switches = set(rest[1].split(",")) if len(rest) > 1 else set()
+    policy = Policy(
+        rows, batches, *map(float, rest[0].split(",")), "inline" not in switches, "sep" in switches,
+        "unpinned" not in switches, "host" in switches,
+    )  # fmt: skip
+    return Plan.of(problem, policy, schedule="rowwise" if "rowwise" in switches else "zigzag"), dtype
+
+
+def measure(row: str, args: argparse.Namespace) -> dict[str, object]:
+    start = time.perf_counter()
+    plan, dtype = planned(row, args)
+    solve_s = time.perf_counter() - start
+    cuda = torch.cuda.is_available() and args.device != "cpu"
+    if cuda:
+        torch.cuda.empty_cache()
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, parse_size(row.split(":")[2]) / total))
+    env = ExecutionEnv.create(
+        args.offload_dir, gpu_mem=row.split(":")[2], cpu_mem=args.cpu_mem, disk_mem=args.disk_mem, device=args.device
+    )
+    start = time.perf_counter()
+    with OffloadedLM(plan.problem.model.name, env, "_DUMMY_", plan, dtype=dtype) as lm:
+        init_s = time.perf_counter() - start
+        draw = torch.Generator().manual_seed(0)
+        shape = (plan.policy.block_size, args.prompt_len)
+        prompts = torch.randint(10, lm.shape.vocab_size, shape, generator=draw).tolist()
+        start = time.perf_counter()
+        short = plan.prediction.total_s < 6
+        lm.complete(prompts, args.gen_len, stops=() if short else range(lm.shape.vocab_size))
+        warm_s = time.perf_counter() - start
+        if cuda:
+            torch.cuda.reset_peak_memory_stats()
+        start = time.perf_counter()
+        lm.generate(prompts, max_new_tokens=args.gen_len)
+        wall_s = time.perf_counter() - start
+        timeline, peak = lm.timeline, torch.cuda.max_memory_allocated() if cuda else 0
+        if args.trace:
+            predicted = plan.graph
+            write_trace(args.trace / f"{len(list(args.trace.iterdir()))}.json", lm, predicted, plan)
+    bound_s = bound(plan.graph, Rates(plan.problem.hardware), args.gen_len)
+    tokens = plan.policy.block_size * args.gen_len
+    p = plan.policy
+    return {
+        "row": row,
+        "policy": f"{p.gpu_batch_size}x{p.num_gpu_batches} w {p.w_gpu_percent:g}/{p.w_cpu_percent:g} "
+        f"c {p.cache_gpu_percent:g}/{p.cache_cpu_percent:g} a {p.act_gpu_percent:g}/{p.act_cpu_percent:g}"
+        + (" host" if p.cpu_cache_compute else ""),
+        "tokens_per_s": round(tokens / timeline.end_s, 2),
+        "predicted": round(plan.prediction.tokens_per_s, 2),
+        "gap_percent": round(100 * (plan.prediction.tokens_per_s * timeline.end_s / tokens - 1), 1),
+        "bound": round(tokens / bound_s, 2),
+        "of_bound_percent": round(100 * bound_s / timeline.end_s, 1),
+        "prefill_s": [round(plan.prediction.prefill_s, 3), round(timeline.prefill_s, 3)],
+        "decode_s": [round(plan.prediction.decode_s, 3), round(timeline.decode_s, 3)],
+        "decode_tokens_per_s": round((tokens - p.block_size) / timeline.decode_s, 2),
+        "peak_gib": [round(plan.prediction.peak_bytes["gpu"] / GiB, 3), round(peak / GiB, 3)],
+        "peak_percent": round(100 * peak / plan.prediction.peak_bytes["gpu"], 1),
+        "busy_s": {lane: round(s, 2) for lane, s in sorted(timeline.lane_busy_s.items())},
+        "solve_init_warm_wall_s": [round(s, 1) for s in (solve_s, init_s, warm_s, wall_s)],
+    }
+
+
+def bound(graph: TaskGraph, rates: Rates, gen_len: int) -> float:
+    """Seconds that no schedule of this policy can beat: decoding's grows linearly with the keys and values."""
+    work: dict[int, Work] = {}
+    for sweep in graph.sweeps():
+        if sweep.i in (0, 1, gen_len - 1):
+            for task in sweep.tasks:
+                work[sweep.i] = work.get(sweep.i, Work()).plus(task.work)
+    seconds = {i: slowest(w, rates) for i, w in work.items()}
+    return seconds[0] + (gen_len - 1) * (seconds.get(1, 0.0) + seconds.get(gen_len - 1, 0.0)) / 2
+
+
+def slowest(work: Work, rates: Rates) -> float:
+    alone = [*rates.demands(work).values(), work.attended_bytes / rates.hardware.host_attention_bytes_per_s]
+    return max(alone)
+
+
+def write_trace(path: Path, lm: OffloadedLM, graph: TaskGraph, plan: Plan) -> None:
+    from flexplan.simulator import simulate_graph
+
+    last = max(s.i for s in lm.timeline.spans)
+    measured, predicted = lm.timeline, simulate_graph(graph, Rates(plan.problem.hardware))
+    for timeline in (measured, predicted):
+        timeline.spans[:] = [s for s in timeline.spans if s.i in (last - 1, last)]
+    measured.to_chrome_trace(path, ("predicted", predicted), name="measured")
+
+
+if __name__ == "__main__":
+    main()
