@@ -20,7 +20,7 @@ from flexplan_planners.lpmemory import Memory
 from flexplan_planners.lpmodel import ONE, Phase, Program, Row
 from flexplan_planners.switches import Switches, every_setting
 
-MOST_BATCHES = 32  # the paper stops below 20; a larger batch serves the weights as well as more batches do
+MOST_BATCHES = 20  # as in the paper: larger micro-batches share a pass over the weights as well, with fewer tasks
 _BATCH_SIZES = [m << e for e in range(13) for m in ((1,) if e < 1 else (2, 3))]  # 1, 2, 3, 4, 6, 8, 12, 16, 24, ...
 
 
@@ -83,7 +83,6 @@ class PassWork:
         self.i = i
         self.new = prompt if i == 0 else 1
         self.context = prompt + i
-        self._rows: dict[tuple[object, ...], dict[str, Row]] = {}
 
     @cached_property
     def tokens(self) -> int:
@@ -98,13 +97,7 @@ class PassWork:
         return 2 * self.shape.head_dim * self.shape.bytes_per_element
 
     def rows(self, switches: Switches) -> dict[str, Row]:
-        """Seconds of every lane and resource, for one setting of the switches; all but ``disk`` matter."""
-        key = (switches.sep_layer, switches.weights_stay, switches.cache, switches.act_stays, switches.pin_weight)
-        if key not in self._rows:
-            self._rows[key] = self._sum(switches)
-        return self._rows[key]
-
-    def _sum(self, switches: Switches) -> dict[str, Row]:
+        """Seconds of every lane and resource, for one setting of the switches."""
         sums = _Sums(self.rates)
         self._ids(sums, switches)
         if not switches.weights_stay:
@@ -124,6 +117,9 @@ class PassWork:
         sums.block("w_disk", H2D_WEIGHTS, cost.up_work(nbytes))
         sums.block("w_disk", DISK_READ, cost.read_work(nbytes))
         sums.fixed(H2D_WEIGHTS, layers)
+        if switches.disk != "none":
+            sums.fixed(H2D_WEIGHTS, layers)
+            sums.fixed(DISK_READ, layers)
         if not switches.pin_weight:
             sums.block("w_cpu", HOST_COPY, cost.copy_work(nbytes))
 
@@ -136,9 +132,13 @@ class PassWork:
         for share in ("cache_cpu", "cache_disk"):
             sums.batch(share, D2H, cost.down_work(new), layers)
         sums.batch("cache_disk", DISK_WRITE, cost.write_work(new), layers)
+        if switches.disk == "all":
+            sums.fixed(DISK_WRITE, layers)
         if not self.i:
             return
         sums.batch("cache_disk", DISK_READ, cost.read_work(old), layers)
+        if switches.disk == "all":
+            sums.fixed(DISK_READ, layers)
         if switches.cache == "host":
             self._host_attention(sums)
             return

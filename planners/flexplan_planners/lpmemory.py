@@ -123,7 +123,7 @@ class Memory:
             fixed += int(_PERCENT_SLACK * self.weights) + self.weight_slack + 4 * self._ring_slack + 2 * self.table_rows
         if s.cache != "gpu":
             fixed += 5 * self.capacity * self.grain
-            fixed += 4 * self.capacity * DISK_ALIGN if s.disk else 0
+            fixed += 4 * self.capacity * DISK_ALIGN if s.disk == "all" else 0
         outputs = self.num_rows * self.problem.workload.gen_len * ID_BYTES
         each = self.num_rows * self.prompt * ID_BYTES + outputs + self.shape.num_layers * _SLOT_ALIGN + 8 * BUFFER_ALIGN
         cache, answers = self.shape.num_layers * self.layer_cache, 2 * self.queries if hosted else 0
@@ -146,12 +146,12 @@ class Memory:
 
     def _disk(self, s: Switches) -> Row:
         """Weights, cache and activations at home on disk, in aligned pieces."""
-        if not s.disk:
+        if s.disk == "none":
             return Row()
         fixed, each = 32 * BUFFER_ALIGN, 8 * BUFFER_ALIGN
         if not s.weights_stay:
             fixed += int(_PERCENT_SLACK * self.weights) + self.weight_slack + 2 * s.num_layers * DISK_ALIGN
-        if s.cache != "gpu":
+        if s.cache != "gpu" and s.disk == "all":
             each += self.shape.num_layers * self.capacity * DISK_ALIGN
             each += int(_PERCENT_SLACK * self.shape.num_layers * self.layer_cache)
         return Row(

@@ -14,13 +14,14 @@ from flexplan.shapes import ModelShape
 from flexplan_planners.lpmodel import ACT, CACHE, WEIGHTS
 
 CacheHome = Literal["gpu", "host", "stream"]
+DiskUse = Literal["none", "weights", "all"]
 
 
 @dataclass(frozen=True)
 class Switches:
     """``weights_stay``, ``cache == "gpu"`` and ``act_stays`` say that all of it is at home on the gpu: nothing moves.
 
-    The cache off the gpu is attended over on the host, or streamed; ``disk`` allows shares of the disk.
+    The cache off the gpu is attended over on the host, or streamed; ``disk`` says what may have a share there.
     """
 
     shape: ModelShape
@@ -28,7 +29,7 @@ class Switches:
     weights_stay: bool
     cache: CacheHome
     act_stays: bool
-    disk: bool
+    disk: DiskUse
     pin_weight: bool = True
 
     @cached_property
@@ -36,7 +37,8 @@ class Switches:
         """The shares that are 0."""
         stays = {WEIGHTS: self.weights_stay, CACHE: self.cache == "gpu", ACT: self.act_stays}
         gone = {name for names, at_home in stays.items() if at_home for name in names[1:]}
-        return frozenset(gone if self.disk else gone | {names[2] for names in stays})
+        kept: dict[DiskUse, set[str]] = {"none": set(), "weights": {WEIGHTS[2]}, "all": {names[2] for names in stays}}
+        return frozenset(gone | ({names[2] for names in stays} - kept[self.disk]))
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -72,22 +74,22 @@ class Switches:
         return sum(self.layer_bytes)
 
 
-@cache
-def _layer_bytes(shape: ModelShape, sep_layer: bool) -> tuple[int, ...]:
-    return tuple(sum(t.nbytes for t in layer_tensors(shape, layer)) for layer in schedule_layers(shape, sep_layer))
-
-
 def every_setting(
     problem: Problem, host_attention: Sequence[bool], sep_layer: Sequence[bool], pin_weight: Sequence[bool]
 ) -> Iterator[Switches]:
-    """All settings; without a disk none that uses it, and where all weights stay, only the coarse layers."""
+    """All settings, without those that another one covers."""
     caches: list[CacheHome] = ["gpu", *(("host",) if True in host_attention else ())]
     if False in host_attention:
         caches.append("stream")
-    for sep, stay, home, act, disk, pin in product(
-        sep_layer, (True, False), caches, (True, False), (False, True), pin_weight
-    ):
-        idle_disk = disk and (not problem.hardware.disk_bytes or (stay and act and home == "gpu"))
+    uses: tuple[DiskUse, ...] = ("none", "weights", "all") if problem.hardware.disk_bytes else ("none",)
+    both = (True, False)
+    for sep, stay, home, act, disk, pin in product(sep_layer, both, caches, both, uses, pin_weight):
+        idle_disk = (disk == "weights" and stay) or (disk == "all" and act and home == "gpu")
         idle_switch = stay and (sep != sep_layer[0] or pin != pin_weight[0])
         if not idle_disk and not idle_switch:
             yield Switches(problem.model, sep, stay, home, act, disk, pin)
+
+
+@cache
+def _layer_bytes(shape: ModelShape, sep_layer: bool) -> tuple[int, ...]:
+    return tuple(sum(t.nbytes for t in layer_tensors(shape, layer)) for layer in schedule_layers(shape, sep_layer))

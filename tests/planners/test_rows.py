@@ -92,7 +92,7 @@ def test_on_a_large_model_the_bound_is_tight() -> None:
     (switches,) = (
         s
         for s in FlexplanCosts(asked).settings
-        if (s.sep_layer, s.weights_stay, s.cache, s.act_stays, s.disk) == (False, False, "host", True, False)
+        if (s.sep_layer, s.weights_stay, s.cache, s.act_stays, s.disk) == (False, False, "host", True, "none")
     )
     policy = Policy(24, 3, 15.0, 85.0, 0.0, 100.0, **switches.fields)
     need = Placement.of(asked.model, policy, full_block(asked.workload, policy)).tier_bytes()
