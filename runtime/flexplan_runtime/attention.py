@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flexplan_runtime.hostattention import grain_attention_host
+from flexplan_runtime.hostattention.build import library
 
 
 def prompt_attention(q_BSNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask_B1SS: Tensor | None, scale: float) -> Tensor:
@@ -43,6 +44,11 @@ def host_attention(
     k, v = pairs_G2TH[:, 0], pairs_G2TH[:, 1]
     if not grain_attention_host(q_GPH, k, v, pads_G, scale, out_GPH, threads):
         out_GPH.copy_(grain_attention(q_GPH, k, v, pads_G, scale))
+
+
+def prepare_host_attention() -> None:
+    """Compile the host's kernel now, rather than in the middle of the first step."""
+    library()
 
 
 def grain_attention(q_GPH: Tensor, k_GTH: Tensor, v_GTH: Tensor, pads_G: Tensor | None, scale: float) -> Tensor:

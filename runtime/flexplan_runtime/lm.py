@@ -22,7 +22,7 @@ from flexplan.prediction import Schedule
 from flexplan.problem import Problem, Workload
 from flexplan.timeline import Timeline
 from flexplan_runtime.arenas import Arenas
-from flexplan_runtime.attention import has_triton
+from flexplan_runtime.attention import has_triton, prepare_host_attention
 from flexplan_runtime.blockrun import BlockPlan, BlockRun
 from flexplan_runtime.env import ExecutionEnv
 from flexplan_runtime.job import Job, batch_states
@@ -82,6 +82,8 @@ class OffloadedLM:
         self._last_job: tuple[object, Job] | None = None
         self.timeline = Timeline()
         try:
+            if self.policy.cpu_cache_compute:
+                prepare_host_attention()
             load_weights(self._placement, self._weights, reader, self.dtype, env.num_threads)
             self._weights.lock(env.num_threads, touch=False)
         except BaseException:
