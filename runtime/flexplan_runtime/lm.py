@@ -146,9 +146,11 @@ class OffloadedLM:
     def close(self) -> None:
         """Give all memory and disk space back."""
         self._last_job = None
+        self.env.ledger.forget("w", "cache", "act")
         self._work.close()
         self._weights.close()
-        gc.collect()  # a caught error's frames may still hold views of device memory
+        if self.env.device.type != "cpu":
+            gc.collect()  # a caught error's frames may still hold views of device memory
 
     def __enter__(self) -> OffloadedLM:
         return self
@@ -189,7 +191,9 @@ class OffloadedLM:
             job = self._last_job[1]
             for kept, new in zip(job.batches, states, strict=True):
                 kept.renew(new)
+            job.noting = False
             return job
+        self.env.ledger.forget("cache", "act")
         job = Job(
             plan.placement,
             self._weights,
@@ -233,8 +237,12 @@ class OffloadedLM:
         return 0
 
     def realised(self) -> Mapping[str, tuple[float, float, float]]:
-        """Shares of the weights in percent by tier (gpu, cpu, disk), from what was placed."""
-        return {"w": self._placement.realised()["w"]}
+        """Percent by tier (gpu, cpu, disk) of the weights, cache and activations that were really put there.
+
+        Read off the environment's ledger; cache and activations are those of the last block's prompts.
+        """
+        stored = {what for what, _ in self.env.ledger.stored}
+        return {what: self.env.ledger.shares(what) for what in ("w", "cache", "act") if what in stored}
 
 
 def _largest(placements: Sequence[Placement], *, weights: bool) -> dict[str, int]:
