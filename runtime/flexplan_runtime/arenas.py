@@ -13,17 +13,23 @@ from torch import Tensor
 from flexplan.errors import InfeasiblePlan, MemoryExhausted
 from flexplan.placement import tier_of
 from flexplan.units import format_size
+from flexplan.weight_placement import TIERS
 from flexplan_runtime.disk import ScratchFile
 from flexplan_runtime.hostmemory import HostBlock, aligned_bytes
 
 
 class Ledger:
-    """What each tier holds, and what moved: bytes by (resource, token i), counted where they are moved."""
+    """What each tier holds, and what moved: bytes by (resource, token i), counted where they are moved.
+
+    ``stored`` counts bytes of weights, cache and activations ("w", "cache", "act") by the tier that was made
+    their home, where they are put there: the shares that were realised, not those that were asked.
+    """
 
     def __init__(self, budgets: Mapping[str, int | None]) -> None:
         self.budgets = dict(budgets)
         self.held: dict[str, int] = {}
         self.moved: Counter[tuple[str, int]] = Counter()
+        self.stored: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()
 
     def take(self, arena: str, nbytes: int) -> None:
@@ -51,6 +57,23 @@ class Ledger:
         """Bytes that crossed a link or reached the disk for token i."""
         with self._lock:
             self.moved[resource, i] += nbytes
+
+    def store(self, what: str, tier: str, nbytes: int) -> None:
+        """Bytes put into their home."""
+        with self._lock:
+            self.stored[what, tier] += nbytes
+
+    def forget(self, *whats: str) -> None:
+        """Begin to count anew."""
+        with self._lock:
+            for what, tier in [key for key in self.stored if key[0] in whats]:
+                del self.stored[what, tier]
+
+    def shares(self, what: str) -> tuple[float, float, float]:
+        """Percent of what was stored that went to the gpu, the cpu and the disk."""
+        gpu, cpu, disk = (self.stored[what, tier] for tier in TIERS)
+        total = max(1, gpu + cpu + disk)
+        return 100 * gpu / total, 100 * cpu / total, 100 * disk / total
 
 
 class Arenas:

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import torch
 
-from flexplan.blocks import fill_blocks
 from flexplan.forecast import simulate
 from flexplan.hardware import Hardware
-from flexplan.placement import Placement, tier_of
+from flexplan.placement import tier_of
 from flexplan.plan import Plan
-from flexplan.running import BenchReport, Completion, DemoReport, Listener, RunReport, RunRequest, Say, Shares
+from flexplan.running import BenchReport, Completion, DemoReport, Listener, RunReport, RunRequest, Say
 from flexplan_runtime.arenas import Ledger
 from flexplan_runtime.lm import Generation, OffloadedLM
 from flexplan_runtime.requests import Ready, make_ready
@@ -139,7 +138,7 @@ def _report(ready: Ready, lm: OffloadedLM, done: Generation, watch: Watch, load_
         load_s=load_s,
         run_s=run_s,
         timelines=tuple(done.timelines),
-        realised=_realised(ready, lm),
+        realised=dict(lm.realised()),
         peak_bytes=watch.peak_bytes,
     )
 
@@ -157,12 +156,6 @@ def completions(ready: Ready, tokens: Sequence[Sequence[int]]) -> tuple[Completi
         )
         for prompt, ids, new in zip(ready.prompts, ready.ids, tokens, strict=True)
     )
-
-
-def _realised(ready: Ready, lm: OffloadedLM) -> Shares:
-    """Weights as the model placed them; cache and activations of the first block."""
-    block = next(fill_blocks(ready.problem().workload, ready.policy))
-    return {**Placement.of(lm.shape, ready.policy, block).realised(), **lm.realised()}
 
 
 def _planner(request: RunRequest) -> str:

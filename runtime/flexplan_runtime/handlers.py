@@ -90,6 +90,19 @@ def _write_disk(job: Job, task: Task, views: Views) -> None:
     job.ledger.count("write_bytes", task.i, len(data))
 
 
+def write_cache(job: Job, task: Task, views: Views) -> None:
+    """Rows of new keys and values on to disk."""
+    _write_disk(job, task, views)
+    s = job.segment(task)
+    job.note(task, "cache", "disk", job.placement.new_tokens(task.i, task.k) * disk_pair_bytes(s))
+
+
+def write_hidden(job: Job, task: Task, views: Views) -> None:
+    """Hidden states on to disk."""
+    _write_disk(job, task, views)
+    job.note(task, "act", "disk", job.placement.hidden_parts(task.i, task.k)[2])
+
+
 def store_hidden(job: Job, task: Task, views: Views) -> None:
     """Hidden states off the gpu: the host's part to its home, the disk's to the relay."""
     data, at = job.arena_bytes(task.reads[0]), 0
@@ -98,6 +111,8 @@ def store_hidden(job: Job, task: Task, views: Views) -> None:
         size = min(len(out), len(data) - at)
         move(job.ledger, task, out[:size], data[at : at + size])
         at += size
+        if access.buffer == "hidden_cpu":
+            job.note(task, "act", "cpu", size)
 
 
 def load_cache(job: Job, task: Task, views: Views) -> None:
@@ -122,6 +137,7 @@ def store_cache(job: Job, task: Task, views: Views) -> None:
         to = by_grain(home, s.grains[1], s.capacity, s.head_dim, job.dtype)
         source = by_grain(fresh[0], s.grains[1], new, s.head_dim, job.dtype)
         move(job.ledger, task, grain_rows(to, old, new), grain_rows(source, 0, new))
+        job.note(task, "cache", "cpu", source.nbytes)
     if out is not None:
         source = token_rows(fresh[1], s, new, disk_pair_bytes(s), job.dtype)
         move(job.ledger, task, token_rows(out, s, new, s.disk_row_bytes, job.dtype), source)
@@ -250,6 +266,7 @@ def _keep(job: Job, task: Task, views: Views, k_BSKH: Tensor, v_BSKH: Tensor) ->
     """New keys and values into the cache on the gpu, and into what leaves it."""
     s, new, first = job.segment(task), k_BSKH.shape[1], 0
     place = job.batches[task.k].position if task.i else None
+    job.note(task, "cache", "gpu", s.grains[0] * new * s.pair_bytes)
     for cache in _cached(job, task, views.write("cache_gpu"), views.write("cache_ring")):
         put_grains(cache, k_BSKH, v_BSKH, first, place)
         first += len(cache)
@@ -276,6 +293,7 @@ def _put_down(job: Job, task: Task, views: Views, hidden: Tensor) -> None:
     slot.view(job.dtype).view(hidden.shape).copy_(hidden)
     if home is not None:
         home.copy_(slot[: len(home)])
+    job.note(task, "act", "gpu", job.placement.hidden_parts(task.i, task.k)[0])
 
 
 HANDLERS: Mapping[str, Handler] = {
@@ -295,8 +313,8 @@ HANDLERS: Mapping[str, Handler] = {
     "load_attention": _transfer,
     "compute": compute,
     "store_cache": store_cache,
-    "write_cache": _write_disk,
+    "write_cache": write_cache,
     "store_hidden": store_hidden,
-    "write_hidden": _write_disk,
+    "write_hidden": write_hidden,
     "store_ids": _transfer,
 }

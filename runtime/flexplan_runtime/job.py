@@ -60,6 +60,7 @@ class Job:
     batches: list[BatchState]
     num_threads: int
     replays: Replays | None = None
+    noting: bool = True
     _layers: dict[tuple[int, int], dict[str, Pieces]] = field(default_factory=dict)
 
     # -- bytes -----------------------------------------------------------------------------------------------
@@ -75,6 +76,11 @@ class Job:
         buffer = self.placement.buffers[access.buffer]
         arenas = self.weights if buffer.arena in self.weights.disk else self.work
         return arenas.disk[buffer.arena], buffer.interval(access)[0]
+
+    def note(self, task: Task, what: str, tier: str, nbytes: int) -> None:
+        """Count what a prompt leaves in its home, once a job: a replayed step runs no handler."""
+        if self.noting and task.i == 0 and self.placement.block.gen_len > 1:
+            self.ledger.store(what, tier, nbytes)
 
     # -- what a task is about --------------------------------------------------------------------------------
     def layer(self, task: Task) -> Layer:

@@ -10,7 +10,7 @@ from torch import Tensor
 from flexplan.graph import Buffer
 from flexplan.placement import Placement
 from flexplan.weight_placement import LayerWeights
-from flexplan_runtime.arenas import Arenas
+from flexplan_runtime.arenas import Arenas, Ledger
 from flexplan_runtime.hostmemory import aligned_bytes
 from flexplan_runtime.weights import WeightReader
 
@@ -35,18 +35,19 @@ def _load_layer(p: Placement, w: LayerWeights, arenas: Arenas, reader: WeightRea
         if tier == "disk":
             part = aligned_bytes(w.part_bytes[tier])
             part.zero_()  # what pads the blocks is written too
-            _fill(w, tier, part, reader, dtype)
+            _fill(w, tier, part, reader, dtype, arenas.ledger)
             arenas.disk[buffer.arena].write(buffer.offsets[w.j], part)
         else:
-            _fill(w, tier, _part(arenas, buffer, w.j), reader, dtype)
+            _fill(w, tier, _part(arenas, buffer, w.j), reader, dtype, arenas.ledger)
 
 
 def _part(arenas: Arenas, buffer: Buffer, j: int) -> Tensor:
     return arenas.memory[buffer.arena][buffer.offsets[j] : buffer.offsets[j] + buffer.sizes[j]]
 
 
-def _fill(w: LayerWeights, tier: str, part: Tensor, reader: WeightReader, dtype: torch.dtype) -> None:
+def _fill(w: LayerWeights, tier: str, part: Tensor, reader: WeightReader, dtype: torch.dtype, ledger: Ledger) -> None:
     for piece in w.pieces:
         if piece.tier == tier:
             out = part[piece.offset : piece.offset + piece.nbytes].view(dtype)
             reader.read_rows(piece.tensor.name, piece.tensor.layer, piece.row_lo, piece.rows, out)
+            ledger.store("w", tier, out.nbytes)
