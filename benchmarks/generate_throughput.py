@@ -12,14 +12,15 @@ import argparse
 import json
 import statistics
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import torch
+from flexplan_runtime import ExecutionEnv, OffloadedLM
 
 from flexplan.policy import Policy
 from flexplan.timeline import Timeline
 from flexplan.units import GiB, parse_size
-from flexplan_runtime import ExecutionEnv, OffloadedLM
 
 
 def arguments() -> argparse.Namespace:
@@ -66,9 +67,11 @@ def main() -> None:
             lm.timeline.to_chrome_trace(args.trace, name="measured")
 
 
-def report(args: argparse.Namespace, policy: Policy, timeline: Timeline, init_s: float, wall_s: float) -> dict[str, object]:
+def report(
+    args: argparse.Namespace, policy: Policy, timeline: Timeline, init_s: float, wall_s: float
+) -> dict[str, object]:
     ends = [timeline.sweep_end_s[i] for i in sorted(timeline.sweep_end_s)]
-    steps = [b - a for a, b in zip(ends, ends[1:], strict=False)]
+    steps = [b - a for a, b in pairwise(ends)]
     return {
         "model": args.model,
         "dtype": args.dtype,

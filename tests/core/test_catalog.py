@@ -12,6 +12,7 @@ from flexplan.catalog import model_config, model_names, model_shape, read_model
 from flexplan.errors import ModelFilesError, UsageError
 from flexplan.tensors import weight_bytes, weight_tensors
 
+
 @cache
 def on_meta(name: str) -> Any:
     """The model of transformers with weights of no bytes."""

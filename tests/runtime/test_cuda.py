@@ -11,10 +11,10 @@ import pytest
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.gpu
 
+from flexplan_runtime import ExecutionEnv, OffloadedLM  # noqa: E402
 from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig  # noqa: E402
 
 from flexplan.policy import Policy  # noqa: E402
-from flexplan_runtime import ExecutionEnv, OffloadedLM  # noqa: E402
 
 NEW = 8
 PROMPTS = [[5, 6, 7, 8, 9], [11, 12], [20, 21, 22], [30, 31, 32, 33, 34, 35, 36], [40], [41, 42, 43, 44]]
@@ -56,9 +56,11 @@ def test_every_placement_gives_the_tokens_of_transformers(model: tuple[Path, Any
     path, expected = model
     draw = random.Random(seed)
     policy, schedule = random_policy(draw), draw.choice(["zigzag", "rowwise"])
-    with ExecutionEnv.create(tmp_path, device="cuda:0", deadline_s=30) as env:
-        with OffloadedLM(str(path), env, path, policy, schedule=schedule, dtype="float32") as lm:
-            assert torch.equal(lm.generate(PROMPTS, max_new_tokens=NEW, pad_token_id=1), expected), policy
+    with (
+        ExecutionEnv.create(tmp_path, device="cuda:0", deadline_s=30) as env,
+        OffloadedLM(str(path), env, path, policy, schedule=schedule, dtype="float32") as lm,
+    ):
+        assert torch.equal(lm.generate(PROMPTS, max_new_tokens=NEW, pad_token_id=1), expected), policy
 
 
 def test_nothing_is_held_after_a_run(model: tuple[Path, Any], tmp_path: Path) -> None:
