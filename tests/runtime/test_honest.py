@@ -67,18 +67,35 @@ def test_realised_shares_are_the_asked_ones(case: Case, tiny_opt: Path, tmp_path
         lm.generate(prompts, max_new_tokens=case.gen_len)
         (block,) = blocks_of(lm, prompts, case.gen_len)
         assert_cache_shares(block.placement, case.policy)
+        assert_stored_shares(lm, block.placement, case.policy)
         assert_arenas_are_the_placement(lm, block.placement)
 
 
-def assert_cache_shares(p: Placement, policy: Policy) -> None:
-    """Within a point, or the part of a grain that rounding cannot help: a half, two thirds where three tiers share."""
+def allowed_points(p: Placement, policy: Policy) -> float:
+    """A point, or the part of a grain that rounding cannot help: a half, two thirds where three tiers share."""
     segments = [s for row in p.cache for s in row]
-    total = sum(s.num_grains * s.capacity for s in segments)
     part = 2 / 3 if all(policy.shares("cache")) else 1 / 2
-    allowed = max(1, 100 * part * max(s.capacity for s in segments) / total)
+    return max(1, 100 * part * max(s.capacity for s in segments) / sum(s.num_grains * s.capacity for s in segments))
+
+
+def assert_cache_shares(p: Placement, policy: Policy) -> None:
+    segments = [s for row in p.cache for s in row]
+    total, allowed = sum(s.num_grains * s.capacity for s in segments), allowed_points(p, policy)
     for n, share in enumerate(asked(policy, "cache")):
         found = 100 * sum(s.grains[n] * s.capacity for s in segments) / total
         assert abs(found - share) <= allowed + 1e-9
+
+
+def assert_stored_shares(lm: OffloadedLM, p: Placement, policy: Policy) -> None:
+    """What was counted as it was put there agrees."""
+    realised = lm.realised()
+    for found, share in zip(realised["w"], asked(policy, "w"), strict=True):
+        assert abs(found - share) <= 1
+    if "cache" not in realised:  # a single token leaves none
+        assert p.block.gen_len == 1
+        return
+    for found, share in zip(realised["cache"], asked(policy, "cache"), strict=True):
+        assert abs(found - share) <= allowed_points(p, policy) + 1e-9
 
 
 def assert_arenas_are_the_placement(lm: OffloadedLM, p: Placement) -> None:
