@@ -16,6 +16,7 @@ from flexplan.problem import Problem
 __all__ = ["Planner", "Schedule", "check_plan", "solve"]
 
 _CHECKED_TOKENS = 3  # the prompt, a first and a last token: what lies between repeats
+_CHECKED_LAYERS = 4
 
 
 class Planner(Protocol):
@@ -47,15 +48,16 @@ def solve(problem: Problem, planner: str | Planner = "search", **options: Any) -
 
 
 def check_plan(plan: Plan) -> None:
-    """Hold a plan's first block against the budgets, and prove the order of its schedule on a few tokens.
+    """Hold a plan's first block against the budgets, and prove the order of its schedule on a few tokens and layers.
 
-    Raises InfeasiblePlan or GraphError.
+    Layers are alike; what differs between passes shows in three of them.  Raises InfeasiblePlan or GraphError.
     """
     problem, graph = plan.problem, plan.graph
     block = next(fill_blocks(problem.workload, plan.policy))
     placement = Placement.of(problem.model, plan.policy, block, graph.live)
     check_memory(graph, problem.budgets(), {"gpu": placement.arena_bytes["gpu.workspace"]})
     workload = problem.workload.model_copy(update={"gen_len": min(problem.workload.gen_len, _CHECKED_TOKENS)})
+    model = problem.model.model_copy(update={"num_layers": min(problem.model.num_layers, _CHECKED_LAYERS)})
     schedule: Schedule = make(SCHEDULES, plan.schedule)
-    short = schedule.build(problem.model_copy(update={"workload": workload}), plan.policy)
+    short = schedule.build(problem.model_copy(update={"workload": workload, "model": model}), plan.policy)
     check_order(short.buffers, short.steps())
