@@ -40,6 +40,7 @@ class FlexplanCosts:
         self.rates = Rates(problem.hardware)
         self.settings = list(every_setting(problem, host_attention, sep_layer, pin_weight))
         self.most_batches = most_batches
+        self._programs: dict[int, list[Program]] = {}
 
     def batch_sizes(self) -> Iterable[int]:
         """1, 2, 3, 4, 6, 8, 12, ... and the number of prompts, which bounds them."""
@@ -48,6 +49,11 @@ class FlexplanCosts:
 
     def programs(self, gpu_batch_size: int) -> list[Program]:
         """One for every setting of the switches that has room."""
+        if gpu_batch_size not in self._programs:
+            self._programs[gpu_batch_size] = self._write(gpu_batch_size)
+        return self._programs[gpu_batch_size]
+
+    def _write(self, gpu_batch_size: int) -> list[Program]:
         memory, passes = Memory(self.problem, gpu_batch_size), list(self._passes(gpu_batch_size))
         budgets = {tier: float(nbytes) for tier, nbytes in self.problem.budgets().items()}
         prompts = self.problem.workload.num_prompts

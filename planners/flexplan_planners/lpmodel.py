@@ -28,9 +28,8 @@ SHARES = (*WEIGHTS, *CACHE, *ACT)
 Terms = Mapping[str, float]
 Shares = Mapping[str, float]
 
-_SCALE = 100.0  # the objective, far above the solver's tolerances
-_TIE = 1e-5  # what a share costs on a slower tier, far below the objective
-_TIE_WEIGHT = {"gpu": 0.0, "cpu": 1.0, "disk": 2.0}
+_SCALE = 1e4  # of the objective, so that even ties are far above the solver's tolerances
+_TIE = 1e-3  # of the work on all lanes, far below the objective
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +121,16 @@ def units(program: Program) -> dict[str, float]:
 
 
 def objective(program: Program) -> dict[str, float]:
-    """Seconds of a block over its prompts; ties go to the faster tier."""
+    """Seconds of a block over its prompts; of equal ones the block with the least work on all lanes together."""
     scale = units(program)
     whole = sum(p.passes * scale[p.name] for p in program.phases)
-    time = {seconds_of(p): _SCALE * p.passes * scale[p.name] / whole for p in program.phases}
-    ties = {name: _TIE * _TIE_WEIGHT[name.rpartition("_")[2]] for name in present(program)}
-    return time | {name: tie for name, tie in ties.items() if tie}
+    terms = {seconds_of(p): _SCALE * p.passes * scale[p.name] / whole for p in program.phases}
+    for phase in program.phases:
+        for row in phase.rows.values():
+            for name, seconds in (*row.block.items(), *row.batch.items()):
+                if name != ONE and name not in program.absent:
+                    terms[name] = terms.get(name, 0.0) + _TIE * phase.passes * seconds / whole
+    return terms
 
 
 def present(program: Program) -> list[str]:

@@ -12,7 +12,7 @@ from flexplan.prediction import Schedule
 from flexplan.problem import Problem
 from flexplan_planners.fewlayers import seconds_per_prompt
 from flexplan_planners.lp import LpPlanner, read_back
-from flexplan_planners.rounding import Optimum, kind_of, variants
+from flexplan_planners.rounding import Optimum, kind_of, optimise, variants
 
 _MARGIN = 0.015  # programs closer than that are for the simulator to tell apart
 _SPREAD = 0.25  # the simulator has overturned a lead of the linear program as large as this
@@ -47,25 +47,24 @@ class SearchPlanner:
     def plan(self, problem: Problem) -> Plan:
         """The fastest of the candidates; raises InfeasiblePlan with numbers."""
         chosen: Schedule = make(SCHEDULES, self.schedule)
-        optima = self.shortlist(problem)
-        policies = [policy_of(o) for o in optima]
-        ranked = ranking(problem, list(dict.fromkeys(policies)), chosen)
-        for candidate in ranked:
-            optimum = optima[policies.index(candidate.policy)]
-            policy = self.proposer.fitted(problem, optimum)
+        proposed = self.shortlist(problem)
+        for candidate in ranking(problem, list(proposed), chosen):
+            policy = self.proposer.fitted(problem, proposed[candidate.policy])
             if policy is not None:
                 return Plan.of(problem, policy, schedule=self.schedule, planner="search")
         raise self.proposer.refusal(problem)
 
-    def shortlist(self, problem: Problem) -> list[Optimum]:
+    def shortlist(self, problem: Problem) -> dict[Policy, Optimum]:
         """The fastest of each kind, and of the fastest the variants with the fewest tasks."""
-        optima = self.proposer.optima(problem, _SPREAD)
+        model, num_prompts = self.proposer.model(problem), problem.workload.num_prompts
+        optima = optimise(model, num_prompts, _SPREAD)
         if not optima:
-            return []
-        first = list({kind_of(o.program): o for o in reversed(optima)}.values())
-        near = variants(self.proposer.model(problem), optima[0], problem.workload.num_prompts, _MARGIN)
-        near.sort(key=lambda o: (num_tasks(policy_of(o)), o.seconds_per_prompt))
-        return [*first, *near][: self.candidates]
+            return {}
+        first = {kind_of(o.program): o for o in reversed(optima)}
+        near = {policy_of(o): o for o in variants(model, optima[0], num_prompts, _MARGIN)}
+        light = sorted(near, key=lambda policy: (num_tasks(policy), near[policy].seconds_per_prompt))
+        proposed = {policy_of(o): o for o in first.values()} | {policy: near[policy] for policy in light}
+        return dict(list(proposed.items())[: self.candidates])
 
 
 def policy_of(optimum: Optimum) -> Policy:
@@ -75,14 +74,7 @@ def policy_of(optimum: Optimum) -> Policy:
 
 def ranking(problem: Problem, policies: Sequence[Policy], schedule: Schedule) -> list[Candidate]:
     """The fastest first, but of those that are as good as equal the one with the fewest tasks."""
-    found = [
-        Candidate(
-            policy,
-            seconds_per_prompt(problem, policy, schedule),
-            num_tasks(policy),
-        )
-        for policy in policies
-    ]
+    found = [Candidate(policy, seconds_per_prompt(problem, policy, schedule), num_tasks(policy)) for policy in policies]
     found.sort(key=lambda c: c.seconds_per_prompt)
     equal = [c for c in found if c.seconds_per_prompt <= found[0].seconds_per_prompt * (1 + _EQUAL)]
     return [*sorted(equal, key=lambda c: c.tasks), *found[len(equal) :]]

@@ -35,7 +35,7 @@ growth = st.floats(1.0, 2.0)
 
 
 def more(asked: Problem, tier: str, factor: float) -> Problem:
-    budget = int(asked.budgets()[tier] * factor) + 1
+    budget = int(getattr(asked.hardware, f"{tier}_bytes") * factor) + 1
     return asked.model_copy(update={"hardware": asked.hardware.with_budget(**{tier: budget})})
 
 
