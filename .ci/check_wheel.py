@@ -17,6 +17,8 @@ MUST_CONTAIN = {
     "flexplan_runtime/data/tiny-opt/config.json",
     "flexplan_runtime/data/tiny-opt/model.safetensors",
     "flexplan_runtime/data/tiny-opt/tokenizer.json",
+    "flexplan_runtime/data/tiny-opt/prompts.txt",
+    "flexplan_runtime/hostattention/attention.cpp",
 }
 TENSOR_LIBRARIES = ("torch", "transformers", "safetensors")
 
