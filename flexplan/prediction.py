@@ -103,19 +103,19 @@ def _block_time(problem: Problem, policy: Policy, schedule: Schedule, rates: Rat
     if gen_len <= 4:
         whole = run(0, gen_len) if gen_len > 1 else first
         return _BlockTime(first.end_s, whole.end_s - first.end_s, first, _less(whole, first))
-    three, late = run(0, 3), run(gen_len - 3, 3)
+    begin, finish = run(0, 3), run(gen_len - 3, 3)
     if len(lens) > policy.gpu_batch_size * schedule.build(problem, policy).live:
         # row by row: the tokens of one micro-batch end before the next begins, so only whole runs can be compared
-        early_s, late_s = three.end_s - run(0, 2).end_s, late.end_s - run(gen_len - 3, 2).end_s
+        early_s, late_s = begin.end_s - run(0, 2).end_s, finish.end_s - run(gen_len - 3, 2).end_s
+        decode_s = (begin.end_s - early_s - first.end_s) + (gen_len - 2) * (early_s + late_s) / 2
     else:
-        early_s, late_s = _last_token_s(three), _last_token_s(late)
-    decode_s = (three.end_s - early_s - first.end_s) + (gen_len - 2) * (early_s + late_s) / 2
-    return _BlockTime(first.end_s, decode_s, first, _less(three, first))
+        early_s, late_s, last_s = _token_s(begin, 1), _token_s(finish, 1), _token_s(finish, 2)
+        decode_s = (gen_len - 2) * (early_s + late_s) / 2 + last_s
+    return _BlockTime(first.end_s, decode_s, first, _less(begin, first))
 
 
-def _last_token_s(timeline: Timeline) -> float:
-    last = max(timeline.sweep_end_s)
-    return timeline.sweep_end_s[last] - timeline.sweep_end_s[last - 1]
+def _token_s(timeline: Timeline, i: int) -> float:
+    return timeline.sweep_end_s[i] - timeline.sweep_end_s[i - 1]
 
 
 def _less(more: Timeline, less: Timeline) -> Timeline:
