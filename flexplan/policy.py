@@ -105,17 +105,17 @@ class Policy:
     @property
     def w_disk_percent(self) -> float:
         """Share of the weights on disk."""
-        return max(0.0, 100 - self.w_gpu_percent - self.w_cpu_percent)
+        return _rest(self.w_gpu_percent, self.w_cpu_percent)
 
     @property
     def cache_disk_percent(self) -> float:
         """Share of the KV cache on disk."""
-        return max(0.0, 100 - self.cache_gpu_percent - self.cache_cpu_percent)
+        return _rest(self.cache_gpu_percent, self.cache_cpu_percent)
 
     @property
     def act_disk_percent(self) -> float:
         """Share of the activations on disk."""
-        return max(0.0, 100 - self.act_gpu_percent - self.act_cpu_percent)
+        return _rest(self.act_gpu_percent, self.act_cpu_percent)
 
     @property
     def block_size(self) -> int:
@@ -148,6 +148,11 @@ class Policy:
             return TypeAdapter(cls).validate_json(json.dumps(given))
         except ValidationError as error:
             raise _refusal(error) from None
+
+
+def _rest(gpu: float, cpu: float) -> float:
+    rest = 100 - gpu - cpu
+    return rest if rest > 1e-7 else 0.0  # 33.333 + 66.667 leaves 1e-14, which is nobody's wish for a disk
 
 
 def field_names() -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from flexplan.running import BenchReport, DemoReport, Listener, RunRequest, Say
 from flexplan.tensors import weight_bytes
 from flexplan.units import KiB, MiB, format_size
 from flexplan_runtime.embedded import tiny_opt_path
-from flexplan_runtime.entry import bench_ready, run_ready
+from flexplan_runtime.fulfil import bench_ready, run_ready
 from flexplan_runtime.measure import QUICK, measure
 from flexplan_runtime.requests import make_ready
 
