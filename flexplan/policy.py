@@ -160,6 +160,20 @@ def field_names() -> tuple[str, ...]:
     return tuple(f.name for f in fields(Policy))
 
 
+def refuse_unsupported(policy: Policy) -> None:
+    """Raise PolicyError for fields that are neither priced nor run yet."""
+    asked = {
+        "compress_weight": policy.compress_weight,
+        "compress_cache": policy.compress_cache,
+        "attn_sparsity": policy.attn_sparsity < 1,
+    }
+    fields = [name for name, on in asked.items() if on]
+    if fields:
+        raise PolicyError(
+            "FP210", f"flexplan does not plan or run {', '.join(fields)} yet", fix="leave them at their defaults"
+        )
+
+
 def check_version(version: object, what: str) -> None:
     """Refuse a file of another version."""
     if version != POLICY_VERSION or isinstance(version, bool):

@@ -17,7 +17,7 @@ from flexplan.layers import Layer
 from flexplan.placement import Placement
 from flexplan.plan import Plan
 from flexplan.plugins import SCHEDULES, make
-from flexplan.policy import Policy
+from flexplan.policy import Policy, refuse_unsupported
 from flexplan.prediction import Schedule
 from flexplan.problem import Problem, Workload
 from flexplan.timeline import Timeline
@@ -28,7 +28,7 @@ from flexplan_runtime.env import ExecutionEnv
 from flexplan_runtime.job import Job, batch_states
 from flexplan_runtime.loading import load_weights
 from flexplan_runtime.models.families import family
-from flexplan_runtime.opening import Config, dtype_of, open_model, refuse_other_model, refuse_unsupported
+from flexplan_runtime.opening import Config, dtype_of, open_model, refuse_other_model
 from flexplan_runtime.prompts import Stop, padded, refuse_bad_prompts, rows_of, stop_ids_of
 from flexplan_runtime.replay import Replays
 from flexplan_runtime.sampling import Sampling

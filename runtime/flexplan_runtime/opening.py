@@ -9,7 +9,6 @@ import torch
 from flexplan.catalog import read_model
 from flexplan.configs import ModelMath, read_config
 from flexplan.errors import PolicyError, UsageError
-from flexplan.policy import Policy
 from flexplan.shapes import ModelShape
 from flexplan_runtime.download import is_model, resolve_model
 from flexplan_runtime.dummy import DummyCheckpoint
@@ -53,20 +52,6 @@ def dtype_of(asked: str | torch.dtype | None, shape: ModelShape) -> torch.dtype:
     if asked not in DTYPES:
         raise UsageError("FP142", f"dtype {asked!r} is not one of {', '.join(DTYPES)}", fix="choose one of these")
     return DTYPES[asked]
-
-
-def refuse_unsupported(policy: Policy) -> None:
-    """Raise PolicyError for fields that this runtime does not run yet."""
-    asked = {
-        "compress_weight": policy.compress_weight,
-        "compress_cache": policy.compress_cache,
-        "attn_sparsity": policy.attn_sparsity < 1,
-    }
-    fields = [name for name, on in asked.items() if on]
-    if fields:
-        raise PolicyError(
-            "FP210", f"this runtime does not run {', '.join(fields)} yet", fix="leave them at their defaults"
-        )
 
 
 def refuse_other_model(planned: ModelShape, found: ModelShape) -> None:

@@ -14,7 +14,7 @@ from flexplan.errors import ModelFilesError, PolicyError, PromptError, UsageErro
 from flexplan.hardware import Hardware, hardware_from
 from flexplan.plan import Plan, refuse_over_budget
 from flexplan.plugins import SCHEDULES, make
-from flexplan.policy import Policy
+from flexplan.policy import Policy, refuse_unsupported
 from flexplan.prediction import Schedule, peak_bytes
 from flexplan.problem import Problem, Workload
 from flexplan.promptfile import Prompt
@@ -23,7 +23,7 @@ from flexplan.shapes import ModelShape
 from flexplan_runtime.download import resolve_model
 from flexplan_runtime.env import ExecutionEnv
 from flexplan_runtime.machine import fingerprint
-from flexplan_runtime.opening import DUMMY, dtype_of, open_model, refuse_other_model, refuse_unsupported
+from flexplan_runtime.opening import DUMMY, dtype_of, open_model, refuse_other_model
 from flexplan_runtime.prompts import refuse_bad_prompts
 from flexplan_runtime.sampling import Sampling
 from flexplan_runtime.tokenizing import Tokenizer

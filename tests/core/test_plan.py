@@ -178,3 +178,10 @@ def test_a_planner_that_breaks_or_answers_nonsense_is_named() -> None:
         solve(PROBLEM, Broken())
     with pytest.raises(PluginError, match="returned str"):
         solve(PROBLEM, Nonsense())
+
+
+@pytest.mark.parametrize("field", ["compress_weight", "compress_cache", "attn_sparsity"])
+def test_what_is_neither_priced_nor_run_is_refused_by_name(field: str) -> None:
+    policy = replace(POLICY, **{field: 0.5 if field == "attn_sparsity" else True})
+    with pytest.raises(PolicyError, match=field):
+        Plan.of(PROBLEM, policy)
