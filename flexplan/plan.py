@@ -122,14 +122,16 @@ def refuse_over_budget(need: Mapping[str, int], problem: Problem) -> None:
     budgets = problem.budgets()
     over = tuple(tier for tier in budgets if need[tier] > budgets[tier])
     if over:
-        what = "; ".join(f"{t} needs {format_size(need[t])}, budget {format_size(budgets[t])}" for t in over)
+        given = {tier: getattr(problem.hardware, f"{tier}_bytes") for tier in over}
+        asked = {tier: problem.budget_for(tier, need[tier]) for tier in over}
+        what = "; ".join(f"{t} needs {format_size(asked[t])}, budget {format_size(given[t])}" for t in over)
         knobs = {"gpu": "gpu_batch_size or w_gpu_percent", "cpu": "num_gpu_batches or w_cpu_percent"}
         raise InfeasiblePlan(
             "FP401",
             f"the policy does not fit: {what}",
             fix=f"raise --{over[0]}-mem, or lower {knobs.get(over[0], 'num_gpu_batches')}",
             binding=over,
-            smallest_budget_bytes={t: problem.budget_for(t, need[t]) if over == (t,) else None for t in budgets},
+            smallest_budget_bytes={t: asked[t] if over == (t,) else None for t in budgets},
         )
 
 

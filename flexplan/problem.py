@@ -110,7 +110,4 @@ class Problem(BaseModel):
         """The smallest capacity of a tier that leaves ``need`` bytes for tensors."""
         if tier != "gpu":
             return need
-        capacity = min(need + self.hardware.gpu_overhead_bytes, need * 50 // 49)
-        while self.room(tier, capacity) < need:
-            capacity += 1
-        return capacity
+        return need + min(self.hardware.gpu_overhead_bytes, max(0, need - 1) // 49)  # the inverse of ``room``

@@ -200,15 +200,16 @@ def test_the_peak_fits_and_a_byte_less_is_refused(tier: str) -> None:
     problem = Problem.of(SHAPES["facebook/opt-125m"], prompt_len=16, gen_len=4)
     policy = Policy(2, 2, 30, 40, 30, 40, 30, 40)
     need = peak_bytes(problem, policy, ZigZag())
-    exact = problem.model_copy(update={"hardware": problem.hardware.with_budget(**need)})
+    smallest = {name: problem.budget_for(name, nbytes) for name, nbytes in need.items()}
+    exact = problem.model_copy(update={"hardware": problem.hardware.with_budget(**smallest)})
     refuse_over_budget(need, exact)
-    tight = {**need, tier: need[tier] - 1}
+    tight = {**smallest, tier: smallest[tier] - 1}
     short = problem.model_copy(update={"hardware": problem.hardware.with_budget(**tight)})
     with pytest.raises(InfeasiblePlan) as refusal:
         Plan.of(short, policy)
     assert refusal.value.code == "FP401"
     assert refusal.value.binding == (tier,)
-    assert refusal.value.smallest_budget_bytes[tier] == need[tier]
+    assert refusal.value.smallest_budget_bytes[tier] == smallest[tier]
     assert f"--{tier}-mem" in refusal.value.fix
 
 
