@@ -98,7 +98,7 @@ class Lane:
     def close(self) -> None:
         """End the thread after the tasks that are queued; a failed run skips them."""
         self.jobs.put(None)
-        self.thread.join(1.0 if self.run.error else self.run.deadline_s)
+        self.thread.join(0.5 if self.run.error else self.run.deadline_s)
 
     def _main(self) -> None:
         torch.set_num_threads(self.num_threads)  # a new thread does not inherit it
