@@ -15,6 +15,8 @@ from flexplan.problem import Problem, Workload
 from flexplan.simulator import simulate_graph
 from flexplan.timeline import Timeline
 
+_FEW_LAYERS, _MANY_LAYERS = 4, 16
+
 
 class Schedule(Protocol):
     """Turns a problem's first block under a policy into tasks.
@@ -89,15 +91,14 @@ def _of_lens(problem: Problem, lens: tuple[int, ...], gen_len: int | None = None
 
 
 def _block_time(problem: Problem, policy: Policy, schedule: Schedule, rates: Rates) -> _BlockTime:
-    """Exact for up to four tokens; else the first two passes, and the price of one more token early and late.
+    """All tokens of up to four; else the first two passes, and the price of one more token early and late.
 
     Between the two the price of a token grows linearly, as its keys and values do.
     """
     lens, gen_len = problem.workload.prompt_lens, problem.workload.gen_len
 
     def run(extra: int, tokens: int) -> Timeline:
-        part = _of_lens(problem, tuple(n + extra for n in lens), tokens)
-        return simulate_graph(schedule.build(part, policy), rates, keep=False)
+        return _simulated(_of_lens(problem, tuple(n + extra for n in lens), tokens), policy, schedule, rates)
 
     first = run(0, 1)
     if gen_len <= 4:
@@ -112,6 +113,37 @@ def _block_time(problem: Problem, policy: Policy, schedule: Schedule, rates: Rat
         early_s, late_s, last_s = _token_s(begin, 1), _token_s(finish, 1), _token_s(finish, 2)
         decode_s = (gen_len - 2) * (early_s + late_s) / 2 + last_s
     return _BlockTime(first.end_s, decode_s, first, _less(begin, first))
+
+
+def _simulated(problem: Problem, policy: Policy, schedule: Schedule, rates: Rates) -> Timeline:
+    """The timeline of a few passes; of a deep model, what its layers add up to.
+
+    Layers are alike, so the fifth to eighth show what each further one costs: within 1 in 1,000 of all of them,
+    except where the disk is used, which the first layers of a pass do not wait for.
+    """
+
+    def of_layers(num_layers: int) -> Timeline:
+        part = problem.model_copy(update={"model": problem.model.model_copy(update={"num_layers": num_layers})})
+        return simulate_graph(schedule.build(part, policy), rates, keep=False)
+
+    layers, on_disk = problem.model.num_layers, any(policy.shares(what)[2] for what in ("w", "cache", "act"))
+    if layers <= _MANY_LAYERS or on_disk:
+        return of_layers(layers)
+    few, more = of_layers(_FEW_LAYERS), of_layers(2 * _FEW_LAYERS)
+    return _stretched(few, more, (layers - _FEW_LAYERS) / _FEW_LAYERS)
+
+
+def _stretched(few: Timeline, more: Timeline, times: float) -> Timeline:
+    """``few``, and ``times`` what ``more`` adds to it."""
+
+    def reach(a: float, b: float) -> float:
+        return a + times * (b - a)
+
+    return Timeline(
+        end_s=reach(few.end_s, more.end_s),
+        sweep_end_s={i: reach(end, more.sweep_end_s[i]) for i, end in few.sweep_end_s.items()},
+        lane_busy_s={lane: reach(busy, more.lane_busy_s[lane]) for lane, busy in few.lane_busy_s.items()},
+    )
 
 
 def _token_s(timeline: Timeline, i: int) -> float:

@@ -88,6 +88,21 @@ def variants(model: CostModel, best: Optimum, num_prompts: int | None, margin: f
     return found
 
 
+def wider(model: CostModel, best: Optimum, num_prompts: int | None) -> list[Optimum]:
+    """The best blocks of micro-batches two and four times as large, however much slower the program says they are.
+
+    The program knows no pipelines: many small micro-batches wait for each other more than it believes.
+    """
+    found = []
+    for times in (2, 4):
+        sizes = [size for size in model.batch_sizes() if size >= times * best.program.gpu_batch_size][:1]
+        alike = [p for size in sizes for p in model.programs(size) if kind_of(p) == kind_of(best.program)]
+        bounded = sorted(_each_bounded(alike), key=lambda pair: _per_prompt(*pair))[:1]
+        whole = [_whole(program, free, num_prompts, inf) for program, free in bounded]
+        found += [optimum for optimum in whole if optimum is not None]
+    return found
+
+
 def kind_of(program: Program) -> Kind:
     """Programs of one kind use the same lanes; they differ so little that one bound serves them all."""
     lanes = frozenset(lane for phase in program.phases for lane in phase.rows)
