@@ -12,11 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, inf
 
-from flexplan_planners.lpmodel import SHARES, CostModel, Program, Solution, optimistic, solve_program
+from flexplan_planners.lpmodel import CostModel, Program, Solution, optimistic, solve_program
 
 Kind = frozenset[str]
 
-_LARGER = 4  # batch sizes that variants try, the best one's among them
 _EQUAL = 1e-9  # bounds this close to the best answer are not worth another program
 
 
@@ -72,20 +71,6 @@ def optimise(model: CostModel, num_prompts: int | None = None, spread: float = 0
             if optimum is not None:
                 best.add(optimum)
     return best.ranked()
-
-
-def variants(model: CostModel, best: Optimum, num_prompts: int | None, margin: float) -> list[Optimum]:
-    """Blocks at most ``margin`` slower that take fewer tasks: larger micro-batches, other switches of the same kind."""
-    limit, size = best.seconds_per_prompt * (1 + margin), best.program.gpu_batch_size
-    unused = {name for name in SHARES if name.endswith("_disk") and best.solution.shares[name] == 0}
-    found = []
-    for larger in [s for s in model.batch_sizes() if s >= size][:_LARGER]:
-        alike = [p for p in model.programs(larger) if kind_of(p) == kind_of(best.program) and unused <= p.absent]
-        for program, free in _each_bounded(alike):
-            if _per_prompt(program, free) < limit:
-                optimum = _whole(program, free, num_prompts, limit)
-                found += [optimum] if optimum else []
-    return found
 
 
 def wider(model: CostModel, best: Optimum, num_prompts: int | None) -> list[Optimum]:

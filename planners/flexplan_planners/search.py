@@ -12,9 +12,8 @@ from flexplan.prediction import Schedule
 from flexplan.problem import Problem
 from flexplan_planners.fewlayers import seconds_per_prompt
 from flexplan_planners.lp import LpPlanner, read_back
-from flexplan_planners.rounding import Optimum, kind_of, optimise, variants, wider
+from flexplan_planners.rounding import Optimum, kind_of, optimise, wider
 
-_MARGIN = 0.015  # programs closer than that are for the simulator to tell apart
 _SPREAD = 0.25  # the simulator has overturned a lead of the linear program as large as this
 _CANDIDATES = 3
 _EQUAL = 0.008  # closer than a simulation is to a machine: then the plan with fewer tasks
@@ -55,16 +54,13 @@ class SearchPlanner:
         raise self.proposer.refusal(problem)
 
     def shortlist(self, problem: Problem) -> dict[Policy, Optimum]:
-        """The fastest of each kind; of the fastest the variants with the fewest tasks, and two much wider ones."""
+        """The fastest of each kind, and two blocks of much wider micro-batches, which take fewer tasks."""
         model, num_prompts = self.proposer.model(problem), problem.workload.num_prompts
         optima = optimise(model, num_prompts, _SPREAD)
         if not optima:
             return {}
         first = {kind_of(o.program): o for o in reversed(optima)}
-        near = {policy_of(o): o for o in variants(model, optima[0], num_prompts, _MARGIN)}
-        light = sorted(near, key=lambda policy: (num_tasks(policy), near[policy].seconds_per_prompt))
-        proposed = {policy_of(o): o for o in first.values()} | {policy: near[policy] for policy in light}
-        proposed = dict(list(proposed.items())[: self.candidates])
+        proposed = dict(list({policy_of(o): o for o in first.values()}.items())[: self.candidates])
         return proposed | {policy_of(o): o for o in wider(model, optima[0], num_prompts)}
 
 
