@@ -361,7 +361,7 @@ def test_solve_alone_is_offline_quick_and_without_tensor_libraries(tmp_path: Pat
         assert words in done.stdout
     assert "\x1b" not in done.stdout
     assert json.loads((tmp_path / "policy.json").read_text())["planner"] == "search"
-    # under two alone on a machine (benchmarks/solve_times.py); a shared core's seconds are longer
+    # two to three alone on a machine; the seconds of a shared core are longer
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 7
 
 
