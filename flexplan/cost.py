@@ -15,8 +15,6 @@ from flexplan.graph import CPU, D2H, DISK_READ, DISK_WRITE, GPU, H2D_CACHE, H2D_
 from flexplan.hardware import Hardware
 from flexplan.shapes import ModelShape
 
-RESOURCES = ("gpu", "link_up", "link_down", "link", "host", "disk_read", "disk_write")
-
 
 # -- work of the layer maths: tokens is positions over all rows ---------------------------------------------
 def project_work(s: ModelShape, tokens: int) -> Work:

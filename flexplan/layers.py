@@ -23,10 +23,6 @@ class Layer:
     def attends(self) -> bool:
         return self.role in (ATTENTION, TRANSFORMER)
 
-    @property
-    def has_mlp(self) -> bool:
-        return self.role in (MLP, TRANSFORMER)
-
 
 @cache
 def schedule_layers(shape: ModelShape, sep_layer: bool) -> tuple[Layer, ...]:

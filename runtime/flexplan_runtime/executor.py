@@ -54,7 +54,7 @@ class Executor:
         except Cancelled:
             pass  # the error that cancelled us is raised below
         except BaseException as error:
-            self.state.fail(error, "the caller")
+            self.state.fail(error)
         finally:
             for lane in self.lanes.values():
                 lane.close()

@@ -33,10 +33,11 @@ def gather_rows(job: Job, task: Task, ids: Tensor, out: Tensor) -> None:
 def merge_rows(job: Job, task: Task, ids_BS: Tensor, gathered: Tensor | None) -> Tensor:
     """(B, S, E): rows of the table on the gpu, and the gathered ones elsewhere."""
     on_gpu = [p for p in job.placement.table_pieces if p.tier == "gpu"]
+    layer = job.placement.table
     shape = (*ids_BS.shape, job.placement.shape.embed_size)
     rows = None if gathered is None else gathered.view(job.dtype).view(shape)
     for piece in on_gpu:
-        home = Access("weights_gpu", job.table().j, 0, job.table().part_bytes["gpu"])
+        home = Access("weights_gpu", layer.j, 0, layer.part_bytes["gpu"])
         table = job.piece_view(job.arena_bytes(home), piece, piece.offset)
         here = table[(ids_BS - piece.row_lo).clamp(0, piece.rows - 1)]
         inside = (ids_BS >= piece.row_lo) & (ids_BS < piece.row_hi)

@@ -52,10 +52,6 @@ class Views:
         lo, hi = min(a.lo for a in found), max(a.hi for a in found)
         return self.job.arena_bytes(found[0]._replace(lo=lo, hi=hi))
 
-    def disk(self, accesses: tuple[Access, ...], buffer: str) -> Access:
-        """The access of a buffer on disk."""
-        return next(a for a in accesses if a.buffer == buffer)
-
     def _bytes(self, accesses: tuple[Access, ...], buffer: str) -> Tensor | None:
         found = next((a for a in accesses if a.buffer == buffer), None)
         return None if found is None else self.job.arena_bytes(found)

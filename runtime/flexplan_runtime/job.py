@@ -13,7 +13,7 @@ from flexplan.errors import GraphError
 from flexplan.graph import Access, Task
 from flexplan.layers import Layer
 from flexplan.placement import Placement
-from flexplan.weight_placement import LayerWeights, Piece
+from flexplan.weight_placement import Piece
 from flexplan_runtime.arenas import Arenas, Ledger
 from flexplan_runtime.attention import prompt_mask
 from flexplan_runtime.disk import ScratchFile
@@ -134,10 +134,6 @@ class Job:
         """(rows, cols) of a piece, or (rows,) of a vector, that begins at byte ``start`` of ``data``."""
         flat = data[start : start + piece.nbytes].view(self.dtype)
         return flat if piece.tensor.cols == 1 else flat.view(piece.rows, piece.tensor.cols)
-
-    def table(self) -> LayerWeights:
-        """The layer that holds the token table."""
-        return self.placement.table
 
 
 def batch_states(

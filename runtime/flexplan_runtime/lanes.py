@@ -40,15 +40,14 @@ class Run:
     def __init__(self, deadline_s: float) -> None:
         self.deadline_s = deadline_s
         self.error: BaseException | None = None
-        self.failed_task = ""
         self.last_end = time.perf_counter()
         self._lock = threading.Lock()
 
-    def fail(self, error: BaseException, task: str) -> None:
+    def fail(self, error: BaseException) -> None:
         """Keep the first error; it poisons the run."""
         with self._lock:
             if self.error is None:
-                self.error, self.failed_task = error, task
+                self.error = error
 
     def wait(self, event: threading.Event, what: str) -> None:
         """Wait for an event; raises Cancelled after an error elsewhere, DeadlineExceeded without progress."""
@@ -117,7 +116,7 @@ class Lane:
         except Cancelled:
             return
         except BaseException as error:  # whatever a worker raises is the caller's to see
-            self.run.fail(error, token.task.name)
+            self.run.fail(error)
             return
         self.run.last_end = time.perf_counter()
         token.issued.set()
