@@ -158,7 +158,7 @@ class PassWork:
         queries = self.rows_of_batch * self.shape.q_size * self.shape.bytes_per_element
         works = (
             (D2H, cost.down_work(queries)),
-            (CPU, cost.host_attention_work(self.shape, self.grains, self.context)),
+            (CPU, cost.host_attention_work(self.shape, self.grains, self.context, self.pair_bytes)),
             (H2D_SMALL, cost.up_work(queries)),
         )
         for lane, work in works:
@@ -197,7 +197,7 @@ class PassWork:
         if self.i == 0:
             attention = cost.prompt_attention_work(s, self.rows_of_batch, self.new)
         else:
-            attention = cost.gpu_attention_work(s, self.grains, self.context)
+            attention = cost.gpu_attention_work(s, self.grains, self.context, self.pair_bytes)
         sums.task(GPU, cost.embed_work(s, self.tokens))
         sums.task(GPU, cost.head_work(s, self.rows_of_batch))
         rest = merge if switches.sep_layer else merge.plus(mlp)

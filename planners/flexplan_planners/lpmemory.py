@@ -47,7 +47,7 @@ class Memory:
 
     @cached_property
     def largest_row(self) -> int:
-        return max(t.nbytes if t.cols == 1 else t.row_bytes for t in weight_tensors(self.shape))
+        return max(t.nbytes if t.cols == 1 else t.rows_bytes(1) for t in weight_tensors(self.shape))
 
     @cached_property
     def grain(self) -> int:

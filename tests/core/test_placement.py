@@ -74,7 +74,7 @@ def test_weights_are_where_they_were_asked_to_be(shape: ModelShape, policy: Poli
     placement = placement_of(shape, policy, (4, 2))
     total = sum(w.payload(tier) for w in placement.weights for tier in TIERS)
     assert total == sum(t.nbytes for t in weight_tensors(shape))
-    widest = max(t.row_bytes for w in placement.weights for p in w.pieces for t in [p.tensor])
+    widest = max(t.rows_bytes(1) for w in placement.weights for p in w.pieces for t in [p.tensor])
     grain_rows = policy.comp_weight_config.group_size if policy.compress_weight else 1
     allowed = max(1.0, 100 * widest * grain_rows / total)
     for asked, realised in zip(policy.shares("w"), placement.realised()["w"], strict=True):
@@ -101,7 +101,7 @@ def test_every_layer_has_the_same_share(shape: ModelShape, policy: Policy) -> No
             at = depth_bytes.setdefault(layer.depth, dict.fromkeys(TIERS, 0))
             for tier in TIERS:
                 at[tier] += w.payload(tier)
-    widest = max(t.row_bytes for t in weight_tensors(shape) if t.cols > 1)
+    widest = max(t.rows_bytes(1) for t in weight_tensors(shape) if t.cols > 1)
     vectors = max((t.nbytes for t in weight_tensors(shape) if t.cols == 1), default=0)
     grain = widest * (policy.comp_weight_config.group_size if policy.compress_weight else 1) + vectors
     for tier in TIERS:
