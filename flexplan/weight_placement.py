@@ -6,8 +6,10 @@ next layer.  At most two tensors of a layer are cut, by output rows, on quantisa
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate, chain
 
 from flexplan.layers import is_gathered, layer_tensors, schedule_layers
 from flexplan.policy import Policy
@@ -57,31 +59,27 @@ class LayerWeights:
         """Where a streamed piece lies in the layer's slot of the weight ring."""
         return piece.offset + (self.part_bytes["cpu"] if piece.tier == "disk" else 0)
 
-    @property
-    def is_packed(self) -> bool:
-        """True where the layer must be opened before it computes."""
-        return any(piece.tensor.packing for piece in self.pieces)
-
     @cached_property
     def opened(self) -> dict[WeightTensor, int]:
         """Where each tensor of the layer lies, whole and unpacked, in a slot of the open weights."""
-        starts: dict[WeightTensor, int] = {}
-        end = 0
-        for tensor in dict.fromkeys(piece.tensor for piece in self.pieces):
-            starts[tensor] = end
-            end = round_up(end + tensor.open_bytes, OPEN_ALIGN)
-        return starts
+        tensors = dict.fromkeys(piece.tensor for piece in self.pieces)
+        ends = accumulate(round_up(tensor.open_bytes, OPEN_ALIGN) for tensor in tensors)
+        return dict(zip(tensors, chain((0,), ends), strict=False))
 
-    @property
+    @cached_property
     def open_bytes(self) -> int:
-        """Bytes of the layer unpacked, 0 where nothing is packed."""
-        if not self.is_packed:
-            return 0
-        return max(round_up(start + tensor.open_bytes, OPEN_ALIGN) for tensor, start in self.opened.items())
+        """Bytes of the layer unpacked, 0 where nothing is packed and it computes from where it is stored."""
+        return opened_bytes(self.opened)
 
     def payload(self, tier: str) -> int:
         """Bytes of weights on a tier, padding apart."""
         return sum(piece.nbytes for piece in self.pieces if piece.tier == tier)
+
+
+def opened_bytes(tensors: Iterable[WeightTensor]) -> int:
+    """Bytes of a layer's tensors unpacked, 0 where none of them is packed."""
+    tensors = list(tensors)
+    return sum(round_up(t.open_bytes, OPEN_ALIGN) for t in tensors) if any(t.packing for t in tensors) else 0
 
 
 def place_weights(shape: ModelShape, policy: Policy) -> tuple[LayerWeights, ...]:
