@@ -200,7 +200,7 @@ class PassWork:
             attention = cost.gpu_attention_work(s, self.grains, self.context, switches.pair_bytes)
         for stored, opened in zip(switches.layer_bytes, switches.open_bytes, strict=True):
             if opened:
-                sums.block(ONE, GPU, cost.open_work(stored, opened))
+                sums.once(GPU, cost.open_work(stored, opened))
         sums.task(GPU, cost.embed_work(s, self.tokens))
         sums.task(GPU, cost.head_work(s, self.rows_of_batch))
         rest = merge if switches.sep_layer else merge.plus(mlp)
@@ -242,6 +242,11 @@ class _Sums:
     def block(self, share: str, lane: str, work: Work) -> None:
         """Work that all of this share makes once a block."""
         self._work(0, share, lane, work, 1)
+
+    def once(self, lane: str, work: Work) -> None:
+        """A whole task once a block."""
+        self._work(0, ONE, lane, work, 1)
+        self._add(lane, 0, ONE, self.rates.fixed_s[lane])
 
     def batch(self, share: str, lane: str, work: Work, times: int, *, chained: bool = False) -> None:
         """Work that all of this share makes ``times`` a micro-batch."""
