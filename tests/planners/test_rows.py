@@ -63,6 +63,7 @@ def test_a_row_of_time_is_the_sum_of_its_lanes_tasks(asked: Problem) -> None:
     rates = Rates(asked.hardware)
     for switches, policy in policies(asked):
         placement = Placement.of(asked.model, policy, full_block(asked.workload, policy))
+        slack = 1.06 if policy.compress_weight else 1.03  # groups of 64 rows leave some chunks of these empty
         passes = [
             PassWork(asked, rates, policy.gpu_batch_size, i, asked.workload.prompt_len).rows(switches) for i in (0, 1)
         ]
@@ -73,7 +74,7 @@ def test_a_row_of_time_is_the_sum_of_its_lanes_tasks(asked: Problem) -> None:
             values = {name: row.value(realised(placement), policy.num_gpu_batches) for name, row in rows.items()}
             values["gpu"] = max(seconds for name, seconds in values.items() if name.startswith("gpu"))
             for lane, seconds in seconds_by_lane(sweep, rates).items():
-                assert values.get(lane, 0.0) <= seconds * 1.03, (lane, policy)
+                assert values.get(lane, 0.0) <= seconds * slack, (lane, policy)
                 if lane in EXACT:
                     assert values[lane] == pytest.approx(seconds, rel=1e-3), (lane, policy)
 
