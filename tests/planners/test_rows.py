@@ -63,7 +63,8 @@ def test_a_row_of_time_is_the_sum_of_its_lanes_tasks(asked: Problem) -> None:
     rates = Rates(asked.hardware)
     for switches, policy in policies(asked):
         placement = Placement.of(asked.model, policy, full_block(asked.workload, policy))
-        slack = 1.06 if policy.compress_weight else 1.03  # groups of 64 rows leave some chunks of these empty
+        packed = policy.compress_weight or policy.compress_cache  # groups of 64 leave some pieces of these empty
+        slack = 1.12 if packed else 1.03
         passes = [
             PassWork(asked, rates, policy.gpu_batch_size, i, asked.workload.prompt_len).rows(switches) for i in (0, 1)
         ]
