@@ -30,9 +30,11 @@ EXACT = {"gpu", "cpu", "d2h", "h2d_small", "h2d_cache"}  # the disk pads, and sm
 
 def policies(asked: Problem) -> Iterator[tuple[Switches, Policy]]:
     """Two random policies for every setting of the switches, with so many grains that every share gets some."""
-    dice = random.Random(0)
+    plain, packed = random.Random(0), random.Random(0)
     for switches in FlexplanCosts(asked, pin_weight=(True, False), lossy=LOSSY).settings:
-        for size in (32, 40)[: 1 if switches.compress_weight or switches.compress_cache else 2]:
+        is_packed = switches.compress_weight or switches.compress_cache
+        dice = packed if is_packed else plain
+        for size in (32,) if is_packed else (32, 40):
             percents = {}
             for what in ("w", "cache", "act"):
                 parts = [0 if f"{what}_{t}" in switches.absent else dice.randint(1, 9) for t in ("gpu", "cpu", "disk")]
@@ -64,7 +66,7 @@ def test_a_row_of_time_is_the_sum_of_its_lanes_tasks(asked: Problem) -> None:
     for switches, policy in policies(asked):
         placement = Placement.of(asked.model, policy, full_block(asked.workload, policy))
         packed = policy.compress_weight or policy.compress_cache  # groups of 64 leave some pieces of these empty
-        slack = 1.12 if packed else 1.03
+        slack = 1.25 if packed else 1.03
         passes = [
             PassWork(asked, rates, policy.gpu_batch_size, i, asked.workload.prompt_len).rows(switches) for i in (0, 1)
         ]
