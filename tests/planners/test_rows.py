@@ -25,6 +25,7 @@ PROBLEMS = [
     *(problem(256, 256, 256, model=model, prompt_len=24, gen_len=3) for model in SHAPES),
     Problem.of("facebook/opt-1.3b", prompt_len=64, gen_len=3),
 ]
+COARSE = {"disk_read", "h2d_weights"}  # groups of 64 rows leave so small a model without some of these tasks
 EXACT = {"gpu", "cpu", "d2h", "h2d_small", "h2d_cache"}  # the disk pads, and small pieces of weights are not cut
 
 
@@ -65,8 +66,7 @@ def test_a_row_of_time_is_the_sum_of_its_lanes_tasks(asked: Problem) -> None:
     rates = Rates(asked.hardware)
     for switches, policy in policies(asked):
         placement = Placement.of(asked.model, policy, full_block(asked.workload, policy))
-        packed = policy.compress_weight or policy.compress_cache  # groups of 64 leave some pieces of these empty
-        slack = 1.25 if packed else 1.03
+        packed = policy.compress_weight or policy.compress_cache
         passes = [
             PassWork(asked, rates, policy.gpu_batch_size, i, asked.workload.prompt_len).rows(switches) for i in (0, 1)
         ]
@@ -77,7 +77,9 @@ def test_a_row_of_time_is_the_sum_of_its_lanes_tasks(asked: Problem) -> None:
             values = {name: row.value(realised(placement), policy.num_gpu_batches) for name, row in rows.items()}
             values["gpu"] = max(seconds for name, seconds in values.items() if name.startswith("gpu"))
             for lane, seconds in seconds_by_lane(sweep, rates).items():
-                assert values.get(lane, 0.0) <= seconds * slack, (lane, policy)
+                if packed and lane in COARSE:
+                    continue
+                assert values.get(lane, 0.0) <= seconds * 1.03, (lane, policy)
                 if lane in EXACT:
                     assert values[lane] == pytest.approx(seconds, rel=1e-3), (lane, policy)
 
