@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from flexplan.packing import Packing
+from flexplan_runtime.attention import has_triton
 
 CHUNK = 1 << 22  # elements that are float32 at a time
 
@@ -26,6 +27,11 @@ CHUNK = 1 << 22  # elements that are float32 at a time
 def pack_vectors(x: Tensor, packing: Packing, out: Tensor) -> None:
     """(..., W) in the model's dtype to (..., vector_bytes) uint8 with any strides but the last."""
     assert x.element_size() == packing.element_bytes
+    if _by_triton(x):
+        from flexplan_runtime.packkernels import can_pack, pack_vectors_cuda  # triton is only there with CUDA
+
+        if can_pack(x, out):
+            return pack_vectors_cuda(x, packing, out)
     width, codes_at_end = x.shape[-1], packing.code_bytes(x.shape[-1])
     codes, shared = _encode(_grouped(x, packing), -1, packing)
     _write_codes(codes.flatten(-2)[..., :width], packing, out[..., :codes_at_end])
@@ -35,6 +41,7 @@ def pack_vectors(x: Tensor, packing: Packing, out: Tensor) -> None:
         start, end = end, end + packing.num_groups(width) * packing.element_bytes
         out[..., start:end] = numbers.squeeze(-1).view(torch.uint8)
     out[..., end:] = 0
+    return None
 
 
 def unpack_vectors(packed: Tensor, packing: Packing, width: int, dtype: torch.dtype) -> Tensor:
@@ -63,19 +70,29 @@ def pack_slabs(x: Tensor, packing: Packing, out: Tensor) -> None:
 
 def unpack_slabs(data: Tensor, packing: Packing, out: Tensor) -> None:
     """1-D uint8 of ``slabs_bytes(R, C)`` into (R, C)."""
+    if _by_triton(out):
+        from flexplan_runtime.packkernels import unpack_slabs_cuda  # triton is only there with CUDA
+
+        return unpack_slabs_cuda(data, packing, out)
     width = out.shape[1]
     for rows, slabs in _slabs(out, packing, data):
         at = packing.codes_at(width)
         shared = _numbers(slabs[:, :at], out.dtype).unflatten(1, (packing.params, 1, width)).unbind(1)
         codes = slabs[:, at : at + rows.shape[1] * packing.code_bytes(width)].unflatten(1, (rows.shape[1], -1))
         rows.copy_(_decode(_read_codes(codes, packing, width), list(shared), packing))
+    return None
 
 
 def unpack_rows(packed: Tensor, packing: Packing, out: Tensor) -> None:
     """(R, vector_bytes) uint8, one vector a row, into (R, C)."""
+    if _by_triton(out):
+        from flexplan_runtime.packkernels import unpack_rows_cuda  # triton is only there with CUDA
+
+        return unpack_rows_cuda(packed, packing, out)
     step = max(1, CHUNK // out.shape[1])
     for vectors, rows in zip(packed.split(step), out.split(step), strict=True):
         rows.copy_(unpack_vectors(vectors, packing, out.shape[1], out.dtype))
+    return None
 
 
 # -- groups to codes and what they share, and back ---------------------------------------------------------------------
@@ -151,3 +168,7 @@ def _slabs(matrix: Tensor, packing: Packing, data: Tensor) -> Iterator[tuple[Ten
         )
     if rows > whole * size:
         yield matrix[None, whole * size :], data[None, whole * slab_bytes : packing.slabs_bytes(rows, width)]
+
+
+def _by_triton(x: Tensor) -> bool:
+    return x.is_cuda and has_triton()
