@@ -13,10 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flexplan.packing import Packing
 from flexplan_runtime.hostattention import grain_attention_host
 from flexplan_runtime.hostattention.build import library
-from flexplan_runtime.quantisation import unpack_vectors
 
 
 def prompt_attention(q_BSNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask_B1SS: Tensor | None, scale: float) -> Tensor:
@@ -29,34 +27,20 @@ def prompt_attention(q_BSNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask_B1SS: 
     return out.transpose(1, 2).flatten(2)
 
 
-def decode_attention(
-    q_GPH: Tensor, pairs_G2TH: Tensor, pads_G: Tensor, position: Tensor, scale: float, packing: Packing | None = None
-) -> Tensor:
+def decode_attention(q_GPH: Tensor, pairs_G2TH: Tensor, pads_G: Tensor, position: Tensor, scale: float) -> Tensor:
     """One new position of each grain over tokens ``pads .. position`` of its keys and values, (G, P, H)."""
     if q_GPH.is_cuda and has_triton():
-        from flexplan_runtime import decodekernel  # triton is only there with CUDA
+        from flexplan_runtime.decodekernel import decode_attention_cuda  # triton is only there with CUDA
 
-        if packing is not None:
-            return decodekernel.packed_decode_attention_cuda(q_GPH, pairs_G2TH, pads_G, position, scale, packing)
-        return decodekernel.decode_attention_cuda(q_GPH, pairs_G2TH[:, 0], pairs_G2TH[:, 1], pads_G, position, scale)
-    pairs = pairs_G2TH[:, :, : int(position) + 1]
-    if packing is not None:
-        pairs = unpack_vectors(pairs, packing, q_GPH.shape[-1], q_GPH.dtype)
-    return grain_attention(q_GPH, pairs[:, 0], pairs[:, 1], pads_G, scale)
+        return decode_attention_cuda(q_GPH, pairs_G2TH[:, 0], pairs_G2TH[:, 1], pads_G, position, scale)
+    context = int(position) + 1
+    return grain_attention(q_GPH, pairs_G2TH[:, 0, :context], pairs_G2TH[:, 1, :context], pads_G, scale)
 
 
 def host_attention(
-    q_GPH: Tensor,
-    pairs_G2TH: Tensor,
-    pads_G: Tensor,
-    scale: float,
-    out_GPH: Tensor,
-    threads: int,
-    packing: Packing | None = None,
+    q_GPH: Tensor, pairs_G2TH: Tensor, pads_G: Tensor, scale: float, out_GPH: Tensor, threads: int
 ) -> None:
     """The same on the host over all tokens given, into ``out``: by the compiled kernel where there is one."""
-    if packing is not None:
-        pairs_G2TH = unpack_vectors(pairs_G2TH, packing, q_GPH.shape[-1], q_GPH.dtype)
     k, v = pairs_G2TH[:, 0], pairs_G2TH[:, 1]
     if not grain_attention_host(q_GPH, k, v, pads_G, scale, out_GPH, threads):
         out_GPH.copy_(grain_attention(q_GPH, k, v, pads_G, scale))

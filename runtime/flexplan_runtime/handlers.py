@@ -27,6 +27,7 @@ from flexplan_runtime.kvcache import (
     token_rows,
 )
 from flexplan_runtime.moves import move
+from flexplan_runtime.packedattention import by_blocks, decode_attention_packed
 from flexplan_runtime.packedweights import unpack
 
 
@@ -206,10 +207,15 @@ def attend(job: Job, task: Task, views: Views) -> None:
     pads, at = job.batches[task.k].host_grain_pads[s.grains[0] :], 0
     for grains, pairs in parts:
         span = slice(at, at + grains)
-        host_attention(
-            queries[span], pairs, pads[span], job.family.scale, out[span], job.num_threads, job.cache_packing
-        )
+        _attend_on_host(job, queries[span], pairs, pads[span], out[span])
         at += grains
+
+
+def _attend_on_host(job: Job, q_GPH: Tensor, pairs: Tensor, pads: Tensor, out: Tensor) -> None:
+    if job.cache_packing:
+        out.copy_(by_blocks(q_GPH, pairs, job.cache_packing, pads, job.family.scale))
+    else:
+        host_attention(q_GPH, pairs, pads, job.family.scale, out, job.num_threads)
 
 
 def _embed(job: Job, task: Task, views: Views) -> None:
@@ -267,7 +273,9 @@ def _cached(job: Job, task: Task, resident: Tensor | None, ring: Tensor | None) 
 def _attend_cached(job: Job, task: Task, q_GPH: Tensor, pairs: Tensor, first: int) -> Tensor:
     batch = job.batches[task.k]
     pads = batch.grain_pads[first : first + len(pairs)]
-    return decode_attention(q_GPH, pairs, pads, batch.position, job.family.scale, job.cache_packing)
+    if job.cache_packing:
+        return decode_attention_packed(q_GPH, pairs, job.cache_packing, pads, batch.position, job.family.scale)
+    return decode_attention(q_GPH, pairs, pads, batch.position, job.family.scale)
 
 
 def _keep(job: Job, task: Task, views: Views, k_BSKH: Tensor, v_BSKH: Tensor) -> None:
