@@ -42,6 +42,15 @@ def is_gathered(tensor: WeightTensor) -> bool:
 def layer_tensors(shape: ModelShape, layer: Layer) -> tuple[WeightTensor, ...]:
     """The tensors that layer ``layer`` computes with, in order; a gathered table is not among them."""
     blocks = (ATTENTION, MLP) if layer.role == TRANSFORMER else (layer.role,)
-    return tuple(
-        t for t in weight_tensors(shape) if t.layer == layer.depth and t.block in blocks and not is_gathered(t)
-    )
+    found = _by_layer(shape)
+    return tuple(t for block in blocks for t in found.get((layer.depth, block), ()))
+
+
+@cache
+def _by_layer(shape: ModelShape) -> dict[tuple[int, str], list[WeightTensor]]:
+    """The streamed tensors by layer and block."""
+    found: dict[tuple[int, str], list[WeightTensor]] = {}
+    for tensor in weight_tensors(shape):
+        if not is_gathered(tensor):
+            found.setdefault((tensor.layer, tensor.block), []).append(tensor)
+    return found

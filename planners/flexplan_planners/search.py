@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import ceil, inf
 
 from flexplan.plan import Plan
 from flexplan.plugins import SCHEDULES, make
 from flexplan.policy import Policy
-from flexplan.prediction import Schedule
+from flexplan.prediction import Prediction, Schedule, predict
 from flexplan.problem import Problem
-from flexplan_planners.fewlayers import seconds_per_prompt
 from flexplan_planners.lp import LpPlanner, read_back
 from flexplan_planners.rounding import Optimum, kind_of, optimise, wider
 
@@ -21,11 +21,18 @@ _EQUAL = 0.008  # closer than a simulation is to a machine: then the plan with f
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A policy and its simulated seconds a prompt."""
+    """A proposal, its policy, what is predicted for a typical block of it, and that in seconds a prompt."""
 
+    optimum: Optimum
     policy: Policy
+    prediction: Prediction
     seconds_per_prompt: float
-    tasks: int
+
+    @property
+    def num_tasks(self) -> int:
+        """What the number of tasks of a layer grows with: those that compute, and those that move activations."""
+        each = (10 if self.policy.sep_layer else 6) + (2 if self.policy.act_gpu_percent < 100 else 0)
+        return self.policy.num_gpu_batches * each
 
 
 class SearchPlanner:
@@ -46,37 +53,57 @@ class SearchPlanner:
     def plan(self, problem: Problem) -> Plan:
         """The fastest of the candidates; raises InfeasiblePlan with numbers."""
         chosen: Schedule = make(SCHEDULES, self.schedule)
-        proposed = self.shortlist(problem)
-        for candidate in ranking(problem, list(proposed), chosen):
-            policy = self.proposer.fitted(problem, proposed[candidate.policy])
+        for candidate in ranking(problem, self.shortlist(problem), chosen):
+            policy = self.proposer.fitted(problem, candidate.optimum)
             if policy is not None:
-                return Plan.of(problem, policy, schedule=self.schedule, planner="search")
+                known = policy == candidate.policy and typical(problem, policy) == problem
+                prediction = candidate.prediction if known else None
+                return Plan.of(problem, policy, schedule=self.schedule, planner="search", prediction=prediction)
         raise self.proposer.refusal(problem)
 
-    def shortlist(self, problem: Problem) -> dict[Policy, Optimum]:
+    def shortlist(self, problem: Problem) -> list[Optimum]:
         """The fastest of each kind, and two blocks of much wider micro-batches, which take fewer tasks."""
         model, num_prompts = self.proposer.model(problem), problem.workload.num_prompts
         optima = optimise(model, num_prompts, _SPREAD)
         if not optima:
-            return {}
+            return []
         first = {kind_of(o.program): o for o in reversed(optima)}
-        proposed = dict(list({policy_of(o): o for o in first.values()}.items())[: self.candidates])
-        return proposed | {policy_of(o): o for o in wider(model, optima[0], num_prompts)}
+        fastest = sorted(first.values(), key=lambda o: o.seconds_per_prompt)[: self.candidates]
+        return [*fastest, *wider(model, optima[0], num_prompts)]
 
 
-def policy_of(optimum: Optimum) -> Policy:
-    """The policy as the linear program has it."""
-    return read_back(optimum.program, optimum.num_gpu_batches, optimum.solution.shares)
+def ranking(problem: Problem, proposed: Iterable[Optimum], schedule: Schedule) -> list[Candidate]:
+    """The fastest first, but of those that are as good as equal the one with the fewest tasks.
+
+    The program's seconds are a lower bound of the simulator's: who is behind by these is not simulated.
+    """
+    found: dict[Policy, Candidate] = {}
+    best = inf
+    for optimum in sorted(proposed, key=lambda o: o.seconds_per_prompt):
+        policy = read_back(optimum.program, optimum.num_gpu_batches, optimum.solution.shares)
+        if optimum.seconds_per_prompt <= best * (1 + _EQUAL) and policy not in found:
+            found[policy] = judged(problem, optimum, policy, schedule)
+            best = min(best, found[policy].seconds_per_prompt)
+    ranked = sorted(found.values(), key=lambda c: c.seconds_per_prompt)
+    equal = [c for c in ranked if c.seconds_per_prompt <= best * (1 + _EQUAL)]
+    return [*sorted(equal, key=lambda c: c.num_tasks), *ranked[len(equal) :]]
 
 
-def ranking(problem: Problem, policies: Sequence[Policy], schedule: Schedule) -> list[Candidate]:
-    """The fastest first, but of those that are as good as equal the one with the fewest tasks."""
-    found = [Candidate(policy, seconds_per_prompt(problem, policy, schedule), num_tasks(policy)) for policy in policies]
-    found.sort(key=lambda c: c.seconds_per_prompt)
-    equal = [c for c in found if c.seconds_per_prompt <= found[0].seconds_per_prompt * (1 + _EQUAL)]
-    return [*sorted(equal, key=lambda c: c.tasks), *found[len(equal) :]]
+def judged(problem: Problem, optimum: Optimum, policy: Policy, schedule: Schedule) -> Candidate:
+    """A proposal with its prediction; the last block of a given number of prompts counts as a full one."""
+    prediction = predict(typical(problem, policy), policy, schedule)
+    prompts = problem.workload.num_prompts or policy.block_size
+    blocks = ceil(prompts / policy.block_size)
+    return Candidate(optimum, policy, prediction, prediction.total_s * blocks / prompts)
 
 
-def num_tasks(policy: Policy) -> int:
-    """What the number of tasks of a layer grows with: those that compute, and those that move activations."""
-    return policy.num_gpu_batches * ((10 if policy.sep_layer else 6) + (2 if policy.act_gpu_percent < 100 else 0))
+def typical(problem: Problem, policy: Policy) -> Problem:
+    """One block of the workload, all prompts of the mean length."""
+    workload = problem.workload
+    lens = workload.prompt_lens or (workload.prompt_len,)
+    changes = {
+        "prompt_lens": (),
+        "prompt_len": ceil(sum(lens) / len(lens)),
+        "num_prompts": workload.num_prompts and min(workload.num_prompts, policy.block_size),
+    }
+    return problem.model_copy(update={"workload": workload.model_copy(update=changes)})
