@@ -16,7 +16,7 @@ from flexplan.problem import Problem
 __all__ = ["Planner", "Schedule", "check_plan", "solve"]
 
 _CHECKED_TOKENS = 3  # the prompt, a first and a last token: what lies between repeats
-_CHECKED_LAYERS = 4
+_CHECKED_LAYERS = 3  # more than a ring of weights has slots, with the embedding and the head
 
 
 class Planner(Protocol):

@@ -7,7 +7,7 @@ work is affine in the shares.  A lane's row is a lower bound of what the simulat
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from math import ceil
 
@@ -18,7 +18,7 @@ from flexplan.placement import ID_BYTES
 from flexplan.problem import Problem
 from flexplan_planners.lpmemory import Memory
 from flexplan_planners.lpmodel import ONE, Phase, Program, Row
-from flexplan_planners.switches import Switches, every_setting
+from flexplan_planners.switches import CacheHome, Switches, every_setting
 
 MOST_BATCHES = 20  # as in the paper: larger micro-batches share a pass over the weights as well, with fewer tasks
 _BATCH_SIZES = [m << e for e in range(13) for m in ((1,) if e < 1 else (2, 3))]  # 1, 2, 3, 4, 6, 8, 12, 16, 24, ...
@@ -62,7 +62,7 @@ class FlexplanCosts:
         for s in self.settings:
             tiers = memory.rows(s)
             if all(row.least(s.absent) <= budgets[tier] for tier, row in tiers.items()):
-                phases = tuple(Phase(name, count, work.rows(s)) for name, count, work in passes)
+                phases = tuple(Phase(name, count, work.works(s)) for name, count, work in passes)
                 programs.append(Program(gpu_batch_size, phases, tiers, budgets, most, s.absent, s.fields))
         return programs
 
@@ -89,6 +89,7 @@ class PassWork:
         self.i = i
         self.new = prompt if i == 0 else 1
         self.context = prompt + i
+        self._known: dict[tuple[object, ...], dict[str, Row]] = {}
 
     @cached_property
     def tokens(self) -> int:
@@ -102,35 +103,43 @@ class PassWork:
     def pair_bytes(self) -> int:
         return 2 * self.shape.head_dim * self.shape.bytes_per_element
 
-    def rows(self, switches: Switches) -> dict[str, Row]:
-        """Seconds of every lane and resource, for one setting of the switches."""
-        sums = _Sums(self.rates)
-        self._ids(sums, switches)
-        if not switches.weights_stay:
-            self._weights(sums, switches)
-        if switches.cache != "gpu":
-            self._cache(sums, switches)
-        if not switches.act_stays:
-            self._hidden(sums, switches)
-        self._compute(sums, switches)
-        return sums.rows()
+    def works(self, s: Switches) -> tuple[dict[str, Row], ...]:
+        """Seconds of every lane and resource, of each thing that a pass does for one setting of the switches."""
+        hosted = bool(self.i and s.cache == "host")
+        works = [self._once(self._ids, s.weights_stay), self._once(self._compute, s.sep_layer, hosted)]
+        if not s.weights_stay:
+            streamed = s.streamed_bytes, s.num_streamed_layers
+            works.append(self._once(self._weights, *streamed, s.disk != "none", s.pin_weight))
+        if s.cache != "gpu":
+            works.append(self._once(self._cache, s.cache, s.disk == "all"))
+        if not s.act_stays:
+            works.append(self._once(self._hidden, s.num_layers))
+        return tuple(works)
+
+    def _once(self, verb: Callable[..., None], *given: object) -> dict[str, Row]:
+        """The rows of a verb; it is given all that they depend on, so that most settings share them."""
+        key = (verb.__name__, *given)
+        if key not in self._known:
+            sums = _Sums(self.rates)
+            verb(sums, *given)
+            self._known[key] = sums.rows()
+        return self._known[key]
 
     # -- weights: once a block -----------------------------------------------------------------------------------
-    def _weights(self, sums: _Sums, switches: Switches) -> None:
+    def _weights(self, sums: _Sums, nbytes: int, layers: int, from_disk: bool, pinned: bool) -> None:
         """load(w) = streamed bytes * (w_cpu + w_disk) / link, read(w) = streamed bytes * w_disk / disk."""
-        nbytes, layers = switches.streamed_bytes, switches.num_streamed_layers
         sums.block("w_cpu", H2D_WEIGHTS, cost.up_work(nbytes))
         sums.block("w_disk", H2D_WEIGHTS, cost.up_work(nbytes))
         sums.block("w_disk", DISK_READ, cost.read_work(nbytes))
         sums.fixed(H2D_WEIGHTS, layers)
-        if switches.disk != "none":
+        if from_disk:
             sums.fixed(H2D_WEIGHTS, layers)
             sums.fixed(DISK_READ, layers)
-        if not switches.pin_weight:
+        if not pinned:
             sums.block("w_cpu", HOST_COPY, cost.copy_work(nbytes))
 
     # -- keys and values: every micro-batch ------------------------------------------------------------------------
-    def _cache(self, sums: _Sums, switches: Switches) -> None:
+    def _cache(self, sums: _Sums, home: CacheHome, on_disk: bool) -> None:
         """New tokens go to their home; old ones come to where attention reads them."""
         layers, new = self.shape.num_layers, self.grains * self.new * self.pair_bytes
         old = self.grains * (self.context - 1) * self.pair_bytes
@@ -138,14 +147,14 @@ class PassWork:
         for share in ("cache_cpu", "cache_disk"):
             sums.batch(share, D2H, cost.down_work(new), layers)
         sums.batch("cache_disk", DISK_WRITE, cost.write_work(new), layers)
-        if switches.disk == "all":
+        if on_disk:
             sums.fixed(DISK_WRITE, layers)
         if not self.i:
             return
         sums.batch("cache_disk", DISK_READ, cost.read_work(old), layers)
-        if switches.disk == "all":
+        if on_disk:
             sums.fixed(DISK_READ, layers)
-        if switches.cache == "host":
+        if home == "host":
             self._host_attention(sums)
             return
         sums.fixed(H2D_CACHE, layers)
@@ -167,9 +176,9 @@ class PassWork:
                 sums.batch(share, lane, work, layers, chained=True)
 
     # -- hidden states and token ids -------------------------------------------------------------------------------
-    def _hidden(self, sums: _Sums, switches: Switches) -> None:
+    def _hidden(self, sums: _Sums, num_layers: int) -> None:
         """Between two layers, hidden states go home and come back."""
-        times = switches.num_layers - 1
+        times = num_layers - 1
         nbytes = self.tokens * self.shape.hidden_size * self.shape.bytes_per_element
         for lane, disk_lane, move, disk in (
             (D2H, DISK_WRITE, cost.down_work(nbytes), cost.write_work(nbytes)),
@@ -180,19 +189,19 @@ class PassWork:
             sums.batch("act_disk", lane, move, times, chained=True)
             sums.batch("act_disk", disk_lane, disk, times, chained=True)
 
-    def _ids(self, sums: _Sums, switches: Switches) -> None:
+    def _ids(self, sums: _Sums, weights_stay: bool) -> None:
         if not self.i:
             sums.task(H2D_SMALL, cost.up_work(self.tokens * ID_BYTES))
         sums.task(D2H, cost.down_work(self.rows_of_batch * ID_BYTES))
-        if not switches.weights_stay:  # rows of the token table are gathered on the host
+        if not weights_stay:  # rows of the token table are gathered on the host
             nbytes = self.tokens * self.shape.embed_size * self.shape.bytes_per_element
             sums.task(CPU, cost.copy_work(nbytes))
             sums.task(H2D_SMALL, cost.up_work(nbytes))
 
     # -- compute -----------------------------------------------------------------------------------------------------
-    def _compute(self, sums: _Sums, switches: Switches) -> None:
+    def _compute(self, sums: _Sums, sep_layer: bool, hosted: bool) -> None:
         """Roofline of each task; of attention only what the gpu does."""
-        s, layers, hosted = self.shape, self.shape.num_layers, bool(self.i and switches.cache == "host")
+        s, layers = self.shape, self.shape.num_layers
         project, merge, mlp = (cost.project_work(s, self.tokens), cost.merge_work(s, self.tokens), self._mlp)
         if self.i == 0:
             attention = cost.prompt_attention_work(s, self.rows_of_batch, self.new)
@@ -200,13 +209,13 @@ class PassWork:
             attention = cost.gpu_attention_work(s, self.grains, self.context)
         sums.task(GPU, cost.embed_work(s, self.tokens))
         sums.task(GPU, cost.head_work(s, self.rows_of_batch))
-        rest = merge if switches.sep_layer else merge.plus(mlp)
+        rest = merge if sep_layer else merge.plus(mlp)
         if hosted:
             sums.roofline(project, "cache_gpu", attention, layers)
             sums.task(GPU, rest, layers)
         else:
             sums.task(GPU, project.plus(attention).plus(rest), layers)
-        if switches.sep_layer:
+        if sep_layer:
             sums.task(GPU, mlp, layers)
 
     @cached_property
@@ -272,8 +281,8 @@ class _Sums:
     def rows(self) -> dict[str, Row]:
         """One row a lane and resource; the gpu's is doubled where a share bends its roofline."""
         rows = {name: Row(*parts) for name, parts in self.parts.items()}
-        gpu = rows[GPU]
         for roof, base, slope in self.roof:
+            gpu = rows[GPU]
             batch = {**gpu.batch, ONE: gpu.batch[ONE] + base, self.roof_share: slope}
             rows[roof] = Row(gpu.block, batch, gpu.once)
         return rows
