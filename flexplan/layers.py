@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
+from flexplan.packing import Packing
 from flexplan.shapes import ModelShape
 from flexplan.tensors import ATTENTION, EMBED, HEAD, MLP, TOKENS, WeightTensor, weight_tensors
 
@@ -39,18 +40,18 @@ def is_gathered(tensor: WeightTensor) -> bool:
     return tensor.name == TOKENS and tensor.block == EMBED
 
 
-def layer_tensors(shape: ModelShape, layer: Layer) -> tuple[WeightTensor, ...]:
+def layer_tensors(shape: ModelShape, layer: Layer, packing: Packing | None = None) -> tuple[WeightTensor, ...]:
     """The tensors that layer ``layer`` computes with, in order; a gathered table is not among them."""
     blocks = (ATTENTION, MLP) if layer.role == TRANSFORMER else (layer.role,)
-    found = _by_layer(shape)
+    found = _by_layer(shape, packing)
     return tuple(t for block in blocks for t in found.get((layer.depth, block), ()))
 
 
 @cache
-def _by_layer(shape: ModelShape) -> dict[tuple[int, str], list[WeightTensor]]:
+def _by_layer(shape: ModelShape, packing: Packing | None) -> dict[tuple[int, str], list[WeightTensor]]:
     """The streamed tensors by layer and block."""
     found: dict[tuple[int, str], list[WeightTensor]] = {}
-    for tensor in weight_tensors(shape):
+    for tensor in weight_tensors(shape, packing):
         if not is_gathered(tensor):
             found.setdefault((tensor.layer, tensor.block), []).append(tensor)
     return found

@@ -18,6 +18,7 @@ import numpy as np
 
 from flexplan_planners.lpmodel import ACT, CACHE, ONE, SHARES, WEIGHTS, Program, Row, Solution, objective_unit
 
+_Work = tuple[str, Mapping[str, Row]]  # rows, and what the names of their constraints begin with
 Prices = Mapping[str, float]  # by constraint: seconds a second of a lane, or seconds a byte of a tier
 
 _COLUMNS = [
@@ -50,23 +51,28 @@ class Bounds:
         self.program = np.repeat(np.arange(len(programs)), [len(batches) for batches in counts])
         self.batches = np.concatenate([np.asarray(batches) for batches in counts])
         self.absent = np.array([[np.inf if name in p.absent else 0.0 for name in SHARES] for p in programs])
-        works = [[*_works(p), ("bytes", _over_budget(p))] for p in programs]
-        known = {(prefix, id(rows)): (prefix, rows) for found in works for prefix, rows in found}
-        place = {key: number for number, key in enumerate(known, 1)}  # work 0 is nothing
-        lines = [
-            [("", Row())],
-            *([(f"{prefix}_{name}", row) for name, row in rows.items()] for prefix, rows in known.values()),
-        ]
-        self.starts = np.cumsum([0, *map(len, lines[:-1])])
-        self.names = [name for line in lines for name, _ in line]  # of constraints
-        self.lines = np.array([_terms(row) for line in lines for _, row in line])
+        self._stack([_works(program) for program in programs])
+
+    def _stack(self, works: Sequence[Sequence[_Work]]) -> None:
+        """The rows of all works, one below the other, each work once; and which works each program has."""
+        known = {(name, id(rows)): (name, rows) for found in works for name, rows in found}
+        number = {key: n for n, key in enumerate(known, 1)}  # work 0 is nothing
+        lines, self.starts, self.places = [[0.0] * _WIDTH], [0], dict[str, list[int]]()
+        for prefix, rows in known.values():
+            self.starts.append(len(lines))
+            for name, row in rows.items():
+                self.places.setdefault(f"{prefix}_{name}", []).append(len(lines))
+                lines.append(_terms(row))
         most = max(map(len, works))
-        places = [[place[prefix, id(rows)] for prefix, rows in found] for found in works]
-        self.works = np.array([[*found, *[0] * (most - len(found))] for found in places])
+        numbers = [[number[name, id(rows)] for name, rows in found] for found in works]
+        self.works = np.array([[*found, *[0] * (most - len(found))] for found in numbers])
+        self.lines = np.array(lines)
 
     def of(self, prices: Prices) -> Any:
         """Seconds of a micro-batch, one a program and count; above 0 for prices of bytes alone where nothing fits."""
-        weights = np.array([prices.get(name, 0.0) for name in self.names])
+        weights = np.zeros(len(self.lines))
+        for name in prices.keys() & self.places.keys():
+            weights[self.places[name]] = prices[name]
         sums = np.add.reduceat(self.lines * weights[:, None], self.starts)[self.works].sum(1)
         weights = sums[:, 0] + (sums[:, 1:4] + self.absent[:, :3]).min(1)
         each, once = (sums[:, 5:11] + self.absent[:, 3:])[self.program], sums[:, 11:][self.program]
@@ -74,14 +80,10 @@ class Bounds:
         return sums[self.program, 4] + moving + weights[self.program] / self.batches
 
 
-def _works(program: Program) -> list[tuple[str, Mapping[str, Row]]]:
-    """Everything that the passes do, by phase."""
-    return [(phase.name, work) for phase in program.phases for work in phase.works if work]
-
-
-def _over_budget(program: Program) -> dict[str, Row]:
-    """Bytes less the budget; the budget counts once a block."""
-    return {tier: row.plus(Row({ONE: -program.budgets[tier]})) for tier, row in program.bytes.items()}
+def _works(program: Program) -> list[_Work]:
+    """Everything that the passes do, by phase, and the bytes beyond the budgets; a budget counts once a block."""
+    over = {tier: row.plus(Row({ONE: -program.budgets[tier]})) for tier, row in program.bytes.items()}
+    return [*((phase.name, work) for phase in program.phases for work in phase.works if work), ("bytes", over)]
 
 
 def _terms(row: Row) -> list[float]:
