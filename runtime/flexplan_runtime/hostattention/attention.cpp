@@ -18,6 +18,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "codes.hpp"
 #include "pool.hpp"
 #include "rows.hpp"
 #include "vectors.hpp"
@@ -165,6 +166,8 @@ inline void soften(float* scores, int64_t n, float& top, float& total, float& de
     top = now;
 }
 
+constexpr int64_t kDirectTokens = 128;
+
 template <class Cache>
 int64_t block_tokens(const Call& c) {
     int64_t tokens = 32768 / (c.H * int64_t(sizeof(typename Cache::Element)));
@@ -216,6 +219,46 @@ void attend(const Call& c, const Cache& cache, int64_t g, int64_t first, int64_t
     }
 }
 
+// The same for one query head over packed vectors whose codes are never unpacked.
+template <class T, int Bits>
+struct Direct {
+    Codes<T, Bits> codes;
+    int64_t row_bytes;
+};
+
+template <class T, int Bits>
+void attend(const Call& c, const Direct<T, Bits>& cache, int64_t g, int64_t first, int64_t last, const Upcoming& next,
+            Scratch& s) {
+    const T* q = static_cast<const T*>(c.q) + g * c.q_G;
+    const char *k = c.k + g * c.k_G, *v = c.v + g * c.v_G;
+    const int64_t H = c.H, block = kDirectTokens, size = cache.codes.order_size();
+    s.fit(1, 2 * size, block);
+    float *ordered = s.rows, *acc = s.rows + size;
+    for (int64_t h = 0; h < H; h += kWidth) store(s.acc + h, load(q + h) * c.scale);
+    Floats with, seen = {};
+    cache.codes.arrange(s.acc, ordered, with);
+    std::fill(acc, acc + size, 0.f);
+    *s.top = -kInfinity, *s.total = 0;
+    for (int64_t at = first; at < last; at += block) {
+        const int64_t n = std::min(block, last - at), after = at + n;
+        const char *keys = k + at * c.k_C, *values = v + at * c.v_C;
+        const Upcoming v_rows{values, c.v_C, cache.row_bytes, n};
+        for (int64_t t = 0; t < n; t += kTokens) {
+            const char* row[kTokens];
+            for (int i = 0; i < kTokens; ++i) {
+                row[i] = keys + std::min(t + i, n - 1) * c.k_C;
+                v_rows.ask(t + i);
+            }
+            cache.codes.products(ordered, with, row, s.scores + t);
+        }
+        soften(s.scores, n, *s.top, *s.total, *s.decay);
+        Upcoming k_rows = next;
+        if (after < last) k_rows = {k + after * c.k_C, c.k_C, cache.row_bytes, std::min(block, last - after)};
+        cache.codes.weigh(s.scores, values, c.v_C, n, *s.decay, acc, seen, [&](int64_t t) { k_rows.ask(t); });
+    }
+    cache.codes.restore(acc, seen, s.acc);
+}
+
 template <class T>
 void finish(const Call& c, int64_t g, const float* acc, const float* total) {
     T* out = static_cast<T*>(c.out) + g * c.out_G;
@@ -248,7 +291,7 @@ void merge(const Call& c, int64_t g, Partial* parts, int64_t num_parts) {
 
 template <class T, class Cache>
 void attend_all(const Call& c, const Cache& cache, int64_t threads) {
-    const int64_t block = block_tokens<Cache>(c), grain_bytes = 2 * c.C * cache.row_bytes;
+    const int64_t grain_bytes = 2 * c.C * cache.row_bytes;
     const auto pad = [&c](int64_t g) { return c.pads ? std::clamp<int64_t>(c.pads[g], 0, c.C - 1) : 0; };
     const int64_t cuts = threads == 1 ? 1 : std::clamp<int64_t>(4 * threads / c.G, 1, std::max<int64_t>(1, c.C / 256));
     const int64_t num_units = c.G * cuts;
@@ -267,7 +310,7 @@ void attend_all(const Call& c, const Cache& cache, int64_t threads) {
                 Upcoming next;
                 if (cuts == 1 && unit + 1 < to) {
                     const int64_t at = pad(g + 1);
-                    next = {c.k + (g + 1) * c.k_G + at * c.k_C, c.k_C, cache.row_bytes, std::min(block, c.C - at)};
+                    next = {c.k + (g + 1) * c.k_G + at * c.k_C, c.k_C, cache.row_bytes, std::min(kDirectTokens, c.C - at)};
                 }
                 attend<T>(c, cache, g, first, last, next, scratch);
                 if (cuts == 1) {
@@ -288,15 +331,23 @@ void attend_all(const Call& c, const Cache& cache, int64_t threads) {
     for (int64_t g = 0; cuts > 1 && g < c.G; ++g) merge<T>(c, g, &partials[g * cuts], cuts);
 }
 
+template <class T, int Bits>
+void attend_packed(const Call& c, int64_t group_size, bool symmetric, int64_t row_bytes, int64_t threads) {
+    if (c.P == 1 && Codes<T, Bits>::suits(c.H, group_size, symmetric))
+        attend_all<T>(c, Direct<T, Bits>{{c.H, group_size, symmetric}, row_bytes}, threads);
+    else
+        attend_all<T>(c, Packed<T, Bits>(c.H, group_size, symmetric, row_bytes), threads);
+}
+
 // Packing: bits, group size, symmetric, bytes of a vector.  Null is a plain cache.
 template <class T>
 void attend_cache(const Call& c, const int64_t* packing, int64_t threads) {
     if (!packing)
         attend_all<T>(c, Plain<T>(c.H), threads);
     else if (packing[0] == 4)
-        attend_all<T>(c, Packed<T, 4>(c.H, packing[1], packing[2], packing[3]), threads);
+        attend_packed<T, 4>(c, packing[1], packing[2], packing[3], threads);
     else
-        attend_all<T>(c, Packed<T, 8>(c.H, packing[1], packing[2], packing[3]), threads);
+        attend_packed<T, 8>(c, packing[1], packing[2], packing[3], threads);
 }
 
 }  // namespace

@@ -11,8 +11,6 @@
 
 namespace {
 
-constexpr int kLargestHeadDim = 256;
-
 // n rows; E is what one number is.
 template <class E>
 struct Rows {
