@@ -336,7 +336,7 @@ void attend_packed(const Call& c, int64_t group_size, bool symmetric, int64_t ro
     if (c.P == 1 && Codes<T, Bits>::suits(c.H, group_size, symmetric))
         attend_all<T>(c, Direct<T, Bits>{{c.H, group_size, symmetric}, row_bytes}, threads);
     else
-        attend_all<T>(c, Packed<T, Bits>(c.H, group_size, symmetric, row_bytes), threads);
+        attend_all<T, Unpacked>(c, Packed<T, Bits>(c.H, group_size, symmetric, row_bytes), threads);
 }
 
 // Packing: bits, group size, symmetric, bytes of a vector.  Null is a plain cache.
