@@ -1,90 +1,105 @@
-"""Packed weights and caches are read at the speed of the GPU's memory.
+"""Unpacking the 4-bit weights of one layer on the GPU, in GB/s read and written, beside the reference's kernel.
 
-GB/s of bytes read and written: a copy on the device, one layer of OPT-30B unpacked from slabs and from rows, new keys
-and values packed, and decode attention over a packed cache beside that over 16-bit keys and values (with the grains'
-tokens a second: what packing gains).
+    python benchmarks/unpacks_at_memory_speed.py --model facebook/opt-30b
 
-    python benchmarks/unpacks_at_memory_speed.py --bits 4 --group-size 64
+The reference (package flexgen 0.1.8) is measured where it is installed, on the same matrices in its own layout.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import torch
-from flexplan_runtime.attention import decode_attention
-from flexplan_runtime.packedattention import decode_attention_packed
-from flexplan_runtime.quantisation import pack_slabs, pack_vectors, unpack_rows, unpack_slabs
-from flexplan_runtime.timing import rate_of
-from rich.console import Console
-from rich.table import Table
+from flexplan_runtime.packedweights import pack, unpack
 
-from flexplan.packing import Packing
-
-DTYPE = torch.float16
-LAYER = [*[(7168, 7168)] * 4, (28672, 7168), (7168, 28672)]
-GRAINS, CONTEXT, HEAD_DIM = 24 * 56, 528, 128
-Case = tuple[str, Callable[[], object], int]
-"""A name, what runs, and the bytes it reads and writes."""
+from flexplan.catalog import read_model
+from flexplan.policy import CompressionConfig, Policy
+from flexplan.tensors import WeightTensor, weight_tensors
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bits", type=int, default=4, choices=(4, 8))
-    parser.add_argument("--group-size", type=int, default=64)
-    parser.add_argument("--symmetric", action="store_true")
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="facebook/opt-30b")
+    parser.add_argument("--group-dim", type=int, default=0)
     args = parser.parse_args()
-    packing = Packing(args.bits, args.group_size, args.symmetric, DTYPE.itemsize)
-    table = Table("what", "ms", "GB/s", "of the copy")
-    copied = 0.0
-    for name, act, nbytes in (*weights(packing), *caches(packing)):
-        rate = rate_of(nbytes, act, torch.device("cuda"), args.seconds).value
-        copied = copied or rate
-        table.add_row(name, f"{nbytes / rate * 1e3:.3f}", f"{rate / 1e9:.0f}", f"{100 * rate / copied:.0f} %")
-    Console(width=100).print(f"{torch.cuda.get_device_name()}, {packing}", table)
+    shape, _ = read_model(args.model)
+    policy = Policy(compress_weight=True, comp_weight_config=CompressionConfig(4, 64, args.group_dim))
+    layer = [t for t in weight_tensors(shape.with_dtype(2), policy.weight_packing(2)) if t.layer == 0 and t.packing]
+    moved = sum(t.nbytes + t.open_bytes for t in layer)
+    plain, copy = copied(layer)
+    ours = seconds(ours_of(layer))
+    print(f"{args.model}, one layer: {sum(t.open_bytes for t in layer) / 1e9:.2f} GB in float16, packed in 4 bits")
+    print(f"a plain copy on the device   {plain / seconds(copy) / 1e9:7.0f} GB/s read and written")
+    print(f"flexplan                     {moved / ours / 1e9:7.0f} GB/s   {1e3 * ours:.3f} ms")
+    if find_spec("flexgen") is None:
+        print("the reference is not installed: pip install flexgen==0.1.8")
+        return
+    theirs = seconds(reference_of(layer))
+    print(
+        f"flexgen 0.1.8                {moved / theirs / 1e9:7.0f} GB/s   {1e3 * theirs:.3f} ms, {theirs / ours:.1f}x"
+    )
 
 
-def weights(packing: Packing) -> list[Case]:
-    """A copy, and one layer from slabs and from rows."""
-    plain = [torch.randn(shape, device="cuda", dtype=DTYPE) for shape in LAYER]
-    out = [torch.empty_like(x) for x in plain]
-    slabs = [torch.empty(packing.slabs_bytes(*x.shape), device="cuda", dtype=torch.uint8) for x in plain]
-    rows = [torch.empty(len(x), packing.vector_bytes(x.shape[1]), device="cuda", dtype=torch.uint8) for x in plain]
-    for x, slab, row in zip(plain, slabs, rows, strict=True):
-        pack_slabs(x, packing, slab)
-        pack_vectors(x, packing, row)
-    written = sum(x.nbytes for x in out)
-    return [
-        ("copy of a layer", lambda: [to.copy_(x) for to, x in zip(out, plain, strict=True)], 2 * written),
-        (
-            "layer unpacked from slabs",
-            lambda: [unpack_slabs(data, packing, to) for data, to in zip(slabs, out, strict=True)],
-            written + sum(x.nbytes for x in slabs),
-        ),
-        (
-            "layer unpacked from rows",
-            lambda: [unpack_rows(data, packing, to) for data, to in zip(rows, out, strict=True)],
-            written + sum(x.nbytes for x in rows),
-        ),
-    ]
+def random_matrix(tensor: WeightTensor) -> torch.Tensor:
+    return torch.empty(tensor.rows, tensor.cols, dtype=torch.float16, device="cuda").normal_()
 
 
-def caches(packing: Packing) -> list[Case]:
-    """A prompt's keys and values packed, one token's, and attention over both kinds of cache."""
-    pairs = torch.randn(GRAINS, 2, CONTEXT, HEAD_DIM, device="cuda", dtype=DTYPE)
-    packed = torch.empty(GRAINS, 2, CONTEXT, packing.vector_bytes(HEAD_DIM), device="cuda", dtype=torch.uint8)
-    q = torch.randn(GRAINS, 1, HEAD_DIM, device="cuda", dtype=DTYPE)
-    pads = torch.zeros(GRAINS, dtype=torch.int64, device="cuda")
-    last = torch.tensor(CONTEXT - 1, device="cuda")
-    token, at = pairs[:, :, -1:], packed[:, :, -1:]
-    return [
-        ("prompt packed", lambda: pack_vectors(pairs, packing, packed), pairs.nbytes + packed.nbytes),
-        ("token packed", lambda: pack_vectors(token, packing, at), (pairs.nbytes + packed.nbytes) // CONTEXT),
-        ("attention, 16 bits", lambda: decode_attention(q, pairs, pads, last, 0.1), pairs.nbytes),
-        ("attention, packed", lambda: decode_attention_packed(q, packed, packing, pads, last, 0.1), packed.nbytes),
-    ]
+def ours_of(layer: list[WeightTensor]) -> Callable[[], None]:
+    """Unpacks every matrix of the layer into its place."""
+    parts = []
+    for tensor in layer:
+        data = torch.empty(tensor.nbytes, dtype=torch.uint8, device="cuda")
+        pack(random_matrix(tensor), tensor, data)
+        parts.append((data, tensor, torch.empty(tensor.rows, tensor.cols, dtype=torch.float16, device="cuda")))
+
+    def act() -> None:
+        for data, tensor, out in parts:
+            unpack(data, tensor, out)
+
+    return act
+
+
+def copied(layer: list[WeightTensor]) -> tuple[int, Callable[[], None]]:
+    """A copy of as many bytes as the layer unpacked."""
+    source = torch.empty(sum(t.open_bytes for t in layer), dtype=torch.uint8, device="cuda")
+    out = torch.empty_like(source)
+
+    def act() -> None:
+        out.copy_(source)
+
+    return 2 * source.nbytes, act
+
+
+def reference_of(layer: list[WeightTensor]) -> Callable[[], None]:
+    """The same by the reference."""
+    from flexgen import flex_opt  # its modules import each other in circles: this one has to be first
+
+    device, config = flex_opt.TorchDevice("cuda:0"), flex_opt.CompressionConfig(4, 64, 0, False)
+    packed = [device.compressed_device.compress(random_matrix(tensor), config) for tensor in layer]
+
+    def act() -> None:
+        for tensor in packed:
+            device.compressed_device.decompress(tensor)
+
+    return act
+
+
+def seconds(act: Callable[[], None], times: int = 20) -> float:
+    """The median of ``times`` runs after a warm-up."""
+    act()
+    act()
+    found = []
+    for _ in range(times):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        act()
+        end.record()
+        end.synchronize()
+        found.append(start.elapsed_time(end) / 1e3)
+    return statistics.median(found)
 
 
 if __name__ == "__main__":

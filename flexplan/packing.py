@@ -23,12 +23,13 @@ _SLAB_ALIGN = 16
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """How numbers are packed; ``element_bytes`` is the width of a scale."""
+    """How numbers are packed; ``element_bytes`` is the width of a scale, ``down`` says in slabs."""
 
     num_bits: int
     group_size: int
     symmetric: bool
     element_bytes: int
+    down: bool = False
 
     @property
     def params(self) -> int:
@@ -42,6 +43,16 @@ class Packing:
     def num_groups(self, size: int) -> int:
         """Groups along ``size`` elements; the last may be short."""
         return -(-size // self.group_size)
+
+    # -- a matrix, in either layout ----------------------------------------------------------------------------------
+    @property
+    def grain_rows(self) -> int:
+        """Rows that stay together."""
+        return self.group_size if self.down else 1
+
+    def rows_bytes(self, rows: int, width: int) -> int:
+        """``rows`` rows of ``width`` elements, from a grain's beginning on."""
+        return self.slabs_bytes(rows, width) if self.down else rows * self.vector_bytes(width)
 
     # -- vectors: grouped along themselves -------------------------------------------------------------------------
     def scales_at(self, width: int) -> int:
