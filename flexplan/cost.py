@@ -30,16 +30,21 @@ def prompt_attention_work(s: ModelShape, rows: int, length: int) -> Work:
     return Work(gpu_flops=flops, gpu_bytes=2 * rows * length * (s.q_size + s.kv_size) * s.bytes_per_element)
 
 
-def gpu_attention_work(s: ModelShape, grains: int, context: int, pair_bytes: int) -> Work:
-    """One query a head over ``context`` positions of ``grains`` (sequence, KV head) pairs on the gpu."""
-    flops = 4 * grains * s.group_size * s.head_dim * context
-    return Work(gpu_flops=flops, gpu_bytes=grains * context * pair_bytes)
+def gpu_attention_work(s: ModelShape, grains: int, context: int, pair_bytes: int, sparsity: float = 1.0) -> Work:
+    """One query a head over ``context`` positions of ``grains`` (sequence, KV head) pairs on the gpu.
+
+    All keys are read, and of the values the share ``sparsity``.
+    """
+    read = (1 + sparsity) / 2
+    flops = 4 * grains * s.group_size * s.head_dim * context * read
+    return Work(gpu_flops=flops, gpu_bytes=grains * context * pair_bytes * read)
 
 
-def host_attention_work(s: ModelShape, grains: int, context: int, pair_bytes: int) -> Work:
+def host_attention_work(s: ModelShape, grains: int, context: int, pair_bytes: int, sparsity: float = 1.0) -> Work:
     """The same on the host."""
-    nbytes = grains * context * pair_bytes
-    flops = 4 * grains * s.group_size * s.head_dim * context
+    read = (1 + sparsity) / 2
+    nbytes = grains * context * pair_bytes * read
+    flops = 4 * grains * s.group_size * s.head_dim * context * read
     return Work(attended_bytes=nbytes, host_bytes=nbytes, host_flops=flops)
 
 
