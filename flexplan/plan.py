@@ -6,9 +6,9 @@ import hashlib
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -22,6 +22,9 @@ from flexplan.prediction import Prediction, Schedule, peak_bytes, predict
 from flexplan.problem import Problem
 from flexplan.strictjson import write_whole
 from flexplan.units import format_size
+
+if TYPE_CHECKING:
+    from flexplan.explaining import Explanation
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,16 @@ class Plan:
         """The task graph of the first block."""
         graph: TaskGraph = make(SCHEDULES, self.schedule).build(self.problem, self.policy)
         return graph
+
+    def under(self, problem: Problem) -> Plan:
+        """The same plan as the answer to another problem that predicts the same: other budgets or bounds."""
+        return replace(self, problem=problem)
+
+    def explain(self) -> Explanation:
+        """What limits the plan, what more of each resource would bring, and what people do without a planner."""
+        from flexplan.explaining import explain_plan  # stands above: it solves again
+
+        return explain_plan(self)
 
     # -- files -------------------------------------------------------------------------------------------------
     def to_dict(self) -> dict[str, Any]:

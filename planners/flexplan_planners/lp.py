@@ -8,12 +8,14 @@ from math import floor
 from typing import Any
 
 from flexplan.errors import InfeasiblePlan
+from flexplan.lossy import allowed_fields
 from flexplan.plan import Plan
 from flexplan.plugins import SCHEDULES, make
 from flexplan.policy import Policy
 from flexplan.prediction import Schedule, peak_bytes
 from flexplan.problem import Problem
 from flexplan_planners.infeasible import infeasible
+from flexplan_planners.latency import within_latency
 from flexplan_planners.lpcost import MOST_BATCHES, FlexplanCosts
 from flexplan_planners.lpmemory import PERCENT_DECIMALS
 from flexplan_planners.lpmodel import CostModel, Program, Shares, solve_program
@@ -26,7 +28,7 @@ class LpPlanner:
     """Shares of all tensors by linear programming, judged by the busiest lane alone.
 
     ``cost_model`` is used instead of flexplan's own; ``host_attention`` and ``sep_layer`` say which settings
-    of these switches are allowed.
+    of these switches are allowed, ``allow`` which lossy ones by name (see `flexplan.lossy`).
     """
 
     def __init__(
@@ -36,14 +38,19 @@ class LpPlanner:
         *,
         host_attention: Sequence[bool] = (True, False),
         sep_layer: Sequence[bool] = (False, True),
+        allow: Sequence[str] = (),
     ) -> None:
         self.schedule = schedule
         self.cost_model = cost_model
+        self.allowed = allowed_fields(allow)
         self.host_attention = tuple(host_attention)
         self.sep_layer = tuple(sep_layer)
 
     def plan(self, problem: Problem) -> Plan:
         """The fastest policy by the program; raises InfeasiblePlan with numbers."""
+        return within_latency(self._plan, problem)
+
+    def _plan(self, problem: Problem) -> Plan:
         for optimum in self.optima(problem):
             policy = self.fitted(problem, optimum)
             if policy is not None:

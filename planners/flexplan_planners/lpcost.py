@@ -58,12 +58,12 @@ class FlexplanCosts:
         budgets = {tier: float(nbytes) for tier, nbytes in self.problem.budgets().items()}
         prompts = self.problem.workload.num_prompts
         most = min(self.most_batches, ceil(prompts / gpu_batch_size)) if prompts else self.most_batches
-        programs = []
+        programs, latency = [], self.problem.objective.max_latency_s
         for s in self.settings:
             tiers = memory.rows(s)
             if all(row.least(s.absent) <= budgets[tier] for tier, row in tiers.items()):
                 phases = tuple(Phase(name, count, work.rows(s)) for name, count, work in passes)
-                programs.append(Program(gpu_batch_size, phases, tiers, budgets, most, s.absent, s.fields))
+                programs.append(Program(gpu_batch_size, phases, tiers, budgets, most, s.absent, s.fields, latency))
         return programs
 
     def _passes(self, gpu_batch_size: int) -> Iterator[tuple[str, float, PassWork]]:

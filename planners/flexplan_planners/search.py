@@ -11,6 +11,7 @@ from flexplan.policy import Policy
 from flexplan.prediction import Schedule
 from flexplan.problem import Problem
 from flexplan_planners.fewlayers import seconds_per_prompt
+from flexplan_planners.latency import within_latency
 from flexplan_planners.lp import LpPlanner, read_back
 from flexplan_planners.rounding import Optimum, kind_of, optimise, wider
 
@@ -38,13 +39,17 @@ class SearchPlanner:
         host_attention: Sequence[bool] = (True, False),
         sep_layer: Sequence[bool] = (False, True),
         candidates: int = _CANDIDATES,
+        allow: Sequence[str] = (),
     ) -> None:
         self.schedule = schedule
-        self.proposer = LpPlanner(schedule, host_attention=host_attention, sep_layer=sep_layer)
+        self.proposer = LpPlanner(schedule, host_attention=host_attention, sep_layer=sep_layer, allow=allow)
         self.candidates = candidates
 
     def plan(self, problem: Problem) -> Plan:
         """The fastest of the candidates; raises InfeasiblePlan with numbers."""
+        return within_latency(self._plan, problem)
+
+    def _plan(self, problem: Problem) -> Plan:
         chosen: Schedule = make(SCHEDULES, self.schedule)
         proposed = self.shortlist(problem)
         for candidate in ranking(problem, list(proposed), chosen):

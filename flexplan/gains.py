@@ -1,0 +1,96 @@
+"""Gains: what more of each resource would bring, found by solving again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from flexplan.errors import FlexplanError
+from flexplan.hardware import Hardware
+from flexplan.plan import Plan
+from flexplan.planning import solve
+from flexplan.plugins import PLANNERS, SCHEDULES, available, make
+from flexplan.prediction import predict
+from flexplan.problem import Problem
+from flexplan.units import MiB, format_size
+
+FASTER_PERCENT = 25
+MORE = {"gpu": "GPU memory", "cpu": "host memory", "disk": "disk space"}
+FASTER = {
+    "link": ("link_up_bytes_per_s", "link_down_bytes_per_s", "link_duplex_bytes_per_s", "pageable_up_bytes_per_s"),
+    "host memory": ("host_bytes_per_s", "host_attention_bytes_per_s"),
+    "disk": ("disk_read_bytes_per_s", "disk_write_bytes_per_s"),
+    "GPU": ("gpu_flops_per_s", "gpu_bytes_per_s"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """``percent`` more tokens a second from ``more`` (``4 GiB more GPU memory``) of ``resource``.
+
+    ``solved`` is False where the planner could not be asked again, and the policy was kept as it is.
+    """
+
+    resource: str
+    more: str
+    percent: float
+    solved: bool
+
+    def __str__(self) -> str:
+        return f"{self.more}: {self.percent:+.1f} %"
+
+
+def gains(plan: Plan) -> list[Gain]:
+    """Of every tier about a quarter more memory, of every speed a quarter more."""
+    return [*_of_memory(plan), *_of_speed(plan)]
+
+
+def step_bytes(budget: int) -> int:
+    """About a quarter of a budget, as people would buy it: a power of two, 64 MiB at least for larger ones.
+
+    >>> step_bytes(16 << 30) >> 30, step_bytes(200 << 30) >> 30
+    (4, 32)
+    """
+    return 1 << max(0, (max(budget, 4 * MiB) // 4).bit_length() - 1)
+
+
+def _of_memory(plan: Plan) -> Iterator[Gain]:
+    """The plan as it is stays right where there is more memory, so nothing is ever lost."""
+    hardware = plan.problem.hardware
+    for tier, words in MORE.items():
+        budget: int = getattr(hardware, f"{tier}_bytes")
+        step = step_bytes(budget)
+        size = format_size(step).partition(" (")[0].replace(".00", "")
+        kept = plan.prediction.tokens_per_s
+        yield _gain(plan, words, f"{size} more {words}", hardware.with_budget(**{tier: budget + step}), kept)
+
+
+def _of_speed(plan: Plan) -> Iterator[Gain]:
+    hardware, schedule = plan.problem.hardware, make(SCHEDULES, plan.schedule)
+    for part, fields in FASTER.items():
+        times = 1 + FASTER_PERCENT / 100
+        faster = hardware.model_copy(update={name: times * getattr(hardware, name) for name in fields})
+        kept = predict(_on(plan, faster), plan.policy, schedule).tokens_per_s
+        yield _gain(plan, f"{part} speed", f"{FASTER_PERCENT} % faster {part}", faster, kept)
+
+
+def _gain(plan: Plan, resource: str, more: str, hardware: Hardware, kept: float) -> Gain:
+    """The better of the planner's new answer and the plan as it is, which makes ``kept`` tokens a second there."""
+    solved = _solved_again(plan, _on(plan, hardware))
+    best = max(kept, solved or 0.0)
+    return Gain(resource, more, 100 * (best / plan.prediction.tokens_per_s - 1), solved is not None)
+
+
+def _on(plan: Plan, hardware: Hardware) -> Problem:
+    update = {"hardware": hardware, "objective": plan.problem.objective.for_speed}
+    return plan.problem.model_copy(update=update)
+
+
+def _solved_again(plan: Plan, problem: Problem) -> float | None:
+    """Tokens a second of the planner's answer; None for a plan by hand, which nobody would change."""
+    if plan.planner == "manual" or plan.planner not in available(PLANNERS):
+        return None
+    try:
+        return solve(problem, plan.planner, schedule=plan.schedule).prediction.tokens_per_s
+    except FlexplanError:
+        return None
