@@ -41,8 +41,11 @@ class Gain:
 
 
 def gains(plan: Plan) -> list[Gain]:
-    """Of every tier about a quarter more memory, of every speed a quarter more."""
-    return [*_of_memory(plan), *_of_speed(plan)]
+    """Of every tier about a quarter more memory, of every speed a quarter more.
+
+    A plan by hand, which nobody would change, gains from speed alone.
+    """
+    return [*(_of_memory(plan) if _is_planned(plan) else ()), *_of_speed(plan)]
 
 
 def step_bytes(budget: int) -> int:
@@ -87,10 +90,14 @@ def _on(plan: Plan, hardware: Hardware) -> Problem:
 
 
 def _solved_again(plan: Plan, problem: Problem) -> float | None:
-    """Tokens a second of the planner's answer; None for a plan by hand, which nobody would change."""
-    if plan.planner == "manual" or plan.planner not in available(PLANNERS):
+    """Tokens a second of the planner's answer, if there is one."""
+    if not _is_planned(plan):
         return None
     try:
         return solve(problem, plan.planner, schedule=plan.schedule).prediction.tokens_per_s
     except FlexplanError:
         return None
+
+
+def _is_planned(plan: Plan) -> bool:
+    return plan.planner != "manual" and plan.planner in available(PLANNERS)

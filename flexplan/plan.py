@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from flexplan.blocks import full_block
 from flexplan.errors import InfeasiblePlan, PolicyError
+from flexplan.fitting import largest_block
 from flexplan.graph import TaskGraph
 from flexplan.placement import Placement
 from flexplan.plugins import SCHEDULES, make
@@ -46,7 +47,7 @@ class Plan:
         """
         refuse_unsupported(policy)
         chosen: Schedule = make(SCHEDULES, schedule)
-        refuse_over_budget(peak_bytes(problem, policy, chosen), problem)
+        refuse_over_budget(peak_bytes(problem, policy, chosen), problem, lambda: largest_block(problem, policy, chosen))
         placement = Placement.of(problem.model, policy, full_block(problem.workload, policy))
         return cls(policy, problem, schedule, planner, placement.realised(), predict(problem, policy, chosen))
 
@@ -130,21 +131,29 @@ def load_policy(path: str | Path) -> Policy | Plan:
     return Plan.from_json(text) if whole else Policy.from_json(text)
 
 
-def refuse_over_budget(need: Mapping[str, int], problem: Problem) -> None:
-    """Raise InfeasiblePlan where a tier needs more than its budget."""
+def refuse_over_budget(
+    need: Mapping[str, int], problem: Problem, smaller: Callable[[], tuple[int, int] | None] = lambda: None
+) -> None:
+    """Raise InfeasiblePlan where a tier needs more than its budget; ``smaller`` finds a block that works."""
     budgets = problem.budgets()
     over = tuple(tier for tier in budgets if need[tier] > budgets[tier])
     if over:
         given = {tier: getattr(problem.hardware, f"{tier}_bytes") for tier in over}
         asked = {tier: problem.budget_for(tier, need[tier]) for tier in over}
         what = "; ".join(f"{t} needs {format_size(asked[t])}, budget {format_size(given[t])}" for t in over)
+        block = smaller()
         knobs = {"gpu": "gpu_batch_size or w_gpu_percent", "cpu": "num_gpu_batches or w_cpu_percent"}
+        lower = f"lower {knobs.get(over[0], 'num_gpu_batches')}"
+        if block is not None:
+            lower = f"use gpu_batch_size {block[0]} and num_gpu_batches {block[1]}, which fit"
         raise InfeasiblePlan(
             "FP401",
             f"the policy does not fit: {what}",
-            fix=f"raise --{over[0]}-mem, or lower {knobs.get(over[0], 'num_gpu_batches')}",
+            fix=f"raise --{over[0]}-mem, or {lower}",
             binding=over,
             smallest_budget_bytes={t: asked[t] if over == (t,) else None for t in budgets},
+            smallest_together_bytes=asked if len(over) > 1 else {},
+            block_that_works=block,
         )
 
 

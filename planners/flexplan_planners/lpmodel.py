@@ -206,6 +206,18 @@ def block_row(program: Program, n: int | None) -> list[Constraint]:
     ]
 
 
+def rows_of(program: Program, n: int | None, *, bound: bool = False) -> list[Constraint]:
+    """All constraints; see `solve_program`."""
+    rings = None if bound else n
+    return [
+        *time_rows(program, rings),
+        *memory_rows(program, rings),
+        *latency_row(program),
+        *share_rows(program),
+        *block_row(program, n),
+    ]
+
+
 def _scaled(terms: Terms, factor: float, absent: frozenset[str]) -> dict[str, float]:
     return {name: factor * c for name, c in terms.items() if c and name not in absent}
 
@@ -230,15 +242,7 @@ def solve_program(program: Program, n: int | None = None, *, bound: bool = False
     For a free n (None), or with ``bound``, the rings that depend on a share count as empty: the result is
     then a lower bound, and as a function of u convex.
     """
-    rings = None if bound else n
-    constraints = [
-        *time_rows(program, rings),
-        *memory_rows(program, rings),
-        *latency_row(program),
-        *share_rows(program),
-        *block_row(program, n),
-    ]
-    answer = minimise(objective(program), constraints, {})
+    answer = minimise(objective(program), rows_of(program, n, bound=bound), {})
     if not answer.optimal:
         return None
     u = max(answer.values[INVERSE], 1e-12)
