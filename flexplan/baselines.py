@@ -178,7 +178,8 @@ def _most_sequences(problem: Problem, policy: Policy) -> int:
     s, work = problem.model, problem.workload
     tier = "gpu" if policy.cache_gpu_percent else "cpu"
     share = policy.w_gpu_percent if tier == "gpu" else policy.w_cpu_percent
-    weights = share / 100 * sum(t.nbytes for t in weight_tensors(s))
+    packing = policy.weight_packing(s.bytes_per_element)
+    weights = share / 100 * sum(t.nbytes for t in weight_tensors(s, packing))
     sequence = (
         s.num_layers * s.num_kv_heads * 2 * s.head_dim * s.bytes_per_element * (_shortest(work) + work.gen_len - 1)
     )

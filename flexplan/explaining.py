@@ -9,6 +9,7 @@ from flexplan.baselines import Rival, rivals
 from flexplan.blocks import fill_blocks
 from flexplan.bounds import Bound, bound_of
 from flexplan.gains import Gain, gains
+from flexplan.lossy import lossy_fields
 from flexplan.plan import Plan
 from flexplan.plugins import SCHEDULES, make
 
@@ -42,14 +43,27 @@ class Explanation:
 
     @property
     def winner(self) -> Rival | None:
-        """The baseline that is faster than the plan, or is the plan; None where the plan beats them all."""
+        """The baseline that is faster than the plan, or is the plan; None where the plan beats them all.
+
+        A baseline that changes tokens counts only beside a plan that does.
+        """
         mine = self.plan.prediction.tokens_per_s
-        made = [(r.plan.prediction.tokens_per_s, r) for r in self.rivals if r.plan is not None]
+        made = [(r.plan.prediction.tokens_per_s, r) for r in self.rivals if r.plan and not self._changes_more(r.plan)]
         best = max(made, key=lambda pair: pair[0], default=None)
         if best is None or best[0] < mine:
             return None
         assert best[1].plan is not None
         return best[1] if best[0] > mine or best[1].plan.policy == self.plan.policy else None
+
+    @property
+    def lossy_and_faster(self) -> tuple[Rival, ...]:
+        """Baselines that are faster than the plan, but change tokens."""
+        mine = self.plan.prediction.tokens_per_s
+        faster = [r for r in self.rivals if r.plan and r.plan.prediction.tokens_per_s > mine]
+        return tuple(r for r in faster if r.plan and self._changes_more(r.plan))
+
+    def _changes_more(self, other: Plan) -> bool:
+        return bool(lossy_fields(other.policy) - lossy_fields(self.plan.policy))
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data."""

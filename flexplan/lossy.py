@@ -31,3 +31,8 @@ def allowed_fields(names: Iterable[str]) -> frozenset[str]:
 def lossy_fields(policy: Policy) -> frozenset[str]:
     """The lossy switches that a policy uses."""
     return frozenset(field for field in LOSSY.values() if getattr(policy, field))
+
+
+def names_of(fields: Iterable[str]) -> list[str]:
+    """The names behind these policy fields."""
+    return [name for name, field in LOSSY.items() if field in set(fields)]

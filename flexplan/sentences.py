@@ -7,6 +7,7 @@ from rich.text import Text
 
 from flexplan.baselines import Rival
 from flexplan.explaining import Explanation, binding_tiers
+from flexplan.lossy import lossy_fields, names_of
 from flexplan.plan import Plan
 from flexplan.tables import (
     asked_lines,
@@ -46,7 +47,7 @@ def explanation_view(found: Explanation) -> RenderableType:
         memory_table(plan),
         shares_table(plan.policy, plan.realised),
         rivals_table(found),
-        Text(f"\n{winner_sentence(found)}"),
+        Text("\n" + "\n".join([winner_sentence(found), *lossy_sentences(found)])),
     )
 
 
@@ -130,3 +131,13 @@ def winner_sentence(found: Explanation) -> str:
     if winner.plan.policy == found.plan.policy:
         return f"The plan is the baseline {winner.name}: nothing faster was found."
     return f"The baseline {winner.name} is predicted to be faster than the plan; flexplan solve takes it."
+
+
+def lossy_sentences(found: Explanation) -> list[str]:
+    """What would be faster, were tokens allowed to change."""
+    return [
+        f"{rival.name} is predicted to be faster still, but changes tokens: "
+        f"flexplan solve --allow {','.join(names_of(lossy_fields(rival.plan.policy)))}"
+        for rival in found.lossy_and_faster
+        if rival.plan
+    ]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from math import floor
 from typing import Any
 
 from flexplan.errors import InfeasiblePlan
-from flexplan.lossy import allowed_fields
 from flexplan.plan import Plan
 from flexplan.plugins import SCHEDULES, make
 from flexplan.policy import Policy
@@ -28,7 +27,8 @@ class LpPlanner:
     """Shares of all tensors by linear programming, judged by the busiest lane alone.
 
     ``cost_model`` is used instead of flexplan's own; ``host_attention`` and ``sep_layer`` say which settings
-    of these switches are allowed, ``allow`` which lossy ones by name (see `flexplan.lossy`).
+    of these switches are allowed, ``lossy`` names the policy fields that change the tokens and may be switched on:
+    "compress_weight", "compress_cache".
     """
 
     def __init__(
@@ -38,13 +38,13 @@ class LpPlanner:
         *,
         host_attention: Sequence[bool] = (True, False),
         sep_layer: Sequence[bool] = (False, True),
-        allow: Sequence[str] = (),
+        lossy: Collection[str] = (),
     ) -> None:
         self.schedule = schedule
         self.cost_model = cost_model
-        self.allowed = allowed_fields(allow)
         self.host_attention = tuple(host_attention)
         self.sep_layer = tuple(sep_layer)
+        self.lossy = frozenset(lossy)
 
     def plan(self, problem: Problem) -> Plan:
         """The fastest policy by the program; raises InfeasiblePlan with numbers."""
@@ -65,7 +65,11 @@ class LpPlanner:
         """The cost model; row by row, every micro-batch streams the weights for itself, so one is as good as many."""
         most = 1 if self.schedule == "rowwise" else MOST_BATCHES
         return self.cost_model or FlexplanCosts(
-            problem, host_attention=self.host_attention, sep_layer=self.sep_layer, most_batches=most
+            problem,
+            host_attention=self.host_attention,
+            sep_layer=self.sep_layer,
+            lossy=self.lossy,
+            most_batches=most,
         )
 
     def refusal(self, problem: Problem) -> InfeasiblePlan:

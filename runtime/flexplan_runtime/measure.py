@@ -50,7 +50,7 @@ class Sizes:
 
 
 ON_CPU = Sizes(64 * MiB, 256, 2048, 32 * MiB, 64 * MiB, 0.4)
-ON_CUDA = Sizes(1024 * MiB, 4096, 8192, 1024 * MiB, 1024 * MiB, 1.0)
+ON_CUDA = Sizes(1024 * MiB, 4096, 8192, 4096 * MiB, 1024 * MiB, 1.0)  # attention over far more than a cache holds
 _STEPS = 8  # one step is too short to be timed from outside
 QUICK = Sizes(16 * MiB, 64, 512, 8 * MiB, 16 * MiB, 0.05)
 
