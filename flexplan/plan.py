@@ -132,7 +132,7 @@ def load_policy(path: str | Path) -> Policy | Plan:
 
 
 def refuse_over_budget(
-    need: Mapping[str, int], problem: Problem, smaller: Callable[[], tuple[int, int] | None] = lambda: None
+    need: Mapping[str, int], problem: Problem, smaller: Callable[[], tuple[int, int] | None] | None = None
 ) -> None:
     """Raise InfeasiblePlan where a tier needs more than its budget; ``smaller`` finds a block that works."""
     budgets = problem.budgets()
@@ -141,20 +141,26 @@ def refuse_over_budget(
         given = {tier: getattr(problem.hardware, f"{tier}_bytes") for tier in over}
         asked = {tier: problem.budget_for(tier, need[tier]) for tier in over}
         what = "; ".join(f"{t} needs {format_size(asked[t])}, budget {format_size(given[t])}" for t in over)
-        block = smaller()
-        knobs = {"gpu": "gpu_batch_size or w_gpu_percent", "cpu": "num_gpu_batches or w_cpu_percent"}
-        lower = f"lower {knobs.get(over[0], 'num_gpu_batches')}"
-        if block is not None:
-            lower = f"use gpu_batch_size {block[0]} and num_gpu_batches {block[1]}, which fit"
+        block = smaller() if smaller else None
         raise InfeasiblePlan(
             "FP401",
             f"the policy does not fit: {what}",
-            fix=f"raise --{over[0]}-mem, or {lower}",
+            fix=f"raise {' and '.join(f'--{tier}-mem' for tier in over)}, or {_lower(over[0], block, smaller is not None)}",
             binding=over,
             smallest_budget_bytes={t: asked[t] if over == (t,) else None for t in budgets},
             smallest_together_bytes=asked if len(over) > 1 else {},
             block_that_works=block,
         )
+
+
+def _lower(tier: str, block: tuple[int, int] | None, looked: bool) -> str:
+    """The knob to turn down."""
+    if block is not None:
+        return f"use gpu_batch_size {block[0]} and num_gpu_batches {block[1]}, which fit"
+    percent = {"gpu": "w_gpu_percent", "cpu": "w_cpu_percent"}.get(tier, "what is on disk")
+    if looked:
+        return f"lower {percent}: not even one sequence fits"
+    return f"lower {'num_gpu_batches' if tier == 'cpu' else 'gpu_batch_size'} or {percent}"
 
 
 def _digest(policy: Policy, problem: Problem, schedule: str) -> str:
