@@ -6,7 +6,8 @@
 
 A row is ``model:dtype:gpu-mem:search[:switches]`` or ``model:dtype:gpu-mem:BxN:percents[:switches]`` with switches
 among host (attention on the host), unpinned, inline (no overlap), sep, rowwise, w4 and kv4 (4 bits; a search may).
-Prompts are distinct and every token is generated.  A first generate of the same block warms the libraries up; a long one ends after its prompt.
+Prompts are distinct and every token is generated.  A first generate of the same block warms the libraries up; a
+long one ends after its prompt.
 
 ``bound``: for each phase the slowest resource's work at its rate alone on this machine, summed.
 """

@@ -39,7 +39,7 @@ def main() -> None:
         return
     theirs = seconds(reference_of(layer))
     print(
-        f"flexgen 0.1.8                {moved / theirs / 1e9:7.0f} GB/s   {1e3 * theirs:.3f} ms, {theirs / ours:.1f} times"
+        f"flexgen 0.1.8                {moved / theirs / 1e9:7.0f} GB/s   {1e3 * theirs:.3f} ms, {theirs / ours:.1f}x"
     )
 
 
@@ -75,10 +75,9 @@ def copied(layer: list[WeightTensor]) -> tuple[int, Callable[[], None]]:
 
 def reference_of(layer: list[WeightTensor]) -> Callable[[], None]:
     """The same by the reference."""
-    from flexgen.compression import CompressionConfig as TheirConfig
-    from flexgen.pytorch_backend import TorchDevice
+    from flexgen import flex_opt  # its modules import each other in circles: this one has to be first
 
-    device, config = TorchDevice("cuda:0"), TheirConfig(4, 64, 0, False)
+    device, config = flex_opt.TorchDevice("cuda:0"), flex_opt.CompressionConfig(4, 64, 0, False)
     packed = [device.compressed_device.compress(random_matrix(tensor), config) for tensor in layer]
 
     def act() -> None:

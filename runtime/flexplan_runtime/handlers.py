@@ -27,7 +27,7 @@ from flexplan_runtime.kvcache import (
     token_rows,
 )
 from flexplan_runtime.moves import move
-from flexplan_runtime.packedattention import by_blocks, decode_attention_packed
+from flexplan_runtime.packedattention import decode_attention_packed, host_attention_packed
 from flexplan_runtime.packedweights import unpack
 
 
@@ -213,7 +213,7 @@ def attend(job: Job, task: Task, views: Views) -> None:
 
 def _attend_on_host(job: Job, q_GPH: Tensor, pairs: Tensor, pads: Tensor, out: Tensor) -> None:
     if job.cache_packing:
-        out.copy_(by_blocks(q_GPH, pairs, job.cache_packing, pads, job.family.scale))
+        host_attention_packed(q_GPH, pairs, job.cache_packing, pads, job.family.scale, out, job.num_threads)
     else:
         host_attention(q_GPH, pairs, pads, job.family.scale, out, job.num_threads)
 

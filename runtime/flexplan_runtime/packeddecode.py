@@ -15,6 +15,7 @@ from flexplan.packing import Packing
 from flexplan_runtime.packkernels import alignment, middle, value
 
 TILE = (64, 3, 4)  # tokens at a time, tiles on their way, warps
+TILE_OF_FLOAT32 = (32, 2, 4)  # what a multiprocessor's shared memory holds
 
 
 @triton.jit
@@ -112,7 +113,7 @@ def decode_attention_packed_cuda(
     grains, heads, size = q_GPH.shape
     half = -(-size // 2)
     out = torch.empty_like(q_GPH, memory_format=torch.contiguous_format)
-    tokens, stages, warps = TILE
+    tokens, stages, warps = TILE if q_GPH.element_size() < 4 else TILE_OF_FLOAT32
     _decode[(grains,)](
         q_GPH, packed_G2TV, packed_G2TV.view(q_GPH.dtype), out, pads_G, position, scale,
         q_GPH.stride(0), q_GPH.stride(1), *packed_G2TV.stride()[:3], out.stride(0), out.stride(1),
