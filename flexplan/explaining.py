@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from flexplan.baselines import Rival, rivals
 from flexplan.blocks import fill_blocks
 from flexplan.bounds import Bound, bound_of
-from flexplan.gains import Gain, gains
+from flexplan.gains import Gain, at_the_margin, gains
 from flexplan.lossy import lossy_fields
 from flexplan.plan import Plan
 from flexplan.plugins import SCHEDULES, make
@@ -22,13 +23,14 @@ _WORTH_PERCENT = 1.0  # a gain that people would pay for
 class Explanation:
     """``bound`` is what no order of the heaviest block's tasks can beat, ``binding`` the tiers that are full.
 
-    ``gains`` come largest first.
+    ``gains`` come largest first; ``margins`` is what 1 % more of each tier would bring in percent, by duals.
     """
 
     plan: Plan
     bound: Bound
     binding: tuple[str, ...]
     gains: tuple[Gain, ...]
+    margins: Mapping[str, float]
     rivals: tuple[Rival, ...]
 
     @property
@@ -76,6 +78,7 @@ class Explanation:
             "bound": {**asdict(self.bound), "block_s": p.block_s, "of_bound_percent": self.of_bound_percent},
             "binding": list(self.binding),
             "more_brings": [{**asdict(gain), "sentence": str(gain)} for gain in self.gains],
+            "one_percent_more_brings": dict(self.margins),
             "baselines": [_rival_object(rival) for rival in self.rivals],
             "winner": self.winner.name if self.winner else None,
         }
@@ -85,7 +88,12 @@ def explain_plan(plan: Plan) -> Explanation:
     """Times by lane, the tiers that are full, the value of more, and the baselines."""
     found = sorted(gains(plan), key=lambda gain: -gain.percent)
     return Explanation(
-        plan, _heaviest_block_bound(plan), binding_tiers(plan), tuple(found), tuple(rivals(plan.problem))
+        plan,
+        _heaviest_block_bound(plan),
+        binding_tiers(plan),
+        tuple(found),
+        at_the_margin(plan),
+        tuple(rivals(plan.problem)),
     )
 
 

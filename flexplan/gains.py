@@ -48,6 +48,18 @@ def gains(plan: Plan) -> list[Gain]:
     return [*(_of_memory(plan) if _is_planned(plan) else ()), *_of_speed(plan)]
 
 
+def at_the_margin(plan: Plan) -> dict[str, float]:
+    """What 1 % more of each tier would bring in percent, by the duals of the planner's program, if it has one.
+
+    Right for small steps in the same block; empty for a planner without ``shadow_prices(problem, policy)``.
+    """
+    if not _is_planned(plan):
+        return {}
+    priced = getattr(make(PLANNERS, plan.planner), "shadow_prices", None)
+    found = priced(plan.problem, plan.policy) if priced else {}
+    return {MORE[tier]: gain for tier, gain in found.items() if tier in MORE}
+
+
 def step_bytes(budget: int) -> int:
     """About a quarter of a budget, as people would buy it: a power of two, 64 MiB at least for larger ones.
 

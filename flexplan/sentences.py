@@ -22,6 +22,7 @@ from flexplan.tables import (
 )
 
 _TIERS = {"gpu": "GPU memory", "cpu": "host memory", "disk": "disk space"}
+_WORTH_A_WORD = 0.005  # percent
 _RESOURCES = {
     "gpu": "the GPU",
     "cpu": "the host's attention",
@@ -44,6 +45,7 @@ def explanation_view(found: Explanation) -> RenderableType:
         busy_table(plan),
         Text(f"\n{bound_sentence(found)}\n{used_up(plan)}"),
         gains_table(found),
+        *margin_lines(found),
         memory_table(plan),
         shares_table(plan.policy, plan.realised),
         rivals_table(found),
@@ -107,6 +109,12 @@ def gains_table(found: Explanation) -> RenderableType:
         rows.append(["a quarter more of anything else", "less than 1 %"])
     how = "solved again" if any(gain.solved for gain in found.gains) else "for the policy as it is"
     return words_table(("", "tokens per second"), rows, f"What more would bring, {how}")
+
+
+def margin_lines(found: Explanation) -> list[Text]:
+    """What the duals say."""
+    worth = [f"1 % more {name} {gain:+.2f} %" for name, gain in found.margins.items() if gain >= _WORTH_A_WORD]
+    return [Text(f"\nAt the margin, by the program's duals: {', '.join(worth)}.")] if worth else []
 
 
 def rivals_table(found: Explanation) -> RenderableType:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from flexplan_planners.lpmodel import INVERSE, Program, Solution, objective, rows_of
+from flexplan.policy import Policy
+from flexplan_planners.lpmodel import INVERSE, CostModel, Program, Solution, objective, rows_of, solve_program
 from flexplan_planners.solver import Answer, Constraint
 
 _AT_LIMIT = 1e-6  # slack of a row, or a share: nearer than this, it is at its limit
@@ -41,6 +42,25 @@ def shadow_prices(program: Program, solution: Solution, n: int) -> ShadowPrices:
     limits |= {name: _reduced_cost(name, program, rows, answer) for name in zeros}
     idle = frozenset(name for name, price in limits.items() if abs(price) <= _NOTHING * answer.objective)
     return ShadowPrices(gain, frozenset(limits), idle)
+
+
+def prices_of_policy(model: CostModel, policy: Policy) -> ShadowPrices | None:
+    """The prices at the optimum of a policy's block and switches; None where the program does not know them."""
+    n, solved = policy.num_gpu_batches, []
+    for program in model.programs(policy.gpu_batch_size):
+        if _could_be(policy, program):
+            solution = solve_program(program, n)
+            solved += [(solution.seconds, program, solution)] if solution else []
+    if not solved:
+        return None
+    _, program, solution = min(solved, key=lambda found: found[0])
+    return shadow_prices(program, solution, n)
+
+
+def _could_be(policy: Policy, program: Program) -> bool:
+    """Has the policy the program's switches, and nothing where the program allows nothing?"""
+    same = all(getattr(policy, name) == value for name, value in program.switches.items())
+    return same and all(getattr(policy, f"{name}_percent") == 0 for name in program.absent)
 
 
 def _is_tight(row: Constraint, answer: Answer) -> bool:

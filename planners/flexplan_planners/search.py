@@ -49,6 +49,10 @@ class SearchPlanner:
         """The fastest of the candidates; raises InfeasiblePlan with numbers."""
         return within_latency(self._plan, problem)
 
+    def shadow_prices(self, problem: Problem, policy: Policy) -> dict[str, float]:
+        """Those of the linear program, at the block of a policy."""
+        return self.proposer.shadow_prices(problem, policy)
+
     def _plan(self, problem: Problem) -> Plan:
         chosen: Schedule = make(SCHEDULES, self.schedule)
         proposed = self.shortlist(problem)

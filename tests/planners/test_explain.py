@@ -40,6 +40,14 @@ def test_a_gain_of_memory_is_a_re_solve(found: Explanation) -> None:
         assert gain(found, resource) == pytest.approx(max(0.0, percent), abs=1e-6)
 
 
+def test_the_margin_is_the_slope_of_the_program(found: Explanation) -> None:
+    """Of the plan's own block, which memory still serves."""
+    assert set(found.margins) == {"GPU memory", "host memory", "disk space"}
+    assert all(-1e-6 <= margin < 5 for margin in found.margins.values())
+    assert found.margins["GPU memory"] > 0.01
+    assert "At the margin" in printed(found)
+
+
 def test_more_memory_never_costs(found: Explanation) -> None:
     assert all(g.percent >= 0 for g in found.gains if "memory" in g.more.partition("more")[2])
 
