@@ -142,10 +142,11 @@ def refuse_over_budget(
         asked = {tier: problem.budget_for(tier, need[tier]) for tier in over}
         what = "; ".join(f"{t} needs {format_size(asked[t])}, budget {format_size(given[t])}" for t in over)
         block = smaller() if smaller else None
+        flags = " and ".join(f"--{tier}-mem" for tier in over)
         raise InfeasiblePlan(
             "FP401",
             f"the policy does not fit: {what}",
-            fix=f"raise {' and '.join(f'--{tier}-mem' for tier in over)}, or {_lower(over[0], block, smaller is not None)}",
+            fix=f"raise {flags}, or {_lower(over[0], block, smaller is not None)}",
             binding=over,
             smallest_budget_bytes={t: asked[t] if over == (t,) else None for t in budgets},
             smallest_together_bytes=asked if len(over) > 1 else {},
