@@ -5,7 +5,6 @@ For one ``gpu_batch_size``, over a block of n micro-batches::
     minimise    sum over phases of  passes * seconds of a pass   /  (n * gpu_batch_size)
     such that   seconds of a pass  >=  seconds of each lane and each resource in that pass
                 bytes of a tier    <=  its budget
-                seconds of a block <=  the latency that is allowed, if there is one
                 w_gpu + w_cpu + w_disk  =  cache_gpu + cache_cpu + cache_disk  =  act_gpu + act_cpu + act_disk  =  1
 
 Every quantity is a `Row`: what the weights need once a block, and caches and activations once a micro-batch.
@@ -110,7 +109,7 @@ class Program:
     """The program of one ``gpu_batch_size`` and one setting of the switches.
 
     ``absent`` names shares that these switches hold at 0; ``switches`` are fields of the policy;
-    ``max_seconds`` bounds a whole block.
+    ``max_seconds`` bounds a whole block: the program of one block minimises its seconds, so it needs no row of its own.
     """
 
     gpu_batch_size: int
@@ -204,15 +203,6 @@ def memory_rows(program: Program, n: int | None) -> list[Constraint]:
     return rows
 
 
-def latency_row(program: Program) -> list[Constraint]:
-    """Seconds of a block <= what is allowed: divided by n, the sum over phases <= max_seconds * u."""
-    if program.max_seconds is None:
-        return []
-    scale = units(program)
-    terms = {seconds_of(p): p.passes * scale[p.name] / program.max_seconds for p in program.phases}
-    return [Constraint("latency", {**terms, INVERSE: -1.0}, "<=", 0.0)]
-
-
 def share_rows(program: Program) -> list[Constraint]:
     """Three shares make a whole; those of the weights are scaled by u."""
     rows = []
@@ -239,7 +229,6 @@ def rows_of(program: Program, n: int | None) -> list[Constraint]:
     return [
         *time_rows(program, n),
         *memory_rows(program, n),
-        *latency_row(program),
         *share_rows(program),
         *block_row(program, n),
     ]
