@@ -121,7 +121,7 @@ def rival(baseline: Baseline, problem: Problem) -> Rival:
         policy = _at_its_best(baseline, problem)
         plan = Plan.of(problem, policy, schedule=baseline.schedule, planner="manual")
     except (InfeasiblePlan, PolicyError) as error:
-        return Rival(baseline.name, baseline.says, None, error.message)
+        return Rival(baseline.name, baseline.says, None, error.message.removeprefix("the policy does not fit: "))
     return Rival(baseline.name, baseline.says, plan)
 
 
