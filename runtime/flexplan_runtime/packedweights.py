@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from flexplan.tensors import WeightTensor
+from flexplan.units import round_up
 from flexplan.weight_placement import Piece
 from flexplan_runtime.quantisation import pack_slabs, pack_vectors, unpack_rows, unpack_slabs
 from flexplan_runtime.weights import WeightReader
@@ -15,7 +16,8 @@ _ELEMENTS = 1 << 22  # packed at a time: the float32 copies of quantising stay s
 
 def read_packed(reader: WeightReader, piece: Piece, out: Tensor, dtype: torch.dtype) -> None:
     """A piece of a checkpoint, quantised into the bytes of ``out``."""
-    tensor, rows, at = piece.tensor, piece.rows, 0
+    tensor, at = piece.tensor, 0
+    rows = min(piece.rows, round_up(reader.distinct_rows or piece.rows, tensor.grain_rows))
     step = max(1, _ELEMENTS // (tensor.cols * tensor.grain_rows)) * tensor.grain_rows
     while at < rows:
         taken = min(step, rows - at)
@@ -25,6 +27,11 @@ def read_packed(reader: WeightReader, piece: Piece, out: Tensor, dtype: torch.dt
         packed = torch.empty(end - start, dtype=torch.uint8)
         pack(plain, tensor, packed)
         out[start:end].copy_(packed)
+        at += taken
+    while at < piece.rows:
+        taken = min(rows, piece.rows - at)
+        start, end = tensor.rows_bytes(at), tensor.rows_bytes(at + taken)
+        out[start:end].copy_(out[: end - start])
         at += taken
 
 
