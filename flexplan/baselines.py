@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 
 from flexplan.bounds import bound_of
 from flexplan.errors import InfeasiblePlan, PolicyError
@@ -87,10 +88,16 @@ BASELINES = (
 )
 
 
+@cache
+def _schedule(name: str) -> Schedule:
+    """Schedules keep nothing between calls, and looking them up takes as long as a bound."""
+    found: Schedule = make(SCHEDULES, name)
+    return found
+
+
 def _free_bytes(problem: Problem, streaming: Policy) -> tuple[int, int]:
     """Bytes of the gpu and the host that are left for weights beside all else."""
-    schedule: Schedule = make(SCHEDULES, "rowwise")
-    need, budgets = peak_bytes(problem, streaming, schedule), problem.budgets()
+    need, budgets = peak_bytes(problem, streaming, _schedule("rowwise")), problem.budgets()
     on_host = sum(t.nbytes for t in weight_tensors(problem.model))
     return budgets["gpu"] - need["gpu"], budgets["cpu"] - (need["cpu"] - on_host)
 
@@ -149,16 +156,18 @@ def _at_its_best(baseline: Baseline, problem: Problem) -> Policy:
     def policy(size: int) -> Policy:
         return baseline.policy(problem, size)
 
-    choices = sizes(problem)
-    most = largest(policy, choices, problem, make(SCHEDULES, baseline.schedule))
+    choices, one = sizes(problem), policy(1)
+    most = max(1, largest(policy, choices, problem, _schedule(baseline.schedule)))
+    if policy(most) == replace(one, gpu_batch_size=most):
+        return policy(most)  # with the same shares, more sequences are never slower
     found = [policy(size) for size in choices if size <= most]
-    return max(found, key=lambda p: _at_most(problem, p, baseline.schedule), default=policy(1))
+    return max(found, key=lambda p: _at_most(problem, p, baseline.schedule))
 
 
 def _at_most(problem: Problem, policy: Policy, schedule: str) -> float:
     """Tokens a second by the bound of a full block."""
     rows = min(policy.block_size, problem.workload.num_prompts or policy.block_size)
-    bound = bound_of(problem, policy, make(SCHEDULES, schedule), typical_lens(problem.workload, rows))
+    bound = bound_of(problem, policy, _schedule(schedule), typical_lens(problem.workload, rows))
     return rows * problem.workload.gen_len / bound.total_s
 
 
