@@ -56,6 +56,11 @@ class Objective(BaseModel):
             raise UsageError("FP114", message, fix=f"give {flag} a number above 0") from None
 
     @property
+    def bounded(self) -> bool:
+        """Is more asked for than tokens a second?"""
+        return self.max_latency_s is not None or self.min_tokens_per_s is not None
+
+    @property
     def for_speed(self) -> Objective:
         """The same without a wanted throughput: as fast as can be within the bound of latency."""
         return self.model_copy(update={"min_tokens_per_s": None})

@@ -78,7 +78,11 @@ def asked_lines(plan: Plan) -> list[Text]:
     """The problem in words."""
     work, hardware = plan.problem.workload, plan.problem.hardware
     prompts = f"{work.num_prompts} prompts" if work.num_prompts else "one block of prompts"
-    lines = [f"{plan.problem.model.name}: {prompts} of {work.prompt_len} tokens, {work.gen_len} new tokens each"]
+    shortest = min(work.prompt_lens, default=work.prompt_len)
+    length = f"{work.prompt_len}" if shortest == work.prompt_len else f"{shortest} to {work.prompt_len}"
+    lines = [f"{plan.problem.model.name}: {prompts} of {length} tokens, {work.gen_len} new tokens each"]
+    if plan.problem.objective.bounded:
+        lines.append(f"asked for: {plan.problem.objective}")
     lines.append(f"hardware {hardware.name}{guess_note(hardware)}")
     return [Text(line) for line in lines]
 

@@ -140,6 +140,13 @@ def test_objectives_come_as_words_or_as_bounds() -> None:
     assert late["problem"]["objective"] == {"max_latency_s": 60.0, "min_tokens_per_s": None}
 
 
+def test_what_was_asked_is_said(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text("[1, 2, 3]\n[4]\n")
+    text = call("solve", *SMALL[:2], *MANUAL, "--prompts", tmp_path / "in.jsonl", "--max-latency", "60").stdout
+    assert "2 prompts of 1 to 3 tokens" in text
+    assert "asked for: the most tokens per second, a block within 60 s" in text
+
+
 def test_a_policy_that_is_too_late_is_exit_3() -> None:
     refused(call("solve", *SMALL, *MANUAL, "--max-latency", "1e-9"), 3, "--max-latency allows 1e-09")
 

@@ -39,6 +39,7 @@ def test_a_problem_takes_words_and_keeps_them_in_its_file() -> None:
 
 
 def test_it_speaks() -> None:
+    assert [Objective.of(text).bounded for text in ("throughput", "latency:1", "memory:1")] == [False, True, True]
     assert str(Objective()) == "the most tokens per second"
     assert str(Objective.of("memory:40", max_latency=3.0)) == (
         "the least memory for 40 tokens per second, a block within 3 s"
