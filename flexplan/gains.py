@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from flexplan.errors import FlexplanError
 from flexplan.hardware import Hardware
+from flexplan.lossy import lossy_fields
 from flexplan.plan import Plan
 from flexplan.planning import solve
 from flexplan.plugins import PLANNERS, SCHEDULES, available, make
@@ -55,7 +57,7 @@ def at_the_margin(plan: Plan) -> dict[str, float]:
     """
     if not _is_planned(plan):
         return {}
-    priced = getattr(make(PLANNERS, plan.planner), "shadow_prices", None)
+    priced = getattr(make(PLANNERS, plan.planner, **_options(plan)), "shadow_prices", None)
     found = priced(plan.problem, plan.policy) if priced else {}
     return {MORE[tier]: gain for tier, gain in found.items() if tier in MORE}
 
@@ -106,10 +108,16 @@ def _solved_again(plan: Plan, problem: Problem) -> float | None:
     if not _is_planned(plan):
         return None
     try:
-        return solve(problem, plan.planner, schedule=plan.schedule).prediction.tokens_per_s
+        return solve(problem, plan.planner, **_options(plan)).prediction.tokens_per_s
     except FlexplanError:
         return None
 
 
 def _is_planned(plan: Plan) -> bool:
     return plan.planner != "manual" and plan.planner in available(PLANNERS)
+
+
+def _options(plan: Plan) -> dict[str, Any]:
+    """What the planner was given, as far as the plan shows it."""
+    lossy = sorted(lossy_fields(plan.policy))
+    return {"schedule": plan.schedule} | ({"lossy": lossy} if lossy else {})

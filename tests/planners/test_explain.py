@@ -48,6 +48,20 @@ def test_the_margin_is_the_slope_of_the_program(found: Explanation) -> None:
     assert "At the margin" in printed(found)
 
 
+def test_a_plan_with_4_bits_is_solved_again_with_4_bits() -> None:
+    asked = problem(8, 12, num_prompts=64)
+    slow = asked.hardware.model_copy(update={"link_up_bytes_per_s": 2e8})
+    asked = asked.model_copy(update={"hardware": slow})
+    packed = solve(asked, "search", lossy=["compress_weight"])
+    assert packed.policy.compress_weight
+    found = packed.explain()
+    budget = asked.hardware.gpu_bytes
+    more = solve(asked.with_budgets(gpu=budget + step_bytes(budget)), "search", lossy=["compress_weight"])
+    percent = 100 * (more.prediction.tokens_per_s / packed.prediction.tokens_per_s - 1)
+    assert gain(found, "GPU memory") == pytest.approx(max(0.0, percent), abs=1e-6)
+    assert found.margins
+
+
 def test_more_memory_never_costs(found: Explanation) -> None:
     assert all(g.percent >= 0 for g in found.gains if "memory" in g.more.partition("more")[2])
 
