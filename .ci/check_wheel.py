@@ -1,6 +1,6 @@
 """Build the wheel, look inside, and plan with it in a clean environment that has no torch.
 
-    python .ci/check_wheel.py WORK_DIRECTORY
+python .ci/check_wheel.py WORK_DIRECTORY
 """
 
 from __future__ import annotations
@@ -50,9 +50,7 @@ def check_planning_without_torch(wheel: Path, environment: Path) -> None:
     venv.create(environment, with_pip=True)
     python = environment / "bin" / "python"
     run(python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", wheel)
-    found = run(
-        python, "-c", f"from importlib.util import find_spec; print(*filter(find_spec, {TENSOR_LIBRARIES!r}))"
-    )
+    found = run(python, "-c", f"from importlib.util import find_spec; print(*filter(find_spec, {TENSOR_LIBRARIES!r}))")
     assert not found.strip(), f"the core dependencies brought {found}"
     print(run(environment / "bin" / "flexplan", "solve", "--gpu-mem", "16G", "--cpu-mem", "200G"))
 

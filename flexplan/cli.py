@@ -6,6 +6,7 @@ import gc
 import json
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -139,6 +140,24 @@ def explain(policy: opt.PolicyFile, as_json: opt.JsonFlag = False) -> None:
     from flexplan import tables
 
     tables.console().print(tables.explained_view(found))
+
+
+@app.command()
+def export(
+    policy: opt.PolicyFile,
+    to: Annotated[str, typer.Option("--to", metavar="SYSTEM", help="device-map, llama.cpp or vllm.")],
+    as_json: opt.JsonFlag = False,
+) -> None:
+    """Say a plan in the words of another system: those on standard output, what they leave out on standard error."""
+    from flexplan.exporting import export_plan, export_text
+
+    found = export_plan(_load_plan(policy), to)
+    if as_json:
+        print(json.dumps(asdict(found), indent=2))
+        return
+    print(export_text(found))
+    for line in found.report():
+        print(line, file=sys.stderr)
 
 
 @app.command()
