@@ -50,6 +50,7 @@ def solve(
     num_prompts: opt.NumPrompts = None,
     hardware: opt.HardwareOption = None,
     planner: opt.Planner = None,
+    planner_timeout: opt.PlannerTimeout = None,
     schedule: opt.Schedule = None,
     percent: opt.Percent = None,
     gpu_batch_size: opt.GpuBatchSize = None,
@@ -63,6 +64,7 @@ def solve(
 ) -> None:
     """Find where every tensor lives, and how fast that will be."""
     from flexplan.jobfile import JobFile
+    from flexplan.planning import PLANNER_TIMEOUT_S
     from flexplan.planning import solve as solve_problem
 
     flags = {
@@ -75,6 +77,7 @@ def solve(
         "gen_len": gen_len,
         "num_prompts": num_prompts,
         "planner": planner,
+        "planner_timeout": planner_timeout,
         "schedule": schedule,
     }
     switches = {
@@ -92,7 +95,7 @@ def solve(
     if output is not None:
         refuse_unwritable(output)
     with _busy(f"{name} is planning"):
-        plan = solve_problem(problem, name, **settings)
+        plan = solve_problem(problem, name, timeout_s=asked.planner_timeout or PLANNER_TIMEOUT_S, **settings)
     if output is not None:
         write_text(output, plan.to_json() + "\n")
     if as_json:

@@ -39,6 +39,7 @@ class JobFile(BaseModel):
     gen_len: int | None = None
     num_prompts: int | None = None
     planner: str | None = None
+    planner_timeout: Annotated[float, Field(gt=0, strict=False)] | None = None
     schedule: str | None = None
     policy: Annotated[dict[str, Any], Field(default_factory=dict)]
 
