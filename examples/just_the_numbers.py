@@ -21,8 +21,8 @@ for gpu_mem in ("6G", "12G", "24G"):
     print(f"{gpu_mem:>4}: {found.prediction.tokens_per_s:6.0f} tokens/s")
 
 # %% a policy of your own, on the same machine
-mine = Plan.of(problem, Policy(8, 4, 20, 80, 0, 100, 100, 0, cpu_cache_compute=True))
-print(f"by hand: {mine.prediction.tokens_per_s:.0f} tokens/s, busiest in decoding: {mine.prediction.busiest_lane['decode']}")
+mine = Plan.of(problem, Policy(8, 4, 20, 80, 0, 100, 100, 0, cpu_cache_compute=True)).prediction
+print(f"by hand: {mine.tokens_per_s:.0f} tokens/s, busiest in decoding: {mine.busiest_lane['decode']}")
 
 # %% what does not fit says what would
 try:
@@ -32,4 +32,5 @@ except InfeasiblePlan as refusal:
     print(f"too small: {', '.join(refusal.binding)}; enough: {sizes or 'no budget alone'}")
 
 # %% as settings of other systems
-print({device for device in plan.to_device_map().values()}, plan.to_device_map().export.given["w"])
+device_map = plan.to_device_map()
+print(f"{len(device_map)} modules for accelerate, {device_map.export.given['w'][0]:.0f} % of the weights on the GPU")

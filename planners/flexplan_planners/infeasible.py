@@ -11,6 +11,7 @@ from dataclasses import replace
 from math import inf
 
 from flexplan.errors import InfeasiblePlan
+from flexplan.hardware import Hardware
 from flexplan.problem import Problem
 from flexplan.units import MiB, format_size, round_up
 from flexplan_planners.lpmodel import (
@@ -34,7 +35,7 @@ Budgets = Mapping[str, int]
 def infeasible(problem: Problem, model: Model) -> InfeasiblePlan:
     """The error for a problem that no program fits."""
     budgets = problem.budgets()
-    programs = model(_with_budgets(problem, dict.fromkeys(budgets, _PLENTY))).programs(1)
+    programs = model(problem.model_copy(update={"hardware": roomy_hardware(problem)})).programs(1)
     smallest = {tier: smallest_budget(problem, programs, tier) for tier in budgets}
     binding = binding_tiers(programs, budgets, smallest)
     have = ", ".join(f"{tier} {format_size(getattr(problem.hardware, f'{tier}_bytes'))}" for tier in binding)
@@ -83,5 +84,6 @@ def binding_tiers(programs: Sequence[Program], budgets: Budgets, smallest: Mappi
     return alone or short or tuple(budgets)
 
 
-def _with_budgets(problem: Problem, budgets: Budgets) -> Problem:
-    return problem.model_copy(update={"hardware": problem.hardware.with_budget(**budgets)})
+def roomy_hardware(problem: Problem) -> Hardware:
+    """The same machine with budgets that nothing is over."""
+    return problem.hardware.with_budget(**dict.fromkeys(problem.budgets(), _PLENTY))

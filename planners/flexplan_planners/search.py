@@ -11,7 +11,8 @@ from flexplan.policy import Policy
 from flexplan.prediction import Schedule
 from flexplan.problem import Problem
 from flexplan_planners.fewlayers import seconds_per_prompt
-from flexplan_planners.lp import LpPlanner, read_back
+from flexplan_planners.lp import LpPlanner
+from flexplan_planners.readback import read_back
 from flexplan_planners.rounding import Optimum, kind_of, optimise, wider
 
 _SPREAD = 0.25  # the simulator has overturned a lead of the linear program as large as this
@@ -51,7 +52,10 @@ class SearchPlanner:
             policy = self.proposer.fitted(problem, proposed[candidate.policy])
             if policy is not None:
                 return Plan.of(problem, policy, schedule=self.schedule, planner="search")
-        raise self.proposer.refusal(problem)
+        policy = self.proposer.squeezed(problem)
+        if policy is None:
+            raise self.proposer.refusal(problem)
+        return Plan.of(problem, policy, schedule=self.schedule, planner="search")
 
     def shortlist(self, problem: Problem) -> dict[Policy, Optimum]:
         """The fastest of each kind, and two blocks of much wider micro-batches, which take fewer tasks."""

@@ -17,7 +17,7 @@ from typing import Any
 import pulp
 import pytest
 from reference_model import ReferenceModel
-from test_reference_search import CASES, EXACT, judged, ours, theirs
+from test_reference_search import CASES, judged, ours, theirs
 
 from flexplan.policy import Policy
 
@@ -25,6 +25,8 @@ if find_spec("flexgen") is None or find_spec("experimental") is None:
     pytest.skip('flexgen is not installed: pip install ".[oracle]"', allow_module_level=True)
 if int(pulp.__version__.partition(".")[0]) > 3:
     pytest.skip("flexgen needs a PuLP below 4", allow_module_level=True)
+
+SOLVER = 1e-6  # its solver writes eight digits to a file
 
 # Solves as its command line does, and counts the processor time of the search, its solver processes with it.
 DRIVER = """
@@ -56,7 +58,7 @@ def flexgen(size: str, prompt: int) -> Any:
 @pytest.mark.parametrize(("size", "prompt"), CASES)
 def test_our_policy_is_never_worse_than_the_package_s_and_found_5_times_faster(size: str, prompt: int) -> None:
     answer, (optimum, our_s) = flexgen(size, prompt), ours(size, prompt)
-    assert 32 / optimum.seconds_per_prompt >= answer["tokens_per_s"] * (1 - EXACT)
+    assert 32 / optimum.seconds_per_prompt >= answer["tokens_per_s"] * (1 - SOLVER)
     assert answer["seconds"] >= 5 * our_s
 
 

@@ -1,4 +1,4 @@
-"""Our planner against the reference's way of searching, both judged by the reference's own cost model and T4 constants."""
+"""Our planner against the reference's search, both judged by the reference's own cost model and T4 constants."""
 
 from __future__ import annotations
 
