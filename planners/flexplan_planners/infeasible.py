@@ -32,11 +32,11 @@ Model = Callable[[Problem], CostModel]
 Budgets = Mapping[str, int]
 
 
-def infeasible(problem: Problem, model: Model) -> InfeasiblePlan:
-    """The error for a problem that no program fits."""
+def infeasible(problem: Problem, model: Model, works: Callable[[Problem], bool]) -> InfeasiblePlan:
+    """The error for a problem that no program fits; ``works`` says whether the placement fits one all the same."""
     budgets = problem.budgets()
     programs = model(problem.model_copy(update={"hardware": roomy_hardware(problem)})).programs(1)
-    smallest = {tier: smallest_budget(problem, programs, tier) for tier in budgets}
+    smallest = {tier: smallest_budget(problem, programs, tier, works) for tier in budgets}
     binding = binding_tiers(programs, budgets, smallest)
     have = ", ".join(f"{tier} {format_size(getattr(problem.hardware, f'{tier}_bytes'))}" for tier in binding)
     helps = [f"--{tier}-mem {need // MiB}Mi" for tier, need in smallest.items() if need is not None]
@@ -50,14 +50,23 @@ def infeasible(problem: Problem, model: Model) -> InfeasiblePlan:
     )
 
 
-def smallest_budget(problem: Problem, programs: Sequence[Program], tier: str) -> int | None:
+def smallest_budget(
+    problem: Problem, programs: Sequence[Program], tier: str, works: Callable[[Problem], bool]
+) -> int | None:
     """Whole MiB of one tier, the others as they are, that are enough while 1 MiB less is not; None if none is."""
     budgets = problem.budgets()
     least = min((least_bytes(program, budgets, tier) for program in programs), default=inf)
     if least > _PLENTY:
         return None
     need = round_up(problem.budget_for(tier, int(least)), MiB)
-    return need if fits(programs, {**budgets, tier: problem.room(tier, need)}) else need + MiB
+    need = need if fits(programs, {**budgets, tier: problem.room(tier, need)}) else need + MiB
+    while need > MiB and works(_with_budget(problem, tier, need - MiB)):  # rows of memory count a little too much
+        need -= MiB
+    return need
+
+
+def _with_budget(problem: Problem, tier: str, nbytes: int) -> Problem:
+    return problem.model_copy(update={"hardware": problem.hardware.with_budget(**{tier: nbytes})})
 
 
 def least_bytes(program: Program, budgets: Budgets, tier: str) -> float:

@@ -58,7 +58,7 @@ class LpPlanner:
 
     def refusal(self, problem: Problem) -> InfeasiblePlan:
         """What would have to grow for a plan to exist."""
-        return infeasible(problem, self.model)
+        return infeasible(problem, self.model, lambda smaller: self.squeezed(smaller) is not None)
 
     def fitted(self, problem: Problem, optimum: Optimum) -> Policy | None:
         """The policy of an optimum, placed within the budgets; None where a foreign schedule needs too much."""

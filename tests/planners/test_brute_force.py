@@ -25,7 +25,9 @@ from flexplan.units import MiB
 
 INSTANCES = int(os.environ.get("FLEXPLAN_BRUTE_FORCE", "300"))
 CHUNK = 25
-GRAIN = 1e-3  # of the seconds: what the last grain is worth (64 rows of a matrix, one KV head), which a placement rounds
+GRAIN = (
+    1e-3  # of the seconds: what the last grain is worth (64 rows of a matrix, one KV head), which a placement rounds
+)
 
 
 @dataclass(frozen=True)

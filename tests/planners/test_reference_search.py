@@ -7,7 +7,8 @@ from functools import cache
 from itertools import product
 
 import pytest
-from flexplan_planners.lp import LpPlanner, read_back
+from flexplan_planners.lp import LpPlanner
+from flexplan_planners.readback import read_back, shares_of
 from flexplan_planners.rounding import Optimum
 from reference_model import OPT, ReferenceModel
 from reference_search import Found, ReferenceSearch
@@ -42,11 +43,7 @@ def theirs(size: str, prompt: int) -> tuple[Found, float]:
 def judged(model: ReferenceModel, policy: Policy) -> float:
     """Seconds a prompt of a policy by the reference's model; inf where it is over one of its budgets."""
     (program,) = model.programs(policy.gpu_batch_size)
-    shares = {
-        f"{what}_{tier}": share
-        for what in ("w", "cache", "act")
-        for tier, share in zip(("gpu", "cpu", "disk"), policy.shares(what), strict=True)
-    }
+    shares = shares_of(policy)
     n = policy.num_gpu_batches
     if any(row.value(shares, n) > program.budgets[name] * (1 + ROUNDED) for name, row in program.bytes.items()):
         return float("inf")
