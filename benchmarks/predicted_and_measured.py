@@ -4,9 +4,10 @@
     python benchmarks/predicted_and_measured.py --hardware hardware.json --json rows.jsonl \\
         facebook/opt-30b:bfloat16:16G:search facebook/opt-6.7b:float16:40G:32x1:100,0,100,0,100,0
 
-A row is ``model:dtype:gpu-mem:search`` or ``model:dtype:gpu-mem:BxN:percents[:switches]`` with switches among
-host (attention on the host), unpinned, inline (no overlap), sep, rowwise.  Prompts are distinct and every token
-is generated.  A first generate of the same block warms the libraries up; a long one ends after its prompt.
+A row is ``model:dtype:gpu-mem:search[:switches]`` or ``model:dtype:gpu-mem:BxN:percents[:switches]`` with switches
+among host (attention on the host), unpinned, inline (no overlap), sep, rowwise, w4 and kv4 (4 bits; a search may).
+Prompts are distinct and every token is generated.  A first generate of the same block warms the libraries up; a
+long one ends after its prompt.
 
 ``bound``: for each phase the slowest resource's work at its rate alone on this machine, summed.
 """
@@ -71,13 +72,15 @@ def planned(row: str, args: argparse.Namespace) -> tuple[Plan, str]:
         prompt_len=args.prompt_len, gen_len=args.gen_len,
     )  # fmt: skip
     problem = problem.model_copy(update={"model": problem.model.with_dtype(4 if dtype == "float32" else 2)})
+    switches = set(rest[-1].split(",")) if len(rest) > (how != "search") else set()
     if how == "search":
-        return solve(problem), dtype
+        lossy = [field for name, field in (("w4", "compress_weight"), ("kv4", "compress_cache")) if name in switches]
+        return solve(problem, **{"lossy": lossy} if lossy else {}), dtype
     rows, batches = map(int, how.split("x"))
-    switches = set(rest[1].split(",")) if len(rest) > 1 else set()
     policy = Policy(
         rows, batches, *map(float, rest[0].split(",")), "inline" not in switches, "sep" in switches,
         "unpinned" not in switches, "host" in switches,
+        compress_weight="w4" in switches, compress_cache="kv4" in switches,
     )  # fmt: skip
     return Plan.of(problem, policy, schedule="rowwise" if "rowwise" in switches else "zigzag"), dtype
 
@@ -124,7 +127,9 @@ def measure(row: str, args: argparse.Namespace) -> dict[str, object]:
         "row": row,
         "policy": f"{p.gpu_batch_size}x{p.num_gpu_batches} w {p.w_gpu_percent:g}/{p.w_cpu_percent:g} "
         f"c {p.cache_gpu_percent:g}/{p.cache_cpu_percent:g} a {p.act_gpu_percent:g}/{p.act_cpu_percent:g}"
-        + (" host" if p.cpu_cache_compute else ""),
+        + (" host" if p.cpu_cache_compute else "")
+        + (" w4" if p.compress_weight else "")
+        + (" kv4" if p.compress_cache else ""),
         "tokens_per_s": round(tokens / timeline.end_s, 2),
         "predicted": round(plan.prediction.tokens_per_s, 2),
         "gap_percent": round(100 * (plan.prediction.tokens_per_s * timeline.end_s / tokens - 1), 1),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from flexplan.allot import Allotment
 from flexplan.blocks import Block
+from flexplan.packing import Packing
 from flexplan.policy import Policy
 from flexplan.shapes import ModelShape
 from flexplan.units import round_up
@@ -27,6 +28,7 @@ class Segment:
     attends_on_host: bool
     head_dim: int
     bytes_per_element: int
+    packing: Packing | None = None
 
     @property
     def num_grains(self) -> int:
@@ -48,9 +50,14 @@ class Segment:
         return self.off_gpu if self.attends_on_host else 0
 
     @property
+    def vector_bytes(self) -> int:
+        """The key, or the value, of one token of one grain as it is stored."""
+        return vector_bytes(self.head_dim, self.bytes_per_element, self.packing)
+
+    @property
     def pair_bytes(self) -> int:
         """Key and value of one token of one grain."""
-        return 2 * self.head_dim * self.bytes_per_element
+        return 2 * self.vector_bytes
 
     @property
     def disk_row_bytes(self) -> int:
@@ -68,8 +75,14 @@ class Segment:
         return self.grains[("gpu", "cpu", "disk").index(tier)] * self.capacity * self.pair_bytes
 
 
+def vector_bytes(head_dim: int, bytes_per_element: int, packing: Packing | None) -> int:
+    """A key or a value of one token and KV head, packed or not."""
+    return packing.vector_bytes(head_dim) if packing else head_dim * bytes_per_element
+
+
 def place_cache(shape: ModelShape, policy: Policy, block: Block) -> tuple[tuple[Segment, ...], ...]:
     """Segments by transformer layer and micro-batch; rounding is carried over the micro-batches and layers."""
+    packing = policy.cache_packing(shape.bytes_per_element)
     allotment = Allotment(policy.shares("cache"))
     return tuple(
         tuple(
@@ -81,6 +94,7 @@ def place_cache(shape: ModelShape, policy: Policy, block: Block) -> tuple[tuple[
                 policy.cpu_cache_compute,
                 shape.head_dim,
                 shape.bytes_per_element,
+                packing,
             )
             for k, batch in enumerate(block.batches)
         )

@@ -30,15 +30,15 @@ def prompt_attention_work(s: ModelShape, rows: int, length: int) -> Work:
     return Work(gpu_flops=flops, gpu_bytes=2 * rows * length * (s.q_size + s.kv_size) * s.bytes_per_element)
 
 
-def gpu_attention_work(s: ModelShape, grains: int, context: int) -> Work:
+def gpu_attention_work(s: ModelShape, grains: int, context: int, pair_bytes: int) -> Work:
     """One query a head over ``context`` positions of ``grains`` (sequence, KV head) pairs on the gpu."""
     flops = 4 * grains * s.group_size * s.head_dim * context
-    return Work(gpu_flops=flops, gpu_bytes=2 * grains * context * s.head_dim * s.bytes_per_element)
+    return Work(gpu_flops=flops, gpu_bytes=grains * context * pair_bytes)
 
 
-def host_attention_work(s: ModelShape, grains: int, context: int) -> Work:
+def host_attention_work(s: ModelShape, grains: int, context: int, pair_bytes: int) -> Work:
     """The same on the host."""
-    nbytes = 2 * grains * context * s.head_dim * s.bytes_per_element
+    nbytes = grains * context * pair_bytes
     flops = 4 * grains * s.group_size * s.head_dim * context
     return Work(attended_bytes=nbytes, host_bytes=nbytes, host_flops=flops)
 
@@ -77,6 +77,11 @@ def embed_work(s: ModelShape, tokens: int) -> Work:
 
 
 _shared = lru_cache(maxsize=4096)  # equal works are one object
+
+
+def open_work(stored_bytes: float, open_bytes: float) -> Work:
+    """A layer's weights unpacked, or copied where they are not packed: read once, written once."""
+    return Work(gpu_bytes=stored_bytes + open_bytes)
 
 
 # -- work of moving bytes --------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
+from flexplan.packing import Packing
 from flexplan.shapes import ModelShape
 from flexplan.tensors import ATTENTION, EMBED, HEAD, MLP, TOKENS, WeightTensor, weight_tensors
 
@@ -39,9 +40,8 @@ def is_gathered(tensor: WeightTensor) -> bool:
     return tensor.name == TOKENS and tensor.block == EMBED
 
 
-def layer_tensors(shape: ModelShape, layer: Layer) -> tuple[WeightTensor, ...]:
+def layer_tensors(shape: ModelShape, layer: Layer, packing: Packing | None = None) -> tuple[WeightTensor, ...]:
     """The tensors that layer ``layer`` computes with, in order; a gathered table is not among them."""
     blocks = (ATTENTION, MLP) if layer.role == TRANSFORMER else (layer.role,)
-    return tuple(
-        t for t in weight_tensors(shape) if t.layer == layer.depth and t.block in blocks and not is_gathered(t)
-    )
+    tensors = weight_tensors(shape, packing)
+    return tuple(t for t in tensors if t.layer == layer.depth and t.block in blocks and not is_gathered(t))

@@ -118,6 +118,11 @@ class Placement:
 
     # -- slots ---------------------------------------------------------------------------------------------
     @property
+    def open_slots(self) -> int:
+        """Layers whose weights are unpacked on the gpu at a time: those that compute at the same time."""
+        return 2 if self.policy.overlap and self.policy.cpu_cache_compute else 1
+
+    @property
     def lookahead(self) -> int:
         """Layers whose weights are on their way while one computes.
 
@@ -203,6 +208,7 @@ def _add_weights(layout: _Layout, p: Placement) -> None:
     layout.add("weights_cpu", cpu_arena, [w.part_bytes["cpu"] for w in p.weights])
     layout.add("weights_disk", "disk.weights", [w.part_bytes["disk"] for w in p.weights])
     layout.ring("weight_ring", "gpu.work", p.lookahead + 1, max(w.blob_bytes for w in streamed))
+    layout.ring("weights_open", "gpu.work", p.open_slots, max(w.open_bytes for w in p.weights))
     slots = 2 if p.policy.overlap else 1
     layout.ring("weight_relay", "host.work", slots, max(w.part_bytes["disk"] for w in streamed))
     if not p.policy.pin_weight:

@@ -11,10 +11,12 @@ from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationErro
 from pydantic.dataclasses import dataclass
 
 from flexplan.errors import PolicyError
+from flexplan.packing import Packing
 from flexplan.strictjson import parse_json
 
 POLICY_VERSION = 1
 _MAX_FILE_BYTES = 1 << 20
+PACKED_BITS = (4, 8)
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 Percent = Annotated[float, Field(ge=0, le=100)]
@@ -101,6 +103,10 @@ class Policy:
                 fix="it is the share of value rows that are read: 1.0 is dense, 0.1 reads a tenth; "
                 "if you meant 'no sparsity' by 0, write 1.0",
             )
+        if self.compress_weight:
+            _refuse_packing("comp_weight_config", self.comp_weight_config, (0, 1))
+        if self.compress_cache:
+            _refuse_packing("comp_cache_config", self.comp_cache_config, (2,))
 
     @property
     def w_disk_percent(self) -> float:
@@ -121,6 +127,14 @@ class Policy:
     def block_size(self) -> int:
         """Sequences that share one pass over the weights."""
         return self.gpu_batch_size * self.num_gpu_batches
+
+    def weight_packing(self, element_bytes: int) -> Packing | None:
+        """How the matrices of the layers are packed, None where they are not."""
+        return _packing(self.comp_weight_config, element_bytes, down=True) if self.compress_weight else None
+
+    def cache_packing(self, element_bytes: int) -> Packing | None:
+        """How keys and values are packed, None where they are not."""
+        return _packing(self.comp_cache_config, element_bytes, down=False) if self.compress_cache else None
 
     def shares(self, what: str) -> tuple[float, float, float]:
         """(gpu, cpu, disk) as fractions of 1, of ``what``: "w", "cache" or "act"."""
@@ -155,6 +169,25 @@ def _rest(gpu: float, cpu: float) -> float:
     return rest if rest > 1e-7 else 0.0  # 33.333 + 66.667 leaves 1e-14, which is nobody's wish for a disk
 
 
+def _packing(config: CompressionConfig, element_bytes: int, *, down: bool) -> Packing:
+    down = down and config.group_dim == 0
+    return Packing(config.num_bits, config.group_size, config.symmetric, element_bytes, down)
+
+
+def _refuse_packing(field: str, config: CompressionConfig, group_dims: tuple[int, ...]) -> None:
+    """Raise PolicyError for what cannot be packed that way."""
+    fix = "switch the compression off, or correct its config"
+    if not config.enabled:
+        switch = {"comp_weight_config": "compress_weight", "comp_cache_config": "compress_cache"}[field]
+        raise PolicyError("FP206", f"{switch} is on, {field}.enabled is off", fix=fix)
+    if config.num_bits not in PACKED_BITS:
+        raise PolicyError("FP206", f"{field}.num_bits {config.num_bits}, allowed {PACKED_BITS}", fix=fix)
+    if config.group_dim not in group_dims:
+        why = "; a group of tokens or of heads would tie what is appended and placed apart" if 2 in group_dims else ""
+        allowed = " or ".join(map(str, group_dims))
+        raise PolicyError("FP206", f"{field}.group_dim {config.group_dim}, allowed {allowed}{why}", fix=fix)
+
+
 def field_names() -> tuple[str, ...]:
     """The 17 names, in the order of the constructor."""
     return tuple(f.name for f in fields(Policy))
@@ -162,11 +195,7 @@ def field_names() -> tuple[str, ...]:
 
 def refuse_unsupported(policy: Policy) -> None:
     """Raise PolicyError for fields that are neither priced nor run yet."""
-    asked = {
-        "compress_weight": policy.compress_weight,
-        "compress_cache": policy.compress_cache,
-        "attn_sparsity": policy.attn_sparsity < 1,
-    }
+    asked = {"attn_sparsity": policy.attn_sparsity < 1}
     fields = [name for name, on in asked.items() if on]
     if fields:
         raise PolicyError(

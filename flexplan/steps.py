@@ -51,6 +51,8 @@ class Steps:
         self.layers = placement.layers
         self._lanes = {kind: KINDS[kind].lane if placement.policy.overlap else INLINE for kind in KINDS}
         self._work = lru_cache(maxsize=4096)(self._compute_work)
+        self._opened: dict[int, tuple[int, int]] = {}  # what each slot of the open weights holds: (pass, layer)
+        self._pair_bytes = placement.cache[0][0].pair_bytes
         self._hidden_bytes = cache(placement.hidden_bytes)  # of i = 0 and 1: all decoding steps are alike
         self._hidden_parts = cache(placement.hidden_parts)
 
@@ -87,11 +89,29 @@ class Steps:
         yield self._task("load_weight", p, j, k, cost.up_work(hi - lo), home, ring, part)
 
     def _weights(self, p: Pass, j: int) -> Accesses:
-        """What a compute task of layer j reads: its resident part and its slot of the ring."""
+        """What a compute task of layer j reads: the open weights, or the resident part and the slot of the ring."""
+        opened = self.p.weights[j].open_bytes
+        return _access("weights_open", self._weight_index(p, j), opened) if opened else self._stored_weights(p, j)
+
+    def _weight_index(self, p: Pass, j: int) -> int:
+        return p.number * len(self.layers) + j
+
+    def _stored_weights(self, p: Pass, j: int) -> Accesses:
+        """Layer j's weights as they are stored: its resident part and its slot of the ring."""
         w = self.p.weights[j]
-        index = p.number * len(self.layers) + j
         resident = _access("weights_gpu", j, w.part_bytes["gpu"])
-        return resident + _access("weight_ring", index, w.blob_bytes)
+        return resident + _access("weight_ring", self._weight_index(p, j), w.blob_bytes)
+
+    def _open_weight(self, p: Pass, j: int, k: int) -> Tasks:
+        """Packed weights are unpacked once a pass, before the first micro-batch that computes with them."""
+        w, index = self.p.weights[j], self._weight_index(p, j)
+        slot = index % self.p.open_slots
+        if not w.open_bytes or self._opened.get(slot) == (p.number, j):
+            return
+        self._opened[slot] = (p.number, j)
+        work = cost.open_work(w.part_bytes["gpu"] + w.blob_bytes, w.open_bytes)
+        writes = _access("weights_open", index, w.open_bytes)
+        yield self._task("open_weight", p, j, k, work, self._stored_weights(p, j), writes)
 
     # -- token ids and the rows of the token table ---------------------------------------------------------------
     def load_ids(self, p: Pass, k: int) -> Tasks:
@@ -240,6 +260,7 @@ class Steps:
         resident = self._home(s, layer, k, "gpu")
         reads, written = self._hidden_in(p, j, k)
         writes = written + queries + self._fresh(p, layer, k) + resident + _access("attention", turn, start)
+        yield from self._open_weight(p, j, k)
         yield self._task(
             "project", p, j, k, self._gpu_work("project", p, layer, k), self._weights(p, j) + reads + resident, writes
         )
@@ -250,7 +271,7 @@ class Steps:
             old = (self.p.context(p.i, k) - 1) * s.disk_row_bytes
             homes += _access("cache_relay", turn, old) + self._cache_out(p, layer, k)
             out += (Access("cache_relay", turn, old, old + s.disk_row_bytes),)  # the new row beside the old ones
-        work = cost.host_attention_work(self.p.shape, hosted, self.p.context(p.i, k))
+        work = cost.host_attention_work(self.p.shape, hosted, self.p.context(p.i, k), s.pair_bytes)
         yield self._task("attend", p, j, k, work, queries_host + homes, out)
         yield from self.write_cache(p, j, k)
 
@@ -258,6 +279,7 @@ class Steps:
         """The rest of the step, or all of it where the gpu does all the attention."""
         layer = self.layers[j]
         work = self._gpu_work("compute", p, layer, k)
+        yield from self._open_weight(p, j, k)
         if layer.role == EMBED:
             yield self._task(
                 "compute", p, j, k, work, self._weights(p, j) + self._embed_reads(p, k), self._hidden_out(p, j, k)
@@ -345,7 +367,7 @@ class Steps:
         work = work.plus(cost.project_work(s, tokens))
         if new == context:
             return work.plus(cost.prompt_attention_work(s, rows, new))
-        return work.plus(cost.gpu_attention_work(s, grains, context))
+        return work.plus(cost.gpu_attention_work(s, grains, context, self._pair_bytes))
 
 
 def _chunk(nbytes: int, chunk: int, chunks: int, align: int) -> tuple[int, int]:

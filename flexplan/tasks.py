@@ -31,6 +31,7 @@ KINDS: Mapping[str, Kind] = {
     "read_weight": Kind(DISK_READ, "weights_disk", "weight_relay"),
     "stage_weight": Kind(HOST_COPY, "weights_cpu", "weight_stage"),
     "load_weight": Kind(H2D_WEIGHTS, "weights_cpu, weight_stage, weight_relay", "weight_ring"),
+    "open_weight": Kind(GPU, "weights_gpu, weight_ring", "weights_open"),
     "gather": Kind(CPU, "ids_host or outputs, weights_cpu, weights_disk", "rows_host"),
     "load_rows": Kind(H2D_SMALL, "rows_host", "rows"),
     "load_ids": Kind(H2D_SMALL, "ids_host", "ids"),

@@ -9,10 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
+from flexplan.packing import Packing
 from flexplan.shapes import ModelShape
 
 EMBED, ATTENTION, MLP, HEAD = "embed", "attention", "mlp", "head"
 TOKENS = "tokens.weight"
+ROUTER = "router.weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +27,28 @@ class WeightTensor:
     rows: int
     cols: int = 1
     bytes_per_element: int = 2
+    packing: Packing | None = None
 
-    @property
-    def row_bytes(self) -> int:
-        return self.cols * self.bytes_per_element
+    def rows_bytes(self, rows: int) -> int:
+        """Bytes of ``rows`` rows as they are stored, from a grain's beginning on."""
+        if self.packing:
+            return self.packing.rows_bytes(rows, self.cols)
+        return rows * self.cols * self.bytes_per_element
 
     @property
     def nbytes(self) -> int:
-        return self.rows * self.row_bytes
+        """Bytes as stored."""
+        return self.rows_bytes(self.rows)
+
+    @property
+    def open_bytes(self) -> int:
+        """Bytes as layers compute with them."""
+        return self.rows * self.cols * self.bytes_per_element
+
+    @property
+    def grain_rows(self) -> int:
+        """Rows that share their scales, and are never parted."""
+        return self.packing.grain_rows if self.packing else 1
 
 
 def _norm(s: ModelShape, name: str) -> list[tuple[str, int, int]]:
@@ -83,7 +99,7 @@ def _mlp(s: ModelShape) -> list[tuple[str, int, int]]:
             (f"experts.{e}.down.weight", s.hidden_size, s.ffn_size),
         )
     ]
-    return [*norm, ("router.weight", s.num_experts, s.hidden_size), *experts]
+    return [*norm, (ROUTER, s.num_experts, s.hidden_size), *experts]
 
 
 def _head(s: ModelShape) -> list[tuple[str, int, int]]:
@@ -93,13 +109,20 @@ def _head(s: ModelShape) -> list[tuple[str, int, int]]:
     return [*norm, *project, (table, s.vocab_size, s.embed_size)]
 
 
+def _is_packed(name: str, block: str, cols: int) -> bool:
+    """Matrices of the transformer layers; token tables, the head and a router stay as they are, as in GPTQ and AWQ."""
+    return block in (ATTENTION, MLP) and cols > 1 and name != ROUTER
+
+
 @cache
-def weight_tensors(shape: ModelShape) -> tuple[WeightTensor, ...]:
+def weight_tensors(shape: ModelShape, packing: Packing | None = None) -> tuple[WeightTensor, ...]:
     """All weight tensors in the order of the computation; a tied token table stands once, at the head."""
     found: list[WeightTensor] = []
 
     def add(layer: int, block: str, rows: list[tuple[str, int, int]]) -> None:
-        found.extend(WeightTensor(n, layer, block, r, c, shape.bytes_per_element) for n, r, c in rows)
+        for name, r, c in rows:
+            packed = packing if _is_packed(name, block, c) else None
+            found.append(WeightTensor(name, layer, block, r, c, shape.bytes_per_element, packed))
 
     add(-1, EMBED, _embed(shape))
     for layer in range(shape.num_layers):

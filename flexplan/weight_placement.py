@@ -6,7 +6,10 @@ next layer.  At most two tensors of a layer are cut, by output rows, on quantisa
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate, chain
 
 from flexplan.layers import is_gathered, layer_tensors, schedule_layers
 from flexplan.policy import Policy
@@ -15,6 +18,7 @@ from flexplan.tensors import WeightTensor, weight_tensors
 from flexplan.units import round_up
 
 TIERS = ("gpu", "cpu", "disk")
+OPEN_ALIGN = 256
 PIECE_ALIGN = 64  # a vector load never straddles two pieces
 DISK_ALIGN = 4096  # direct I/O
 
@@ -35,10 +39,10 @@ class Piece:
 
     @property
     def nbytes(self) -> int:
-        return self.rows * self.tensor.row_bytes
+        return self.tensor.rows_bytes(self.rows)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LayerWeights:
     """The pieces of one layer and the bytes of its part on each tier, padding included."""
 
@@ -55,15 +59,36 @@ class LayerWeights:
         """Where a streamed piece lies in the layer's slot of the weight ring."""
         return piece.offset + (self.part_bytes["cpu"] if piece.tier == "disk" else 0)
 
+    @cached_property
+    def opened(self) -> dict[WeightTensor, int]:
+        """Where each tensor of the layer lies, whole and unpacked, in a slot of the open weights."""
+        tensors = dict.fromkeys(piece.tensor for piece in self.pieces)
+        ends = accumulate(round_up(tensor.open_bytes, OPEN_ALIGN) for tensor in tensors)
+        return dict(zip(tensors, chain((0,), ends), strict=False))
+
+    @cached_property
+    def open_bytes(self) -> int:
+        """Bytes of the layer unpacked, 0 where nothing is packed and it computes from where it is stored."""
+        return opened_bytes(self.opened)
+
     def payload(self, tier: str) -> int:
         """Bytes of weights on a tier, padding apart."""
         return sum(piece.nbytes for piece in self.pieces if piece.tier == tier)
 
 
+def opened_bytes(tensors: Iterable[WeightTensor]) -> int:
+    """Bytes of a layer's tensors unpacked, 0 where none of them is packed."""
+    tensors = list(tensors)
+    return sum(round_up(t.open_bytes, OPEN_ALIGN) for t in tensors) if any(t.packing for t in tensors) else 0
+
+
 def place_weights(shape: ModelShape, policy: Policy) -> tuple[LayerWeights, ...]:
     """The placement of every layer; a gathered token table comes last, as a layer of its own."""
-    cutter = _Cutter(policy)
-    placed = [cutter.place(layer.j, layer_tensors(shape, layer)) for layer in schedule_layers(shape, policy.sep_layer)]
+    cutter, packing = _Cutter(policy), policy.weight_packing(shape.bytes_per_element)
+    placed = [
+        cutter.place(layer.j, layer_tensors(shape, layer, packing))
+        for layer in schedule_layers(shape, policy.sep_layer)
+    ]
     table = tuple(t for t in weight_tensors(shape) if is_gathered(t))
     if table:
         placed.append(cutter.place(len(placed), table))
@@ -75,7 +100,6 @@ class _Cutter:
 
     def __init__(self, policy: Policy) -> None:
         self.shares = policy.shares("w")
-        self.group_rows = policy.comp_weight_config.group_size if policy.compress_weight else 1
         self.owed = [0.0, 0.0, 0.0]
 
     def place(self, j: int, tensors: tuple[WeightTensor, ...]) -> LayerWeights:
@@ -83,7 +107,7 @@ class _Cutter:
         self.fine_bytes = size / 1000
         due = [owed + share * size for owed, share in zip(self.owed, self.shares, strict=True)]
         spans = self._spans(tensors, due)
-        self.owed = [d - sum((hi - lo) * t.row_bytes for t, lo, hi, at in spans if at == n) for n, d in enumerate(due)]
+        self.owed = [d - sum(t.rows_bytes(hi - lo) for t, lo, hi, at in spans if at == n) for n, d in enumerate(due)]
         return _lay_out(j, spans)
 
     def _spans(self, tensors: tuple[WeightTensor, ...], due: list[float]) -> list[tuple[WeightTensor, int, int, int]]:
@@ -98,7 +122,7 @@ class _Cutter:
                     tier += 1
                 take = tensor.rows - row if tier == last else self._fit(tensor, row, left[tier])
                 spans.append((tensor, row, row + take, tier))
-                left[tier] -= take * tensor.row_bytes
+                left[tier] -= tensor.rows_bytes(take)
                 row += take
         return spans
 
@@ -106,9 +130,9 @@ class _Cutter:
         """Rows from ``row`` on that come nearest to ``nbytes``; vectors are never cut."""
         rest = tensor.rows - row
         if tensor.cols == 1:
-            return rest if nbytes >= rest * tensor.row_bytes / 2 else 0
+            return rest if nbytes >= tensor.rows_bytes(rest) / 2 else 0
         grain = self._grain_rows(tensor)
-        return max(0, min(rest, int(nbytes / (tensor.row_bytes * grain) + 0.5) * grain))
+        return max(0, min(rest, int(nbytes / tensor.rows_bytes(grain) + 0.5) * grain))
 
     def _grain_rows(self, tensor: WeightTensor) -> int:
         """Rows that stay together: 64 where that is under a thousandth of the layer, else fewer.
@@ -116,9 +140,9 @@ class _Cutter:
         Matrix products with an odd number of outputs take a path five times slower on a GPU.
         """
         grain = 64
-        while grain > 1 and grain * tensor.row_bytes > self.fine_bytes:
+        while grain > 1 and tensor.rows_bytes(grain) > self.fine_bytes:
             grain //= 2
-        return max(grain, self.group_rows)
+        return round_up(grain, tensor.grain_rows)
 
 
 def _lay_out(j: int, spans: list[tuple[WeightTensor, int, int, int]]) -> LayerWeights:

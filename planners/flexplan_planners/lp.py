@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from flexplan.errors import InfeasiblePlan
 from flexplan.plan import Plan
@@ -21,7 +21,8 @@ class LpPlanner:
     """Shares of all tensors by linear programming, judged by the busiest lane alone.
 
     ``cost_model`` is used instead of flexplan's own; ``host_attention`` and ``sep_layer`` say which settings
-    of these switches are allowed.
+    of these switches are allowed, ``lossy`` names the policy fields that change the tokens and may be switched on:
+    "compress_weight", "compress_cache".
     """
 
     def __init__(
@@ -31,11 +32,13 @@ class LpPlanner:
         *,
         host_attention: Sequence[bool] = (True, False),
         sep_layer: Sequence[bool] = (False, True),
+        lossy: Collection[str] = (),
     ) -> None:
         self.schedule = schedule
         self.cost_model = cost_model
         self.host_attention = tuple(host_attention)
         self.sep_layer = tuple(sep_layer)
+        self.lossy = frozenset(lossy)
 
     def plan(self, problem: Problem) -> Plan:
         """The fastest policy by the program; raises InfeasiblePlan with numbers."""
@@ -53,7 +56,11 @@ class LpPlanner:
         """The cost model; row by row, every micro-batch streams the weights for itself, so one is as good as many."""
         most = 1 if self.schedule == "rowwise" else MOST_BATCHES
         return self.cost_model or FlexplanCosts(
-            problem, host_attention=self.host_attention, sep_layer=self.sep_layer, most_batches=most
+            problem,
+            host_attention=self.host_attention,
+            sep_layer=self.sep_layer,
+            lossy=self.lossy,
+            most_batches=most,
         )
 
     def refusal(self, problem: Problem) -> InfeasiblePlan:

@@ -7,7 +7,7 @@ work is affine in the shares.  A lane's row is a lower bound of what the simulat
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from math import ceil
 
@@ -34,11 +34,12 @@ class FlexplanCosts:
         host_attention: Sequence[bool] = (True, False),
         sep_layer: Sequence[bool] = (False, True),
         pin_weight: Sequence[bool] = (True,),
+        lossy: Collection[str] = (),
         most_batches: int = MOST_BATCHES,
     ) -> None:
         self.problem = problem
         self.rates = Rates(problem.hardware)
-        self.settings = list(every_setting(problem, host_attention, sep_layer, pin_weight))
+        self.settings = list(every_setting(problem, host_attention, sep_layer, pin_weight, lossy))
         self.most_batches = most_batches
         self._programs: dict[int, list[Program]] = {}
 
@@ -54,13 +55,16 @@ class FlexplanCosts:
         return self._programs[gpu_batch_size]
 
     def _write(self, gpu_batch_size: int) -> list[Program]:
-        memory, passes = Memory(self.problem, gpu_batch_size), list(self._passes(gpu_batch_size))
+        passes, memories = list(self._passes(gpu_batch_size)), dict[tuple[bool, bool], Memory]()
         budgets = {tier: float(nbytes) for tier, nbytes in self.problem.budgets().items()}
         prompts = self.problem.workload.num_prompts
         most = min(self.most_batches, ceil(prompts / gpu_batch_size)) if prompts else self.most_batches
         programs = []
         for s in self.settings:
-            tiers = memory.rows(s)
+            packed = (s.compress_weight, s.compress_cache)
+            if packed not in memories:
+                memories[packed] = Memory(self.problem, gpu_batch_size, s)
+            tiers = memories[packed].rows(s)
             if all(row.least(s.absent) <= budgets[tier] for tier, row in tiers.items()):
                 phases = tuple(Phase(name, count, work.rows(s)) for name, count, work in passes)
                 programs.append(Program(gpu_batch_size, phases, tiers, budgets, most, s.absent, s.fields))
@@ -98,10 +102,6 @@ class PassWork:
     def grains(self) -> int:
         return self.rows_of_batch * self.shape.num_kv_heads
 
-    @cached_property
-    def pair_bytes(self) -> int:
-        return 2 * self.shape.head_dim * self.shape.bytes_per_element
-
     def rows(self, switches: Switches) -> dict[str, Row]:
         """Seconds of every lane and resource, for one setting of the switches."""
         sums = _Sums(self.rates)
@@ -132,8 +132,8 @@ class PassWork:
     # -- keys and values: every micro-batch ------------------------------------------------------------------------
     def _cache(self, sums: _Sums, switches: Switches) -> None:
         """New tokens go to their home; old ones come to where attention reads them."""
-        layers, new = self.shape.num_layers, self.grains * self.new * self.pair_bytes
-        old = self.grains * (self.context - 1) * self.pair_bytes
+        layers, new = self.shape.num_layers, self.grains * self.new * switches.pair_bytes
+        old = self.grains * (self.context - 1) * switches.pair_bytes
         sums.fixed(D2H, layers)
         for share in ("cache_cpu", "cache_disk"):
             sums.batch(share, D2H, cost.down_work(new), layers)
@@ -146,19 +146,19 @@ class PassWork:
         if switches.disk == "all":
             sums.fixed(DISK_READ, layers)
         if switches.cache == "host":
-            self._host_attention(sums)
+            self._host_attention(sums, switches)
             return
         sums.fixed(H2D_CACHE, layers)
         for share in ("cache_cpu", "cache_disk"):
             sums.batch(share, H2D_CACHE, cost.up_work(old), layers)
 
-    def _host_attention(self, sums: _Sums) -> None:
+    def _host_attention(self, sums: _Sums, switches: Switches) -> None:
         """Queries down, attention over the keys and values where they live, its result up."""
         layers = self.shape.num_layers
         queries = self.rows_of_batch * self.shape.q_size * self.shape.bytes_per_element
         works = (
             (D2H, cost.down_work(queries)),
-            (CPU, cost.host_attention_work(self.shape, self.grains, self.context)),
+            (CPU, cost.host_attention_work(self.shape, self.grains, self.context, switches.pair_bytes)),
             (H2D_SMALL, cost.up_work(queries)),
         )
         for lane, work in works:
@@ -197,7 +197,10 @@ class PassWork:
         if self.i == 0:
             attention = cost.prompt_attention_work(s, self.rows_of_batch, self.new)
         else:
-            attention = cost.gpu_attention_work(s, self.grains, self.context)
+            attention = cost.gpu_attention_work(s, self.grains, self.context, switches.pair_bytes)
+        for stored, opened in zip(switches.layer_bytes, switches.open_bytes, strict=True):
+            if opened:
+                sums.once(GPU, cost.open_work(stored, opened))
         sums.task(GPU, cost.embed_work(s, self.tokens))
         sums.task(GPU, cost.head_work(s, self.rows_of_batch))
         rest = merge if switches.sep_layer else merge.plus(mlp)
@@ -239,6 +242,11 @@ class _Sums:
     def block(self, share: str, lane: str, work: Work) -> None:
         """Work that all of this share makes once a block."""
         self._work(0, share, lane, work, 1)
+
+    def once(self, lane: str, work: Work) -> None:
+        """A whole task once a block."""
+        self._work(0, ONE, lane, work, 1)
+        self._add(lane, 0, ONE, self.rates.fixed_s[lane])
 
     def batch(self, share: str, lane: str, work: Work, times: int, *, chained: bool = False) -> None:
         """Work that all of this share makes ``times`` a micro-batch."""

@@ -13,6 +13,7 @@ from flexplan.placement import BUFFER_ALIGN, ID_BYTES, Placement, workspace_byte
 from flexplan.policy import Policy
 from flexplan.problem import Problem
 from flexplan.tensors import weight_tensors
+from flexplan.units import round_up
 from flexplan.weight_placement import DISK_ALIGN, PIECE_ALIGN
 from flexplan_planners.lpmodel import ONE, Row
 from flexplan_planners.switches import Switches
@@ -23,10 +24,12 @@ _SLOT_ALIGN = 256
 
 
 class Memory:
-    """What a block of micro-batches of ``rows`` sequences needs."""
+    """What a block of micro-batches of ``rows`` sequences needs, packed as ``switches`` say."""
 
-    def __init__(self, problem: Problem, rows: int) -> None:
+    def __init__(self, problem: Problem, rows: int, switches: Switches) -> None:
         self.problem = problem
+        self.grain = switches.pair_bytes  # keys and values of one token, layer, sequence and KV head
+        self.tensors = weight_tensors(problem.model, switches.weight_packing)
         self.shape = problem.model
         self.num_rows = rows
         self.prompt = problem.workload.prompt_len
@@ -36,23 +39,17 @@ class Memory:
     @cached_property
     def weights(self) -> int:
         """All weights, a token table of its own included."""
-        return sum(t.nbytes for t in weight_tensors(self.shape))
+        return sum(t.nbytes for t in self.tensors)
 
     @cached_property
     def weight_slack(self) -> int:
         """Padding of all pieces and slots, and the row or vector that rounding may move between two tiers."""
-        tensors = weight_tensors(self.shape)
         slots = 2 * self.shape.num_layers + 3
-        return len(tensors) * 3 * PIECE_ALIGN + slots * _SLOT_ALIGN + 2 * self.largest_row + BUFFER_ALIGN
+        return len(self.tensors) * 3 * PIECE_ALIGN + slots * _SLOT_ALIGN + 2 * self.largest_row + BUFFER_ALIGN
 
     @cached_property
     def largest_row(self) -> int:
-        return max(t.nbytes if t.cols == 1 else t.row_bytes for t in weight_tensors(self.shape))
-
-    @cached_property
-    def grain(self) -> int:
-        """Keys and values of one token, layer, sequence and KV head."""
-        return 2 * self.shape.head_dim * self.shape.bytes_per_element
+        return max(t.nbytes if t.cols == 1 else t.rows_bytes(t.grain_rows) for t in self.tensors)
 
     @cached_property
     def layer_cache(self) -> int:
@@ -94,10 +91,11 @@ class Memory:
         return {"gpu": self._gpu(s), "cpu": self._cpu(s), "disk": self._disk(s)}
 
     def _gpu(self, s: Switches) -> Row:
-        """Resident weights + weight ring + resident cache + cache rings + hidden states + workspace."""
+        """Resident weights + weight ring + open weights + resident cache + cache rings + hidden states + workspace."""
         ring, streams, hosted = s.weight_slots * max(s.layer_bytes), not s.weights_stay, s.cache == "host"
+        opened = s.open_slots * round_up(max(s.open_bytes), BUFFER_ALIGN)
         hidden = 0 if s.act_stays else 3 * self.prompt_hidden + 3 * self.token_hidden
-        fixed = self.weight_slack + self.workspace + hidden + 32 * BUFFER_ALIGN
+        fixed = self.weight_slack + self.workspace + hidden + opened + 32 * BUFFER_ALIGN
         fixed += (s.weight_slots * self._ring_slack + 2 * self.table_rows) if streams else 0
         fixed += 5 * self.capacity * self.grain if s.cache != "gpu" else 0  # grains that rounding moves
         fixed += self.queries if hosted else 0
@@ -166,5 +164,5 @@ class Memory:
     @property
     def _ring_slack(self) -> int:
         """What rounding may add to one layer's streamed weights."""
-        per_layer = len(weight_tensors(self.shape)) // self.shape.num_layers + 4
+        per_layer = len(self.tensors) // self.shape.num_layers + 4
         return 2 * self.largest_row + 2 * per_layer * PIECE_ALIGN + 2 * DISK_ALIGN

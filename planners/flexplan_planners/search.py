@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from flexplan.plan import Plan
@@ -38,10 +38,11 @@ class SearchPlanner:
         *,
         host_attention: Sequence[bool] = (True, False),
         sep_layer: Sequence[bool] = (False, True),
+        lossy: Collection[str] = (),
         candidates: int = _CANDIDATES,
     ) -> None:
         self.schedule = schedule
-        self.proposer = LpPlanner(schedule, host_attention=host_attention, sep_layer=sep_layer)
+        self.proposer = LpPlanner(schedule, host_attention=host_attention, sep_layer=sep_layer, lossy=lossy)
         self.candidates = candidates
 
     def plan(self, problem: Problem) -> Plan:

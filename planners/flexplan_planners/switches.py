@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import product
 from typing import Any, Literal
 
+from flexplan.cache_placement import vector_bytes
 from flexplan.layers import layer_tensors, schedule_layers
+from flexplan.packing import Packing
+from flexplan.policy import Policy
 from flexplan.problem import Problem
 from flexplan.shapes import ModelShape
+from flexplan.weight_placement import opened_bytes
 from flexplan_planners.lpmodel import ACT, CACHE, WEIGHTS
 
 CacheHome = Literal["gpu", "host", "stream"]
@@ -31,6 +35,8 @@ class Switches:
     act_stays: bool
     disk: DiskUse
     pin_weight: bool = True
+    compress_weight: bool = False
+    compress_cache: bool = False
 
     @cached_property
     def absent(self) -> frozenset[str]:
@@ -48,7 +54,24 @@ class Switches:
             "sep_layer": self.sep_layer,
             "pin_weight": self.pin_weight,
             "cpu_cache_compute": self.cache == "host",
+            "compress_weight": self.compress_weight,
+            "compress_cache": self.compress_cache,
         }
+
+    @cached_property
+    def weight_packing(self) -> Packing | None:
+        """How weights are packed: 4 bits in groups of 64."""
+        return Policy(compress_weight=self.compress_weight).weight_packing(self.shape.bytes_per_element)
+
+    @cached_property
+    def cache_packing(self) -> Packing | None:
+        """The same of keys and values."""
+        return Policy(compress_cache=self.compress_cache).cache_packing(self.shape.bytes_per_element)
+
+    @cached_property
+    def pair_bytes(self) -> int:
+        """Key and value of one token, layer, sequence and KV head."""
+        return 2 * vector_bytes(self.shape.head_dim, self.shape.bytes_per_element, self.cache_packing)
 
     @property
     def weight_slots(self) -> int:
@@ -58,7 +81,17 @@ class Switches:
     @property
     def layer_bytes(self) -> tuple[int, ...]:
         """Weight bytes of the layers of the schedule; a token table of its own is not among them."""
-        return _layer_bytes(self.shape, self.sep_layer)
+        return _layer_bytes(self.shape, self.sep_layer, self.weight_packing)
+
+    @property
+    def open_bytes(self) -> tuple[int, ...]:
+        """Bytes of the layers unpacked, 0 for those that are not packed."""
+        return _open_bytes(self.shape, self.sep_layer, self.weight_packing)
+
+    @property
+    def open_slots(self) -> int:
+        """Unpacked layers on the gpu at a time, as in `Placement.open_slots`."""
+        return 2 if self.cache == "host" else 1
 
     @property
     def num_layers(self) -> int:
@@ -75,7 +108,11 @@ class Switches:
 
 
 def every_setting(
-    problem: Problem, host_attention: Sequence[bool], sep_layer: Sequence[bool], pin_weight: Sequence[bool]
+    problem: Problem,
+    host_attention: Sequence[bool],
+    sep_layer: Sequence[bool],
+    pin_weight: Sequence[bool],
+    lossy: Collection[str] = (),
 ) -> Iterator[Switches]:
     """All settings, without those that another one covers."""
     caches: list[CacheHome] = ["gpu", *(("host",) if True in host_attention else ())]
@@ -83,13 +120,23 @@ def every_setting(
         caches.append("stream")
     uses: tuple[DiskUse, ...] = ("none", "weights", "all") if problem.hardware.disk_bytes else ("none",)
     both = (True, False)
-    for sep, stay, home, act, disk, pin in product(sep_layer, both, caches, both, uses, pin_weight):
+    packed_weights, packed_cache = ((False, True)[: 1 + (f in lossy)] for f in ("compress_weight", "compress_cache"))
+    for sep, stay, home, act, disk, pin, *packed in product(
+        sep_layer, both, caches, both, uses, pin_weight, packed_weights, packed_cache
+    ):
         idle_disk = (disk == "weights" and stay) or (disk == "all" and act and home == "gpu")
         idle_switch = stay and (sep != sep_layer[0] or pin != pin_weight[0])
         if not idle_disk and not idle_switch:
-            yield Switches(problem.model, sep, stay, home, act, disk, pin)
+            yield Switches(problem.model, sep, stay, home, act, disk, pin, *packed)
 
 
 @cache
-def _layer_bytes(shape: ModelShape, sep_layer: bool) -> tuple[int, ...]:
-    return tuple(sum(t.nbytes for t in layer_tensors(shape, layer)) for layer in schedule_layers(shape, sep_layer))
+def _layer_bytes(shape: ModelShape, sep_layer: bool, packing: Packing | None) -> tuple[int, ...]:
+    layers = (layer_tensors(shape, layer, packing) for layer in schedule_layers(shape, sep_layer))
+    return tuple(sum(t.nbytes for t in tensors) for tensors in layers)
+
+
+@cache
+def _open_bytes(shape: ModelShape, sep_layer: bool, packing: Packing | None) -> tuple[int, ...]:
+    layers = (layer_tensors(shape, layer, packing) for layer in schedule_layers(shape, sep_layer))
+    return tuple(opened_bytes(tensors) for tensors in layers)

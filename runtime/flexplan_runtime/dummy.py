@@ -21,6 +21,8 @@ class DummyCheckpoint:
     Matrices and biases have a standard deviation of at most 0.02, norms lie around 1, so activations stay finite.
     """
 
+    distinct_rows: int | None = 1024  # quantising all of 175 billion would take minutes
+
     def __init__(self, shape: ModelShape, seed: int = 0) -> None:
         self._seed = seed
         self._cols = {(t.layer, t.name): t.cols for t in weight_tensors(shape)}

@@ -22,7 +22,7 @@ class ExecutionEnv:
     """Where a model runs: a device, a directory for the disk tier, budgets in bytes (None: no limit).
 
     ``num_threads`` is for computing on the host; ``deadline_s`` is how long a job may go without finishing
-    a task; ``throttle`` slows the tiers down to given rates, for experiments.
+    a task; ``throttle`` slows the tiers down to given rates, for experiments; ``timed=False`` keeps no timeline.
     """
 
     def __init__(
@@ -33,6 +33,7 @@ class ExecutionEnv:
         num_threads: int,
         deadline_s: float,
         throttle: Throttle | None,
+        timed: bool = True,
     ) -> None:
         self.offload_dir = offload_dir
         self.ledger = Ledger(budgets)
@@ -40,6 +41,7 @@ class ExecutionEnv:
         self.num_threads = num_threads
         self.deadline_s = deadline_s
         self.throttle = throttle
+        self.timed = timed
         self._streams: dict[str, Any] = {}
         self._reserved_bytes = 0
 
@@ -75,6 +77,7 @@ class ExecutionEnv:
         num_threads: int | None = None,
         deadline_s: float = 300.0,
         throttle: Rates | None = None,
+        timed: bool = True,
     ) -> ExecutionEnv:
         """An environment; sizes are text such as ``16G`` or bytes, ``device`` is cuda where there is one, else cpu."""
         name = device or ("cuda:0" if torch.cuda.is_available() else "cpu")
@@ -90,7 +93,7 @@ class ExecutionEnv:
         cores = len(os.sched_getaffinity(0))
         threads = num_threads or (max(1, cores - 2) if chosen.type == "cuda" else torch.get_num_threads())
         slow = None if throttle is None else Throttle(throttle)
-        return cls(Path(offload_dir).expanduser(), budgets, chosen, threads, deadline_s, slow)
+        return cls(Path(offload_dir).expanduser(), budgets, chosen, threads, deadline_s, slow, timed)
 
     def close(self) -> None:
         """Nothing is held between models; here for symmetry with the models' own close."""

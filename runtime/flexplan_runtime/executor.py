@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from collections import deque
@@ -49,6 +50,7 @@ class Executor:
         self._start_clock()
         patience_s = sys.getswitchinterval()
         sys.setswitchinterval(_SWITCH_S)
+        gc.freeze()  # going through everything that was there before would hold all lanes for 50 ms
         try:
             self._feed(finished)
         except Cancelled:
@@ -58,6 +60,7 @@ class Executor:
         finally:
             for lane in self.lanes.values():
                 lane.close()
+            gc.unfreeze()
             sys.setswitchinterval(patience_s)
             self.lanes.clear()  # they and we refer to each other, and to all of the job's memory
             self.tokens.clear()
@@ -80,7 +83,9 @@ class Executor:
         lane = self.lanes.get(step.task.lane)
         if lane is None:
             name = step.task.lane
-            lane = self.lanes[name] = Lane(name, self.state, self._do, self.env.num_threads, self.env.stream(name))
+            stream = self.env.stream(name)
+            lane = Lane(name, self.state, self._do, self.env.num_threads, stream, timed=self.env.timed)
+            self.lanes[name] = lane
         token = self.tokens[step.number] = Token(step.number, step.task)
         # a number that is not known any more belongs to a sweep that has ended
         lane.submit(token, [self.tokens[n] for n in step.after if n in self.tokens])
@@ -105,8 +110,9 @@ class Executor:
             if token.event is not None:
                 token.event.synchronize()
         for token in tokens:
-            start_s, end_s = self._seconds(token.start), self._seconds(token.end)
-            self.timeline.add(Span(token.task.name, token.task.lane, token.task.i, start_s, end_s))
+            if self.env.timed:
+                start_s, end_s = self._seconds(token.start), self._seconds(token.end)
+                self.timeline.add(Span(token.task.name, token.task.lane, token.task.i, start_s, end_s))
             del self.tokens[token.number]
         self.on_sweep(sweep)
 

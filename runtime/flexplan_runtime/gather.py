@@ -50,7 +50,7 @@ def _from_disk(job: Job, task: Task, home: Access, piece: Piece, local: Tensor) 
     """Rows of a piece on disk: for each the blocks around it, once however often it is asked for."""
     file, start = job.disk_range(home)
     needed, back = torch.unique(local, return_inverse=True)
-    size = piece.tensor.row_bytes
+    size = piece.tensor.rows_bytes(1)
     window = aligned_bytes((size // BLOCK + 2) * BLOCK)
     rows = torch.empty(len(needed), size, dtype=torch.uint8)
     for n, row in enumerate(needed.tolist()):

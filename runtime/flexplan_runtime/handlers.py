@@ -27,6 +27,8 @@ from flexplan_runtime.kvcache import (
     token_rows,
 )
 from flexplan_runtime.moves import move
+from flexplan_runtime.packedattention import decode_attention_packed, host_attention_packed
+from flexplan_runtime.packedweights import unpack
 
 
 class Views:
@@ -117,11 +119,11 @@ def load_cache(job: Job, task: Task, views: Views) -> None:
     ring = split_off_gpu(job.arena_bytes(task.writes[0]), s, s.capacity)
     home, relay = views.read("cache_cpu"), views.read("cache_relay")
     if home is not None:
-        to, source = (by_grain(x, s.grains[1], s.capacity, s.head_dim, job.dtype) for x in (ring[0], home))
+        to, source = (by_grain(x, s, s.grains[1], s.capacity, job.cache_dtype) for x in (ring[0], home))
         move(job.ledger, task, grain_rows(to, 0, old), grain_rows(source, 0, old))
     if relay is not None:
-        to = token_rows(ring[1], s, old, disk_pair_bytes(s), job.dtype)
-        move(job.ledger, task, to, token_rows(relay, s, old, s.disk_row_bytes, job.dtype))
+        to = token_rows(ring[1], s, old, disk_pair_bytes(s), job.cache_dtype)
+        move(job.ledger, task, to, token_rows(relay, s, old, s.disk_row_bytes, job.cache_dtype))
 
 
 def store_cache(job: Job, task: Task, views: Views) -> None:
@@ -130,13 +132,22 @@ def store_cache(job: Job, task: Task, views: Views) -> None:
     fresh = split_off_gpu(job.arena_bytes(task.reads[0]), s, new)
     home, out = views.write("cache_cpu"), views.write("cache_out")
     if home is not None:
-        to = by_grain(home, s.grains[1], s.capacity, s.head_dim, job.dtype)
-        source = by_grain(fresh[0], s.grains[1], new, s.head_dim, job.dtype)
+        to = by_grain(home, s, s.grains[1], s.capacity, job.cache_dtype)
+        source = by_grain(fresh[0], s, s.grains[1], new, job.cache_dtype)
         move(job.ledger, task, grain_rows(to, old, new), grain_rows(source, 0, new))
         job.note(task, "cache", "cpu", source.nbytes)
     if out is not None:
-        source = token_rows(fresh[1], s, new, disk_pair_bytes(s), job.dtype)
-        move(job.ledger, task, token_rows(out, s, new, s.disk_row_bytes, job.dtype), source)
+        source = token_rows(fresh[1], s, new, disk_pair_bytes(s), job.cache_dtype)
+        move(job.ledger, task, token_rows(out, s, new, s.disk_row_bytes, job.cache_dtype), source)
+
+
+# -- weights ---------------------------------------------------------------------------------------------------
+def open_weight(job: Job, task: Task, views: Views) -> None:
+    """A layer's weights unpacked into whole tensors; what is not packed is copied beside them."""
+    w, slot = job.placement.weights[task.j], views.slot("weights_open")
+    for piece, data in job.stored_pieces(task):
+        whole = job.whole_view(slot, w, piece.tensor)
+        unpack(data, piece.tensor, whole[piece.row_lo : piece.row_hi])
 
 
 # -- token ids and rows ------------------------------------------------------------------------------------------
@@ -186,18 +197,25 @@ def attend(job: Job, task: Task, views: Views) -> None:
     parts = []
     home = views.read("cache_cpu")
     if home is not None:
-        parts.append((s.grains[1], by_grain(home, s.grains[1], s.capacity, s.head_dim, job.dtype)[:, :, :context]))
+        parts.append((s.grains[1], by_grain(home, s, s.grains[1], s.capacity, job.cache_dtype)[:, :, :context]))
     new_rows = views.read("cache_out")
     if new_rows is not None:
         views.slot("cache_relay")[old * s.disk_row_bytes :].copy_(new_rows)
-        parts.append((s.grains[2], by_token(views.slot("cache_relay"), s, context, s.disk_row_bytes, job.dtype)))
+        parts.append((s.grains[2], by_token(views.slot("cache_relay"), s, context, s.disk_row_bytes, job.cache_dtype)))
     queries = job.arena_bytes(task.reads[0]).view(job.dtype).view(s.hosted, -1, s.head_dim)
     out = job.arena_bytes(task.writes[0]).view(job.dtype).view(s.hosted, -1, s.head_dim)
     pads, at = job.batches[task.k].host_grain_pads[s.grains[0] :], 0
     for grains, pairs in parts:
         span = slice(at, at + grains)
-        host_attention(queries[span], pairs, pads[span], job.family.scale, out[span], job.num_threads)
+        _attend_on_host(job, queries[span], pairs, pads[span], out[span])
         at += grains
+
+
+def _attend_on_host(job: Job, q_GPH: Tensor, pairs: Tensor, pads: Tensor, out: Tensor) -> None:
+    if job.cache_packing:
+        host_attention_packed(q_GPH, pairs, job.cache_packing, pads, job.family.scale, out, job.num_threads)
+    else:
+        host_attention(q_GPH, pairs, pads, job.family.scale, out, job.num_threads)
 
 
 def _embed(job: Job, task: Task, views: Views) -> None:
@@ -242,25 +260,28 @@ def _cached(job: Job, task: Task, resident: Tensor | None, ring: Tensor | None) 
     s = job.segment(task)
     found = []
     if resident is not None:
-        found.append(by_grain(resident, s.grains[0], s.capacity, s.head_dim, job.dtype))
+        found.append(by_grain(resident, s, s.grains[0], s.capacity, job.cache_dtype))
     if ring is not None:
         from_host, from_disk = split_off_gpu(ring, s, s.capacity)
         if s.grains[1]:
-            found.append(by_grain(from_host, s.grains[1], s.capacity, s.head_dim, job.dtype))
+            found.append(by_grain(from_host, s, s.grains[1], s.capacity, job.cache_dtype))
         if s.grains[2]:
-            found.append(by_token(from_disk, s, s.capacity, disk_pair_bytes(s), job.dtype))
+            found.append(by_token(from_disk, s, s.capacity, disk_pair_bytes(s), job.cache_dtype))
     return found
 
 
 def _attend_cached(job: Job, task: Task, q_GPH: Tensor, pairs: Tensor, first: int) -> Tensor:
     batch = job.batches[task.k]
     pads = batch.grain_pads[first : first + len(pairs)]
+    if job.cache_packing:
+        return decode_attention_packed(q_GPH, pairs, job.cache_packing, pads, batch.position, job.family.scale)
     return decode_attention(q_GPH, pairs, pads, batch.position, job.family.scale)
 
 
 def _keep(job: Job, task: Task, views: Views, k_BSKH: Tensor, v_BSKH: Tensor) -> None:
     """New keys and values into the cache on the gpu, and into what leaves it."""
     s, new, first = job.segment(task), k_BSKH.shape[1], 0
+    k_BSKH, v_BSKH = job.stored(k_BSKH), job.stored(v_BSKH)
     place = job.batches[task.k].position if task.i else None
     job.note(task, "cache", "gpu", s.grains[0] * new * s.pair_bytes)
     for cache in _cached(job, task, views.write("cache_gpu"), views.write("cache_ring")):
@@ -270,9 +291,9 @@ def _keep(job: Job, task: Task, views: Views, k_BSKH: Tensor, v_BSKH: Tensor) ->
     if fresh is not None:
         on_host, on_disk = split_off_gpu(fresh, s, new)
         gpu, cpu, disk = s.grains
-        put_grains(by_grain(on_host, cpu, new, s.head_dim, job.dtype), k_BSKH, v_BSKH, gpu)
+        put_grains(by_grain(on_host, s, cpu, new, job.cache_dtype), k_BSKH, v_BSKH, gpu)
         if disk:
-            put_grains(by_token(on_disk, s, new, disk_pair_bytes(s), job.dtype), k_BSKH, v_BSKH, gpu + cpu)
+            put_grains(by_token(on_disk, s, new, disk_pair_bytes(s), job.cache_dtype), k_BSKH, v_BSKH, gpu + cpu)
 
 
 def _take_up(job: Job, task: Task, views: Views) -> Tensor:
@@ -296,6 +317,7 @@ HANDLERS: Mapping[str, Handler] = {
     "read_weight": _read_disk,
     "stage_weight": _transfer,
     "load_weight": _transfer,
+    "open_weight": open_weight,
     "gather": gather,
     "load_rows": _transfer,
     "load_ids": _transfer,

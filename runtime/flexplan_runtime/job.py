@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -12,12 +12,15 @@ from flexplan.cache_placement import Segment
 from flexplan.errors import GraphError
 from flexplan.graph import Access, Task
 from flexplan.layers import Layer
+from flexplan.packing import Packing
 from flexplan.placement import Placement
-from flexplan.weight_placement import Piece
+from flexplan.tensors import WeightTensor
+from flexplan.weight_placement import LayerWeights, Piece
 from flexplan_runtime.arenas import Arenas, Ledger
 from flexplan_runtime.attention import prompt_mask
 from flexplan_runtime.disk import ScratchFile
 from flexplan_runtime.models.base import Family, Pieces
+from flexplan_runtime.quantisation import pack_vectors
 from flexplan_runtime.replay import Replays
 from flexplan_runtime.sampling import Sampling
 
@@ -111,29 +114,69 @@ class Job:
     # -- weights ---------------------------------------------------------------------------------------------
     def layer_weights(self, task: Task) -> dict[str, Pieces]:
         """The tensors of the task's layer, as row pieces in the order of their rows."""
-        ring = next((a for a in task.reads if a.buffer == "weight_ring"), None)
-        slot = -1 if ring is None else self.placement.buffers["weight_ring"].slot(ring.index)
+        moving = next((a for a in task.reads if a.buffer in ("weight_ring", "weights_open")), None)
+        slot = -1 if moving is None else self.placement.buffers[moving.buffer].slot(moving.index)
         found = self._layers.get((task.j, slot))
         if found is None:
-            found = self._layers[task.j, slot] = self._piece_views(task, ring)
+            if moving is not None and moving.buffer == "weights_open":
+                found = self._open_views(task, moving)
+            else:
+                found = self._piece_views(task)
+            self._layers[task.j, slot] = found
         return found
 
-    def _piece_views(self, task: Task, ring: Access | None) -> dict[str, Pieces]:
-        w = self.placement.weights[task.j]
-        resident = next((a for a in task.reads if a.buffer == "weights_gpu" and a.index == task.j), None)
+    def _open_views(self, task: Task, access: Access) -> dict[str, Pieces]:
+        """Whole tensors, unpacked."""
+        w, data = self.placement.weights[task.j], self.arena_bytes(access)
+        return {tensor.name: (self.whole_view(data, w, tensor),) for tensor in w.opened}
+
+    def _piece_views(self, task: Task) -> dict[str, Pieces]:
         views: dict[str, list[Tensor]] = {}
+        for piece, data in self.stored_pieces(task):
+            views.setdefault(piece.tensor.name, []).append(self.piece_view(data, piece, 0))
+        return {name: tuple(pieces) for name, pieces in views.items()}
+
+    def stored_pieces(self, task: Task) -> Iterator[tuple[Piece, Tensor]]:
+        """The pieces of the task's layer with their bytes, resident or streamed."""
+        w = self.placement.weights[task.j]
+        ring = next((a for a in task.reads if a.buffer == "weight_ring"), None)
+        resident = next((a for a in task.reads if a.buffer == "weights_gpu" and a.index == task.j), None)
         for piece in w.pieces:
             home = resident if piece.tier == "gpu" else ring
             if home is None:
                 raise GraphError("FP805", f"{task.name} does not read {piece.tensor.name}", fix="correct the schedule")
             start = piece.offset if piece.tier == "gpu" else w.ring_offset(piece)
-            views.setdefault(piece.tensor.name, []).append(self.piece_view(self.arena_bytes(home), piece, start))
-        return {name: tuple(pieces) for name, pieces in views.items()}
+            yield piece, self.arena_bytes(home)[start : start + piece.nbytes]
 
     def piece_view(self, data: Tensor, piece: Piece, start: int) -> Tensor:
         """(rows, cols) of a piece, or (rows,) of a vector, that begins at byte ``start`` of ``data``."""
         flat = data[start : start + piece.nbytes].view(self.dtype)
         return flat if piece.tensor.cols == 1 else flat.view(piece.rows, piece.tensor.cols)
+
+    def whole_view(self, data: Tensor, w: LayerWeights, tensor: WeightTensor) -> Tensor:
+        """The same of a whole tensor in the open weights."""
+        start = w.opened[tensor]
+        flat = data[start : start + tensor.open_bytes].view(self.dtype)
+        return flat if tensor.cols == 1 else flat.view(tensor.rows, tensor.cols)
+
+    # -- keys and values -------------------------------------------------------------------------------------
+    def stored(self, x: Tensor) -> Tensor:
+        """Keys or values as the cache keeps them: as they are, or each vector packed into bytes."""
+        packing = self.cache_packing
+        if packing is None:
+            return x
+        out = torch.empty(*x.shape[:-1], packing.vector_bytes(x.shape[-1]), dtype=torch.uint8, device=x.device)
+        pack_vectors(x, packing, out)
+        return out
+
+    @property
+    def cache_packing(self) -> Packing | None:
+        return self.placement.cache[0][0].packing
+
+    @property
+    def cache_dtype(self) -> torch.dtype:
+        """Of an element of the cache: the model's, or bytes."""
+        return torch.uint8 if self.cache_packing else self.dtype
 
 
 def batch_states(

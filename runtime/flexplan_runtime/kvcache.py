@@ -3,6 +3,7 @@
 By grain: a grain's keys are contiguous over its tokens, as attention reads them; axes (grain, key or value,
 token, head_dim).  By token: a token's grains are contiguous, as the disk appends and reads them; a view with
 the same axes and other strides.  Grains whose home is the disk stay by token wherever they travel.
+Where the cache is packed, its elements are bytes and "head_dim" is the bytes of a packed vector.
 """
 
 from __future__ import annotations
@@ -13,21 +14,22 @@ from torch import Tensor
 from flexplan.cache_placement import Segment
 
 
-def by_grain(data: Tensor, grains: int, tokens: int, head_dim: int, dtype: torch.dtype) -> Tensor:
+def by_grain(data: Tensor, segment: Segment, grains: int, tokens: int, dtype: torch.dtype) -> Tensor:
     """(grains, 2, tokens, head_dim) of bytes."""
-    return data.view(dtype)[: grains * 2 * tokens * head_dim].view(grains, 2, tokens, head_dim)
+    width = segment.vector_bytes // dtype.itemsize
+    return data.view(dtype)[: grains * 2 * tokens * width].view(grains, 2, tokens, width)
 
 
 def token_rows(data: Tensor, segment: Segment, tokens: int, row_bytes: int, dtype: torch.dtype) -> Tensor:
     """(tokens, grains x 2 x head_dim) of rows that are ``row_bytes`` apart: what is copied."""
     rows = data[: tokens * row_bytes].view(dtype).view(tokens, -1)
-    return rows[:, : segment.grains[2] * 2 * segment.head_dim]
+    return rows[:, : disk_pair_bytes(segment) // dtype.itemsize]
 
 
 def by_token(data: Tensor, segment: Segment, tokens: int, row_bytes: int, dtype: torch.dtype) -> Tensor:
     """(grains, 2, tokens, head_dim) of the same rows: what attention reads."""
     rows = token_rows(data, segment, tokens, row_bytes, dtype)
-    return rows.unflatten(1, (segment.grains[2], 2, segment.head_dim)).permute(1, 2, 0, 3)
+    return rows.unflatten(1, (segment.grains[2], 2, -1)).permute(1, 2, 0, 3)
 
 
 def grain_rows(cache: Tensor, start: int, tokens: int) -> Tensor:

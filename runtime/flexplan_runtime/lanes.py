@@ -80,11 +80,14 @@ class Token:
 class Lane:
     """A thread that runs the tasks it is given in order, each after its tokens."""
 
-    def __init__(self, name: str, run: Run, work: Work, num_threads: int, stream: Any = None) -> None:
+    def __init__(
+        self, name: str, run: Run, work: Work, num_threads: int, stream: Any = None, *, timed: bool = True
+    ) -> None:
         self.name = name
         self.run = run
         self.work = work
         self.num_threads = num_threads
+        self.timed = timed
         self.stream = stream  # None: the lane's work is done when its function returns
         self.jobs: queue.SimpleQueue[tuple[Token, Sequence[Token]] | None] = queue.SimpleQueue()
         self.thread = threading.Thread(target=self._main, name=f"flexplan-{name}", daemon=True)
@@ -129,10 +132,11 @@ class Lane:
             return
         if is_host_task(token.task):
             self.stream.synchronize()  # an inline lane has no edges: its order is the only one
-        token.start = torch.cuda.Event(enable_timing=True)
-        token.start.record(self.stream)
+        if self.timed:
+            token.start = torch.cuda.Event(enable_timing=True)
+            token.start.record(self.stream)
         self.work(token.task)
-        token.end = token.event = torch.cuda.Event(enable_timing=True, blocking=True)  # spinning would cost a core
+        token.end = token.event = torch.cuda.Event(enable_timing=self.timed, blocking=True)  # spinning costs a core
         token.event.record(self.stream)
 
     def _wait(self, other: Token) -> None:

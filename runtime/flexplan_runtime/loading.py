@@ -12,6 +12,7 @@ from flexplan.placement import Placement
 from flexplan.weight_placement import LayerWeights
 from flexplan_runtime.arenas import Arenas, Ledger
 from flexplan_runtime.hostmemory import aligned_bytes
+from flexplan_runtime.packedweights import read_packed
 from flexplan_runtime.weights import WeightReader
 
 WEIGHT_BUFFERS = {"gpu": "weights_gpu", "cpu": "weights_cpu", "disk": "weights_disk"}
@@ -48,6 +49,9 @@ def _part(arenas: Arenas, buffer: Buffer, j: int) -> Tensor:
 def _fill(w: LayerWeights, tier: str, part: Tensor, reader: WeightReader, dtype: torch.dtype, ledger: Ledger) -> None:
     for piece in w.pieces:
         if piece.tier == tier:
-            out = part[piece.offset : piece.offset + piece.nbytes].view(dtype)
-            reader.read_rows(piece.tensor.name, piece.tensor.layer, piece.row_lo, piece.rows, out)
+            out = part[piece.offset : piece.offset + piece.nbytes]
+            if piece.tensor.packing:
+                read_packed(reader, piece, out, dtype)
+            else:
+                reader.read_rows(piece.tensor.name, piece.tensor.layer, piece.row_lo, piece.rows, out.view(dtype))
             ledger.store("w", tier, out.nbytes)

@@ -23,6 +23,7 @@ from flexplan.policy import Policy
 from flexplan.running import Say
 from flexplan.timeline import Timeline
 from flexplan.units import MiB
+from flexplan_runtime.attendrates import attention_rates
 from flexplan_runtime.attention import host_attention
 from flexplan_runtime.disk import ScratchFile
 from flexplan_runtime.env import ExecutionEnv
@@ -61,10 +62,9 @@ def measure(device: str | None, scratch: Path, say: Say, sizes: Sizes | None = N
         bench = Bench(env, sizes or (ON_CPU if env.device.type == "cpu" else ON_CUDA))
         figures: Figures = {}
         for part in (bench.compute, bench.link, bench.host, bench.disk, bench.fixed):
-            found = part()
-            for name, figure in found.items():
-                say(f"{name} {figure}")
-            figures |= found
+            figures |= _told(part(), say)
+        if not bench.on_host:
+            figures |= _told(attention_rates(env, bench.dtype, figures["host_task_s"].value), say)
         return Hardware.model_validate(
             {
                 "name": device_name(env.device) or "cpu",
@@ -163,7 +163,7 @@ class Bench:
             attend, nbytes = self._attention(dtype)
             figure = self._rate(nbytes, attend)
             found[f"host_attention in {str(dtype).removeprefix('torch.')}"] = figure
-            if dtype == self.dtype:
+            if self.on_host and dtype == self.dtype:
                 found["host_attention_bytes_per_s"] = figure
                 found["host_bytes_per_s"] = _larger(figure, self._roof(attend, nbytes))
         return found
@@ -179,20 +179,13 @@ class Bench:
         return (lambda: host_attention(queries, pairs, pads, head_dim**-0.5, out, threads)), pairs.nbytes
 
     def _roof(self, attend: Callable[[], None], nbytes: int) -> Figure:
-        """What host memory gives to attention and copies at the same time, in all."""
-        size = self.sizes.copy_bytes
-        block, here = HostBlock(size), torch.zeros(size, dtype=torch.uint8, device=self.device)
-        try:
-            block.touch(self.env.num_threads)
-            if not self.on_host:
-                block.lock()
-            with _Repeated(lambda: _pieces(here, block.data), self.device) as copies:
-                began_s, before = time.perf_counter(), copies.count
-                attended = self._rate(nbytes, attend, device=torch.device("cpu"))
-                copied = (copies.count - before) * size / (time.perf_counter() - began_s)
-            return Figure(attended.value + copied, attended.spread_percent)
-        finally:
-            self._release([block])
+        """What host memory gives to attention and a copy at the same time, in all."""
+        here, there = (torch.zeros(self.sizes.copy_bytes, dtype=torch.uint8) for _ in range(2))
+        with _Repeated(lambda: _pieces(here, there)) as copies:
+            began_s, before = time.perf_counter(), copies.count
+            attended = self._rate(nbytes, attend)
+            copied = (copies.count - before) * len(here) / (time.perf_counter() - began_s)
+        return Figure(attended.value + copied, attended.spread_percent)
 
     # -- the disk ------------------------------------------------------------------------------------------------
     def disk(self) -> Figures:
@@ -239,28 +232,23 @@ class Bench:
     def _random(self, rows: int, cols: int) -> Tensor:
         return torch.empty(rows, cols, dtype=self.dtype, device=self.device).normal_()
 
-    def _rate(self, amount: float, act: Callable[[], object], device: torch.device | None = None) -> Figure:
-        return rate_of(amount, act, device or self.device, self.sizes.repeat_s)
+    def _rate(self, amount: float, act: Callable[[], object]) -> Figure:
+        return rate_of(amount, act, self.device, self.sizes.repeat_s)
 
 
 class _Repeated:
     """Does something over and over on a thread of its own, until the end of a ``with``."""
 
-    def __init__(self, act: Callable[[], None], device: torch.device) -> None:
+    def __init__(self, act: Callable[[], None]) -> None:
         self.count = 0
         self._act = act
-        self._device = device
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._main, name="flexplan-copies", daemon=True)
 
     def _main(self) -> None:
-        stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
-        with torch.cuda.stream(stream):
-            while not self._stop.is_set():
-                self._act()
-                if stream is not None:
-                    stream.synchronize()
-                self.count += 1
+        while not self._stop.is_set():
+            self._act()
+            self.count += 1
 
     def __enter__(self) -> _Repeated:
         self._thread.start()
@@ -269,6 +257,12 @@ class _Repeated:
     def __exit__(self, *error: object) -> None:
         self._stop.set()
         self._thread.join(60)
+
+
+def _told(figures: Figures, say: Say) -> Figures:
+    for name, figure in figures.items():
+        say(f"{name} {figure}")
+    return figures
 
 
 def _pieces(out: Tensor, data: Tensor) -> None:

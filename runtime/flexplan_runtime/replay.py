@@ -14,7 +14,7 @@ from flexplan.graph import Task
 from flexplan.placement import Placement
 
 # buffers of which a task finds the same slot at the same address for every token
-_STEADY = frozenset(("weights_gpu", "cache_gpu", "hidden_prefill", "hidden_decode", "ids"))
+_STEADY = frozenset(("weights_gpu", "cache_gpu", "hidden_prefill", "hidden_decode", "ids", "weights_open"))
 # a longer prompt keeps the gpu busy by itself, and its results would be held twice
 _SHORT_BYTES = 32 << 20
 
@@ -29,7 +29,7 @@ class Replays:
 
     def run(self, task: Task, work: Callable[[], None]) -> None:
         """Do ``work`` for the task, or replay it."""
-        key = (task.i == 0, task.j, task.k)
+        key = (task.kind, task.i == 0, task.j, task.k)
         graph = self._graphs.get(key)
         if graph is not None:
             graph.replay()
@@ -52,7 +52,9 @@ class Replays:
 
 def is_steady(task: Task, placement: Placement) -> bool:
     """True for a step that is short, and reads and writes the same addresses every time."""
-    if task.kind != "compute" or not placement.hidden_stays:
+    if task.kind not in ("compute", "open_weight") or not placement.hidden_stays:
+        return False
+    if placement.open_slots > 1 and "weights_open" in placement.buffers:
         return False
     if placement.hidden_bytes(task.i, task.k) > _SHORT_BYTES:
         return False

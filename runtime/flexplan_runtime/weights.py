@@ -25,7 +25,12 @@ _MOST_LISTED = 100
 
 
 class WeightReader(Protocol):
-    """Where weights come from."""
+    """Where weights come from.
+
+    ``distinct_rows``: None, or how many rows of a tensor are enough to be quantised, the others being like them.
+    """
+
+    distinct_rows: int | None
 
     def read_rows(self, name: str, layer: int, row_start: int, rows: int, out: Tensor) -> None:
         """Fill `out` with `rows` rows of a canonical tensor, in the dtype of `out`.
@@ -37,6 +42,8 @@ class WeightReader(Protocol):
 
 class Checkpoint:
     """A checkpoint whose files were found complete by `open_checkpoint`; reads at most 64 MiB beside `out`."""
+
+    distinct_rows: int | None = None
 
     def __init__(self, path: Path, parts: Mapping[tuple[int, str], list[tuple[Source, StoredTensor]]]) -> None:
         self.path = path

@@ -18,7 +18,7 @@ from flexplan.policy import Policy
 from flexplan.prediction import peak_bytes
 from flexplan.problem import Problem, Workload
 from flexplan.shapes import ModelShape
-from flexplan.tensors import weight_tensors
+from flexplan.tensors import WeightTensor, weight_tensors
 
 TIERS = ("gpu", "cpu", "disk")
 SHAPES = {
@@ -67,16 +67,19 @@ def placement_of(shape: ModelShape, policy: Policy, lengths: tuple[int, int]) ->
     return Placement.of(shape, policy, full_block(Workload(prompt_len=prompt_len, gen_len=gen_len), policy))
 
 
+def stored_tensors(shape: ModelShape, policy: Policy) -> tuple[WeightTensor, ...]:
+    return weight_tensors(shape, policy.weight_packing(shape.bytes_per_element))
+
+
 # -- shares -----------------------------------------------------------------------------------------------------
 @settings(max_examples=150, deadline=None)
 @given(shapes, policies)
 def test_weights_are_where_they_were_asked_to_be(shape: ModelShape, policy: Policy) -> None:
     placement = placement_of(shape, policy, (4, 2))
     total = sum(w.payload(tier) for w in placement.weights for tier in TIERS)
-    assert total == sum(t.nbytes for t in weight_tensors(shape))
-    widest = max(t.row_bytes for w in placement.weights for p in w.pieces for t in [p.tensor])
-    grain_rows = policy.comp_weight_config.group_size if policy.compress_weight else 1
-    allowed = max(1.0, 100 * widest * grain_rows / total)
+    assert total == sum(t.nbytes for t in stored_tensors(shape, policy))
+    widest = max(t.rows_bytes(t.grain_rows) for t in stored_tensors(shape, policy))
+    allowed = max(1.0, 100 * widest / total)
     for asked, realised in zip(policy.shares("w"), placement.realised()["w"], strict=True):
         assert abs(100 * asked - realised) <= allowed
 
@@ -101,9 +104,9 @@ def test_every_layer_has_the_same_share(shape: ModelShape, policy: Policy) -> No
             at = depth_bytes.setdefault(layer.depth, dict.fromkeys(TIERS, 0))
             for tier in TIERS:
                 at[tier] += w.payload(tier)
-    widest = max(t.row_bytes for t in weight_tensors(shape) if t.cols > 1)
-    vectors = max((t.nbytes for t in weight_tensors(shape) if t.cols == 1), default=0)
-    grain = widest * (policy.comp_weight_config.group_size if policy.compress_weight else 1) + vectors
+    tensors = stored_tensors(shape, policy)
+    widest = max(t.rows_bytes(t.grain_rows) for t in tensors if t.cols > 1)
+    grain = widest + max((t.nbytes for t in tensors if t.cols == 1), default=0)
     for tier in TIERS:
         parts = [at[tier] for at in depth_bytes.values()]
         assert max(parts) - min(parts) <= max(4 * grain, sum(depth_bytes[0].values()) / 100)
@@ -121,12 +124,11 @@ def test_at_most_two_tensors_of_a_layer_are_cut(shape: ModelShape, policy: Polic
 @given(shapes, policies)
 def test_every_row_of_every_tensor_is_in_one_place(shape: ModelShape, policy: Policy) -> None:
     rows: dict[tuple[int, str], list[tuple[int, int]]] = {}
-    grain = policy.comp_weight_config.group_size if policy.compress_weight else 1
     for w in placement_of(shape, policy, (4, 2)).weights:
         for piece in w.pieces:
             rows.setdefault((piece.tensor.layer, piece.tensor.name), []).append((piece.row_lo, piece.row_hi))
-            assert piece.row_hi == piece.tensor.rows or piece.row_hi % grain == 0
-    for tensor in weight_tensors(shape):
+            assert piece.row_hi == piece.tensor.rows or piece.row_hi % piece.tensor.grain_rows == 0
+    for tensor in stored_tensors(shape, policy):
         spans = sorted(rows.pop((tensor.layer, tensor.name)))
         assert (spans[0][0], spans[-1][1]) == (0, tensor.rows)
         assert all(before[1] == after[0] for before, after in pairwise(spans))

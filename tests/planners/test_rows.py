@@ -19,19 +19,23 @@ from flexplan.placement import Placement
 from flexplan.policy import Policy
 from flexplan.problem import Problem
 
+LOSSY = ("compress_weight", "compress_cache")
 TIERS = ("gpu", "cpu", "disk")
 PROBLEMS = [
     *(problem(256, 256, 256, model=model, prompt_len=24, gen_len=3) for model in SHAPES),
     Problem.of("facebook/opt-1.3b", prompt_len=64, gen_len=3),
 ]
+COARSE = {"disk_read", "h2d_weights"}  # groups of 64 rows leave so small a model without some of these tasks
 EXACT = {"gpu", "cpu", "d2h", "h2d_small", "h2d_cache"}  # the disk pads, and small pieces of weights are not cut
 
 
 def policies(asked: Problem) -> Iterator[tuple[Switches, Policy]]:
     """Two random policies for every setting of the switches, with so many grains that every share gets some."""
-    dice = random.Random(0)
-    for switches in FlexplanCosts(asked, pin_weight=(True, False)).settings:
-        for size in (32, 40):
+    plain, packed = random.Random(0), random.Random(0)
+    for switches in FlexplanCosts(asked, pin_weight=(True, False), lossy=LOSSY).settings:
+        is_packed = switches.compress_weight or switches.compress_cache
+        dice = packed if is_packed else plain
+        for size in (32,) if is_packed else (32, 40):
             percents = {}
             for what in ("w", "cache", "act"):
                 parts = [0 if f"{what}_{t}" in switches.absent else dice.randint(1, 9) for t in ("gpu", "cpu", "disk")]
@@ -62,6 +66,7 @@ def test_a_row_of_time_is_the_sum_of_its_lanes_tasks(asked: Problem) -> None:
     rates = Rates(asked.hardware)
     for switches, policy in policies(asked):
         placement = Placement.of(asked.model, policy, full_block(asked.workload, policy))
+        packed = policy.compress_weight or policy.compress_cache
         passes = [
             PassWork(asked, rates, policy.gpu_batch_size, i, asked.workload.prompt_len).rows(switches) for i in (0, 1)
         ]
@@ -72,6 +77,8 @@ def test_a_row_of_time_is_the_sum_of_its_lanes_tasks(asked: Problem) -> None:
             values = {name: row.value(realised(placement), policy.num_gpu_batches) for name, row in rows.items()}
             values["gpu"] = max(seconds for name, seconds in values.items() if name.startswith("gpu"))
             for lane, seconds in seconds_by_lane(sweep, rates).items():
+                if packed and lane in COARSE:
+                    continue
                 assert values.get(lane, 0.0) <= seconds * 1.03, (lane, policy)
                 if lane in EXACT:
                     assert values[lane] == pytest.approx(seconds, rel=1e-3), (lane, policy)
@@ -80,7 +87,7 @@ def test_a_row_of_time_is_the_sum_of_its_lanes_tasks(asked: Problem) -> None:
 @pytest.mark.parametrize("asked", PROBLEMS, ids=lambda p: p.model.name)
 def test_a_row_of_bytes_is_an_upper_bound_of_the_placement(asked: Problem) -> None:
     for switches, policy in policies(asked):
-        rows = Memory(asked, policy.gpu_batch_size).rows(switches)
+        rows = Memory(asked, policy.gpu_batch_size, switches).rows(switches)
         shares = {f"{w}_{t}": s for w in ("w", "cache", "act") for t, s in zip(TIERS, policy.shares(w), strict=True)}
         need = Placement.of(asked.model, policy, full_block(asked.workload, policy)).tier_bytes()
         for tier, row in rows.items():
@@ -97,5 +104,5 @@ def test_on_a_large_model_the_bound_is_tight() -> None:
     policy = Policy(24, 3, 15.0, 85.0, 0.0, 100.0, **switches.fields)
     need = Placement.of(asked.model, policy, full_block(asked.workload, policy)).tier_bytes()
     shares = {f"{w}_{t}": s for w in ("w", "cache", "act") for t, s in zip(TIERS, policy.shares(w), strict=True)}
-    for tier, row in Memory(asked, 24).rows(switches).items():
+    for tier, row in Memory(asked, 24, switches).rows(switches).items():
         assert row.value(shares, 3) <= need[tier] * 1.005

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flexplan.packing import Packing
 from flexplan_runtime.hostattention.build import library
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -33,32 +34,65 @@ def grain_attention_host(
     ``pads`` (int32 or int64, each less than C) counts the leading tokens of each grain that are not read.
     Any strides, as long as head_dim is contiguous.  Calls from several threads run one after the other.
     """
-    kernel = _kernel() if supports(q_GPH, k_GCH, v_GCH, out_GPH) else None
+    if not supports(q_GPH, k_GCH, v_GCH, out_GPH):
+        return False
+    size = q_GPH.element_size()
+    strides = [stride * size for x in (k_GCH, v_GCH) for stride in x.stride()[:2]]
+    return _attend(q_GPH, k_GCH, v_GCH, strides, None, pads_G, scale, out_GPH, num_threads)
+
+
+def grain_attention_packed_host(
+    q_GPH: Tensor,
+    packed_G2CV: Tensor,
+    packing: Packing,
+    pads_G: Tensor | None,
+    scale: float,
+    out_GPH: Tensor,
+    num_threads: int,
+) -> bool:
+    """The same over packed keys and values, (G, 2, C, bytes of a vector), unpacked a block at a time.
+
+    What a code stands for is not rounded to the model's dtype in between.
+    """
+    if not supports(q_GPH, out_GPH) or packed_G2CV.device.type != "cpu" or packed_G2CV.stride(-1) != 1:
+        return False
+    k, v = packed_G2CV.unbind(1)
+    strides = [stride for x in (k, v) for stride in x.stride()[:2]]
+    layout = FOUR(packing.num_bits, packing.group_size, packing.symmetric, packing.vector_bytes(q_GPH.shape[-1]))
+    return _attend(q_GPH, k, v, strides, layout, pads_G, scale, out_GPH, num_threads)
+
+
+def _attend(
+    q_GPH: Tensor, k: Tensor, v: Tensor, cache_strides: list[int], layout: Any, pads_G: Tensor | None, scale: float,
+    out_GPH: Tensor, num_threads: int,
+) -> bool:  # fmt: skip
+    """Strides of the cache in bytes."""
+    kernel = _kernel()
     if kernel is None:
         return False
-    (G, P, H), C = q_GPH.shape, k_GCH.shape[1]
+    (G, P, H), C = q_GPH.shape, k.shape[1]
     if G == 0:
         return True
     pads = None if pads_G is None else pads_G.to(torch.int64).contiguous()
-    strides = [stride for tensor in (q_GPH, k_GCH, v_GCH, out_GPH) for stride in tensor.stride()[:2]]
     failed = kernel(
         DTYPES[q_GPH.dtype],
         q_GPH.data_ptr(),
-        k_GCH.data_ptr(),
-        v_GCH.data_ptr(),
+        k.data_ptr(),
+        v.data_ptr(),
         None if pads is None else pads.data_ptr(),
         out_GPH.data_ptr(),
         FOUR(G, P, H, C),
-        EIGHT(*strides),
+        EIGHT(*q_GPH.stride()[:2], *cache_strides, *out_GPH.stride()[:2]),
+        layout,
         scale,
         max(1, num_threads),
     )
     return not failed
 
 
-def supports(q_GPH: Tensor, k_GCH: Tensor, v_GCH: Tensor, out_GPH: Tensor) -> bool:
+def supports(q_GPH: Tensor, *others: Tensor) -> bool:
     """Whether the kernel is written for these tensors."""
-    tensors, head_dim = (q_GPH, k_GCH, v_GCH, out_GPH), q_GPH.shape[-1]
+    tensors, head_dim = (q_GPH, *others), q_GPH.shape[-1]
     return (
         q_GPH.dtype in DTYPES
         and head_dim % 16 == 0
@@ -75,6 +109,6 @@ def _kernel() -> Any:
         return None
     kernel = found.flexplan_grain_attention
     pointer = ctypes.c_void_p
-    kernel.argtypes = [ctypes.c_int, *[pointer] * 5, FOUR, EIGHT, ctypes.c_float, ctypes.c_int64]
+    kernel.argtypes = [ctypes.c_int, *[pointer] * 5, FOUR, EIGHT, pointer, ctypes.c_float, ctypes.c_int64]
     kernel.restype = ctypes.c_int
     return kernel

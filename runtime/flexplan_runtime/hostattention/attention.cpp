@@ -4,7 +4,10 @@
 // about 32 KiB of keys, then the same tokens' values (online softmax, all sums in float32).  While the keys of a
 // block are used its values are prefetched, and while its values are used, the next block's keys.
 //
-// Letters as in attention.py: G grains, P query heads, C context, H head_dim.  Strides count elements.
+// Packed keys and values are unpacked block by block into scratch that stays in the first cache.
+//
+// Letters as in attention.py: G grains, P query heads, C context, H head_dim.  Strides of keys and values count bytes,
+// all others elements.
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -16,13 +19,15 @@
 #include <vector>
 
 #include "pool.hpp"
+#include "rows.hpp"
 #include "vectors.hpp"
 
 namespace {
 
 // -- one grain ---------------------------------------------------------------------------------------------------------
 struct Call {
-    const void *q, *k, *v;
+    const void* q;
+    const char *k, *v;
     void* out;
     const int64_t* pads;  // leading tokens not to be read, or null
     int64_t G, P, H, C;
@@ -31,7 +36,7 @@ struct Call {
 };
 
 // A sequence of rows in memory, `n` of them; what is read next while something else is used.
-struct Rows {
+struct Upcoming {
     const char* at = nullptr;
     ptrdiff_t stride_bytes = 0, row_bytes = 0;
     int64_t n = 0;
@@ -93,7 +98,7 @@ inline void products(const float* q, int64_t H, const T* const k[kTokens], float
 // acc = acc * decay + weights x values, for PB heads and HB vectors of the head dimension.
 template <class T, int PB, int HB>
 inline void weigh(const float* weights, int64_t ld, const T* v, int64_t stride, int64_t n, const float* decay, float* acc,
-                  int64_t H, const Rows& next) {
+                  int64_t H, const Upcoming& next) {
     Floats a[PB][HB];
     for (int p = 0; p < PB; ++p)
         for (int h = 0; h < HB; ++h) a[p][h] = load(acc + p * H + h * kWidth) * decay[p];
@@ -112,7 +117,7 @@ inline void weigh(const float* weights, int64_t ld, const T* v, int64_t stride, 
 
 template <class T, int PB, int HB>
 inline void weigh_all(const float* weights, int64_t ld, const T* v, int64_t stride, int64_t n, const float* decay,
-                      float* acc, int64_t H, Rows next, int64_t h = 0) {
+                      float* acc, int64_t H, Upcoming next, int64_t h = 0) {
     for (; h + HB * kWidth <= H; h += HB * kWidth) {
         weigh<T, PB, HB>(weights, ld, v + h, stride, n, decay, acc + h, H, next);
         next.n = 0;  // asked for once
@@ -123,10 +128,10 @@ inline void weigh_all(const float* weights, int64_t ld, const T* v, int64_t stri
 
 struct Scratch {
     std::vector<float> memory;
-    float *q, *scores, *decay, *acc, *top, *total;
+    float *q, *scores, *decay, *acc, *top, *total, *rows;
 
     void fit(int64_t P, int64_t H, int64_t block) {
-        size_t need = size_t(P * (2 * H + block + 3) + 6 * 16);
+        size_t need = size_t(P * (2 * H + block + 3) + block * H + 8 * 16);
         if (memory.size() < need) memory.resize(need);
         float* at = memory.data();
         auto take = [&at](int64_t n) {  // each on its own cache line
@@ -136,6 +141,7 @@ struct Scratch {
             return here;
         };
         q = take(P * H), acc = take(P * H), scores = take(P * block), decay = take(P), top = take(P), total = take(P);
+        rows = take(block * H + kWidth);
     }
 };
 
@@ -159,18 +165,20 @@ inline void soften(float* scores, int64_t n, float& top, float& total, float& de
     top = now;
 }
 
-template <class T>
+template <class Cache>
 int64_t block_tokens(const Call& c) {
-    int64_t tokens = 32768 / (c.H * int64_t(sizeof(T)));
+    int64_t tokens = 32768 / (c.H * int64_t(sizeof(typename Cache::Element)));
     return std::clamp<int64_t>(tokens / 16 * 16, 16, 128);
 }
 
 // Attention of grain g over tokens [first, last): acc, top and total in scratch.
-template <class T>
-void attend(const Call& c, int64_t g, int64_t first, int64_t last, const Rows& next, Scratch& s) {
-    const T *q = static_cast<const T*>(c.q) + g * c.q_G, *k = static_cast<const T*>(c.k) + g * c.k_G,
-            *v = static_cast<const T*>(c.v) + g * c.v_G;
-    const int64_t P = c.P, H = c.H, block = block_tokens<T>(c), size = sizeof(T);
+template <class T, class Cache>
+void attend(const Call& c, const Cache& cache, int64_t g, int64_t first, int64_t last, const Upcoming& next,
+            Scratch& s) {
+    using E = typename Cache::Element;
+    const T* q = static_cast<const T*>(c.q) + g * c.q_G;
+    const char *k = c.k + g * c.k_G, *v = c.v + g * c.v_G;
+    const int64_t P = c.P, H = c.H, block = block_tokens<Cache>(c);
     s.fit(P, H, block);
     for (int64_t p = 0; p < P; ++p)
         for (int64_t h = 0; h < H; h += kWidth) store(s.q + p * H + h, load(q + p * c.q_P + h) * c.scale);
@@ -180,28 +188,28 @@ void attend(const Call& c, int64_t g, int64_t first, int64_t last, const Rows& n
     const int64_t heads = tile_heads(P);
     for (int64_t at = first; at < last; at += block) {
         const int64_t n = std::min(block, last - at), after = at + n;
-        const T *keys = k + at * c.k_C, *values = v + at * c.v_C;
-        const Rows v_rows{reinterpret_cast<const char*>(values), c.v_C * size, H * size, n};
+        const Rows<E> keys = cache.rows(k + at * c.k_C, c.k_C, n, s.rows);
+        const Upcoming v_rows{v + at * c.v_C, c.v_C, cache.row_bytes, n};
         for (int64_t t = 0; t < n; t += kTokens) {
-            const T* row[kTokens];
+            const E* row[kTokens];
             for (int i = 0; i < kTokens; ++i) {
-                row[i] = keys + std::min(t + i, n - 1) * c.k_C;
+                row[i] = keys.at + std::min(t + i, n - 1) * keys.stride;
                 v_rows.ask(t + i);
             }
             for (int64_t p = 0; p < P; p += heads)
                 with_heads(std::min(heads, P - p), [&](auto n_heads) {
-                    products<T, n_heads.value>(s.q + p * H, H, row, s.scores + p * block + t, block);
+                    products<E, n_heads.value>(s.q + p * H, H, row, s.scores + p * block + t, block);
                 });
         }
         for (int64_t p = 0; p < P; ++p) soften(s.scores + p * block, n, s.top[p], s.total[p], s.decay[p]);
-        Rows k_rows = next;
-        if (after < last)
-            k_rows = {reinterpret_cast<const char*>(k + after * c.k_C), c.k_C * size, H * size,
-                      std::min(block, last - after)};
+        Upcoming k_rows = next;
+        if (after < last) k_rows = {k + after * c.k_C, c.k_C, cache.row_bytes, std::min(block, last - after)};
+        const Rows<E> values = cache.rows(v + at * c.v_C, c.v_C, n, s.rows);
         for (int64_t p = 0; p < P; p += heads) {
             with_heads(std::min(heads, P - p), [&](auto n_heads) {
                 constexpr int PB = n_heads.value, HB = tile_vectors(PB);
-                weigh_all<T, PB, HB>(s.scores + p * block, block, values, c.v_C, n, s.decay + p, s.acc + p * H, H, k_rows);
+                weigh_all<E, PB, HB>(s.scores + p * block, block, values.at, values.stride, n, s.decay + p, s.acc + p * H, H,
+                                     k_rows);
             });
             k_rows.n = 0;
         }
@@ -238,9 +246,9 @@ void merge(const Call& c, int64_t g, Partial* parts, int64_t num_parts) {
     finish<T>(c, g, all.acc.data(), all.total.data());
 }
 
-template <class T>
-void attend_all(const Call& c, int64_t threads) {
-    const int64_t size = sizeof(T), block = block_tokens<T>(c), grain_bytes = 2 * c.C * c.H * size;
+template <class T, class Cache>
+void attend_all(const Call& c, const Cache& cache, int64_t threads) {
+    const int64_t block = block_tokens<Cache>(c), grain_bytes = 2 * c.C * cache.row_bytes;
     const auto pad = [&c](int64_t g) { return c.pads ? std::clamp<int64_t>(c.pads[g], 0, c.C - 1) : 0; };
     const int64_t cuts = threads == 1 ? 1 : std::clamp<int64_t>(4 * threads / c.G, 1, std::max<int64_t>(1, c.C / 256));
     const int64_t num_units = c.G * cuts;
@@ -256,13 +264,12 @@ void attend_all(const Call& c, int64_t threads) {
             for (int64_t unit = from; unit < to; ++unit) {
                 const int64_t g = unit / cuts, cut = unit % cuts, start = pad(g), length = c.C - start;
                 const int64_t first = start + length * cut / cuts, last = start + length * (cut + 1) / cuts;
-                Rows next;
+                Upcoming next;
                 if (cuts == 1 && unit + 1 < to) {
                     const int64_t at = pad(g + 1);
-                    const T* k = static_cast<const T*>(c.k) + (g + 1) * c.k_G + at * c.k_C;
-                    next = {reinterpret_cast<const char*>(k), c.k_C * size, c.H * size, std::min(block, c.C - at)};
+                    next = {c.k + (g + 1) * c.k_G + at * c.k_C, c.k_C, cache.row_bytes, std::min(block, c.C - at)};
                 }
-                attend<T>(c, g, first, last, next, scratch);
+                attend<T>(c, cache, g, first, last, next, scratch);
                 if (cuts == 1) {
                     finish<T>(c, g, scratch.acc, scratch.total);
                 } else {
@@ -281,21 +288,32 @@ void attend_all(const Call& c, int64_t threads) {
     for (int64_t g = 0; cuts > 1 && g < c.G; ++g) merge<T>(c, g, &partials[g * cuts], cuts);
 }
 
+// Packing: bits, group size, symmetric, bytes of a vector.  Null is a plain cache.
+template <class T>
+void attend_cache(const Call& c, const int64_t* packing, int64_t threads) {
+    if (!packing)
+        attend_all<T>(c, Plain<T>(c.H), threads);
+    else if (packing[0] == 4)
+        attend_all<T>(c, Packed<T, 4>(c.H, packing[1], packing[2], packing[3]), threads);
+    else
+        attend_all<T>(c, Packed<T, 8>(c.H, packing[1], packing[2], packing[3]), threads);
+}
+
 }  // namespace
 
-// dtype: 0 float32, 1 bfloat16, 2 float16.  0 is success.
-extern "C" int flexplan_grain_attention(int dtype, const void* q, const void* k, const void* v, const int64_t* pads,
-                                        void* out, const int64_t shape_GPHC[4], const int64_t strides[8], float scale,
-                                        int64_t threads) {
+// dtype of queries, results and scales: 0 float32, 1 bfloat16, 2 float16.  0 is success.
+extern "C" int flexplan_grain_attention(int dtype, const void* q, const char* k, const char* v, const int64_t* pads,
+                                        void* out, const int64_t shape_GPHC[4], const int64_t strides[8],
+                                        const int64_t* packing, float scale, int64_t threads) {
     const int64_t *n = shape_GPHC, *s = strides;
     const Call call{q, k, v, out, pads, n[0], n[1], n[2], n[3], s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], scale};
     try {
         if (dtype == 0)
-            attend_all<float>(call, threads);
+            attend_cache<float>(call, packing, threads);
         else if (dtype == 1)
-            attend_all<BFloat16>(call, threads);
+            attend_cache<BFloat16>(call, packing, threads);
         else
-            attend_all<Float16>(call, threads);
+            attend_cache<Float16>(call, packing, threads);
     } catch (const std::exception&) {
         return 1;
     }

@@ -29,6 +29,7 @@ typedef uint16_t Halves __attribute__((vector_size(kWidth * 2)));
 
 struct BFloat16 { uint16_t bits; };
 struct Float16 { uint16_t bits; };
+typedef uint8_t Bytes __attribute__((vector_size(kWidth)));
 
 template <class V>
 inline V read(const void* from) {
@@ -41,6 +42,7 @@ template <class V>
 inline void write(void* to, V v) { std::memcpy(to, &v, sizeof v); }
 
 inline Floats splat(float x) { return x - Floats{}; }
+inline Floats splat(const float* p) { return splat(*p); }
 inline Floats load(const float* p) { return read<Floats>(p); }
 inline void store(float* p, Floats x) { write(p, x); }
 
@@ -50,7 +52,11 @@ inline void store(BFloat16* p, Floats x) {  // to nearest, ties to even; a NaN s
     write(p, __builtin_convertvector((nan & is_nan) | (even & ~is_nan), Halves));
 }
 
+inline Floats splat(const BFloat16* p) { return (Floats)(uint32_t(p->bits) << 16 | Words{}); }
+
 #if defined(__AVX512F__)
+inline Ints load_bytes(const char* p) { return (Ints)_mm512_cvtepu8_epi32(read<__m128i>(p)); }
+inline Floats splat(const Float16* p) { return (Floats)_mm512_cvtph_ps(_mm256_set1_epi16(short(p->bits))); }
 inline Floats load(const BFloat16* p) {  // compilers make two halves of a __builtin_convertvector
     return (Floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32(read<__m256i>(p)), 16);
 }
@@ -67,6 +73,8 @@ inline void sum_each(const Floats* x, float* to) {  // four vectors to four sums
     _mm_storeu_ps(to, _mm512_castps512_ps128(whole));
 }
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+inline Ints load_bytes(const char* p) { return (Ints)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p)); }
+inline Floats splat(const Float16* p) { return (Floats)_mm256_cvtph_ps(_mm_set1_epi16(short(p->bits))); }
 inline Floats load(const BFloat16* p) {
     return (Floats)_mm256_slli_epi32(_mm256_cvtepu16_epi32(read<__m128i>(p)), 16);
 }
@@ -79,6 +87,7 @@ inline void sum_each(const Floats* x, float* to) {
     _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(abcd), _mm256_extractf128_ps(abcd, 1)));
 }
 #else
+inline Ints load_bytes(const char* p) { return __builtin_convertvector(read<Bytes>(p), Ints); }
 inline Floats load(const BFloat16* p) { return (Floats)(__builtin_convertvector(read<Halves>(p), Words) << 16); }
 
 inline Floats load(const Float16* p) {  // exponents are 112 apart; multiplying also makes subnormals normal
@@ -86,6 +95,11 @@ inline Floats load(const Float16* p) {  // exponents are 112 apart; multiplying 
     Floats finite = (Floats)((h & 0x7fffu) << 13) * 0x1p112f;
     Words special = (Words)((h & 0x7c00u) == 0x7c00u) & 0x7f800000u;
     return (Floats)((Words)finite | special | ((h & 0x8000u) << 16));
+}
+
+inline Floats splat(const Float16* p) {
+    Halves same = p->bits | Halves{};
+    return load(reinterpret_cast<const Float16*>(&same));
 }
 
 inline uint16_t to_half(float x) {

@@ -1,0 +1,55 @@
+"""Packed weights: rows of a tensor packed where they are stored, and unpacked into the tensor a layer computes with."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from flexplan.tensors import WeightTensor
+from flexplan.units import round_up
+from flexplan.weight_placement import Piece
+from flexplan_runtime.quantisation import pack_slabs, pack_vectors, unpack_rows, unpack_slabs
+from flexplan_runtime.weights import WeightReader
+
+_ELEMENTS = 1 << 22  # packed at a time: the float32 copies of quantising stay small
+
+
+def read_packed(reader: WeightReader, piece: Piece, out: Tensor, dtype: torch.dtype) -> None:
+    """A piece of a checkpoint, quantised into the bytes of ``out``."""
+    tensor, at = piece.tensor, 0
+    rows = min(piece.rows, round_up(reader.distinct_rows or piece.rows, tensor.grain_rows))
+    step = max(1, _ELEMENTS // (tensor.cols * tensor.grain_rows)) * tensor.grain_rows
+    while at < rows:
+        taken = min(step, rows - at)
+        plain = torch.empty(taken, tensor.cols, dtype=dtype)
+        reader.read_rows(tensor.name, tensor.layer, piece.row_lo + at, taken, plain)
+        start, end = tensor.rows_bytes(at), tensor.rows_bytes(at + taken)
+        packed = torch.empty(end - start, dtype=torch.uint8)
+        pack(plain, tensor, packed)
+        out[start:end].copy_(packed)
+        at += taken
+    while at < piece.rows:
+        taken = min(rows, piece.rows - at)
+        start, end = tensor.rows_bytes(at), tensor.rows_bytes(at + taken)
+        out[start:end].copy_(out[: end - start])
+        at += taken
+
+
+def pack(plain: Tensor, tensor: WeightTensor, out: Tensor) -> None:
+    """(rows, cols) quantised into the bytes of ``out``."""
+    assert tensor.packing is not None
+    if tensor.packing.down:
+        pack_slabs(plain, tensor.packing, out)
+    else:
+        pack_vectors(plain, tensor.packing, out.view(len(plain), -1))
+
+
+def unpack(data: Tensor, tensor: WeightTensor, out: Tensor) -> None:
+    """The bytes of ``data`` into (rows, cols), or copied where they are not packed."""
+    packing = tensor.packing
+    if packing is None:
+        out.copy_(data.view(out.dtype).view(out.shape))
+    elif packing.down:
+        unpack_slabs(data, packing, out)
+    else:
+        unpack_rows(data.view(len(out), -1), packing, out)
