@@ -19,7 +19,7 @@ from flexplan_planners.lpmodel import Program, Shares, Solution, solve_program
 from flexplan_planners.readback import read_back, shares_of
 
 _ROUNDS = 6
-_WORTH = 1e-5  # of the seconds: less is not worth another placement
+_WORTH = 5e-4  # of the seconds: less is not worth another placement
 _MOST_CREDIT = 0.25  # of a budget, and 4 MiB: rows are never further off
 
 Budgets = Mapping[str, float]

@@ -68,7 +68,8 @@ def test_our_model_of_the_reference_is_the_reference(size: str, prompt: int) -> 
     answer = flexgen(size, prompt)
     given = answer["policy"]
     shares = {name: 100 * value for name, value in given.items() if name.endswith("percent")}  # it means fractions
-    shares = {name: min(100.0, max(0.0, value)) for name, value in shares.items()}
+    for what in ("w", "cache", "act"):  # its solver's 1 may be a little more
+        shares[f"{what}_cpu_percent"] = min(shares[f"{what}_cpu_percent"], 100 - shares[f"{what}_gpu_percent"])
     policy = Policy(gpu_batch_size=given["gpu_batch_size"], num_gpu_batches=given["num_gpu_batches"], **shares)
     assert 32 / judged(ReferenceModel(size, s=prompt), policy) == pytest.approx(answer["tokens_per_s"], rel=1e-4)
     assert 32 / theirs(size, prompt)[0].seconds_per_prompt == pytest.approx(answer["tokens_per_s"], rel=1e-4)
