@@ -6,8 +6,9 @@ by length into micro-batches, so that each is padded to its own longest prompt o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from flexplan.policy import Policy
 from flexplan.problem import Workload
@@ -42,7 +43,8 @@ class Block:
         return max(batch.prompt_len for batch in self.batches)
 
 
-def fill_block(first: int, prompt_lens: Sequence[int], gen_len: int, gpu_batch_size: int) -> Block:
+@lru_cache(maxsize=64)
+def fill_block(first: int, prompt_lens: tuple[int, ...], gen_len: int, gpu_batch_size: int) -> Block:
     """The block of the prompts ``first, first + 1, ...`` with these lengths, sorted into micro-batches."""
     order = sorted(range(len(prompt_lens)), key=lambda row: prompt_lens[row])
     groups = [order[start : start + gpu_batch_size] for start in range(0, len(order), gpu_batch_size)]
@@ -58,11 +60,11 @@ def fill_blocks(workload: Workload, policy: Policy) -> Iterator[Block]:
     total = workload.num_prompts or policy.block_size
     for first in range(0, total, policy.block_size):
         rows = range(first, min(first + policy.block_size, total))
-        row_lens = [lens[row] if lens else workload.prompt_len for row in rows]
+        row_lens = lens[rows.start : rows.stop] or (workload.prompt_len,) * len(rows)
         yield fill_block(first, row_lens, workload.gen_len, policy.gpu_batch_size)
 
 
 def full_block(workload: Workload, policy: Policy) -> Block:
     """The block that planning counts on: full, every prompt as long as the longest."""
-    lens = [workload.prompt_len] * policy.block_size
+    lens = (workload.prompt_len,) * policy.block_size
     return fill_block(0, lens, workload.gen_len, policy.gpu_batch_size)

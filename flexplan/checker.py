@@ -39,11 +39,21 @@ def check_memory(graph: TaskGraph, budgets: Mapping[str, int], extra: Mapping[st
 
     ``extra`` adds bytes to a tier, for instance the workspace on the gpu.
     """
-    _check_slots(graph.buffers.values())
+    check_budgets(graph, budgets, extra)
+    check_accesses(graph)
+
+
+def check_accesses(graph: TaskGraph) -> None:
+    """Every access is inside its slot."""
     for sweep in _ends(graph.sweeps()):
         for task in sweep.tasks:
             for access in (*task.reads, *task.writes):
                 _slot_of(graph.buffers, access, task)
+
+
+def check_budgets(graph: TaskGraph, budgets: Mapping[str, int], extra: Mapping[str, int] | None = None) -> None:
+    """No two slots share bytes, and each tier's arenas are within its budget; no task is written for it."""
+    _check_slots(graph.buffers.values())
     need = dict.fromkeys(budgets, 0) | dict(extra or {})
     for arena, nbytes in graph.arena_bytes().items():
         need[TIERS[arena.partition(".")[0]]] += nbytes

@@ -43,5 +43,15 @@ def is_gathered(tensor: WeightTensor) -> bool:
 def layer_tensors(shape: ModelShape, layer: Layer, packing: Packing | None = None) -> tuple[WeightTensor, ...]:
     """The tensors that layer ``layer`` computes with, in order; a gathered table is not among them."""
     blocks = (ATTENTION, MLP) if layer.role == TRANSFORMER else (layer.role,)
-    tensors = weight_tensors(shape, packing)
-    return tuple(t for t in tensors if t.layer == layer.depth and t.block in blocks and not is_gathered(t))
+    found = _by_layer(shape, packing)
+    return tuple(t for block in blocks for t in found.get((layer.depth, block), ()))
+
+
+@cache
+def _by_layer(shape: ModelShape, packing: Packing | None) -> dict[tuple[int, str], list[WeightTensor]]:
+    """The streamed tensors by layer and block."""
+    found: dict[tuple[int, str], list[WeightTensor]] = {}
+    for tensor in weight_tensors(shape, packing):
+        if not is_gathered(tensor):
+            found.setdefault((tensor.layer, tensor.block), []).append(tensor)
+    return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from flexplan.allot import cut
 from flexplan.blocks import Block
@@ -54,14 +54,7 @@ class Placement:
     @classmethod
     def of(cls, shape: ModelShape, policy: Policy, block: Block, live: int | None = None) -> Placement:
         """The placement of a block; ``live`` defaults to all its micro-batches."""
-        return cls(
-            shape,
-            policy,
-            block,
-            live or len(block.batches),
-            place_weights(shape, policy),
-            place_cache(shape, policy, block),
-        )
+        return _placement(shape, policy, block, live or len(block.batches))
 
     # -- the work of a step ------------------------------------------------------------------------------
     @cached_property
@@ -171,6 +164,12 @@ class Placement:
             parts["cache"][n] = sum(s.payload(tier) for row in self.cache for s in row)
             parts["act"][n] = sum(self.hidden_parts(0, k)[n] for k in range(len(self.block.batches)))
         return {what: _percents(values) for what, values in parts.items()}
+
+
+@lru_cache(maxsize=16)  # a plan is predicted, held against its budgets and checked: one placement serves them all
+def _placement(shape: ModelShape, policy: Policy, block: Block, live: int) -> Placement:
+    weights, cache = place_weights(shape, policy), place_cache(shape, policy, block)
+    return Placement(shape, policy, block, live, weights, cache)
 
 
 def _percents(values: Sequence[int]) -> tuple[float, float, float]:

@@ -37,8 +37,16 @@ class Plan:
     prediction: Prediction
 
     @classmethod
-    def of(cls, problem: Problem, policy: Policy, *, schedule: str = "zigzag", planner: str = "manual") -> Plan:
-        """The plan of a policy: placed, held against the budgets and simulated.
+    def of(
+        cls,
+        problem: Problem,
+        policy: Policy,
+        *,
+        schedule: str = "zigzag",
+        planner: str = "manual",
+        prediction: Prediction | None = None,
+    ) -> Plan:
+        """The plan of a policy: placed, held against the budgets and simulated, unless the prediction is known.
 
         Raises InfeasiblePlan with the tiers that are too small.
         """
@@ -46,7 +54,8 @@ class Plan:
         chosen: Schedule = make(SCHEDULES, schedule)
         refuse_over_budget(peak_bytes(problem, policy, chosen), problem)
         placement = Placement.of(problem.model, policy, full_block(problem.workload, policy))
-        return cls(policy, problem, schedule, planner, placement.realised(), predict(problem, policy, chosen))
+        promised = prediction or predict(problem, policy, chosen)
+        return cls(policy, problem, schedule, planner, placement.realised(), promised)
 
     @property
     def graph(self) -> TaskGraph:

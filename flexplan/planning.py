@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from flexplan.blocks import fill_blocks
-from flexplan.checker import check_memory, check_order
+from flexplan.checker import check_accesses, check_budgets, check_order
 from flexplan.foreign import blamed_on, foreign_plan, is_foreign, name_of
 from flexplan.placement import Placement
 from flexplan.plan import Plan
@@ -18,7 +18,7 @@ __all__ = ["Planner", "Schedule", "check_plan", "solve"]
 PLANNER_TIMEOUT_S = 60.0
 
 _CHECKED_TOKENS = 3  # the prompt, a first and a last token: what lies between repeats
-_CHECKED_LAYERS = 4
+_CHECKED_LAYERS = 3  # more than a ring of weights has slots, with the embedding and the head
 
 
 class Planner(Protocol):
@@ -54,16 +54,18 @@ def solve(
 
 
 def check_plan(plan: Plan) -> None:
-    """Hold a plan's first block against the budgets, and prove the order of its schedule on a few tokens and layers.
+    """Hold a plan's first block against the budgets, and prove its schedule's accesses and their order on few layers.
 
     Layers are alike; what differs between passes shows in three of them.  Raises InfeasiblePlan or GraphError.
     """
     problem, graph = plan.problem, plan.graph
     block = next(fill_blocks(problem.workload, plan.policy))
     placement = Placement.of(problem.model, plan.policy, block, graph.live)
-    check_memory(graph, problem.budgets(), {"gpu": placement.arena_bytes["gpu.workspace"]})
-    workload = problem.workload.model_copy(update={"gen_len": min(problem.workload.gen_len, _CHECKED_TOKENS)})
-    model = problem.model.model_copy(update={"num_layers": min(problem.model.num_layers, _CHECKED_LAYERS)})
+    check_budgets(graph, problem.budgets(), {"gpu": placement.arena_bytes["gpu.workspace"]})
     schedule: Schedule = make(SCHEDULES, plan.schedule)
-    short = schedule.build(problem.model_copy(update={"workload": workload, "model": model}), plan.policy)
+    model = problem.model.model_copy(update={"num_layers": min(problem.model.num_layers, _CHECKED_LAYERS)})
+    shallow = problem.model_copy(update={"model": model})
+    check_accesses(schedule.build(shallow, plan.policy))
+    workload = problem.workload.model_copy(update={"gen_len": min(problem.workload.gen_len, _CHECKED_TOKENS)})
+    short = schedule.build(shallow.model_copy(update={"workload": workload}), plan.policy)
     check_order(short.buffers, short.steps())

@@ -1,8 +1,13 @@
-"""Prediction: simulate a policy's task graph on a machine, a few passes exactly and the rest between them."""
+"""Prediction: simulate a policy's task graph on a machine, of many passes and layers only a few.
+
+Passes are alike, and the price of a token grows as its keys and values do: the token half-way through the output
+costs what a token costs on average.  Layers are alike: what the third and fourth add, each further one costs.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -15,7 +20,8 @@ from flexplan.problem import Problem, Workload
 from flexplan.simulator import simulate_graph
 from flexplan.timeline import Timeline
 
-_FEW_LAYERS, _MANY_LAYERS = 4, 16
+_ALL_TOKENS, _ALL_LAYERS = 4, 16  # up to these, all are simulated
+_FEW_LAYERS, _MORE_LAYERS = 2, 4
 
 
 class Schedule(Protocol):
@@ -85,52 +91,59 @@ def _shape_of(block: Block) -> tuple[int, ...]:
     return tuple(batch.prompt_len for batch in block.batches for _ in batch.rows)
 
 
-def _of_lens(problem: Problem, lens: tuple[int, ...], gen_len: int | None = None) -> Problem:
-    workload = Workload(prompt_lens=lens, gen_len=gen_len or problem.workload.gen_len)
+def _of_lens(problem: Problem, lens: tuple[int, ...]) -> Problem:
+    workload = Workload(prompt_lens=lens, gen_len=problem.workload.gen_len)
     return problem.model_copy(update={"workload": workload})
 
 
 def _block_time(problem: Problem, policy: Policy, schedule: Schedule, rates: Rates) -> _BlockTime:
-    """All tokens of up to four; else the first two passes, and the price of one more token early and late.
-
-    Between the two the price of a token grows linearly, as its keys and values do.
-    """
-    lens, gen_len = problem.workload.prompt_lens, problem.workload.gen_len
-
-    def run(extra: int, tokens: int) -> Timeline:
-        return _simulated(_of_lens(problem, tuple(n + extra for n in lens), tokens), policy, schedule, rates)
-
-    first = run(0, 1)
-    if gen_len <= 4:
-        whole = run(0, gen_len) if gen_len > 1 else first
+    """All passes of a few tokens; of more, for each set of micro-batches that run together, three of its passes."""
+    tokens = problem.workload.gen_len
+    half = tokens // 2
+    if tokens <= _ALL_TOKENS:
+        first = _simulated(problem, policy, schedule, rates, range(1))
+        whole = _simulated(problem, policy, schedule, rates, range(tokens))
         return _BlockTime(first.end_s, whole.end_s - first.end_s, first, _less(whole, first))
-    begin, finish = run(0, 3), run(gen_len - 3, 3)
-    if len(lens) > policy.gpu_batch_size * schedule.build(problem, policy).live:
-        # row by row: the tokens of one micro-batch end before the next begins, so only whole runs can be compared
-        early_s, late_s = begin.end_s - run(0, 2).end_s, finish.end_s - run(gen_len - 3, 2).end_s
-        decode_s = (begin.end_s - early_s - first.end_s) + (gen_len - 2) * (early_s + late_s) / 2
-    else:
-        early_s, late_s, last_s = _token_s(begin, 1), _token_s(finish, 1), _token_s(finish, 2)
-        decode_s = (gen_len - 2) * (early_s + late_s) / 2 + last_s
-    return _BlockTime(first.end_s, decode_s, first, _less(begin, first))
+    prefill_s = decode_s = 0.0
+    for ks, times in _batch_sets(problem, policy, schedule):
+        first = _simulated(problem, policy, schedule, rates, range(1), ks)
+        decode = _simulated(problem, policy, schedule, rates, range(half - 1, half + 1), ks)
+        prefill_s += times * first.end_s
+        decode_s += times * (tokens - 1) * (decode.sweep_end_s[half] - decode.sweep_end_s[half - 1])
+    return _BlockTime(prefill_s, decode_s, first, decode)
 
 
-def _simulated(problem: Problem, policy: Policy, schedule: Schedule, rates: Rates) -> Timeline:
-    """The timeline of a few passes; of a deep model, what its layers add up to.
+def _batch_sets(problem: Problem, policy: Policy, schedule: Schedule) -> Iterator[tuple[tuple[int, ...], int]]:
+    """The micro-batches that share a pass, and how many such sets are alike."""
+    batches = next(fill_blocks(problem.workload, policy)).batches
+    sets = {sweep.ks: None for sweep in schedule.build(problem, policy).sweeps()}
+    shapes = {ks: tuple((batches[k].num_rows, batches[k].prompt_len) for k in ks) for ks in sets}
+    first = {shape: ks for ks, shape in reversed(shapes.items())}
+    for shape, times in Counter(shapes.values()).items():
+        yield first[shape], times
 
-    Layers are alike, so the fifth to eighth show what each further one costs: within 1 in 1,000 of all of them,
-    except where the disk is used, which the first layers of a pass do not wait for.
-    """
+
+def _simulated(
+    problem: Problem,
+    policy: Policy,
+    schedule: Schedule,
+    rates: Rates,
+    tokens: range,
+    ks: tuple[int, ...] | None = None,
+) -> Timeline:
+    """The timeline of some tokens' passes, by all micro-batches or by ``ks``; of many layers, what they add up to."""
 
     def of_layers(num_layers: int) -> Timeline:
         part = problem.model_copy(update={"model": problem.model.model_copy(update={"num_layers": num_layers})})
-        return simulate_graph(schedule.build(part, policy), rates, keep=False)
+        graph = schedule.build(part, policy)
+        sweeps = (sweep for sweep in graph.sweeps() if sweep.i in tokens and ks in (None, sweep.ks))
+        return simulate_graph(graph, rates, keep=False, sweeps=sweeps)
 
-    layers, on_disk = problem.model.num_layers, any(policy.shares(what)[2] for what in ("w", "cache", "act"))
-    if layers <= _MANY_LAYERS or on_disk:
+    layers = problem.model.num_layers
+    if layers <= _ALL_LAYERS:
         return of_layers(layers)
-    few, more = of_layers(_FEW_LAYERS), of_layers(2 * _FEW_LAYERS)
-    return _stretched(few, more, (layers - _FEW_LAYERS) / _FEW_LAYERS)
+    few, more = of_layers(_FEW_LAYERS), of_layers(_MORE_LAYERS)
+    return _stretched(few, more, (layers - _FEW_LAYERS) / (_MORE_LAYERS - _FEW_LAYERS))
 
 
 def _stretched(few: Timeline, more: Timeline, times: float) -> Timeline:
@@ -144,10 +157,6 @@ def _stretched(few: Timeline, more: Timeline, times: float) -> Timeline:
         sweep_end_s={i: reach(end, more.sweep_end_s[i]) for i, end in few.sweep_end_s.items()},
         lane_busy_s={lane: reach(busy, more.lane_busy_s[lane]) for lane, busy in few.lane_busy_s.items()},
     )
-
-
-def _token_s(timeline: Timeline, i: int) -> float:
-    return timeline.sweep_end_s[i] - timeline.sweep_end_s[i - 1]
 
 
 def _less(more: Timeline, less: Timeline) -> Timeline:

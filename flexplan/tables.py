@@ -5,19 +5,22 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from flexplan.explaining import Explanation
-from flexplan.hardware import Hardware
-from flexplan.plan import Plan
-from flexplan.policy import Policy
-from flexplan.running import BenchReport, DemoReport, Shares
 from flexplan.tasks import LANES
-from flexplan.timeline import Timeline
 from flexplan.units import format_size
+
+if TYPE_CHECKING:
+    from flexplan.explaining import Explanation
+    from flexplan.hardware import Hardware
+    from flexplan.plan import Plan
+    from flexplan.policy import Policy
+    from flexplan.running import BenchReport, DemoReport, Shares
+    from flexplan.timeline import Timeline
 
 TIERS = ("gpu", "cpu", "disk")
 KINDS = {"w": "weights", "cache": "KV cache", "act": "activations"}

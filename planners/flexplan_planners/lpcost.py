@@ -7,7 +7,7 @@ work is affine in the shares.  A lane's row is a lower bound of what the simulat
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from math import ceil
 
@@ -18,7 +18,7 @@ from flexplan.placement import ID_BYTES
 from flexplan.problem import Problem
 from flexplan_planners.lpmemory import Memory
 from flexplan_planners.lpmodel import ONE, Phase, Program, Row
-from flexplan_planners.switches import Switches, every_setting
+from flexplan_planners.switches import CacheHome, Switches, every_setting
 
 MOST_BATCHES = 20  # as in the paper: larger micro-batches share a pass over the weights as well, with fewer tasks
 _BATCH_SIZES = [m << e for e in range(13) for m in ((1,) if e < 1 else (2, 3))]  # 1, 2, 3, 4, 6, 8, 12, 16, 24, ...
@@ -66,7 +66,7 @@ class FlexplanCosts:
                 memories[packed] = Memory(self.problem, gpu_batch_size, s)
             tiers = memories[packed].rows(s)
             if all(row.least(s.absent) <= budgets[tier] for tier, row in tiers.items()):
-                phases = tuple(Phase(name, count, work.rows(s)) for name, count, work in passes)
+                phases = tuple(Phase(name, count, work.works(s)) for name, count, work in passes)
                 programs.append(Program(gpu_batch_size, phases, tiers, budgets, most, s.absent, s.fields))
         return programs
 
@@ -93,6 +93,7 @@ class PassWork:
         self.i = i
         self.new = prompt if i == 0 else 1
         self.context = prompt + i
+        self._known: dict[tuple[object, ...], dict[str, Row]] = {}
 
     @cached_property
     def tokens(self) -> int:
@@ -102,63 +103,73 @@ class PassWork:
     def grains(self) -> int:
         return self.rows_of_batch * self.shape.num_kv_heads
 
-    def rows(self, switches: Switches) -> dict[str, Row]:
-        """Seconds of every lane and resource, for one setting of the switches."""
-        sums = _Sums(self.rates)
-        self._ids(sums, switches)
-        if not switches.weights_stay:
-            self._weights(sums, switches)
-        if switches.cache != "gpu":
-            self._cache(sums, switches)
-        if not switches.act_stays:
-            self._hidden(sums, switches)
-        self._compute(sums, switches)
-        return sums.rows()
+    def works(self, s: Switches) -> tuple[dict[str, Row], ...]:
+        """Seconds of every lane and resource, of each thing that a pass does for one setting of the switches."""
+        hosted = bool(self.i and s.cache == "host")
+        packed = tuple(zip(s.layer_bytes, s.open_bytes, strict=True)) if s.compress_weight else ()
+        works = [self._once(self._ids, s.weights_stay)]
+        works.append(self._once(self._compute, s.sep_layer, hosted, s.pair_bytes, packed))
+        if not s.weights_stay:
+            streamed = s.streamed_bytes, s.num_streamed_layers
+            works.append(self._once(self._weights, *streamed, s.disk != "none", s.pin_weight))
+        if s.cache != "gpu":
+            works.append(self._once(self._cache, s.cache, s.disk == "all", s.pair_bytes))
+        if not s.act_stays:
+            works.append(self._once(self._hidden, s.num_layers))
+        return tuple(works)
+
+    def _once(self, verb: Callable[..., None], *given: object) -> dict[str, Row]:
+        """The rows of a verb; it is given all that they depend on, so that most settings share them."""
+        key = (verb.__name__, *given)
+        if key not in self._known:
+            sums = _Sums(self.rates)
+            verb(sums, *given)
+            self._known[key] = sums.rows()
+        return self._known[key]
 
     # -- weights: once a block -----------------------------------------------------------------------------------
-    def _weights(self, sums: _Sums, switches: Switches) -> None:
+    def _weights(self, sums: _Sums, nbytes: int, layers: int, from_disk: bool, pinned: bool) -> None:
         """load(w) = streamed bytes * (w_cpu + w_disk) / link, read(w) = streamed bytes * w_disk / disk."""
-        nbytes, layers = switches.streamed_bytes, switches.num_streamed_layers
         sums.block("w_cpu", H2D_WEIGHTS, cost.up_work(nbytes))
         sums.block("w_disk", H2D_WEIGHTS, cost.up_work(nbytes))
         sums.block("w_disk", DISK_READ, cost.read_work(nbytes))
         sums.fixed(H2D_WEIGHTS, layers)
-        if switches.disk != "none":
+        if from_disk:
             sums.fixed(H2D_WEIGHTS, layers)
             sums.fixed(DISK_READ, layers)
-        if not switches.pin_weight:
+        if not pinned:
             sums.block("w_cpu", HOST_COPY, cost.copy_work(nbytes))
 
     # -- keys and values: every micro-batch ------------------------------------------------------------------------
-    def _cache(self, sums: _Sums, switches: Switches) -> None:
+    def _cache(self, sums: _Sums, home: CacheHome, on_disk: bool, pair_bytes: int) -> None:
         """New tokens go to their home; old ones come to where attention reads them."""
-        layers, new = self.shape.num_layers, self.grains * self.new * switches.pair_bytes
-        old = self.grains * (self.context - 1) * switches.pair_bytes
+        layers, new = self.shape.num_layers, self.grains * self.new * pair_bytes
+        old = self.grains * (self.context - 1) * pair_bytes
         sums.fixed(D2H, layers)
         for share in ("cache_cpu", "cache_disk"):
             sums.batch(share, D2H, cost.down_work(new), layers)
         sums.batch("cache_disk", DISK_WRITE, cost.write_work(new), layers)
-        if switches.disk == "all":
+        if on_disk:
             sums.fixed(DISK_WRITE, layers)
         if not self.i:
             return
         sums.batch("cache_disk", DISK_READ, cost.read_work(old), layers)
-        if switches.disk == "all":
+        if on_disk:
             sums.fixed(DISK_READ, layers)
-        if switches.cache == "host":
-            self._host_attention(sums, switches)
+        if home == "host":
+            self._host_attention(sums, pair_bytes)
             return
         sums.fixed(H2D_CACHE, layers)
         for share in ("cache_cpu", "cache_disk"):
             sums.batch(share, H2D_CACHE, cost.up_work(old), layers)
 
-    def _host_attention(self, sums: _Sums, switches: Switches) -> None:
+    def _host_attention(self, sums: _Sums, pair_bytes: int) -> None:
         """Queries down, attention over the keys and values where they live, its result up."""
         layers = self.shape.num_layers
         queries = self.rows_of_batch * self.shape.q_size * self.shape.bytes_per_element
         works = (
             (D2H, cost.down_work(queries)),
-            (CPU, cost.host_attention_work(self.shape, self.grains, self.context, switches.pair_bytes)),
+            (CPU, cost.host_attention_work(self.shape, self.grains, self.context, pair_bytes)),
             (H2D_SMALL, cost.up_work(queries)),
         )
         for lane, work in works:
@@ -167,9 +178,9 @@ class PassWork:
                 sums.batch(share, lane, work, layers, chained=True)
 
     # -- hidden states and token ids -------------------------------------------------------------------------------
-    def _hidden(self, sums: _Sums, switches: Switches) -> None:
+    def _hidden(self, sums: _Sums, num_layers: int) -> None:
         """Between two layers, hidden states go home and come back."""
-        times = switches.num_layers - 1
+        times = num_layers - 1
         nbytes = self.tokens * self.shape.hidden_size * self.shape.bytes_per_element
         for lane, disk_lane, move, disk in (
             (D2H, DISK_WRITE, cost.down_work(nbytes), cost.write_work(nbytes)),
@@ -180,41 +191,39 @@ class PassWork:
             sums.batch("act_disk", lane, move, times, chained=True)
             sums.batch("act_disk", disk_lane, disk, times, chained=True)
 
-    def _ids(self, sums: _Sums, switches: Switches) -> None:
+    def _ids(self, sums: _Sums, weights_stay: bool) -> None:
         if not self.i:
             sums.task(H2D_SMALL, cost.up_work(self.tokens * ID_BYTES))
         sums.task(D2H, cost.down_work(self.rows_of_batch * ID_BYTES))
-        if not switches.weights_stay:  # rows of the token table are gathered on the host
+        if not weights_stay:  # rows of the token table are gathered on the host
             nbytes = self.tokens * self.shape.embed_size * self.shape.bytes_per_element
             sums.task(CPU, cost.copy_work(nbytes))
             sums.task(H2D_SMALL, cost.up_work(nbytes))
 
     # -- compute -----------------------------------------------------------------------------------------------------
-    def _compute(self, sums: _Sums, switches: Switches) -> None:
-        """Roofline of each task; of attention only what the gpu does."""
-        s, layers, hosted = self.shape, self.shape.num_layers, bool(self.i and switches.cache == "host")
-        project, merge, mlp = (cost.project_work(s, self.tokens), cost.merge_work(s, self.tokens), self._mlp)
+    def _compute(
+        self, sums: _Sums, sep_layer: bool, hosted: bool, pair_bytes: int, packed: Sequence[tuple[int, int]]
+    ) -> None:
+        """Roofline of each task, unpacking of layers included; of attention only what the gpu does."""
+        s, layers = self.shape, self.shape.num_layers
+        project, merge, mlp = (work(s, self.tokens) for work in (cost.project_work, cost.merge_work, cost.mlp_work))
         if self.i == 0:
             attention = cost.prompt_attention_work(s, self.rows_of_batch, self.new)
         else:
-            attention = cost.gpu_attention_work(s, self.grains, self.context, switches.pair_bytes)
-        for stored, opened in zip(switches.layer_bytes, switches.open_bytes, strict=True):
+            attention = cost.gpu_attention_work(s, self.grains, self.context, pair_bytes)
+        for stored, opened in packed:
             if opened:
                 sums.once(GPU, cost.open_work(stored, opened))
         sums.task(GPU, cost.embed_work(s, self.tokens))
         sums.task(GPU, cost.head_work(s, self.rows_of_batch))
-        rest = merge if switches.sep_layer else merge.plus(mlp)
+        rest = merge if sep_layer else merge.plus(mlp)
         if hosted:
             sums.roofline(project, "cache_gpu", attention, layers)
             sums.task(GPU, rest, layers)
         else:
             sums.task(GPU, project.plus(attention).plus(rest), layers)
-        if switches.sep_layer:
+        if sep_layer:
             sums.task(GPU, mlp, layers)
-
-    @cached_property
-    def _mlp(self) -> Work:
-        return cost.mlp_work(self.shape, self.tokens)
 
 
 class _Sums:
@@ -280,8 +289,8 @@ class _Sums:
     def rows(self) -> dict[str, Row]:
         """One row a lane and resource; the gpu's is doubled where a share bends its roofline."""
         rows = {name: Row(*parts) for name, parts in self.parts.items()}
-        gpu = rows[GPU]
         for roof, base, slope in self.roof:
+            gpu = rows[GPU]
             batch = {**gpu.batch, ONE: gpu.batch[ONE] + base, self.roof_share: slope}
             rows[roof] = Row(gpu.block, batch, gpu.once)
         return rows

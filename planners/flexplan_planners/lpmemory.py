@@ -92,7 +92,7 @@ class Memory:
 
     def _gpu(self, s: Switches) -> Row:
         """Resident weights + weight ring + open weights + resident cache + cache rings + hidden states + workspace."""
-        ring, streams, hosted = s.weight_slots * max(s.layer_bytes), not s.weights_stay, s.cache == "host"
+        ring, streams, hosted = s.weight_slots * s.largest_layer, not s.weights_stay, s.cache == "host"
         opened = s.open_slots * round_up(max(s.open_bytes), BUFFER_ALIGN)
         hidden = 0 if s.act_stays else 3 * self.prompt_hidden + 3 * self.token_hidden
         fixed = self.weight_slack + self.workspace + hidden + opened + 32 * BUFFER_ALIGN
@@ -115,7 +115,7 @@ class Memory:
 
     def _cpu(self, s: Switches) -> Row:
         """Weights + cache + activations at home on the host, and the relays of the disk."""
-        largest, streams, hosted = max(s.layer_bytes), not s.weights_stay, s.cache == "host"
+        largest, streams, hosted = s.largest_layer, not s.weights_stay, s.cache == "host"
         fixed = 32 * BUFFER_ALIGN
         if streams:
             fixed += int(_PERCENT_SLACK * self.weights) + self.weight_slack + 4 * self._ring_slack + 2 * self.table_rows
@@ -161,7 +161,7 @@ class Memory:
             },
         )
 
-    @property
+    @cached_property
     def _ring_slack(self) -> int:
         """What rounding may add to one layer's streamed weights."""
         per_layer = len(self.tensors) // self.shape.num_layers + 4

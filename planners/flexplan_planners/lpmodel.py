@@ -15,7 +15,8 @@ weights' shares times u) the program is linear again, cache and activation share
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 from flexplan_planners.solver import Answer, Constraint, minimise
@@ -29,7 +30,7 @@ Terms = Mapping[str, float]
 Shares = Mapping[str, float]
 
 _SCALE = 1e4  # of the objective, so that even ties are far above the solver's tolerances
-_TIE = 1e-3  # of the work on all lanes, far below the objective
+_TIE = 1e-7  # of the work on all lanes, far below the objective
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,10 @@ class Row:
         )
         return block + n * batch + once
 
+    def plus(self, other: Row) -> Row:
+        """Both."""
+        return Row(_plus(self.block, other.block), _plus(self.batch, other.batch), _plus(self.once, other.once))
+
     def least(self, absent: frozenset[str]) -> float:
         """At most the quantity of any shares of one micro-batch: each whole thing where it counts least."""
         parts = ((self.block, WEIGHTS), (self.batch, CACHE), (self.batch, ACT))
@@ -68,13 +73,31 @@ class Row:
         return terms
 
 
-@dataclass(frozen=True, slots=True)
+def _plus(terms: Terms, more: Terms) -> Terms:
+    if not terms or not more:
+        return terms or more
+    return {**terms, **{name: terms.get(name, 0.0) + c for name, c in more.items()}}
+
+
+@dataclass(frozen=True)
 class Phase:
-    """Passes that cost the same: the prefill, or the decoding of one position, counted ``passes`` times."""
+    """Passes that cost the same: the prefill, or the decoding of one position, counted ``passes`` times.
+
+    ``works`` are the rows of each thing that a pass does; programs share them, and few ever need their sum.
+    """
 
     name: str
     passes: float
-    rows: Mapping[str, Row]
+    works: tuple[Mapping[str, Row], ...]
+
+    @cached_property
+    def rows(self) -> Mapping[str, Row]:
+        """One row a lane or resource."""
+        found: dict[str, Row] = {}
+        for work in self.works:
+            for name, row in work.items():
+                found[name] = found[name].plus(row) if name in found else row
+        return found
 
     def seconds(self, shares: Shares, n: int) -> float:
         """One pass: its busiest lane or resource."""
@@ -120,16 +143,21 @@ def units(program: Program) -> dict[str, float]:
     return {p.name: max(max(row.batch.get(ONE, 0.0) for row in p.rows.values()), 1e-12) for p in program.phases}
 
 
+def objective_unit(program: Program) -> float:
+    """Seconds of a micro-batch's share of the block that count as 1 in the objective."""
+    scale = units(program)
+    return sum(p.passes * scale[p.name] for p in program.phases) / _SCALE
+
+
 def objective(program: Program) -> dict[str, float]:
     """Seconds of a block over its prompts; of equal ones the block with the least work on all lanes together."""
-    scale = units(program)
-    whole = sum(p.passes * scale[p.name] for p in program.phases)
-    terms = {seconds_of(p): _SCALE * p.passes * scale[p.name] / whole for p in program.phases}
+    scale, unit = units(program), objective_unit(program)
+    terms = {seconds_of(p): p.passes * scale[p.name] / unit for p in program.phases}
     for phase in program.phases:
         for row in phase.rows.values():
             for name, seconds in (*row.block.items(), *row.batch.items()):
                 if name != ONE and name not in program.absent:
-                    terms[name] = terms.get(name, 0.0) + _TIE * phase.passes * seconds / whole
+                    terms[name] = terms.get(name, 0.0) + _TIE * phase.passes * seconds / unit
     return terms
 
 
@@ -212,16 +240,14 @@ class Solution:
     answer: Answer
 
 
-def solve_program(program: Program, n: int | None = None, *, bound: bool = False) -> Solution | None:
+def solve_program(program: Program, n: int | None = None) -> Solution | None:
     """The optimum for n micro-batches; None where nothing fits.
 
-    For a free n (None), or with ``bound``, the rings that depend on a share count as empty: the result is
-    then a lower bound, and as a function of u convex.
+    For a free n (None) the rings that depend on a share count as empty: the result is then a lower bound.
     """
-    rings = None if bound else n
     constraints = [
-        *time_rows(program, rings),
-        *memory_rows(program, rings),
+        *time_rows(program, n),
+        *memory_rows(program, n),
         *share_rows(program),
         *block_row(program, n),
     ]
@@ -230,42 +256,8 @@ def solve_program(program: Program, n: int | None = None, *, bound: bool = False
         return None
     u = max(answer.values[INVERSE], 1e-12)
     shares = {name: answer.values.get(name, 0.0) / (u if name in WEIGHTS else 1.0) for name in SHARES}
-    if n and not bound:
+    if n:
         return Solution(n, shares, program.seconds(shares, n) / n, answer)
     scale = units(program)
     seconds = sum(p.passes * scale[p.name] * answer.values[seconds_of(p)] for p in program.phases)
-    return Solution(n or 1 / u, shares, seconds, answer)
-
-
-def optimistic(programs: Sequence[Program]) -> Program:
-    """A program that is no dearer and no tighter than any of these: one bound for all of them."""
-    first = programs[0]
-    votes = {name: sum(name not in p.absent for p in programs) for name in (ONE, *SHARES)}
-    phases = tuple(
-        replace(phase, rows=_lowest([p.phases[number].rows for p in programs], votes))
-        for number, phase in enumerate(first.phases)
-    )
-    return replace(
-        first,
-        phases=phases,
-        bytes=_lowest([p.bytes for p in programs], votes),
-        most_batches=max(p.most_batches for p in programs),
-        absent=frozenset.intersection(*(p.absent for p in programs)),
-    )
-
-
-def _lowest(tables: Sequence[Mapping[str, Row]], votes: Mapping[str, int]) -> dict[str, Row]:
-    return {
-        name: Row(*(_lowest_terms([getattr(t[name], part) for t in tables], votes) for part in Row.__slots__))
-        for name in tables[0]
-        if all(name in table for table in tables)
-    }
-
-
-def _lowest_terms(parts: Sequence[Terms], votes: Mapping[str, int]) -> dict[str, float]:
-    """Each coefficient is the lowest, if every program has it that lets the share be more than 0."""
-    found: dict[str, list[float]] = {}
-    for part in parts:
-        for name, c in part.items():
-            found.setdefault(name, []).append(c)
-    return {name: min(values) for name, values in found.items() if len(values) >= votes[name]}
+    return Solution(1 / u, shares, seconds, answer)

@@ -1,22 +1,28 @@
 """Whole numbers around the linear program: the best gpu_batch_size, switches and num_gpu_batches, by branch and bound.
 
-Every program is first solved for a free number of micro-batches with empty rings, a lower bound that is
-convex in u = 1/n.  Only where it is below the best answer so far is n rounded: from the bound's optimum
-outwards, each n solved exactly, until the bound itself is above the best answer.  Nothing better is left out.
+Every block (a program and a number of micro-batches) has a lower bound.  The block with the lowest is
+solved, and its duals raise the bounds of all others, until no bound is below the best answer.  A dozen
+programs of ten thousand are solved, and nothing better is left out.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from math import ceil, inf
+from typing import Any
 
-from flexplan_planners.lpmodel import CostModel, Program, Solution, optimistic, solve_program
+import numpy as np
+
+from flexplan_planners.lpbound import Bounds, Prices, prices_of
+from flexplan_planners.lpmodel import CostModel, Program, Solution, solve_program
 
 Kind = frozenset[str]
 
 _EQUAL = 1e-9  # bounds this close to the best answer are not worth another program
+_NEAR = 1e-3  # and for a kind that is not the fastest
+_FITS = 1e-6  # of a budget: what the solver's tolerance may let through
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +36,22 @@ class Optimum:
 
 
 class Best:
-    """The best answer so far of each kind; a kind drops out when it is ``spread`` slower than the fastest."""
+    """The best answer so far of each kind; a kind drops out when it is ``spread`` slower than the fastest.
 
-    def __init__(self, spread: float) -> None:
+    From the start, only what takes less than ``most`` seconds a prompt counts.
+    """
+
+    def __init__(self, spread: float, most: float = inf) -> None:
         self.spread = spread
+        self.most = most
         self.found: list[Optimum] = []
         self.seconds: dict[Kind, float] = {}
 
     def limit(self, kind: Kind) -> float:
         """What a bound must be below to be worth a look."""
-        fastest = min(self.seconds.values(), default=inf)
-        return min(self.seconds.get(kind, inf), fastest * (1 + self.spread)) * (1 - _EQUAL)
+        fastest = min([self.most, *self.seconds.values()])
+        own = min(self.seconds.get(kind, inf), fastest * (1 + self.spread)) * (1 - _NEAR)
+        return max(fastest * (1 - _EQUAL), own)
 
     def add(self, optimum: Optimum) -> None:
         """Count an answer."""
@@ -53,99 +64,113 @@ class Best:
         return sorted(self.found, key=lambda o: o.seconds_per_prompt)
 
 
+class Front:
+    """The blocks of some programs, their bounds in seconds a prompt, and which of them are ``open``."""
+
+    def __init__(self, programs: Sequence[Program], num_prompts: int | None) -> None:
+        self.programs = programs
+        self.kinds = [kind_of(program) for program in programs]
+        self.bounds = Bounds(programs, [batch_counts(program, num_prompts) for program in programs])
+        sizes = np.array([program.gpu_batch_size for program in programs])
+        self.per_prompt = per_prompt(sizes[self.bounds.program], self.bounds.batches, num_prompts)
+        self.seconds = np.zeros(len(self.per_prompt))
+        self.open = np.ones(len(self.per_prompt), bool)
+        self._close_what_never_fits()
+
+    def _close_what_never_fits(self) -> None:
+        """What needs more of some tiers than they have together."""
+        budgets = self.programs[0].budgets
+        for num in range(1, len(budgets) + 1):
+            for tiers in combinations(budgets, num):
+                over = self.bounds.of({f"bytes_{tier}": 1.0 for tier in tiers})
+                self.open &= over <= _FITS * sum(budgets[tier] for tier in tiers)
+
+    def raise_bounds(self, prices: Prices) -> None:
+        """By the prices of a program that was solved."""
+        self.seconds = np.maximum(self.seconds, self.bounds.of(prices) * self.per_prompt)
+
+    def lowest(self, best: Best) -> tuple[float, int] | None:
+        """The lowest bound that is worth a look, and its block."""
+        limits = np.array([best.limit(kind) for kind in self.kinds])[self.bounds.program]
+        bounds = np.where(self.open & (self.seconds < limits), self.seconds, inf)
+        block = int(np.argmin(bounds))
+        return (float(bounds[block]), block) if bounds[block] < inf else None
+
+    def solve(self, block: int) -> Optimum | None:
+        """The block's best shares; where nothing fits, larger blocks of the same program are closed, too."""
+        self.open[block] = False
+        program, n = self.programs[self.bounds.program[block]], int(self.bounds.batches[block])
+        solution = solve_program(program, n)
+        if solution is None:
+            same = self.bounds.program == self.bounds.program[block]
+            self.open &= ~(same & (self.bounds.batches >= n))
+            return None
+        return Optimum(program, n, solution, solution.seconds * float(self.per_prompt[block]))
+
+
+class Search:
+    """The fronts of all batch sizes that were asked for, and the prices of all programs that were solved."""
+
+    def __init__(self, num_prompts: int | None = None, spread: float = 0.0) -> None:
+        self.num_prompts = num_prompts
+        self.best = Best(spread)
+        self.prices: list[Prices] = []
+
+    def explore(self, model: CostModel, sizes: Iterable[int]) -> None:
+        """Add these batch sizes, up to the first that has no room, and solve what may be better than the best."""
+        fronts = []
+        for size in sizes:
+            programs = model.programs(size)
+            if not programs:
+                break
+            fronts.append(self._front(programs))
+        self._solve(fronts, self.best)
+
+    def alike(self, model: CostModel, size: int, kind: Kind, most: float) -> Optimum | None:
+        """The best block of this size and kind, if it takes less than ``most`` seconds a prompt."""
+        programs = [program for program in model.programs(size) if kind_of(program) == kind]
+        best = Best(0.0, most)
+        if programs:
+            self._solve([self._front(programs)], best)
+        return next(iter(best.ranked()), None)
+
+    def _front(self, programs: Sequence[Program]) -> Front:
+        front = Front(programs, self.num_prompts)
+        for prices in self.prices:
+            front.raise_bounds(prices)
+        return front
+
+    def _solve(self, fronts: Sequence[Front], best: Best) -> None:
+        while found := [(*lowest, n) for n, front in enumerate(fronts) if (lowest := front.lowest(best))]:
+            _, block, n = min(found)
+            optimum = fronts[n].solve(block)
+            if optimum is not None:
+                best.add(optimum)
+                self.prices.append(prices_of(optimum.program, optimum.solution))
+                for front in fronts:
+                    front.raise_bounds(self.prices[-1])
+
+
 def optimise(model: CostModel, num_prompts: int | None = None, spread: float = 0.0) -> list[Optimum]:
     """The fastest block comes first; empty where nothing fits.
 
     The others are what was met on the way to it, and to the fastest of each other kind of program, unless
     that is more than ``spread`` slower.
     """
-    best = Best(spread)
-    for bound, programs in sorted(_bounded(model), key=lambda pair: pair[0]):
-        kind = kind_of(programs[0])
-        if bound >= best.limit(kind):
-            continue
-        for child, free in sorted(_each_bounded(programs), key=lambda pair: _per_prompt(*pair)):
-            if _per_prompt(child, free) >= best.limit(kind):
-                break
-            optimum = _whole(child, free, num_prompts, best.limit(kind))
-            if optimum is not None:
-                best.add(optimum)
-    return best.ranked()
-
-
-def wider(model: CostModel, best: Optimum, num_prompts: int | None) -> list[Optimum]:
-    """The best blocks of micro-batches two and four times as large, however much slower the program says they are.
-
-    The program knows no pipelines: many small micro-batches wait for each other more than it believes.
-    """
-    found = []
-    for times in (2, 4):
-        sizes = [size for size in model.batch_sizes() if size >= times * best.program.gpu_batch_size][:1]
-        alike = [p for size in sizes for p in model.programs(size) if kind_of(p) == kind_of(best.program)]
-        bounded = sorted(_each_bounded(alike), key=lambda pair: _per_prompt(*pair))[:1]
-        whole = [_whole(program, free, num_prompts, inf) for program, free in bounded]
-        found += [optimum for optimum in whole if optimum is not None]
-    return found
+    search = Search(num_prompts, spread)
+    search.explore(model, model.batch_sizes())
+    return search.best.ranked()
 
 
 def kind_of(program: Program) -> Kind:
-    """Programs of one kind use the same lanes; they differ so little that one bound serves them all."""
-    lanes = frozenset(lane for phase in program.phases for lane in phase.rows)
-    return lanes & {"h2d_weights", "h2d_cache", "cpu"}
-
-
-def _bounded(model: CostModel) -> Iterator[tuple[float, Sequence[Program]]]:
-    """The programs of every batch size in groups that share a bound; a size that does not fit ends the list."""
-    for size in model.batch_sizes():
-        fits = False
-        for programs in _groups(model.programs(size)):
-            merged = optimistic(programs) if len(programs) > 1 else programs[0]
-            free = solve_program(merged)
-            if free is not None:
-                fits = True
-                yield _per_prompt(merged, free), programs
-        if not fits:
-            return
-
-
-def _groups(programs: Sequence[Program]) -> list[list[Program]]:
-    groups: dict[Kind, list[Program]] = {}
-    for program in programs:
-        groups.setdefault(kind_of(program), []).append(program)
-    return list(groups.values())
-
-
-def _each_bounded(programs: Sequence[Program]) -> Iterator[tuple[Program, Solution]]:
-    for program in programs:
-        free = solve_program(program)
-        if free is not None:
-            yield program, free
-
-
-def _per_prompt(program: Program, solution: Solution) -> float:
-    return solution.seconds / program.gpu_batch_size
+    """Programs of one kind use the same lanes, and the disk for nothing, for weights alone or for more."""
+    lanes = {lane for phase in program.phases for work in phase.works for lane in work}
+    disk = {"w_disk", "cache_disk", "act_disk"} - program.absent
+    use = {"more_disk"} if disk - {"w_disk"} else disk
+    return frozenset(lanes & {"h2d_weights", "h2d_cache", "cpu"} | use)
 
 
 # -- num_gpu_batches ---------------------------------------------------------------------------------------------
-def _whole(program: Program, free: Solution, num_prompts: int | None, limit: float) -> Optimum | None:
-    """The best whole number of micro-batches, if it is below the limit."""
-    choices = batch_counts(program, num_prompts)
-    middle = bisect_right(choices, free.batches)
-    best: Optimum | None = None
-    for way in (choices[middle:], choices[:middle][::-1]):
-        for nearest, n in enumerate(way):
-            below = min(limit, best.seconds_per_prompt if best else inf)
-            if nearest and not _may_be_below(program, n, below):
-                break
-            solution = solve_program(program, n)
-            if solution is None:
-                continue
-            seconds = _of_workload(program, n, solution, num_prompts)
-            if seconds < below:
-                best = Optimum(program, n, solution, seconds)
-    return best
-
-
 def batch_counts(program: Program, num_prompts: int | None) -> list[int]:
     """The numbers of micro-batches to choose from.
 
@@ -161,14 +186,8 @@ def batch_counts(program: Program, num_prompts: int | None) -> list[int]:
     return sorted({ceil(needed / ceil(needed / n)) for n in counts})
 
 
-def _may_be_below(program: Program, n: int, limit: float) -> bool:
-    bound = solve_program(program, n, bound=True)
-    return bound is not None and _per_prompt(program, bound) < limit * (1 - _EQUAL)
-
-
-def _of_workload(program: Program, n: int, solution: Solution, num_prompts: int | None) -> float:
-    """Seconds a prompt; the last block of a given number of prompts counts as a full one."""
-    block = n * program.gpu_batch_size
+def per_prompt(sizes: Any, batches: Any, num_prompts: int | None) -> Any:
+    """Micro-batches a prompt; the last block of a given number of prompts counts as a full one."""
     if num_prompts is None:
-        return solution.seconds * n / block
-    return solution.seconds * n * ceil(num_prompts / block) / num_prompts
+        return 1 / sizes
+    return batches * np.ceil(num_prompts / (sizes * batches)) / num_prompts

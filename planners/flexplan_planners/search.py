@@ -4,29 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from math import ceil, inf
 
 from flexplan.plan import Plan
 from flexplan.plugins import SCHEDULES, make
 from flexplan.policy import Policy
-from flexplan.prediction import Schedule
+from flexplan.prediction import Prediction, Schedule, predict
 from flexplan.problem import Problem
-from flexplan_planners.fewlayers import seconds_per_prompt
 from flexplan_planners.lp import LpPlanner
 from flexplan_planners.readback import read_back
-from flexplan_planners.rounding import Optimum, kind_of, optimise, wider
+from flexplan_planners.rounding import Optimum, Search, kind_of
 
 _SPREAD = 0.25  # the simulator has overturned a lead of the linear program as large as this
-_CANDIDATES = 3
+_CANDIDATES = 5
+_WORTH = 0.01  # what a batch size in between must promise to gain: the simulator slows alike blocks alike
 _EQUAL = 0.008  # closer than a simulation is to a machine: then the plan with fewer tasks
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A policy and its simulated seconds a prompt."""
+    """A proposal, its policy, what is predicted for a typical block of it, and that in seconds a prompt."""
 
+    optimum: Optimum
     policy: Policy
+    prediction: Prediction
     seconds_per_prompt: float
-    tasks: int
+
+    @property
+    def num_tasks(self) -> int:
+        """What the number of tasks of a layer grows with: those that compute, and those that move activations."""
+        each = (10 if self.policy.sep_layer else 6) + (2 if self.policy.act_gpu_percent < 100 else 0)
+        return self.policy.num_gpu_batches * each
 
 
 class SearchPlanner:
@@ -47,41 +55,97 @@ class SearchPlanner:
 
     def plan(self, problem: Problem) -> Plan:
         """The fastest of the candidates; raises InfeasiblePlan with numbers."""
-        chosen: Schedule = make(SCHEDULES, self.schedule)
-        proposed = self.shortlist(problem)
-        for candidate in ranking(problem, list(proposed), chosen):
-            policy = self.proposer.fitted(problem, proposed[candidate.policy])
+        for candidate in self.ranking(problem):
+            policy = self.proposer.fitted(problem, candidate.optimum)
             if policy is not None:
-                return Plan.of(problem, policy, schedule=self.schedule, planner="search")
+                known = policy == candidate.policy and typical(problem, policy) == problem
+                prediction = candidate.prediction if known else None
+                return Plan.of(problem, policy, schedule=self.schedule, planner="search", prediction=prediction)
         policy = self.proposer.squeezed(problem)
         if policy is None:
             raise self.proposer.refusal(problem)
         return Plan.of(problem, policy, schedule=self.schedule, planner="search")
 
-    def shortlist(self, problem: Problem) -> dict[Policy, Optimum]:
-        """The fastest of each kind, and two blocks of much wider micro-batches, which take fewer tasks."""
-        model, num_prompts = self.proposer.model(problem), problem.workload.num_prompts
-        optima = optimise(model, num_prompts, _SPREAD)
-        if not optima:
-            return {}
-        first = {kind_of(o.program): o for o in reversed(optima)}
-        proposed = dict(list({policy_of(o): o for o in first.values()}.items())[: self.candidates])
-        return proposed | {policy_of(o): o for o in wider(model, optima[0], num_prompts)}
+    def ranking(self, problem: Problem) -> list[Candidate]:
+        """The best of each kind, then blocks like the fastest of them but of other batch sizes; the fastest first."""
+        model, search = self.proposer.model(problem), Search(problem.workload.num_prompts, _SPREAD)
+        search.explore(model, model.batch_sizes())
+        jury = Jury(problem, make(SCHEDULES, self.schedule))
+        kinds = {kind_of(optimum.program): optimum for optimum in reversed(search.best.ranked())}
+        for optimum in sorted(kinds.values(), key=lambda o: o.seconds_per_prompt)[: self.candidates]:
+            jury.hear(optimum)
+        sizes = list(model.batch_sizes())
+        for nearby, gain in ((wider, 0.0), (halfway, _WORTH), (halfway, _WORTH)):
+            if jury.ranked():
+                best = jury.ranked()[0].optimum
+                most = best.seconds_per_prompt * (1 - gain) if gain else jury.worth_s
+                for size in nearby(best.program.gpu_batch_size, sizes):
+                    sizes = sorted({*sizes, size})
+                    jury.hear(search.alike(model, size, kind_of(best.program), most))
+        return jury.ranked()
 
 
-def policy_of(optimum: Optimum) -> Policy:
-    """The policy as the linear program has it."""
-    return read_back(optimum.program, optimum.num_gpu_batches, optimum.solution.shares)
+class Jury:
+    """Simulates proposals, but none whose seconds by the program, a lower bound of the simulator's, are too many."""
+
+    def __init__(self, problem: Problem, schedule: Schedule) -> None:
+        self.problem = problem
+        self.schedule = schedule
+        self.heard: dict[Policy, Candidate] = {}
+        self.best_s = inf
+
+    @property
+    def worth_s(self) -> float:
+        """Seconds a prompt of a proposal that may be as good as equal to the best so far."""
+        return self.best_s * (1 + _EQUAL)
+
+    def hear(self, optimum: Optimum | None) -> None:
+        """Judge a proposal."""
+        if optimum is None or optimum.seconds_per_prompt > self.worth_s:
+            return
+        policy = read_back(optimum.program, optimum.num_gpu_batches, optimum.solution.shares)
+        if policy not in self.heard:
+            self.heard[policy] = judged(self.problem, optimum, policy, self.schedule)
+            self.best_s = min(self.best_s, self.heard[policy].seconds_per_prompt)
+
+    def ranked(self) -> list[Candidate]:
+        """The fastest first, but of those that are as good as equal the one with the fewest tasks."""
+        ranked = sorted(self.heard.values(), key=lambda c: c.seconds_per_prompt)
+        equal = [c for c in ranked if c.seconds_per_prompt <= self.worth_s]
+        return [*sorted(equal, key=lambda c: c.num_tasks), *ranked[len(equal) :]]
 
 
-def ranking(problem: Problem, policies: Sequence[Policy], schedule: Schedule) -> list[Candidate]:
-    """The fastest first, but of those that are as good as equal the one with the fewest tasks."""
-    found = [Candidate(policy, seconds_per_prompt(problem, policy, schedule), num_tasks(policy)) for policy in policies]
-    found.sort(key=lambda c: c.seconds_per_prompt)
-    equal = [c for c in found if c.seconds_per_prompt <= found[0].seconds_per_prompt * (1 + _EQUAL)]
-    return [*sorted(equal, key=lambda c: c.tasks), *found[len(equal) :]]
+def wider(size: int, sizes: Sequence[int]) -> list[int]:
+    """Two and four times as large: many small micro-batches wait for each other more than the program believes."""
+    return [next(other for other in sizes if other >= times * size) for times in (2, 4) if sizes[-1] >= times * size]
 
 
-def num_tasks(policy: Policy) -> int:
-    """What the number of tasks of a layer grows with: those that compute, and those that move activations."""
-    return policy.num_gpu_batches * ((10 if policy.sep_layer else 6) + (2 if policy.act_gpu_percent < 100 else 0))
+def halfway(size: int, sizes: Sequence[int]) -> list[int]:
+    """The sizes half-way from a size to its two neighbours.
+
+    >>> halfway(24, [16, 24, 32])
+    [20, 28]
+    """
+    at = sizes.index(size)
+    near = [size, *sizes[max(0, at - 1) : at + 2]]
+    return [(size + other) // 2 for other in near if abs(size - other) > 1]
+
+
+def judged(problem: Problem, optimum: Optimum, policy: Policy, schedule: Schedule) -> Candidate:
+    """A proposal with its prediction; the last block of a given number of prompts counts as a full one."""
+    prediction = predict(typical(problem, policy), policy, schedule)
+    prompts = problem.workload.num_prompts or policy.block_size
+    blocks = ceil(prompts / policy.block_size)
+    return Candidate(optimum, policy, prediction, prediction.total_s * blocks / prompts)
+
+
+def typical(problem: Problem, policy: Policy) -> Problem:
+    """One block of the workload, all prompts of the mean length."""
+    workload = problem.workload
+    lens = workload.prompt_lens or (workload.prompt_len,)
+    changes = {
+        "prompt_lens": (),
+        "prompt_len": ceil(sum(lens) / len(lens)),
+        "num_prompts": workload.num_prompts and min(workload.num_prompts, policy.block_size),
+    }
+    return problem.model_copy(update={"workload": workload.model_copy(update=changes)})

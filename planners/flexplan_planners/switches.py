@@ -78,12 +78,12 @@ class Switches:
         """Layers of streamed weights on the gpu at a time, as in `Placement.lookahead`."""
         return 3 if self.cache == "host" else 2
 
-    @property
+    @cached_property
     def layer_bytes(self) -> tuple[int, ...]:
         """Weight bytes of the layers of the schedule; a token table of its own is not among them."""
         return _layer_bytes(self.shape, self.sep_layer, self.weight_packing)
 
-    @property
+    @cached_property
     def open_bytes(self) -> tuple[int, ...]:
         """Bytes of the layers unpacked, 0 for those that are not packed."""
         return _open_bytes(self.shape, self.sep_layer, self.weight_packing)
@@ -97,7 +97,12 @@ class Switches:
     def num_layers(self) -> int:
         return len(self.layer_bytes)
 
-    @property
+    @cached_property
+    def largest_layer(self) -> int:
+        """Bytes of a slot of the ring of weights."""
+        return max(self.layer_bytes)
+
+    @cached_property
     def num_streamed_layers(self) -> int:
         return sum(1 for nbytes in self.layer_bytes if nbytes)
 

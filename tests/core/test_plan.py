@@ -149,6 +149,18 @@ def test_a_long_job_is_predicted_within_a_hundredth() -> None:
     assert made.prediction.total_s == pytest.approx(exact, rel=0.01)
 
 
+@pytest.mark.parametrize("tiers", [(30.0, 70.0), (20.0, 30.0), (0.0, 0.0)], ids=["host", "some on disk", "all on disk"])
+@pytest.mark.parametrize("schedule", ["zigzag", "rowwise"])
+def test_a_deep_model_is_predicted_from_a_few_of_its_layers(tiers: tuple[float, float], schedule: str) -> None:
+    deep = TINY.model_copy(update={"num_layers": 24})
+    problem = Problem.of(deep, prompt_len=64, gen_len=20, disk_mem="1G")
+    gpu, cpu = tiers
+    policy = Policy(4, 3, gpu, cpu, gpu, cpu, gpu, cpu, cpu_cache_compute=False)
+    made = Plan.of(problem, policy, schedule=schedule)
+    exact = simulate_graph(made.graph, Rates(problem.hardware), keep=False).end_s
+    assert made.prediction.total_s == pytest.approx(exact, rel=0.02)
+
+
 def test_a_plan_is_accepted_by_the_checker(plan: Plan) -> None:
     check_plan(plan)
 

@@ -74,8 +74,8 @@ class ReferenceModel:
     def programs(self, gpu_batch_size: int) -> list[Program]:
         layers = OPT[self.size][0]
         phases = (
-            Phase("prefill", layers, self.prefill(gpu_batch_size)),
-            Phase("decode", layers * (self.n - 1), self.decode(gpu_batch_size)),
+            Phase("prefill", layers, (self.prefill(gpu_batch_size),)),
+            Phase("decode", layers * (self.n - 1), (self.decode(gpu_batch_size),)),
         )
         budgets = {"gpu": self.gpu_gib, "cpu": self.cpu_gib, "disk": self.disk_gib}
         rows = self.memory(gpu_batch_size)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from flexplan_planners.lpcost import FlexplanCosts, PassWork
 from flexplan_planners.lpmemory import Memory
+from flexplan_planners.lpmodel import Phase
 from flexplan_planners.switches import Switches
 from flexplan_planners.zigzag import ZigZag
 from problems import SHAPES, problem
@@ -68,7 +69,10 @@ def test_a_row_of_time_is_the_sum_of_its_lanes_tasks(asked: Problem) -> None:
         placement = Placement.of(asked.model, policy, full_block(asked.workload, policy))
         packed = policy.compress_weight or policy.compress_cache
         passes = [
-            PassWork(asked, rates, policy.gpu_batch_size, i, asked.workload.prompt_len).rows(switches) for i in (0, 1)
+            Phase(
+                "", 1.0, PassWork(asked, rates, policy.gpu_batch_size, i, asked.workload.prompt_len).works(switches)
+            ).rows
+            for i in (0, 1)
         ]
         full = asked.model_copy(
             update={"workload": asked.workload.model_copy(update={"num_prompts": policy.block_size})}

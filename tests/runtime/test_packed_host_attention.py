@@ -58,7 +58,7 @@ def test_it_is_attention_over_what_the_codes_stand_for(
 ) -> None:
     torch.manual_seed(group)
     sizes = [(32, 32), (64, 64), (64, 16), (80, 64), (128, 64), (128, 24), (128, 1000), (256, 32), (16, 3)]
-    for (head_dim, group_size), tokens, by_token in itertools.product(sizes, [1, 17, 150], [False, True]):
+    for (head_dim, group_size), (tokens, by_token) in itertools.product(sizes, [(1, False), (17, True), (150, False)]):
         packing = Packing(num_bits, group_size, symmetric, dtype.itemsize)
         packed = packed_pairs(packing, tokens, head_dim, dtype, by_token)
         q, pads = torch.randn(GRAINS, group, head_dim).to(dtype), torch.randint(tokens, (GRAINS,))

@@ -38,7 +38,7 @@ def grain_attention_host(
         return False
     size = q_GPH.element_size()
     strides = [stride * size for x in (k_GCH, v_GCH) for stride in x.stride()[:2]]
-    return _attend(q_GPH, k_GCH, v_GCH, strides, None, pads_G, scale, out_GPH, num_threads)
+    return _attend(q_GPH, k_GCH, v_GCH, strides, None, pads_G, scale, 1.0, out_GPH, num_threads)
 
 
 def grain_attention_packed_host(
@@ -54,17 +54,36 @@ def grain_attention_packed_host(
 
     What a code stands for is not rounded to the model's dtype in between.
     """
-    if not supports(q_GPH, out_GPH) or packed_G2CV.device.type != "cpu" or packed_G2CV.stride(-1) != 1:
+    return sparse_attention_host(q_GPH, packed_G2CV, packing, pads_G, scale, 1.0, out_GPH, num_threads)
+
+
+def sparse_attention_host(
+    q_GPH: Tensor,
+    pairs_G2CH: Tensor,
+    packing: Packing | None,
+    pads_G: Tensor | None,
+    scale: float,
+    sparsity: float,
+    out_GPH: Tensor,
+    num_threads: int,
+) -> bool:
+    """The same over either kind of cache; below 1, only the values that `sparseattention` keeps are read."""
+    k, v = pairs_G2CH.unbind(1)
+    if not supports(q_GPH, out_GPH, *([k, v] if packing is None else [])):
         return False
-    k, v = packed_G2CV.unbind(1)
-    strides = [stride for x in (k, v) for stride in x.stride()[:2]]
-    layout = FOUR(packing.num_bits, packing.group_size, packing.symmetric, packing.vector_bytes(q_GPH.shape[-1]))
-    return _attend(q_GPH, k, v, strides, layout, pads_G, scale, out_GPH, num_threads)
+    if packing is not None and (pairs_G2CH.device.type != "cpu" or pairs_G2CH.stride(-1) != 1):
+        return False
+    layout = None
+    if packing is not None:
+        layout = FOUR(packing.num_bits, packing.group_size, packing.symmetric, packing.vector_bytes(q_GPH.shape[-1]))
+    size = pairs_G2CH.element_size()
+    strides = [stride * size for x in (k, v) for stride in x.stride()[:2]]
+    return _attend(q_GPH, k, v, strides, layout, pads_G, scale, sparsity, out_GPH, num_threads)
 
 
 def _attend(
     q_GPH: Tensor, k: Tensor, v: Tensor, cache_strides: list[int], layout: Any, pads_G: Tensor | None, scale: float,
-    out_GPH: Tensor, num_threads: int,
+    sparsity: float, out_GPH: Tensor, num_threads: int,
 ) -> bool:  # fmt: skip
     """Strides of the cache in bytes."""
     kernel = _kernel()
@@ -85,6 +104,7 @@ def _attend(
         EIGHT(*q_GPH.stride()[:2], *cache_strides, *out_GPH.stride()[:2]),
         layout,
         scale,
+        sparsity,
         max(1, num_threads),
     )
     return not failed
@@ -109,6 +129,7 @@ def _kernel() -> Any:
         return None
     kernel = found.flexplan_grain_attention
     pointer = ctypes.c_void_p
-    kernel.argtypes = [ctypes.c_int, *[pointer] * 5, FOUR, EIGHT, pointer, ctypes.c_float, ctypes.c_int64]
+    kernel.argtypes = [ctypes.c_int, *[pointer] * 5, FOUR, EIGHT, pointer]
+    kernel.argtypes += [ctypes.c_float, ctypes.c_double, ctypes.c_int64]
     kernel.restype = ctypes.c_int
     return kernel

@@ -13,11 +13,14 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <exception>
 #include <functional>
+#include <numeric>
 #include <type_traits>
 #include <vector>
 
+#include "codes.hpp"
 #include "pool.hpp"
 #include "rows.hpp"
 #include "vectors.hpp"
@@ -33,6 +36,7 @@ struct Call {
     int64_t G, P, H, C;
     int64_t q_G, q_P, k_G, k_C, v_G, v_C, out_G, out_P;
     float scale;
+    double sparsity;  // share of the old tokens whose values are read; 1 is dense
 };
 
 // A sequence of rows in memory, `n` of them; what is read next while something else is used.
@@ -127,7 +131,9 @@ inline void weigh_all(const float* weights, int64_t ld, const T* v, int64_t stri
 }
 
 struct Scratch {
-    std::vector<float> memory;
+    std::vector<float> memory, weights, ranks;  // of the whole context where attention is sparse
+    std::vector<int32_t> chosen;
+    std::vector<char> gathered;
     float *q, *scores, *decay, *acc, *top, *total, *rows;
 
     void fit(int64_t P, int64_t H, int64_t block) {
@@ -165,10 +171,56 @@ inline void soften(float* scores, int64_t n, float& top, float& total, float& de
     top = now;
 }
 
+constexpr int64_t kDirectTokens = 128;
+
 template <class Cache>
 int64_t block_tokens(const Call& c) {
     int64_t tokens = 32768 / (c.H * int64_t(sizeof(typename Cache::Element)));
     return std::clamp<int64_t>(tokens / 16 * 16, 16, 128);
+}
+
+// Queries of grain g to scratch, and nothing summed yet.
+template <class T>
+void begin(const Call& c, int64_t g, int64_t block, Scratch& s) {
+    const T* q = static_cast<const T*>(c.q) + g * c.q_G;
+    s.fit(c.P, c.H, block);
+    for (int64_t p = 0; p < c.P; ++p)
+        for (int64_t h = 0; h < c.H; h += kWidth) store(s.q + p * c.H + h, load(q + p * c.q_P + h) * c.scale);
+    std::fill(s.acc, s.acc + c.P * c.H, 0.f);
+    std::fill(s.top, s.top + c.P, -kInfinity);
+    std::fill(s.total, s.total + c.P, 0.f);
+}
+
+// Scores of n keys, (P, ld), while `next` is asked for; the last three places behind them may be written.
+template <class E>
+void score(const Call& c, const Rows<E>& keys, int64_t n, const Upcoming& next, const Scratch& s, float* scores,
+           int64_t ld) {
+    const int64_t heads = tile_heads(c.P);
+    for (int64_t t = 0; t < n; t += kTokens) {
+        const E* row[kTokens];
+        for (int i = 0; i < kTokens; ++i) {
+            row[i] = keys.at + std::min(t + i, n - 1) * keys.stride;
+            next.ask(t + i);
+        }
+        for (int64_t p = 0; p < c.P; p += heads)
+            with_heads(std::min(heads, c.P - p), [&](auto n_heads) {
+                products<E, n_heads.value>(s.q + p * c.H, c.H, row, scores + p * ld + t, ld);
+            });
+    }
+}
+
+// Weights x values of n tokens onto the sums, which decay, while `next` is asked for.
+template <class E>
+void weigh_rows(const Call& c, const Rows<E>& values, int64_t n, Upcoming next, const Scratch& s, int64_t ld) {
+    const int64_t heads = tile_heads(c.P);
+    for (int64_t p = 0; p < c.P; p += heads) {
+        with_heads(std::min(heads, c.P - p), [&](auto n_heads) {
+            constexpr int PB = n_heads.value, HB = tile_vectors(PB);
+            weigh_all<E, PB, HB>(s.scores + p * ld, ld, values.at, values.stride, n, s.decay + p, s.acc + p * c.H, c.H,
+                                 next);
+        });
+        next.n = 0;
+    }
 }
 
 // Attention of grain g over tokens [first, last): acc, top and total in scratch.
@@ -176,44 +228,107 @@ template <class T, class Cache>
 void attend(const Call& c, const Cache& cache, int64_t g, int64_t first, int64_t last, const Upcoming& next,
             Scratch& s) {
     using E = typename Cache::Element;
-    const T* q = static_cast<const T*>(c.q) + g * c.q_G;
     const char *k = c.k + g * c.k_G, *v = c.v + g * c.v_G;
     const int64_t P = c.P, H = c.H, block = block_tokens<Cache>(c);
-    s.fit(P, H, block);
-    for (int64_t p = 0; p < P; ++p)
-        for (int64_t h = 0; h < H; h += kWidth) store(s.q + p * H + h, load(q + p * c.q_P + h) * c.scale);
-    std::fill(s.acc, s.acc + P * H, 0.f);
-    std::fill(s.top, s.top + P, -kInfinity);
-    std::fill(s.total, s.total + P, 0.f);
-    const int64_t heads = tile_heads(P);
+    begin<T>(c, g, block, s);
     for (int64_t at = first; at < last; at += block) {
         const int64_t n = std::min(block, last - at), after = at + n;
         const Rows<E> keys = cache.rows(k + at * c.k_C, c.k_C, n, s.rows);
         const Upcoming v_rows{v + at * c.v_C, c.v_C, cache.row_bytes, n};
-        for (int64_t t = 0; t < n; t += kTokens) {
-            const E* row[kTokens];
-            for (int i = 0; i < kTokens; ++i) {
-                row[i] = keys.at + std::min(t + i, n - 1) * keys.stride;
-                v_rows.ask(t + i);
-            }
-            for (int64_t p = 0; p < P; p += heads)
-                with_heads(std::min(heads, P - p), [&](auto n_heads) {
-                    products<E, n_heads.value>(s.q + p * H, H, row, s.scores + p * block + t, block);
-                });
-        }
+        score(c, keys, n, v_rows, s, s.scores, block);
         for (int64_t p = 0; p < P; ++p) soften(s.scores + p * block, n, s.top[p], s.total[p], s.decay[p]);
         Upcoming k_rows = next;
         if (after < last) k_rows = {k + after * c.k_C, c.k_C, cache.row_bytes, std::min(block, last - after)};
         const Rows<E> values = cache.rows(v + at * c.v_C, c.v_C, n, s.rows);
-        for (int64_t p = 0; p < P; p += heads) {
-            with_heads(std::min(heads, P - p), [&](auto n_heads) {
-                constexpr int PB = n_heads.value, HB = tile_vectors(PB);
-                weigh_all<E, PB, HB>(s.scores + p * block, block, values.at, values.stride, n, s.decay + p, s.acc + p * H, H,
-                                     k_rows);
-            });
-            k_rows.n = 0;
-        }
+        weigh_rows(c, values, n, k_rows, s, block);
     }
+}
+
+// The tokens of [0, old) with the largest sums of shares over the heads, then the newest: to scratch.
+inline void choose(const Call& c, int64_t old, int64_t ld, Scratch& s) {
+    s.ranks.assign(old, 0.f);
+    for (int64_t p = 0; p < c.P; ++p)
+        for (int64_t t = 0; t < old; ++t) s.ranks[t] += s.weights[p * ld + t] / s.total[p];
+    const int64_t kept = std::min(old, std::max<int64_t>(1, int64_t(c.sparsity * double(old))));
+    s.chosen.resize(old);
+    std::iota(s.chosen.begin(), s.chosen.end(), 0);
+    const auto larger = [&s](int32_t a, int32_t b) { return s.ranks[a] > s.ranks[b]; };
+    if (kept < old) std::nth_element(s.chosen.begin(), s.chosen.begin() + kept, s.chosen.end(), larger);
+    s.chosen.resize(kept);
+    std::sort(s.chosen.begin(), s.chosen.end());
+    s.chosen.push_back(int32_t(old));
+}
+
+// The same where only some values are read: all scores first, then the chosen tokens gathered block by block.
+template <class T, class Cache>
+void attend_sparsely(const Call& c, const Cache& cache, int64_t g, int64_t first, int64_t last, Scratch& s) {
+    using E = typename Cache::Element;
+    const char *k = c.k + g * c.k_G, *v = c.v + g * c.v_G;
+    const int64_t tokens = last - first, block = block_tokens<Cache>(c), ld = tokens + 16;
+    begin<T>(c, g, block, s);
+    if (int64_t(s.weights.size()) < c.P * ld) s.weights.resize(c.P * ld);
+    for (int64_t at = first; at < last; at += block) {
+        const int64_t n = std::min(block, last - at);
+        score(c, cache.rows(k + at * c.k_C, c.k_C, n, s.rows), n, {}, s, s.weights.data() + at - first, ld);
+    }
+    for (int64_t p = 0; p < c.P; ++p) soften(s.weights.data() + p * ld, tokens, s.top[p], s.total[p], s.decay[p]);
+    choose(c, tokens - 1, ld, s);
+    std::fill(s.total, s.total + c.P, 0.f);
+    std::fill(s.decay, s.decay + c.P, 1.f);
+    s.gathered.resize(block * cache.row_bytes);
+    const int64_t kept = s.chosen.size();
+    for (int64_t at = 0; at < kept; at += block) {
+        const int64_t n = std::min(block, kept - at);
+        for (int64_t i = 0; i < n; ++i) {
+            const int64_t t = s.chosen[at + i];
+            if (at + i + 8 < kept) prefetch(v + (first + s.chosen[at + i + 8]) * c.v_C, cache.row_bytes);
+            std::memcpy(s.gathered.data() + i * cache.row_bytes, v + (first + t) * c.v_C, cache.row_bytes);
+            for (int64_t p = 0; p < c.P; ++p) s.total[p] += s.scores[p * block + i] = s.weights[p * ld + t];
+        }
+        const Rows<E> values = cache.rows(s.gathered.data(), cache.row_bytes, n, s.rows);
+        weigh_rows(c, values, n, {}, s, block);
+    }
+}
+
+// The same for one query head over packed vectors whose codes are never unpacked.
+template <class T, int Bits>
+struct Direct {
+    static constexpr bool kSparse = false;
+    Codes<T, Bits> codes;
+    int64_t row_bytes;
+};
+
+template <class T, int Bits>
+void attend(const Call& c, const Direct<T, Bits>& cache, int64_t g, int64_t first, int64_t last, const Upcoming& next,
+            Scratch& s) {
+    const T* q = static_cast<const T*>(c.q) + g * c.q_G;
+    const char *k = c.k + g * c.k_G, *v = c.v + g * c.v_G;
+    const int64_t H = c.H, block = kDirectTokens, size = cache.codes.order_size();
+    s.fit(1, 2 * size, block);
+    float *ordered = s.rows, *acc = s.rows + size;
+    for (int64_t h = 0; h < H; h += kWidth) store(s.acc + h, load(q + h) * c.scale);
+    Floats with, seen = {};
+    cache.codes.arrange(s.acc, ordered, with);
+    std::fill(acc, acc + size, 0.f);
+    *s.top = -kInfinity, *s.total = 0;
+    for (int64_t at = first; at < last; at += block) {
+        const int64_t n = std::min(block, last - at), after = at + n;
+        const char *keys = k + at * c.k_C, *values = v + at * c.v_C;
+        const Upcoming v_rows{values, c.v_C, cache.row_bytes, n};
+        for (int64_t t = 0; t < n; t += kTokens) {
+            const char* row[kTokens];
+            for (int i = 0; i < kTokens; ++i) {
+                row[i] = keys + std::min(t + i, n - 1) * c.k_C;
+                v_rows.ask(t + i);
+            }
+            cache.codes.products(ordered, with, row, s.scores + t);
+        }
+        soften(s.scores, n, *s.top, *s.total, *s.decay);
+        Upcoming k_rows = next;
+        if (after < last) k_rows = {k + after * c.k_C, c.k_C, cache.row_bytes, std::min(block, last - after)};
+        cache.codes.weigh(s.scores, values, c.v_C, n, *s.decay, acc, seen, [&](int64_t t) { k_rows.ask(t); });
+    }
+    cache.codes.restore(acc, seen, s.acc);
 }
 
 template <class T>
@@ -248,9 +363,9 @@ void merge(const Call& c, int64_t g, Partial* parts, int64_t num_parts) {
 
 template <class T, class Cache>
 void attend_all(const Call& c, const Cache& cache, int64_t threads) {
-    const int64_t block = block_tokens<Cache>(c), grain_bytes = 2 * c.C * cache.row_bytes;
+    const int64_t grain_bytes = 2 * c.C * cache.row_bytes;
     const auto pad = [&c](int64_t g) { return c.pads ? std::clamp<int64_t>(c.pads[g], 0, c.C - 1) : 0; };
-    const int64_t cuts = threads == 1 ? 1 : std::clamp<int64_t>(4 * threads / c.G, 1, std::max<int64_t>(1, c.C / 256));
+    const int64_t cuts = threads == 1 || c.sparsity < 1 ? 1 : std::clamp<int64_t>(4 * threads / c.G, 1, std::max<int64_t>(1, c.C / 256));
     const int64_t num_units = c.G * cuts;
     // At least 256 KiB at a time, and at least 8 turns for each thread.
     const int64_t turn = std::clamp<int64_t>((256 << 10) / (grain_bytes / cuts + 1), 1, num_units / (8 * threads) + 1);
@@ -267,9 +382,13 @@ void attend_all(const Call& c, const Cache& cache, int64_t threads) {
                 Upcoming next;
                 if (cuts == 1 && unit + 1 < to) {
                     const int64_t at = pad(g + 1);
-                    next = {c.k + (g + 1) * c.k_G + at * c.k_C, c.k_C, cache.row_bytes, std::min(block, c.C - at)};
+                    next = {c.k + (g + 1) * c.k_G + at * c.k_C, c.k_C, cache.row_bytes, std::min(kDirectTokens, c.C - at)};
                 }
-                attend<T>(c, cache, g, first, last, next, scratch);
+                if constexpr (Cache::kSparse)
+                    c.sparsity < 1 ? attend_sparsely<T>(c, cache, g, first, last, scratch)
+                                   : attend<T>(c, cache, g, first, last, next, scratch);
+                else
+                    attend<T>(c, cache, g, first, last, next, scratch);
                 if (cuts == 1) {
                     finish<T>(c, g, scratch.acc, scratch.total);
                 } else {
@@ -288,15 +407,23 @@ void attend_all(const Call& c, const Cache& cache, int64_t threads) {
     for (int64_t g = 0; cuts > 1 && g < c.G; ++g) merge<T>(c, g, &partials[g * cuts], cuts);
 }
 
+template <class T, int Bits>
+void attend_packed(const Call& c, int64_t group_size, bool symmetric, int64_t row_bytes, int64_t threads) {
+    if (c.P == 1 && c.sparsity == 1 && Codes<T, Bits>::suits(c.H, group_size, symmetric))
+        attend_all<T>(c, Direct<T, Bits>{{c.H, group_size, symmetric}, row_bytes}, threads);
+    else
+        attend_all<T, Unpacked>(c, Packed<T, Bits>(c.H, group_size, symmetric, row_bytes), threads);
+}
+
 // Packing: bits, group size, symmetric, bytes of a vector.  Null is a plain cache.
 template <class T>
 void attend_cache(const Call& c, const int64_t* packing, int64_t threads) {
     if (!packing)
         attend_all<T>(c, Plain<T>(c.H), threads);
     else if (packing[0] == 4)
-        attend_all<T>(c, Packed<T, 4>(c.H, packing[1], packing[2], packing[3]), threads);
+        attend_packed<T, 4>(c, packing[1], packing[2], packing[3], threads);
     else
-        attend_all<T>(c, Packed<T, 8>(c.H, packing[1], packing[2], packing[3]), threads);
+        attend_packed<T, 8>(c, packing[1], packing[2], packing[3], threads);
 }
 
 }  // namespace
@@ -304,9 +431,10 @@ void attend_cache(const Call& c, const int64_t* packing, int64_t threads) {
 // dtype of queries, results and scales: 0 float32, 1 bfloat16, 2 float16.  0 is success.
 extern "C" int flexplan_grain_attention(int dtype, const void* q, const char* k, const char* v, const int64_t* pads,
                                         void* out, const int64_t shape_GPHC[4], const int64_t strides[8],
-                                        const int64_t* packing, float scale, int64_t threads) {
+                                        const int64_t* packing, float scale, double sparsity, int64_t threads) {
     const int64_t *n = shape_GPHC, *s = strides;
-    const Call call{q, k, v, out, pads, n[0], n[1], n[2], n[3], s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], scale};
+    const Call call{q, k, v, out, pads, n[0], n[1], n[2], n[3], s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], scale,
+                    sparsity};
     try {
         if (dtype == 0)
             attend_cache<float>(call, packing, threads);

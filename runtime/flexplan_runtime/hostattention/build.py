@@ -16,7 +16,8 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("attention.cpp", "pool.hpp", "rows.hpp", "vectors.hpp"))
+FILES = ("attention.cpp", "codes.hpp", "pool.hpp", "rows.hpp", "vectors.hpp")
+SOURCES = tuple(Path(__file__).with_name(name) for name in FILES)
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread")
 COMPILE_TIMEOUT_S = 120

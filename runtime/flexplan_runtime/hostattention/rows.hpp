@@ -11,8 +11,6 @@
 
 namespace {
 
-constexpr int kLargestHeadDim = 256;
-
 // n rows; E is what one number is.
 template <class E>
 struct Rows {
@@ -24,6 +22,7 @@ struct Rows {
 template <class T>
 struct Plain {
     using Element = T;
+    static constexpr bool kSparse = true;  // written for sparse attention, too
     int64_t row_bytes;
 
     explicit Plain(int64_t H) : row_bytes(H * int64_t(sizeof(T))) {}
@@ -56,29 +55,37 @@ struct Values<4> {  // all sixteen in one register
 };
 #endif
 
+// Vectors of any packing.
+struct Unpacked {
+    using Element = float;
+    static constexpr bool kSparse = true;
+    int64_t row_bytes;
+
+    explicit Unpacked(int64_t row_bytes) : row_bytes(row_bytes) {}
+
+    // Into scratch, which has room for kWidth numbers more.
+    virtual Rows<float> rows(const char* from, int64_t stride_bytes, int64_t n, float* scratch) const = 0;
+};
+
 // Vectors grouped along themselves; T is the dtype of scales and minima.
 template <class T, int Bits>
-struct Packed {
-    using Element = float;
-    int64_t H, group_size, groups, code_bytes, scales_at, row_bytes;
-    bool symmetric, even;
-    uint8_t group_of[kLargestHeadDim / kWidth];  // of each vector of the head dimension, if even
+struct Packed final : Unpacked {
+    int64_t H, group_size, groups, code_bytes, scales_at;
+    bool symmetric;
+    void (Packed::*unpack)(const char*, int64_t, int64_t, float*) const;
 
     Packed(int64_t H, int64_t group_size, bool symmetric, int64_t row_bytes)
-        : H(H), group_size(std::min(group_size, H)), row_bytes(row_bytes), symmetric(symmetric) {
+        : Unpacked(row_bytes), H(H), group_size(std::min(group_size, H)), symmetric(symmetric) {
         const int64_t size = sizeof(T);
         groups = (H + group_size - 1) / group_size;
         code_bytes = H * Bits / 8;
         scales_at = (code_bytes + size - 1) / size * size;
-        even = code_bytes % kWidth == 0 && (groups == 1 || group_size % kWidth == 0);
-        for (int64_t h = 0; even && h < H; h += kWidth) group_of[h / kWidth] = uint8_t(h / group_size);
+        const bool even = code_bytes % kWidth == 0 && (groups == 1 || group_size % kWidth == 0);
+        unpack = even ? fitting(code_bytes / kWidth, this->group_size / kWidth) : &Packed::unpack_uneven;
     }
 
-    // Into scratch, which has room for kWidth numbers more.
-    Rows<float> rows(const char* from, int64_t stride_bytes, int64_t n, float* scratch) const {
-        for (int64_t t = 0; t < n; ++t)
-            even ? unpack_even(from + t * stride_bytes, scratch + t * H)
-                 : unpack_uneven(from + t * stride_bytes, scratch + t * H);
+    Rows<float> rows(const char* from, int64_t stride_bytes, int64_t n, float* scratch) const override {
+        (this->*unpack)(from, stride_bytes, n, scratch);
         return {scratch, H};
     }
 
@@ -92,20 +99,42 @@ struct Packed {
         return {s, splat(reinterpret_cast<const T*>(scale + groups * sizeof(T)))};
     }
 
-    // No vector of the head dimension lies in two groups or in two halves.
-    void unpack_even(const char* from, float* to) const {
-        Values<Bits> of[kLargestHeadDim / kWidth];
-        for (int64_t g = 0; g < groups; ++g) of[g] = values(from, g);
-        const uint8_t* group = group_of;
-        for (int64_t b = 0; b < code_bytes; b += kWidth, ++group) {
-            const Ints codes = load_bytes(from + b);
-            store(to + b, of[group[0]](codes));
-            if constexpr (Bits == 4) store(to + code_bytes + b, of[group[code_bytes / kWidth]](codes >> 4));
+    using Unpack = decltype(Packed::unpack);
+
+    // Where no register of elements lies in two groups or halves; unrolled for usual sizes, in registers.
+    static Unpack fitting(int64_t codes, int64_t group) {
+        if (codes == 2 && group == 2) return &Packed::template unpack_even<2, 2>;
+        if (codes == 2 && group == 4) return &Packed::template unpack_even<2, 4>;
+        if (codes == 4 && group == 2) return &Packed::template unpack_even<4, 2>;
+        if (codes == 4 && group == 4) return &Packed::template unpack_even<4, 4>;
+        if (codes == 4 && group == 8) return &Packed::template unpack_even<4, 8>;
+        if (codes == 8 && group == 4) return &Packed::template unpack_even<8, 4>;
+        if (codes == 8 && group == 8) return &Packed::template unpack_even<8, 8>;
+        return &Packed::template unpack_even<0, 0>;
+    }
+
+    template <int N, int S>
+    void unpack_even(const char* from, int64_t stride, int64_t rows, float* to) const {
+        const int64_t codes = N ? N : code_bytes / kWidth, group = S ? S : group_size / kWidth;
+        for (const char* end = from + rows * stride; from != end; from += stride, to += H) {
+            Values<Bits> of[N ? (kHalves * N + S - 1) / S : kLargestHeadDim / kWidth];
+#pragma GCC unroll 8
+            for (int64_t g = 0; g < (N ? (kHalves * N + S - 1) / S : groups); ++g) of[g] = values(from, g);
+#pragma GCC unroll 8
+            for (int64_t b = 0; b < codes; ++b) {
+                const Ints x = load_bytes(from + b * kWidth);
+                store(to + b * kWidth, of[b / group](x));
+                if constexpr (Bits == 4) store(to + (codes + b) * kWidth, of[(codes + b) / group](x >> 4));
+            }
         }
     }
 
     // Anything else: each element has its own scale and minimum.  What is written too far is written again.
-    void unpack_uneven(const char* from, float* to) const {
+    void unpack_uneven(const char* from, int64_t stride, int64_t rows, float* to) const {
+        for (int64_t t = 0; t < rows; ++t) unpack_one(from + t * stride, to + t * H);
+    }
+
+    void unpack_one(const char* from, float* to) const {
         char bytes[kLargestHeadDim + kWidth];
         std::memcpy(bytes, from, code_bytes);
         float scale[kLargestHeadDim + kWidth], minimum[kLargestHeadDim + kWidth];

@@ -20,6 +20,7 @@ constexpr int kWidth = 8, kRegisters = 16;
 #else
 constexpr int kWidth = 4, kRegisters = 16;
 #endif
+constexpr int kLargestHeadDim = 256;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 typedef float Floats __attribute__((vector_size(kWidth * 4)));
@@ -56,6 +57,10 @@ inline Floats splat(const BFloat16* p) { return (Floats)(uint32_t(p->bits) << 16
 
 #if defined(__AVX512F__)
 inline Ints load_bytes(const char* p) { return (Ints)_mm512_cvtepu8_epi32(read<__m128i>(p)); }
+inline Words load_words(const char* p, Ints wanted) {  // others are 0, and not read
+    return (Words)_mm512_maskz_loadu_epi32(_mm512_test_epi32_mask((__m512i)wanted, (__m512i)wanted), p);
+}
+inline Floats pick(Floats x, Ints lanes) { return (Floats)_mm512_permutexvar_ps((__m512i)lanes, (__m512)x); }
 inline Floats splat(const Float16* p) { return (Floats)_mm512_cvtph_ps(_mm256_set1_epi16(short(p->bits))); }
 inline Floats load(const BFloat16* p) {  // compilers make two halves of a __builtin_convertvector
     return (Floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32(read<__m256i>(p)), 16);
@@ -74,6 +79,10 @@ inline void sum_each(const Floats* x, float* to) {  // four vectors to four sums
 }
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 inline Ints load_bytes(const char* p) { return (Ints)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p)); }
+inline Words load_words(const char* p, Ints wanted) {  // others are 0, and not read
+    return (Words)_mm256_maskload_epi32((const int*)p, (__m256i)wanted);
+}
+inline Floats pick(Floats x, Ints lanes) { return (Floats)_mm256_permutevar8x32_ps((__m256)x, (__m256i)lanes); }
 inline Floats splat(const Float16* p) { return (Floats)_mm256_cvtph_ps(_mm_set1_epi16(short(p->bits))); }
 inline Floats load(const BFloat16* p) {
     return (Floats)_mm256_slli_epi32(_mm256_cvtepu16_epi32(read<__m128i>(p)), 16);
@@ -88,6 +97,17 @@ inline void sum_each(const Floats* x, float* to) {
 }
 #else
 inline Ints load_bytes(const char* p) { return __builtin_convertvector(read<Bytes>(p), Ints); }
+inline Words load_words(const char* p, Ints wanted) {  // others are 0, and not read
+    Words w = {};
+    for (int i = 0; i < kWidth; ++i)
+        if (wanted[i]) w[i] = read<uint32_t>(p + 4 * i);
+    return w;
+}
+inline Floats pick(Floats x, Ints lanes) {
+    Floats picked;
+    for (int i = 0; i < kWidth; ++i) picked[i] = x[lanes[i]];
+    return picked;
+}
 inline Floats load(const BFloat16* p) { return (Floats)(__builtin_convertvector(read<Halves>(p), Words) << 16); }
 
 inline Floats load(const Float16* p) {  // exponents are 112 apart; multiplying also makes subnormals normal
