@@ -25,9 +25,7 @@ from flexplan.units import MiB
 
 INSTANCES = int(os.environ.get("FLEXPLAN_BRUTE_FORCE", "300"))
 CHUNK = 25
-GRAIN = (
-    1e-3  # of the seconds: what the last grain is worth (64 rows of a matrix, one KV head), which a placement rounds
-)
+GRAIN = 5e-3  # of the seconds: a placement rounds to grains, and one KV head may be a percent of a small cache
 
 
 @dataclass(frozen=True)
