@@ -7,15 +7,16 @@ the program is solved again, until no tier is short and no room is left that wou
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from math import inf
 
 from flexplan.policy import Policy
 from flexplan.prediction import Schedule, peak_bytes
 from flexplan.problem import Problem
 from flexplan.units import MiB
-from flexplan_planners.lpmodel import Program, Shares, Solution, solve_program
+from flexplan_planners.lpmodel import ACT, CACHE, WEIGHTS, Program, Shares, Solution, solve_program
 from flexplan_planners.readback import read_back, shares_of
 
 _ROUNDS = 6
@@ -64,7 +65,26 @@ def fastest(problem: Problem, schedule: Schedule, programs: Sequence[Program], n
         policy = _fitted_anyhow(problem, schedule, program, n, bound.shares)
         if policy is not None:
             best = min(best, (program.seconds(shares_of(policy), n), policy), key=lambda found: found[0])
-    return best[1]
+    return best[1] or corner(problem, schedule, programs, n)
+
+
+def corner(problem: Problem, schedule: Schedule, programs: Sequence[Program], n: int) -> Policy | None:
+    """The fastest policy that fits with each kind of tensor on one tier alone, where nothing is left to round."""
+    real, best = problem.budgets(), None
+    for program in programs:
+        for shares in _corners(program):
+            seconds, policy = program.seconds(shares, n), read_back(program, n, shares)
+            if best is None or seconds < best[0]:
+                need = peak_bytes(problem, policy, schedule)
+                if all(need[tier] <= real[tier] for tier in real):
+                    best = seconds, policy
+    return best[1] if best else None
+
+
+def _corners(program: Program) -> Iterator[Shares]:
+    homes = [[name for name in names if name not in program.absent] for names in (WEIGHTS, CACHE, ACT)]
+    for chosen in product(*homes):
+        yield {name: float(name in chosen) for names in (WEIGHTS, CACHE, ACT) for name in names}
 
 
 def _fitted_anyhow(problem: Problem, schedule: Schedule, program: Program, n: int, shares: Shares) -> Policy | None:

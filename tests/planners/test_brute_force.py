@@ -86,7 +86,7 @@ def drawn_problem(draw: random.Random) -> Problem:
     rates = {
         name: value * draw.lognormvariate(0, 1)
         for name, value in asked.hardware.model_dump().items()
-        if name.endswith("_s")
+        if name.endswith("_s") and value is not None
     }
     return asked.model_copy(update={"hardware": asked.hardware.model_copy(update=rates)})
 
