@@ -17,6 +17,7 @@ Solve = Callable[[Problem], Plan]  # raises InfeasiblePlan
 
 _ROUNDS = 6
 _CLOSE = 0.97  # of the bound: near enough to it
+_MARGIN = 0.005
 
 
 def within_latency(solve: Solve, problem: Problem) -> Plan:
@@ -29,7 +30,7 @@ def within_latency(solve: Solve, problem: Problem) -> Plan:
     if most is None:
         return solve(problem)
     best: Plan | None = None
-    asked = most
+    asked, margin = most, _MARGIN
     for _ in range(_ROUNDS):
         found = _tried(solve, problem, asked)
         if found is None:
@@ -40,7 +41,8 @@ def within_latency(solve: Solve, problem: Problem) -> Plan:
             break
         if meets_latency(found) and (asked >= most or found.prediction.block_s >= _CLOSE * most):
             break
-        asked = min(most, asked * 0.995 * most / found.prediction.block_s)
+        asked = min(most, asked * (1 - margin) * most / found.prediction.block_s)
+        margin = _MARGIN if meets_latency(found) else 2 * margin  # a step too small meets the same block again
     return best or _quickest(solve, problem)
 
 
