@@ -75,6 +75,7 @@ class RunReport:
     timelines: tuple[Timeline, ...]
     realised: Shares
     peak_bytes: Mapping[str, int]
+    dtype: str  # of weights, cache and activations where they are not packed
 
     @property
     def num_tokens(self) -> int:

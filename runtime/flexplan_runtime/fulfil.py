@@ -110,6 +110,7 @@ def _report(ready: Ready, lm: OffloadedLM, done: Generation, watch: Watch, load_
         timelines=tuple(done.timelines),
         realised=dict(lm.realised()),
         peak_bytes=watch.peak_bytes,
+        dtype=str(lm.dtype).removeprefix("torch."),
     )
 
 

@@ -72,7 +72,7 @@ class OffloadedLM:
         shape, self.math, reader = open_model(config, path, seed)
         if plan:
             refuse_other_model(plan.problem.model, shape)
-        self.dtype = dtype_of(dtype, shape)
+        self.dtype = dtype_of(dtype, self.math)
         self.shape = shape.with_dtype(self.dtype.itemsize)
         self.family = family(self.shape, self.math)
         self._placement = Placement.of(self.shape, self.policy, full_block(Workload(gen_len=1), self.policy))
