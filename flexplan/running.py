@@ -42,6 +42,7 @@ class RunRequest:
     offload_dir: Path = Path("offload")
     device: str | None = None
     dtype: str | None = None
+    packed_cache: Path | None = None  # a directory where packed weights are kept
     max_new_tokens: int = 32
     do_sample: bool = False
     temperature: float = 1.0

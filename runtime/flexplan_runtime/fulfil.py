@@ -76,6 +76,7 @@ def open_lm(ready: Ready) -> OffloadedLM:
         schedule=ready.schedule,
         dtype=ready.dtype,
         seed=request.seed,
+        packed_cache=request.packed_cache,
     )
 
 
