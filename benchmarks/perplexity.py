@@ -51,9 +51,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "as stored": {},
     "8-bit weights": weights(8),
     "4-bit weights": weights(4),
+    "4-bit weights, group_dim 1": weights(4, 64, 1),
     "4-bit weights, group_size 32, group_dim 1": weights(4, 32, 1),
     "8-bit KV": cache(8),
     "4-bit KV": cache(4),
+    "4-bit KV, group_size 16": cache(4, 16),
+    "8-bit weights and KV": weights(8) | cache(8),
     "4-bit weights and KV": weights(4) | cache(4),
     **{f"attn_sparsity {share:g}": {"attn_sparsity": share} for share in (0.8, 0.6, 0.4, 0.2, 0.1)},
     "4-bit weights and KV, attn_sparsity 0.2": weights(4) | cache(4) | {"attn_sparsity": 0.2},
@@ -80,8 +83,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("--text", type=Path, help="another text, UTF-8")
-    parser.add_argument("--tokens", type=int, default=10_368)
-    parser.add_argument("--chunk", type=int, default=192)
+    parser.add_argument("--tokens", type=int, default=10_240)
+    parser.add_argument("--chunk", type=int, default=256)
     parser.add_argument("--prompt", type=int, default=128, help="tokens of a chunk that are given, not scored")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="bfloat16")
