@@ -58,7 +58,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "4-bit KV, group_size 16": cache(4, 16),
     "8-bit weights and KV": weights(8) | cache(8),
     "4-bit weights and KV": weights(4) | cache(4),
-    **{f"attn_sparsity {share:g}": {"attn_sparsity": share} for share in (0.8, 0.6, 0.4, 0.2, 0.1)},
+    **{f"attn_sparsity {share:g}": {"attn_sparsity": share} for share in (0.8, 0.5, 0.3, 0.2, 0.1)},
     "4-bit weights and KV, attn_sparsity 0.2": weights(4) | cache(4) | {"attn_sparsity": 0.2},
 }
 """Groups of 64 where no others are named; attn_sparsity 1.0 is dense, as stored."""

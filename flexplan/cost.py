@@ -30,17 +30,28 @@ def prompt_attention_work(s: ModelShape, rows: int, length: int) -> Work:
     return Work(gpu_flops=flops, gpu_bytes=2 * rows * length * (s.q_size + s.kv_size) * s.bytes_per_element)
 
 
-def gpu_attention_work(s: ModelShape, grains: int, context: int, pair_bytes: int) -> Work:
-    """One query a head over ``context`` positions of ``grains`` (sequence, KV head) pairs on the gpu."""
-    flops = 4 * grains * s.group_size * s.head_dim * context
-    return Work(gpu_flops=flops, gpu_bytes=grains * context * pair_bytes)
+def gpu_attention_work(s: ModelShape, grains: int, context: int, pair_bytes: int, sparsity: float = 1.0) -> Work:
+    """One query a head over ``context`` positions of ``grains`` (sequence, KV head) pairs on the gpu.
+
+    All keys are read, and of the values the share ``sparsity``.
+    """
+    read = (1 + sparsity) / 2
+    flops = 4 * grains * s.group_size * s.head_dim * context * read
+    return Work(gpu_flops=flops, gpu_bytes=grains * context * pair_bytes * read)
 
 
-def host_attention_work(s: ModelShape, grains: int, context: int, pair_bytes: int) -> Work:
+def host_attention_work(s: ModelShape, grains: int, context: int, pair_bytes: int, sparsity: float = 1.0) -> Work:
     """The same on the host."""
-    nbytes = grains * context * pair_bytes
-    flops = 4 * grains * s.group_size * s.head_dim * context
-    return Work(attended_bytes=nbytes, host_bytes=nbytes, host_flops=flops)
+    read = (1 + sparsity) / 2
+    nbytes = grains * context * pair_bytes * read
+    flops = 4 * grains * s.group_size * s.head_dim * context * read
+    packed = pair_bytes != 2 * s.head_dim * s.bytes_per_element
+    return Work(
+        attended_bytes=0 if packed else nbytes,
+        attended_packed_bytes=nbytes if packed else 0,
+        host_bytes=nbytes,
+        host_flops=flops,
+    )
 
 
 def merge_work(s: ModelShape, tokens: int) -> Work:
@@ -167,6 +178,7 @@ class Rates:
     def _price(self, work: Work, lane: str) -> Price:
         h, demands = self.hardware, self.demands(work)
         alone = [*demands.values(), work.attended_bytes / h.host_attention_bytes_per_s]
+        alone.append(work.attended_packed_bytes / h.packed_attention_bytes_per_s)
         alone.append(work.host_flops / h.host_flops_per_s)
         if lane == HOST_COPY:
             alone.append(work.host_bytes / 2 / h.pageable_up_bytes_per_s)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from math import ceil
 
 from flexplan.allot import cut
 from flexplan.blocks import Block
@@ -24,6 +25,7 @@ from flexplan.units import round_up
 from flexplan.weight_placement import DISK_ALIGN, TIERS, LayerWeights, Piece, place_weights
 
 ID_BYTES = 8
+_UNPACKED_BYTES = 32 << 20  # keys and values that choosing unpacks, or takes to float32, at a time
 BUFFER_ALIGN = 4096
 TIER_OF_ARENA = {"gpu": "gpu", "host": "cpu", "pageable": "cpu", "disk": "disk"}
 
@@ -271,6 +273,17 @@ def _add_tokens(layout: _Layout, p: Placement) -> None:
         layout.ring("rows", "gpu.work", 2, size)
 
 
+def _choosing_bytes(p: Placement) -> int:
+    """What choosing among old positions takes on the gpu, beside the values that were chosen."""
+    if p.policy.attn_sparsity >= 1:
+        return 0
+    s, context = p.shape, p.block.prompt_len + p.block.gen_len
+    grains = max(b.num_rows for b in p.block.batches) * s.num_kv_heads
+    weights, positions = 3 * s.group_size * 4, 4 * 8
+    values = ceil(p.policy.attn_sparsity * 2 * s.head_dim * s.bytes_per_element)
+    return grains * context * (weights + positions + values) + _UNPACKED_BYTES
+
+
 def workspace_bytes(p: Placement) -> int:
     """What the kernels of the largest step allocate beside the arenas, in bytes.
 
@@ -283,4 +296,4 @@ def workspace_bytes(p: Placement) -> int:
     ragged = rows * p.block.prompt_len**2  # the mask of a padded prompt, one byte a pair
     mlp = tokens * (3 * s.hidden_size + (3 if s.gated else 2) * s.ffn_size) * e
     head = rows * s.vocab_size * (e + 4)
-    return max(attention + ragged, mlp, head)
+    return max(attention + ragged, mlp, head, _choosing_bytes(p))

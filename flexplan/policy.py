@@ -103,6 +103,13 @@ class Policy:
                 fix="it is the share of value rows that are read: 1.0 is dense, 0.1 reads a tenth; "
                 "if you meant 'no sparsity' by 0, write 1.0",
             )
+        if self.attn_sparsity < 1 and self.cache_disk_percent:
+            raise PolicyError(
+                "FP206",
+                f"attn_sparsity {self.attn_sparsity:g} with cache_disk_percent {self.cache_disk_percent:g}: a block of "
+                "the disk holds the values of many tokens, and nearly all blocks would be read",
+                fix="attn_sparsity=1.0, or cache_gpu_percent + cache_cpu_percent = 100",
+            )
         if self.compress_weight:
             _refuse_packing("comp_weight_config", self.comp_weight_config, (0, 1))
         if self.compress_cache:
@@ -195,11 +202,12 @@ def field_names() -> tuple[str, ...]:
 
 def refuse_unsupported(policy: Policy) -> None:
     """Raise PolicyError for fields that are neither priced nor run yet."""
-    asked = {"attn_sparsity": policy.attn_sparsity < 1}
-    fields = [name for name, on in asked.items() if on]
-    if fields:
+    if policy.attn_sparsity < 1 and policy.cache_cpu_percent and not policy.cpu_cache_compute:
         raise PolicyError(
-            "FP210", f"flexplan does not plan or run {', '.join(fields)} yet", fix="leave them at their defaults"
+            "FP210",
+            f"attn_sparsity {policy.attn_sparsity:g} with cache_cpu_percent {policy.cache_cpu_percent:g} streamed to "
+            "the gpu is not planned or run yet",
+            fix="cpu_cache_compute=True, or cache_gpu_percent=100",
         )
 
 

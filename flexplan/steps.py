@@ -52,6 +52,7 @@ class Steps:
         self._lanes = {kind: KINDS[kind].lane if placement.policy.overlap else INLINE for kind in KINDS}
         self._work = lru_cache(maxsize=4096)(self._compute_work)
         self._opened: dict[int, tuple[int, int]] = {}  # what each slot of the open weights holds: (pass, layer)
+        self._sparsity = placement.policy.attn_sparsity
         self._pair_bytes = placement.cache[0][0].pair_bytes
         self._hidden_bytes = cache(placement.hidden_bytes)  # of i = 0 and 1: all decoding steps are alike
         self._hidden_parts = cache(placement.hidden_parts)
@@ -271,7 +272,7 @@ class Steps:
             old = (self.p.context(p.i, k) - 1) * s.disk_row_bytes
             homes += _access("cache_relay", turn, old) + self._cache_out(p, layer, k)
             out += (Access("cache_relay", turn, old, old + s.disk_row_bytes),)  # the new row beside the old ones
-        work = cost.host_attention_work(self.p.shape, hosted, self.p.context(p.i, k), s.pair_bytes)
+        work = cost.host_attention_work(self.p.shape, hosted, self.p.context(p.i, k), s.pair_bytes, self._sparsity)
         yield self._task("attend", p, j, k, work, queries_host + homes, out)
         yield from self.write_cache(p, j, k)
 
@@ -367,7 +368,7 @@ class Steps:
         work = work.plus(cost.project_work(s, tokens))
         if new == context:
             return work.plus(cost.prompt_attention_work(s, rows, new))
-        return work.plus(cost.gpu_attention_work(s, grains, context, self._pair_bytes))
+        return work.plus(cost.gpu_attention_work(s, grains, context, self._pair_bytes, self._sparsity))
 
 
 def _chunk(nbytes: int, chunk: int, chunks: int, align: int) -> tuple[int, int]:

@@ -29,6 +29,7 @@ from flexplan_runtime.kvcache import (
 from flexplan_runtime.moves import move
 from flexplan_runtime.packedattention import decode_attention_packed, host_attention_packed
 from flexplan_runtime.packedweights import unpack
+from flexplan_runtime.sparseattention import host_sparse_attention, sparse_attention
 
 
 class Views:
@@ -212,7 +213,10 @@ def attend(job: Job, task: Task, views: Views) -> None:
 
 
 def _attend_on_host(job: Job, q_GPH: Tensor, pairs: Tensor, pads: Tensor, out: Tensor) -> None:
-    if job.cache_packing:
+    sparsity = job.placement.policy.attn_sparsity
+    if sparsity < 1:
+        host_sparse_attention(q_GPH, pairs, pads, job.family.scale, sparsity, out, job.num_threads, job.cache_packing)
+    elif job.cache_packing:
         host_attention_packed(q_GPH, pairs, job.cache_packing, pads, job.family.scale, out, job.num_threads)
     else:
         host_attention(q_GPH, pairs, pads, job.family.scale, out, job.num_threads)
@@ -272,7 +276,10 @@ def _cached(job: Job, task: Task, resident: Tensor | None, ring: Tensor | None) 
 
 def _attend_cached(job: Job, task: Task, q_GPH: Tensor, pairs: Tensor, first: int) -> Tensor:
     batch = job.batches[task.k]
-    pads = batch.grain_pads[first : first + len(pairs)]
+    pads, sparsity = batch.grain_pads[first : first + len(pairs)], job.placement.policy.attn_sparsity
+    if sparsity < 1:
+        context = batch.position + 1 if pairs.is_cuda else job.old_tokens(task) + 1
+        return sparse_attention(q_GPH, pairs, pads, context, job.family.scale, sparsity, job.cache_packing)
     if job.cache_packing:
         return decode_attention_packed(q_GPH, pairs, job.cache_packing, pads, batch.position, job.family.scale)
     return decode_attention(q_GPH, pairs, pads, batch.position, job.family.scale)

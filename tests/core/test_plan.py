@@ -192,8 +192,13 @@ def test_a_planner_that_breaks_or_answers_nonsense_is_named() -> None:
         solve(PROBLEM, Nonsense())
 
 
-@pytest.mark.parametrize("field", ["compress_weight", "compress_cache", "attn_sparsity"])
-def test_what_is_neither_priced_nor_run_is_refused_by_name(field: str) -> None:
-    policy = replace(POLICY, **{field: 0.5 if field == "attn_sparsity" else True})
-    with pytest.raises(PolicyError, match=field):
-        Plan.of(PROBLEM, policy)
+def test_packed_and_sparse_plans_read_fewer_bytes() -> None:
+    """Of the same placement: what is smaller, or read in part, costs no more time or memory."""
+    plain = replace(POLICY, w_gpu_percent=0.0, w_cpu_percent=100.0)
+    before = Plan.of(PROBLEM, plain).prediction
+    for fields in ({"compress_weight": True}, {"compress_cache": True}):
+        after = Plan.of(PROBLEM, replace(plain, **fields)).prediction
+        assert after.peak_bytes["cpu"] + after.peak_bytes["gpu"] < before.peak_bytes["cpu"] + before.peak_bytes["gpu"]
+    thin = Plan.of(PROBLEM, replace(plain, cache_gpu_percent=100.0, cache_cpu_percent=0.0, attn_sparsity=0.1))
+    dense = Plan.of(PROBLEM, replace(plain, cache_gpu_percent=100.0, cache_cpu_percent=0.0))
+    assert thin.prediction.decode_s <= dense.prediction.decode_s

@@ -244,19 +244,48 @@ void attend(const Call& c, const Cache& cache, int64_t g, int64_t first, int64_t
     }
 }
 
-// The tokens of [0, old) with the largest sums of shares over the heads, then the newest: to scratch.
+// The tokens of [0, old) with the largest sums of shares over the heads, in order, then the newest: to scratch.
 inline void choose(const Call& c, int64_t old, int64_t ld, Scratch& s) {
-    s.ranks.assign(old, 0.f);
-    for (int64_t p = 0; p < c.P; ++p)
-        for (int64_t t = 0; t < old; ++t) s.ranks[t] += s.weights[p * ld + t] / s.total[p];
     const int64_t kept = std::min(old, std::max<int64_t>(1, int64_t(c.sparsity * double(old))));
-    s.chosen.resize(old);
-    std::iota(s.chosen.begin(), s.chosen.end(), 0);
-    const auto larger = [&s](int32_t a, int32_t b) { return s.ranks[a] > s.ranks[b]; };
-    if (kept < old) std::nth_element(s.chosen.begin(), s.chosen.begin() + kept, s.chosen.end(), larger);
-    s.chosen.resize(kept);
-    std::sort(s.chosen.begin(), s.chosen.end());
+    s.ranks.assign(2 * old, 0.f);
+    float *ranks = s.ranks.data(), *ordered = ranks + old;
+    for (int64_t p = 0; p < c.P; ++p) {
+        const float share = 1.f / s.total[p], *weights = s.weights.data() + p * ld;
+        for (int64_t t = 0; t < old; ++t) ranks[t] += weights[t] * share;
+    }
+    s.chosen.clear();
+    if (kept > 0) {
+        std::copy(ranks, ordered, ordered);
+        std::nth_element(ordered, ordered + kept - 1, ordered + old, std::greater<float>());
+        const float least = ordered[kept - 1];
+        int64_t equal = kept - std::count_if(ranks, ordered, [least](float rank) { return rank > least; });
+        for (int64_t t = 0; t < old; ++t)
+            if (ranks[t] > least || (ranks[t] == least && equal-- > 0)) s.chosen.push_back(int32_t(t));
+    }
     s.chosen.push_back(int32_t(old));
+}
+
+// From all scores of a grain, (P, ld), to what is chosen by their weights; sums of weights begin again.
+inline void select(const Call& c, int64_t tokens, int64_t ld, Scratch& s) {
+    for (int64_t p = 0; p < c.P; ++p) soften(s.weights.data() + p * ld, tokens, s.top[p], s.total[p], s.decay[p]);
+    choose(c, tokens - 1, ld, s);
+    std::fill(s.total, s.total + c.P, 0.f);
+    std::fill(s.decay, s.decay + c.P, 1.f);
+}
+
+// Chosen rows [at, at + n) of v and their weights, (P, block), to scratch.
+inline const char* gather(const Call& c, const char* v, int64_t row_bytes, int64_t at, int64_t n, int64_t block,
+                          int64_t ld, Scratch& s) {
+    constexpr int64_t kAhead = 8;
+    const int64_t kept = s.chosen.size();
+    if (int64_t(s.gathered.size()) < block * row_bytes) s.gathered.resize(block * row_bytes);
+    for (int64_t i = 0; i < n; ++i) {
+        const int64_t t = s.chosen[at + i];
+        if (at + i + kAhead < kept) prefetch(v + s.chosen[at + i + kAhead] * c.v_C, row_bytes);
+        std::memcpy(s.gathered.data() + i * row_bytes, v + t * c.v_C, row_bytes);
+        for (int64_t p = 0; p < c.P; ++p) s.total[p] += s.scores[p * block + i] = s.weights[p * ld + t];
+    }
+    return s.gathered.data();
 }
 
 // The same where only some values are read: all scores first, then the chosen tokens gathered block by block.
@@ -268,32 +297,21 @@ void attend_sparsely(const Call& c, const Cache& cache, int64_t g, int64_t first
     begin<T>(c, g, block, s);
     if (int64_t(s.weights.size()) < c.P * ld) s.weights.resize(c.P * ld);
     for (int64_t at = first; at < last; at += block) {
-        const int64_t n = std::min(block, last - at);
-        score(c, cache.rows(k + at * c.k_C, c.k_C, n, s.rows), n, {}, s, s.weights.data() + at - first, ld);
+        const int64_t n = std::min(block, last - at), after = at + n;
+        const Upcoming k_rows{k + after * c.k_C, c.k_C, cache.row_bytes, std::min(block, last - after)};
+        score(c, cache.rows(k + at * c.k_C, c.k_C, n, s.rows), n, k_rows, s, s.weights.data() + at - first, ld);
     }
-    for (int64_t p = 0; p < c.P; ++p) soften(s.weights.data() + p * ld, tokens, s.top[p], s.total[p], s.decay[p]);
-    choose(c, tokens - 1, ld, s);
-    std::fill(s.total, s.total + c.P, 0.f);
-    std::fill(s.decay, s.decay + c.P, 1.f);
-    s.gathered.resize(block * cache.row_bytes);
-    const int64_t kept = s.chosen.size();
-    for (int64_t at = 0; at < kept; at += block) {
+    select(c, tokens, ld, s);
+    for (int64_t at = 0, kept = s.chosen.size(); at < kept; at += block) {
         const int64_t n = std::min(block, kept - at);
-        for (int64_t i = 0; i < n; ++i) {
-            const int64_t t = s.chosen[at + i];
-            if (at + i + 8 < kept) prefetch(v + (first + s.chosen[at + i + 8]) * c.v_C, cache.row_bytes);
-            std::memcpy(s.gathered.data() + i * cache.row_bytes, v + (first + t) * c.v_C, cache.row_bytes);
-            for (int64_t p = 0; p < c.P; ++p) s.total[p] += s.scores[p * block + i] = s.weights[p * ld + t];
-        }
-        const Rows<E> values = cache.rows(s.gathered.data(), cache.row_bytes, n, s.rows);
-        weigh_rows(c, values, n, {}, s, block);
+        const char* rows = gather(c, v + first * c.v_C, cache.row_bytes, at, n, block, ld, s);
+        weigh_rows(c, cache.rows(rows, cache.row_bytes, n, s.rows), n, {}, s, block);
     }
 }
 
 // The same for one query head over packed vectors whose codes are never unpacked.
 template <class T, int Bits>
 struct Direct {
-    static constexpr bool kSparse = false;
     Codes<T, Bits> codes;
     int64_t row_bytes;
 };
@@ -301,16 +319,13 @@ struct Direct {
 template <class T, int Bits>
 void attend(const Call& c, const Direct<T, Bits>& cache, int64_t g, int64_t first, int64_t last, const Upcoming& next,
             Scratch& s) {
-    const T* q = static_cast<const T*>(c.q) + g * c.q_G;
     const char *k = c.k + g * c.k_G, *v = c.v + g * c.v_G;
-    const int64_t H = c.H, block = kDirectTokens, size = cache.codes.order_size();
-    s.fit(1, 2 * size, block);
-    float *ordered = s.rows, *acc = s.rows + size;
-    for (int64_t h = 0; h < H; h += kWidth) store(s.acc + h, load(q + h) * c.scale);
+    const int64_t block = kDirectTokens, size = cache.codes.order_size();
+    begin<T>(c, g, block, s);
+    float *ordered = s.rows, *acc = s.rows + size;  // nothing is unpacked, so the room for it is free
     Floats with, seen = {};
-    cache.codes.arrange(s.acc, ordered, with);
+    cache.codes.arrange(s.q, ordered, with);
     std::fill(acc, acc + size, 0.f);
-    *s.top = -kInfinity, *s.total = 0;
     for (int64_t at = first; at < last; at += block) {
         const int64_t n = std::min(block, last - at), after = at + n;
         const char *keys = k + at * c.k_C, *values = v + at * c.v_C;
@@ -327,6 +342,34 @@ void attend(const Call& c, const Direct<T, Bits>& cache, int64_t g, int64_t firs
         Upcoming k_rows = next;
         if (after < last) k_rows = {k + after * c.k_C, c.k_C, cache.row_bytes, std::min(block, last - after)};
         cache.codes.weigh(s.scores, values, c.v_C, n, *s.decay, acc, seen, [&](int64_t t) { k_rows.ask(t); });
+    }
+    cache.codes.restore(acc, seen, s.acc);
+}
+
+template <class T, int Bits>
+void attend_sparsely(const Call& c, const Direct<T, Bits>& cache, int64_t g, int64_t first, int64_t last, Scratch& s) {
+    const char *k = c.k + g * c.k_G + first * c.k_C, *v = c.v + g * c.v_G + first * c.v_C;
+    const int64_t tokens = last - first, block = kDirectTokens, ld = tokens + 16, size = cache.codes.order_size();
+    begin<T>(c, g, block, s);
+    float *ordered = s.rows, *acc = s.rows + size;  // nothing is unpacked, so the room for it is free
+    Floats with, seen = {};
+    cache.codes.arrange(s.q, ordered, with);
+    std::fill(acc, acc + size, 0.f);
+    if (int64_t(s.weights.size()) < ld) s.weights.resize(ld);
+    const Upcoming k_rows{k, c.k_C, cache.row_bytes, tokens};
+    for (int64_t t = 0; t < tokens; t += kTokens) {
+        const char* row[kTokens];
+        for (int i = 0; i < kTokens; ++i) {
+            row[i] = k + std::min(t + i, tokens - 1) * c.k_C;
+            k_rows.ask(t + i + kDirectTokens);
+        }
+        cache.codes.products(ordered, with, row, s.weights.data() + t);
+    }
+    select(c, tokens, ld, s);
+    for (int64_t at = 0, kept = s.chosen.size(); at < kept; at += block) {
+        const int64_t n = std::min(block, kept - at);
+        const char* rows = gather(c, v, cache.row_bytes, at, n, block, ld, s);
+        cache.codes.weigh(s.scores, rows, cache.row_bytes, n, 1.f, acc, seen, [](int64_t) {});
     }
     cache.codes.restore(acc, seen, s.acc);
 }
@@ -365,7 +408,8 @@ template <class T, class Cache>
 void attend_all(const Call& c, const Cache& cache, int64_t threads) {
     const int64_t grain_bytes = 2 * c.C * cache.row_bytes;
     const auto pad = [&c](int64_t g) { return c.pads ? std::clamp<int64_t>(c.pads[g], 0, c.C - 1) : 0; };
-    const int64_t cuts = threads == 1 || c.sparsity < 1 ? 1 : std::clamp<int64_t>(4 * threads / c.G, 1, std::max<int64_t>(1, c.C / 256));
+    const int64_t most_cuts = threads == 1 || c.sparsity < 1 ? 1 : std::max<int64_t>(1, c.C / 256);
+    const int64_t cuts = std::clamp<int64_t>(4 * threads / c.G, 1, most_cuts);
     const int64_t num_units = c.G * cuts;
     // At least 256 KiB at a time, and at least 8 turns for each thread.
     const int64_t turn = std::clamp<int64_t>((256 << 10) / (grain_bytes / cuts + 1), 1, num_units / (8 * threads) + 1);
@@ -384,9 +428,8 @@ void attend_all(const Call& c, const Cache& cache, int64_t threads) {
                     const int64_t at = pad(g + 1);
                     next = {c.k + (g + 1) * c.k_G + at * c.k_C, c.k_C, cache.row_bytes, std::min(kDirectTokens, c.C - at)};
                 }
-                if constexpr (Cache::kSparse)
-                    c.sparsity < 1 ? attend_sparsely<T>(c, cache, g, first, last, scratch)
-                                   : attend<T>(c, cache, g, first, last, next, scratch);
+                if (c.sparsity < 1)
+                    attend_sparsely<T>(c, cache, g, first, last, scratch);
                 else
                     attend<T>(c, cache, g, first, last, next, scratch);
                 if (cuts == 1) {
@@ -409,7 +452,7 @@ void attend_all(const Call& c, const Cache& cache, int64_t threads) {
 
 template <class T, int Bits>
 void attend_packed(const Call& c, int64_t group_size, bool symmetric, int64_t row_bytes, int64_t threads) {
-    if (c.P == 1 && c.sparsity == 1 && Codes<T, Bits>::suits(c.H, group_size, symmetric))
+    if (c.P == 1 && Codes<T, Bits>::suits(c.H, group_size, symmetric))
         attend_all<T>(c, Direct<T, Bits>{{c.H, group_size, symmetric}, row_bytes}, threads);
     else
         attend_all<T, Unpacked>(c, Packed<T, Bits>(c.H, group_size, symmetric, row_bytes), threads);

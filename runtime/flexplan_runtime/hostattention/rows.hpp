@@ -22,7 +22,6 @@ struct Rows {
 template <class T>
 struct Plain {
     using Element = T;
-    static constexpr bool kSparse = true;  // written for sparse attention, too
     int64_t row_bytes;
 
     explicit Plain(int64_t H) : row_bytes(H * int64_t(sizeof(T))) {}
@@ -58,7 +57,6 @@ struct Values<4> {  // all sixteen in one register
 // Vectors of any packing.
 struct Unpacked {
     using Element = float;
-    static constexpr bool kSparse = true;
     int64_t row_bytes;
 
     explicit Unpacked(int64_t row_bytes) : row_bytes(row_bytes) {}

@@ -1,0 +1,114 @@
+"""Sparse attention: whatever the placement, the tokens are those of transformers with the same choice of values."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from policies import NEAR_TIE, Case, Reference, generated, left_padded, random_prompts, text_prompts  # noqa: E402
+from test_packed import PackedCache  # noqa: E402
+from tiny_models import CONFIGS, saved  # noqa: E402
+from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM  # noqa: E402
+from transformers.masking_utils import eager_mask  # noqa: E402
+
+from flexplan.errors import PolicyError  # noqa: E402
+from flexplan.policy import Policy  # noqa: E402
+
+SHARES = (0.1, 0.4, 0.9)
+POLICIES = {
+    "on the gpu": Policy(3, 2),
+    "on the host": Policy(3, 2, cache_gpu_percent=0.0, cache_cpu_percent=100.0, cpu_cache_compute=True),
+    "on both": Policy(2, 3, 0.0, 100.0, 50.0, 50.0, cpu_cache_compute=True),
+    "on both, sep_layer": Policy(2, 3, 50.0, 50.0, 50.0, 50.0, sep_layer=True, cpu_cache_compute=True),
+    "no overlap": Policy(2, 2, 50.0, 50.0, 50.0, 50.0, 0.0, 100.0, overlap=False, cpu_cache_compute=True),
+    "packed": Policy(2, 2, 50.0, 50.0, 50.0, 50.0, compress_cache=True, cpu_cache_compute=True),
+}
+
+
+def sparse(share: float) -> Any:
+    """transformers' attention that reads, in decoding, the values of the old positions with the largest weights."""
+
+    def attend(module: Any, q: Any, k: Any, v: Any, mask: Any, scaling: float, **_: Any) -> Any:
+        groups = q.shape[1] // k.shape[1]
+        k_all, v_all = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+        scores = q @ k_all.transpose(2, 3) * scaling
+        at = torch.arange(k.shape[2])
+        readable = mask[:, :, :, : k.shape[2]] if mask is not None else at <= at[-q.shape[2] :, None]
+        readable = readable if readable.dtype == torch.bool else readable == 0
+        readable = readable.expand(scores.shape)
+        weights = scores.masked_fill(~readable, -torch.inf).softmax(-1).nan_to_num()  # padding reads nothing
+        if q.shape[2] == 1:
+            weights = thinned(weights, readable, share, groups)
+        return (weights @ v_all).transpose(1, 2), None
+
+    return attend
+
+
+def thinned(weights: Any, readable: Any, share: float, groups: int) -> Any:
+    """Only the largest of the old positions, and the newest; the query heads of a KV head choose together."""
+    for row in range(weights.shape[0]):
+        old = int(readable[row, 0, 0].sum()) - 1
+        kept = max(1, int(share * old)) if old else 0
+        for head in range(0, weights.shape[1], groups):
+            together = weights[row, head : head + groups, 0, :-1].sum(0)
+            chosen = torch.zeros(weights.shape[3], dtype=torch.bool)
+            chosen[together.topk(kept).indices] = True
+            chosen[-1] = True
+            weights[row, head : head + groups, 0, ~chosen] = 0
+    return weights / weights.sum(-1, keepdim=True)
+
+
+@torch.no_grad()
+def sparse_reference(directory: Path, prompts: list[list[int]], policy: Policy, gen_len: int = 6) -> Reference:
+    """What transformers generates."""
+    name = f"sparse_{policy.attn_sparsity:g}".replace(".", "_")
+    AttentionInterface.register(name, sparse(policy.attn_sparsity))
+    AttentionMaskInterface.register(name, eager_mask)
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager").eval()
+    model.config._attn_implementation = name
+    ids, mask = left_padded(prompts)
+    done = model.generate(
+        ids, attention_mask=mask, max_new_tokens=gen_len, do_sample=False, eos_token_id=None, pad_token_id=0,
+        past_key_values=PackedCache(policy.cache_packing(4)), return_dict_in_generate=True, output_logits=True,
+    )  # fmt: skip
+    best = torch.stack(done.logits, 1).topk(2).values
+    return Reference(prompts, done.sequences[:, ids.shape[1] :], best[..., 0] - best[..., 1])
+
+
+def agree(directory: Path, prompts: list[list[int]], policy: Policy, tmp_path: Path) -> None:
+    case = Case(policy, num_prompts=7, gen_len=6)
+    expected = sparse_reference(directory, prompts, policy)
+    differing = expected.rows_that_differ(case, generated(directory, case, prompts, tmp_path))
+    assert all(gap < NEAR_TIE for _, gap in differing), differing
+
+
+@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize("name", POLICIES)
+def test_tokens_of_the_trained_model(name: str, share: float, tiny_opt: Path, tmp_path: Path) -> None:
+    agree(tiny_opt, text_prompts(tiny_opt), replace(POLICIES[name], attn_sparsity=share), tmp_path)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_query_heads_of_a_group_choose_together(family: str, tmp_path: Path) -> None:
+    saved(CONFIGS[family], tmp_path / "model")
+    prompts = random_prompts(CONFIGS[family].vocab_size)
+    for name in ("on the gpu", "on both"):
+        agree(tmp_path / "model", prompts, replace(POLICIES[name], attn_sparsity=0.4), tmp_path)
+
+
+def test_sparse_is_not_dense(tiny_opt: Path) -> None:
+    """Or the tests above would prove nothing."""
+    prompts = text_prompts(tiny_opt)
+    dense, thin = (sparse_reference(tiny_opt, prompts, Policy(attn_sparsity=share)).tokens for share in (1.0, 0.1))
+    assert float((dense != thin).any(1).float().mean()) > 0.2
+
+
+def test_values_on_disk_are_refused() -> None:
+    with pytest.raises(PolicyError, match="cache_disk_percent"):
+        Policy(cache_gpu_percent=50.0, attn_sparsity=0.5)
