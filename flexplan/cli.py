@@ -212,6 +212,7 @@ def run(
     offload_dir: opt.OffloadDir = Path("offload"),
     device: opt.Device = None,
     dtype: opt.Dtype = None,
+    packed_cache: opt.PackedCache = None,
     max_new_tokens: opt.MaxNewTokens = None,
     do_sample: Annotated[
         bool, typer.Option("--do-sample", help="Draw tokens; without it the likeliest is taken.")
@@ -241,6 +242,7 @@ def run(
         offload_dir=offload_dir,
         device=device,
         dtype=dtype,
+        packed_cache=packed_cache,
         max_new_tokens=max_new_tokens,
         do_sample=do_sample,
         seed=seed,
@@ -263,6 +265,7 @@ def bench(
     offload_dir: opt.OffloadDir = Path("offload"),
     device: opt.Device = None,
     dtype: opt.Dtype = None,
+    packed_cache: opt.PackedCache = None,
     prompt_len: opt.PromptLen = None,
     max_new_tokens: opt.MaxNewTokens = None,
     seed: opt.Seed = 0,
@@ -283,6 +286,7 @@ def bench(
         offload_dir=offload_dir,
         device=device,
         dtype=dtype,
+        packed_cache=packed_cache,
         max_new_tokens=max_new_tokens,
         seed=seed,
         stop_at_end_token=False,

@@ -19,6 +19,7 @@ from flexplan.shapes import ModelShape
 from flexplan.strictjson import parse_json
 
 RopeType = Literal["linear", "llama3"]
+Dtype = Literal["float32", "float16", "bfloat16"]
 
 
 class RopeScaling(BaseModel):
@@ -38,6 +39,7 @@ class ModelMath(BaseModel):
 
     ``attention_scale`` multiplies the query-key products.  ``sliding_window`` is in tokens and None
     where no sequence can reach it; ModelShape.max_positions never exceeds it, so full attention is exact.
+    ``dtype`` is the checkpoint's, in which a model computes unless another is asked for.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -45,6 +47,7 @@ class ModelMath(BaseModel):
     activation: str
     norm_eps: float
     attention_scale: float
+    dtype: Dtype = "float16"
     rope_theta: float | None = None
     rope_scaling: RopeScaling | None = None
     sliding_window: int | None = None
@@ -101,7 +104,7 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 _SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 _ACTIVATIONS = ("relu", "gelu", "gelu_new", "gelu_pytorch_tanh", "silu")
-_DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+_DTYPE_BYTES: dict[Dtype, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
 _RUNS_CODE = ("auto_map", "custom_pipelines")
 _MOST = 1 << 30
 _MOST_LAYERS = 4096
@@ -111,7 +114,7 @@ def read_config(source: str | Path | Mapping[str, Any], name: str | None = None)
     """Sizes and constants of a model, from its directory, its ``config.json`` or that file's content.
 
     In a directory, the end and pad ids of ``generation_config.json`` come before those of ``config.json``,
-    as they do in transformers.  A missing dtype counts as 16-bit, which is how the runtime computes.
+    as they do in transformers.  A missing dtype counts as float16.
     """
     if isinstance(source, Mapping):
         return _parse(source, name or str(source.get("model_type", "model")), "config.json")
@@ -229,14 +232,18 @@ class _Fields:
         """One token id, the first if there are several."""
         return next(iter(self.ids(key)), None)
 
+    def dtype(self) -> Dtype:
+        """Of the stored weights; float16 where none is given."""
+        value = self.given.get("dtype") or self.given.get("torch_dtype") or "float16"
+        for known in _DTYPE_BYTES:
+            if str(value).removeprefix("torch.") == known:
+                return known
+        allowed = ", ".join(_DTYPE_BYTES)
+        raise ModelFilesError("FP503", f"{self.where}: dtype is {value!r}", fix=f"use a checkpoint in {allowed}")
+
     def bytes_per_element(self) -> int:
-        """Bytes of one stored weight; 2 where no dtype is given."""
-        value = self.given.get("dtype") or self.given.get("torch_dtype") or "bfloat16"
-        found = _DTYPE_BYTES.get(str(value).removeprefix("torch."))
-        if found is None:
-            allowed = ", ".join(_DTYPE_BYTES)
-            raise ModelFilesError("FP503", f"{self.where}: dtype is {value!r}", fix=f"use a checkpoint in {allowed}")
-        return found
+        """Bytes of one stored weight."""
+        return _DTYPE_BYTES[self.dtype()]
 
     def heads(self) -> tuple[int, int, int]:
         """Query heads, KV heads and the width of a head."""
@@ -337,6 +344,7 @@ def _rotary(f: _Fields, name: str) -> tuple[ModelShape, ModelMath]:
 def _math(f: _Fields, shape: ModelShape, **constants: Any) -> ModelMath:
     return ModelMath(
         attention_scale=shape.head_dim**-0.5,
+        dtype=f.dtype(),
         bos_token_id=f.one_id("bos_token_id"),
         eos_token_ids=f.ids("eos_token_id"),
         pad_token_id=f.one_id("pad_token_id"),

@@ -157,6 +157,7 @@ def bench_object(report: BenchReport) -> dict[str, Any]:
         },
         "policy": report.plan.policy.to_dict(),
         "hardware": report.plan.problem.hardware.name,
+        "dtype": report.run.dtype,
     }
 
 

@@ -72,6 +72,9 @@ RunModel = Annotated[str | None, typer.Option("--model", metavar="DIR_OR_NAME", 
 OffloadDir = Annotated[Path, typer.Option(help="Directory of the disk tier.")]
 Device = Annotated[str | None, typer.Option(help="cuda:0 or cpu. [cuda:0 where there is one]")]
 Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16. [the checkpoint's]")]
+PackedCache = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Keep packed weights there; the next start reads them. [none]")
+]
 MaxNewTokens = Annotated[int | None, typer.Option(help="New tokens of a prompt. [the plan's gen_len, else 32]")]
 Seed = Annotated[int, typer.Option(help="Of drawn tokens, and of dummy weights.")]
 Dummy = Annotated[bool, typer.Option(help="Random weights; without --prompts random prompts, too.")]

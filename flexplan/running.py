@@ -42,6 +42,7 @@ class RunRequest:
     offload_dir: Path = Path("offload")
     device: str | None = None
     dtype: str | None = None
+    packed_cache: Path | None = None  # a directory where packed weights are kept
     max_new_tokens: int = 32
     do_sample: bool = False
     temperature: float = 1.0
@@ -75,6 +76,7 @@ class RunReport:
     timelines: tuple[Timeline, ...]
     realised: Shares
     peak_bytes: Mapping[str, int]
+    dtype: str  # of weights, cache and activations where they are not packed
 
     @property
     def num_tokens(self) -> int:

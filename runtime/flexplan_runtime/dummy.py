@@ -22,6 +22,7 @@ class DummyCheckpoint:
     """
 
     distinct_rows: int | None = 1024  # quantising all of 175 billion would take minutes
+    identity: str | None = None
 
     def __init__(self, shape: ModelShape, seed: int = 0) -> None:
         self._seed = seed

@@ -76,6 +76,7 @@ def open_lm(ready: Ready) -> OffloadedLM:
         schedule=ready.schedule,
         dtype=ready.dtype,
         seed=request.seed,
+        packed_cache=request.packed_cache,
     )
 
 
@@ -110,6 +111,7 @@ def _report(ready: Ready, lm: OffloadedLM, done: Generation, watch: Watch, load_
         timelines=tuple(done.timelines),
         realised=dict(lm.realised()),
         peak_bytes=watch.peak_bytes,
+        dtype=str(lm.dtype).removeprefix("torch."),
     )
 
 

@@ -29,6 +29,8 @@ from flexplan_runtime.job import Job, batch_states
 from flexplan_runtime.loading import load_weights
 from flexplan_runtime.models.families import family
 from flexplan_runtime.opening import Config, dtype_of, open_model, refuse_other_model
+from flexplan_runtime.packedfiles import PackedFiles
+from flexplan_runtime.packedweights import read_packed
 from flexplan_runtime.prompts import Stop, padded, refuse_bad_prompts, rows_of, stop_ids_of
 from flexplan_runtime.replay import Replays
 from flexplan_runtime.sampling import Sampling
@@ -48,7 +50,8 @@ class OffloadedLM:
     """``OffloadedLM("facebook/opt-30b", env, "weights/", policy)``: places the weights, then generates.
 
     ``config`` is a model's name or directory; ``path`` is where its weights are, or will be downloaded to
-    (``"_DUMMY_"``: random ones); ``policy`` is a Policy or a Plan.  Raises what cannot be run before it
+    (``"_DUMMY_"``: random ones); ``policy`` is a Policy or a Plan.  ``packed_cache`` is a directory where packed
+    weights are kept, so that a later opening need not quantise them.  Raises what cannot be run before it
     allocates: PolicyError, ModelFilesError, InfeasiblePlan.
     """
 
@@ -62,6 +65,7 @@ class OffloadedLM:
         schedule: str | Schedule | None = None,
         dtype: str | torch.dtype | None = None,
         seed: int = 0,
+        packed_cache: str | Path | None = None,
     ) -> None:
         plan = policy if isinstance(policy, Plan) else None
         self.env = env
@@ -72,7 +76,7 @@ class OffloadedLM:
         shape, self.math, reader = open_model(config, path, seed)
         if plan:
             refuse_other_model(plan.problem.model, shape)
-        self.dtype = dtype_of(dtype, shape)
+        self.dtype = dtype_of(dtype, self.math)
         self.shape = shape.with_dtype(self.dtype.itemsize)
         self.family = family(self.shape, self.math)
         self._placement = Placement.of(self.shape, self.policy, full_block(Workload(gen_len=1), self.policy))
@@ -84,7 +88,8 @@ class OffloadedLM:
         try:
             if self.policy.cpu_cache_compute:
                 prepare_host_attention()
-            load_weights(self._placement, self._weights, reader, self.dtype, env.num_threads)
+            packed = PackedFiles(Path(packed_cache).expanduser()).read if packed_cache else read_packed
+            load_weights(self._placement, self._weights, reader, self.dtype, env.num_threads, packed)
             self._weights.lock(env.num_threads, touch=False)
         except BaseException:
             self.close()

@@ -16,7 +16,6 @@ from flexplan_runtime.weights import WeightReader, open_checkpoint
 
 DUMMY = "_DUMMY_"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-_WIDTHS = {4: torch.float32, 2: torch.float16}
 
 Config = str | Path | tuple[ModelShape, ModelMath]
 
@@ -43,15 +42,12 @@ def _read(config: str | Path, directory: Path) -> tuple[ModelShape, ModelMath]:
     return read_config(directory) if (directory / "config.json").is_file() else read_model(str(config))
 
 
-def dtype_of(asked: str | torch.dtype | None, shape: ModelShape) -> torch.dtype:
-    """The dtype asked for, else the checkpoint's width."""
-    if isinstance(asked, torch.dtype):
-        return asked
-    if asked is None:
-        return _WIDTHS[shape.bytes_per_element]
-    if asked not in DTYPES:
-        raise UsageError("FP142", f"dtype {asked!r} is not one of {', '.join(DTYPES)}", fix="choose one of these")
-    return DTYPES[asked]
+def dtype_of(asked: str | torch.dtype | None, math: ModelMath) -> torch.dtype:
+    """The dtype asked for, else the checkpoint's."""
+    name = str(asked or math.dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise UsageError("FP142", f"dtype {name!r} is not one of {', '.join(DTYPES)}", fix="choose one of these")
+    return DTYPES[name]
 
 
 def refuse_other_model(planned: ModelShape, found: ModelShape) -> None:

@@ -18,21 +18,30 @@ def read_packed(reader: WeightReader, piece: Piece, out: Tensor, dtype: torch.dt
     """A piece of a checkpoint, quantised into the bytes of ``out``."""
     tensor, at = piece.tensor, 0
     rows = min(piece.rows, round_up(reader.distinct_rows or piece.rows, tensor.grain_rows))
-    step = max(1, _ELEMENTS // (tensor.cols * tensor.grain_rows)) * tensor.grain_rows
     while at < rows:
-        taken = min(step, rows - at)
-        plain = torch.empty(taken, tensor.cols, dtype=dtype)
-        reader.read_rows(tensor.name, tensor.layer, piece.row_lo + at, taken, plain)
+        taken = min(chunk_rows(tensor), rows - at)
         start, end = tensor.rows_bytes(at), tensor.rows_bytes(at + taken)
-        packed = torch.empty(end - start, dtype=torch.uint8)
-        pack(plain, tensor, packed)
-        out[start:end].copy_(packed)
+        out[start:end].copy_(quantised(reader, tensor, piece.row_lo + at, taken, dtype))
         at += taken
     while at < piece.rows:
         taken = min(rows, piece.rows - at)
         start, end = tensor.rows_bytes(at), tensor.rows_bytes(at + taken)
         out[start:end].copy_(out[: end - start])
         at += taken
+
+
+def chunk_rows(tensor: WeightTensor) -> int:
+    """Rows that are quantised at a time: whole grains."""
+    return max(1, _ELEMENTS // (tensor.cols * tensor.grain_rows)) * tensor.grain_rows
+
+
+def quantised(reader: WeightReader, tensor: WeightTensor, row: int, rows: int, dtype: torch.dtype) -> Tensor:
+    """The bytes of ``rows`` rows from ``row`` on, a grain's beginning."""
+    plain = torch.empty(rows, tensor.cols, dtype=dtype)
+    reader.read_rows(tensor.name, tensor.layer, row, rows, plain)
+    packed = torch.empty(tensor.rows_bytes(rows), dtype=torch.uint8)
+    pack(plain, tensor, packed)
+    return packed
 
 
 def pack(plain: Tensor, tensor: WeightTensor, out: Tensor) -> None:

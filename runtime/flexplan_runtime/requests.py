@@ -77,7 +77,7 @@ def make_ready(request: RunRequest) -> Ready:
     if plan:
         refuse_other_model(plan.problem.model, shape)
         _warn_of_other_machine(plan, env.device)
-    dtype = dtype_of(request.dtype, shape)
+    dtype = dtype_of(request.dtype, math)
     shape = shape.with_dtype(dtype.itemsize)
     tokenizer = Tokenizer(directory)
     prompts = request.prompts or random_prompts(request, policy, shape)

