@@ -212,7 +212,7 @@ class Steps:
         return _access("cache_ring", self._attention_turn(p, layer, k), size)
 
     def _load_values(self, p: Pass, j: int, k: int) -> Tasks:
-        """The values that were chosen among the old ones, read by the gpu itself where they live: nothing else moves."""
+        """The values chosen among the old ones, read by the gpu itself where they live: nothing else moves."""
         layer = self.layers[j]
         nbytes = self._chosen(p, layer, k) * self.p.segment(layer, k).vector_bytes
         reads = self._choices(p, layer, k) + self._home(self.p.segment(layer, k), layer, k, "cpu")
@@ -310,9 +310,7 @@ class Steps:
         s, turn, hosted = self.p.segment(layer, k), self._attention_turn(p, layer, k), self.p.hosted(p.i, layer, k)
         nbytes = self._hosted_bytes(p, layer, k)
         queries_host, out = _access("queries_host", turn, nbytes), _access("attention_host", turn, nbytes)
-        yield self._task(
-            "send_query", p, j, k, cost.down_work(nbytes), _access("queries", turn, nbytes), queries_host
-        )
+        yield self._task("send_query", p, j, k, cost.down_work(nbytes), _access("queries", turn, nbytes), queries_host)
         yield from self.store_cache(p, j, k)
         homes = self._home(s, layer, k, "cpu")
         if s.grains[2]:

@@ -14,9 +14,7 @@ from torch import Tensor
 from flexplan.cache_placement import Segment
 
 
-def by_grain(
-    data: Tensor, segment: Segment, grains: int, tokens: int, dtype: torch.dtype, parts: int = 2
-) -> Tensor:
+def by_grain(data: Tensor, segment: Segment, grains: int, tokens: int, dtype: torch.dtype, parts: int = 2) -> Tensor:
     """(grains, parts, tokens, head_dim) of bytes; with one part, keys alone."""
     width = segment.vector_bytes // dtype.itemsize
     return data.view(dtype)[: grains * parts * tokens * width].view(grains, parts, tokens, width)

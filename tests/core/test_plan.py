@@ -199,6 +199,17 @@ def test_packed_and_sparse_plans_read_fewer_bytes() -> None:
     for fields in ({"compress_weight": True}, {"compress_cache": True}):
         after = Plan.of(PROBLEM, replace(plain, **fields)).prediction
         assert after.peak_bytes["cpu"] + after.peak_bytes["gpu"] < before.peak_bytes["cpu"] + before.peak_bytes["gpu"]
-    thin = Plan.of(PROBLEM, replace(plain, cache_gpu_percent=100.0, cache_cpu_percent=0.0, attn_sparsity=0.1))
-    dense = Plan.of(PROBLEM, replace(plain, cache_gpu_percent=100.0, cache_cpu_percent=0.0))
-    assert thin.prediction.decode_s <= dense.prediction.decode_s
+    for gpu, hosted in ((100.0, False), (0.0, True), (0.0, False), (30.0, False)):
+        there = {"cache_gpu_percent": gpu, "cache_cpu_percent": 100 - gpu, "cpu_cache_compute": hosted}
+        dense = Plan.of(PROBLEM, replace(plain, **there))
+        thin = Plan.of(PROBLEM, replace(plain, **there, attn_sparsity=0.1))
+        check_plan(thin)
+        assert thin.prediction.decode_s <= dense.prediction.decode_s
+
+
+@pytest.mark.parametrize("gen_len", [20, 600])
+def test_a_sparse_decode_that_streams_is_predicted_from_a_few_of_its_passes(gen_len: int) -> None:
+    problem = Problem.of(TINY, prompt_len=64, gen_len=gen_len)
+    made = Plan.of(problem, Policy(4, 3, 30.0, 70.0, 0.0, 100.0, attn_sparsity=0.1))
+    exact = simulate_graph(made.graph, Rates(problem.hardware), keep=False).end_s
+    assert made.prediction.total_s == pytest.approx(exact, rel=0.02)

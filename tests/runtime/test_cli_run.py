@@ -202,7 +202,9 @@ class TestBeforeWeightsAreLoaded:
         desk.refused(desk.run(), 2, "facebook/opt-125m", "tiny-opt")
 
     def test_fields_that_cannot_go_together(self, desk: Desk) -> None:
-        desk.policy.write_text(json.dumps(POLICY | {"attn_sparsity": 0.5, "cache_gpu_percent": 0, "cache_cpu_percent": 0}))
+        desk.policy.write_text(
+            json.dumps(POLICY | {"attn_sparsity": 0.5, "cache_gpu_percent": 0, "cache_cpu_percent": 0})
+        )
         desk.refused(desk.run(), 2, "attn_sparsity", "cache_disk_percent")
 
     def test_a_device_that_is_none(self, desk: Desk) -> None:
