@@ -137,9 +137,8 @@ def load_cache(job: Job, task: Task, views: Views) -> None:
 
 def load_values(job: Job, task: Task, views: Views) -> None:
     """The values that `project` chose among the old ones, from where they live."""
-    s, home, values = job.segment(task), views.slot("cache_cpu"), views.slot("values")
-    positions = views.slot("choices").view(torch.int64).view(s.streamed, -1)
-    fetch_rows(job.ledger, task, values, home, value_rows(s, positions), s.vector_bytes)
+    rows = views.slot("choices").view(torch.int64)
+    fetch_rows(job.ledger, task, views.slot("values"), views.slot("cache_cpu"), rows, job.segment(task).vector_bytes)
 
 
 def store_cache(job: Job, task: Task, views: Views) -> None:
@@ -217,8 +216,8 @@ def _choose(job: Job, task: Task, views: Views, q_GPH: Tensor, out_GPH: Tensor) 
     keys_GTH = by_grain(views.slot("cache_ring"), s, s.streamed, s.capacity, job.cache_dtype, 1)[:, 0, : old + 1]
     chances = attention_weights(q_GPH, keys_GTH, pads, newest, job.family.scale, packing)
     positions, chances = choose(chances, pads, newest, job.placement.policy.attn_sparsity)
-    # short rows choose the newest several times over; its place on the host is not filled yet
-    views.slot("choices").view(torch.int64).view(s.streamed, -1).copy_(positions[:, :-1].clamp(max=old - 1))
+    # a short row's surplus choices are the newest, whose place on the host is not filled yet; they weigh nothing
+    views.slot("choices").view(torch.int64).copy_(value_rows(s, positions[:, :-1].clamp(max=old - 1)))
     views.slot("chances").view(torch.float32).view(*q_GPH.shape[:2], -1).copy_(chances[:, :, :-1])
     value_G1H = by_grain(views.slot("fresh"), s, s.streamed, 1, job.cache_dtype)[:, 1]
     out_GPH.copy_(weighted_values(chances[:, :, -1:], value_G1H, q_GPH, packing))
