@@ -157,8 +157,10 @@ def bound(graph: TaskGraph, rates: Rates, gen_len: int) -> float:
 
 
 def slowest(work: Work, rates: Rates) -> float:
-    alone = [*rates.demands(work).values(), work.attended_bytes / rates.hardware.host_attention_bytes_per_s]
-    return max(alone)
+    h = rates.hardware
+    attention_s = work.attended_bytes / h.host_attention_bytes_per_s
+    attention_s += work.attended_packed_bytes / h.packed_attention_bytes_per_s
+    return max(*rates.demands(work).values(), attention_s)
 
 
 def write_trace(path: Path, lm: OffloadedLM, graph: TaskGraph, plan: Plan) -> None:

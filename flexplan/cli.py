@@ -47,7 +47,13 @@ def solve(
     prompt_len: opt.PromptLen = None,
     gen_len: opt.GenLen = None,
     num_prompts: opt.NumPrompts = None,
+    prompts: opt.Prompts = None,
+    tokenizer: opt.Tokenizer = None,
     hardware: opt.HardwareOption = None,
+    objective: opt.Objective = None,
+    max_latency: opt.MaxLatency = None,
+    min_throughput: opt.MinThroughput = None,
+    allow: opt.Allow = None,
     planner: opt.Planner = None,
     schedule: opt.Schedule = None,
     percent: opt.Percent = None,
@@ -73,6 +79,12 @@ def solve(
         "prompt_len": prompt_len,
         "gen_len": gen_len,
         "num_prompts": num_prompts,
+        "prompts": prompts,
+        "tokenizer": tokenizer,
+        "objective": objective,
+        "max_latency": max_latency,
+        "min_throughput": min_throughput,
+        "allow": None if allow is None else allow.split(","),
         "planner": planner,
         "schedule": schedule,
     }
@@ -128,17 +140,15 @@ def simulate(
 @app.command()
 def explain(policy: opt.PolicyFile, as_json: opt.JsonFlag = False) -> None:
     """Say what limits a plan, and what more of each resource would bring."""
-    from flexplan.explaining import explain_plan
-
     plan = _load_plan(policy)
     with _busy("solving again with more of each resource"):
-        found = explain_plan(plan)
+        found = plan.explain()
     if as_json:
         print(json.dumps(found.to_dict(), indent=2))
         return
-    from flexplan import tables
+    from flexplan import sentences, tables
 
-    tables.console().print(tables.explained_view(found))
+    tables.console().print(sentences.explanation_view(found))
 
 
 @app.command()
@@ -335,9 +345,9 @@ def _load_plan(path: str) -> Plan:
 
 
 def _show_plan(plan: Plan) -> None:
-    from flexplan import tables
+    from flexplan import sentences, tables
 
-    tables.console().print(tables.plan_view(plan))
+    tables.console().print(tables.plan_view(plan), sentences.in_short(plan))
 
 
 def _busy(what: str) -> AbstractContextManager[object]:

@@ -51,7 +51,13 @@ def host_attention_work(s: ModelShape, grains: int, context: int, pair_bytes: in
     read = (1 + sparsity) / 2
     nbytes = grains * context * pair_bytes * read
     flops = 4 * grains * s.group_size * s.head_dim * context * read
-    return Work(attended_bytes=nbytes, host_bytes=nbytes, host_flops=flops)
+    packed = pair_bytes != 2 * s.head_dim * s.bytes_per_element
+    return Work(
+        attended_bytes=0 if packed else nbytes,
+        attended_packed_bytes=nbytes if packed else 0,
+        host_bytes=nbytes,
+        host_flops=flops,
+    )
 
 
 def merge_work(s: ModelShape, tokens: int) -> Work:
@@ -178,6 +184,7 @@ class Rates:
     def _price(self, work: Work, lane: str) -> Price:
         h, demands = self.hardware, self.demands(work)
         alone = [*demands.values(), work.attended_bytes / h.host_attention_bytes_per_s]
+        alone.append(work.attended_packed_bytes / h.packed_attention_bytes_per_s)
         alone.append(work.host_flops / h.host_flops_per_s)
         if lane == HOST_COPY:
             alone.append(work.host_bytes / 2 / h.pageable_up_bytes_per_s)

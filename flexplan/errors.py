@@ -64,8 +64,10 @@ class PromptError(UsageError):
 class InfeasiblePlan(FlexplanError):
     """No placement fits the budgets.
 
-    ``binding`` names the tiers that are too small; ``smallest_budget_bytes`` gives, for each tier,
-    the smallest budget that works when only that tier grows, or None where no budget of it helps.
+    ``binding`` names the tiers that are too small, or ``latency`` or ``throughput``.  ``smallest_budget_bytes``
+    gives, for each tier, the smallest budget that works when only that tier grows, or None where no budget of it
+    helps; ``smallest_together_bytes`` budgets that work together where none does alone.  ``block_that_works`` is
+    (gpu_batch_size, num_gpu_batches): with any of these budgets, or, for percents by hand, with those there are.
     """
 
     exit_code = 3
@@ -78,10 +80,14 @@ class InfeasiblePlan(FlexplanError):
         fix: str = "",
         binding: tuple[str, ...] = (),
         smallest_budget_bytes: Mapping[str, int | None] | None = None,
+        smallest_together_bytes: Mapping[str, int] | None = None,
+        block_that_works: tuple[int, int] | None = None,
     ) -> None:
         super().__init__(code, message, fix=fix)
         self.binding = binding
         self.smallest_budget_bytes = dict(smallest_budget_bytes or {})
+        self.smallest_together_bytes = dict(smallest_together_bytes or {})
+        self.block_that_works = block_that_works
 
 
 class ModelFilesError(FlexplanError):

@@ -1,127 +1,119 @@
-"""Explaining: what limits a plan, and what more of each resource would bring."""
+"""Explaining: what limits a plan, what more of each resource would bring, and what there is without a planner."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from flexplan.cost import Rates
-from flexplan.errors import FlexplanError
-from flexplan.hardware import Hardware
+from flexplan.baselines import Rival, rivals
+from flexplan.blocks import fill_blocks
+from flexplan.bounds import Bound, bound_of
+from flexplan.gains import Gain, at_the_margin, gains
+from flexplan.lossy import lossy_fields
 from flexplan.plan import Plan
-from flexplan.planning import Schedule, solve
-from flexplan.plugins import SCHEDULES, available, make
-from flexplan.prediction import predict
-from flexplan.problem import Problem
-from flexplan.simulator import simulate_graph
-from flexplan.timeline import Timeline
+from flexplan.plugins import SCHEDULES, make
 
-MORE = 1.25
 _FULL = 0.95  # a tier that is used this far binds
 _TIERS = ("gpu", "cpu", "disk")
-_SPEEDS = {
-    "link": ("link_up_bytes_per_s", "link_down_bytes_per_s", "link_duplex_bytes_per_s", "pageable_up_bytes_per_s"),
-    "host memory": ("host_bytes_per_s", "host_attention_bytes_per_s"),
-    "disk": ("disk_read_bytes_per_s", "disk_write_bytes_per_s"),
-    "gpu": ("gpu_flops_per_s", "gpu_bytes_per_s"),
-}
+_WORTH_PERCENT = 1.0  # a gain that people would pay for
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """``prefill`` and ``token`` are busy seconds by lane of the first pass and of one pass half-way.
+    """``bound`` is what no order of the heaviest block's tasks can beat, ``binding`` the tiers that are full.
 
-    ``brings`` is the gain in tokens a second, in percent, of a quarter more: of a tier's budget after
-    solving again, of a speed with the policy as it is.  None where it could not be found.
+    ``gains`` come largest first; ``margins`` is what 1 % more of each tier would bring in percent, by duals.
     """
 
     plan: Plan
-    prefill: Timeline
-    token: Timeline
+    bound: Bound
     binding: tuple[str, ...]
-    brings: Mapping[str, float | None]
+    gains: tuple[Gain, ...]
+    margins: Mapping[str, float]
+    rivals: tuple[Rival, ...]
+
+    @property
+    def of_bound_percent(self) -> float:
+        """How near a block is to its bound: 100 is never waiting for anything but the busiest resource."""
+        return 100 * self.bound.total_s / self.plan.prediction.block_s
+
+    @property
+    def worthwhile(self) -> tuple[Gain, ...]:
+        """The gains that are worth a sentence."""
+        return tuple(gain for gain in self.gains if gain.percent >= _WORTH_PERCENT)
+
+    @property
+    def winner(self) -> Rival | None:
+        """The baseline that is faster than the plan, or is the plan; None where the plan beats them all.
+
+        A baseline that changes tokens counts only beside a plan that does.
+        """
+        mine = self.plan.prediction.tokens_per_s
+        made = [(r.plan.prediction.tokens_per_s, r) for r in self.rivals if r.plan and not self._changes_more(r.plan)]
+        best = max(made, key=lambda pair: pair[0], default=None)
+        if best is None or best[0] < mine:
+            return None
+        assert best[1].plan is not None
+        return best[1] if best[0] > mine or best[1].plan.policy == self.plan.policy else None
+
+    @property
+    def lossy_and_faster(self) -> tuple[Rival, ...]:
+        """Baselines that are faster than the plan, but change tokens."""
+        mine = self.plan.prediction.tokens_per_s
+        faster = [r for r in self.rivals if r.plan and r.plan.prediction.tokens_per_s > mine]
+        return tuple(r for r in faster if r.plan and self._changes_more(r.plan))
+
+    def _changes_more(self, other: Plan) -> bool:
+        return bool(lossy_fields(other.policy) - lossy_fields(self.plan.policy))
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data."""
+        p = self.plan.prediction
         return {
             "plan": self.plan.to_dict(),
-            "busiest_lane": {"prefill": self.prefill.busiest_lane(), "decode": self.token.busiest_lane()},
-            "prefill": {"seconds": self.prefill.end_s, "lane_busy_s": self.prefill.lane_busy_s},
-            "one_decode_pass": {"seconds": self.token.end_s, "lane_busy_s": self.token.lane_busy_s},
+            "busiest_lane": dict(p.busiest_lane),
+            "lane_busy_s": p.lane_busy_s,
+            "phase_s": {"prefill": p.prefill_s, "decode": p.decode_s},
+            "bound": {**asdict(self.bound), "block_s": p.block_s, "of_bound_percent": self.of_bound_percent},
             "binding": list(self.binding),
-            "a_quarter_more_brings_percent": dict(self.brings),
+            "more_brings": [{**asdict(gain), "sentence": str(gain)} for gain in self.gains],
+            "one_percent_more_brings": dict(self.margins),
+            "baselines": [_rival_object(rival) for rival in self.rivals],
+            "winner": self.winner.name if self.winner else None,
         }
 
 
 def explain_plan(plan: Plan) -> Explanation:
-    """Times by lane, the tiers that are full, and the value of more."""
-    budgets = plan.problem.budgets()
-    full = tuple(t for t in _TIERS if budgets[t] and plan.prediction.peak_bytes[t] >= _FULL * budgets[t])
-    gains: dict[str, float | None] = {}
-    for tier in _TIERS:
-        gains[f"{tier} memory" if tier != "disk" else "disk space"] = _gain_of_budget(plan, tier)
-    for name, fields in _SPEEDS.items():
-        gains[f"{name} speed"] = _gain_of_speed(plan, fields)
-    return Explanation(plan, _first_pass(plan), _middle_pass(plan), full, gains)
+    """Times by lane, the tiers that are full, the value of more, and the baselines."""
+    found = sorted(gains(plan), key=lambda gain: -gain.percent)
+    return Explanation(
+        plan,
+        _heaviest_block_bound(plan),
+        binding_tiers(plan),
+        tuple(found),
+        at_the_margin(plan),
+        tuple(rivals(plan.problem)),
+    )
 
 
-def _first_pass(plan: Plan) -> Timeline:
-    return _play(plan, 0, 1)
+def binding_tiers(plan: Plan) -> tuple[str, ...]:
+    """The tiers that are used up."""
+    budgets, need = plan.problem.budgets(), plan.prediction.peak_bytes
+    return tuple(tier for tier in _TIERS if budgets[tier] and need[tier] >= _FULL * budgets[tier])
 
 
-def _middle_pass(plan: Plan) -> Timeline:
-    """The pass half-way through the output: what two tokens more take than one."""
-    gen_len = plan.problem.workload.gen_len
-    if gen_len < 2:
-        return Timeline()
-    extra = max(0, gen_len // 2 - 1)
-    if gen_len == 2:
-        return _less(_play(plan, 0, 2), _play(plan, 0, 1))
-    return _less(_play(plan, extra, 3), _play(plan, extra, 2))
+def _heaviest_block_bound(plan: Plan) -> Bound:
+    blocks = [
+        [b.prompt_len for b in block.batches for _ in b.rows]
+        for block in fill_blocks(plan.problem.workload, plan.policy)
+    ]
+    heaviest = max(blocks, key=lambda lens: (len(lens), sum(lens)))
+    return bound_of(plan.problem, plan.policy, make(SCHEDULES, plan.schedule), tuple(heaviest))
 
 
-def _play(plan: Plan, extra: int, tokens: int) -> Timeline:
-    work = plan.problem.workload
-    lens = tuple(n + extra for n in work.prompt_lens)
-    changed = work.model_copy(update={"prompt_len": work.prompt_len + extra, "prompt_lens": lens, "gen_len": tokens})
-    problem = plan.problem.model_copy(update={"workload": changed})
-    return simulate_graph(_schedule(plan).build(problem, plan.policy), Rates(problem.hardware), keep=False)
-
-
-def _less(more: Timeline, less: Timeline) -> Timeline:
-    busy = {lane: s - less.lane_busy_s.get(lane, 0.0) for lane, s in more.lane_busy_s.items()}
-    return Timeline(end_s=more.end_s - less.end_s, lane_busy_s={lane: s for lane, s in busy.items() if s > 0})
-
-
-def _schedule(plan: Plan) -> Schedule:
-    found: Schedule = make(SCHEDULES, plan.schedule)
+def _rival_object(rival: Rival) -> dict[str, Any]:
+    found: dict[str, Any] = {"name": rival.name, "says": rival.says, "tokens_per_s": None, "why_not": rival.why_not}
+    if rival.plan is not None:
+        found |= {"tokens_per_s": rival.plan.prediction.tokens_per_s, "policy": rival.plan.policy.to_dict()}
     return found
-
-
-def _gain_of_budget(plan: Plan, tier: str) -> float | None:
-    """Solve again; None for a plan by hand, which nobody would change."""
-    if plan.planner == "manual" or plan.planner not in available("flexplan.planners"):
-        return None
-    hardware = plan.problem.hardware
-    more = hardware.with_budget(**{tier: round(MORE * getattr(hardware, f"{tier}_bytes"))})
-    try:
-        better = solve(_on(plan.problem, more), plan.planner, schedule=plan.schedule)
-    except FlexplanError:
-        return None
-    return _percent(better.prediction.tokens_per_s, plan)
-
-
-def _gain_of_speed(plan: Plan, fields: tuple[str, ...]) -> float:
-    hardware = plan.problem.hardware
-    faster = hardware.model_copy(update={name: MORE * getattr(hardware, name) for name in fields})
-    found = predict(_on(plan.problem, faster), plan.policy, _schedule(plan))
-    return _percent(found.tokens_per_s, plan)
-
-
-def _on(problem: Problem, hardware: Hardware) -> Problem:
-    return problem.model_copy(update={"hardware": hardware})
-
-
-def _percent(tokens_per_s: float, plan: Plan) -> float:
-    return 100 * (tokens_per_s / plan.prediction.tokens_per_s - 1)

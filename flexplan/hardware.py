@@ -17,6 +17,7 @@ from flexplan.units import parse_size
 __all__ = ["DEFAULT_PRESET", "Hardware", "hardware_from", "preset_names"]
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_PACKED_RATE = 0.5  # of one core, attention over 4-bit keys reads half the bytes and attends to twice the tokens
 
 
 class Hardware(BaseModel):
@@ -55,6 +56,7 @@ class Hardware(BaseModel):
     host_bytes_per_s: Positive
     host_attention_bytes_per_s: Positive
     host_flops_per_s: Positive
+    host_attention_packed_bytes_per_s: Positive | None = None  # over 4-bit keys and values; None where not measured
 
     # the disk, past the page cache
     disk_read_bytes_per_s: Positive
@@ -89,6 +91,11 @@ class Hardware(BaseModel):
         except OSError as error:
             message = f"hardware file {path} cannot be written: {error.strerror or error}"
             raise UsageError("FP121", message, fix="choose another path") from error
+
+    @property
+    def packed_attention_bytes_per_s(self) -> float:
+        """Of host attention over packed keys and values; not measured, it is taken for half as many bytes."""
+        return self.host_attention_packed_bytes_per_s or self.host_attention_bytes_per_s * _PACKED_RATE
 
     def with_budget(
         self, gpu: str | int | None = None, cpu: str | int | None = None, disk: str | int | None = None

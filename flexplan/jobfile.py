@@ -19,8 +19,11 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flexplan.errors import UsageError
+from flexplan.lossy import allowed_fields
+from flexplan.objective import Objective
 from flexplan.policy import CompressionConfig, Policy
 from flexplan.problem import Problem
+from flexplan.promptlens import prompt_lens
 
 Size = str | int
 
@@ -38,6 +41,12 @@ class JobFile(BaseModel):
     prompt_len: int | None = None
     gen_len: int | None = None
     num_prompts: int | None = None
+    prompts: str | None = None
+    tokenizer: str | None = None
+    objective: str | None = None
+    max_latency: float | None = None
+    min_throughput: float | None = None
+    allow: list[str] | None = None
     planner: str | None = None
     schedule: str | None = None
     policy: Annotated[dict[str, Any], Field(default_factory=dict)]
@@ -55,7 +64,9 @@ class JobFile(BaseModel):
             job = cls.model_validate(given)
         except ValidationError as error:
             raise _refusal(path, error) from None
-        beside = {key: _beside(Path(path).parent, getattr(job, key)) for key in ("model", "hardware")}
+        beside = {
+            key: _beside(Path(path).parent, getattr(job, key)) for key in ("model", "hardware", "prompts", "tokenizer")
+        }
         return job.model_copy(update=beside)
 
     def over(self, flags: Mapping[str, Any], policy: Mapping[str, Any]) -> JobFile:
@@ -66,12 +77,27 @@ class JobFile(BaseModel):
     def problem(self) -> Problem:
         """The problem, the defaults filled in."""
         keys = ("model", "hardware", "gpu_mem", "cpu_mem", "disk_mem", "prompt_len", "gen_len", "num_prompts")
-        return Problem.of(**{key: getattr(self, key) for key in keys if getattr(self, key) is not None})
+        given = {key: getattr(self, key) for key in keys if getattr(self, key) is not None}
+        goal = Objective.of(self.objective, max_latency=self.max_latency, min_throughput=self.min_throughput)
+        return Problem.of(**given, prompt_lens=self._prompt_lens(), objective=goal)
+
+    def _prompt_lens(self) -> tuple[int, ...]:
+        """The lengths of the prompts file, if there is one."""
+        if self.prompts is None:
+            return ()
+        doubled = [key for key in ("prompt_len", "num_prompts") if getattr(self, key) is not None]
+        if doubled:
+            flags = " and ".join(f"--{key.replace('_', '-')}" for key in doubled)
+            message = f"--prompts {self.prompts} says how many and how long, {flags} too"
+            raise UsageError("FP116", message, fix=f"leave {flags} out")
+        return prompt_lens(self.prompts, self.tokenizer or self.model)
 
     def chosen_planner(self) -> tuple[str, dict[str, Any]]:
         """The planner's name and its options; policy fields alone mean the manual one."""
         name = self.planner or ("manual" if self.policy else "search")
         options: dict[str, Any] = {} if self.schedule is None else {"schedule": self.schedule}
+        if self.allow:
+            options["lossy"] = sorted(allowed_fields(self.allow))
         if self.policy and name != "manual":
             fields = ", ".join(self.policy)
             raise UsageError(

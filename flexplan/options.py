@@ -20,6 +20,25 @@ NumPrompts = Annotated[int | None, typer.Option(help="Prompts in all. [one block
 HardwareOption = Annotated[
     str | None, typer.Option("--hardware", metavar="FILE|PRESET", help="A file of `flexplan profile`, or a preset.")
 ]
+Prompts = Annotated[
+    str | None, typer.Option(metavar="IN", help="Plan for the lengths of these prompts: text lines or JSONL.")
+]
+Tokenizer = Annotated[
+    str | None,
+    typer.Option(metavar="DIR", help="For --prompts of text: where tokenizer.json is. [the --model directory]"),
+]
+
+# -- what the answer is to be best at ----------------------------------------------------------------------------
+Objective = Annotated[
+    str | None, typer.Option(help="throughput, latency:SECONDS a block, or memory:TOKENS_PER_S. [throughput]")
+]
+MaxLatency = Annotated[float | None, typer.Option(metavar="SECONDS", help="The longest that a block may take.")]
+MinThroughput = Annotated[
+    float | None, typer.Option(metavar="TOKENS_PER_S", help="Find the smallest memory that is as fast as this.")
+]
+Allow = Annotated[
+    str | None, typer.Option(metavar="NAMES", help="What may change tokens: 4bit-weights,4bit-cache. [nothing]")
+]
 
 # -- the answer --------------------------------------------------------------------------------------------------
 Planner = Annotated[str | None, typer.Option(help="search, lp, manual, or one that is installed. [search]")]

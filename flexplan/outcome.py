@@ -53,7 +53,12 @@ def error_object(error: FlexplanError) -> dict[str, Any]:
     """An error as plain data, for ``--json``."""
     found: dict[str, Any] = {"code": error.code, "message": error.message, "fix": error.fix, "exit": error.exit_code}
     if isinstance(error, InfeasiblePlan):
-        found |= {"binding": list(error.binding), "smallest_budget_bytes": error.smallest_budget_bytes}
+        found |= {
+            "binding": list(error.binding),
+            "smallest_budget_bytes": error.smallest_budget_bytes,
+            "smallest_together_bytes": error.smallest_together_bytes,
+            "block_that_works": error.block_that_works,
+        }
     return {"error": found}
 
 

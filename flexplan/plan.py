@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from flexplan.blocks import full_block
 from flexplan.errors import InfeasiblePlan, PolicyError
+from flexplan.fitting import largest_block
 from flexplan.graph import TaskGraph
 from flexplan.placement import Placement
 from flexplan.plugins import SCHEDULES, make
@@ -22,6 +23,9 @@ from flexplan.prediction import Prediction, Schedule, peak_bytes, predict
 from flexplan.problem import Problem
 from flexplan.strictjson import write_whole
 from flexplan.units import format_size
+
+if TYPE_CHECKING:
+    from flexplan.explaining import Explanation
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Plan:
         Raises InfeasiblePlan with the tiers that are too small.
         """
         chosen: Schedule = make(SCHEDULES, schedule)
-        refuse_over_budget(peak_bytes(problem, policy, chosen), problem)
+        refuse_over_budget(peak_bytes(problem, policy, chosen), problem, lambda: largest_block(problem, policy, chosen))
         placement = Placement.of(problem.model, policy, full_block(problem.workload, policy))
         promised = prediction or predict(problem, policy, chosen)
         return cls(policy, problem, schedule, planner, placement.realised(), promised)
@@ -60,6 +64,16 @@ class Plan:
         """The task graph of the first block."""
         graph: TaskGraph = make(SCHEDULES, self.schedule).build(self.problem, self.policy)
         return graph
+
+    def under(self, problem: Problem) -> Plan:
+        """The same plan as the answer to another problem that predicts the same: other budgets or bounds."""
+        return replace(self, problem=problem)
+
+    def explain(self) -> Explanation:
+        """What limits the plan, what more of each resource would bring, and what people do without a planner."""
+        from flexplan.explaining import explain_plan  # stands above: it solves again
+
+        return explain_plan(self)
 
     # -- files -------------------------------------------------------------------------------------------------
     def to_dict(self) -> dict[str, Any]:
@@ -125,22 +139,37 @@ def load_policy(path: str | Path) -> Policy | Plan:
     return Plan.from_json(text) if whole else Policy.from_json(text)
 
 
-def refuse_over_budget(need: Mapping[str, int], problem: Problem) -> None:
-    """Raise InfeasiblePlan where a tier needs more than its budget."""
+def refuse_over_budget(
+    need: Mapping[str, int], problem: Problem, smaller: Callable[[], tuple[int, int] | None] | None = None
+) -> None:
+    """Raise InfeasiblePlan where a tier needs more than its budget; ``smaller`` finds a block that works."""
     budgets = problem.budgets()
     over = tuple(tier for tier in budgets if need[tier] > budgets[tier])
     if over:
         given = {tier: getattr(problem.hardware, f"{tier}_bytes") for tier in over}
         asked = {tier: problem.budget_for(tier, need[tier]) for tier in over}
         what = "; ".join(f"{t} needs {format_size(asked[t])}, budget {format_size(given[t])}" for t in over)
-        knobs = {"gpu": "gpu_batch_size or w_gpu_percent", "cpu": "num_gpu_batches or w_cpu_percent"}
+        block = smaller() if smaller else None
+        flags = " and ".join(f"--{tier}-mem" for tier in over)
         raise InfeasiblePlan(
             "FP401",
             f"the policy does not fit: {what}",
-            fix=f"raise --{over[0]}-mem, or lower {knobs.get(over[0], 'num_gpu_batches')}",
+            fix=f"raise {flags}, or {_lower(over[0], block, smaller is not None)}",
             binding=over,
             smallest_budget_bytes={t: asked[t] if over == (t,) else None for t in budgets},
+            smallest_together_bytes=asked if len(over) > 1 else {},
+            block_that_works=block,
         )
+
+
+def _lower(tier: str, block: tuple[int, int] | None, looked: bool) -> str:
+    """The knob to turn down."""
+    if block is not None:
+        return f"use gpu_batch_size {block[0]} and num_gpu_batches {block[1]}, which fit"
+    percent = {"gpu": "w_gpu_percent", "cpu": "w_cpu_percent"}.get(tier, "what is on disk")
+    if looked:
+        return f"lower {percent}: not even one sequence fits"
+    return f"lower {'num_gpu_batches' if tier == 'cpu' else 'gpu_batch_size'} or {percent}"
 
 
 def _digest(policy: Policy, problem: Problem, schedule: str) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import replace
 from typing import Any, Protocol
 
+from flexplan.baselines import faster_baseline
 from flexplan.blocks import fill_blocks
 from flexplan.checker import check_accesses, check_budgets, check_order
 from flexplan.errors import FlexplanError, PluginError
+from flexplan.goals import refuse_late, smallest_memory
 from flexplan.placement import Placement
 from flexplan.plan import Plan
 from flexplan.plugins import PLANNERS, SCHEDULES, make
@@ -31,10 +35,32 @@ class Planner(Protocol):
 def solve(problem: Problem, planner: str | Planner = "search", **options: Any) -> Plan:
     """The plan of a planner (a name or an instance), accepted by the independent checker.
 
-    ``options`` go to the planner's constructor, for instance ``schedule="rowwise"``.
+    ``options`` go to the planner's constructor, for instance ``schedule="rowwise"``.  Where a baseline is predicted
+    to be faster it is the answer, unless the planner is ``manual`` or an instance, or the schedule is given.
     """
     name = planner if isinstance(planner, str) else type(planner).__name__
     chosen: Planner = make(PLANNERS, planner, **options) if isinstance(planner, str) else planner
+    if problem.objective.min_tokens_per_s is not None:
+        return smallest_memory(lambda asked: _accepted(chosen, name, asked), problem)
+    plan = _accepted(chosen, name, problem)
+    if isinstance(planner, str) and planner != "manual" and "schedule" not in options:
+        return _or_baseline(plan)
+    return plan
+
+
+def _or_baseline(plan: Plan) -> Plan:
+    """The plan, or that of a baseline that is predicted to be faster; then a warning says so."""
+    found = faster_baseline(plan)
+    if found is None or found.plan is None:
+        return plan
+    percent = 100 * (found.plan.prediction.tokens_per_s / plan.prediction.tokens_per_s - 1)
+    message = f"the baseline {found.name} is predicted to be {percent:.1f} % faster than the plan of planner"
+    warnings.warn(f"{message} {plan.planner}: it is the answer", stacklevel=3)
+    return replace(found.plan, planner=plan.planner)
+
+
+def _accepted(chosen: Planner, name: str, problem: Problem) -> Plan:
+    """One answer of a planner: a plan that passes the checker and keeps the bound of latency."""
     try:
         plan = chosen.plan(problem)
     except FlexplanError:
@@ -44,6 +70,7 @@ def solve(problem: Problem, planner: str | Planner = "search", **options: Any) -
     if not isinstance(plan, Plan):
         raise PluginError("FP904", f"planner {name} returned {type(plan).__name__}, must be a Plan", fix="use Plan.of")
     check_plan(plan)
+    refuse_late(plan)
     return plan
 
 

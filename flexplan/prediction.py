@@ -7,13 +7,14 @@ costs what a token costs on average.  Layers are alike: what the third and fourt
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from flexplan.blocks import Block, fill_blocks
 from flexplan.cost import Rates
 from flexplan.graph import TaskGraph
+from flexplan.lengths import Lens, envelope, representatives
 from flexplan.placement import Placement
 from flexplan.policy import Policy
 from flexplan.problem import Problem, Workload
@@ -22,6 +23,7 @@ from flexplan.timeline import Timeline
 
 _ALL_TOKENS, _ALL_LAYERS = 4, 16  # up to these, all are simulated
 _FEW_LAYERS, _MORE_LAYERS = 2, 4
+_FEW_SHAPES = 4  # of more blocks that all differ, bytes are those of a block that holds any of them
 
 
 class Schedule(Protocol):
@@ -35,14 +37,19 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a plan promises: seconds, tokens a second over the whole workload, bytes by tier."""
+    """What a plan promises: seconds, tokens a second over the whole workload, bytes by tier.
+
+    ``lane_busy_s`` is, by phase, the seconds that each lane works over the whole workload; ``block_s`` the seconds
+    of its heaviest block.
+    """
 
     tokens_per_s: float
     prefill_s: float
     decode_s: float
     peak_bytes: dict[str, int]
     busiest_lane: dict[str, str] = field(default_factory=dict)
-    lane_busy_s: dict[str, float] = field(default_factory=dict)
+    lane_busy_s: dict[str, dict[str, float]] = field(default_factory=dict)
+    block_s: float = 0.0
 
     @property
     def total_s(self) -> float:
@@ -56,30 +63,47 @@ class _BlockTime:
     first: Timeline
     decode: Timeline
 
+    def busy_s(self, phase: str) -> dict[str, float]:
+        """Seconds that each lane works in a phase: in all of it as in the passes that were simulated."""
+        took, part = (self.prefill_s, self.first) if phase == "prefill" else (self.decode_s, self.decode)
+        times = took / part.end_s if part.end_s > 0 else 0.0
+        return {lane: times * busy for lane, busy in part.lane_busy_s.items()}
+
 
 def predict(problem: Problem, policy: Policy, schedule: Schedule) -> Prediction:
-    """Seconds and bytes of a workload; equal blocks are simulated once."""
+    """Seconds and bytes of a workload; equal blocks are simulated once, of many unequal ones a few."""
     rates = Rates(problem.hardware)
     shapes = Counter(_shape_of(block) for block in fill_blocks(problem.workload, policy))
-    times = {lens: _block_time(_of_lens(problem, lens), policy, schedule, rates) for lens in shapes}
-    prefill = sum(times[lens].prefill_s * n for lens, n in shapes.items())
-    decode = sum(times[lens].decode_s * n for lens, n in shapes.items())
+    counts = representatives(shapes)
+    times = {lens: _block_time(_of_lens(problem, lens), policy, schedule, rates) for lens in counts}
+    prefill = sum(times[lens].prefill_s * n for lens, n in counts.items())
+    decode = sum(times[lens].decode_s * n for lens, n in counts.items())
     rows = sum(len(lens) * n for lens, n in shapes.items())
-    largest = times[max(shapes, key=lambda lens: (len(lens), sum(lens)))]
+    largest = times[max(counts, key=lambda lens: (len(lens), sum(lens)))]
     return Prediction(
         tokens_per_s=rows * problem.workload.gen_len / (prefill + decode),
         prefill_s=prefill,
         decode_s=decode,
         peak_bytes=peak_bytes(problem, policy, schedule),
         busiest_lane={"prefill": largest.first.busiest_lane(), "decode": largest.decode.busiest_lane()},
-        lane_busy_s=dict(largest.decode.lane_busy_s),
+        lane_busy_s={phase: _busy_s(times, counts, phase) for phase in ("prefill", "decode")},
+        block_s=largest.prefill_s + largest.decode_s,
     )
+
+
+def _busy_s(times: Mapping[Lens, _BlockTime], counts: Mapping[Lens, float], phase: str) -> dict[str, float]:
+    busy: dict[str, float] = {}
+    for lens, count in counts.items():
+        for lane, seconds in times[lens].busy_s(phase).items():
+            busy[lane] = busy.get(lane, 0.0) + count * seconds
+    return busy
 
 
 def peak_bytes(problem: Problem, policy: Policy, schedule: Schedule) -> dict[str, int]:
     """Bytes of each tier: the largest block's arenas."""
     peaks: dict[str, int] = {"gpu": 0, "cpu": 0, "disk": 0}
-    for lens in {_shape_of(block) for block in fill_blocks(problem.workload, policy)}:
+    shapes = {_shape_of(block) for block in fill_blocks(problem.workload, policy)}
+    for lens in shapes if len(shapes) <= _FEW_SHAPES else envelope(list(shapes)):
         part = _of_lens(problem, lens)
         live = schedule.build(part, policy).live
         placed = Placement.of(problem.model, policy, next(fill_blocks(part.workload, policy)), live).tier_bytes()

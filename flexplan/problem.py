@@ -1,4 +1,4 @@
-"""Problem: what is asked, a model on a machine for a workload."""
+"""Problem: what is asked, a model on a machine for a workload, and what the answer is to be best at."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 from flexplan.catalog import model_shape
 from flexplan.errors import UsageError
 from flexplan.hardware import DEFAULT_PRESET, Hardware, hardware_from
+from flexplan.objective import Objective
 from flexplan.shapes import ModelShape
 from flexplan.units import parse_size
 
@@ -50,13 +51,14 @@ class Workload(BaseModel):
 
 
 class Problem(BaseModel):
-    """A model, a machine and a workload; the machine's capacities are the budgets."""
+    """A model, a machine, a workload and an objective; the machine's capacities are the budgets."""
 
     model_config = _STRICT
 
     model: ModelShape
     hardware: Hardware
     workload: Workload = Workload()
+    objective: Objective = Objective()
 
     @model_validator(mode="after")
     def _fits_the_context(self) -> Problem:
@@ -83,8 +85,12 @@ class Problem(BaseModel):
         gen_len: int = 32,
         num_prompts: int | None = None,
         prompt_lens: tuple[int, ...] = (),
+        objective: str | Objective = "throughput",
     ) -> Problem:
-        """A problem from names, paths or objects; sizes are text such as ``16G`` or bytes."""
+        """A problem from names, paths or objects; sizes are text such as ``16G`` or bytes.
+
+        ``objective`` is ``throughput``, ``latency:SECONDS`` or ``memory:TOKENS_PER_S``.
+        """
         budgets = {"gpu": gpu_mem, "cpu": cpu_mem, "disk": disk_mem}
         return cls(
             model=model if isinstance(model, ModelShape) else model_shape(str(model)),
@@ -94,6 +100,7 @@ class Problem(BaseModel):
             workload=Workload.of(
                 prompt_len=prompt_len, gen_len=gen_len, num_prompts=num_prompts, prompt_lens=prompt_lens
             ),
+            objective=objective if isinstance(objective, Objective) else Objective.of(objective),
         )
 
     def budgets(self) -> dict[str, int]:
@@ -105,6 +112,10 @@ class Problem(BaseModel):
         """Of a tier's capacity, the bytes that tensors may take."""
         # a fiftieth at most: a plan for a toy budget is not all overhead
         return capacity - min(self.hardware.gpu_overhead_bytes, capacity // 50) if tier == "gpu" else capacity
+
+    def with_budgets(self, **budgets: int) -> Problem:
+        """The same problem with other capacities, in bytes by tier."""
+        return self.model_copy(update={"hardware": self.hardware.with_budget(**budgets)})
 
     def budget_for(self, tier: str, need: int) -> int:
         """The smallest capacity of a tier that leaves ``need`` bytes for tensors."""

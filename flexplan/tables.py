@@ -1,4 +1,4 @@
-"""Tables: plans, timelines and what limits them, for people on a terminal."""
+"""Tables: plans and timelines, for people on a terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from flexplan.tasks import LANES
 from flexplan.units import format_size
 
 if TYPE_CHECKING:
-    from flexplan.explaining import Explanation
     from flexplan.hardware import Hardware
     from flexplan.plan import Plan
     from flexplan.policy import Policy
@@ -79,7 +78,11 @@ def asked_lines(plan: Plan) -> list[Text]:
     """The problem in words."""
     work, hardware = plan.problem.workload, plan.problem.hardware
     prompts = f"{work.num_prompts} prompts" if work.num_prompts else "one block of prompts"
-    lines = [f"{plan.problem.model.name}: {prompts} of {work.prompt_len} tokens, {work.gen_len} new tokens each"]
+    shortest = min(work.prompt_lens, default=work.prompt_len)
+    length = f"{work.prompt_len}" if shortest == work.prompt_len else f"{shortest} to {work.prompt_len}"
+    lines = [f"{plan.problem.model.name}: {prompts} of {length} tokens, {work.gen_len} new tokens each"]
+    if plan.problem.objective.bounded:
+        lines.append(f"asked for: {plan.problem.objective}")
     lines.append(f"hardware {hardware.name}{guess_note(hardware)}")
     return [Text(line) for line in lines]
 
@@ -158,33 +161,6 @@ def forecast_table(timeline: Timeline) -> RenderableType:
     times = {"prefill": timeline.prefill_s, "decode": timeline.decode_s, "total": timeline.end_s}
     rows = [[name, seconds(took)] for name, took in times.items()]
     return table(f"First block, {timeline.num_tasks:,} tasks", ("", "time"), rows)
-
-
-def explained_view(found: Explanation) -> RenderableType:
-    """Where the time goes, what is full, what more would bring."""
-    p, plan = found.plan.prediction, found.plan
-    lanes = in_order({**found.prefill.lane_busy_s, **found.token.lane_busy_s})
-    rows = [[lane, *_busy_cells(found.prefill, lane), *_busy_cells(found.token, lane)] for lane in lanes]
-    head = ("lane", "prefill", "of it", "a decode pass", "of it")
-    brings = [[name, "-" if gain is None else f"{gain:+.1f} %"] for name, gain in found.brings.items()]
-    first, later = found.prefill.busiest_lane(), found.token.busiest_lane() or "-"
-    slow = f"\nThe busiest lane is {first} in prefill, {later} in decoding."
-    full = f"These budgets are used up: {', '.join(found.binding)}." if found.binding else "No budget is used up."
-    return Group(
-        *asked_lines(plan),
-        policy_table(plan),
-        table(f"Time: prefill {seconds(p.prefill_s)}, decode {seconds(p.decode_s)}", head, rows),
-        Text(f"{slow}\n{full}"),
-        memory_table(plan),
-        shares_table(plan.policy, plan.realised),
-        table("A quarter more brings, in tokens per second", ("of", "gain"), brings),
-        Text("\nBudgets: solved again. Speeds: this policy as it is, so the least that it brings."),
-    )
-
-
-def _busy_cells(timeline: Timeline, lane: str) -> Row:
-    busy = timeline.lane_busy_s.get(lane, 0.0)
-    return [seconds(busy), share_of(busy, timeline.end_s)]
 
 
 def hardware_table(hardware: Hardware) -> RenderableType:

@@ -80,6 +80,7 @@ class Work(NamedTuple):
     down_bytes: float = 0
     host_bytes: float = 0  # host memory traffic of copies and direct memory access
     attended_bytes: float = 0  # keys and values that host attention reads
+    attended_packed_bytes: float = 0  # the same where they are packed: it computes more for each
     host_flops: float = 0
     read_bytes: float = 0
     write_bytes: float = 0

@@ -11,6 +11,7 @@ from dataclasses import replace
 from math import inf
 
 from flexplan.errors import InfeasiblePlan
+from flexplan.objective import Objective
 from flexplan.problem import Problem
 from flexplan.units import MiB, format_size, round_up
 from flexplan_planners.lpmodel import (
@@ -34,19 +35,39 @@ Budgets = Mapping[str, int]
 def infeasible(problem: Problem, model: Model) -> InfeasiblePlan:
     """The error for a problem that no program fits."""
     budgets = problem.budgets()
-    programs = model(_with_budgets(problem, dict.fromkeys(budgets, _PLENTY))).programs(1)
+    roomy = problem.with_budgets(**dict.fromkeys(budgets, _PLENTY))
+    programs = model(roomy.model_copy(update={"objective": Objective()})).programs(1)
     smallest = {tier: smallest_budget(problem, programs, tier) for tier in budgets}
     binding = binding_tiers(programs, budgets, smallest)
+    together = {} if any(smallest.values()) else smallest_together(problem, programs, binding)
     have = ", ".join(f"{tier} {format_size(getattr(problem.hardware, f'{tier}_bytes'))}" for tier in binding)
-    helps = [f"--{tier}-mem {need // MiB}Mi" for tier, need in smallest.items() if need is not None]
+    helps = " or ".join(_flags(smallest)) or " and ".join(_flags(together))
     return InfeasiblePlan(
         "FP403",
         f"no policy fits {problem.model.name} with prompt {problem.workload.prompt_len} and output "
         f"{problem.workload.gen_len}, not even one sequence at a time: too small is {have}",
-        fix=f"give {' or '.join(helps)}" if helps else f"raise {' and '.join(f'--{tier}-mem' for tier in binding)}",
+        fix=f"give {helps}: then a block of one sequence works" if helps else "no budgets of these tiers are enough",
         binding=binding,
         smallest_budget_bytes=smallest,
+        smallest_together_bytes=together,
+        block_that_works=(1, 1),
     )
+
+
+def _flags(budgets: Mapping[str, int | None]) -> list[str]:
+    return [f"--{tier}-mem {need // MiB}Mi" for tier, need in budgets.items() if need is not None]
+
+
+def smallest_together(problem: Problem, programs: Sequence[Program], tiers: Sequence[str]) -> dict[str, int]:
+    """Budgets of several tiers that are enough together: each the smallest, given those before it and plenty after."""
+    found: dict[str, int] = {}
+    for tier in tiers:
+        after = dict.fromkeys(tiers, _PLENTY)
+        need = smallest_budget(problem.with_budgets(**{**after, **found}), programs, tier)
+        if need is None:
+            return {}
+        found[tier] = need
+    return found
 
 
 def smallest_budget(problem: Problem, programs: Sequence[Program], tier: str) -> int | None:
@@ -81,7 +102,3 @@ def binding_tiers(programs: Sequence[Program], budgets: Budgets, smallest: Mappi
     plenty = dict.fromkeys(budgets, _PLENTY)
     short = tuple(tier for tier in budgets if not fits(programs, {**plenty, tier: budgets[tier]}))
     return alone or short or tuple(budgets)
-
-
-def _with_budgets(problem: Problem, budgets: Budgets) -> Problem:
-    return problem.model_copy(update={"hardware": problem.hardware.with_budget(**budgets)})

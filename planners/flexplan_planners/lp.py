@@ -13,7 +13,9 @@ from flexplan.plugins import SCHEDULES, make
 from flexplan.policy import Policy
 from flexplan.prediction import Schedule, peak_bytes
 from flexplan.problem import Problem
+from flexplan_planners.duals import prices_of_policy
 from flexplan_planners.infeasible import infeasible
+from flexplan_planners.latency import within_latency
 from flexplan_planners.lpcost import MOST_BATCHES, FlexplanCosts
 from flexplan_planners.lpmemory import PERCENT_DECIMALS
 from flexplan_planners.lpmodel import CostModel, Program, Shares, solve_program
@@ -47,11 +49,19 @@ class LpPlanner:
 
     def plan(self, problem: Problem) -> Plan:
         """The fastest policy by the program; raises InfeasiblePlan with numbers."""
+        return within_latency(self._plan, problem)
+
+    def _plan(self, problem: Problem) -> Plan:
         for optimum in self.optima(problem):
             policy = self.fitted(problem, optimum)
             if policy is not None:
                 return Plan.of(problem, policy, schedule=self.schedule, planner="lp")
         raise self.refusal(problem)
+
+    def shadow_prices(self, problem: Problem, policy: Policy) -> dict[str, float]:
+        """For each tier the part of the time that a budget larger by a small part saves, over that part."""
+        found = prices_of_policy(self.model(problem), policy)
+        return dict(found.gain) if found else {}
 
     def optima(self, problem: Problem, spread: float = 0.0) -> list[Optimum]:
         """The fastest block, and what was met on the way to it; see `optimise`."""

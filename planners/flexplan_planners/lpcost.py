@@ -14,6 +14,7 @@ from math import ceil
 from flexplan import cost
 from flexplan.cost import Rates
 from flexplan.graph import CPU, D2H, DISK_READ, DISK_WRITE, GPU, H2D_CACHE, H2D_SMALL, H2D_WEIGHTS, HOST_COPY, Work
+from flexplan.lengths import padded_mean
 from flexplan.placement import ID_BYTES
 from flexplan.problem import Problem
 from flexplan_planners.lpmemory import Memory
@@ -59,7 +60,7 @@ class FlexplanCosts:
         budgets = {tier: float(nbytes) for tier, nbytes in self.problem.budgets().items()}
         prompts = self.problem.workload.num_prompts
         most = min(self.most_batches, ceil(prompts / gpu_batch_size)) if prompts else self.most_batches
-        programs = []
+        programs, latency = [], self.problem.objective.max_latency_s
         for s in self.settings:
             packed = (s.compress_weight, s.compress_cache)
             if packed not in memories:
@@ -67,14 +68,14 @@ class FlexplanCosts:
             tiers = memories[packed].rows(s)
             if all(row.least(s.absent) <= budgets[tier] for tier, row in tiers.items()):
                 phases = tuple(Phase(name, count, work.works(s)) for name, count, work in passes)
-                programs.append(Program(gpu_batch_size, phases, tiers, budgets, most, s.absent, s.fields))
+                programs.append(Program(gpu_batch_size, phases, tiers, budgets, most, s.absent, s.fields, latency))
         return programs
 
     def _passes(self, gpu_batch_size: int) -> Iterator[tuple[str, float, PassWork]]:
         """The prefill, and the decoding at its first, middle and last position, weighted by Simpson's rule."""
         workload = self.problem.workload
-        lens = workload.prompt_lens or (workload.prompt_len,)
-        prompt, last = ceil(sum(lens) / len(lens)), workload.gen_len - 1
+        batches = min(self.most_batches, ceil((workload.num_prompts or gpu_batch_size) / gpu_batch_size))
+        prompt, last = ceil(padded_mean(workload, gpu_batch_size, batches)), workload.gen_len - 1
         yield "prefill", 1.0, PassWork(self.problem, self.rates, gpu_batch_size, 0, prompt)
         points = {1: 1.0} if last == 1 else {1: last / 6, (1 + last) // 2: last * 4 / 6, last: last / 6}
         if last == 2:

@@ -1,14 +1,17 @@
 """Bytes of the three tiers, affine in the shares: an upper bound of `flexplan.placement`, and a tight one.
 
 A fixed amount stands for what the layout rounds: rows of weights, grains of the cache, aligned slots, and
-percents of three decimals.
+percents of three decimals.  Where prompts differ in length, the cache at home is that of typical micro-batches and a
+longest one: a block may be a little above, and the planner then repairs it.
 """
 
 from __future__ import annotations
 
 from functools import cached_property
+from math import ceil
 
 from flexplan.blocks import full_block
+from flexplan.lengths import padded_mean
 from flexplan.placement import BUFFER_ALIGN, ID_BYTES, Placement, workspace_bytes
 from flexplan.policy import Policy
 from flexplan.problem import Problem
@@ -21,6 +24,7 @@ from flexplan_planners.switches import Switches
 PERCENT_DECIMALS = 3
 _PERCENT_SLACK = 2 * 10.0 ** -(PERCENT_DECIMALS + 2)  # two shares rounded down, as parts of 1
 _SLOT_ALIGN = 256
+_BATCHES = 8  # of a block, to tell how a typical micro-batch is padded
 
 
 class Memory:
@@ -55,6 +59,19 @@ class Memory:
     def layer_cache(self) -> int:
         """Of one layer and micro-batch, full."""
         return self.num_rows * self.shape.num_kv_heads * self.capacity * self.grain
+
+    @cached_property
+    def typical_cache(self) -> int:
+        """The same of a typical micro-batch, where prompts differ in length."""
+        work = self.problem.workload
+        batches = ceil((work.num_prompts or self.num_rows) / self.num_rows)
+        tokens = ceil(padded_mean(work, self.num_rows, min(batches, _BATCHES))) + work.gen_len - 1
+        return self.num_rows * self.shape.num_kv_heads * tokens * self.grain
+
+    @cached_property
+    def excess_cache(self) -> int:
+        """What the longest micro-batch needs beyond a typical one, of all layers: each block has one such."""
+        return self.shape.num_layers * (self.layer_cache - self.typical_cache)
 
     @cached_property
     def layer_prompt_cache(self) -> int:
@@ -106,11 +123,11 @@ class Memory:
         return Row(
             {"w_gpu": self.weights, "w_cpu": ring, "w_disk": ring, ONE: fixed},
             {
-                "cache_gpu": self.shape.num_layers * self.layer_cache,
+                "cache_gpu": self.shape.num_layers * self.typical_cache,
                 "act_gpu": 0 if s.act_stays else self.prompt_hidden,
                 ONE: each,
             },
-            {"cache_cpu": moved, "cache_disk": moved},
+            {"cache_gpu": self.excess_cache, "cache_cpu": moved, "cache_disk": moved},
         )
 
     def _cpu(self, s: Switches) -> Row:
@@ -124,7 +141,7 @@ class Memory:
             fixed += 4 * self.capacity * DISK_ALIGN if s.disk == "all" else 0
         outputs = self.num_rows * self.problem.workload.gen_len * ID_BYTES
         each = self.num_rows * self.prompt * ID_BYTES + outputs + self.shape.num_layers * _SLOT_ALIGN + 8 * BUFFER_ALIGN
-        cache, answers = self.shape.num_layers * self.layer_cache, 2 * self.queries if hosted else 0
+        cache, answers = self.shape.num_layers * self.typical_cache, 2 * self.queries if hosted else 0
         each += int(_PERCENT_SLACK * cache) if s.cache != "gpu" else 0
         relay = 2 * self.layer_cache + 2 * self.layer_prompt_cache
         return Row(
@@ -139,7 +156,11 @@ class Memory:
                 "act_cpu": 0 if s.act_stays else self.prompt_hidden,
                 ONE: each,
             },
-            {"cache_cpu": answers, "cache_disk": answers + relay, "act_disk": 4 * self.prompt_hidden},
+            {
+                "cache_cpu": self.excess_cache + answers,
+                "cache_disk": answers + relay,
+                "act_disk": 4 * self.prompt_hidden,
+            },
         )
 
     def _disk(self, s: Switches) -> Row:
@@ -155,10 +176,11 @@ class Memory:
         return Row(
             {"w_disk": self.weights, ONE: fixed},
             {
-                "cache_disk": self.shape.num_layers * self.layer_cache,
+                "cache_disk": self.shape.num_layers * self.typical_cache,
                 "act_disk": 0 if s.act_stays else self.prompt_hidden,
                 ONE: each,
             },
+            {"cache_disk": self.excess_cache},
         )
 
     @cached_property

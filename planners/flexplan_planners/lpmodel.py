@@ -108,7 +108,8 @@ class Phase:
 class Program:
     """The program of one ``gpu_batch_size`` and one setting of the switches.
 
-    ``absent`` names shares that these switches hold at 0; ``switches`` are fields of the policy.
+    ``absent`` names shares that these switches hold at 0; ``switches`` are fields of the policy;
+    ``max_seconds`` bounds a whole block: the program of one block minimises its seconds, so it needs no row of its own.
     """
 
     gpu_batch_size: int
@@ -118,6 +119,7 @@ class Program:
     most_batches: int
     absent: frozenset[str] = frozenset()
     switches: Mapping[str, Any] = field(default_factory=dict)
+    max_seconds: float | None = None
 
     def seconds(self, shares: Shares, n: int) -> float:
         """Seconds of a whole block."""
@@ -222,6 +224,16 @@ def block_row(program: Program, n: int | None) -> list[Constraint]:
     ]
 
 
+def rows_of(program: Program, n: int | None) -> list[Constraint]:
+    """All constraints; see `solve_program`."""
+    return [
+        *time_rows(program, n),
+        *memory_rows(program, n),
+        *share_rows(program),
+        *block_row(program, n),
+    ]
+
+
 def _scaled(terms: Terms, factor: float, absent: frozenset[str]) -> dict[str, float]:
     return {name: factor * c for name, c in terms.items() if c and name not in absent}
 
@@ -245,13 +257,7 @@ def solve_program(program: Program, n: int | None = None) -> Solution | None:
 
     For a free n (None) the rings that depend on a share count as empty: the result is then a lower bound.
     """
-    constraints = [
-        *time_rows(program, n),
-        *memory_rows(program, n),
-        *share_rows(program),
-        *block_row(program, n),
-    ]
-    answer = minimise(objective(program), constraints, {})
+    answer = minimise(objective(program), rows_of(program, n), {})
     if not answer.optimal:
         return None
     u = max(answer.values[INVERSE], 1e-12)

@@ -86,8 +86,11 @@ class Front:
                 self.open &= over <= _FITS * sum(budgets[tier] for tier in tiers)
 
     def raise_bounds(self, prices: Prices) -> None:
-        """By the prices of a program that was solved."""
-        self.seconds = np.maximum(self.seconds, self.bounds.of(prices) * self.per_prompt)
+        """By the prices of a program that was solved; a block whose bound is later than is allowed is closed."""
+        seconds, latest = self.bounds.of(prices), self.programs[0].max_seconds
+        self.seconds = np.maximum(self.seconds, seconds * self.per_prompt)
+        if latest is not None:
+            self.open &= seconds * self.bounds.batches <= latest * (1 + _FITS)
 
     def lowest(self, best: Best) -> tuple[float, int] | None:
         """The lowest bound that is worth a look, and its block."""
@@ -101,11 +104,17 @@ class Front:
         self.open[block] = False
         program, n = self.programs[self.bounds.program[block]], int(self.bounds.batches[block])
         solution = solve_program(program, n)
-        if solution is None:
+        if solution is None or is_late(program, n, solution):
             same = self.bounds.program == self.bounds.program[block]
             self.open &= ~(same & (self.bounds.batches >= n))
+        if solution is None:
             return None
         return Optimum(program, n, solution, solution.seconds * float(self.per_prompt[block]))
+
+
+def is_late(program: Program, n: int, solution: Solution) -> bool:
+    """Does the quickest block of this size take longer than is allowed?"""
+    return program.max_seconds is not None and solution.seconds * n > program.max_seconds
 
 
 class Search:
@@ -145,7 +154,8 @@ class Search:
             _, block, n = min(found)
             optimum = fronts[n].solve(block)
             if optimum is not None:
-                best.add(optimum)
+                if not is_late(optimum.program, optimum.num_gpu_batches, optimum.solution):
+                    best.add(optimum)
                 self.prices.append(prices_of(optimum.program, optimum.solution))
                 for front in fronts:
                     front.raise_bounds(self.prices[-1])

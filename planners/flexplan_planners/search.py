@@ -6,11 +6,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import ceil, inf
 
+from flexplan.lengths import typical_lens
 from flexplan.plan import Plan
 from flexplan.plugins import SCHEDULES, make
 from flexplan.policy import Policy
 from flexplan.prediction import Prediction, Schedule, predict
-from flexplan.problem import Problem
+from flexplan.problem import Problem, Workload
+from flexplan_planners.latency import within_latency
 from flexplan_planners.lp import LpPlanner, read_back
 from flexplan_planners.rounding import Optimum, Search, kind_of
 
@@ -54,6 +56,13 @@ class SearchPlanner:
 
     def plan(self, problem: Problem) -> Plan:
         """The fastest of the candidates; raises InfeasiblePlan with numbers."""
+        return within_latency(self._plan, problem)
+
+    def shadow_prices(self, problem: Problem, policy: Policy) -> dict[str, float]:
+        """Those of the linear program, at the block of a policy."""
+        return self.proposer.shadow_prices(problem, policy)
+
+    def _plan(self, problem: Problem) -> Plan:
         for candidate in self.ranking(problem):
             policy = self.proposer.fitted(problem, candidate.optimum)
             if policy is not None:
@@ -136,12 +145,11 @@ def judged(problem: Problem, optimum: Optimum, policy: Policy, schedule: Schedul
 
 
 def typical(problem: Problem, policy: Policy) -> Problem:
-    """One block of the workload, all prompts of the mean length."""
+    """One typical block of the workload."""
     workload = problem.workload
-    lens = workload.prompt_lens or (workload.prompt_len,)
-    changes = {
-        "prompt_lens": (),
-        "prompt_len": ceil(sum(lens) / len(lens)),
-        "num_prompts": workload.num_prompts and min(workload.num_prompts, policy.block_size),
-    }
-    return problem.model_copy(update={"workload": workload.model_copy(update=changes)})
+    rows = workload.num_prompts and min(workload.num_prompts, policy.block_size)
+    if not workload.prompt_lens:
+        one = workload.model_copy(update={"num_prompts": rows})
+    else:
+        one = Workload(prompt_lens=typical_lens(workload, rows or policy.block_size), gen_len=workload.gen_len)
+    return problem.model_copy(update={"workload": one})

@@ -6,8 +6,11 @@ model.  So this is measured where it happens, on a few layers of an ordinary siz
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
+from flexplan.cache_placement import vector_bytes
 from flexplan.catalog import read_model
 from flexplan.policy import Policy
 from flexplan.shapes import ModelShape
@@ -20,20 +23,23 @@ from flexplan_runtime.timing import Figure
 LAYERS = {"num_layers": 6, "vocab_size": 512, "max_positions": 1024}
 PROMPT_LEN, NEW = 512, 6
 ALONE = Policy(32, 2, cache_gpu_percent=0.0, cache_cpu_percent=100.0, cpu_cache_compute=True)
+PACKED = replace(ALONE, compress_cache=True)
 BESIDE = Policy(32, 2, 0.0, 100.0, 0.0, 100.0, cpu_cache_compute=True)
 _FIRST = 2  # the token from which on everything is warm
 
 
 def attention_rates(env: ExecutionEnv, dtype: torch.dtype, host_task_s: float) -> dict[str, Figure]:
-    """Bytes a second that attention reads alone, and that host memory gives to it and to copies together."""
+    """Bytes a second: of attention alone, packed or not, and of host memory to it and to copies together."""
     shape, math = read_model("facebook/opt-6.7b")
     model = (shape.model_copy(update=LAYERS).with_dtype(dtype.itemsize), math)
     alone = _attended(_decoded(env, model, ALONE, dtype), model[0], host_task_s)
+    packed = _attended(_decoded(env, model, PACKED, dtype), model[0], host_task_s, PACKED)
     timeline = _decoded(env, model, BESIDE, dtype)
     beside, copied = _attended(timeline, model[0], host_task_s), _copied(timeline, model[0])
     both = Figure(beside.value + copied, beside.spread_percent)
     return {
         "host_attention_bytes_per_s": alone,
+        "host_attention_packed_bytes_per_s": packed,
         "host_bytes_per_s": max(alone, both, key=lambda figure: figure.value),
     }
 
@@ -50,9 +56,11 @@ def _attends(timeline: Timeline) -> list[Span]:
     return [s for s in timeline.spans if s.name.startswith("attend@") and s.i >= _FIRST]
 
 
-def _attended(timeline: Timeline, shape: ModelShape, host_task_s: float) -> Figure:
+def _attended(timeline: Timeline, shape: ModelShape, host_task_s: float, policy: Policy = ALONE) -> Figure:
     """Bytes a second of one task, what each costs however small it is apart."""
-    token_bytes = ALONE.gpu_batch_size * 2 * shape.kv_size * shape.bytes_per_element
+    element = shape.bytes_per_element
+    token_bytes = policy.gpu_batch_size * shape.num_kv_heads * 2
+    token_bytes *= vector_bytes(shape.head_dim, element, policy.cache_packing(element))
     spans = _attends(timeline)
     return Figure.of([token_bytes * (PROMPT_LEN + s.i) / max(1e-6, s.end_s - s.start_s - host_task_s) for s in spans])
 

@@ -44,15 +44,11 @@ class ScratchFile:
 
     def read(self, offset: int, out: Tensor) -> None:
         """Fill a host tensor of bytes; whole blocks, aligned."""
-        self._spread(os.preadv, offset, out)
-        self._verify(offset, out)
+        self._spread(self._read_request, offset, out)
 
     def write(self, offset: int, data: Tensor) -> None:
         """Store a host tensor of bytes; whole blocks, aligned."""
-        first, sums = offset // BLOCK, _checksums(data)
-        self._sums[first : first + len(sums)] = sums
-        self._written[first : first + len(sums)] = True
-        self._spread(os.pwritev, offset, data)
+        self._spread(self._write_request, offset, data)
 
     def close(self) -> None:
         """Give the space back."""
@@ -74,16 +70,25 @@ class ScratchFile:
             ) from None
         self.direct = _set_direct(self._fd)
 
-    def _spread(self, call: Callable[..., int], offset: int, data: Tensor) -> None:
+    def _spread(self, request: Callable[[int, Tensor], None], offset: int, data: Tensor) -> None:
         """All bytes, in several requests at once; the first error of any of them is raised."""
-        view = memoryview(data.numpy())
-        if len(view) <= REQUEST_BYTES:
-            self._all(call, view, offset)
+        if len(data) <= REQUEST_BYTES:
+            request(offset, data)
             return
-        starts = range(0, len(view), REQUEST_BYTES)
-        jobs = [self._pool.submit(self._all, call, view[s : s + REQUEST_BYTES], offset + s) for s in starts]
+        starts = range(0, len(data), REQUEST_BYTES)
+        jobs = [self._pool.submit(request, offset + s, data[s : s + REQUEST_BYTES]) for s in starts]
         for job in jobs:
             job.result()
+
+    def _read_request(self, offset: int, out: Tensor) -> None:
+        self._all(os.preadv, memoryview(out.numpy()), offset)
+        self._verify(offset, out)  # while other requests are under way
+
+    def _write_request(self, offset: int, data: Tensor) -> None:
+        first, sums = offset // BLOCK, _checksums(data)
+        self._sums[first : first + len(sums)] = sums
+        self._written[first : first + len(sums)] = True
+        self._all(os.pwritev, memoryview(data.numpy()), offset)
 
     def _all(self, call: Callable[..., int], view: memoryview, offset: int) -> None:
         done = 0

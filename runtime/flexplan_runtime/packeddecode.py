@@ -14,7 +14,7 @@ from torch import Tensor
 from flexplan.packing import Packing
 from flexplan_runtime.packkernels import alignment, middle, value
 
-TILE = (64, 3, 4)  # tokens at a time, tiles on their way, warps
+TILE = (32, 3, 2)  # tokens at a time, tiles on their way, warps
 TILE_OF_FLOAT32 = (32, 2, 4)  # what a multiprocessor's shared memory holds
 
 

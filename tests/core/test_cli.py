@@ -134,6 +134,45 @@ def test_a_bug_is_exit_1_and_one_line_unless_debugging(monkeypatch: pytest.Monke
     assert "Traceback" in call("solve", *SMALL, "--debug").stderr
 
 
+def test_objectives_come_as_words_or_as_bounds() -> None:
+    late = json.loads(call("solve", *SMALL, *MANUAL, "--max-latency", "60", "--json").stdout)
+    assert late == json.loads(call("solve", *SMALL, *MANUAL, "--objective", "latency:60", "--json").stdout)
+    assert late["problem"]["objective"] == {"max_latency_s": 60.0, "min_tokens_per_s": None}
+
+
+def test_what_was_asked_is_said(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text("[1, 2, 3]\n[4]\n")
+    text = call("solve", *SMALL[:2], *MANUAL, "--prompts", tmp_path / "in.jsonl", "--max-latency", "60").stdout
+    assert "2 prompts of 1 to 3 tokens" in text
+    assert "asked for: the most tokens per second, a block within 60 s" in text
+
+
+def test_a_policy_that_is_too_late_is_exit_3() -> None:
+    refused(call("solve", *SMALL, *MANUAL, "--max-latency", "1e-9"), 3, "--max-latency allows 1e-09")
+
+
+def test_a_problem_is_planned_for_the_lengths_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text("[1, 2, 3]\n[4]\n[5, 6]\n")
+    found = json.loads(call("solve", *SMALL[:2], *MANUAL, "--prompts", tmp_path / "in.jsonl", "--json").stdout)
+    work = found["problem"]["workload"]
+    assert (work["prompt_lens"], work["prompt_len"], work["num_prompts"]) == ([3, 1, 2], 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--objective", "speed"], ["speed", "throughput"]),
+        (["--max-latency", "0"], ["--max-latency 0"]),
+        (["--objective", "latency:6", "--max-latency", "7"], ["two things"]),
+        (["--allow", "4bit"], ["4bit"]),
+        (["--prompts", "none.jsonl"], ["none.jsonl"]),
+        (["--prompts", "none.jsonl", "--prompt-len", "7"], ["--prompt-len"]),
+    ],
+)
+def test_a_bad_goal_or_workload_is_refused_with_its_words(args: list[str], words: list[str]) -> None:
+    refused(call("solve", "--model", "facebook/opt-125m", *args), 2, *words)
+
+
 # -- the problem file --------------------------------------------------------------------------------------------
 def test_flags_override_the_problem_file(tmp_path: Path) -> None:
     job = tmp_path / "job.toml"
@@ -252,9 +291,12 @@ def test_simulate_json_has_the_times_of_the_phases(plan_file: Path) -> None:
 def test_explain_names_the_bottleneck_and_the_value_of_more(plan_file: Path) -> None:
     found = json.loads(call("explain", plan_file, "--json").stdout)
     assert found["busiest_lane"]["decode"] == "gpu"
-    assert found["a_quarter_more_brings_percent"]["disk speed"] == pytest.approx(0, abs=1e-6)
+    brings = {gain["resource"]: gain["percent"] for gain in found["more_brings"]}
+    assert brings["disk speed"] == pytest.approx(0, abs=1e-6)
+    assert brings["GPU speed"] > 0.5
+    assert {baseline["name"] for baseline in found["baselines"]} >= {"all resident", "all on the host"}
     text = call("explain", plan_file).stdout
-    for words in ("busiest lane", "A quarter more", "budget"):
+    for words in ("busiest lane", "of its bound", "25 % faster GPU", "budget", "Baselines"):
         assert words in text
 
 

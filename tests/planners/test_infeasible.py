@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from flexplan_planners.lp import LpPlanner
 from flexplan_planners.search import SearchPlanner
 from problems import SHAPES, problem
 
 from flexplan.errors import InfeasiblePlan
+from flexplan.plan import Plan
+from flexplan.policy import Policy
 from flexplan.problem import Problem
 from flexplan.units import MiB
 
@@ -43,6 +47,41 @@ def test_where_two_tiers_are_too_small_no_budget_of_one_helps() -> None:
     assert error is not None
     assert error.smallest_budget_bytes["disk"] is None
     assert set(error.binding) & {"gpu", "cpu"}
+
+
+def test_two_tiers_that_are_too_small_get_budgets_that_work_together_and_1_mib_less_of_either_does_not() -> None:
+    asked = problem(1, 0.1, num_prompts=4)
+    error = refusal(asked)
+    assert error is not None
+    assert list(error.smallest_budget_bytes.values()) == [None] * 3
+    together = error.smallest_together_bytes
+    assert set(together) == set(error.binding) == {"gpu", "cpu"}
+    assert "--gpu-mem" in error.fix and " and --cpu-mem" in error.fix
+    enough = asked.with_budgets(**together)
+    assert refusal(enough) is None
+    for tier in together:
+        assert refusal(with_budget(enough, tier, together[tier] - MiB)) is not None
+
+
+def test_a_policy_that_does_not_fit_is_told_a_block_that_does() -> None:
+    asked = problem(8, 64, num_prompts=None)
+    policy = Policy(16, 4, 0, 100, 0, 100, 0, 100)
+    with pytest.raises(InfeasiblePlan) as caught:
+        Plan.of(asked, policy)
+    block = caught.value.block_that_works
+    assert block is not None
+    assert f"gpu_batch_size {block[0]} and num_gpu_batches {block[1]}" in caught.value.fix
+    size, batches = block
+    assert Plan.of(asked, replace(policy, gpu_batch_size=size, num_gpu_batches=batches)).policy.block_size > 0
+    with pytest.raises(InfeasiblePlan):
+        Plan.of(asked, replace(policy, gpu_batch_size=size + 1, num_gpu_batches=batches))
+
+
+def test_where_no_block_of_a_policy_fits_none_is_named() -> None:
+    with pytest.raises(InfeasiblePlan) as caught:
+        Plan.of(problem(4, 64), Policy(2, 2))
+    assert caught.value.block_that_works is None
+    assert "w_gpu_percent" in caught.value.fix
 
 
 def test_the_message_says_what_is_too_small_and_what_would_do() -> None:

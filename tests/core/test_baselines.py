@@ -1,0 +1,134 @@
+"""Baselines fit, are predicted like any plan, and win where they are faster."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from flexplan.baselines import BASELINES, all_resident, faster_baseline, rival, rivals, whole_layers
+from flexplan.errors import PolicyError
+from flexplan.fitting import fits, largest_block, sizes
+from flexplan.layers import layer_tensors, schedule_layers
+from flexplan.plan import Plan
+from flexplan.planning import solve
+from flexplan.plugins import SCHEDULES, make
+from flexplan.policy import Policy, refuse_unsupported
+from flexplan.problem import Problem
+
+GPU, HOST, AUTO, FOUR_BIT = BASELINES
+SMALL = Problem.of("facebook/opt-125m", hardware="t4-gcp", gpu_mem="2G", prompt_len=32, gen_len=8, num_prompts=64)
+TIGHT = Problem.of("facebook/opt-125m", hardware="t4-gcp", gpu_mem="240M", cpu_mem="4G", prompt_len=32, gen_len=8)
+
+
+def supported(policy: Policy) -> bool:
+    try:
+        refuse_unsupported(policy)
+    except PolicyError:
+        return False
+    return True
+
+
+def test_each_has_a_plan_or_a_reason() -> None:
+    for problem in (SMALL, TIGHT):
+        for found in rivals(problem):
+            assert (found.plan is None) == bool(found.why_not), found.name
+            if found.plan is not None:
+                assert found.plan.prediction.tokens_per_s > 0
+
+
+def test_what_does_not_fit_says_what_it_needs() -> None:
+    found = rival(GPU, TIGHT)
+    assert found.plan is None
+    assert "gpu needs" in found.why_not
+
+
+def test_4_bit_is_refused_by_the_door_of_every_policy_or_planned() -> None:
+    found = rival(FOUR_BIT, SMALL)
+    if supported(FOUR_BIT.policy(SMALL, 1)):
+        assert found.plan is not None and found.plan.policy.compress_weight
+    else:
+        assert "compress_weight" in found.why_not
+
+
+def test_a_baseline_has_the_largest_batch_that_fits() -> None:
+    found = rival(HOST, TIGHT.model_copy(update={"workload": TIGHT.workload.model_copy(update={"num_prompts": 9999})}))
+    assert found.plan is not None
+    problem, policy, schedule = found.plan.problem, found.plan.policy, make(SCHEDULES, "zigzag")
+    larger = next(size for size in sizes(problem) if size > policy.gpu_batch_size)
+    assert fits(problem, policy, schedule)
+    assert not fits(problem, replace(policy, gpu_batch_size=larger), schedule)
+
+
+# -- device_map="auto" -------------------------------------------------------------------------------------------
+def test_auto_keeps_whole_layers_on_the_gpu_and_copies_one_thing_at_a_time() -> None:
+    policy = whole_layers(TIGHT, 4)
+    shape = TIGHT.model
+    layers = [sum(t.nbytes for t in layer_tensors(shape, layer)) for layer in schedule_layers(shape, False)]
+    on_gpu = policy.w_gpu_percent / 100 * sum(layers)
+    assert 0 < policy.w_gpu_percent < 100
+    assert min(abs(on_gpu - sum(layers[:n])) for n in range(len(layers) + 1)) < 1e-4 * sum(layers)
+    assert policy.w_gpu_percent + policy.w_cpu_percent == 100
+    assert (policy.overlap, policy.pin_weight, policy.cache_gpu_percent) == (False, False, 100)
+    assert fits(TIGHT, policy, make(SCHEDULES, "rowwise"))
+
+
+def test_auto_with_room_for_all_is_all_resident() -> None:
+    assert whole_layers(SMALL, 4).w_gpu_percent == 100
+
+
+def test_auto_goes_on_to_disk_where_the_host_is_full() -> None:
+    problem = TIGHT.with_budgets(cpu=60 << 20, disk=4 << 30)
+    policy = whole_layers(problem, 1)
+    assert policy.w_disk_percent > 0
+    assert fits(problem, policy, make(SCHEDULES, "rowwise"))
+
+
+# -- against a plan ----------------------------------------------------------------------------------------------
+def test_a_slow_plan_is_beaten_by_a_baseline() -> None:
+    slow = Plan.of(SMALL, Policy(2, 1, 0, 100, 0, 100, 0, 100, overlap=False))
+    found = faster_baseline(slow)
+    assert found is not None and found.plan is not None
+    fastest = max(r.plan.prediction.tokens_per_s for r in rivals(SMALL) if r.plan)
+    assert found.plan.prediction.tokens_per_s == fastest > slow.prediction.tokens_per_s
+
+
+def test_no_baseline_beats_itself() -> None:
+    best = max((r.plan for r in rivals(SMALL) if r.plan), key=lambda p: p.prediction.tokens_per_s)
+    assert faster_baseline(best) is None
+
+
+def test_a_baseline_that_is_too_late_does_not_win() -> None:
+    slow = Plan.of(SMALL, Policy(1, 1, 0, 100, 0, 100, 0, 100))
+    bound = SMALL.objective.model_copy(update={"max_latency_s": slow.prediction.block_s / 1e6})
+    assert faster_baseline(slow.under(SMALL.model_copy(update={"objective": bound}))) is None
+
+
+class Slow:
+    """A planner that could do better."""
+
+    def plan(self, problem: Problem) -> Plan:
+        return Plan.of(problem, Policy(1, 1, 0, 100, 0, 100, 0, 100), planner="slow")
+
+
+def test_solve_gives_a_faster_baseline_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "flexplan.planning.make", lambda group, name, **options: Slow() if name == "slow" else make(group, name)
+    )
+    with pytest.warns(
+        UserWarning, match="the baseline all resident is predicted to be .* faster than the plan of planner slow"
+    ):
+        plan = solve(SMALL, "slow")
+    assert (plan.planner, plan.policy.w_gpu_percent) == ("slow", 100)
+
+
+def test_an_instance_and_percents_by_hand_are_taken_at_their_word(recwarn: pytest.WarningsRecorder) -> None:
+    assert solve(SMALL, Slow()).policy.w_gpu_percent == 0
+    assert solve(SMALL, "manual", policy=Policy(1, 1, 0, 100, 0, 100)).policy.w_gpu_percent == 0
+    assert not recwarn.list
+
+
+def test_the_largest_block_of_percents() -> None:
+    schedule = make(SCHEDULES, "zigzag")
+    assert largest_block(SMALL, all_resident(SMALL, 4), schedule) == (4, 1)
+    assert largest_block(TIGHT, Policy(4, 2), schedule) is None

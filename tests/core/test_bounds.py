@@ -1,0 +1,68 @@
+"""No simulated block beats its bound, and a lane that is never idle reaches it."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from flexplan_planners.rowwise import RowWise
+from flexplan_planners.zigzag import ZigZag
+
+from flexplan.bounds import bound_of, seconds_of
+from flexplan.cost import Rates
+from flexplan.policy import Policy
+from flexplan.prediction import predict
+from flexplan.problem import Problem, Workload
+
+
+def asked(gen_len: int = 6, hardware: str = "t4-gcp") -> Problem:
+    return Problem.of("facebook/opt-125m", hardware=hardware, prompt_len=24, gen_len=gen_len)
+
+
+def policies() -> list[Policy]:
+    dice = random.Random(1)
+    found = []
+    for _ in range(12):
+        percents = []
+        for _ in range(3):
+            gpu = dice.randint(0, 100)
+            percents += [float(gpu), float(dice.randint(0, 100 - gpu))]
+        switches = {name: dice.random() < 0.5 for name in ("sep_layer", "pin_weight", "cpu_cache_compute")}
+        found.append(Policy(dice.choice([1, 4, 16]), dice.choice([1, 3]), *percents, **switches))
+    return found
+
+
+@pytest.mark.parametrize("schedule", [ZigZag(), RowWise()], ids=["zigzag", "rowwise"])
+@pytest.mark.parametrize("policy", policies(), ids=lambda p: f"{p.gpu_batch_size}x{p.num_gpu_batches}")
+def test_no_block_is_faster_than_its_bound(policy: Policy, schedule: ZigZag) -> None:
+    problem = asked()
+    bound = bound_of(problem, policy, schedule, (24,) * policy.block_size)
+    assert 0 < bound.total_s <= predict(problem, policy, schedule).block_s * 1.001
+
+
+def test_one_task_after_the_other_is_its_own_bound() -> None:
+    policy = Policy(4, 1, 50, 50, 100, 0, 100, 0, overlap=False)
+    bound = bound_of(asked(), policy, ZigZag(), (24,) * 4)
+    assert bound.decode_limit == "inline"
+    assert predict(asked(), policy, ZigZag()).block_s == pytest.approx(bound.total_s, rel=0.02)
+
+
+def test_where_all_is_resident_the_gpu_is_never_idle() -> None:
+    bound = bound_of(asked(), Policy(8), ZigZag(), (24,) * 8)
+    assert (bound.prefill_limit, bound.decode_limit) == ("gpu", "gpu")
+    assert predict(asked(), Policy(8), ZigZag()).block_s == pytest.approx(bound.total_s, rel=0.02)
+
+
+def test_a_single_token_has_no_decoding() -> None:
+    bound = bound_of(asked(1), Policy(2), ZigZag(), (24, 24))
+    assert (bound.decode_s, bound.decode_limit) == (0.0, "")
+
+
+def test_of_few_layers_is_of_all() -> None:
+    """The work of a deep model is that of some layers, extended."""
+    problem, policy = asked(), Policy(4, 2, 0, 100, 0, 100, 0, 100)
+    one = Workload(prompt_lens=(24,) * 8, gen_len=1)
+    graph = ZigZag().build(problem.model_copy(update={"workload": one}), policy)
+    whole = seconds_of(graph.tasks(), Rates(problem.hardware))
+    bound = bound_of(problem, policy, ZigZag(), (24,) * 8)
+    assert bound.prefill_s == pytest.approx(max(whole.values()), rel=1e-3)

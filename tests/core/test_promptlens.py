@@ -1,0 +1,68 @@
+"""How long the prompts of a file are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flexplan import promptlens
+from flexplan.errors import PromptError, UsageError
+from flexplan.promptlens import prompt_lens
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> Path:
+    """One token a word, and one that stands before all."""
+    tokenizers = pytest.importorskip("tokenizers")
+    words = {"<s>": 0, "<unk>": 1, "one": 2, "two": 3}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.post_processor = tokenizers.processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    made.enable_truncation(3)
+    made.save(str(tmp_path / "tokenizer.json"))
+    return tmp_path
+
+
+def test_token_ids_need_no_tokenizer(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"prompt_ids": [5, 6, 7]}\n[1]\n')
+    assert prompt_lens(path) == (3, 1)
+
+
+def test_text_is_counted_as_the_model_will_read_it(tokenizer: Path, tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"prompt": "one two one two one"}\n{"prompt_ids": [5]}\n{"prompt": "three"}\n')
+    assert prompt_lens(path, tokenizer) == (6, 1, 2)
+    assert prompt_lens(path, tokenizer / "tokenizer.json") == (6, 1, 2)
+
+
+@pytest.mark.parametrize("given", [None, "facebook/opt-125m", "empty"])
+def test_text_without_a_tokenizer_is_refused(tmp_path: Path, given: str | None) -> None:
+    (tmp_path / "in.txt").write_text("hello\n")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError) as caught:
+        prompt_lens(tmp_path / "in.txt", tmp_path / given if given == "empty" else given)
+    assert caught.value.code == "FP117"
+    assert "--tokenizer" in caught.value.fix
+
+
+def test_a_tokenizer_that_does_not_load_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("hello\n")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(UsageError, match="does not load"):
+        prompt_lens(tmp_path / "in.txt", tmp_path)
+
+
+def test_no_prompts_are_nothing_to_plan_for(tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("\n")
+    with pytest.raises(PromptError, match="no prompts"):
+        prompt_lens(tmp_path / "in.txt")
+
+
+def test_of_very_many_prompts_every_nth_is_planned_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(promptlens, "_MOST", 4)
+    (tmp_path / "in.jsonl").write_text("\n".join(json.dumps([0] * (n + 1)) for n in range(10)))
+    with pytest.warns(UserWarning, match="one of every 3"):
+        assert prompt_lens(tmp_path / "in.jsonl") == (1, 4, 7, 10)
