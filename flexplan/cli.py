@@ -6,6 +6,7 @@ import gc
 import json
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,6 +56,7 @@ def solve(
     min_throughput: opt.MinThroughput = None,
     allow: opt.Allow = None,
     planner: opt.Planner = None,
+    planner_timeout: opt.PlannerTimeout = None,
     schedule: opt.Schedule = None,
     percent: opt.Percent = None,
     gpu_batch_size: opt.GpuBatchSize = None,
@@ -68,6 +70,7 @@ def solve(
 ) -> None:
     """Find where every tensor lives, and how fast that will be."""
     from flexplan.jobfile import JobFile
+    from flexplan.planning import PLANNER_TIMEOUT_S
     from flexplan.planning import solve as solve_problem
 
     flags = {
@@ -86,6 +89,7 @@ def solve(
         "min_throughput": min_throughput,
         "allow": None if allow is None else allow.split(","),
         "planner": planner,
+        "planner_timeout": planner_timeout,
         "schedule": schedule,
     }
     switches = {
@@ -103,7 +107,7 @@ def solve(
     if output is not None:
         refuse_unwritable(output)
     with _busy(f"{name} is planning"):
-        plan = solve_problem(problem, name, **settings)
+        plan = solve_problem(problem, name, timeout_s=asked.planner_timeout or PLANNER_TIMEOUT_S, **settings)
     if output is not None:
         write_text(output, plan.to_json() + "\n")
     if as_json:
@@ -149,6 +153,24 @@ def explain(policy: opt.PolicyFile, as_json: opt.JsonFlag = False) -> None:
     from flexplan import sentences, tables
 
     tables.console().print(sentences.explanation_view(found))
+
+
+@app.command()
+def export(
+    policy: opt.PolicyFile,
+    to: Annotated[str, typer.Option("--to", metavar="SYSTEM", help="device-map, llama.cpp or vllm.")],
+    as_json: opt.JsonFlag = False,
+) -> None:
+    """Say a plan in the words of another system: those on standard output, what they leave out on standard error."""
+    from flexplan.exporting import export_plan, export_text
+
+    found = export_plan(_load_plan(policy), to)
+    if as_json:
+        print(json.dumps(asdict(found), indent=2))
+        return
+    print(export_text(found))
+    for line in found.report():
+        print(line, file=sys.stderr)
 
 
 @app.command()

@@ -48,6 +48,7 @@ class JobFile(BaseModel):
     min_throughput: float | None = None
     allow: list[str] | None = None
     planner: str | None = None
+    planner_timeout: Annotated[float, Field(gt=0, strict=False)] | None = None
     schedule: str | None = None
     policy: Annotated[dict[str, Any], Field(default_factory=dict)]
 

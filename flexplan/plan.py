@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from flexplan.blocks import full_block
+from flexplan.devicemap import DeviceMap, device_map
 from flexplan.errors import InfeasiblePlan, PolicyError
 from flexplan.fitting import largest_block
 from flexplan.graph import TaskGraph
@@ -74,6 +75,15 @@ class Plan:
         from flexplan.explaining import explain_plan  # stands above: it solves again
 
         return explain_plan(self)
+
+    @property
+    def free_bytes(self) -> dict[str, int]:
+        """What the plan leaves of each budget."""
+        return {tier: most - self.prediction.peak_bytes[tier] for tier, most in self.problem.budgets().items()}
+
+    def to_device_map(self, gpu: str | int = 0) -> DeviceMap:
+        """The nearest map of whole modules for ``accelerate.dispatch_model``; its ``export`` tells the difference."""
+        return device_map(self.problem, self.policy, self.free_bytes, gpu)
 
     # -- files -------------------------------------------------------------------------------------------------
     def to_dict(self) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
 from flexplan.baselines import faster_baseline
 from flexplan.blocks import fill_blocks
 from flexplan.checker import check_accesses, check_budgets, check_order
-from flexplan.errors import FlexplanError, PluginError
+from flexplan.foreign import blamed_on, foreign_plan, is_foreign, name_of
 from flexplan.goals import refuse_late, smallest_memory
 from flexplan.placement import Placement
 from flexplan.plan import Plan
@@ -19,8 +20,13 @@ from flexplan.problem import Problem
 
 __all__ = ["Planner", "Schedule", "check_plan", "solve"]
 
+PLANNER_TIMEOUT_S = 60.0
+
 _CHECKED_TOKENS = 3  # the prompt, a first and a last token: what lies between repeats
 _CHECKED_LAYERS = 3  # more than a ring of weights has slots, with the embedding and the head
+
+
+Ask = Callable[[Problem], Plan]
 
 
 class Planner(Protocol):
@@ -32,20 +38,52 @@ class Planner(Protocol):
     def plan(self, problem: Problem) -> Plan: ...
 
 
-def solve(problem: Problem, planner: str | Planner = "search", **options: Any) -> Plan:
+def solve(
+    problem: Problem,
+    planner: str | Planner = "search",
+    *,
+    timeout_s: float = PLANNER_TIMEOUT_S,
+    **options: Any,
+) -> Plan:
     """The plan of a planner (a name or an instance), accepted by the independent checker.
 
     ``options`` go to the planner's constructor, for instance ``schedule="rowwise"``.  Where a baseline is predicted
-    to be faster it is the answer, unless the planner is ``manual`` or an instance, or the schedule is given.
+    to be faster it is the answer, unless the planner is ``manual`` or an instance, or the schedule is given.  A
+    planner of another package has ``timeout_s`` seconds, and nothing of its plan but the policy and the schedule is
+    believed.
     """
-    name = planner if isinstance(planner, str) else type(planner).__name__
-    chosen: Planner = make(PLANNERS, planner, **options) if isinstance(planner, str) else planner
+    ask = _asked_apart(planner, options, timeout_s) if is_foreign(planner) else _asked(planner, options)
     if problem.objective.min_tokens_per_s is not None:
-        return smallest_memory(lambda asked: _accepted(chosen, name, asked), problem)
-    plan = _accepted(chosen, name, problem)
-    if isinstance(planner, str) and planner != "manual" and "schedule" not in options:
-        return _or_baseline(plan)
-    return plan
+        return smallest_memory(ask, problem)
+    plan = ask(problem)
+    ours = isinstance(planner, str) and planner != "manual" and not is_foreign(planner)
+    return _or_baseline(plan) if ours and "schedule" not in options else plan
+
+
+def _asked(planner: str | Planner, options: Mapping[str, Any]) -> Ask:
+    """What a built-in planner answers, once the checker has seen it."""
+    chosen: Planner = make(PLANNERS, planner, **options) if isinstance(planner, str) else planner
+
+    def ask(problem: Problem) -> Plan:
+        plan = chosen.plan(problem)
+        check_plan(plan)
+        refuse_late(plan)
+        return plan
+
+    return ask
+
+
+def _asked_apart(planner: str | Planner, options: Mapping[str, Any], timeout_s: float) -> Ask:
+    """The same of a planner of another package; what is wrong with its answer is said with its name."""
+
+    def ask(problem: Problem) -> Plan:
+        plan = foreign_plan(problem, planner, dict(options), timeout_s)
+        with blamed_on(name_of(planner)):
+            check_plan(plan)
+        refuse_late(plan)
+        return plan
+
+    return ask
 
 
 def _or_baseline(plan: Plan) -> Plan:
@@ -57,21 +95,6 @@ def _or_baseline(plan: Plan) -> Plan:
     message = f"the baseline {found.name} is predicted to be {percent:.1f} % faster than the plan of planner"
     warnings.warn(f"{message} {plan.planner}: it is the answer", stacklevel=3)
     return replace(found.plan, planner=plan.planner)
-
-
-def _accepted(chosen: Planner, name: str, problem: Problem) -> Plan:
-    """One answer of a planner: a plan that passes the checker and keeps the bound of latency."""
-    try:
-        plan = chosen.plan(problem)
-    except FlexplanError:
-        raise
-    except Exception as error:  # a stranger's planner may raise anything
-        raise PluginError("FP903", f"planner {name} failed: {error!r}", fix="report it to its author") from error
-    if not isinstance(plan, Plan):
-        raise PluginError("FP904", f"planner {name} returned {type(plan).__name__}, must be a Plan", fix="use Plan.of")
-    check_plan(plan)
-    refuse_late(plan)
-    return plan
 
 
 def check_plan(plan: Plan) -> None:

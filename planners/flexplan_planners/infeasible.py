@@ -11,6 +11,7 @@ from dataclasses import replace
 from math import inf
 
 from flexplan.errors import InfeasiblePlan
+from flexplan.hardware import Hardware
 from flexplan.objective import Objective
 from flexplan.problem import Problem
 from flexplan.units import MiB, format_size, round_up
@@ -30,16 +31,17 @@ _PLENTY = 1 << 50  # a petabyte: what no tier can be short of
 
 Model = Callable[[Problem], CostModel]
 Budgets = Mapping[str, int]
+Works = Callable[[Problem], bool]
 
 
-def infeasible(problem: Problem, model: Model) -> InfeasiblePlan:
-    """The error for a problem that no program fits."""
+def infeasible(problem: Problem, model: Model, works: Works) -> InfeasiblePlan:
+    """The error for a problem that no program fits; ``works`` says whether the placement fits one all the same."""
     budgets = problem.budgets()
-    roomy = problem.with_budgets(**dict.fromkeys(budgets, _PLENTY))
-    programs = model(roomy.model_copy(update={"objective": Objective()})).programs(1)
-    smallest = {tier: smallest_budget(problem, programs, tier) for tier in budgets}
+    roomy = problem.model_copy(update={"hardware": roomy_hardware(problem), "objective": Objective()})
+    programs = model(roomy).programs(1)
+    smallest = {tier: smallest_budget(problem, programs, tier, works) for tier in budgets}
     binding = binding_tiers(programs, budgets, smallest)
-    together = {} if any(smallest.values()) else smallest_together(problem, programs, binding)
+    together = {} if any(smallest.values()) else smallest_together(problem, programs, binding, works)
     have = ", ".join(f"{tier} {format_size(getattr(problem.hardware, f'{tier}_bytes'))}" for tier in binding)
     helps = " or ".join(_flags(smallest)) or " and ".join(_flags(together))
     return InfeasiblePlan(
@@ -58,26 +60,35 @@ def _flags(budgets: Mapping[str, int | None]) -> list[str]:
     return [f"--{tier}-mem {need // MiB}Mi" for tier, need in budgets.items() if need is not None]
 
 
-def smallest_together(problem: Problem, programs: Sequence[Program], tiers: Sequence[str]) -> dict[str, int]:
+def smallest_together(
+    problem: Problem, programs: Sequence[Program], tiers: Sequence[str], works: Works
+) -> dict[str, int]:
     """Budgets of several tiers that are enough together: each the smallest, given those before it and plenty after."""
     found: dict[str, int] = {}
     for tier in tiers:
         after = dict.fromkeys(tiers, _PLENTY)
-        need = smallest_budget(problem.with_budgets(**{**after, **found}), programs, tier)
+        need = smallest_budget(problem.with_budgets(**{**after, **found}), programs, tier, works)
         if need is None:
             return {}
         found[tier] = need
     return found
 
 
-def smallest_budget(problem: Problem, programs: Sequence[Program], tier: str) -> int | None:
+def smallest_budget(problem: Problem, programs: Sequence[Program], tier: str, works: Works) -> int | None:
     """Whole MiB of one tier, the others as they are, that are enough while 1 MiB less is not; None if none is."""
     budgets = problem.budgets()
     least = min((least_bytes(program, budgets, tier) for program in programs), default=inf)
     if least > _PLENTY:
         return None
     need = round_up(problem.budget_for(tier, int(least)), MiB)
-    return need if fits(programs, {**budgets, tier: problem.room(tier, need)}) else need + MiB
+    need = need if fits(programs, {**budgets, tier: problem.room(tier, need)}) else need + MiB
+    while need > MiB and works(_with_budget(problem, tier, need - MiB)):  # rows of memory count a little too much
+        need -= MiB
+    return need
+
+
+def _with_budget(problem: Problem, tier: str, nbytes: int) -> Problem:
+    return problem.model_copy(update={"hardware": problem.hardware.with_budget(**{tier: nbytes})})
 
 
 def least_bytes(program: Program, budgets: Budgets, tier: str) -> float:
@@ -102,3 +113,8 @@ def binding_tiers(programs: Sequence[Program], budgets: Budgets, smallest: Mappi
     plenty = dict.fromkeys(budgets, _PLENTY)
     short = tuple(tier for tier in budgets if not fits(programs, {**plenty, tier: budgets[tier]}))
     return alone or short or tuple(budgets)
+
+
+def roomy_hardware(problem: Problem) -> Hardware:
+    """The same machine with budgets that nothing is over."""
+    return problem.hardware.with_budget(**dict.fromkeys(problem.budgets(), _PLENTY))

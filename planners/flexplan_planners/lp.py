@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from math import floor
 from typing import Any
 
 from flexplan.errors import InfeasiblePlan
 from flexplan.plan import Plan
 from flexplan.plugins import SCHEDULES, make
 from flexplan.policy import Policy
-from flexplan.prediction import Schedule, peak_bytes
+from flexplan.prediction import Schedule
 from flexplan.problem import Problem
 from flexplan_planners.duals import prices_of_policy
-from flexplan_planners.infeasible import infeasible
+from flexplan_planners.fitting import fastest, fit
+from flexplan_planners.infeasible import infeasible, roomy_hardware
 from flexplan_planners.latency import within_latency
 from flexplan_planners.lpcost import MOST_BATCHES, FlexplanCosts
-from flexplan_planners.lpmemory import PERCENT_DECIMALS
-from flexplan_planners.lpmodel import CostModel, Program, Shares, solve_program
+from flexplan_planners.lpmodel import CostModel
 from flexplan_planners.rounding import Optimum, optimise
-
-_REPAIRS = 4  # a foreign schedule may need more memory than the program knows of
 
 
 class LpPlanner:
@@ -52,11 +48,11 @@ class LpPlanner:
         return within_latency(self._plan, problem)
 
     def _plan(self, problem: Problem) -> Plan:
-        for optimum in self.optima(problem):
-            policy = self.fitted(problem, optimum)
-            if policy is not None:
-                return Plan.of(problem, policy, schedule=self.schedule, planner="lp")
-        raise self.refusal(problem)
+        fitted = (self.fitted(problem, optimum) for optimum in self.optima(problem))
+        policy = next((policy for policy in fitted if policy is not None), None) or self.squeezed(problem)
+        if policy is None:
+            raise self.refusal(problem)
+        return Plan.of(problem, policy, schedule=self.schedule, planner="lp")
 
     def shadow_prices(self, problem: Problem, policy: Policy) -> dict[str, float]:
         """For each tier the part of the time that a budget larger by a small part saves, over that part."""
@@ -80,46 +76,16 @@ class LpPlanner:
 
     def refusal(self, problem: Problem) -> InfeasiblePlan:
         """What would have to grow for a plan to exist."""
-        return infeasible(problem, self.model)
+        return infeasible(problem, self.model, lambda smaller: self.squeezed(smaller) is not None)
 
     def fitted(self, problem: Problem, optimum: Optimum) -> Policy | None:
-        """The policy, placed: where it is over a budget, the program is solved again with that much less."""
+        """The policy of an optimum, placed within the budgets; None where a foreign schedule needs too much."""
         schedule: Schedule = make(SCHEDULES, self.schedule)
-        program, shares, budgets = optimum.program, optimum.solution.shares, problem.budgets()
-        for _ in range(_REPAIRS):
-            policy = read_back(program, optimum.num_gpu_batches, shares)
-            need = peak_bytes(problem, policy, schedule)
-            over = {tier: need[tier] - budgets[tier] for tier in budgets}
-            if max(over.values()) <= 0:
-                return policy
-            less = {tier: program.budgets[tier] - 1.1 * max(0, over[tier]) for tier in budgets}
-            program = replace(program, budgets=less)
-            solution = solve_program(program, optimum.num_gpu_batches) if min(less.values()) >= 0 else None
-            if solution is None:
-                return None
-            shares = solution.shares
-        return None
+        return fit(problem, schedule, optimum.program, optimum.num_gpu_batches, optimum.solution.shares)
 
-
-def read_back(program: Program, num_gpu_batches: int, shares: Shares) -> Policy:
-    """The policy of a solution: percents of three decimals, rounded down on the faster tiers."""
-    percents: dict[str, float] = {}
-    for what in ("w", "cache", "act"):
-        gpu, cpu = (_percent(shares[f"{what}_{tier}"]) for tier in ("gpu", "cpu"))
-        if shares[f"{what}_disk"] < 10.0 ** -(PERCENT_DECIMALS + 2):
-            cpu = _rest(gpu)
-        percents |= {f"{what}_gpu_percent": gpu, f"{what}_cpu_percent": cpu}
-    given: dict[str, Any] = {**percents, **program.switches}
-    return Policy(program.gpu_batch_size, num_gpu_batches, **given)
-
-
-def _percent(share: float) -> float:
-    """A share in percent, rounded down; a solver's 1 may be a little less."""
-    unit = 10.0**PERCENT_DECIMALS
-    return min(100.0, floor(100 * share * unit + 1e-4) / unit)
-
-
-def _rest(gpu: float) -> float:
-    """What leaves nothing, not even 1e-14 of rounding, to the disk."""
-    cpu = round(100 - gpu, PERCENT_DECIMALS)
-    return cpu if 100 - gpu - cpu <= 0 else 100 - gpu
+    def squeezed(self, problem: Problem) -> Policy | None:
+        """One sequence at a time, where the programs say that nothing fits but count a little too much."""
+        if self.cost_model is not None:
+            return None
+        roomy = self.model(problem.model_copy(update={"hardware": roomy_hardware(problem)}))
+        return fastest(problem, make(SCHEDULES, self.schedule), roomy.programs(1), 1)

@@ -14,7 +14,8 @@ from flexplan.policy import Policy
 from flexplan.prediction import Prediction, Schedule, predict
 from flexplan.problem import Problem, Workload
 from flexplan_planners.latency import within_latency
-from flexplan_planners.lp import LpPlanner, read_back
+from flexplan_planners.lp import LpPlanner
+from flexplan_planners.readback import read_back
 from flexplan_planners.rounding import Optimum, Search, kind_of
 
 _SPREAD = 0.25  # the simulator has overturned a lead of the linear program as large as this
@@ -70,7 +71,10 @@ class SearchPlanner:
                 known = policy == candidate.policy and typical(problem, policy) == problem
                 prediction = candidate.prediction if known else None
                 return Plan.of(problem, policy, schedule=self.schedule, planner="search", prediction=prediction)
-        raise self.proposer.refusal(problem)
+        policy = self.proposer.squeezed(problem)
+        if policy is None:
+            raise self.proposer.refusal(problem)
+        return Plan.of(problem, policy, schedule=self.schedule, planner="search")
 
     def ranking(self, problem: Problem) -> list[Candidate]:
         """The best of each kind, then blocks like the fastest of them but of other batch sizes; the fastest first."""

@@ -1,0 +1,112 @@
+"""A block of the linear program, fitted to what the placement really needs.
+
+The program's rows of memory are bounds: a fixed amount stands for all that a layout rounds, and a foreign
+schedule may need more.  So the block is placed, what the rows were off there is credited to the budgets, and
+the program is solved again, until no tier is short and no room is left that would make it faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+from math import inf
+
+from flexplan.policy import Policy
+from flexplan.prediction import Schedule, peak_bytes
+from flexplan.problem import Problem
+from flexplan.units import MiB
+from flexplan_planners.lpmodel import ACT, CACHE, WEIGHTS, Program, Shares, Solution, solve_program
+from flexplan_planners.readback import read_back, shares_of
+
+_ROUNDS = 6
+_WORTH = 5e-4  # of the seconds: less is not worth another placement
+_MOST_CREDIT = 0.25  # of a budget, and 4 MiB: rows are never further off
+
+Budgets = Mapping[str, float]
+
+
+def fit(problem: Problem, schedule: Schedule, program: Program, n: int, shares: Shares) -> Policy | None:
+    """The fastest policy of n micro-batches that fits as the placement counts, starting from a solution; or None."""
+    real = problem.budgets()
+    given: Budgets = program.budgets
+    best: tuple[float, Policy | None] = (inf, None)
+    for _ in range(_ROUNDS):
+        policy = read_back(program, n, shares)
+        need = peak_bytes(problem, policy, schedule)
+        over = {tier: max(0, need[tier] - real[tier]) for tier in real}
+        if not any(over.values()):
+            best = min(best, (program.seconds(shares_of(policy), n), policy), key=lambda found: found[0])
+        if given.keys() != real.keys():  # a cost model with rows of its own
+            break
+        if any(over.values()):
+            given = {tier: given[tier] - 1.1 * over[tier] for tier in real}
+        else:
+            given = credited(real, program, n, policy, need)
+        solution = _solve(program, given, n)
+        if solution is None or solution.seconds * n > best[0] * (1 - _WORTH):
+            break
+        shares = solution.shares
+    return best[1]
+
+
+def fastest(problem: Problem, schedule: Schedule, programs: Sequence[Program], n: int) -> Policy | None:
+    """The fastest policy of one block shape over all settings of the switches; None where none fits.
+
+    Settings whose rows are over a budget by no more than they count too much are tried as well.
+    """
+    real = problem.budgets()
+    roomy = {tier: most * (1 + _MOST_CREDIT) + 4 * MiB if most else 0.0 for tier, most in real.items()}
+    bounds = [(program, s) for program in programs if (s := _solve(program, roomy, n)) is not None]
+    best: tuple[float, Policy | None] = (inf, None)
+    for program, bound in sorted(bounds, key=lambda pair: pair[1].seconds):
+        if bound.seconds * n >= best[0]:
+            break
+        policy = _fitted_anyhow(problem, schedule, program, n, bound.shares)
+        if policy is not None:
+            best = min(best, (program.seconds(shares_of(policy), n), policy), key=lambda found: found[0])
+    return best[1] or corner(problem, schedule, programs, n)
+
+
+def corner(problem: Problem, schedule: Schedule, programs: Sequence[Program], n: int) -> Policy | None:
+    """The fastest policy that fits with each kind of tensor on one tier alone, where nothing is left to round."""
+    real, best = problem.budgets(), None
+    for program in programs:
+        for shares in _corners(program):
+            seconds, policy = program.seconds(shares, n), read_back(program, n, shares)
+            if best is None or seconds < best[0]:
+                need = peak_bytes(problem, policy, schedule)
+                if all(need[tier] <= real[tier] for tier in real):
+                    best = seconds, policy
+    return best[1] if best else None
+
+
+def _corners(program: Program) -> Iterator[Shares]:
+    homes = [[name for name in names if name not in program.absent] for names in (WEIGHTS, CACHE, ACT)]
+    for chosen in product(*homes):
+        yield {name: float(name in chosen) for names in (WEIGHTS, CACHE, ACT) for name in names}
+
+
+def _fitted_anyhow(problem: Problem, schedule: Schedule, program: Program, n: int, shares: Shares) -> Policy | None:
+    """`fit`, from the budgets as they are, or credited by what the rows count too much for these shares."""
+    real = problem.budgets()
+    policy = read_back(program, n, shares)
+    more = credited(real, program, n, policy, peak_bytes(problem, policy, schedule))
+    for budgets in ({tier: float(most) for tier, most in real.items()}, more):
+        solution = _solve(program, budgets, n)
+        if solution is not None:
+            fitted = fit(problem, schedule, replace(program, budgets=budgets), n, solution.shares)
+            if fitted is not None:
+                return fitted
+    return None
+
+
+def credited(real: Mapping[str, int], program: Program, n: int, policy: Policy, need: Mapping[str, int]) -> Budgets:
+    """The budgets, larger by what the rows count too much for a policy."""
+    shares = shares_of(policy)
+    off = {tier: program.bytes[tier].value(shares, n) - need[tier] for tier in real}
+    return {tier: most + max(0.0, off[tier]) if most else 0.0 for tier, most in real.items()}
+
+
+def _solve(program: Program, budgets: Budgets, n: int) -> Solution | None:
+    return solve_program(replace(program, budgets=budgets), n) if min(budgets.values()) >= 0 else None

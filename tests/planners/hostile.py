@@ -1,0 +1,147 @@
+"""Planners that break every promise, and two that keep them: installed as a package by test_hostile_plugins.py."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from flexplan.errors import InfeasiblePlan
+from flexplan.plan import Plan
+from flexplan.policy import Policy
+from flexplan.problem import Problem
+
+NAN = float("nan")
+
+
+class Good:
+    """All on the host, four sequences at a time."""
+
+    policy = Policy(4, 1, 0.0, 100.0, 0.0, 100.0)
+
+    def plan(self, problem: Problem) -> Plan:
+        return Plan.of(problem, self.policy, planner="good")
+
+
+class Noisy(Good):
+    def plan(self, problem: Problem) -> Plan:
+        print('{"not": "the answer"}')
+        os.write(1, b"neither is this\n")
+        return super().plan(problem)
+
+
+class Boastful(Good):
+    def plan(self, problem: Problem) -> Plan:
+        plan = super().plan(problem)
+        return replace(plan, prediction=replace(plan.prediction, tokens_per_s=1e12), realised={})
+
+
+class Raises:
+    def plan(self, problem: Problem) -> Plan:
+        raise RuntimeError("on purpose")
+
+
+class Exits:
+    def plan(self, problem: Problem) -> Plan:
+        sys.exit(0)
+
+
+class Recurses:
+    def plan(self, problem: Problem) -> Plan:
+        return self.plan(problem)
+
+
+class Refuses:
+    def plan(self, problem: Problem) -> Plan:
+        needs = {"gpu": 1 << 40, "cpu": None, "disk": None}
+        raise InfeasiblePlan("FP403", "too small for me", fix="more", binding=("gpu",), smallest_budget_bytes=needs)
+
+
+class Hangs:
+    def plan(self, problem: Problem) -> Plan:
+        while True:
+            time.sleep(0.01)
+
+
+class ReturnsText:
+    def plan(self, problem: Problem) -> str:
+        return "a plan"
+
+
+class NotANumber(Good):
+    def plan(self, problem: Problem) -> Plan:
+        plan, policy = super().plan(problem), replace(self.policy)
+        object.__setattr__(policy, "w_gpu_percent", NAN)
+        return replace(plan, policy=policy)
+
+
+class OutOfRange(Good):
+    def plan(self, problem: Problem) -> Plan:
+        plan, policy = super().plan(problem), replace(self.policy)
+        object.__setattr__(policy, "w_gpu_percent", 180.0)
+        return replace(plan, policy=policy)
+
+
+class OverBudget(Good):
+    def plan(self, problem: Problem) -> Plan:
+        return replace(super().plan(problem), policy=Policy(8, 1))
+
+
+class AnotherProblem(Good):
+    """Fits, in a machine with a petabyte."""
+
+    def plan(self, problem: Problem) -> Plan:
+        larger = problem.hardware.with_budget(gpu=1 << 50)
+        return Plan.of(problem.model_copy(update={"hardware": larger}), Policy(8, 1))
+
+
+class AMillionTasks(Good):
+    def plan(self, problem: Problem) -> Plan:
+        return replace(super().plan(problem), policy=replace(self.policy, gpu_batch_size=1, num_gpu_batches=1_000_000))
+
+
+class NoSuchSchedule(Good):
+    def plan(self, problem: Problem) -> Plan:
+        return replace(super().plan(problem), schedule="boustrophedon")
+
+
+class HalfAPlan(Good):
+    def plan(self, problem: Problem) -> Plan:
+        return Half(**{name: getattr(super(HalfAPlan, self).plan(problem), name) for name in Plan.__match_args__})
+
+
+class Half(Plan):
+    def to_json(self) -> str:
+        return '{"planner": "half"}'
+
+
+# -- only for a process of their own -----------------------------------------------------------------------------
+class Dies:
+    def plan(self, problem: Problem) -> Plan:
+        os._exit(3)
+
+
+class LeavesAChild(Good):
+    """Answers well, and leaves a process behind that writes down its number."""
+
+    def __init__(self, pid_file: str) -> None:
+        self.pid_file = pid_file
+
+    def plan(self, problem: Problem) -> Plan:
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        Path(self.pid_file).write_text(str(child.pid))
+        return super().plan(problem)
+
+
+class Floods(Good):
+    def plan(self, problem: Problem) -> Plan:
+        plan = super().plan(problem)
+        return Flood(**{name: getattr(plan, name) for name in Plan.__match_args__})
+
+
+class Flood(Plan):
+    def to_json(self) -> str:
+        return " " * (8 << 20)

@@ -1,0 +1,46 @@
+"""Device maps of plans, taken by accelerate: a model that is spread out gives the logits that it gives in one place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("accelerate")
+
+import torch
+from accelerate import dispatch_model
+from accelerate.utils import check_device_map
+from tiny_models import CONFIGS, reference_model
+
+from flexplan.configs import read_config
+from flexplan.plan import Plan
+from flexplan.policy import Policy
+from flexplan.problem import Problem
+
+SPREADS = [(100.0, 0.0), (40.0, 60.0), (30.0, 30.0), (0.0, 0.0)]
+each_model = pytest.mark.parametrize("name", CONFIGS)
+
+
+def plan_for(name: str, shares: tuple[float, float]) -> Plan:
+    shape, _ = read_config(CONFIGS[name].to_dict(), name)
+    problem = Problem.of(shape, hardware="cpu-host", prompt_len=8, gen_len=2)
+    return Plan.of(problem, Policy(2, 1, *shares))
+
+
+@each_model
+@pytest.mark.parametrize("shares", SPREADS)
+def test_accelerate_dispatches_the_map(name: str, shares: tuple[float, float], tmp_path: Path) -> None:
+    """Without a GPU: what the plan has there is in memory, what it has on disk is read when its turn comes."""
+    model, ids = reference_model(CONFIGS[name]), torch.arange(2, 18).reshape(2, 8)
+    placed = plan_for(name, shares).to_device_map(gpu="cpu")
+    with torch.no_grad():
+        wanted = model(ids).logits
+        spread = dispatch_model(model, placed, main_device="cpu", offload_dir=tmp_path, force_hooks=True)
+        assert torch.equal(spread(ids).logits, wanted)
+    assert bool(list(tmp_path.glob("*.dat"))) == ("disk" in placed.values())
+
+
+@each_model
+def test_the_map_for_a_gpu_leaves_no_parameter_and_no_buffer_out(name: str) -> None:
+    check_device_map(reference_model(CONFIGS[name]), plan_for(name, (40, 60)).to_device_map())
