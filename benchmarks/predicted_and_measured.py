@@ -74,7 +74,8 @@ def planned(row: str, args: argparse.Namespace) -> tuple[Plan, str]:
     problem = problem.model_copy(update={"model": problem.model.with_dtype(4 if dtype == "float32" else 2)})
     switches = set(rest[-1].split(",")) if len(rest) > (how != "search") else set()
     if how == "search":
-        lossy = [field for name, field in (("w4", "compress_weight"), ("kv4", "compress_cache")) if name in switches]
+        names = (("w4", "compress_weight"), ("kv4", "compress_cache"))
+        lossy = {field: True for name, field in names if name in switches}
         return solve(problem, **{"lossy": lossy} if lossy else {}), dtype
     rows, batches = map(int, how.split("x"))
     policy = Policy(

@@ -18,7 +18,7 @@ from flexplan.lengths import typical_lens
 from flexplan.lossy import lossy_fields
 from flexplan.plan import Plan
 from flexplan.plugins import SCHEDULES, make
-from flexplan.policy import Policy, refuse_unsupported
+from flexplan.policy import Policy
 from flexplan.prediction import Schedule, peak_bytes
 from flexplan.problem import Problem, Workload
 from flexplan.tensors import weight_tensors
@@ -124,7 +124,6 @@ def rivals(problem: Problem) -> list[Rival]:
 def rival(baseline: Baseline, problem: Problem) -> Rival:
     """One baseline at its best size, or why it cannot be."""
     try:
-        refuse_unsupported(baseline.policy(problem, 1))
         policy = _at_its_best(baseline, problem)
         plan = Plan.of(problem, policy, schedule=baseline.schedule, planner="manual")
     except (InfeasiblePlan, PolicyError) as error:
@@ -174,7 +173,7 @@ def _at_most(problem: Problem, policy: Policy, schedule: str) -> float:
 def _could_win(baseline: Baseline, plan: Plan) -> bool:
     """Would it be faster if caches were all that a tier holds beside the weights?"""
     small = baseline.policy(plan.problem, 1)
-    if lossy_fields(small) - lossy_fields(plan.policy):
+    if lossy_fields(small).keys() - lossy_fields(plan.policy).keys():
         return False
     most = _most_sequences(plan.problem, small)
     if most < 1:

@@ -75,6 +75,15 @@ class Segment:
         return self.grains[("gpu", "cpu", "disk").index(tier)] * self.capacity * self.pair_bytes
 
 
+def values_read(sparsity: float, old: int) -> int:
+    """Of a grain's ``old`` positions those whose values sparse attention reads; the newest is not counted.
+
+    >>> values_read(0.1, 64)
+    6
+    """
+    return min(max(1, int(sparsity * old)), old)
+
+
 def vector_bytes(head_dim: int, bytes_per_element: int, packing: Packing | None) -> int:
     """A key or a value of one token and KV head, packed or not."""
     return packing.vector_bytes(head_dim) if packing else head_dim * bytes_per_element

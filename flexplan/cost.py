@@ -40,6 +40,12 @@ def gpu_attention_work(s: ModelShape, grains: int, context: int, pair_bytes: int
     return Work(gpu_flops=flops, gpu_bytes=grains * context * pair_bytes * read)
 
 
+def chosen_values_work(s: ModelShape, grains: int, context: int, pair_bytes: int, sparsity: float) -> Work:
+    """The second half of that, once the keys alone were read (``sparsity`` 0): the values that were chosen."""
+    flops = 2 * grains * s.group_size * s.head_dim * context * sparsity
+    return Work(gpu_flops=flops, gpu_bytes=grains * context * pair_bytes * sparsity / 2)
+
+
 def host_attention_work(s: ModelShape, grains: int, context: int, pair_bytes: int, sparsity: float = 1.0) -> Work:
     """The same on the host."""
     read = (1 + sparsity) / 2

@@ -65,7 +65,7 @@ class Explanation:
         return tuple(r for r in faster if r.plan and self._changes_more(r.plan))
 
     def _changes_more(self, other: Plan) -> bool:
-        return bool(lossy_fields(other.policy) - lossy_fields(self.plan.policy))
+        return bool(lossy_fields(other.policy).keys() - lossy_fields(self.plan.policy).keys())
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data."""

@@ -119,5 +119,5 @@ def _is_planned(plan: Plan) -> bool:
 
 def _options(plan: Plan) -> dict[str, Any]:
     """What the planner was given, as far as the plan shows it."""
-    lossy = sorted(lossy_fields(plan.policy))
+    lossy = lossy_fields(plan.policy)
     return {"schedule": plan.schedule} | ({"lossy": lossy} if lossy else {})

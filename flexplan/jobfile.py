@@ -98,7 +98,7 @@ class JobFile(BaseModel):
         name = self.planner or ("manual" if self.policy else "search")
         options: dict[str, Any] = {} if self.schedule is None else {"schedule": self.schedule}
         if self.allow:
-            options["lossy"] = sorted(allowed_fields(self.allow))
+            options["lossy"] = allowed_fields(self.allow)
         if self.policy and name != "manual":
             fields = ", ".join(self.policy)
             raise UsageError(

@@ -37,7 +37,8 @@ MinThroughput = Annotated[
     float | None, typer.Option(metavar="TOKENS_PER_S", help="Find the smallest memory that is as fast as this.")
 ]
 Allow = Annotated[
-    str | None, typer.Option(metavar="NAMES", help="What may change tokens: 4bit-weights,4bit-cache. [nothing]")
+    str | None,
+    typer.Option(metavar="NAMES", help="What may change tokens: 4bit-weights,4bit-cache,sparse:0.1. [nothing]"),
 ]
 
 # -- the answer --------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from math import ceil
 
 from flexplan.allot import cut
 from flexplan.blocks import Block
-from flexplan.cache_placement import Segment, place_cache
+from flexplan.cache_placement import Segment, place_cache, values_read
 from flexplan.graph import Buffer
 from flexplan.layers import Layer, schedule_layers
 from flexplan.policy import Policy
@@ -25,6 +25,7 @@ from flexplan.units import round_up
 from flexplan.weight_placement import DISK_ALIGN, TIERS, LayerWeights, Piece, place_weights
 
 ID_BYTES = 8
+CHANCE_BYTES = 4  # an attention weight between the two halves of a step: float32
 _UNPACKED_BYTES = 32 << 20  # keys and values that choosing unpacks, or takes to float32, at a time
 BUFFER_ALIGN = 4096
 TIER_OF_ARENA = {"gpu": "gpu", "host": "cpu", "pageable": "cpu", "disk": "disk"}
@@ -83,6 +84,20 @@ class Placement:
         """Grains that the host attends over in step i; a prompt attends to its own fresh keys on the gpu."""
         return self.segment(layer, k).hosted if i and layer.attends else 0
 
+    @cached_property
+    def chooses(self) -> bool:
+        """True where the gpu streams keys, and of the values only those that sparse attention chose by them."""
+        return self.policy.attn_sparsity < 1 and any(s.streamed for row in self.cache for s in row)
+
+    def chosen(self, i: int, k: int) -> int:
+        """Old values of each streamed grain that step i brings to the gpu; 0 where they come with their keys."""
+        return values_read(self.policy.attn_sparsity, self.context(i, k) - 1) if i and self.chooses else 0
+
+    @property
+    def streamed_parts(self) -> int:
+        """Of keys and values, what is streamed whole: both, or the keys alone."""
+        return 1 if self.chooses else 2
+
     def hidden_bytes(self, i: int, k: int) -> int:
         """Bytes of the hidden states of a micro-batch between two layers."""
         return self.rows(k) * self.new_tokens(i, k) * self.shape.hidden_size * self.shape.bytes_per_element
@@ -115,17 +130,17 @@ class Placement:
     @property
     def open_slots(self) -> int:
         """Layers whose weights are unpacked on the gpu at a time: those that compute at the same time."""
-        return 2 if self.policy.overlap and self.policy.cpu_cache_compute else 1
+        return 2 if self.policy.overlap and self.policy.splits_steps else 1
 
     @property
     def lookahead(self) -> int:
         """Layers whose weights are on their way while one computes.
 
-        With host attention the next layer is projected before this one is finished, so one more is in use.
+        Where steps are split, the next layer is projected before this one is finished, so one more is in use.
         """
         if not self.policy.overlap:
             return 0
-        return 2 if self.policy.cpu_cache_compute else 1
+        return 2 if self.policy.splits_steps else 1
 
     def cache_index(self, layer: Layer, k: int) -> int:
         """Index of a layer's cache; with fewer live micro-batches than k's, a slot serves one after the other."""
@@ -226,7 +241,8 @@ def _add_cache(layout: _Layout, p: Placement) -> None:
         sizes = [max(s.resident_bytes(tier) for s in homes[slot]) for slot in sorted(homes)]
         layout.add(f"cache_{tier}", arena, sizes)
     slots = 2 if p.policy.overlap else 1
-    layout.ring("cache_ring", "gpu.work", slots, max(s.streamed * s.capacity * s.pair_bytes for s in segments))
+    streamed = (s.streamed * s.capacity * s.vector_bytes for s in segments)
+    layout.ring("cache_ring", "gpu.work", slots, max(streamed) * p.streamed_parts)
     layout.ring("cache_relay", "host.work", slots, max(s.resident_bytes("disk") for s in segments))
     prompts = [(s, p.new_tokens(0, s.k)) for s in segments]
     layout.ring("fresh", "gpu.work", slots, max(s.off_gpu * t * s.pair_bytes for s, t in prompts))
@@ -236,7 +252,7 @@ def _add_cache(layout: _Layout, p: Placement) -> None:
 def _add_hidden(layout: _Layout, p: Placement) -> None:
     ks = range(len(p.block.batches))
     sizes = {i: max(p.hidden_bytes(i, k) for k in ks) for i in (0, 1)}
-    slots = {0: 3, 1: p.live + 2 if p.policy.cpu_cache_compute else 3}
+    slots = {0: 3, 1: p.live + 2 if p.policy.splits_steps else 3}
     for i, phase in enumerate(("prefill", "decode")):
         layout.ring(f"hidden_{phase}", "gpu.work", p.live if p.hidden_stays else slots[i], sizes[i])
     if p.hidden_stays:
@@ -249,16 +265,23 @@ def _add_hidden(layout: _Layout, p: Placement) -> None:
 
 
 def _add_attention(layout: _Layout, p: Placement) -> None:
-    """What travels between the gpu and attention on the host."""
+    """What the two halves of a step leave to each other."""
     element, group = p.shape.bytes_per_element, p.shape.group_size * p.shape.head_dim
     hosted = max(s.hosted for row in p.cache for s in row) * group * element
-    if not hosted:
+    if not hosted and not p.chooses:
         return
     rows = max(batch.num_rows for batch in p.block.batches)
-    layout.ring("queries", "gpu.work", 2, hosted)
-    layout.ring("queries_host", "host.work", p.live + 1, hosted)
-    layout.ring("attention_host", "host.work", p.live + 1, hosted)
     layout.ring("attention", "gpu.work", p.live + 1, rows * p.shape.q_size * element)
+    if hosted:
+        layout.ring("queries", "gpu.work", 2, hosted)
+        layout.ring("queries_host", "host.work", p.live + 1, hosted)
+        layout.ring("attention_host", "host.work", p.live + 1, hosted)
+    else:
+        last = p.block.gen_len - 1
+        values = max(s.streamed * p.chosen(last, s.k) for row in p.cache for s in row)
+        layout.ring("choices", "gpu.work", p.live + 1, values * ID_BYTES)
+        layout.ring("chances", "gpu.work", p.live + 1, values * p.shape.group_size * CHANCE_BYTES)
+        layout.ring("values", "gpu.work", 2 if p.policy.overlap else 1, values * p.cache[0][0].vector_bytes)
 
 
 def _add_tokens(layout: _Layout, p: Placement) -> None:

@@ -19,7 +19,7 @@ from flexplan.fitting import largest_block
 from flexplan.graph import TaskGraph
 from flexplan.placement import Placement
 from flexplan.plugins import SCHEDULES, make
-from flexplan.policy import POLICY_VERSION, Policy, check_version, read_strict_json, refuse_unsupported
+from flexplan.policy import POLICY_VERSION, Policy, check_version, read_strict_json
 from flexplan.prediction import Prediction, Schedule, peak_bytes, predict
 from flexplan.problem import Problem
 from flexplan.strictjson import write_whole
@@ -54,7 +54,6 @@ class Plan:
 
         Raises InfeasiblePlan with the tiers that are too small.
         """
-        refuse_unsupported(policy)
         chosen: Schedule = make(SCHEDULES, schedule)
         refuse_over_budget(peak_bytes(problem, policy, chosen), problem, lambda: largest_block(problem, policy, chosen))
         placement = Placement.of(problem.model, policy, full_block(problem.workload, policy))

@@ -143,6 +143,14 @@ class Policy:
         """How keys and values are packed, None where they are not."""
         return _packing(self.comp_cache_config, element_bytes, down=False) if self.compress_cache else None
 
+    @property
+    def splits_steps(self) -> bool:
+        """True where decoding may split a step in two: around attention on the host, or the values that it streams.
+
+        The next layer's first half then runs before this layer's second.
+        """
+        return self.cpu_cache_compute or (self.attn_sparsity < 1 and self.cache_gpu_percent < 100)
+
     def shares(self, what: str) -> tuple[float, float, float]:
         """(gpu, cpu, disk) as fractions of 1, of ``what``: "w", "cache" or "act"."""
         return tuple(getattr(self, f"{what}_{tier}_percent") / 100 for tier in ("gpu", "cpu", "disk"))
@@ -198,17 +206,6 @@ def _refuse_packing(field: str, config: CompressionConfig, group_dims: tuple[int
 def field_names() -> tuple[str, ...]:
     """The 17 names, in the order of the constructor."""
     return tuple(f.name for f in fields(Policy))
-
-
-def refuse_unsupported(policy: Policy) -> None:
-    """Raise PolicyError for fields that are neither priced nor run yet."""
-    if policy.attn_sparsity < 1 and policy.cache_cpu_percent and not policy.cpu_cache_compute:
-        raise PolicyError(
-            "FP210",
-            f"attn_sparsity {policy.attn_sparsity:g} with cache_cpu_percent {policy.cache_cpu_percent:g} streamed to "
-            "the gpu is not planned or run yet",
-            fix="cpu_cache_compute=True, or cache_gpu_percent=100",
-        )
 
 
 def check_version(version: object, what: str) -> None:

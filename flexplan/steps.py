@@ -2,7 +2,8 @@
 
 A schedule only chooses the order.  What a verb reads and writes stands here once, so a schedule cannot
 forget an edge.  The paper's verbs: load_weight, load_cache, load_hidden, compute, store_cache,
-store_hidden; ``begin`` and ``finish`` are the two halves of compute around attention on the host.
+store_hidden; ``begin`` and ``finish`` are the two halves of compute, around attention on the host or around
+the values that sparse attention chose.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from flexplan import cost
 from flexplan.cache_placement import Segment
 from flexplan.graph import INLINE, KINDS, NOTHING, Access, Task, Work
 from flexplan.layers import TRANSFORMER, Layer
-from flexplan.placement import ID_BYTES, Placement
+from flexplan.placement import CHANCE_BYTES, ID_BYTES, Placement
 from flexplan.tensors import EMBED, HEAD, MLP
 from flexplan.units import round_up
 from flexplan.weight_placement import DISK_ALIGN, PIECE_ALIGN
@@ -185,7 +186,10 @@ class Steps:
         return _access(f"cache_{tier}", self.p.cache_index(layer, k), s.resident_bytes(tier))
 
     def load_cache(self, p: Pass, j: int, k: int) -> Tasks:
-        """Old keys and values to where attention reads them: from disk to the host, on to the gpu if it attends."""
+        """Old keys and values to where attention reads them: from disk to the host, on to the gpu if it attends.
+
+        Where it attends sparsely, keys alone: see `load_values`.
+        """
         layer = self.layers[j]
         if not p.i or not layer.attends:
             return
@@ -199,12 +203,37 @@ class Steps:
             yield self._task("read_cache", p, j, k, cost.read_work(nbytes), home, relay)
         if s.streamed:
             reads = self._home(s, layer, k, "cpu") + relay
-            work = cost.up_work(s.streamed * old * s.pair_bytes)
+            work = cost.up_work(s.streamed * old * s.vector_bytes * self.p.streamed_parts)
             yield self._task("load_cache", p, j, k, work, reads, self._cache_ring(p, layer, k))
 
     def _cache_ring(self, p: Pass, layer: Layer, k: int) -> Accesses:
         s = self.p.segment(layer, k)
-        return _access("cache_ring", self._attention_turn(p, layer, k), s.streamed * s.capacity * s.pair_bytes)
+        size = s.streamed * s.capacity * s.vector_bytes * self.p.streamed_parts
+        return _access("cache_ring", self._attention_turn(p, layer, k), size)
+
+    def _load_values(self, p: Pass, j: int, k: int) -> Tasks:
+        """The values chosen among the old ones, read by the gpu itself where they live: nothing else moves."""
+        layer = self.layers[j]
+        nbytes = self._chosen(p, layer, k) * self.p.segment(layer, k).vector_bytes
+        reads = self._choices(p, layer, k) + self._home(self.p.segment(layer, k), layer, k, "cpu")
+        yield self._task("load_values", p, j, k, cost.up_work(nbytes), reads, self._values(p, layer, k))
+
+    def _chosen(self, p: Pass, layer: Layer, k: int) -> int:
+        """Old values of all streamed grains that come to the gpu apart from their keys."""
+        return self.p.segment(layer, k).streamed * self.p.chosen(p.i, k) if layer.attends else 0
+
+    def _choices(self, p: Pass, layer: Layer, k: int) -> Accesses:
+        """Which of them."""
+        return _access("choices", self._attention_turn(p, layer, k), self._chosen(p, layer, k) * ID_BYTES)
+
+    def _chances(self, p: Pass, layer: Layer, k: int) -> Accesses:
+        """Their weights in each query head."""
+        nbytes = self._chosen(p, layer, k) * self.p.shape.group_size * CHANCE_BYTES
+        return _access("chances", self._attention_turn(p, layer, k), nbytes)
+
+    def _values(self, p: Pass, layer: Layer, k: int) -> Accesses:
+        nbytes = self._chosen(p, layer, k) * self.p.segment(layer, k).vector_bytes
+        return _access("values", self._attention_turn(p, layer, k), nbytes)
 
     def _fresh(self, p: Pass, layer: Layer, k: int) -> Accesses:
         """New keys and values of the grains that are not at home on the gpu."""
@@ -247,25 +276,41 @@ class Steps:
 
     # -- compute -----------------------------------------------------------------------------------------------
     def begins(self, p: Pass, j: int, k: int) -> bool:
-        """True where attention on the host splits the step in two."""
-        return bool(self.p.hosted(p.i, self.layers[j], k))
+        """True where the step is split in two: around attention on the host, or the values that it chooses."""
+        return bool(self.p.hosted(p.i, self.layers[j], k) or self._chosen(p, self.layers[j], k))
 
     def begin(self, p: Pass, j: int, k: int) -> Tasks:
-        """Projections, attention over what is on the gpu, and attention over the rest on the host."""
+        """Projections and attention over what is on the gpu; then attention over the rest on the host.
+
+        Where the rest is streamed, its keys are on the gpu, and which values to load is what this half finds out.
+        """
         layer = self.layers[j]
-        s, turn, hosted = self.p.segment(layer, k), self._attention_turn(p, layer, k), self.p.hosted(p.i, layer, k)
-        nbytes = hosted * self.p.shape.group_size * self.p.shape.head_dim * self.p.shape.bytes_per_element
-        start = self.p.rows(k) * self.p.shape.q_size * self.p.shape.bytes_per_element - nbytes
-        queries, queries_host = _access("queries", turn, nbytes), _access("queries_host", turn, nbytes)
-        out = _access("attention_host", turn, nbytes)
-        resident = self._home(s, layer, k, "gpu")
+        s, turn, hosted = self.p.segment(layer, k), self._attention_turn(p, layer, k), self._hosted_bytes(p, layer, k)
+        done = self.p.rows(k) * self.p.shape.q_size * self.p.shape.bytes_per_element - hosted
+        cached = self._home(s, layer, k, "gpu") + self._cache_ring(p, layer, k)
         reads, written = self._hidden_in(p, j, k)
-        writes = written + queries + self._fresh(p, layer, k) + resident + _access("attention", turn, start)
+        writes = written + self._fresh(p, layer, k) + cached + _access("attention", turn, done)
+        writes += _access("queries", turn, hosted) + self._choices(p, layer, k) + self._chances(p, layer, k)
         yield from self._open_weight(p, j, k)
         yield self._task(
-            "project", p, j, k, self._gpu_work("project", p, layer, k), self._weights(p, j) + reads + resident, writes
+            "project", p, j, k, self._gpu_work("project", p, layer, k), self._weights(p, j) + reads + cached, writes
         )
-        yield self._task("send_query", p, j, k, cost.down_work(nbytes), queries, queries_host)
+        if hosted:
+            yield from self._attend_on_host(p, j, k)
+        else:
+            yield from self.store_cache(p, j, k)
+
+    def _hosted_bytes(self, p: Pass, layer: Layer, k: int) -> int:
+        """Queries of the grains that the host attends over; as much comes back."""
+        width = self.p.shape.group_size * self.p.shape.head_dim * self.p.shape.bytes_per_element
+        return self.p.hosted(p.i, layer, k) * width
+
+    def _attend_on_host(self, p: Pass, j: int, k: int) -> Tasks:
+        layer = self.layers[j]
+        s, turn, hosted = self.p.segment(layer, k), self._attention_turn(p, layer, k), self.p.hosted(p.i, layer, k)
+        nbytes = self._hosted_bytes(p, layer, k)
+        queries_host, out = _access("queries_host", turn, nbytes), _access("attention_host", turn, nbytes)
+        yield self._task("send_query", p, j, k, cost.down_work(nbytes), _access("queries", turn, nbytes), queries_host)
         yield from self.store_cache(p, j, k)
         homes = self._home(s, layer, k, "cpu")
         if s.grains[2]:
@@ -299,12 +344,15 @@ class Steps:
 
     def _merge(self, p: Pass, j: int, k: int) -> Tasks:
         layer, turn = self.layers[j], self._attention_turn(p, self.layers[j], k)
-        width = self.p.shape.q_size * self.p.shape.bytes_per_element
-        size = self.p.rows(k) * width
-        nbytes = self.p.hosted(p.i, layer, k) * width // self.p.shape.num_kv_heads
-        back = (Access("attention", turn, size - nbytes, size),)
-        yield self._task("load_attention", p, j, k, cost.up_work(nbytes), _access("attention_host", turn, nbytes), back)
+        size = self.p.rows(k) * self.p.shape.q_size * self.p.shape.bytes_per_element
         reads = self._weights(p, j) + self._hidden(p, j, k) + _access("attention", turn, size)
+        nbytes = self._hosted_bytes(p, layer, k)
+        if nbytes:
+            home, back = _access("attention_host", turn, nbytes), (Access("attention", turn, size - nbytes, size),)
+            yield self._task("load_attention", p, j, k, cost.up_work(nbytes), home, back)
+        else:
+            yield from self._load_values(p, j, k)
+            reads += self._chances(p, layer, k) + self._values(p, layer, k)
         work = self._gpu_work("merge", p, layer, k)
         yield self._task("compute", p, j, k, work, reads, self._hidden_out(p, j, k))
 
@@ -346,13 +394,16 @@ class Steps:
 
     def _gpu_work(self, half: str, p: Pass, layer: Layer, k: int) -> Work:
         """Work of a half of compute; equal layers share it."""
-        grains = 0
+        resident = streamed = 0
         if p.i and layer.attends:
             segment = self.p.segment(layer, k)
-            grains = segment.grains[0] + segment.streamed
-        return self._work(half, layer.role, self.p.rows(k), self.p.new_tokens(p.i, k), self.p.context(p.i, k), grains)
+            resident, streamed = segment.grains[0], segment.streamed
+        new, context = self.p.new_tokens(p.i, k), self.p.context(p.i, k)
+        return self._work(half, layer.role, self.p.rows(k), new, context, resident, streamed)
 
-    def _compute_work(self, half: str, role: str, rows: int, new: int, context: int, grains: int) -> Work:
+    def _compute_work(
+        self, half: str, role: str, rows: int, new: int, context: int, resident: int, streamed: int
+    ) -> Work:
         s, tokens = self.p.shape, rows * new
         if role == EMBED:
             return cost.embed_work(s, tokens)
@@ -364,11 +415,15 @@ class Steps:
         if half != "project":
             work = work.plus(cost.merge_work(s, tokens))
         if half == "merge":
-            return work
+            return work.plus(cost.chosen_values_work(s, streamed, context, self._pair_bytes, self._sparsity))
         work = work.plus(cost.project_work(s, tokens))
         if new == context:
             return work.plus(cost.prompt_attention_work(s, rows, new))
-        return work.plus(cost.gpu_attention_work(s, grains, context, self._pair_bytes, self._sparsity))
+        if half == "project":  # keys alone
+            work = work.plus(cost.gpu_attention_work(s, streamed, context, self._pair_bytes, 0.0))
+        else:
+            resident += streamed
+        return work.plus(cost.gpu_attention_work(s, resident, context, self._pair_bytes, self._sparsity))
 
 
 def _chunk(nbytes: int, chunk: int, chunks: int, align: int) -> tuple[int, int]:

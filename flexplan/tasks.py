@@ -39,11 +39,18 @@ KINDS: Mapping[str, Kind] = {
     "load_hidden": Kind(H2D_SMALL, "hidden_cpu, hidden_relay", "hidden"),
     "read_cache": Kind(DISK_READ, "cache_disk", "cache_relay"),
     "load_cache": Kind(H2D_CACHE, "cache_cpu, cache_relay", "cache_ring"),
-    "project": Kind(GPU, "weights, hidden, cache_gpu", "queries, fresh, attention, cache_gpu"),
+    "project": Kind(
+        GPU, "weights, hidden, cache_gpu, cache_ring", "queries, fresh, attention, cache_gpu, choices, chances"
+    ),
     "send_query": Kind(D2H, "queries", "queries_host"),
     "attend": Kind(CPU, "queries_host, cache_cpu, cache_relay, cache_out", "attention_host"),
     "load_attention": Kind(H2D_SMALL, "attention_host", "attention"),
-    "compute": Kind(GPU, "weights, hidden, cache_gpu, cache_ring, rows, ids, attention", "hidden, cache, fresh, ids"),
+    "load_values": Kind(H2D_CACHE, "choices, cache_cpu", "values"),
+    "compute": Kind(
+        GPU,
+        "weights, hidden, cache_gpu, cache_ring, rows, ids, attention, chances, values",
+        "hidden, cache, fresh, ids",
+    ),
     "store_cache": Kind(D2H, "fresh", "cache_cpu, cache_out"),
     "write_cache": Kind(DISK_WRITE, "cache_out", "cache_disk"),
     "store_hidden": Kind(D2H, "hidden", "hidden_cpu, hidden_relay"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from flexplan.errors import InfeasiblePlan
 from flexplan.plan import Plan
@@ -23,8 +24,8 @@ class LpPlanner:
     """Shares of all tensors by linear programming, judged by the busiest lane alone.
 
     ``cost_model`` is used instead of flexplan's own; ``host_attention`` and ``sep_layer`` say which settings
-    of these switches are allowed, ``lossy`` names the policy fields that change the tokens and may be switched on:
-    "compress_weight", "compress_cache".
+    of these switches are allowed, ``lossy`` holds the policy fields that change the tokens and may be set, with their
+    values: ``{"compress_weight": True, "compress_cache": True, "attn_sparsity": 0.1}``.
     """
 
     def __init__(
@@ -34,13 +35,13 @@ class LpPlanner:
         *,
         host_attention: Sequence[bool] = (True, False),
         sep_layer: Sequence[bool] = (False, True),
-        lossy: Collection[str] = (),
+        lossy: Mapping[str, Any] | None = None,
     ) -> None:
         self.schedule = schedule
         self.cost_model = cost_model
         self.host_attention = tuple(host_attention)
         self.sep_layer = tuple(sep_layer)
-        self.lossy = frozenset(lossy)
+        self.lossy = dict(lossy or {})
 
     def plan(self, problem: Problem) -> Plan:
         """The fastest policy by the program; raises InfeasiblePlan with numbers."""

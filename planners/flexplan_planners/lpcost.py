@@ -7,11 +7,14 @@ work is affine in the shares.  A lane's row is a lower bound of what the simulat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import product
 from math import ceil
+from typing import Any
 
 from flexplan import cost
+from flexplan.cache_placement import values_read
 from flexplan.cost import Rates
 from flexplan.graph import CPU, D2H, DISK_READ, DISK_WRITE, GPU, H2D_CACHE, H2D_SMALL, H2D_WEIGHTS, HOST_COPY, Work
 from flexplan.lengths import padded_mean
@@ -35,7 +38,7 @@ class FlexplanCosts:
         host_attention: Sequence[bool] = (True, False),
         sep_layer: Sequence[bool] = (False, True),
         pin_weight: Sequence[bool] = (True,),
-        lossy: Collection[str] = (),
+        lossy: Mapping[str, Any] | None = None,
         most_batches: int = MOST_BATCHES,
     ) -> None:
         self.problem = problem
@@ -56,16 +59,16 @@ class FlexplanCosts:
         return self._programs[gpu_batch_size]
 
     def _write(self, gpu_batch_size: int) -> list[Program]:
-        passes, memories = list(self._passes(gpu_batch_size)), dict[tuple[bool, bool], Memory]()
+        passes, memories = list(self._passes(gpu_batch_size)), dict[tuple[bool, bool, float], Memory]()
         budgets = {tier: float(nbytes) for tier, nbytes in self.problem.budgets().items()}
         prompts = self.problem.workload.num_prompts
         most = min(self.most_batches, ceil(prompts / gpu_batch_size)) if prompts else self.most_batches
         programs, latency = [], self.problem.objective.max_latency_s
         for s in self.settings:
-            packed = (s.compress_weight, s.compress_cache)
-            if packed not in memories:
-                memories[packed] = Memory(self.problem, gpu_batch_size, s)
-            tiers = memories[packed].rows(s)
+            tokens = (s.compress_weight, s.compress_cache, s.attn_sparsity)
+            if tokens not in memories:
+                memories[tokens] = Memory(self.problem, gpu_batch_size, s)
+            tiers = memories[tokens].rows(s)
             if all(row.least(s.absent) <= budgets[tier] for tier, row in tiers.items()):
                 phases = tuple(Phase(name, count, work.works(s)) for name, count, work in passes)
                 programs.append(Program(gpu_batch_size, phases, tiers, budgets, most, s.absent, s.fields, latency))
@@ -106,15 +109,15 @@ class PassWork:
 
     def works(self, s: Switches) -> tuple[dict[str, Row], ...]:
         """Seconds of every lane and resource, of each thing that a pass does for one setting of the switches."""
-        hosted = bool(self.i and s.cache == "host")
+        split = s.cache if self.i and s.splits_steps else "gpu"
         packed = tuple(zip(s.layer_bytes, s.open_bytes, strict=True)) if s.compress_weight else ()
         works = [self._once(self._ids, s.weights_stay)]
-        works.append(self._once(self._compute, s.sep_layer, hosted, s.pair_bytes, packed))
+        works.append(self._once(self._compute, s.sep_layer, split, s.pair_bytes, s.attn_sparsity, packed))
         if not s.weights_stay:
             streamed = s.streamed_bytes, s.num_streamed_layers
             works.append(self._once(self._weights, *streamed, s.disk != "none", s.pin_weight))
         if s.cache != "gpu":
-            works.append(self._once(self._cache, s.cache, s.disk == "all", s.pair_bytes))
+            works.append(self._once(self._cache, s.cache, s.cache_on_disk, s.pair_bytes, s.attn_sparsity))
         if not s.act_stays:
             works.append(self._once(self._hidden, s.num_layers))
         return tuple(works)
@@ -142,10 +145,10 @@ class PassWork:
             sums.block("w_cpu", HOST_COPY, cost.copy_work(nbytes))
 
     # -- keys and values: every micro-batch ------------------------------------------------------------------------
-    def _cache(self, sums: _Sums, home: CacheHome, on_disk: bool, pair_bytes: int) -> None:
+    def _cache(self, sums: _Sums, home: CacheHome, on_disk: bool, pair_bytes: int, sparsity: float) -> None:
         """New tokens go to their home; old ones come to where attention reads them."""
         layers, new = self.shape.num_layers, self.grains * self.new * pair_bytes
-        old = self.grains * (self.context - 1) * pair_bytes
+        old: float = self.grains * (self.context - 1) * pair_bytes
         sums.fixed(D2H, layers)
         for share in ("cache_cpu", "cache_disk"):
             sums.batch(share, D2H, cost.down_work(new), layers)
@@ -158,19 +161,24 @@ class PassWork:
         if on_disk:
             sums.fixed(DISK_READ, layers)
         if home == "host":
-            self._host_attention(sums, pair_bytes)
+            self._host_attention(sums, pair_bytes, sparsity)
             return
+        if sparsity < 1:
+            values = self.grains * values_read(sparsity, self.context - 1) * pair_bytes / 2
+            sums.fixed(H2D_CACHE, layers, chained=True)
+            sums.batch("cache_cpu", H2D_CACHE, cost.up_work(values), layers, chained=True)
+            old /= 2  # keys alone
         sums.fixed(H2D_CACHE, layers)
         for share in ("cache_cpu", "cache_disk"):
             sums.batch(share, H2D_CACHE, cost.up_work(old), layers)
 
-    def _host_attention(self, sums: _Sums, pair_bytes: int) -> None:
+    def _host_attention(self, sums: _Sums, pair_bytes: int, sparsity: float) -> None:
         """Queries down, attention over the keys and values where they live, its result up."""
         layers = self.shape.num_layers
         queries = self.rows_of_batch * self.shape.q_size * self.shape.bytes_per_element
         works = (
             (D2H, cost.down_work(queries)),
-            (CPU, cost.host_attention_work(self.shape, self.grains, self.context, pair_bytes)),
+            (CPU, cost.host_attention_work(self.shape, self.grains, self.context, pair_bytes, sparsity)),
             (H2D_SMALL, cost.up_work(queries)),
         )
         for lane, work in works:
@@ -203,24 +211,38 @@ class PassWork:
 
     # -- compute -----------------------------------------------------------------------------------------------------
     def _compute(
-        self, sums: _Sums, sep_layer: bool, hosted: bool, pair_bytes: int, packed: Sequence[tuple[int, int]]
+        self,
+        sums: _Sums,
+        sep_layer: bool,
+        split: CacheHome,
+        pair_bytes: int,
+        sparsity: float,
+        packed: Sequence[tuple[int, int]],
     ) -> None:
-        """Roofline of each task, unpacking of layers included; of attention only what the gpu does."""
+        """Roofline of each task, unpacking of layers included; of attention only what the gpu does.
+
+        ``split`` says where what a split step attends to beside the gpu's part is, "gpu" that no step is split.
+        """
         s, layers = self.shape, self.shape.num_layers
         project, merge, mlp = (work(s, self.tokens) for work in (cost.project_work, cost.merge_work, cost.mlp_work))
         if self.i == 0:
             attention = cost.prompt_attention_work(s, self.rows_of_batch, self.new)
         else:
-            attention = cost.gpu_attention_work(s, self.grains, self.context, pair_bytes)
+            attention = cost.gpu_attention_work(s, self.grains, self.context, pair_bytes, sparsity)
         for stored, opened in packed:
             if opened:
                 sums.once(GPU, cost.open_work(stored, opened))
         sums.task(GPU, cost.embed_work(s, self.tokens))
         sums.task(GPU, cost.head_work(s, self.rows_of_batch))
         rest = merge if sep_layer else merge.plus(mlp)
-        if hosted:
+        if split == "host":
             sums.roofline(project, "cache_gpu", attention, layers)
             sums.task(GPU, rest, layers)
+        elif split == "stream":
+            keys = cost.gpu_attention_work(s, self.grains, self.context, pair_bytes, 0.0)
+            values = cost.chosen_values_work(s, self.grains, self.context, pair_bytes, sparsity)
+            sums.roofline(project.plus(keys), "cache_gpu", values, layers)
+            sums.roofline(rest, "cache_cpu", values, layers)
         else:
             sums.task(GPU, project.plus(attention).plus(rest), layers)
         if sep_layer:
@@ -233,7 +255,7 @@ class _Sums:
     def __init__(self, rates: Rates) -> None:
         self.rates = rates
         self.parts: dict[str, tuple[dict[str, float], dict[str, float], dict[str, float]]] = {}
-        self.roof: list[tuple[str, float, float]] = []
+        self.roofs: list[tuple[tuple[str, float, float], ...]] = []  # of each task: share, base and slope a roof
 
     def _add(self, row: str, part: int, name: str, seconds: float) -> None:
         terms = self.parts.setdefault(row, ({}, {}, {}))[part]
@@ -281,17 +303,22 @@ class _Sums:
         """Tasks whose work grows with a share: their operations and their bytes bound the gpu apart."""
         self.task(GPU, work, times)
         alone = max(self.rates.demands(work)[GPU], 0.0)
+        roofs = []
         for roof, part in (("gpu_flops", Work(gpu_flops=1)), ("gpu_bytes", Work(gpu_bytes=1))):
             rate = self.rates.demands(part)[GPU]
             base, slope = (getattr(w, roof) * rate * times for w in (work, more))
-            self.roof.append((roof, base - alone * times, slope))
-        self.roof_share = share
+            roofs.append((share, base - alone * times, slope))
+        self.roofs.append(tuple(roofs))
 
     def rows(self) -> dict[str, Row]:
-        """One row a lane and resource; the gpu's is doubled where a share bends its roofline."""
+        """One row a lane and resource; where shares bend rooflines on the gpu, one more for every choice of roofs."""
         rows = {name: Row(*parts) for name, parts in self.parts.items()}
-        for roof, base, slope in self.roof:
-            gpu = rows[GPU]
-            batch = {**gpu.batch, ONE: gpu.batch[ONE] + base, self.roof_share: slope}
-            rows[roof] = Row(gpu.block, batch, gpu.once)
+        gpu = rows.get(GPU)
+        for n, roofs in enumerate(product(*self.roofs) if self.roofs else ()):
+            assert gpu is not None, "a task with a roofline is on the gpu"
+            batch = dict(gpu.batch)
+            for share, base, slope in roofs:
+                batch[ONE] += base
+                batch[share] = batch.get(share, 0.0) + slope
+            rows[f"gpu_roof{n}"] = Row(gpu.block, batch, gpu.once)
         return rows

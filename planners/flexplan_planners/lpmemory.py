@@ -11,8 +11,9 @@ from functools import cached_property
 from math import ceil
 
 from flexplan.blocks import full_block
+from flexplan.cache_placement import values_read
 from flexplan.lengths import padded_mean
-from flexplan.placement import BUFFER_ALIGN, ID_BYTES, Placement, workspace_bytes
+from flexplan.placement import BUFFER_ALIGN, CHANCE_BYTES, ID_BYTES, Placement, workspace_bytes
 from flexplan.policy import Policy
 from flexplan.problem import Problem
 from flexplan.tensors import weight_tensors
@@ -33,6 +34,7 @@ class Memory:
     def __init__(self, problem: Problem, rows: int, switches: Switches) -> None:
         self.problem = problem
         self.grain = switches.pair_bytes  # keys and values of one token, layer, sequence and KV head
+        self.sparsity = switches.attn_sparsity
         self.tensors = weight_tensors(problem.model, switches.weight_packing)
         self.shape = problem.model
         self.num_rows = rows
@@ -99,8 +101,20 @@ class Memory:
 
     @cached_property
     def workspace(self) -> int:
-        block = full_block(self.problem.workload, Policy(gpu_batch_size=self.num_rows))
-        return workspace_bytes(Placement(self.shape, Policy(), block, 1, (), ()))
+        policy = Policy(gpu_batch_size=self.num_rows, attn_sparsity=self.sparsity)
+        block = full_block(self.problem.workload, policy)
+        return workspace_bytes(Placement(self.shape, policy, block, 1, (), ()))
+
+    @cached_property
+    def chosen(self) -> int:
+        """Values of one grain that a step streams."""
+        return values_read(self.sparsity, self.capacity - 1)
+
+    @cached_property
+    def choices(self) -> int:
+        """Which those are and what they weigh, of one micro-batch and two grains that rounding moves."""
+        grains = self.num_rows * self.shape.num_kv_heads + 2
+        return grains * self.chosen * (ID_BYTES + CHANCE_BYTES * self.shape.group_size)
 
     # -- rows --------------------------------------------------------------------------------------------------------
     def rows(self, s: Switches) -> dict[str, Row]:
@@ -109,17 +123,18 @@ class Memory:
 
     def _gpu(self, s: Switches) -> Row:
         """Resident weights + weight ring + open weights + resident cache + cache rings + hidden states + workspace."""
-        ring, streams, hosted = s.weight_slots * s.largest_layer, not s.weights_stay, s.cache == "host"
+        ring, streams, split = s.weight_slots * s.largest_layer, not s.weights_stay, s.splits_steps
         opened = s.open_slots * round_up(max(s.open_bytes), BUFFER_ALIGN)
         hidden = 0 if s.act_stays else 3 * self.prompt_hidden + 3 * self.token_hidden
         fixed = self.weight_slack + self.workspace + hidden + opened + 32 * BUFFER_ALIGN
         fixed += (s.weight_slots * self._ring_slack + 2 * self.table_rows) if streams else 0
         fixed += 5 * self.capacity * self.grain if s.cache != "gpu" else 0  # grains that rounding moves
-        fixed += self.queries if hosted else 0
+        fixed += self.queries if split else 0
         each = self.token_hidden + self.num_rows * self.prompt * ID_BYTES + 8 * BUFFER_ALIGN
-        each += (self.prompt_hidden if s.act_stays else 0) + (self.queries if hosted else 0)
+        each += (self.prompt_hidden if s.act_stays else 0) + (self.queries if split else 0)
         each += self.shape.num_layers * _SLOT_ALIGN
-        moved = 2 * self.layer_prompt_cache + 2 * (self.queries if hosted else self.layer_cache)
+        moved = 2 * self.layer_prompt_cache + self._brought(s)
+        fixed, each = (x + (self.choices if s.chooses else 0) for x in (fixed, each))
         return Row(
             {"w_gpu": self.weights, "w_cpu": ring, "w_disk": ring, ONE: fixed},
             {
@@ -129,6 +144,15 @@ class Memory:
             },
             {"cache_gpu": self.excess_cache, "cache_cpu": moved, "cache_disk": moved},
         )
+
+    def _brought(self, s: Switches) -> int:
+        """Two slots of what attention off the gpu sends there, or of what the gpu streams."""
+        if s.cache == "host":
+            return 2 * self.queries
+        if not s.chooses:
+            return 2 * self.layer_cache
+        values = self.num_rows * self.shape.num_kv_heads * self.chosen * self.grain // 2
+        return self.layer_cache + 2 * values
 
     def _cpu(self, s: Switches) -> Row:
         """Weights + cache + activations at home on the host, and the relays of the disk."""

@@ -29,7 +29,9 @@ def graph_of(name: str, problem: Problem, policy: Policy, passes: Passes, live: 
             if ks:
                 first_or_last = i in (0, block.gen_len - 1) or n == len(order) - 1
                 one = _OnePass(steps, Pass(number, i, ks), n == len(order) - 1)
-                yield Sweep(i, ks, one.tasks(), pattern=None if first_or_last else ks)
+                # sparse attention loads another whole number of values from time to time
+                pattern = None if first_or_last else (ks, *(placement.chosen(i, k) for k in ks))
+                yield Sweep(i, ks, one.tasks(), pattern=pattern)
                 number += 1
 
     return TaskGraph(name, placement.live, placement.buffers, make)
@@ -50,11 +52,11 @@ class _OnePass:
         self.attention = [(j, k) for j, k in self.order if steps.layers[j].attends]
         self.turns = {step: turn for turn, step in enumerate(self.attention)}
         self.fetched: set[tuple[int, int]] = set()  # attention steps whose cache is on its way
-        hosted = [steps.begins(p, j, k) for j, k in self.attention]
+        split = [steps.begins(p, j, k) for j, k in self.attention]
         # with one micro-batch the next step's hidden states are this step's result: nothing to fetch early
-        self.hidden_early = self.overlap and len(p.ks) > 1 and not any(hosted)
-        # where only some attend on the host, steps are not taken in this order
-        self.cache_early = self.overlap and (all(hosted) or not any(hosted))
+        self.hidden_early = self.overlap and len(p.ks) > 1 and not any(split)
+        # where only some are split, steps are not taken in this order
+        self.cache_early = self.overlap and (all(split) or not any(split))
         if p.number == 0:
             for j in range(steps.p.lookahead):  # nothing is on its way yet
                 yield from steps.load_weight(p, 0, j, p.ks[0], 0, 1)
@@ -77,7 +79,7 @@ class _OnePass:
             yield from steps.load_weight(p, p.number + 1, ahead - num_layers, k, chunk, len(p.ks))
 
     def _compute(self, n: int, j: int, k: int) -> Iterator[Task]:
-        """Step n of the pass; where attention runs on the host, the next layer's begins before this layer ends."""
+        """Step n of the pass; where it is split, the next layer's begins before this layer ends."""
         steps, p = self.steps, self.p
         if steps.begins(p, j, k):
             if not self.overlap:

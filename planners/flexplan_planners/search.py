@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, inf
+from typing import Any
 
 from flexplan.lengths import typical_lens
 from flexplan.plan import Plan
@@ -48,7 +49,7 @@ class SearchPlanner:
         *,
         host_attention: Sequence[bool] = (True, False),
         sep_layer: Sequence[bool] = (False, True),
-        lossy: Collection[str] = (),
+        lossy: Mapping[str, Any] | None = None,
         candidates: int = _CANDIDATES,
     ) -> None:
         self.schedule = schedule

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import product
@@ -37,6 +37,7 @@ class Switches:
     pin_weight: bool = True
     compress_weight: bool = False
     compress_cache: bool = False
+    attn_sparsity: float = 1.0
 
     @cached_property
     def absent(self) -> frozenset[str]:
@@ -44,7 +45,8 @@ class Switches:
         stays = {WEIGHTS: self.weights_stay, CACHE: self.cache == "gpu", ACT: self.act_stays}
         gone = {name for names, at_home in stays.items() if at_home for name in names[1:]}
         kept: dict[DiskUse, set[str]] = {"none": set(), "weights": {WEIGHTS[2]}, "all": {names[2] for names in stays}}
-        return frozenset(gone | ({names[2] for names in stays} - kept[self.disk]))
+        dense_only = {CACHE[2]} if self.attn_sparsity < 1 else set()
+        return frozenset(gone | dense_only | ({names[2] for names in stays} - kept[self.disk]))
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -56,7 +58,23 @@ class Switches:
             "cpu_cache_compute": self.cache == "host",
             "compress_weight": self.compress_weight,
             "compress_cache": self.compress_cache,
+            "attn_sparsity": self.attn_sparsity,
         }
+
+    @property
+    def cache_on_disk(self) -> bool:
+        """True where some of the cache may be there."""
+        return self.disk == "all" and CACHE[2] not in self.absent
+
+    @property
+    def chooses(self) -> bool:
+        """True where keys are streamed and chosen values after them, as in `Placement.chooses`."""
+        return self.cache == "stream" and self.attn_sparsity < 1
+
+    @property
+    def splits_steps(self) -> bool:
+        """True where steps are split in two, as in `Policy.splits_steps`."""
+        return self.cache == "host" or self.chooses
 
     @cached_property
     def weight_packing(self) -> Packing | None:
@@ -76,7 +94,7 @@ class Switches:
     @property
     def weight_slots(self) -> int:
         """Layers of streamed weights on the gpu at a time, as in `Placement.lookahead`."""
-        return 3 if self.cache == "host" else 2
+        return 3 if self.splits_steps else 2
 
     @cached_property
     def layer_bytes(self) -> tuple[int, ...]:
@@ -91,7 +109,7 @@ class Switches:
     @property
     def open_slots(self) -> int:
         """Unpacked layers on the gpu at a time, as in `Placement.open_slots`."""
-        return 2 if self.cache == "host" else 1
+        return 2 if self.splits_steps else 1
 
     @property
     def num_layers(self) -> int:
@@ -117,7 +135,7 @@ def every_setting(
     host_attention: Sequence[bool],
     sep_layer: Sequence[bool],
     pin_weight: Sequence[bool],
-    lossy: Collection[str] = (),
+    lossy: Mapping[str, Any] | None = None,
 ) -> Iterator[Switches]:
     """All settings, without those that another one covers."""
     caches: list[CacheHome] = ["gpu", *(("host",) if True in host_attention else ())]
@@ -125,14 +143,13 @@ def every_setting(
         caches.append("stream")
     uses: tuple[DiskUse, ...] = ("none", "weights", "all") if problem.hardware.disk_bytes else ("none",)
     both = (True, False)
-    packed_weights, packed_cache = ((False, True)[: 1 + (f in lossy)] for f in ("compress_weight", "compress_cache"))
-    for sep, stay, home, act, disk, pin, *packed in product(
-        sep_layer, both, caches, both, uses, pin_weight, packed_weights, packed_cache
-    ):
-        idle_disk = (disk == "weights" and stay) or (disk == "all" and act and home == "gpu")
+    exact, lossy = {"compress_weight": False, "compress_cache": False, "attn_sparsity": 1.0}, lossy or {}
+    tokens = [(value, lossy[field]) if field in lossy else (value,) for field, value in exact.items()]
+    for sep, stay, home, act, disk, pin, *how in product(sep_layer, both, caches, both, uses, pin_weight, *tokens):
+        idle_disk = (disk == "weights" and stay) or (disk == "all" and act and (home == "gpu" or how[2] < 1))
         idle_switch = stay and (sep != sep_layer[0] or pin != pin_weight[0])
         if not idle_disk and not idle_switch:
-            yield Switches(problem.model, sep, stay, home, act, disk, pin, *packed)
+            yield Switches(problem.model, sep, stay, home, act, disk, pin, *how)
 
 
 @cache

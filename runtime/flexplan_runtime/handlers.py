@@ -25,11 +25,18 @@ from flexplan_runtime.kvcache import (
     put_grains,
     split_off_gpu,
     token_rows,
+    value_rows,
 )
-from flexplan_runtime.moves import move
+from flexplan_runtime.moves import fetch_rows, move
 from flexplan_runtime.packedattention import decode_attention_packed, host_attention_packed
 from flexplan_runtime.packedweights import unpack
-from flexplan_runtime.sparseattention import host_sparse_attention, sparse_attention
+from flexplan_runtime.sparseattention import (
+    attention_weights,
+    choose,
+    host_sparse_attention,
+    sparse_attention,
+    weighted_values,
+)
 
 
 class Views:
@@ -115,16 +122,23 @@ def store_hidden(job: Job, task: Task, views: Views) -> None:
 
 
 def load_cache(job: Job, task: Task, views: Views) -> None:
-    """Old keys and values of the grains that the gpu attends over by streaming them."""
-    s, old = job.segment(task), job.old_tokens(task)
+    """Old keys and values, or keys alone, of the grains that the gpu attends over by streaming them."""
+    s, old, parts = job.segment(task), job.old_tokens(task), job.placement.streamed_parts
     ring = split_off_gpu(job.arena_bytes(task.writes[0]), s, s.capacity)
     home, relay = views.read("cache_cpu"), views.read("cache_relay")
     if home is not None:
-        to, source = (by_grain(x, s, s.grains[1], s.capacity, job.cache_dtype) for x in (ring[0], home))
+        to = by_grain(ring[0], s, s.grains[1], s.capacity, job.cache_dtype, parts)
+        source = by_grain(home, s, s.grains[1], s.capacity, job.cache_dtype)[:, :parts]
         move(job.ledger, task, grain_rows(to, 0, old), grain_rows(source, 0, old))
     if relay is not None:
         to = token_rows(ring[1], s, old, disk_pair_bytes(s), job.cache_dtype)
         move(job.ledger, task, to, token_rows(relay, s, old, s.disk_row_bytes, job.cache_dtype))
+
+
+def load_values(job: Job, task: Task, views: Views) -> None:
+    """The values that `project` chose among the old ones, from where they live."""
+    rows = views.slot("choices").view(torch.int64)
+    fetch_rows(job.ledger, task, views.slot("values"), views.slot("cache_cpu"), rows, job.segment(task).vector_bytes)
 
 
 def store_cache(job: Job, task: Task, views: Views) -> None:
@@ -160,7 +174,7 @@ def gather(job: Job, task: Task, views: Views) -> None:
 
 # -- compute -------------------------------------------------------------------------------------------------------
 def compute(job: Job, task: Task, views: Views) -> None:
-    """A layer of one micro-batch, or what is left of it after attention on the host."""
+    """A layer of one micro-batch, or what is left of it after `project`."""
     layer = job.layer(task)
     if layer.role == EMBED:
         _embed(job, task, views)
@@ -176,7 +190,7 @@ def compute(job: Job, task: Task, views: Views) -> None:
 
 
 def project(job: Job, task: Task, views: Views) -> None:
-    """Queries, keys and values; attention over what is on the gpu; the rest on its way to the host."""
+    """Queries, keys and values; attention over what is on the gpu; what the second half needs of the rest."""
     s, hidden = job.segment(task), _take_up(job, task, views)
     q, k, v = job.family.project(job.layer_weights(task), hidden, job.positions(task))
     _keep(job, task, views, k, v)
@@ -185,10 +199,28 @@ def project(job: Job, task: Task, views: Views) -> None:
     if queries is not None:
         queries.view(job.dtype).view(s.hosted, -1, s.head_dim).copy_(q_GPH[s.grains[0] :])
     resident, out = views.read("cache_gpu"), views.write("attention")
-    if resident is not None and out is not None:
+    if out is None:
+        return
+    out_GPH = out.view(job.dtype).view(-1, *q_GPH.shape[1:])
+    if resident is not None:
         (pairs_on_gpu,) = _cached(job, task, resident, None)
-        done = _attend_cached(job, task, q_GPH[: s.grains[0]], pairs_on_gpu, 0)
-        out.view(job.dtype).view(s.grains[0], -1, s.head_dim).copy_(done)
+        out_GPH[: s.grains[0]] = _attend_cached(job, task, q_GPH[: s.grains[0]], pairs_on_gpu, 0)
+    if views.write("choices") is not None:
+        _choose(job, task, views, q_GPH[s.grains[0] :], out_GPH[s.grains[0] :])
+
+
+def _choose(job: Job, task: Task, views: Views, q_GPH: Tensor, out_GPH: Tensor) -> None:
+    """Of the streamed grains: which old values count and how much, and the newest one's part of attention."""
+    s, old, batch = job.segment(task), job.old_tokens(task), job.batches[task.k]
+    pads, newest, packing = batch.grain_pads[s.grains[0] :], batch.position, job.cache_packing
+    keys_GTH = by_grain(views.slot("cache_ring"), s, s.streamed, s.capacity, job.cache_dtype, 1)[:, 0, : old + 1]
+    chances = attention_weights(q_GPH, keys_GTH, pads, newest, job.family.scale, packing)
+    positions, chances = choose(chances, pads, newest, job.placement.policy.attn_sparsity)
+    # a short row's surplus choices are the newest, whose place on the host is not filled yet; they weigh nothing
+    views.slot("choices").view(torch.int64).copy_(value_rows(s, positions[:, :-1].clamp(max=old - 1)))
+    views.slot("chances").view(torch.float32).view(*q_GPH.shape[:2], -1).copy_(chances[:, :, :-1])
+    value_G1H = by_grain(views.slot("fresh"), s, s.streamed, 1, job.cache_dtype)[:, 1]
+    out_GPH.copy_(weighted_values(chances[:, :, -1:], value_G1H, q_GPH, packing))
 
 
 def attend(job: Job, task: Task, views: Views) -> None:
@@ -242,11 +274,14 @@ def _head(job: Job, task: Task, views: Views) -> None:
 
 
 def _attention(job: Job, task: Task, views: Views, hidden: Tensor) -> Tensor:
-    """(B, S, N x H): what the host and `project` left, or attention here and now."""
+    """(B, S, N x H): what the host and `project` left, with the values since loaded, or attention here and now."""
     ready = views.read("attention")
     batch, s = job.batches[task.k], job.segment(task)
     if ready is not None:
-        return ready.view(job.dtype).view(len(batch.rows), 1, -1)
+        done_GPH = ready.view(job.dtype).view(s.num_grains, -1, s.head_dim)
+        if views.read("values") is not None:
+            done_GPH = _with_values(job, task, views, done_GPH)
+        return done_GPH.view(len(batch.rows), 1, -1)
     q, k, v = job.family.project(job.layer_weights(task), hidden, job.positions(task))
     _keep(job, task, views, k, v)
     if task.i == 0:
@@ -259,6 +294,16 @@ def _attention(job: Job, task: Task, views: Views, hidden: Tensor) -> Tensor:
     return done.reshape(len(batch.rows), 1, -1)
 
 
+def _with_values(job: Job, task: Task, views: Views, part_GPH: Tensor) -> Tensor:
+    """What `project` left of the streamed grains, and their chosen values."""
+    s, done_GPH = job.segment(task), part_GPH.clone()
+    to = done_GPH[s.grains[0] :]
+    chances = views.slot("chances").view(torch.float32).view(*to.shape[:2], -1)
+    values = views.slot("values").view(job.cache_dtype).view(s.streamed, chances.shape[2], -1)
+    to += weighted_values(chances, values, to, job.cache_packing)
+    return done_GPH
+
+
 def _cached(job: Job, task: Task, resident: Tensor | None, ring: Tensor | None) -> list[Tensor]:
     """Keys and values on the gpu (grains, 2, capacity, H): resident, streamed from the host, streamed from disk."""
     s = job.segment(task)
@@ -268,7 +313,8 @@ def _cached(job: Job, task: Task, resident: Tensor | None, ring: Tensor | None) 
     if ring is not None:
         from_host, from_disk = split_off_gpu(ring, s, s.capacity)
         if s.grains[1]:
-            found.append(by_grain(from_host, s, s.grains[1], s.capacity, job.cache_dtype))
+            parts = job.placement.streamed_parts
+            found.append(by_grain(from_host, s, s.grains[1], s.capacity, job.cache_dtype, parts))
         if s.grains[2]:
             found.append(by_token(from_disk, s, s.capacity, disk_pair_bytes(s), job.cache_dtype))
     return found
@@ -332,6 +378,7 @@ HANDLERS: Mapping[str, Handler] = {
     "load_hidden": _transfer,
     "read_cache": _read_disk,
     "load_cache": load_cache,
+    "load_values": load_values,
     "project": project,
     "send_query": _transfer,
     "attend": attend,

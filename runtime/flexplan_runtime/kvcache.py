@@ -14,10 +14,10 @@ from torch import Tensor
 from flexplan.cache_placement import Segment
 
 
-def by_grain(data: Tensor, segment: Segment, grains: int, tokens: int, dtype: torch.dtype) -> Tensor:
-    """(grains, 2, tokens, head_dim) of bytes."""
+def by_grain(data: Tensor, segment: Segment, grains: int, tokens: int, dtype: torch.dtype, parts: int = 2) -> Tensor:
+    """(grains, parts, tokens, head_dim) of bytes; with one part, keys alone."""
     width = segment.vector_bytes // dtype.itemsize
-    return data.view(dtype)[: grains * 2 * tokens * width].view(grains, 2, tokens, width)
+    return data.view(dtype)[: grains * parts * tokens * width].view(grains, parts, tokens, width)
 
 
 def token_rows(data: Tensor, segment: Segment, tokens: int, row_bytes: int, dtype: torch.dtype) -> Tensor:
@@ -33,9 +33,15 @@ def by_token(data: Tensor, segment: Segment, tokens: int, row_bytes: int, dtype:
 
 
 def grain_rows(cache: Tensor, start: int, tokens: int) -> Tensor:
-    """(grains x 2, tokens x head_dim): tokens ``start ..`` of a cache by grain, as rows to be copied."""
-    grains, two, capacity, head_dim = cache.shape
-    return cache.view(grains * two, capacity * head_dim)[:, start * head_dim : (start + tokens) * head_dim]
+    """(grains x parts, tokens x head_dim): tokens ``start ..`` of a cache by grain, as rows to be copied."""
+    grains, parts, capacity, head_dim = cache.shape
+    return cache.view(grains * parts, capacity * head_dim)[:, start * head_dim : (start + tokens) * head_dim]
+
+
+def value_rows(segment: Segment, positions_GR: Tensor) -> Tensor:
+    """(G x R,): where these values of a cache by grain lie, counted in vectors."""
+    grains = torch.arange(len(positions_GR), device=positions_GR.device)
+    return (positions_GR + (2 * grains[:, None] + 1) * segment.capacity).flatten()
 
 
 def split_off_gpu(data: Tensor, segment: Segment, tokens: int) -> tuple[Tensor, Tensor]:
@@ -50,10 +56,13 @@ def disk_pair_bytes(segment: Segment) -> int:
 
 
 def put_grains(cache_G2TH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, first: int, place: Tensor | None = None) -> None:
-    """New keys and values of the grains from ``first`` on, at the cache's beginning or at token ``place``."""
+    """New keys and values of the grains from ``first`` on, at the cache's beginning or at token ``place``.
+
+    A cache of keys alone takes the keys.
+    """
     rows, new, heads, _ = k_BSKH.shape
-    for half, x in enumerate((k_BSKH, v_BSKH)):
-        grains, to = x.transpose(1, 2), cache_G2TH[:, half]
+    for to, x in zip(cache_G2TH.unbind(1), (k_BSKH, v_BSKH), strict=False):
+        grains = x.transpose(1, 2)
         if len(to) == rows * heads:  # all of them: straight from where the projection left them
             to = to.unflatten(0, (rows, heads))
         else:

@@ -17,7 +17,7 @@ from flexplan.layers import Layer
 from flexplan.placement import Placement
 from flexplan.plan import Plan
 from flexplan.plugins import SCHEDULES, make
-from flexplan.policy import Policy, refuse_unsupported
+from flexplan.policy import Policy
 from flexplan.prediction import Schedule
 from flexplan.problem import Problem, Workload
 from flexplan.timeline import Timeline
@@ -70,7 +70,6 @@ class OffloadedLM:
         plan = policy if isinstance(policy, Plan) else None
         self.env = env
         self.policy: Policy = policy.policy if isinstance(policy, Plan) else policy
-        refuse_unsupported(self.policy)
         chosen = schedule or (plan.schedule if plan else "zigzag")
         self.schedule: Schedule = make(SCHEDULES, chosen) if isinstance(chosen, str) else chosen
         shape, self.math, reader = open_model(config, path, seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache, lru_cache
+from math import gcd
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from flexplan_runtime.arenas import Ledger
 PIECE_BYTES = 64 << 20  # a small copy of another lane waits for one piece, not for a whole layer
 _RESOURCE = {H2D_WEIGHTS: "up_bytes", H2D_CACHE: "up_bytes", H2D_SMALL: "up_bytes", D2H: "down_bytes"}
 _SMALL_BYTES = 4 << 20
+_WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _ANY_DIRECTION = 4  # cudaMemcpyDefault: the driver sees from the addresses which way
 
 
@@ -38,25 +40,38 @@ def move(ledger: Ledger, task: Task, out: Tensor, data: Tensor) -> None:
         ledger.count(resource, task.i, data.nbytes)
 
 
+def fetch_rows(ledger: Ledger, task: Task, out: Tensor, data: Tensor, rows: Tensor, row_bytes: int) -> None:
+    """Rows of ``row_bytes`` of host memory into ``out``; ``rows``, on the device, says which.
+
+    A kernel of the device reads them across the link, and nothing else: the host gathers nothing, nobody waits.
+    """
+    word = _WORDS[gcd(row_bytes, 8)]
+    source = _seen_by_device(data.data_ptr(), data.nbytes) if out.is_cuda else data
+    shape = (-1, row_bytes // word.itemsize)
+    torch.index_select(source.view(word).view(shape), 0, rows, out=out.view(word).view(shape))
+    ledger.count(_RESOURCE[KINDS[task.kind].lane], task.i, out.nbytes)
+
+
 def _read_from_host(out: Tensor, data: Tensor) -> None:
     """A kernel fetches the bytes itself, past the copy engine, which serves weights first come first served."""
-    words = out.nbytes // 4
-    torch.bitwise_or(_seen_by_device(data.data_ptr(), words), 0, out=out[: words * 4].view(torch.int32))
+    whole = out.nbytes // 4 * 4
+    words = _seen_by_device(data.data_ptr(), whole).view(torch.int32)
+    torch.bitwise_or(words, 0, out=out[:whole].view(torch.int32))
 
 
 @lru_cache(maxsize=1024)
-def _seen_by_device(address: int, words: int) -> Tensor:
-    """Registered host memory as a tensor of the device: both sides see it at the same address."""
-    return torch.as_tensor(_Foreign(address, words), device="cuda")
+def _seen_by_device(address: int, nbytes: int) -> Tensor:
+    """Registered host memory as bytes of the device: both sides see it at the same address."""
+    return torch.as_tensor(_Foreign(address, nbytes), device="cuda")
 
 
 class _Foreign:
     """Bytes that the framework did not allocate, described by the CUDA array interface."""
 
-    def __init__(self, address: int, words: int) -> None:
+    def __init__(self, address: int, nbytes: int) -> None:
         self.__cuda_array_interface__ = {
-            "shape": (words,),
-            "typestr": "<i4",
+            "shape": (nbytes,),
+            "typestr": "|u1",
             "data": (address, False),
             "version": 2,
         }

@@ -14,7 +14,7 @@ from flexplan.errors import ModelFilesError, PolicyError, PromptError, UsageErro
 from flexplan.hardware import Hardware, hardware_from
 from flexplan.plan import Plan, refuse_over_budget
 from flexplan.plugins import SCHEDULES, make
-from flexplan.policy import Policy, refuse_unsupported
+from flexplan.policy import Policy
 from flexplan.prediction import Schedule, peak_bytes
 from flexplan.problem import Problem, Workload
 from flexplan.promptfile import Prompt
@@ -71,7 +71,6 @@ def make_ready(request: RunRequest) -> Ready:
     assert isinstance(policy, Policy)
     sampling = Sampling(request.do_sample, request.temperature, request.top_k, request.top_p, request.seed)
     env = environment(request)
-    refuse_unsupported(policy)
     weights, directory = _find(request)
     shape, math = _open(request, weights)
     if plan:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from flexplan.cache_placement import values_read
 from flexplan.packing import Packing
 from flexplan_runtime.hostattention import sparse_attention_host
 from flexplan_runtime.packedattention import BLOCK
@@ -71,7 +72,7 @@ def choose(chances_GPT: Tensor, pads_G: Tensor, newest: Tensor, sparsity: float)
     Grains with fewer old positions than others have some positions with weight 0 among theirs.
     """
     tokens = chances_GPT.shape[2]
-    most = min(max(1, int(sparsity * (tokens - 1))), tokens - 1)
+    most = values_read(sparsity, tokens - 1)
     last = newest.expand(len(chances_GPT), 1)
     ranked = chances_GPT.sum(1).scatter(1, last, -1.0).topk(most, sorted=True).indices
     old = newest - pads_G
@@ -88,13 +89,13 @@ def values_at(v_GTH: Tensor, positions_GR: Tensor) -> Tensor:
     return v_GTH.gather(1, positions_GR[:, :, None].expand(-1, -1, v_GTH.shape[2]))
 
 
-def weighted_values(shares_GPR: Tensor, v_GRH: Tensor, q_GPH: Tensor, packing: Packing | None = None) -> Tensor:
-    """(G, P, H) in the dtype of the queries; values with weight 0 must be finite, too."""
+def weighted_values(shares_GPR: Tensor, v_GRH: Tensor, like_GPH: Tensor, packing: Packing | None = None) -> Tensor:
+    """(G, P, H) in the dtype of ``like``; values with weight 0 must be finite, too."""
     if packing is not None:
-        v_GRH = unpack_vectors(v_GRH, packing, q_GPH.shape[2], q_GPH.dtype)
+        v_GRH = unpack_vectors(v_GRH, packing, like_GPH.shape[2], like_GPH.dtype)
     if v_GRH.is_cuda:
         return torch.bmm(shares_GPR.to(v_GRH.dtype), v_GRH)
-    return torch.bmm(shares_GPR, v_GRH.float()).to(q_GPH.dtype)
+    return torch.bmm(shares_GPR, v_GRH.float()).to(like_GPH.dtype)
 
 
 def _scores(q_GPH: Tensor, k_GTH: Tensor, packing: Packing | None) -> Tensor:

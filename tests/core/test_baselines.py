@@ -7,26 +7,17 @@ from dataclasses import replace
 import pytest
 
 from flexplan.baselines import BASELINES, all_resident, faster_baseline, rival, rivals, whole_layers
-from flexplan.errors import PolicyError
 from flexplan.fitting import fits, largest_block, sizes
 from flexplan.layers import layer_tensors, schedule_layers
 from flexplan.plan import Plan
 from flexplan.planning import solve
 from flexplan.plugins import SCHEDULES, make
-from flexplan.policy import Policy, refuse_unsupported
+from flexplan.policy import Policy
 from flexplan.problem import Problem
 
 GPU, HOST, AUTO, FOUR_BIT = BASELINES
 SMALL = Problem.of("facebook/opt-125m", hardware="t4-gcp", gpu_mem="2G", prompt_len=32, gen_len=8, num_prompts=64)
 TIGHT = Problem.of("facebook/opt-125m", hardware="t4-gcp", gpu_mem="240M", cpu_mem="4G", prompt_len=32, gen_len=8)
-
-
-def supported(policy: Policy) -> bool:
-    try:
-        refuse_unsupported(policy)
-    except PolicyError:
-        return False
-    return True
 
 
 def test_each_has_a_plan_or_a_reason() -> None:
@@ -43,12 +34,9 @@ def test_what_does_not_fit_says_what_it_needs() -> None:
     assert "gpu needs" in found.why_not
 
 
-def test_4_bit_is_refused_by_the_door_of_every_policy_or_planned() -> None:
+def test_4_bit_is_planned() -> None:
     found = rival(FOUR_BIT, SMALL)
-    if supported(FOUR_BIT.policy(SMALL, 1)):
-        assert found.plan is not None and found.plan.policy.compress_weight
-    else:
-        assert "compress_weight" in found.why_not
+    assert found.plan is not None and found.plan.policy.compress_weight
 
 
 def test_a_baseline_has_the_largest_batch_that_fits() -> None:

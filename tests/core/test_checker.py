@@ -51,16 +51,25 @@ def shares(draw: st.DrawFn) -> str:
     return f"{gpu} {min(cpu, 100 - gpu)}"
 
 
+def thinned(p: Policy, sparsity: float) -> Policy:
+    """The policy with sparse attention, where it may have it."""
+    return p if p.cache_disk_percent else replace(p, attn_sparsity=sparsity)
+
+
 policies = st.builds(
-    policy,
-    st.tuples(st.integers(1, 3), st.integers(1, 4)),
-    shares(),
-    shares(),
-    shares(),
-    overlap=st.booleans(),
-    sep_layer=st.booleans(),
-    pin_weight=st.booleans(),
-    cpu_cache_compute=st.booleans(),
+    thinned,
+    st.builds(
+        policy,
+        st.tuples(st.integers(1, 3), st.integers(1, 4)),
+        shares(),
+        shares(),
+        shares(),
+        overlap=st.booleans(),
+        sep_layer=st.booleans(),
+        pin_weight=st.booleans(),
+        cpu_cache_compute=st.booleans(),
+    ),
+    st.sampled_from([1.0, 0.1, 0.4, 0.9]),
 )
 
 
@@ -105,6 +114,12 @@ MUTATED = {
     "host attention, mixed": ("zigzag", policy((1, 3), "0 100", "90 0", "0 50", **HOSTED)),
     "activations move": ("zigzag", policy((2, 3), "100 0", "100 0", "30 30")),
     "everything moves": ("zigzag", policy((2, 2), "20 40", "20 40", "20 40", pin_weight=False)),
+    "cache streams, sparse": ("zigzag", policy((1, 2), "100 0", "0 100", "100 0", attn_sparsity=0.4)),
+    "cache streams, sparse and mixed": (
+        "zigzag",
+        policy((1, 3), "0 50", "70 30", "0 50", attn_sparsity=0.4, sep_layer=False),
+    ),
+    "row by row, sparse": ("rowwise", policy((1, 2), "50 0", "0 100", "0 100", attn_sparsity=0.4)),
     "row by row": ("rowwise", policy((1, 2), "0 50", "0 50", "0 50")),
     "row by row, hosted": ("rowwise", policy((1, 2), "0 50", "0 50", "100 0", **HOSTED)),
 }

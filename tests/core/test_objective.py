@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from flexplan.errors import PolicyError, UsageError
-from flexplan.lossy import LOSSY, allowed_fields
+from flexplan.lossy import LOSSY, allowed_fields, lossy_fields, names_of
 from flexplan.objective import Objective
-from flexplan.policy import field_names
+from flexplan.policy import Policy, field_names
 from flexplan.problem import Problem
 
 
@@ -57,15 +57,21 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
     assert caught.value.fix == "did you mean 4bit-weights?"
 
 
-@pytest.mark.parametrize("name", LOSSY)
-def test_a_known_name_is_allowed_or_refused_by_the_same_door_as_the_policy(name: str) -> None:
-    from flexplan.policy import Policy, refuse_unsupported
+@pytest.mark.parametrize("text", ["sparse", "sparse:", "sparse:few", "4bit-cache:0.1"])
+def test_a_share_is_given_for_sparse_attention_and_for_nothing_else(text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        allowed_fields([text])
 
-    try:
-        refuse_unsupported(Policy(**{LOSSY[name]: True}))
-    except PolicyError as error:
-        with pytest.raises(PolicyError) as caught:
-            allowed_fields([name])
-        assert caught.value.code == error.code == "FP210"
-    else:
-        assert allowed_fields([name]) == {LOSSY[name]}
+
+@pytest.mark.parametrize("share", ["0", "1.5", "nan"])
+def test_a_share_that_no_policy_takes_is_refused(share: str) -> None:
+    with pytest.raises(PolicyError, match="attn_sparsity"):
+        allowed_fields([f"sparse:{share}"])
+
+
+@pytest.mark.parametrize("names", [[], ["4bit-weights"], ["4bit-cache", "sparse:0.25"]])
+def test_what_is_allowed_is_what_a_policy_then_shows(names: list[str]) -> None:
+    fields = allowed_fields(names)
+    assert set(fields) <= set(LOSSY.values())
+    assert lossy_fields(Policy(**fields)) == fields
+    assert names_of(fields) == names

@@ -41,7 +41,7 @@ def percents(draw: st.DrawFn) -> tuple[float, float]:
 
 
 policies = st.builds(
-    lambda block, w, cache, act, overlap, sep, pin, hosted, compress: Policy(
+    lambda block, w, cache, act, overlap, sep, pin, hosted, compress, sparse: Policy(
         *block,
         *w,
         *cache,
@@ -51,12 +51,13 @@ policies = st.builds(
         pin_weight=pin,
         cpu_cache_compute=hosted,
         compress_weight=compress,
+        attn_sparsity=0.3 if sparse and sum(cache) > 100 - 1e-7 else 1.0,
     ),
     st.tuples(st.integers(1, 8), st.integers(1, 5)),
     percents(),
     percents(),
     percents(),
-    *[st.booleans()] * 5,
+    *[st.booleans()] * 6,
 )
 shapes = st.sampled_from(sorted(SHAPES)).map(SHAPES.__getitem__)
 blocks = st.tuples(st.integers(1, 40), st.integers(1, 20))

@@ -202,3 +202,23 @@ def test_packed_and_sparse_plans_read_fewer_bytes() -> None:
     thin = Plan.of(PROBLEM, replace(plain, cache_gpu_percent=100.0, cache_cpu_percent=0.0, attn_sparsity=0.1))
     dense = Plan.of(PROBLEM, replace(plain, cache_gpu_percent=100.0, cache_cpu_percent=0.0))
     assert thin.prediction.decode_s <= dense.prediction.decode_s
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+@pytest.mark.parametrize("cache_gpu", [0.0, 30.0])
+def test_a_cache_that_streams_takes_the_link_as_long_as_its_keys_and_chosen_values(
+    cache_gpu: float, share: float
+) -> None:
+    problem = Problem.of(TINY, prompt_len=1024, gen_len=9, cpu_mem="64G")
+    dense = Policy(16, 3, cache_gpu_percent=cache_gpu, cache_cpu_percent=100 - cache_gpu)
+    thin = Plan.of(problem, replace(dense, attn_sparsity=share))
+    check_plan(thin)
+    took = thin.prediction.decode_s / Plan.of(problem, dense).prediction.decode_s
+    assert took == pytest.approx((1 + share) / 2, abs=0.05)  # the start of more tasks, and what does not stream
+
+
+def test_a_sparse_decode_that_streams_is_predicted_from_a_few_of_its_passes() -> None:
+    problem = Problem.of(TINY, prompt_len=64, gen_len=20)
+    made = Plan.of(problem, Policy(4, 3, 30.0, 70.0, 0.0, 100.0, attn_sparsity=0.1))
+    exact = simulate_graph(made.graph, Rates(problem.hardware), keep=False).end_s
+    assert made.prediction.total_s == pytest.approx(exact, rel=0.02)

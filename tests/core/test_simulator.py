@@ -238,10 +238,15 @@ def shares(draw: st.DrawFn) -> tuple[int, int]:
     st.tuples(st.integers(1, 3), st.integers(1, 3)),
     st.tuples(shares(), shares(), shares()),
     st.tuples(*[st.booleans()] * 4),
+    st.sampled_from([1.0, 0.1, 0.5]),
     st.booleans(),
 )
 def test_a_repeated_pattern_is_timed_as_if_every_task_were_built(
-    block: tuple[int, int], percents: tuple[tuple[int, int], ...], switches: tuple[bool, ...], row_by_row: bool
+    block: tuple[int, int],
+    percents: tuple[tuple[int, int], ...],
+    switches: tuple[bool, ...],
+    sparsity: float,
+    row_by_row: bool,
 ) -> None:
     overlap, sep_layer, pin_weight, hosted = switches
     policy = Policy(
@@ -251,6 +256,7 @@ def test_a_repeated_pattern_is_timed_as_if_every_task_were_built(
         sep_layer=sep_layer,
         pin_weight=pin_weight,
         cpu_cache_compute=hosted,
+        attn_sparsity=sparsity if sum(percents[1]) == 100 else 1.0,
     )
     graph, rates = (RowWise() if row_by_row else ZigZag()).build(PROBLEM, policy), Rates(PROBLEM.hardware)
     whole, short = simulate_graph(graph, rates, keep=True), simulate_graph(graph, rates, keep=False)

@@ -52,11 +52,11 @@ def test_a_plan_with_4_bits_is_solved_again_with_4_bits() -> None:
     asked = problem(8, 12, num_prompts=64)
     slow = asked.hardware.model_copy(update={"link_up_bytes_per_s": 2e8})
     asked = asked.model_copy(update={"hardware": slow})
-    packed = solve(asked, "search", lossy=["compress_weight"])
+    packed = solve(asked, "search", lossy={"compress_weight": True})
     assert packed.policy.compress_weight
     found = packed.explain()
     budget = asked.hardware.gpu_bytes
-    more = solve(asked.with_budgets(gpu=budget + step_bytes(budget)), "search", lossy=["compress_weight"])
+    more = solve(asked.with_budgets(gpu=budget + step_bytes(budget)), "search", lossy={"compress_weight": True})
     percent = 100 * (more.prediction.tokens_per_s / packed.prediction.tokens_per_s - 1)
     assert gain(found, "GPU memory") == pytest.approx(max(0.0, percent), abs=1e-6)
     assert found.margins

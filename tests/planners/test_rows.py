@@ -20,7 +20,7 @@ from flexplan.placement import Placement
 from flexplan.policy import Policy
 from flexplan.problem import Problem
 
-LOSSY = ("compress_weight", "compress_cache")
+LOSSY = {"compress_weight": True, "compress_cache": True, "attn_sparsity": 0.3}
 TIERS = ("gpu", "cpu", "disk")
 PROBLEMS = [
     *(problem(256, 256, 256, model=model, prompt_len=24, gen_len=3) for model in SHAPES),
@@ -34,7 +34,7 @@ def policies(asked: Problem) -> Iterator[tuple[Switches, Policy]]:
     """Two random policies for every setting of the switches, with so many grains that every share gets some."""
     plain, packed = random.Random(0), random.Random(0)
     for switches in FlexplanCosts(asked, pin_weight=(True, False), lossy=LOSSY).settings:
-        is_packed = switches.compress_weight or switches.compress_cache
+        is_packed = switches.compress_weight or switches.compress_cache or switches.attn_sparsity < 1
         dice = packed if is_packed else plain
         for size in (32,) if is_packed else (32, 40):
             percents = {}

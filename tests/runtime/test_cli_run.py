@@ -201,9 +201,11 @@ class TestBeforeWeightsAreLoaded:
         assert CliRunner().invoke(app, ["solve", *args, "-o", str(desk.policy)]).exit_code == 0
         desk.refused(desk.run(), 2, "facebook/opt-125m", "tiny-opt")
 
-    def test_a_field_that_is_not_run_yet(self, desk: Desk) -> None:
-        desk.policy.write_text(json.dumps(POLICY | {"attn_sparsity": 0.5}))
-        desk.refused(desk.run(), 2, "attn_sparsity")
+    def test_fields_that_cannot_go_together(self, desk: Desk) -> None:
+        desk.policy.write_text(
+            json.dumps(POLICY | {"attn_sparsity": 0.5, "cache_gpu_percent": 0, "cache_cpu_percent": 0})
+        )
+        desk.refused(desk.run(), 2, "attn_sparsity", "cache_disk_percent")
 
     def test_a_device_that_is_none(self, desk: Desk) -> None:
         desk.refused(desk.run("--device", "gpu7"), 2, "gpu7", "cuda:0")

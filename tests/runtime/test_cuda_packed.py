@@ -1,4 +1,4 @@
-"""4 and 8 bits on a GPU: streams and compiled kernels give the tokens that the host gives."""
+"""4 and 8 bits, and sparse attention, on a GPU: streams and compiled kernels give the tokens that the host gives."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ pytestmark = pytest.mark.gpu
 from flexplan_runtime import ExecutionEnv, OffloadedLM  # noqa: E402
 from policies import NEAR_TIE, Case, random_prompts, text_prompts  # noqa: E402
 from test_packed import DOCUMENTED, packed_cases, packed_reference  # noqa: E402
+from test_sparse import POLICIES as SPARSE  # noqa: E402
+from test_sparse import sparse_reference  # noqa: E402
 from tiny_models import CONFIGS, saved  # noqa: E402
 
 
@@ -54,3 +56,15 @@ def test_documented_policy_of_the_reference(overlap: bool, tiny_opt: Path, tmp_p
         case, generated_on_gpu(tiny_opt, case, prompts, tmp_path)
     )
     assert all(gap < NEAR_TIE for _, gap in differing)
+
+
+@pytest.mark.parametrize("schedule", ["zigzag", "rowwise"])
+@pytest.mark.parametrize("name", SPARSE)
+def test_sparse_attention_chooses_as_on_the_host(name: str, schedule: str, tiny_opt: Path, tmp_path: Path) -> None:
+    prompts = text_prompts(tiny_opt)
+    for share in (0.1, 0.4):
+        case = Case(replace(SPARSE[name], attn_sparsity=share), schedule, num_prompts=7, gen_len=6)
+        differing = sparse_reference(tiny_opt, prompts, case.policy).rows_that_differ(
+            case, generated_on_gpu(tiny_opt, case, prompts, tmp_path)
+        )
+        assert all(gap < NEAR_TIE for _, gap in differing), f"{case}: {differing}"

@@ -27,6 +27,13 @@ from flexplan.weight_placement import TIERS  # noqa: E402
 
 MOVED = ("up_bytes", "down_bytes", "read_bytes", "write_bytes")
 POLICIES = covering(60, seed=7)
+SPARSE = [
+    Case(Policy(2, 3, 50.0, 50.0, 0.0, 100.0, 50.0, 50.0, attn_sparsity=0.4), num_prompts=7),
+    Case(Policy(2, 2, 100.0, 0.0, 60.0, 40.0, attn_sparsity=0.1, compress_cache=True, sep_layer=False), num_prompts=9),
+    Case(Policy(3, 2, 0.0, 0.0, 30.0, 70.0, 0.0, 0.0, attn_sparsity=0.9, overlap=False), "rowwise", num_prompts=5),
+    Case(Policy(2, 3, 0.0, 100.0, 40.0, 60.0, cpu_cache_compute=True, attn_sparsity=0.4), num_prompts=6),
+    Case(Policy(4, 1, attn_sparsity=0.4), num_prompts=4),
+]
 UNEVEN = ((12.5, 3.1), (71.3, 20.0), (20.0, 79.9), (26.0, 0.0), (0.0, 8.3), (33.3, 33.3))  # nothing a tensor's size
 SHARES = covering(40, seed=8, w=UNEVEN, cache=UNEVEN, fill=("full", "partial"))
 
@@ -133,7 +140,7 @@ def graphs_bytes(lm: OffloadedLM, prompts: Sequence[Sequence[int]], gen_len: int
     return +found
 
 
-@pytest.mark.parametrize("case", **ids_of(POLICIES))
+@pytest.mark.parametrize("case", **ids_of([*POLICIES, *SPARSE]))
 def test_bytes_that_move_are_the_graphs(case: Case, tiny_opt: Path, tmp_path: Path) -> None:
     prompts = text_prompts(tiny_opt)[: case.num_prompts]
     with opened(tiny_opt, case.policy, tmp_path, schedule=case.schedule) as lm:

@@ -11,7 +11,16 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from policies import NEAR_TIE, Case, Reference, generated, left_padded, random_prompts, text_prompts  # noqa: E402
+from policies import (  # noqa: E402
+    NEAR_TIE,
+    Case,
+    Reference,
+    generated,
+    left_padded,
+    opened,
+    random_prompts,
+    text_prompts,
+)
 from test_packed import PackedCache  # noqa: E402
 from tiny_models import CONFIGS, saved  # noqa: E402
 from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM  # noqa: E402
@@ -24,6 +33,12 @@ SHARES = (0.1, 0.4, 0.9)
 POLICIES = {
     "on the gpu": Policy(3, 2),
     "on the host": Policy(3, 2, cache_gpu_percent=0.0, cache_cpu_percent=100.0, cpu_cache_compute=True),
+    "streamed": Policy(3, 2, cache_gpu_percent=0.0, cache_cpu_percent=100.0),
+    "streamed in part": Policy(2, 3, 0.0, 100.0, 50.0, 50.0, sep_layer=False),
+    "a few streamed": Policy(1, 4, 50.0, 50.0, 95.0, 5.0, 0.0, 100.0),
+    "streamed, no overlap": Policy(2, 2, 50.0, 50.0, 30.0, 70.0, 30.0, 30.0, overlap=False),
+    "streamed, packed": Policy(2, 2, 50.0, 20.0, 30.0, 70.0, compress_cache=True),
+    "streamed, one batch": Policy(7, 1, 0.0, 0.0, 0.0, 100.0, 0.0, 0.0),
     "on both": Policy(2, 3, 0.0, 100.0, 50.0, 50.0, cpu_cache_compute=True),
     "on both, sep_layer": Policy(2, 3, 50.0, 50.0, 50.0, 50.0, sep_layer=True, cpu_cache_compute=True),
     "no overlap": Policy(2, 2, 50.0, 50.0, 50.0, 50.0, 0.0, 100.0, overlap=False, cpu_cache_compute=True),
@@ -98,8 +113,31 @@ def test_tokens_of_the_trained_model(name: str, share: float, tiny_opt: Path, tm
 def test_query_heads_of_a_group_choose_together(family: str, tmp_path: Path) -> None:
     saved(CONFIGS[family], tmp_path / "model")
     prompts = random_prompts(CONFIGS[family].vocab_size)
-    for name in ("on the gpu", "on both"):
+    for name in ("on the gpu", "streamed in part", "on both"):
         agree(tmp_path / "model", prompts, replace(POLICIES[name], attn_sparsity=0.4), tmp_path)
+
+
+def uploaded(model: Path, policy: Policy, length: int, scratch: Path, schedule: str = "zigzag") -> list[int]:
+    """Bytes that four decoding steps bring to the gpu, of rows of ``length`` tokens."""
+    with opened(model, policy, scratch, schedule=schedule) as lm:
+        lm.generate([[n + 5] * length for n in range(6)], max_new_tokens=5)
+        return [lm.env.ledger.moved["up_bytes", i] for i in range(1, 5)]
+
+
+@pytest.mark.parametrize("schedule", ["zigzag", "rowwise"])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("share", SHARES)
+def test_the_link_carries_all_keys_and_of_the_values_those_chosen(
+    share: float, packed: bool, schedule: str, tiny_opt: Path, tmp_path: Path
+) -> None:
+    policy = Policy(2, 3, cache_gpu_percent=25.0, cache_cpu_percent=75.0, compress_cache=packed)
+    length = 200
+    dense = uploaded(tiny_opt, policy, length, tmp_path, schedule)
+    thin = uploaded(tiny_opt, replace(policy, attn_sparsity=share), length, tmp_path, schedule)
+    for i, (whole, found) in enumerate(zip(dense, thin, strict=True)):
+        old = length + i
+        assert found * 2 * old == whole * (old + int(share * old))  # every vector takes as many bytes
+        assert found / whole == pytest.approx((1 + share) / 2, abs=0.005)
 
 
 def test_sparse_is_not_dense(tiny_opt: Path) -> None:
