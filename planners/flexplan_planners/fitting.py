@@ -24,19 +24,25 @@ _WORTH = 5e-4  # of the seconds: less is not worth another placement
 _MOST_CREDIT = 0.25  # of a budget, and 4 MiB: rows are never further off
 
 Budgets = Mapping[str, float]
+Found = tuple[float, Policy | None]  # seconds of a block
+_NONE: Found = (inf, None)
+
+
+def _seconds(found: Found) -> float:
+    return found[0]
 
 
 def fit(problem: Problem, schedule: Schedule, program: Program, n: int, shares: Shares) -> Policy | None:
     """The fastest policy of n micro-batches that fits as the placement counts, starting from a solution; or None."""
     real = problem.budgets()
     given: Budgets = program.budgets
-    best: tuple[float, Policy | None] = (inf, None)
+    best = _NONE
     for _ in range(_ROUNDS):
         policy = read_back(program, n, shares)
         need = peak_bytes(problem, policy, schedule)
         over = {tier: max(0, need[tier] - real[tier]) for tier in real}
         if not any(over.values()):
-            best = min(best, (program.seconds(shares_of(policy), n), policy), key=lambda found: found[0])
+            best = min(best, (program.seconds(shares_of(policy), n), policy), key=_seconds)
         if given.keys() != real.keys():  # a cost model with rows of its own
             break
         if any(over.values()):
@@ -58,27 +64,43 @@ def fastest(problem: Problem, schedule: Schedule, programs: Sequence[Program], n
     real = problem.budgets()
     roomy = {tier: most * (1 + _MOST_CREDIT) + 4 * MiB if most else 0.0 for tier, most in real.items()}
     bounds = [(program, s) for program in programs if (s := _solve(program, roomy, n)) is not None]
-    best: tuple[float, Policy | None] = (inf, None)
+    best = _NONE
     for program, bound in sorted(bounds, key=lambda pair: pair[1].seconds):
         if bound.seconds * n >= best[0]:
             break
         policy = _fitted_anyhow(problem, schedule, program, n, bound.shares)
         if policy is not None:
-            best = min(best, (program.seconds(shares_of(policy), n), policy), key=lambda found: found[0])
-    return best[1] or corner(problem, schedule, programs, n)
+            best = min(best, (program.seconds(shares_of(policy), n), policy), key=_seconds)
+    best = _of_corners(problem, schedule, programs, n, best)
+    return _from_there(problem, schedule, programs, n, best)[1]
 
 
-def corner(problem: Problem, schedule: Schedule, programs: Sequence[Program], n: int) -> Policy | None:
-    """The fastest policy that fits with each kind of tensor on one tier alone, where nothing is left to round."""
-    real, best = problem.budgets(), None
+def _of_corners(problem: Problem, schedule: Schedule, programs: Sequence[Program], n: int, best: Found) -> Found:
+    """The fastest that fits with each kind of tensor on one tier alone, where nothing is rounded, if it is faster."""
+    real = problem.budgets()
     for program in programs:
         for shares in _corners(program):
-            seconds, policy = program.seconds(shares, n), read_back(program, n, shares)
-            if best is None or seconds < best[0]:
+            seconds = program.seconds(shares, n)
+            if seconds < best[0]:
+                policy = read_back(program, n, shares)
                 need = peak_bytes(problem, policy, schedule)
                 if all(need[tier] <= real[tier] for tier in real):
                     best = seconds, policy
-    return best[1] if best else None
+    return best
+
+
+def _from_there(problem: Problem, schedule: Schedule, programs: Sequence[Program], n: int, best: Found) -> Found:
+    """Every program once more, its budgets credited by what its rows count too much for the best policy so far."""
+    for program in programs if best[1] else ():
+        assert best[1] is not None
+        need = peak_bytes(problem, best[1], schedule)
+        budgets = credited(problem.budgets(), program, n, best[1], need)
+        solution = _solve(program, budgets, n)
+        if solution is not None and solution.seconds * n < best[0] * (1 - _WORTH):
+            fitted = fit(problem, schedule, replace(program, budgets=budgets), n, solution.shares)
+            if fitted is not None:
+                best = min(best, (program.seconds(shares_of(fitted), n), fitted), key=_seconds)
+    return best
 
 
 def _corners(program: Program) -> Iterator[Shares]:
