@@ -23,6 +23,7 @@ Kind = frozenset[str]
 _EQUAL = 1e-9  # bounds this close to the best answer are not worth another program
 _NEAR = 1e-3  # and for a kind that is not the fastest
 _FITS = 1e-6  # of a budget: what the solver's tolerance may let through
+_FEW_TIERS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +79,9 @@ class Front:
         self._close_what_never_fits()
 
     def _close_what_never_fits(self) -> None:
-        """What needs more of some tiers than they have together."""
+        """What needs more of some tiers than they have together; of many tiers each is asked alone, and all."""
         budgets = self.programs[0].budgets
-        for num in range(1, len(budgets) + 1):
+        for num in range(1, len(budgets) + 1) if len(budgets) <= _FEW_TIERS else (1, len(budgets)):
             for tiers in combinations(budgets, num):
                 over = self.bounds.of({f"bytes_{tier}": 1.0 for tier in tiers})
                 self.open &= over <= _FITS * sum(budgets[tier] for tier in tiers)
