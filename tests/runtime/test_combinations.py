@@ -57,8 +57,8 @@ FEATURES: dict[str, dict[str, Any]] = {
 MIXED = (
     {"gpu_batch_size": 2, "num_gpu_batches": 2} | placed("w", 30, 40) | placed("cache", 30, 40) | placed("act", 30, 40)
 )
-HOSTED = MIXED | placed("cache", 50, 50) | {"cpu_cache_compute": True}
-SURROUNDINGS = {"yes": MIXED, "host": HOSTED}  # the mark of a pair is the first in which it is accepted
+IN_MEMORY = MIXED | placed("cache", 50, 50)
+SURROUNDINGS = {"yes": MIXED, "memory": IN_MEMORY}  # the mark of a pair is the first in which it is accepted
 REFUSED = "no"
 
 INTRODUCTION = """\
@@ -70,8 +70,7 @@ weights, cache and activations each 30 % on the GPU, 40 % on the host and 30 % o
 `pin_weight` on, the rest off, schedule `zigzag`.
 
 - **yes**: works; the tokens are those of the same weights, cache and values read with everything on the GPU.
-- **host**: works where the cache is not on disk and what of it is on the host is attended there (`cpu_cache_compute`);
-  refused in the policy above.
+- **memory**: works where the cache is not on disk (half of it on the GPU, half on the host); refused in the policy above.
 - **no**: refused before anything is allocated, with the fields named (below).
 - **·**: two values of one field.
 """
