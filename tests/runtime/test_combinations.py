@@ -70,7 +70,8 @@ weights, cache and activations each 30 % on the GPU, 40 % on the host and 30 % o
 `pin_weight` on, the rest off, schedule `zigzag`.
 
 - **yes**: works; the tokens are those of the same weights, cache and values read with everything on the GPU.
-- **memory**: works where the cache is not on disk (half of it on the GPU, half on the host); refused in the policy above.
+- **memory**: works where the cache is not on disk (half of it on the GPU, half on the host); refused in the policy
+  above.
 - **no**: refused before anything is allocated, with the fields named (below).
 - **·**: two values of one field.
 """
