@@ -49,6 +49,7 @@ def test_text_without_a_tokenizer_is_refused(tmp_path: Path, given: str | None) 
 
 
 def test_a_tokenizer_that_does_not_load_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("tokenizers")
     (tmp_path / "in.txt").write_text("hello\n")
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(UsageError, match="does not load"):

@@ -79,18 +79,17 @@ def test_what_no_block_keeps_is_refused_with_what_one_sequence_takes(planner: Pl
         solve(aiming(asked, max_latency_s=0.99 * enough), planner)
 
 
-@pytest.mark.parametrize("part", [0.1, 0.2])
+@pytest.mark.parametrize("part", [0.6, 0.9])
 def test_no_block_within_the_bound_is_better_by_the_program(part: float) -> None:
     asked = problem(9, 16, num_prompts=None)
     model = LpPlanner().model(asked)
     every = [found for size in (1, 2, 4, 6) for found in all_blocks(model.programs(size))]
-    seconds = sorted(o.solution.seconds * o.num_gpu_batches for o in every)
-    bound = seconds[int(part * len(seconds))]
+    fastest = min(every, key=lambda o: o.seconds_per_prompt)
+    bound = part * fastest.solution.seconds * fastest.num_gpu_batches  # the fastest of all is late
     best, *_ = optimise(LpPlanner().model(aiming(asked, max_latency_s=bound)))
     assert best.solution.seconds * best.num_gpu_batches <= bound
     within = [o.seconds_per_prompt for o in every if o.solution.seconds * o.num_gpu_batches <= bound]
     assert best.seconds_per_prompt <= min(within) * (1 + 1e-7)
-    assert min(o.seconds_per_prompt for o in every) < min(within)  # the bound binds
 
 
 def all_blocks(programs: Sequence[Program]) -> list[Optimum]:
