@@ -95,7 +95,8 @@ class Front:
 
     def lowest(self, best: Best) -> tuple[float, int] | None:
         """The lowest bound that is worth a look, and its block."""
-        limits = np.array([best.limit(kind) for kind in self.kinds])[self.bounds.program]
+        limit = {kind: best.limit(kind) for kind in set(self.kinds)}
+        limits = np.array([limit[kind] for kind in self.kinds])[self.bounds.program]
         bounds = np.where(self.open & (self.seconds < limits), self.seconds, inf)
         block = int(np.argmin(bounds))
         return (float(bounds[block]), block) if bounds[block] < inf else None
