@@ -23,7 +23,6 @@ from flexplan.policy import Policy
 from flexplan.running import Say
 from flexplan.timeline import Timeline
 from flexplan.units import MiB
-from flexplan_runtime.attendrates import attention_rates
 from flexplan_runtime.attention import host_attention
 from flexplan_runtime.disk import ScratchFile
 from flexplan_runtime.env import ExecutionEnv
@@ -32,6 +31,7 @@ from flexplan_runtime.lm import OffloadedLM
 from flexplan_runtime.machine import capacities, cores, device_name, fingerprint
 from flexplan_runtime.moves import PIECE_BYTES
 from flexplan_runtime.opening import DUMMY
+from flexplan_runtime.runrates import RunningRates
 from flexplan_runtime.timing import Figure, rate_of
 
 Figures = dict[str, Figure]
@@ -64,7 +64,9 @@ def measure(device: str | None, scratch: Path, say: Say, sizes: Sizes | None = N
         for part in (bench.compute, bench.link, bench.host, bench.disk, bench.fixed):
             figures |= _told(part(), say)
         if not bench.on_host:
-            figures |= _told(attention_rates(env, bench.dtype, figures["host_task_s"].value), say)
+            running = RunningRates(env, bench.dtype)
+            figures |= _told(running.step(figures["gpu_bytes_per_s"].value), say)
+            figures |= _told(running.attention(), say)
         return Hardware.model_validate(
             {
                 "name": device_name(env.device) or "cpu",
