@@ -12,21 +12,25 @@ import torch
 
 from flexplan.cache_placement import vector_bytes
 from flexplan.catalog import read_model
+from flexplan.configs import ModelMath
 from flexplan.policy import Policy
+from flexplan.shapes import ModelShape
 from flexplan.timeline import Span, Timeline
 from flexplan_runtime.env import ExecutionEnv
 from flexplan_runtime.lm import OffloadedLM
 from flexplan_runtime.opening import DUMMY
 from flexplan_runtime.timing import Figure
 
-LAYERS = {"num_layers": 6, "vocab_size": 512, "max_positions": 1024}
+SMALL = {"vocab_size": 512, "max_positions": 1024}
 PROMPT_LEN, NEW = 512, 6
 ALONE = Policy(64, 2, cache_gpu_percent=0.0, cache_cpu_percent=100.0, cpu_cache_compute=True)
 FEW = replace(ALONE, gpu_batch_size=8)
 PACKED = replace(ALONE, compress_cache=True)
 BESIDE = replace(ALONE, w_gpu_percent=0.0, w_cpu_percent=100.0)
-RESIDENT = Policy(2, 1)
+RESIDENT, RESIDENT_NEW = Policy(2, 1), 24
 _FIRST = 2  # the token from which on everything is warm
+_CAPTURED = 4  # the token by which every step is replayed
+Model = tuple[ModelShape, ModelMath]
 
 
 class RunningRates:
@@ -35,8 +39,8 @@ class RunningRates:
     def __init__(self, env: ExecutionEnv, dtype: torch.dtype) -> None:
         self.env = env
         self.dtype = dtype
-        shape, self.math = read_model("facebook/opt-6.7b")
-        self.shape = shape.model_copy(update=LAYERS).with_dtype(dtype.itemsize)
+        self.model = self._model("facebook/opt-6.7b", num_layers=6)  # wide: few layers hold many keys and values
+        self.shape = self.model[0]
 
     def attention(self) -> dict[str, Figure]:
         """Bytes a second of attention, packed or not, and of host memory to it and to copies together.
@@ -59,15 +63,19 @@ class RunningRates:
 
     def step(self, gpu_bytes_per_s: float) -> dict[str, Figure]:
         """Seconds that a decode step of one layer takes beside reading its weights."""
-        timeline = self._decoded(RESIDENT, 24)
-        ends = timeline.sweep_end_s
-        floor_s = self.shape.num_layers * self._layer_bytes() / gpu_bytes_per_s
-        beside = [(ends[i] - ends[i - 1] - floor_s) / (self.shape.num_layers + 2) for i in sorted(ends) if i > 4]
+        model = self._model("facebook/opt-1.3b")  # deep: what a pass costs is shared by many layers
+        ends, shape = self._decoded(RESIDENT, RESIDENT_NEW, model).sweep_end_s, model[0]
+        floor_s = shape.num_layers * _layer_bytes(shape) / gpu_bytes_per_s
+        beside = [(ends[i] - ends[i - 1] - floor_s) / (shape.num_layers + 2) for i in sorted(ends) if i > _CAPTURED]
         return {"kernel_s": Figure.of([max(1e-6, seconds) for seconds in beside])}
 
-    def _decoded(self, policy: Policy, new: int = NEW) -> Timeline:
+    def _model(self, name: str, **update: int) -> Model:
+        shape, math = read_model(name)
+        return shape.model_copy(update=SMALL | update).with_dtype(self.dtype.itemsize), math
+
+    def _decoded(self, policy: Policy, new: int = NEW, model: Model | None = None) -> Timeline:
         """The timeline of a second, warm run."""
-        with OffloadedLM((self.shape, self.math), self.env, DUMMY, policy, dtype=self.dtype) as lm:
+        with OffloadedLM(model or self.model, self.env, DUMMY, policy, dtype=self.dtype) as lm:
             prompts = [[(7 * n + t) % 500 + 4 for t in range(PROMPT_LEN)] for n in range(policy.block_size)]
             lm.complete(prompts, new)
             return lm.complete(prompts, new).timelines[0]
@@ -82,17 +90,17 @@ class RunningRates:
         """Bytes a second of one task, what each costs however small it is apart."""
         return Figure(self._bytes(policy) / max(1e-6, took.value - start_s), took.spread_percent)
 
-    def _layer_bytes(self) -> int:
-        s = self.shape
-        return (4 * s.hidden_size + 2 * s.ffn_size) * s.hidden_size * s.bytes_per_element
-
     def _copied(self, timeline: Timeline) -> float:
         """Bytes a second of weights that arrive while attention runs."""
         attends, loads = _spans(timeline, "attend@"), _spans(timeline, "load_weight@")
-        passes = len({s.i for s in loads})
-        rate = passes * self.shape.num_layers * self._layer_bytes() / max(1e-9, sum(s.end_s - s.start_s for s in loads))
+        nbytes = len({s.i for s in loads}) * self.shape.num_layers * _layer_bytes(self.shape)
+        rate = nbytes / max(1e-9, sum(s.end_s - s.start_s for s in loads))
         together = sum(max(0.0, min(a.end_s, b.end_s) - max(a.start_s, b.start_s)) for a in attends for b in loads)
         return rate * together / max(1e-9, sum(s.end_s - s.start_s for s in attends))
+
+
+def _layer_bytes(s: ModelShape) -> int:
+    return (4 * s.hidden_size + 2 * s.ffn_size) * s.hidden_size * s.bytes_per_element
 
 
 def _spans(timeline: Timeline, kind: str) -> list[Span]:
