@@ -21,7 +21,7 @@ pytest.importorskip("transformers")
 
 from flexplan_runtime import ExecutionEnv, OffloadedLM  # noqa: E402
 from flexplan_runtime.handlers import HANDLERS  # noqa: E402
-from injectors import (
+from injectors import (  # noqa: E402
     at_call,
     failing_io,
     flexplan_threads,
