@@ -39,11 +39,11 @@ Packed = Any  # whatever a library keeps
 
 @dataclass(frozen=True)
 class Method:
-    """A way to pack a matrix of one layer, and to unpack it again."""
+    """A way to pack a matrix of a layer, of this name, and to unpack it again."""
 
     name: str
-    pack: Callable[[WeightTensor, Tensor], Packed]
-    unpack: Callable[[WeightTensor, Packed], Tensor]
+    pack: Callable[[str, Tensor], Packed]
+    unpack: Callable[[Packed], Tensor]
     nbytes: Callable[[Packed], int]
 
 
@@ -58,12 +58,12 @@ def main() -> None:
     dtype = getattr(torch, args.dtype)
     tensors = layer_of(args.model, group_dim=1)
     torch.manual_seed(0)
-    plain = [torch.randn(t.rows, t.cols, device=args.device, dtype=dtype) for t in tensors]
-    what = f"{sum(x.numel() for x in plain) / 1e6:.0f} million weights in {args.dtype} on {args.device}"
+    plain = {t.name: torch.randn(t.rows, t.cols, device=args.device, dtype=dtype) for t in tensors}
+    what = f"{sum(x.numel() for x in plain.values()) / 1e6:.0f} million weights in {args.dtype} on {args.device}"
     print(f"{args.model}, one layer: {what}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     table = Table("", "pack", "GB/s", "unpack", "GB/s", "max error", "rms error", "bytes a weight")
     for method in methods(args.model, args.device, dtype, args.compile):
-        table.add_row(method.name, *measured(method, tensors, plain, args.runs))
+        table.add_row(method.name, *measured(method, plain, args.runs))
     Console(width=120).print(table)
 
 
@@ -101,16 +101,17 @@ def flexplan(model: str, group_dim: int, device: str, dtype: torch.dtype) -> Met
     own = {t.name: t for t in layer_of(model, group_dim)}
     places = {name: torch.empty(t.rows, t.cols, device=device, dtype=dtype) for name, t in own.items()}
 
-    def packed(tensor: WeightTensor, x: Tensor) -> Tensor:
-        data = torch.empty(own[tensor.name].nbytes, dtype=torch.uint8, device=device)
-        pack(x, own[tensor.name], data)
-        return data
+    def packed(name: str, x: Tensor) -> tuple[str, Tensor]:
+        data = torch.empty(own[name].nbytes, dtype=torch.uint8, device=device)
+        pack(x, own[name], data)
+        return name, data
 
-    def unpacked(tensor: WeightTensor, data: Tensor) -> Tensor:
-        unpack(data, own[tensor.name], places[tensor.name])
-        return places[tensor.name]
+    def unpacked(of: tuple[str, Tensor]) -> Tensor:
+        name, data = of
+        unpack(data, own[name], places[name])
+        return places[name]
 
-    return Method(f"flexplan, group_dim {group_dim}", packed, unpacked, lambda data: data.nbytes)
+    return Method(f"flexplan, group_dim {group_dim}", packed, unpacked, lambda of: of[1].nbytes)
 
 
 def torchao(dtype: torch.dtype) -> Iterator[Method]:
@@ -123,13 +124,13 @@ def torchao(dtype: torch.dtype) -> Iterator[Method]:
 
     name, block, levels = f"torchao {version('torchao')}", (1, GROUP), (0, 2**BITS - 1)
 
-    def packed(tensor: WeightTensor, x: Tensor) -> tuple[Tensor, ...]:
+    def packed(_: str, x: Tensor) -> tuple[Tensor, ...]:
         scale, zero = choose_qparams_affine(
             x, MappingType.ASYMMETRIC, block, torch.uint8, *levels, scale_dtype=dtype, zero_point_dtype=torch.uint8
         )
         return quantize_affine(x, block, scale, zero, torch.uint8, *levels), scale, zero
 
-    def unpacked(tensor: WeightTensor, data: tuple[Tensor, ...]) -> Tensor:
+    def unpacked(data: tuple[Tensor, ...]) -> Tensor:
         codes, scale, zero = data
         return dequantize_affine(codes, block, scale, zero, torch.uint8, *levels, output_dtype=dtype)
 
@@ -143,7 +144,7 @@ def torchao(dtype: torch.dtype) -> Iterator[Method]:
         names, _ = data.__tensor_flatten__()
         return sum(getattr(data, name).nbytes for name in names)
 
-    yield Method(f"{name}, NF4", lambda _, x: to_nf4(x, GROUP), lambda _, data: data.get_original_weight(), parts_bytes)
+    yield Method(f"{name}, NF4", lambda _, x: to_nf4(x, GROUP), lambda data: data.get_original_weight(), parts_bytes)
 
 
 def compressed_tensors(dtype: torch.dtype) -> Iterator[Method]:
@@ -154,13 +155,13 @@ def compressed_tensors(dtype: torch.dtype) -> Iterator[Method]:
     kind = QuantizationArgs(num_bits=BITS, group_size=GROUP, strategy="group", symmetric=False)
     scheme = QuantizationScheme(targets=["Linear"], weights=kind)
 
-    def packed(tensor: WeightTensor, x: Tensor) -> dict[str, Tensor]:
+    def packed(_: str, x: Tensor) -> dict[str, Tensor]:
         groups = x.unflatten(1, (-1, GROUP))
         scale, zero = calculate_qparams(groups.amin(-1), groups.amax(-1), kind)
         state = {"weight": x, "weight_scale": scale, "weight_zero_point": zero}
         return PackedQuantizationCompressor.compress(state, scheme)
 
-    def unpacked(tensor: WeightTensor, data: dict[str, Tensor]) -> Tensor:
+    def unpacked(data: dict[str, Tensor]) -> Tensor:
         return PackedQuantizationCompressor.decompress(data, scheme)["weight"]
 
     name = f"compressed-tensors {version('compressed-tensors')}"
@@ -173,27 +174,26 @@ def gguf(dtype: torch.dtype) -> Iterator[Method]:
 
     for kind in (Kind.Q4_0, Kind.Q4_1):
 
-        def packed(tensor: WeightTensor, x: Tensor, kind: Any = kind) -> Any:
+        def packed(_: str, x: Tensor, kind: Any = kind) -> Any:
             return quants.quantize(x.float().numpy(), kind)
 
-        def unpacked(tensor: WeightTensor, data: Any, kind: Any = kind) -> Tensor:
+        def unpacked(data: Any, kind: Any = kind) -> Tensor:
             return torch.from_numpy(quants.dequantize(data, kind)).to(dtype)
 
         yield Method(f"gguf {version('gguf')}, {kind.name}", packed, unpacked, lambda data: data.nbytes)
 
 
 # -- what is measured --------------------------------------------------------------------------------------------------
-def measured(method: Method, tensors: list[WeightTensor], plain: list[Tensor], runs: int) -> list[str]:
+def measured(method: Method, plain: dict[str, Tensor], runs: int) -> list[str]:
     """The figures of a row."""
-    pairs = list(zip(tensors, plain, strict=True))
-    packed = [method.pack(*pair) for pair in pairs]
-    packing_s = best(lambda: [method.pack(*pair) for pair in pairs] and None, runs)
-    unpacking_s = best(lambda: [method.unpack(*pair) for pair in zip(tensors, packed, strict=True)] and None, runs)
-    kept, weights = sum(map(method.nbytes, packed)), sum(x.numel() for x in plain)
-    moved = kept + sum(x.nbytes for x in plain)
+    packed = [method.pack(*item) for item in plain.items()]
+    packing_s = best(lambda: [method.pack(*item) for item in plain.items()], runs)
+    unpacking_s = best(lambda: [method.unpack(data) for data in packed], runs)
+    kept, weights = sum(map(method.nbytes, packed)), sum(x.numel() for x in plain.values())
+    moved = kept + sum(x.nbytes for x in plain.values())
     most = square = 0.0
-    for tensor, x, data in zip(tensors, plain, packed, strict=True):
-        back = method.unpack(tensor, data)
+    for x, data in zip(plain.values(), packed, strict=True):
+        back = method.unpack(data)
         assert (back.shape, back.dtype) == (x.shape, x.dtype)
         off = back.float() - x.float()
         most, square = max(most, float(off.abs().max())), square + float(off.square().sum())
@@ -201,7 +201,7 @@ def measured(method: Method, tensors: list[WeightTensor], plain: list[Tensor], r
     return [*seconds, f"{most:.3f}", f"{(square / weights) ** 0.5:.4f}", f"{kept / weights:.4f}"]
 
 
-def best(act: Callable[[], None], runs: int) -> float:
+def best(act: Callable[[], object], runs: int) -> float:
     """Seconds of the fastest run after a warm-up."""
     found = []
     for _ in range(runs + 1):
