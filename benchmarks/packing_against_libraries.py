@@ -11,7 +11,8 @@ Compared is what of these is installed (pip install --no-deps torchao compressed
 
 Each takes random matrices of the layer's shapes, normal with standard deviation 1, and gives back numbers of the same
 dtype.  GB/s are of the packed bytes and the numbers together: one side is read, the other written.  The fastest of
-several runs counts.  flexplan unpacks into a place that is there already, the others return a new tensor.
+several runs counts; on the host it is processor time of one core.  flexplan unpacks into a place that is there already,
+the others return a new tensor.
 """
 
 from __future__ import annotations
@@ -25,8 +26,6 @@ from typing import Any
 
 import torch
 from flexplan_runtime.packedweights import pack, unpack
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from flexplan.catalog import read_model
@@ -56,15 +55,18 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="unpack by torch.compile, too, where torch unpacks")
     args = parser.parse_args()
     dtype = getattr(torch, args.dtype)
+    if args.device == "cpu":
+        torch.set_num_threads(1)
     tensors = layer_of(args.model, group_dim=1)
     torch.manual_seed(0)
     plain = {t.name: torch.randn(t.rows, t.cols, device=args.device, dtype=dtype) for t in tensors}
     what = f"{sum(x.numel() for x in plain.values()) / 1e6:.0f} million weights in {args.dtype} on {args.device}"
-    print(f"{args.model}, one layer: {what}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    table = Table("", "pack", "GB/s", "unpack", "GB/s", "max error", "rms error", "bytes a weight")
+    print(f"{args.model}, one layer: {what}, torch {torch.__version__}")
+    print(f"{'':36}{'pack':>12}{'GB/s':>8}{'unpack':>12}{'GB/s':>8}  max error  rms error  bytes a weight")
     for method in methods(args.model, args.device, dtype, args.compile):
-        table.add_row(method.name, *measured(method, plain, args.runs))
-    Console(width=120).print(table)
+        pack_s, pack_rate, unpack_s, unpack_rate, most, rms, nbytes = measured(method, plain, args.runs)
+        row = f"{method.name:36}{pack_s:>12}{pack_rate:>8}{unpack_s:>12}{unpack_rate:>8}{most:>11}{rms:>11}{nbytes:>16}"
+        print(row, flush=True)
 
 
 def layer_of(model: str, group_dim: int) -> list[WeightTensor]:
@@ -212,9 +214,10 @@ def best(act: Callable[[], object], runs: int) -> float:
 
 
 def now() -> float:
-    """Seconds, when all that was queued on the device is done."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    """Seconds when all that was queued on the device is done; on the host, of the processor."""
+    if not torch.cuda.is_initialized():
+        return time.process_time()
+    torch.cuda.synchronize()
     return time.perf_counter()
 
 
