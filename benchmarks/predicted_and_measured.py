@@ -5,7 +5,8 @@
         facebook/opt-30b:bfloat16:16G:search facebook/opt-6.7b:float16:40G:32x1:100,0,100,0,100,0
 
 A row is ``model:dtype:gpu-mem:search[:switches]`` or ``model:dtype:gpu-mem:BxN:percents[:switches]`` with switches
-among host (attention on the host), unpinned, inline (no overlap), sep, rowwise, w4 and kv4 (4 bits; a search may).
+among host (attention on the host; share40: 40 % of it streamed to the GPU), unpinned, inline (no overlap), sep,
+rowwise, w4 and kv4 (4 bits; a search may).
 Prompts are distinct and every token is generated.  A first generate of the same block warms the libraries up; a
 long one ends after its prompt.
 
@@ -78,10 +79,11 @@ def planned(row: str, args: argparse.Namespace) -> tuple[Plan, str]:
         lossy = {field: True for name, field in names if name in switches}
         return solve(problem, **{"lossy": lossy} if lossy else {}), dtype
     rows, batches = map(int, how.split("x"))
+    shared = next((float(name.removeprefix("share")) for name in switches if name.startswith("share")), 0.0)
     policy = Policy(
         rows, batches, *map(float, rest[0].split(",")), "inline" not in switches, "sep" in switches,
         "unpinned" not in switches, "host" in switches,
-        compress_weight="w4" in switches, compress_cache="kv4" in switches,
+        compress_weight="w4" in switches, compress_cache="kv4" in switches, cache_stream_percent=shared,
     )  # fmt: skip
     return Plan.of(problem, policy, schedule="rowwise" if "rowwise" in switches else "zigzag"), dtype
 
@@ -128,7 +130,7 @@ def measure(row: str, args: argparse.Namespace) -> dict[str, object]:
         "row": row,
         "policy": f"{p.gpu_batch_size}x{p.num_gpu_batches} w {p.w_gpu_percent:g}/{p.w_cpu_percent:g} "
         f"c {p.cache_gpu_percent:g}/{p.cache_cpu_percent:g} a {p.act_gpu_percent:g}/{p.act_cpu_percent:g}"
-        + (" host" if p.cpu_cache_compute else "")
+        + (f" host {p.cache_stream_percent:g}" if p.cpu_cache_compute else "")
         + (" w4" if p.compress_weight else "")
         + (" kv4" if p.compress_cache else ""),
         "tokens_per_s": round(tokens / timeline.end_s, 2),

@@ -2,6 +2,7 @@
 
 The grain is one (layer, sequence, KV head).  Grains of a micro-batch are numbered sequence by sequence;
 the first lie on the gpu, the next on the cpu, the last on disk.  Keys and values of a grain move together.
+Where the host attends, the gpu may attend over the first of the cpu's, which it streams.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Segment:
     head_dim: int
     bytes_per_element: int
     packing: Packing | None = None
+    shared: int = 0  # grains of the cpu that the gpu streams although the host attends
 
     @property
     def num_grains(self) -> int:
@@ -42,12 +44,17 @@ class Segment:
     @property
     def streamed(self) -> int:
         """Grains that the gpu attends over after copying them; the others attend where they live."""
-        return 0 if self.attends_on_host else self.off_gpu
+        return sum(self.streamed_by_tier)
+
+    @property
+    def streamed_by_tier(self) -> tuple[int, int]:
+        """The same by their home, (cpu, disk)."""
+        return (self.shared, 0) if self.attends_on_host else self.grains[1:]
 
     @property
     def hosted(self) -> int:
         """Grains that are attended over on the host."""
-        return self.off_gpu if self.attends_on_host else 0
+        return self.off_gpu - self.streamed
 
     @property
     def vector_bytes(self) -> int:
@@ -93,19 +100,12 @@ def place_cache(shape: ModelShape, policy: Policy, block: Block) -> tuple[tuple[
     """Segments by transformer layer and micro-batch; rounding is carried over the micro-batches and layers."""
     packing = policy.cache_packing(shape.bytes_per_element)
     allotment = Allotment(policy.shares("cache"))
-    return tuple(
-        tuple(
-            Segment(
-                depth,
-                k,
-                batch.prompt_len + block.gen_len - 1,
-                allotment.take(batch.num_rows * shape.num_kv_heads, batch.prompt_len + block.gen_len - 1),  # type: ignore[arg-type]
-                policy.cpu_cache_compute,
-                shape.head_dim,
-                shape.bytes_per_element,
-                packing,
-            )
-            for k, batch in enumerate(block.batches)
-        )
-        for depth in range(shape.num_layers)
-    )
+
+    def segment(depth: int, k: int) -> Segment:
+        batch = block.batches[k]
+        capacity = batch.prompt_len + block.gen_len - 1
+        grains: tuple[int, int, int] = allotment.take(batch.num_rows * shape.num_kv_heads, capacity)  # type: ignore[assignment]
+        host, shared = policy.cpu_cache_compute, round(grains[1] * policy.cache_stream_percent / 100)
+        return Segment(depth, k, capacity, grains, host, shape.head_dim, shape.bytes_per_element, packing, shared)
+
+    return tuple(tuple(segment(depth, k) for k in range(len(block.batches))) for depth in range(shape.num_layers))

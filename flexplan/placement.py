@@ -28,6 +28,7 @@ ID_BYTES = 8
 CHANCE_BYTES = 4  # an attention weight between the two halves of a step: float32
 _UNPACKED_BYTES = 32 << 20  # keys and values that choosing unpacks, or takes to float32, at a time
 BUFFER_ALIGN = 4096
+_WHOLE_PAGES = frozenset(("disk.weights", "disk.work", "host.weights"))  # direct I/O; a layer is page-locked by itself
 TIER_OF_ARENA = {"gpu": "gpu", "host": "cpu", "pageable": "cpu", "disk": "disk"}
 
 
@@ -208,7 +209,7 @@ class _Layout:
         offsets, end = [], self.ends.get(arena, 0)
         for size in sizes:
             offsets.append(end)
-            end = round_up(end + size, BUFFER_ALIGN if arena.startswith("disk") else 256)
+            end = round_up(end + size, BUFFER_ALIGN if arena in _WHOLE_PAGES else 256)
         self.ends[arena] = round_up(end, BUFFER_ALIGN)
         self.buffers[name] = Buffer(name, arena, tuple(offsets), tuple(sizes))
 

@@ -67,6 +67,8 @@ class Policy:
     the value rows that decoding reads: 1.0 is dense.  (One description in circulation has it the other
     way round, 1.0 fully sparse; the reference's code and all its examples use 1.0 for dense.)
     ``group_dim`` counts over (out, in) for weights and (token, sequence x head, head_dim) for the cache.
+    With ``cpu_cache_compute``, ``cache_stream_percent`` is the share of the host's keys and values that the gpu
+    attends over by copying them meanwhile, so that the link's room is used, too.
     """
 
     gpu_batch_size: PositiveInt = 4
@@ -86,6 +88,7 @@ class Policy:
     comp_weight_config: CompressionConfig = Field(default_factory=_weight_config)
     compress_cache: bool = False
     comp_cache_config: CompressionConfig = Field(default_factory=_cache_config)
+    cache_stream_percent: Percent = 0.0
 
     def __post_init__(self) -> None:
         for what in ("w", "cache", "act"):
@@ -110,10 +113,29 @@ class Policy:
                 "the disk holds the values of many tokens, and nearly all blocks would be read",
                 fix="attn_sparsity=1.0, or cache_gpu_percent + cache_cpu_percent = 100",
             )
+        if self.cache_stream_percent:
+            self._refuse_sharing()
         if self.compress_weight:
             _refuse_packing("comp_weight_config", self.comp_weight_config, (0, 1))
         if self.compress_cache:
             _refuse_packing("comp_cache_config", self.comp_cache_config, (2,))
+
+    def _refuse_sharing(self) -> None:
+        """Raise PolicyError where attention cannot be shared between the host and the gpu."""
+        share = f"cache_stream_percent {self.cache_stream_percent:g}"
+        if not self.cpu_cache_compute:
+            raise PolicyError(
+                "FP206",
+                f"{share} with cpu_cache_compute off: the gpu then attends over all of the cache",
+                fix="cpu_cache_compute=True, or cache_stream_percent=0",
+            )
+        if self.attn_sparsity < 1:
+            raise PolicyError(
+                "FP206",
+                f"{share} with attn_sparsity {self.attn_sparsity:g}: which of the streamed values count "
+                "is the gpu's choice, made in another half of a step",
+                fix="cache_stream_percent=0, or attn_sparsity=1.0",
+            )
 
     @property
     def w_disk_percent(self) -> float:
@@ -156,7 +178,7 @@ class Policy:
         return tuple(getattr(self, f"{what}_{tier}_percent") / 100 for tier in ("gpu", "cpu", "disk"))
 
     def to_dict(self) -> dict[str, Any]:
-        """The 17 fields, ready for JSON."""
+        """All fields, ready for JSON."""
         return asdict(self)
 
     def to_json(self) -> str:
@@ -204,7 +226,7 @@ def _refuse_packing(field: str, config: CompressionConfig, group_dims: tuple[int
 
 
 def field_names() -> tuple[str, ...]:
-    """The 17 names, in the order of the constructor."""
+    """The names of the fields, in the order of the constructor."""
     return tuple(f.name for f in fields(Policy))
 
 

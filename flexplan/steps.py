@@ -202,7 +202,9 @@ class Steps:
             relay = _access("cache_relay", turn, nbytes)
             yield self._task("read_cache", p, j, k, cost.read_work(nbytes), home, relay)
         if s.streamed:
-            reads = self._home(s, layer, k, "cpu") + relay
+            cpu, disk = s.streamed_by_tier
+            reads = _access("cache_cpu", self.p.cache_index(layer, k), cpu * s.capacity * s.pair_bytes)
+            reads += relay if disk else ()
             work = cost.up_work(s.streamed * old * s.vector_bytes * self.p.streamed_parts)
             yield self._task("load_cache", p, j, k, work, reads, self._cache_ring(p, layer, k))
 
@@ -312,7 +314,7 @@ class Steps:
         queries_host, out = _access("queries_host", turn, nbytes), _access("attention_host", turn, nbytes)
         yield self._task("send_query", p, j, k, cost.down_work(nbytes), _access("queries", turn, nbytes), queries_host)
         yield from self.store_cache(p, j, k)
-        homes = self._home(s, layer, k, "cpu")
+        homes = self._home(s, layer, k, "cpu") if s.grains[1] > s.shared else ()
         if s.grains[2]:
             old = (self.p.context(p.i, k) - 1) * s.disk_row_bytes
             homes += _access("cache_relay", turn, old) + self._cache_out(p, layer, k)
@@ -415,11 +417,12 @@ class Steps:
         if half != "project":
             work = work.plus(cost.merge_work(s, tokens))
         if half == "merge":
-            return work.plus(cost.chosen_values_work(s, streamed, context, self._pair_bytes, self._sparsity))
+            chosen = streamed if self.p.chooses else 0
+            return work.plus(cost.chosen_values_work(s, chosen, context, self._pair_bytes, self._sparsity))
         work = work.plus(cost.project_work(s, tokens))
         if new == context:
             return work.plus(cost.prompt_attention_work(s, rows, new))
-        if half == "project":  # keys alone
+        if half == "project" and self.p.chooses:  # keys alone
             work = work.plus(cost.gpu_attention_work(s, streamed, context, self._pair_bytes, 0.0))
         else:
             resident += streamed

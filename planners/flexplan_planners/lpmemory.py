@@ -159,6 +159,7 @@ class Memory:
         largest, streams, hosted = s.largest_layer, not s.weights_stay, s.cache == "host"
         fixed = 32 * BUFFER_ALIGN
         if streams:
+            fixed += (2 * self.shape.num_layers + 3) * BUFFER_ALIGN  # each layer begins a page
             fixed += int(_PERCENT_SLACK * self.weights) + self.weight_slack + 4 * self._ring_slack + 2 * self.table_rows
         if s.cache != "gpu":
             fixed += 5 * self.capacity * self.grain

@@ -83,7 +83,7 @@ class Arenas:
         self.ledger = ledger
         self.device = device
         self.memory: dict[str, Tensor] = {}
-        self._blocks: list[HostBlock] = []
+        self._blocks: dict[str, HostBlock] = {}
         self.disk: dict[str, ScratchFile] = {}
         self._sizes = dict(sizes)
         self._taken: list[str] = []
@@ -115,17 +115,21 @@ class Arenas:
             return aligned_bytes(nbytes)
         if name.startswith("gpu"):
             return torch.empty(nbytes, dtype=torch.uint8, device=self.device)
-        block = HostBlock(nbytes)
-        self._blocks.append(block)
+        block = self._blocks[name] = HostBlock(nbytes)
         return block.data
 
     def lock(self, num_threads: int, *, touch: bool) -> None:
         """Page-lock the host's arenas, all but the pageable one; ``touch`` first what nothing has filled yet."""
-        for name, block in zip((n for n in self.memory if not n.startswith("gpu")), self._blocks, strict=False):
+        for name, block in self._blocks.items():
             if touch:
                 block.touch(num_threads)
             if not name.startswith("pageable"):
                 block.lock()
+
+    def lock_range(self, name: str, lo: int, hi: int) -> None:
+        """Page-lock a part of an arena, in whole pages, as soon as it is filled; no copy may cross its bounds."""
+        if name in self._blocks and not name.startswith("pageable"):
+            self._blocks[name].lock_range(lo, hi)
 
     def holds(self, sizes: Mapping[str, int]) -> bool:
         """Are all of these arenas here, at least as large?"""
@@ -136,7 +140,7 @@ class Arenas:
         for file in self.disk.values():
             file.close()
         self.memory.clear()
-        for block in self._blocks:
+        for block in self._blocks.values():
             block.close()
         for name in self._taken:
             self.ledger.give_back(name)

@@ -6,24 +6,30 @@ B rows, S positions, N query heads, K KV heads.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import cache
 from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flexplan_runtime.hostattention import grain_attention_host
 from flexplan_runtime.hostattention.build import library
+
+_WITHOUT_PLANS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 def prompt_attention(q_BSNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask_B1SS: Tensor | None, scale: float) -> Tensor:
     """Causal attention of a prompt over itself, (B, S, N x H); ``mask`` (True is read) where rows are padded."""
     q, k, v = (x.transpose(1, 2) for x in (q_BSNH, k_BSKH, v_BSKH))
     grouped = q.shape[1] != k.shape[1]
-    out = F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask_B1SS, is_causal=mask_B1SS is None, scale=scale, enable_gqa=grouped
-    )
+    # cuDNN's plans are kept by thread, and a job's threads are new: making one takes as long as several layers
+    with nullcontext() if grouped and mask_B1SS is not None else sdpa_kernel(_WITHOUT_PLANS):
+        out = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask_B1SS, is_causal=mask_B1SS is None, scale=scale, enable_gqa=grouped
+        )
     return out.transpose(1, 2).flatten(2)
 
 

@@ -17,7 +17,6 @@ from flexplan_runtime.env import ExecutionEnv
 from flexplan_runtime.handlers import HANDLERS, Views
 from flexplan_runtime.job import Job
 from flexplan_runtime.lanes import Cancelled, Lane, Run, Token
-from flexplan_runtime.replay import is_steady
 
 _SWITCH_S = 2e-4  # a lane that becomes ready should not wait 5 ms for the interpreter
 
@@ -95,13 +94,15 @@ class Executor:
         """One task: its handler on its views, no faster than the throttle allows."""
         throttle = self.env.throttle
         until = throttle.reserve(task) if throttle else 0.0
-        replays = self.job.replays
-        if replays is not None and is_steady(task, self.job.placement):
-            replays.run(task, lambda: HANDLERS[task.kind](self.job, task, Views(self.job, task)))
+        if self.job.replays is None:
+            self._handle(task)
         else:
-            HANDLERS[task.kind](self.job, task, Views(self.job, task))
+            self.job.replays.run(task, lambda: self._handle(task))
         if throttle:
             throttle.hold(until)
+
+    def _handle(self, task: Task) -> None:
+        HANDLERS[task.kind](self.job, task, Views(self.job, task))
 
     def _land(self, sweep: Sweep, tokens: list[Token]) -> None:
         """Wait for a sweep, keep its spans, tell the caller."""

@@ -24,6 +24,7 @@ from flexplan_runtime.kvcache import (
     grain_rows,
     put_grains,
     split_off_gpu,
+    split_streamed,
     token_rows,
     value_rows,
 )
@@ -124,11 +125,11 @@ def store_hidden(job: Job, task: Task, views: Views) -> None:
 def load_cache(job: Job, task: Task, views: Views) -> None:
     """Old keys and values, or keys alone, of the grains that the gpu attends over by streaming them."""
     s, old, parts = job.segment(task), job.old_tokens(task), job.placement.streamed_parts
-    ring = split_off_gpu(job.arena_bytes(task.writes[0]), s, s.capacity)
+    ring = split_streamed(job.arena_bytes(task.writes[0]), s)
     home, relay = views.read("cache_cpu"), views.read("cache_relay")
     if home is not None:
-        to = by_grain(ring[0], s, s.grains[1], s.capacity, job.cache_dtype, parts)
-        source = by_grain(home, s, s.grains[1], s.capacity, job.cache_dtype)[:, :parts]
+        to = by_grain(ring[0], s, s.streamed_by_tier[0], s.capacity, job.cache_dtype, parts)
+        source = by_grain(home, s, s.streamed_by_tier[0], s.capacity, job.cache_dtype)[:, :parts]
         move(job.ledger, task, grain_rows(to, 0, old), grain_rows(source, 0, old))
     if relay is not None:
         to = token_rows(ring[1], s, old, disk_pair_bytes(s), job.cache_dtype)
@@ -197,16 +198,16 @@ def project(job: Job, task: Task, views: Views) -> None:
     q_GPH = q.reshape(s.num_grains, -1, s.head_dim)
     queries = views.write("queries")
     if queries is not None:
-        queries.view(job.dtype).view(s.hosted, -1, s.head_dim).copy_(q_GPH[s.grains[0] :])
-    resident, out = views.read("cache_gpu"), views.write("attention")
+        queries.view(job.dtype).view(s.hosted, -1, s.head_dim).copy_(q_GPH[s.num_grains - s.hosted :])
+    out = views.write("attention")
     if out is None:
         return
-    out_GPH = out.view(job.dtype).view(-1, *q_GPH.shape[1:])
-    if resident is not None:
-        (pairs_on_gpu,) = _cached(job, task, resident, None)
-        out_GPH[: s.grains[0]] = _attend_cached(job, task, q_GPH[: s.grains[0]], pairs_on_gpu, 0)
-    if views.write("choices") is not None:
-        _choose(job, task, views, q_GPH[s.grains[0] :], out_GPH[s.grains[0] :])
+    out_GPH, chooses, at = out.view(job.dtype).view(-1, *q_GPH.shape[1:]), views.write("choices") is not None, 0
+    for pairs in _cached(job, task, views.read("cache_gpu"), None if chooses else views.read("cache_ring")):
+        out_GPH[at : at + len(pairs)] = _attend_cached(job, task, q_GPH[at : at + len(pairs)], pairs, at)
+        at += len(pairs)
+    if chooses:
+        _choose(job, task, views, q_GPH[at:], out_GPH[at:])
 
 
 def _choose(job: Job, task: Task, views: Views, q_GPH: Tensor, out_GPH: Tensor) -> None:
@@ -226,18 +227,19 @@ def _choose(job: Job, task: Task, views: Views, q_GPH: Tensor, out_GPH: Tensor) 
 def attend(job: Job, task: Task, views: Views) -> None:
     """Attention on the host, over keys and values where they live."""
     s, old = job.segment(task), job.old_tokens(task)
-    context = old + 1
+    context, first = old + 1, s.num_grains - s.hosted
     parts = []
     home = views.read("cache_cpu")
     if home is not None:
-        parts.append((s.grains[1], by_grain(home, s, s.grains[1], s.capacity, job.cache_dtype)[:, :, :context]))
+        pairs = by_grain(home, s, s.grains[1], s.capacity, job.cache_dtype)[s.shared :, :, :context]
+        parts.append((len(pairs), pairs))
     new_rows = views.read("cache_out")
     if new_rows is not None:
         views.slot("cache_relay")[old * s.disk_row_bytes :].copy_(new_rows)
         parts.append((s.grains[2], by_token(views.slot("cache_relay"), s, context, s.disk_row_bytes, job.cache_dtype)))
     queries = job.arena_bytes(task.reads[0]).view(job.dtype).view(s.hosted, -1, s.head_dim)
     out = job.arena_bytes(task.writes[0]).view(job.dtype).view(s.hosted, -1, s.head_dim)
-    pads, at = job.batches[task.k].host_grain_pads[s.grains[0] :], 0
+    pads, at = job.batches[task.k].host_grain_pads[first:], 0
     for grains, pairs in parts:
         span = slice(at, at + grains)
         _attend_on_host(job, queries[span], pairs, pads[span], out[span])
@@ -311,11 +313,12 @@ def _cached(job: Job, task: Task, resident: Tensor | None, ring: Tensor | None) 
     if resident is not None:
         found.append(by_grain(resident, s, s.grains[0], s.capacity, job.cache_dtype))
     if ring is not None:
-        from_host, from_disk = split_off_gpu(ring, s, s.capacity)
-        if s.grains[1]:
+        from_host, from_disk = split_streamed(ring, s)
+        cpu, disk = s.streamed_by_tier
+        if cpu:
             parts = job.placement.streamed_parts
-            found.append(by_grain(from_host, s, s.grains[1], s.capacity, job.cache_dtype, parts))
-        if s.grains[2]:
+            found.append(by_grain(from_host, s, cpu, s.capacity, job.cache_dtype, parts))
+        if disk:
             found.append(by_token(from_disk, s, s.capacity, disk_pair_bytes(s), job.cache_dtype))
     return found
 

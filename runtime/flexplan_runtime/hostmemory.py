@@ -43,7 +43,7 @@ class HostBlock:
         raw = torch.frombuffer(self._pages, dtype=torch.uint8)
         start = -raw.data_ptr() % _HUGE
         self.data = raw[start : start + nbytes]
-        self._locked = False
+        self._locked: list[tuple[int, int]] = []  # ranges, in bytes
 
     def touch(self, num_threads: int) -> None:
         """Fault every page in, all threads at once."""
@@ -52,19 +52,26 @@ class HostBlock:
             list(pool.map(lambda s: self.data[s : s + _TOUCH_BYTES : ALIGN].zero_(), starts))
 
     def lock(self) -> None:
-        """Page-lock the block for the device."""
-        if self._locked or not len(self.data):
+        """Page-lock for the device what is not locked yet."""
+        at = 0
+        for lo, hi in [*sorted(self._locked), (len(self.data), len(self.data))]:
+            self.lock_range(at, lo)
+            at = hi
+
+    def lock_range(self, lo: int, hi: int) -> None:
+        """Page-lock whole pages by themselves; no copy to or from the device may cross their bounds."""
+        if lo >= hi:
             return
-        code = torch.cuda.cudart().cudaHostRegister(self.data.data_ptr(), len(self.data), 0)
+        code = torch.cuda.cudart().cudaHostRegister(self.data.data_ptr() + lo, hi - lo, 0)
         if int(code) != 0:
             raise MemoryExhausted(
-                "FP703", f"{format_size(len(self.data))} cannot be page-locked: {code}", fix="lower --cpu-mem"
+                "FP703", f"{format_size(hi - lo)} cannot be page-locked: {code}", fix="lower --cpu-mem"
             )
-        self._locked = True
+        self._locked.append((lo, hi))
 
     def close(self) -> None:
         """Unlock; the memory goes when nobody looks at it any more."""
-        if self._locked:
-            torch.cuda.cudart().cudaHostUnregister(self.data.data_ptr())
-            self._locked = False
+        for lo, _ in self._locked:
+            torch.cuda.cudart().cudaHostUnregister(self.data.data_ptr() + lo)
+        self._locked.clear()
         self.data = torch.empty(0, dtype=torch.uint8)

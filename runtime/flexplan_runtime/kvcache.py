@@ -50,6 +50,12 @@ def split_off_gpu(data: Tensor, segment: Segment, tokens: int) -> tuple[Tensor, 
     return data[:on_host], data[on_host:]
 
 
+def split_streamed(data: Tensor, segment: Segment) -> tuple[Tensor, Tensor]:
+    """Bytes of a slot of streamed grains: those of the host by grain, then those of the disk by token."""
+    on_host = segment.streamed_by_tier[0] * segment.capacity * segment.pair_bytes
+    return data[:on_host], data[on_host:]
+
+
 def disk_pair_bytes(segment: Segment) -> int:
     """One token of all grains on disk, without padding."""
     return segment.grains[2] * segment.pair_bytes

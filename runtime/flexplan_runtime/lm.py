@@ -211,7 +211,7 @@ class OffloadedLM:
             self._pad_id(None, stops),
             states,
             self.env.num_threads,
-            Replays() if self._replays(sampling) else None,
+            Replays(plan.placement) if self._replays(sampling) else None,
         )
         self._last_job = (key, job)
         return job

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from flexplan.graph import Buffer
-from flexplan.placement import Placement
+from flexplan.placement import BUFFER_ALIGN, Placement
+from flexplan.units import round_up
 from flexplan.weight_placement import LayerWeights, Piece
 from flexplan_runtime.arenas import Arenas, Ledger
 from flexplan_runtime.hostmemory import aligned_bytes
@@ -38,7 +38,8 @@ def load_weights(
         else:
             reader.read_rows(piece.tensor.name, piece.tensor.layer, piece.row_lo, piece.rows, out.view(dtype))
 
-    with ThreadPoolExecutor(num_threads, thread_name_prefix="flexplan-load") as pool:
+    # each thread works for itself: a team of its own for every one of them would be threads squared
+    with ThreadPoolExecutor(num_threads, "flexplan-load", torch.set_num_threads, (1,)) as pool:
         jobs = [pool.submit(_load_layer, placement, w, arenas, read) for w in placement.weights]
         for job in jobs:
             job.result()
@@ -55,11 +56,10 @@ def _load_layer(p: Placement, w: LayerWeights, arenas: Arenas, read: Read) -> No
             _fill(w, tier, part, read, arenas.ledger)
             arenas.disk[buffer.arena].write(buffer.offsets[w.j], part)
         else:
-            _fill(w, tier, _part(arenas, buffer, w.j), read, arenas.ledger)
-
-
-def _part(arenas: Arenas, buffer: Buffer, j: int) -> Tensor:
-    return arenas.memory[buffer.arena][buffer.offsets[j] : buffer.offsets[j] + buffer.sizes[j]]
+            lo, hi = buffer.offsets[w.j], buffer.offsets[w.j] + buffer.sizes[w.j]
+            _fill(w, tier, arenas.memory[buffer.arena][lo:hi], read, arenas.ledger)
+            if tier == "cpu":  # meanwhile the other threads touch what is theirs
+                arenas.lock_range(buffer.arena, lo, round_up(hi, BUFFER_ALIGN))
 
 
 def _fill(w: LayerWeights, tier: str, part: Tensor, read: Read, ledger: Ledger) -> None:

@@ -23,7 +23,6 @@ from flexplan.policy import Policy
 from flexplan.running import Say
 from flexplan.timeline import Timeline
 from flexplan.units import MiB
-from flexplan_runtime.attendrates import attention_rates
 from flexplan_runtime.attention import host_attention
 from flexplan_runtime.disk import ScratchFile
 from flexplan_runtime.env import ExecutionEnv
@@ -32,6 +31,7 @@ from flexplan_runtime.lm import OffloadedLM
 from flexplan_runtime.machine import capacities, cores, device_name, fingerprint
 from flexplan_runtime.moves import PIECE_BYTES
 from flexplan_runtime.opening import DUMMY
+from flexplan_runtime.runrates import RunningRates
 from flexplan_runtime.timing import Figure, rate_of
 
 Figures = dict[str, Figure]
@@ -64,7 +64,9 @@ def measure(device: str | None, scratch: Path, say: Say, sizes: Sizes | None = N
         for part in (bench.compute, bench.link, bench.host, bench.disk, bench.fixed):
             figures |= _told(part(), say)
         if not bench.on_host:
-            figures |= _told(attention_rates(env, bench.dtype, figures["host_task_s"].value), say)
+            running = RunningRates(env, bench.dtype)
+            figures |= _told(running.step(figures["gpu_bytes_per_s"].value), say)
+            figures |= _told(running.attention(), say)
         return Hardware.model_validate(
             {
                 "name": device_name(env.device) or "cpu",
@@ -210,20 +212,20 @@ class Bench:
         resident = Policy(gpu_batch_size=2, num_gpu_batches=2, overlap=True)
         spread = Policy(2, 2, 34, 33, 34, 33, 0, 50, cpu_cache_compute=True, pin_weight=False)
         streamed = Policy(2, 2, 34, 33, 34, 33, 0, 50)
-        with self._model((small, math), resident) as lm:
-            _decode(lm)  # captures the steps, where the device can
-            at_home = _decode(lm)
         timelines = []
         for policy in (spread, streamed):
             with self._model((small, math), policy) as lm:
                 timelines.append(_decode(lm))
-        return {
-            # the whole step, not the kernels alone: launching is what a small task waits for
-            "kernel_s": _step_per_task(at_home),
+        found = {
             "copy_s": _median_span(timelines, {H2D_WEIGHTS, H2D_CACHE, H2D_SMALL, D2H}),
-            "host_task_s": _median_span(timelines, {CPU}),
             "disk_request_s": _median_span(timelines, {DISK_READ, DISK_WRITE}),
         }
+        if not self.on_host:
+            return found  # the others are measured in a larger model
+        with self._model((small, math), resident) as lm:
+            at_home = _decode(lm)
+        # the whole step: launching is what a small task waits for
+        return found | {"kernel_s": _step_per_task(at_home), "host_task_s": _median_span(timelines, {CPU})}
 
     def _model(self, config: object, policy: Policy) -> OffloadedLM:
         return OffloadedLM(config, self.env, DUMMY, policy, dtype=self.dtype)  # type: ignore[arg-type]

@@ -1,61 +1,88 @@
-"""Replay: a gpu task whose bytes stay in one place is captured once as a CUDA graph and then launched as one.
+"""Replay: a gpu task that finds its bytes where it found them before is captured as a CUDA graph, then launched as one.
 
-A decode step of a layer is some twenty kernels; launched one by one they take longer than they run.
+A decode step of a layer is some twenty kernels; launched one by one they take longer than they run, and far longer
+while the host's cores attend.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from typing import Any
 
 import torch
 
-from flexplan.graph import Task
+from flexplan.graph import GPU, KINDS, Task
 from flexplan.placement import Placement
 
-# buffers of which a task finds the same slot at the same address for every token
-_STEADY = frozenset(("weights_gpu", "cache_gpu", "hidden_prefill", "hidden_decode", "ids", "weights_open"))
+# what choosing leaves to its second half grows with the context, so no step of it is like another
+_GROWING = frozenset(("choices", "chances", "values"))
 # a longer prompt keeps the gpu busy by itself, and its results would be held twice
 _SHORT_BYTES = 32 << 20
+_WORTH = 3  # replays that pay for a capture
+_MOST = 1024  # captured steps; each takes memory of the device
 
 
 class Replays:
-    """The captured tasks of one job: the first time a task runs as it is, the second time it is captured."""
+    """The captured tasks of one job: the first time a task runs as it is, the second time it may be captured.
 
-    def __init__(self) -> None:
-        self._seen: set[Hashable] = set()
+    Slots of a ring come round: a task is the same one when all of its slots are.
+    """
+
+    def __init__(self, placement: Placement) -> None:
+        self._placement = placement
+        self._seen: dict[Hashable, int] = {}  # the token at which a task was first met
         self._graphs: dict[Hashable, Any] = {}
         self._pool = torch.cuda.graph_pool_handle()
 
     def run(self, task: Task, work: Callable[[], None]) -> None:
         """Do ``work`` for the task, or replay it."""
-        key = (task.kind, task.i == 0, task.j, task.k)
-        graph = self._graphs.get(key)
-        if graph is not None:
-            graph.replay()
-        elif key in self._seen:
-            self._graphs[key] = graph = self._capture(work)
-            graph.replay()
+        if not self._is_steady(task):
+            work()
+            return
+        key = self._key(task)
+        if key not in self._graphs and self._is_worth_it(key, task):
+            self._graphs[key] = _capture(work, self._pool)
+        if key in self._graphs:
+            self._graphs[key].replay()
         else:
-            self._seen.add(key)
             work()
 
-    def _capture(self, work: Callable[[], None]) -> Any:
-        graph = torch.cuda.CUDAGraph()
-        # other lanes go on calling CUDA meanwhile: only this thread's calls are captured or restricted
-        with torch.cuda.graph(
-            graph, pool=self._pool, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"
-        ):
-            work()
-        return graph
+    def _is_steady(self, task: Task) -> bool:
+        """True for a step that is short and, with the same slots, does the same to the same addresses."""
+        if KINDS[task.kind].lane != GPU or self._placement.hidden_bytes(task.i, task.k) > _SHORT_BYTES:
+            return False
+        return not any(access.buffer in _GROWING for access in (*task.reads, *task.writes))
+
+    def _key(self, task: Task) -> Hashable:
+        buffers = self._placement.buffers
+        slots = tuple([buffers[a.buffer].slot(a.index) for a in (*task.reads, *task.writes)])
+        return task.kind, task.i == 0, task.j, task.k, slots
+
+    def _is_worth_it(self, key: Hashable, task: Task) -> bool:
+        """Met before, and from here on often enough; a second block of the same shape says there may be more."""
+        if key not in self._seen:
+            self._seen[key] = task.i
+            return False
+        first = self._seen[key]
+        if len(self._graphs) >= _MOST:
+            return False
+        return task.i <= first or (self._placement.block.gen_len - 1 - task.i) // (task.i - first) >= _WORTH
 
 
-def is_steady(task: Task, placement: Placement) -> bool:
-    """True for a step that is short, and reads and writes the same addresses every time."""
-    if task.kind not in ("compute", "open_weight") or not placement.hidden_stays:
-        return False
-    if placement.open_slots > 1 and "weights_open" in placement.buffers:
-        return False
-    if placement.hidden_bytes(task.i, task.k) > _SHORT_BYTES:
-        return False
-    return all(access.buffer in _STEADY for access in (*task.reads, *task.writes))
+def _capture(work: Callable[[], None], pool: Any) -> Any:
+    """The kernels that ``work`` launches on this thread's stream.
+
+    `torch.cuda.graph` would first wait for the whole device and give its memory back to the driver.
+    """
+    graph = torch.cuda.CUDAGraph()
+    # other lanes go on calling CUDA meanwhile: only this thread's calls are captured or restricted
+    graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+    try:
+        work()
+    except BaseException:
+        with suppress(RuntimeError):  # the capture is broken, and why is what matters
+            graph.capture_end()
+        raise
+    graph.capture_end()
+    return graph

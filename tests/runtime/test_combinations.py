@@ -49,6 +49,7 @@ FEATURES: dict[str, dict[str, Any]] = {
     "sep_layer off": {"sep_layer": False},
     "pin_weight off": {"pin_weight": False},
     "cpu_cache_compute on": {"cpu_cache_compute": True},
+    "cache_stream_percent 50": {"cpu_cache_compute": True, "cache_stream_percent": 50.0},
     "compress_weight on": {"compress_weight": True, "comp_weight_config": CompressionConfig(4, 16, 0)},
     "compress_cache on": {"compress_cache": True, "comp_cache_config": CompressionConfig(4, 16, 2)},
     "attn_sparsity 0.5": {"attn_sparsity": 0.5},

@@ -1,0 +1,112 @@
+"""What tasks take in a running model: attention on the host, alone and beside weights on the link, and gpu steps.
+
+A kernel by itself, over and over, finds its threads awake and its memory warm: it is up to twice as fast as in a
+model.  So these are measured where they happen, on a few layers of an ordinary size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from flexplan.cache_placement import vector_bytes
+from flexplan.catalog import read_model
+from flexplan.configs import ModelMath
+from flexplan.policy import Policy
+from flexplan.shapes import ModelShape
+from flexplan.timeline import Span, Timeline
+from flexplan_runtime.env import ExecutionEnv
+from flexplan_runtime.lm import OffloadedLM
+from flexplan_runtime.opening import DUMMY
+from flexplan_runtime.timing import Figure
+
+SMALL = {"vocab_size": 512, "max_positions": 1024}
+PROMPT_LEN, NEW = 512, 6
+ALONE = Policy(64, 2, cache_gpu_percent=0.0, cache_cpu_percent=100.0, cpu_cache_compute=True)
+FEW = replace(ALONE, gpu_batch_size=8)
+PACKED = replace(ALONE, compress_cache=True)
+BESIDE = replace(ALONE, w_gpu_percent=0.0, w_cpu_percent=100.0)
+RESIDENT, RESIDENT_NEW = Policy(2, 1), 24
+_FIRST = 2  # the token from which on everything is warm
+_CAPTURED = 4  # the token by which every step is replayed
+Model = tuple[ModelShape, ModelMath]
+
+
+class RunningRates:
+    """Measures models of one dtype in one environment."""
+
+    def __init__(self, env: ExecutionEnv, dtype: torch.dtype) -> None:
+        self.env = env
+        self.dtype = dtype
+        self.model = self._model("facebook/opt-6.7b", num_layers=6)  # wide: few layers hold many keys and values
+        self.shape = self.model[0]
+
+    def attention(self) -> dict[str, Figure]:
+        """Bytes a second of attention, packed or not, and of host memory to it and to copies together.
+
+        And the seconds of a task that reads nothing: the line through a small and a large batch gives both.
+        """
+        many, few = (_seconds(self._decoded(policy)) for policy in (ALONE, FEW))
+        slope = (many.value - few.value) / (self._bytes(ALONE) - self._bytes(FEW))
+        start_s = max(0.0, few.value - slope * self._bytes(FEW))
+        alone, packed = self._rate(many, ALONE, start_s), self._rate(_seconds(self._decoded(PACKED)), PACKED, start_s)
+        timeline = self._decoded(BESIDE)
+        beside = self._rate(_seconds(timeline), BESIDE, start_s)
+        both = Figure(beside.value + self._copied(timeline), beside.spread_percent)
+        return {
+            "host_task_s": Figure(start_s, few.spread_percent),
+            "host_attention_bytes_per_s": alone,
+            "host_attention_packed_bytes_per_s": packed,
+            "host_bytes_per_s": max(alone, both, key=lambda figure: figure.value),
+        }
+
+    def step(self, gpu_bytes_per_s: float) -> dict[str, Figure]:
+        """Seconds that a decode step of one layer takes beside reading its weights."""
+        model = self._model("facebook/opt-1.3b")  # deep: what a pass costs is shared by many layers
+        ends, shape = self._decoded(RESIDENT, RESIDENT_NEW, model).sweep_end_s, model[0]
+        floor_s = shape.num_layers * _layer_bytes(shape) / gpu_bytes_per_s
+        beside = [(ends[i] - ends[i - 1] - floor_s) / (shape.num_layers + 2) for i in sorted(ends) if i > _CAPTURED]
+        return {"kernel_s": Figure.of([max(1e-6, seconds) for seconds in beside])}
+
+    def _model(self, name: str, **update: int) -> Model:
+        shape, math = read_model(name)
+        return shape.model_copy(update=SMALL | update).with_dtype(self.dtype.itemsize), math
+
+    def _decoded(self, policy: Policy, new: int = NEW, model: Model | None = None) -> Timeline:
+        """The timeline of a second, warm run."""
+        with OffloadedLM(model or self.model, self.env, DUMMY, policy, dtype=self.dtype) as lm:
+            prompts = [[(7 * n + t) % 500 + 4 for t in range(PROMPT_LEN)] for n in range(policy.block_size)]
+            lm.complete(prompts, new)
+            return lm.complete(prompts, new).timelines[0]
+
+    def _bytes(self, policy: Policy) -> float:
+        """Keys and values that one task attends over, about halfway through."""
+        element = self.shape.bytes_per_element
+        pair = 2 * vector_bytes(self.shape.head_dim, element, policy.cache_packing(element))
+        return policy.gpu_batch_size * self.shape.num_kv_heads * pair * (PROMPT_LEN + (_FIRST + NEW) / 2)
+
+    def _rate(self, took: Figure, policy: Policy, start_s: float) -> Figure:
+        """Bytes a second of one task, what each costs however small it is apart."""
+        return Figure(self._bytes(policy) / max(1e-6, took.value - start_s), took.spread_percent)
+
+    def _copied(self, timeline: Timeline) -> float:
+        """Bytes a second of weights that arrive while attention runs."""
+        attends, loads = _spans(timeline, "attend@"), _spans(timeline, "load_weight@")
+        nbytes = len({s.i for s in loads}) * self.shape.num_layers * _layer_bytes(self.shape)
+        rate = nbytes / max(1e-9, sum(s.end_s - s.start_s for s in loads))
+        together = sum(max(0.0, min(a.end_s, b.end_s) - max(a.start_s, b.start_s)) for a in attends for b in loads)
+        return rate * together / max(1e-9, sum(s.end_s - s.start_s for s in attends))
+
+
+def _layer_bytes(s: ModelShape) -> int:
+    return (4 * s.hidden_size + 2 * s.ffn_size) * s.hidden_size * s.bytes_per_element
+
+
+def _spans(timeline: Timeline, kind: str) -> list[Span]:
+    return [s for s in timeline.spans if s.name.startswith(kind) and s.i >= _FIRST]
+
+
+def _seconds(timeline: Timeline) -> Figure:
+    """Of one attention task."""
+    return Figure.of([s.end_s - s.start_s for s in _spans(timeline, "attend@")])
