@@ -12,7 +12,7 @@ import torch
 
 from flexplan.cache_placement import vector_bytes
 from flexplan.catalog import read_model
-from flexplan.configs import ModelMath
+from flexplan.modelmath import ModelMath
 from flexplan.policy import Policy
 from flexplan.shapes import ModelShape
 from flexplan.timeline import Span, Timeline

@@ -37,5 +37,5 @@ _ACTIVATIONS: dict[str, Activation] = {
 
 
 def activation(name: str) -> Activation:
-    """The function `name`; configs.py has refused all others."""
+    """The function `name`; `flexplan.configkeys` has refused all others."""
     return _ACTIVATIONS[name]

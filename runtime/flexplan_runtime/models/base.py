@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flexplan.configs import ModelMath
+from flexplan.modelmath import ModelMath
 from flexplan.shapes import ModelShape
 from flexplan.tensors import TOKENS
 
