@@ -12,6 +12,7 @@ from flexplan.blocks import fill_blocks
 from flexplan.checker import check_accesses, check_budgets, check_order
 from flexplan.foreign import blamed_on, foreign_plan, is_foreign, name_of
 from flexplan.goals import refuse_late, smallest_memory
+from flexplan.pause import collector_paused
 from flexplan.placement import Placement
 from flexplan.plan import Plan
 from flexplan.plugins import PLANNERS, SCHEDULES, make
@@ -65,8 +66,9 @@ def _asked(planner: str | Planner, options: Mapping[str, Any]) -> Ask:
     chosen: Planner = make(PLANNERS, planner, **options) if isinstance(planner, str) else planner
 
     def ask(problem: Problem) -> Plan:
-        plan = chosen.plan(problem)
-        check_plan(plan)
+        with collector_paused():
+            plan = chosen.plan(problem)
+            check_plan(plan)
         refuse_late(plan)
         return plan
 

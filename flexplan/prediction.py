@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from flexplan.blocks import Block, fill_blocks
@@ -46,7 +46,7 @@ class Prediction:
     tokens_per_s: float
     prefill_s: float
     decode_s: float
-    peak_bytes: dict[str, int]
+    peak_bytes: dict[str, int] = field(default_factory=dict)
     busiest_lane: dict[str, str] = field(default_factory=dict)
     lane_busy_s: dict[str, dict[str, float]] = field(default_factory=dict)
     block_s: float = 0.0
@@ -71,7 +71,20 @@ class _BlockTime:
 
 
 def predict(problem: Problem, policy: Policy, schedule: Schedule) -> Prediction:
-    """Seconds and bytes of a workload; equal blocks are simulated once, of many unequal ones a few."""
+    """Seconds and bytes of a workload."""
+    return with_bytes(predict_seconds(problem, policy, schedule), problem, policy, schedule)
+
+
+def with_bytes(seconds: Prediction, problem: Problem, policy: Policy, schedule: Schedule) -> Prediction:
+    """A prediction of seconds, completed."""
+    return replace(seconds, peak_bytes=peak_bytes(problem, policy, schedule))
+
+
+def predict_seconds(problem: Problem, policy: Policy, schedule: Schedule) -> Prediction:
+    """A prediction without bytes: those take a placement of all layers, which a search spares the plans that lose.
+
+    Equal blocks are simulated once, of many unequal ones a few.
+    """
     rates = Rates(problem.hardware)
     shapes = Counter(_shape_of(block) for block in fill_blocks(problem.workload, policy))
     counts = representatives(shapes)
@@ -84,7 +97,6 @@ def predict(problem: Problem, policy: Policy, schedule: Schedule) -> Prediction:
         tokens_per_s=rows * problem.workload.gen_len / (prefill + decode),
         prefill_s=prefill,
         decode_s=decode,
-        peak_bytes=peak_bytes(problem, policy, schedule),
         busiest_lane={"prefill": largest.first.busiest_lane(), "decode": largest.decode.busiest_lane()},
         lane_busy_s={phase: _busy_s(times, counts, phase) for phase in ("prefill", "decode")},
         block_s=largest.prefill_s + largest.decode_s,
@@ -120,6 +132,10 @@ def _of_lens(problem: Problem, lens: tuple[int, ...]) -> Problem:
     return problem.model_copy(update={"workload": workload})
 
 
+def _of_layers(problem: Problem, num_layers: int) -> Problem:
+    return problem.model_copy(update={"model": problem.model.model_copy(update={"num_layers": num_layers})})
+
+
 def _block_time(problem: Problem, policy: Policy, schedule: Schedule, rates: Rates) -> _BlockTime:
     """All passes of a few tokens; of more, for each set of micro-batches that run together, three of its passes."""
     tokens = problem.workload.gen_len
@@ -140,7 +156,8 @@ def _block_time(problem: Problem, policy: Policy, schedule: Schedule, rates: Rat
 def _batch_sets(problem: Problem, policy: Policy, schedule: Schedule) -> Iterator[tuple[tuple[int, ...], int]]:
     """The micro-batches that share a pass, and how many such sets are alike."""
     batches = next(fill_blocks(problem.workload, policy)).batches
-    sets = {sweep.ks: None for sweep in schedule.build(problem, policy).sweeps()}
+    few = _of_layers(problem, min(problem.model.num_layers, _FEW_LAYERS))
+    sets = {sweep.ks: None for sweep in schedule.build(few, policy).sweeps()}
     shapes = {ks: tuple((batches[k].num_rows, batches[k].prompt_len) for k in ks) for ks in sets}
     first = {shape: ks for ks, shape in reversed(shapes.items())}
     for shape, times in Counter(shapes.values()).items():
@@ -158,8 +175,7 @@ def _simulated(
     """The timeline of some tokens' passes, by all micro-batches or by ``ks``; of many layers, what they add up to."""
 
     def of_layers(num_layers: int) -> Timeline:
-        part = problem.model_copy(update={"model": problem.model.model_copy(update={"num_layers": num_layers})})
-        graph = schedule.build(part, policy)
+        graph = schedule.build(_of_layers(problem, num_layers), policy)
         sweeps = (sweep for sweep in graph.sweeps() if sweep.i in tokens and ks in (None, sweep.ks))
         return simulate_graph(graph, rates, keep=False, sweeps=sweeps)
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from functools import cache, lru_cache
 
 from flexplan import cost
-from flexplan.cache_placement import Segment
 from flexplan.graph import INLINE, KINDS, NOTHING, Access, Task, Work
 from flexplan.layers import TRANSFORMER, Layer
 from flexplan.placement import CHANCE_BYTES, ID_BYTES, Placement
@@ -57,6 +56,8 @@ class Steps:
         self._pair_bytes = placement.cache[0][0].pair_bytes
         self._hidden_bytes = cache(placement.hidden_bytes)  # of i = 0 and 1: all decoding steps are alike
         self._hidden_parts = cache(placement.hidden_parts)
+        self._home = cache(self._home_of)  # what does not depend on the pass is written once
+        self._weights = lru_cache(maxsize=256)(self._weights_of)  # all micro-batches of a layer read the same
 
     def _task(
         self, kind: str, p: Pass, j: int, k: int, work: Work, reads: Accesses, writes: Accesses, part: int = 0
@@ -90,7 +91,7 @@ class Steps:
         ring = (Access("weight_ring", index, lo, hi),)
         yield self._task("load_weight", p, j, k, cost.up_work(hi - lo), home, ring, part)
 
-    def _weights(self, p: Pass, j: int) -> Accesses:
+    def _weights_of(self, p: Pass, j: int) -> Accesses:
         """What a compute task of layer j reads: the open weights, or the resident part and the slot of the ring."""
         opened = self.p.weights[j].open_bytes
         return _access("weights_open", self._weight_index(p, j), opened) if opened else self._stored_weights(p, j)
@@ -182,8 +183,10 @@ class Steps:
     def _attention_turn(self, p: Pass, layer: Layer, k: int) -> int:
         return p.turn(layer.depth, self.p.shape.num_layers, k)
 
-    def _home(self, s: Segment, layer: Layer, k: int, tier: str) -> Accesses:
-        return _access(f"cache_{tier}", self.p.cache_index(layer, k), s.resident_bytes(tier))
+    def _home_of(self, depth: int, k: int, tier: str) -> Accesses:
+        """All bytes on a tier of the cache of a transformer layer and micro-batch."""
+        index = k * self.p.shape.num_layers + depth
+        return _access(f"cache_{tier}", index, self.p.cache[depth][k].resident_bytes(tier))
 
     def load_cache(self, p: Pass, j: int, k: int) -> Tasks:
         """Old keys and values to where attention reads them: from disk to the host, on to the gpu if it attends.
@@ -217,12 +220,14 @@ class Steps:
         """The values chosen among the old ones, read by the gpu itself where they live: nothing else moves."""
         layer = self.layers[j]
         nbytes = self._chosen(p, layer, k) * self.p.segment(layer, k).vector_bytes
-        reads = self._choices(p, layer, k) + self._home(self.p.segment(layer, k), layer, k, "cpu")
+        reads = self._choices(p, layer, k) + self._home(layer.depth, k, "cpu")
         yield self._task("load_values", p, j, k, cost.up_work(nbytes), reads, self._values(p, layer, k))
 
     def _chosen(self, p: Pass, layer: Layer, k: int) -> int:
         """Old values of all streamed grains that come to the gpu apart from their keys."""
-        return self.p.segment(layer, k).streamed * self.p.chosen(p.i, k) if layer.attends else 0
+        if not self.p.chooses or not layer.attends:
+            return 0
+        return self.p.segment(layer, k).streamed * self.p.chosen(p.i, k)
 
     def _choices(self, p: Pass, layer: Layer, k: int) -> Accesses:
         """Which of them."""
@@ -257,7 +262,7 @@ class Steps:
         if not s.off_gpu:
             return
         out = self._cache_out(p, layer, k)
-        writes = self._home(s, layer, k, "cpu") + out
+        writes = self._home(layer.depth, k, "cpu") + out
         work = cost.down_work(s.off_gpu * new * s.pair_bytes)
         yield self._task("store_cache", p, j, k, work, self._fresh(p, layer, k), writes)
 
@@ -287,9 +292,9 @@ class Steps:
         Where the rest is streamed, its keys are on the gpu, and which values to load is what this half finds out.
         """
         layer = self.layers[j]
-        s, turn, hosted = self.p.segment(layer, k), self._attention_turn(p, layer, k), self._hosted_bytes(p, layer, k)
+        turn, hosted = self._attention_turn(p, layer, k), self._hosted_bytes(p, layer, k)
         done = self.p.rows(k) * self.p.shape.q_size * self.p.shape.bytes_per_element - hosted
-        cached = self._home(s, layer, k, "gpu") + self._cache_ring(p, layer, k)
+        cached = self._home(layer.depth, k, "gpu") + self._cache_ring(p, layer, k)
         reads, written = self._hidden_in(p, j, k)
         writes = written + self._fresh(p, layer, k) + cached + _access("attention", turn, done)
         writes += _access("queries", turn, hosted) + self._choices(p, layer, k) + self._chances(p, layer, k)
@@ -314,7 +319,7 @@ class Steps:
         queries_host, out = _access("queries_host", turn, nbytes), _access("attention_host", turn, nbytes)
         yield self._task("send_query", p, j, k, cost.down_work(nbytes), _access("queries", turn, nbytes), queries_host)
         yield from self.store_cache(p, j, k)
-        homes = self._home(s, layer, k, "cpu") if s.grains[1] > s.shared else ()
+        homes = self._home(layer.depth, k, "cpu") if s.grains[1] > s.shared else ()
         if s.grains[2]:
             old = (self.p.context(p.i, k) - 1) * s.disk_row_bytes
             homes += _access("cache_relay", turn, old) + self._cache_out(p, layer, k)
@@ -360,9 +365,8 @@ class Steps:
 
     def _attend_on_gpu(self, p: Pass, j: int, k: int) -> Tasks:
         layer = self.layers[j]
-        s = self.p.segment(layer, k)
         reads, written = self._hidden_in(p, j, k)
-        resident = self._home(s, layer, k, "gpu")
+        resident = self._home(layer.depth, k, "gpu")
         ring = self._cache_ring(p, layer, k) if p.i else ()
         writes = written + self._hidden_out(p, j, k) + resident + ring + self._fresh(p, layer, k)
         reads = self._weights(p, j) + reads + ((resident + ring) if p.i else ())

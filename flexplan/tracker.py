@@ -7,7 +7,7 @@ edges keep it so when lanes run side by side.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from flexplan.errors import GraphError
 from flexplan.tasks import Buffer, Step, Sweep, Task
@@ -64,10 +64,8 @@ class _Slot:
             if record.lo <= lo and hi <= record.hi:
                 return record
         found = self.records[first:last]
-        whole = _Record(min([lo, *(r.lo for r in found)]), max([hi, *(r.hi for r in found)]), {}, {})
-        for record in found:
-            _add(whole.writers, record.writers)
-            _add(whole.readers, record.readers)
+        writers, readers = _latest(r.writers for r in found), _latest(r.readers for r in found)
+        whole = _Record(min([lo, *(r.lo for r in found)]), max([hi, *(r.hi for r in found)]), writers, readers)
         self.put(first, last, [whole])
         return whole
 
@@ -87,11 +85,14 @@ class _Slot:
         return found
 
 
-def _add(waits: Waits, more: Waits) -> None:
-    """Wait for all of ``more``, too."""
-    for lane, number in more.items():
-        if number > waits.get(lane, -1):
-            waits[lane] = number
+def _latest(found: Iterable[Waits]) -> Waits:
+    """To wait for all of these."""
+    waits: Waits = {}
+    for more in found:
+        for lane, number in more.items():
+            if number > waits.get(lane, -1):
+                waits[lane] = number
+    return waits
 
 
 class Tracker:
@@ -109,15 +110,16 @@ class Tracker:
 
     def waits(self, task: Task) -> Waits:
         """On each other lane, the task that this one, the next in order, waits for."""
-        waits: Waits = {}
+        found: list[Waits] = []
         lane, number = task.lane, self.number
         for buffer, index, lo, hi in task.reads:
             record = self._slot(buffer, index).read(lo, hi)
-            _add(waits, record.writers)
+            found.append(record.writers)
             record.readers[lane] = number
         for buffer, index, lo, hi in task.writes:
             for record in self._slot(buffer, index).write(lo, hi, {lane: number}):
-                _add(waits, record.readers or record.writers)
+                found.append(record.readers or record.writers)
+        waits = _latest(found)
         waits.pop(lane, None)
         self.number += 1
         return waits

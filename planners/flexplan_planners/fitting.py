@@ -32,10 +32,17 @@ def _seconds(found: Found) -> float:
     return found[0]
 
 
-def fit(problem: Problem, schedule: Schedule, program: Program, n: int, shares: Shares) -> Policy | None:
-    """The fastest policy of n micro-batches that fits as the placement counts, starting from a solution; or None."""
+def fit(
+    problem: Problem, schedule: Schedule, program: Program, n: int, shares: Shares, known: Policy | None = None
+) -> Policy | None:
+    """The fastest policy of n micro-batches that fits as the placement counts, starting from a solution; or None.
+
+    Where a policy is ``known`` to fit, no budget is lowered below what the rows count for it: rounding, which puts
+    another policy over a budget by a page, would leave no room at all.
+    """
     real = problem.budgets()
     given: Budgets = program.budgets
+    least = counted(program, n, known) if known else dict.fromkeys(real, 0.0)
     best = _NONE
     for _ in range(_ROUNDS):
         policy = read_back(program, n, shares)
@@ -46,7 +53,7 @@ def fit(problem: Problem, schedule: Schedule, program: Program, n: int, shares: 
         if given.keys() != real.keys():  # a cost model with rows of its own
             break
         if any(over.values()):
-            given = {tier: given[tier] - 1.1 * over[tier] for tier in real}
+            given = {tier: max(given[tier] - 1.1 * over[tier], min(given[tier], least[tier])) for tier in real}
         else:
             given = credited(real, program, n, policy, need)
         solution = _solve(program, given, n)
@@ -97,7 +104,7 @@ def _from_there(problem: Problem, schedule: Schedule, programs: Sequence[Program
         budgets = credited(problem.budgets(), program, n, best[1], need)
         solution = _solve(program, budgets, n)
         if solution is not None and solution.seconds * n < best[0] * (1 - _WORTH):
-            fitted = fit(problem, schedule, replace(program, budgets=budgets), n, solution.shares)
+            fitted = fit(problem, schedule, replace(program, budgets=budgets), n, solution.shares, best[1])
             if fitted is not None:
                 best = min(best, (program.seconds(shares_of(fitted), n), fitted), key=_seconds)
     return best
@@ -125,9 +132,14 @@ def _fitted_anyhow(problem: Problem, schedule: Schedule, program: Program, n: in
 
 def credited(real: Mapping[str, int], program: Program, n: int, policy: Policy, need: Mapping[str, int]) -> Budgets:
     """The budgets, larger by what the rows count too much for a policy."""
-    shares = shares_of(policy)
-    off = {tier: program.bytes[tier].value(shares, n) - need[tier] for tier in real}
+    off = {tier: nbytes - need[tier] for tier, nbytes in counted(program, n, policy).items()}
     return {tier: most + max(0.0, off[tier]) if most else 0.0 for tier, most in real.items()}
+
+
+def counted(program: Program, n: int, policy: Policy) -> Budgets:
+    """Bytes of each tier as the rows count them."""
+    shares = shares_of(policy)
+    return {tier: row.value(shares, n) for tier, row in program.bytes.items()}
 
 
 def _solve(program: Program, budgets: Budgets, n: int) -> Solution | None:

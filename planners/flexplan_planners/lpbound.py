@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from flexplan_planners.lpmodel import ACT, CACHE, ONE, SHARES, WEIGHTS, Program, Row, Solution, objective_unit
+from flexplan_planners.solver import Answer
 
 _Work = tuple[str, Mapping[str, Row]]  # rows, and what the names of their constraints begin with
 Prices = Mapping[str, float]  # by constraint: seconds a second of a lane, or seconds a byte of a tier
@@ -39,6 +40,14 @@ def prices_of(program: Program, solution: Solution) -> Prices:
     for tier, nbytes in program.budgets.items():
         found[f"bytes_{tier}"] = max(0.0, -duals.get(f"bytes_{tier}", 0.0)) / max(nbytes, 1.0) * objective_unit(program)
     return found
+
+
+def prices_of_shortage(program: Program, answer: Answer) -> Prices:
+    """Prices of bytes at which a block that has no room costs more than its budgets are worth, and so may others."""
+    return {
+        f"bytes_{tier}": max(0.0, -answer.duals.get(f"bytes_{tier}", 0.0)) / max(nbytes, 1.0)
+        for tier, nbytes in program.budgets.items()
+    }
 
 
 class Bounds:
@@ -75,9 +84,13 @@ class Bounds:
             weights[self.places[name]] = prices[name]
         sums = np.add.reduceat(self.lines * weights[:, None], self.starts)[self.works].sum(1)
         weights = sums[:, 0] + (sums[:, 1:4] + self.absent[:, :3]).min(1)
-        each, once = (sums[:, 5:11] + self.absent[:, 3:])[self.program], sums[:, 11:][self.program]
-        moving = (each + once / self.batches[:, None]).reshape(-1, 2, 3).min(2).sum(1)
+        each, once = self._by_share(sums[:, 5:11] + self.absent[:, 3:]), self._by_share(sums[:, 11:])
+        moving = (each + once / self.batches).reshape(2, 3, -1).min(1).sum(0)
         return sums[self.program, 4] + moving + weights[self.program] / self.batches
+
+    def _by_share(self, sums: Any) -> Any:
+        """A line a share, a column a block: numpy takes five times as long to find the least of three in a row."""
+        return np.take(sums.T, self.program, axis=1)
 
 
 def _works(program: Program) -> list[_Work]:

@@ -15,7 +15,7 @@ weights' shares times u) the program is linear again, cache and activation share
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ from flexplan_planners.solver import Answer, Constraint, minimise
 
 ONE = "one"  # the constant among the terms
 INVERSE = "u"  # 1 / num_gpu_batches
+SHORTAGE = "shortage"  # what a block needs beyond the budgets, as a part of them
 WEIGHTS, CACHE, ACT = (tuple(f"{what}_{tier}" for tier in ("gpu", "cpu", "disk")) for what in ("w", "cache", "act"))
 SHARES = (*WEIGHTS, *CACHE, *ACT)
 
@@ -238,6 +239,12 @@ def _scaled(terms: Terms, factor: float, absent: frozenset[str]) -> dict[str, fl
     return {name: factor * c for name, c in terms.items() if c and name not in absent}
 
 
+def shortage_rows(program: Program, n: int) -> list[Constraint]:
+    """What n micro-batches need of each tier <= its budget, and the same part more of each."""
+    memory = [replace(row, terms={**row.terms, SHORTAGE: -1.0}) for row in memory_rows(program, n)]
+    return [*memory, *share_rows(program), *block_row(program, n)]
+
+
 # -- solving -----------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Solution:
@@ -267,3 +274,8 @@ def solve_program(program: Program, n: int | None = None) -> Solution | None:
     scale = units(program)
     seconds = sum(p.passes * scale[p.name] * answer.values[seconds_of(p)] for p in program.phases)
     return Solution(1 / u, shares, seconds, answer)
+
+
+def least_shortage(program: Program, n: int) -> Answer:
+    """The least by which n micro-batches, for which there is no room, miss the budgets; its duals prove it."""
+    return minimise({SHORTAGE: 1.0}, shortage_rows(program, n), {})

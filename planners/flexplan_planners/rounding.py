@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from flexplan_planners.lpbound import Bounds, Prices, prices_of
-from flexplan_planners.lpmodel import CostModel, Program, Solution, solve_program
+from flexplan_planners.lpbound import Bounds, Prices, prices_of, prices_of_shortage
+from flexplan_planners.lpmodel import CostModel, Program, Solution, least_shortage, solve_program
 
 Kind = frozenset[str]
 
@@ -83,8 +83,12 @@ class Front:
         budgets = self.programs[0].budgets
         for num in range(1, len(budgets) + 1) if len(budgets) <= _FEW_TIERS else (1, len(budgets)):
             for tiers in combinations(budgets, num):
-                over = self.bounds.of({f"bytes_{tier}": 1.0 for tier in tiers})
-                self.open &= over <= _FITS * sum(budgets[tier] for tier in tiers)
+                self.close({f"bytes_{tier}": 1.0 for tier in tiers})
+
+    def close(self, prices: Prices) -> None:
+        """The blocks that need more bytes than there are, at these prices of bytes."""
+        worth = sum(prices.get(f"bytes_{tier}", 0.0) * nbytes for tier, nbytes in self.programs[0].budgets.items())
+        self.open &= self.bounds.of(prices) <= _FITS * worth
 
     def raise_bounds(self, prices: Prices) -> None:
         """By the prices of a program that was solved; a block whose bound is later than is allowed is closed."""
@@ -95,15 +99,20 @@ class Front:
 
     def lowest(self, best: Best) -> tuple[float, int] | None:
         """The lowest bound that is worth a look, and its block."""
-        limits = np.array([best.limit(kind) for kind in self.kinds])[self.bounds.program]
+        limit = {kind: best.limit(kind) for kind in set(self.kinds)}
+        limits = np.array([limit[kind] for kind in self.kinds])[self.bounds.program]
         bounds = np.where(self.open & (self.seconds < limits), self.seconds, inf)
         block = int(np.argmin(bounds))
         return (float(bounds[block]), block) if bounds[block] < inf else None
 
+    def block(self, block: int) -> tuple[Program, int]:
+        """Its program, and its number of micro-batches."""
+        return self.programs[self.bounds.program[block]], int(self.bounds.batches[block])
+
     def solve(self, block: int) -> Optimum | None:
         """The block's best shares; where nothing fits, larger blocks of the same program are closed, too."""
         self.open[block] = False
-        program, n = self.programs[self.bounds.program[block]], int(self.bounds.batches[block])
+        program, n = self.block(block)
         solution = solve_program(program, n)
         if solution is None or is_late(program, n, solution):
             same = self.bounds.program == self.bounds.program[block]
@@ -125,6 +134,7 @@ class Search:
         self.num_prompts = num_prompts
         self.best = Best(spread)
         self.prices: list[Prices] = []
+        self.shortages: list[Prices] = []
 
     def explore(self, model: CostModel, sizes: Iterable[int]) -> None:
         """Add these batch sizes, up to the first that has no room, and solve what may be better than the best."""
@@ -148,18 +158,30 @@ class Search:
         front = Front(programs, self.num_prompts)
         for prices in self.prices:
             front.raise_bounds(prices)
+        for prices in self.shortages:
+            front.close(prices)
         return front
 
     def _solve(self, fronts: Sequence[Front], best: Best) -> None:
         while found := [(*lowest, n) for n, front in enumerate(fronts) if (lowest := front.lowest(best))]:
             _, block, n = min(found)
             optimum = fronts[n].solve(block)
-            if optimum is not None:
-                if not is_late(optimum.program, optimum.num_gpu_batches, optimum.solution):
-                    best.add(optimum)
-                self.prices.append(prices_of(optimum.program, optimum.solution))
-                for front in fronts:
-                    front.raise_bounds(self.prices[-1])
+            if optimum is None:
+                self._learn_shortage(fronts, *fronts[n].block(block))
+                continue
+            if not is_late(optimum.program, optimum.num_gpu_batches, optimum.solution):
+                best.add(optimum)
+            self.prices.append(prices_of(optimum.program, optimum.solution))
+            for front in fronts:
+                front.raise_bounds(self.prices[-1])
+
+    def _learn_shortage(self, fronts: Sequence[Front], program: Program, n: int) -> None:
+        """Close every block for which there is as little room as for this one, by the same proof."""
+        answer = least_shortage(program, n)
+        if answer.optimal:
+            self.shortages.append(prices_of_shortage(program, answer))
+            for front in fronts:
+                front.close(self.shortages[-1])
 
 
 def optimise(model: CostModel, num_prompts: int | None = None, spread: float = 0.0) -> list[Optimum]:

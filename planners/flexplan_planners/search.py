@@ -11,7 +11,7 @@ from flexplan.lengths import typical_lens
 from flexplan.plan import Plan
 from flexplan.plugins import SCHEDULES, make
 from flexplan.policy import Policy
-from flexplan.prediction import Prediction, Schedule, predict
+from flexplan.prediction import Prediction, Schedule, predict_seconds, with_bytes
 from flexplan.problem import Problem, Workload
 from flexplan_planners.latency import within_latency
 from flexplan_planners.lp import LpPlanner
@@ -26,7 +26,7 @@ _EQUAL = 0.008  # closer than a simulation is to a machine: then the plan with f
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A proposal, its policy, what is predicted for a typical block of it, and that in seconds a prompt."""
+    """A proposal, its policy, what a typical block of it is predicted to take, and that in seconds a prompt."""
 
     optimum: Optimum
     policy: Policy
@@ -65,11 +65,12 @@ class SearchPlanner:
         return self.proposer.shadow_prices(problem, policy)
 
     def _plan(self, problem: Problem) -> Plan:
+        schedule: Schedule = make(SCHEDULES, self.schedule)
         for candidate in self.ranking(problem):
             policy = self.proposer.fitted(problem, candidate.optimum)
             if policy is not None:
                 known = policy == candidate.policy and typical(problem, policy) == problem
-                prediction = candidate.prediction if known else None
+                prediction = with_bytes(candidate.prediction, problem, policy, schedule) if known else None
                 return Plan.of(problem, policy, schedule=self.schedule, planner="search", prediction=prediction)
         policy = self.proposer.squeezed(problem)
         if policy is None:
@@ -143,7 +144,7 @@ def halfway(size: int, sizes: Sequence[int]) -> list[int]:
 
 def judged(problem: Problem, optimum: Optimum, policy: Policy, schedule: Schedule) -> Candidate:
     """A proposal with its prediction; the last block of a given number of prompts counts as a full one."""
-    prediction = predict(typical(problem, policy), policy, schedule)
+    prediction = predict_seconds(typical(problem, policy), policy, schedule)
     prompts = problem.workload.num_prompts or policy.block_size
     blocks = ceil(prompts / policy.block_size)
     return Candidate(optimum, policy, prediction, prediction.total_s * blocks / prompts)

@@ -61,9 +61,12 @@ def test_our_policy_is_never_worse_than_the_package_s(size: str, prompt: int) ->
     assert 32 / optimum.seconds_per_prompt >= answer["tokens_per_s"] * (1 - SOLVER)
 
 
-def test_ours_are_found_5_times_faster() -> None:
-    """All of them together, 12 times; one by one 3 times (66B, prompt 1024) to 46 times (13B, prompt 256)."""
-    assert sum(flexgen(*case)["seconds"] for case in CASES) >= 5 * sum(ours(*case)[1] for case in CASES)
+@pytest.mark.parametrize(("size", "prompt"), CASES)
+def test_ours_is_found_5_times_faster(size: str, prompt: int) -> None:
+    """Case by case, in seconds of processor time, the best of three of ours: other work on the machine slows either."""
+    taken = min(ours.__wrapped__(size, prompt)[1] for _ in range(3))
+    print(f"{size}, prompt {prompt}: {flexgen(size, prompt)['seconds'] / taken:.0f} times")
+    assert flexgen(size, prompt)["seconds"] >= 5 * taken
 
 
 @pytest.mark.parametrize(("size", "prompt"), CASES)
