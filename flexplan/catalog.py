@@ -12,8 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from flexplan.configs import ModelMath, read_config
+from flexplan.configs import read_config
 from flexplan.errors import UsageError
+from flexplan.modelmath import ModelMath
 from flexplan.shapes import ModelShape
 from flexplan.strictjson import is_directory, is_file
 

@@ -17,11 +17,28 @@ from flexplan.shapes import ModelShape
 
 
 # -- work of the layer maths: tokens is positions over all rows ---------------------------------------------
+def _products(s: ModelShape, tokens: int, per_token: float, weights: float, moved: float, between: float) -> Work:
+    """``per_token`` multiplications; numbers of ``weights``, and of a token those that products and others move."""
+    element = s.bytes_per_element
+    return Work(
+        gpu_flops=2 * tokens * per_token,
+        gpu_bytes=(weights + tokens * moved) * element,
+        gpu_between_bytes=tokens * between * element,
+    )
+
+
+def _normed(s: ModelShape, width: int) -> int:
+    """Numbers that a norm reads and writes: one kernel, or one for each of its steps, in float32."""
+    floats = 4 // s.bytes_per_element  # a float32 counts as so many numbers
+    return (6 * floats + (2 if floats == 1 else 6)) * width if s.gated else 2 * width
+
+
 def project_work(s: ModelShape, tokens: int) -> Work:
-    """Norm and the query, key, value projections."""
+    """Norm, the query, key, value projections, rotation, and new keys and values to where they are kept."""
     width = s.q_size + 2 * s.kv_size
-    moved = s.hidden_size * width + tokens * (s.hidden_size + width)
-    return Work(gpu_flops=2 * tokens * s.hidden_size * width, gpu_bytes=moved * s.bytes_per_element)
+    turned = s.q_size + s.kv_size if s.gated else 0
+    between = _normed(s, s.hidden_size) + (_normed(s, turned) if s.qk_norm else 0) + 9 * turned + 4 * s.kv_size
+    return _products(s, tokens, s.hidden_size * width, s.hidden_size * width, s.hidden_size + width, between)
 
 
 def prompt_attention_work(s: ModelShape, rows: int, length: int) -> Work:
@@ -61,9 +78,9 @@ def host_attention_work(s: ModelShape, grains: int, context: int, pair_bytes: in
 
 
 def merge_work(s: ModelShape, tokens: int) -> Work:
-    """The output projection of attention."""
-    moved = s.q_size * s.hidden_size + tokens * (s.q_size + 2 * s.hidden_size)
-    return Work(gpu_flops=2 * tokens * s.q_size * s.hidden_size, gpu_bytes=moved * s.bytes_per_element)
+    """The output projection of attention, and what it is added to."""
+    matrix = s.q_size * s.hidden_size
+    return _products(s, tokens, matrix, matrix, s.q_size + s.hidden_size, 3 * s.hidden_size)
 
 
 def experts_touched(s: ModelShape, tokens: int) -> float:
@@ -74,12 +91,13 @@ def experts_touched(s: ModelShape, tokens: int) -> float:
 
 
 def mlp_work(s: ModelShape, tokens: int) -> Work:
-    """Up (and gate), activation and down; of a mixture, the experts that the tokens touch."""
-    matrices = 3 if s.gated else 2
-    per_token = matrices * s.hidden_size * s.ffn_size * max(1, s.experts_per_token)
-    weights = matrices * s.hidden_size * s.ffn_size * experts_touched(s, tokens)
-    moved = weights + tokens * (2 * s.hidden_size + matrices * s.ffn_size)
-    return Work(gpu_flops=2 * tokens * per_token, gpu_bytes=moved * s.bytes_per_element)
+    """Norm, up (and gate), activation, down and sum; of a mixture, the experts that the tokens touch."""
+    matrices, experts = 3 if s.gated else 2, max(1, s.experts_per_token)
+    matrix = matrices * s.hidden_size * s.ffn_size
+    moved = 2 * s.hidden_size + matrices * s.ffn_size
+    sent = 6 * s.hidden_size * experts if s.num_experts else 0  # to the experts and back
+    between = _normed(s, s.hidden_size) + (5 if s.gated else 2) * s.ffn_size * experts + 5 * s.hidden_size + sent
+    return _products(s, tokens, matrix * experts, matrix * experts_touched(s, tokens), moved, between)
 
 
 def head_work(s: ModelShape, rows: int) -> Work:
@@ -162,8 +180,9 @@ class Rates:
     def demands(self, work: Work) -> dict[str, float]:
         """Seconds of each resource at its full rate."""
         h = self.hardware
+        products_s = max(work.gpu_flops / h.gpu_flops_per_s, work.gpu_bytes / h.gpu_bytes_per_s)
         return {
-            "gpu": max(work.gpu_flops / h.gpu_flops_per_s, work.gpu_bytes / h.gpu_bytes_per_s),
+            "gpu": products_s + work.gpu_between_bytes / h.gpu_bytes_per_s,
             "link_up": work.up_bytes / h.link_up_bytes_per_s,
             "link_down": work.down_bytes / h.link_down_bytes_per_s,
             "link": (work.up_bytes + work.down_bytes) / h.link_duplex_bytes_per_s,
@@ -188,5 +207,7 @@ class Rates:
         alone.append(work.host_flops / h.host_flops_per_s)
         if lane == HOST_COPY:
             alone.append(work.host_bytes / 2 / h.pageable_up_bytes_per_s)
+        if h.host_only and lane not in (DISK_READ, DISK_WRITE):
+            demands["cores"] = max(alone)  # computing and copying are done by the same cores
         solo = self.fixed_s.get(lane, 0.0) + max(alone)
         return Price(solo, tuple((r, s) for r, s in demands.items() if s > 0))

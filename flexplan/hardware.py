@@ -39,6 +39,7 @@ class Hardware(BaseModel):
     cpu_bytes: NonNegativeInt
     disk_bytes: NonNegativeInt
     cores: PositiveInt
+    host_only: bool = False  # the host computes, too: the "gpu" is its cores, the "link" their copies
     # device memory that is nobody's tensor: library workspaces, captured steps, what the allocator rounds
     gpu_overhead_bytes: NonNegativeInt = 0
 

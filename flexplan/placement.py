@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from math import ceil
 
 from flexplan.allot import cut
 from flexplan.blocks import Block
@@ -23,10 +22,10 @@ from flexplan.shapes import ModelShape
 from flexplan.tensors import TOKENS
 from flexplan.units import round_up
 from flexplan.weight_placement import DISK_ALIGN, TIERS, LayerWeights, Piece, place_weights
+from flexplan.workspace import mask_bytes, workspace_bytes
 
 ID_BYTES = 8
 CHANCE_BYTES = 4  # an attention weight between the two halves of a step: float32
-_UNPACKED_BYTES = 32 << 20  # keys and values that choosing unpacks, or takes to float32, at a time
 BUFFER_ALIGN = 4096
 _WHOLE_PAGES = frozenset(("disk.weights", "disk.work", "host.weights"))  # direct I/O; a layer is page-locked by itself
 TIER_OF_ARENA = {"gpu": "gpu", "host": "cpu", "pageable": "cpu", "disk": "disk"}
@@ -161,7 +160,7 @@ class Placement:
     @cached_property
     def arena_bytes(self) -> Mapping[str, int]:
         """Bytes of each arena."""
-        sizes: dict[str, int] = {"gpu.workspace": workspace_bytes(self)}
+        sizes: dict[str, int] = {"gpu.workspace": _workspace(self)}
         for b in self.buffers.values():
             end = max(o + s for o, s in zip(b.offsets, b.sizes, strict=True))
             sizes[b.arena] = max(sizes.get(b.arena, 0), round_up(end, BUFFER_ALIGN))
@@ -297,27 +296,9 @@ def _add_tokens(layout: _Layout, p: Placement) -> None:
         layout.ring("rows", "gpu.work", 2, size)
 
 
-def _choosing_bytes(p: Placement) -> int:
-    """What choosing among old positions takes on the gpu, beside the values that were chosen."""
-    if p.policy.attn_sparsity >= 1:
-        return 0
-    s, context = p.shape, p.block.prompt_len + p.block.gen_len
-    grains = max(b.num_rows for b in p.block.batches) * s.num_kv_heads
-    weights, positions = 3 * s.group_size * 4, 4 * 8
-    values = ceil(p.policy.attn_sparsity * 2 * s.head_dim * s.bytes_per_element)
-    return grains * context * (weights + positions + values) + _UNPACKED_BYTES
-
-
-def workspace_bytes(p: Placement) -> int:
-    """What the kernels of the largest step allocate beside the arenas, in bytes.
-
-    Counted from the layer maths: the results that live at the same time in attention, MLP and head.
-    """
-    s, e = p.shape, p.shape.bytes_per_element
-    tokens = max(b.num_rows * b.prompt_len for b in p.block.batches)
-    rows = max(b.num_rows for b in p.block.batches)
-    attention = tokens * (2 * s.hidden_size + 3 * (s.q_size + 2 * s.kv_size)) * e
-    ragged = rows * p.block.prompt_len**2  # the mask of a padded prompt, one byte a pair
-    mlp = tokens * (3 * s.hidden_size + (3 if s.gated else 2) * s.ffn_size) * e
-    head = rows * s.vocab_size * (e + 4)
-    return max(attention + ragged, mlp, head, _choosing_bytes(p))
+def _workspace(p: Placement) -> int:
+    """Of the largest task, and the masks of all micro-batches."""
+    batches, gen_len = p.block.batches, p.block.gen_len
+    rows, longest = max(b.num_rows for b in batches), max(b.prompt_len for b in batches)
+    masks = sum(mask_bytes(b.num_rows, b.prompt_len) for b in batches)
+    return masks + workspace_bytes(p.shape, rows, longest, longest + gen_len, p.policy.attn_sparsity)

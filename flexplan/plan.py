@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from flexplan.blocks import full_block
+from flexplan.blocksizes import largest_block
 from flexplan.devicemap import DeviceMap, device_map
 from flexplan.errors import InfeasiblePlan, PolicyError
-from flexplan.fitting import largest_block
 from flexplan.graph import TaskGraph
 from flexplan.placement import Placement
 from flexplan.plugins import SCHEDULES, make

@@ -91,6 +91,7 @@ _CPU = _H100 | {
     "cpu_bytes": 16 * GiB,
     "disk_bytes": 64 * GiB,
     "cores": 4,
+    "host_only": True,
     "gpu_flops_per_s": 100e9,
     "gpu_bytes_per_s": 20e9,
     "link_up_bytes_per_s": 10e9,

@@ -27,6 +27,7 @@ _RESOURCES = {
     "gpu": "the GPU",
     "cpu": "the host's attention",
     "host": "host memory bandwidth",
+    "cores": "the cores, which compute and copy",
     "link": "the link, both ways together",
     "link_up": "the link to the GPU",
     "link_down": "the link from the GPU",

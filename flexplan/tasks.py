@@ -84,6 +84,7 @@ class Work(NamedTuple):
     host_flops: float = 0
     read_bytes: float = 0
     write_bytes: float = 0
+    gpu_between_bytes: float = 0  # what the kernels between the products read and write; nothing hides their time
 
     def __str__(self) -> str:
         return ",".join(f"{name}:{value}" for name, value in self._asdict().items() if value) or "none"

@@ -302,12 +302,12 @@ class _Sums:
     def roofline(self, work: Work, share: str, more: Work, times: int) -> None:
         """Tasks whose work grows with a share: their operations and their bytes bound the gpu apart."""
         self.task(GPU, work, times)
-        alone = max(self.rates.demands(work)[GPU], 0.0)
+        products_s = self.rates.demands(work._replace(gpu_between_bytes=0))[GPU]
         roofs = []
         for roof, part in (("gpu_flops", Work(gpu_flops=1)), ("gpu_bytes", Work(gpu_bytes=1))):
             rate = self.rates.demands(part)[GPU]
             base, slope = (getattr(w, roof) * rate * times for w in (work, more))
-            roofs.append((share, base - alone * times, slope))
+            roofs.append((share, base - products_s * times, slope))
         self.roofs.append(tuple(roofs))
 
     def rows(self) -> dict[str, Row]:

@@ -10,15 +10,14 @@ from __future__ import annotations
 from functools import cached_property
 from math import ceil
 
-from flexplan.blocks import full_block
 from flexplan.cache_placement import values_read
 from flexplan.lengths import padded_mean
-from flexplan.placement import BUFFER_ALIGN, CHANCE_BYTES, ID_BYTES, Placement, workspace_bytes
-from flexplan.policy import Policy
+from flexplan.placement import BUFFER_ALIGN, CHANCE_BYTES, ID_BYTES
 from flexplan.problem import Problem
 from flexplan.tensors import weight_tensors
 from flexplan.units import round_up
 from flexplan.weight_placement import DISK_ALIGN, PIECE_ALIGN
+from flexplan.workspace import mask_bytes, workspace_bytes
 from flexplan_planners.lpmodel import ONE, Row
 from flexplan_planners.switches import Switches
 
@@ -101,9 +100,8 @@ class Memory:
 
     @cached_property
     def workspace(self) -> int:
-        policy = Policy(gpu_batch_size=self.num_rows, attn_sparsity=self.sparsity)
-        block = full_block(self.problem.workload, policy)
-        return workspace_bytes(Placement(self.shape, policy, block, 1, (), ()))
+        context = self.prompt + self.problem.workload.gen_len
+        return workspace_bytes(self.shape, self.num_rows, self.prompt, context, self.sparsity)
 
     @cached_property
     def chosen(self) -> int:
@@ -132,7 +130,7 @@ class Memory:
         fixed += self.queries if split else 0
         each = self.token_hidden + self.num_rows * self.prompt * ID_BYTES + 8 * BUFFER_ALIGN
         each += (self.prompt_hidden if s.act_stays else 0) + (self.queries if split else 0)
-        each += self.shape.num_layers * _SLOT_ALIGN
+        each += self.shape.num_layers * _SLOT_ALIGN + mask_bytes(self.num_rows, self.prompt)
         moved = 2 * self.layer_prompt_cache + self._brought(s)
         fixed, each = (x + (self.choices if s.chooses else 0) for x in (fixed, each))
         return Row(

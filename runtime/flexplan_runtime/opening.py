@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 
 from flexplan.catalog import read_model
-from flexplan.configs import ModelMath, read_config
+from flexplan.configs import read_config
 from flexplan.errors import PolicyError, UsageError
+from flexplan.modelmath import ModelMath
 from flexplan.shapes import ModelShape
 from flexplan_runtime.download import is_model, resolve_model
 from flexplan_runtime.dummy import DummyCheckpoint

@@ -4,8 +4,8 @@ One file a tensor, in a folder named after the checkpoint:
 
     packed bytes, in chunks of whole grains  |  CRC-32 of each chunk, 4 bytes each  |  key, 32 bytes
 
-The key is a digest of all that the bytes follow from.  A file appears by renaming, so what stands at its name is
-whole, and processes may share the directory: the last to write wins, with the same bytes.
+The key is a digest of all that the bytes follow from.  What stands at a file's name is whole, and processes may share
+the directory: the last to write wins, with the same bytes.
 """
 
 from __future__ import annotations
@@ -13,11 +13,8 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-import tempfile
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -30,6 +27,7 @@ from flexplan.tensors import WeightTensor
 from flexplan.weight_placement import Piece
 from flexplan_runtime.packedweights import chunk_rows, quantised, read_packed
 from flexplan_runtime.weights import WeightReader
+from flexplan_runtime.wholefiles import replacing
 
 _VERSION = 1  # of the layout, and of what quantising makes of the same numbers
 _OPEN_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe with no writer must not hang the open
@@ -96,7 +94,7 @@ class PackedFile:
     def write(self, reader: WeightReader) -> None:
         """Quantise the whole tensor into the file."""
         tensor, step, sums = self.tensor, chunk_rows(self.tensor), []
-        with _replacing(self.path) as out:
+        with replacing(self.path) as out:
             for row in range(0, tensor.rows, step):
                 chunk = quantised(reader, tensor, row, min(step, tensor.rows - row), self.dtype).numpy()
                 sums.append(crc32(chunk))
@@ -135,21 +133,6 @@ class PackedFile:
         if file.readinto(memoryview(chunk.numpy())) != end - start or crc32(chunk.numpy()) != expected:  # type: ignore[attr-defined]
             raise ValueError(f"is damaged between byte {start} and {end}")
         return chunk
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes its place when all of it is written, or leaves nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as out:
-            yield out
-        Path(temporary).chmod(0o644)  # others may read it, as they may a model
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _reason(error: Exception) -> str:

@@ -8,7 +8,7 @@ from torch import Tensor
 from flexplan.tensors import WeightTensor
 from flexplan.units import round_up
 from flexplan.weight_placement import Piece
-from flexplan_runtime.quantisation import pack_slabs, pack_vectors, unpack_rows, unpack_slabs
+from flexplan_runtime.quantisation import pack_rows, pack_slabs, unpack_rows, unpack_slabs
 from flexplan_runtime.weights import WeightReader
 
 _ELEMENTS = 1 << 22  # packed at a time: the float32 copies of quantising stay small
@@ -50,7 +50,7 @@ def pack(plain: Tensor, tensor: WeightTensor, out: Tensor) -> None:
     if tensor.packing.down:
         pack_slabs(plain, tensor.packing, out)
     else:
-        pack_vectors(plain, tensor.packing, out.view(len(plain), -1))
+        pack_rows(plain, tensor.packing, out.view(len(plain), -1))
 
 
 def unpack(data: Tensor, tensor: WeightTensor, out: Tensor) -> None:

@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from flexplan.configs import ModelMath
 from flexplan.errors import PromptError
+from flexplan.modelmath import ModelMath
 from flexplan.shapes import ModelShape
 
 Stop = int | Sequence[int] | Literal["model"] | None

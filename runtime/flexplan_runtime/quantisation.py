@@ -21,7 +21,7 @@ from torch import Tensor
 from flexplan.packing import Packing
 from flexplan_runtime.attention import has_triton
 
-CHUNK = 1 << 22  # elements that are float32 at a time
+CHUNK = 1 << 18  # elements that are float32 at a time: what a core's cache holds
 
 
 def pack_vectors(x: Tensor, packing: Packing, out: Tensor) -> None:
@@ -50,9 +50,15 @@ def unpack_vectors(packed: Tensor, packing: Packing, width: int, dtype: torch.dt
     codes = _read_codes(packed[..., : packing.code_bytes(width)], packing, width)
     for _ in range(packing.params):
         start, end = end, end + packing.num_groups(width) * packing.element_bytes
-        each = _numbers(packed[..., start:end], dtype)
-        shared.append(each[..., None].expand(*each.shape, packing.group_size).flatten(-2)[..., :width])
-    return _decode(codes, shared, packing).to(dtype)
+        shared.append(_numbers(packed[..., start:end], dtype)[..., None])
+    return _decode(_grouped(codes, packing), shared, packing).flatten(-2)[..., :width].to(dtype)
+
+
+def pack_rows(x: Tensor, packing: Packing, out: Tensor) -> None:
+    """(R, C) in the model's dtype to (R, vector_bytes) uint8, one vector a row."""
+    step = max(1, len(x) if _by_triton(x) else CHUNK // x.shape[1])
+    for rows, vectors in zip(x.split(step), out.split(step), strict=True):
+        pack_vectors(rows, packing, vectors)
 
 
 def pack_slabs(x: Tensor, packing: Packing, out: Tensor) -> None:
@@ -113,14 +119,15 @@ def _encode(x: Tensor, dim: int, packing: Packing) -> tuple[Tensor, list[Tensor]
         nearest = 0.5
     scale = shared[0].float()
     steps = x / scale.masked_fill(scale == 0, torch.inf)
-    return (steps + nearest).floor_().clamp_(0, levels).to(torch.uint8), shared
+    return steps.add_(nearest).floor_().clamp_(0, levels).to(torch.uint8), shared
 
 
 def _decode(codes: Tensor, shared: list[Tensor], packing: Packing) -> Tensor:
     """Float32."""
+    numbers = codes.float()
     if packing.symmetric:
-        return (codes.float() - 2 ** (packing.num_bits - 1)) * shared[0].float()
-    return codes.float() * shared[0].float() + shared[1].float()
+        return numbers.sub_(2 ** (packing.num_bits - 1)).mul_(shared[0].float())
+    return numbers.mul_(shared[0].float()).add_(shared[1].float())
 
 
 # -- codes to bytes and back -------------------------------------------------------------------------------------------

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from flexplan.configs import ModelMath
 from flexplan.errors import ModelFilesError, PolicyError, PromptError, UsageError
 from flexplan.hardware import Hardware, hardware_from
+from flexplan.modelmath import ModelMath
 from flexplan.plan import Plan, refuse_over_budget
 from flexplan.plugins import SCHEDULES, make
 from flexplan.policy import Policy

@@ -12,7 +12,7 @@ import torch
 
 from flexplan.cache_placement import vector_bytes
 from flexplan.catalog import read_model
-from flexplan.configs import ModelMath
+from flexplan.modelmath import ModelMath
 from flexplan.policy import Policy
 from flexplan.shapes import ModelShape
 from flexplan.timeline import Span, Timeline
@@ -27,7 +27,7 @@ ALONE = Policy(64, 2, cache_gpu_percent=0.0, cache_cpu_percent=100.0, cpu_cache_
 FEW = replace(ALONE, gpu_batch_size=8)
 PACKED = replace(ALONE, compress_cache=True)
 BESIDE = replace(ALONE, w_gpu_percent=0.0, w_cpu_percent=100.0)
-RESIDENT, RESIDENT_NEW = Policy(2, 1), 24
+RESIDENT, RESIDENT_NEW = Policy(2, 1, sep_layer=False), 24
 _FIRST = 2  # the token from which on everything is warm
 _CAPTURED = 4  # the token by which every step is replayed
 Model = tuple[ModelShape, ModelMath]
@@ -63,7 +63,7 @@ class RunningRates:
 
     def step(self, gpu_bytes_per_s: float) -> dict[str, Figure]:
         """Seconds that a decode step of one layer takes beside reading its weights."""
-        model = self._model("facebook/opt-1.3b")  # deep: what a pass costs is shared by many layers
+        model = self._model("facebook/opt-6.7b", num_layers=12)  # deep: what a pass costs is shared by many layers
         ends, shape = self._decoded(RESIDENT, RESIDENT_NEW, model).sweep_end_s, model[0]
         floor_s = shape.num_layers * _layer_bytes(shape) / gpu_bytes_per_s
         beside = [(ends[i] - ends[i - 1] - floor_s) / (shape.num_layers + 2) for i in sorted(ends) if i > _CAPTURED]

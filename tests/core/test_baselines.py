@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from flexplan.baselines import BASELINES, all_resident, faster_baseline, rival, rivals, whole_layers
-from flexplan.fitting import fits, largest_block, sizes
+from flexplan.blocksizes import fits, largest_block, sizes
 from flexplan.layers import layer_tensors, schedule_layers
 from flexplan.plan import Plan
 from flexplan.planning import solve

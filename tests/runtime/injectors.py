@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import subprocess
 import threading
@@ -58,6 +60,18 @@ def failing_io(code: int) -> Callable[..., int]:
         raise OSError(code, os.strerror(code))
 
     return fail
+
+
+def refuse_direct_io(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that knows no O_DIRECT."""
+    real = fcntl.fcntl
+
+    def refusing(handle: int, command: int, argument: int = 0) -> int:
+        if command == fcntl.F_SETFL and argument & os.O_DIRECT:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return real(handle, command, argument)
+
+    monkeypatch.setattr(fcntl, "fcntl", refusing)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import torch
 from flexplan_runtime import ExecutionEnv, OffloadedLM
 from flexplan_runtime.blockrun import BlockPlan
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, Cache, PreTrainedModel
 
 from flexplan.policy import Policy
 
@@ -41,6 +41,16 @@ FACTORS: dict[str, Sequence[Any]] = {
 }
 MOST_PROMPTS = 17
 NEAR_TIE = 1e-3
+THREE_TIERS = {  # as people write it, every tier at work
+    "gpu_batch_size": 2,
+    "num_gpu_batches": 2,
+    "w_gpu_percent": 40,
+    "w_cpu_percent": 30,
+    "cache_gpu_percent": 40,
+    "cache_cpu_percent": 30,
+    "act_gpu_percent": 40,
+    "act_cpu_percent": 30,
+}
 _CANDIDATES = 24
 _TEXT = (
     "The with statement is used to wrap a block of code. An exception is raised when the value of a mapping object is "
@@ -156,8 +166,10 @@ def left_padded(prompts: Sequence[Sequence[int]], pad: int = 0) -> tuple[torch.T
 
 
 @torch.no_grad()
-def reference(model: PreTrainedModel, prompts: list[list[int]], gen_len: int = 4) -> Reference:
-    """Greedy tokens of one left-padded batch that never stops."""
+def reference(
+    model: PreTrainedModel, prompts: list[list[int]], gen_len: int = 4, cache: Cache | None = None
+) -> Reference:
+    """Greedy tokens of one left-padded batch that never stops; ``cache`` is fresh, None for transformers' own."""
     ids, mask = left_padded(prompts)
     done = model.generate(
         ids,
@@ -166,6 +178,7 @@ def reference(model: PreTrainedModel, prompts: list[list[int]], gen_len: int = 4
         do_sample=False,
         eos_token_id=None,
         pad_token_id=0,
+        past_key_values=cache,
         return_dict_in_generate=True,
         output_logits=True,
     )

@@ -16,19 +16,12 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from flexplan_runtime import lm as lm_module  # noqa: E402  (after importorskip)
+from policies import THREE_TIERS  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 
 from flexplan.cli import app  # noqa: E402
 
-POLICY = {
-    "gpu_batch_size": 2,
-    "num_gpu_batches": 2,
-    "w_gpu_percent": 40,
-    "w_cpu_percent": 30,
-    "cache_gpu_percent": 40,
-    "cache_cpu_percent": 30,
-    "cpu_cache_compute": True,
-}
+POLICY = THREE_TIERS | {"cpu_cache_compute": True}
 TEXTS = ["The with statement", "A class definition", "Python", "An exception is raised when", "If"]
 NEW = 8
 

@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 
 from flexplan_runtime.disk import BLOCK, REQUEST_BYTES, ScratchFile  # noqa: E402
 from flexplan_runtime.hostmemory import aligned_bytes  # noqa: E402
-from injectors import failing_io, free_bytes, mounted, patch_io  # noqa: E402
+from injectors import failing_io, free_bytes, mounted, patch_io, refuse_direct_io  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from flexplan.errors import StorageError  # noqa: E402
@@ -112,14 +112,7 @@ def test_an_error_in_one_of_several_requests_is_the_callers(tmp_path: Path, monk
 def test_a_file_system_that_refuses_the_flag_is_read_through_the_page_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = fcntl.fcntl
-
-    def refusing(handle: int, command: int, argument: int = 0) -> int:
-        if command == fcntl.F_SETFL and argument & os.O_DIRECT:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        return real(handle, command, argument)
-
-    monkeypatch.setattr(fcntl, "fcntl", refusing)
+    refuse_direct_io(monkeypatch)
     buffered, data = ScratchFile(tmp_path, SIZE), content(SIZE)
     assert not buffered.direct
     buffered.write(0, data)

@@ -15,21 +15,12 @@ pytest.importorskip("transformers")
 
 from flexplan_runtime import job as job_module  # noqa: E402  (after importorskip)
 from flexplan_runtime.embedded import tiny_opt_prompts  # noqa: E402
+from policies import THREE_TIERS  # noqa: E402
 from transformers import AutoModelForCausalLM  # noqa: E402
 
 from flexplan.cli import app  # noqa: E402
 
 WIDTHS = {"float32": 4, "float16": 2, "bfloat16": 2}
-THREE_TIERS = {
-    "gpu_batch_size": 2,
-    "num_gpu_batches": 2,
-    "w_gpu_percent": 40,
-    "w_cpu_percent": 30,
-    "cache_gpu_percent": 40,
-    "cache_cpu_percent": 30,
-    "act_gpu_percent": 40,
-    "act_cpu_percent": 30,
-}
 each_dtype = pytest.mark.parametrize("dtype", WIDTHS)
 
 

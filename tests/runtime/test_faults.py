@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import signal
 import subprocess
@@ -22,7 +21,16 @@ pytest.importorskip("transformers")
 
 from flexplan_runtime import ExecutionEnv, OffloadedLM  # noqa: E402
 from flexplan_runtime.handlers import HANDLERS  # noqa: E402
-from injectors import at_call, failing_io, flexplan_threads, free_bytes, mounted, patch_io, wrap_handlers  # noqa: E402
+from injectors import (  # noqa: E402
+    at_call,
+    failing_io,
+    flexplan_threads,
+    free_bytes,
+    mounted,
+    patch_io,
+    refuse_direct_io,
+    wrap_handlers,
+)
 from policies import Case, generated, opened, text_prompts, text_reference  # noqa: E402
 
 from flexplan.errors import DeadlineExceeded, StorageError  # noqa: E402
@@ -271,14 +279,7 @@ def test_short_reads_and_writes_change_nothing(tiny_opt: Path, tmp_path: Path, m
 def test_without_direct_io_the_bytes_are_the_same(
     tiny_opt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = fcntl.fcntl
-
-    def refusing(handle: int, command: int, argument: int = 0) -> int:
-        if command == fcntl.F_SETFL and argument & os.O_DIRECT:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        return real(handle, command, argument)
-
-    monkeypatch.setattr(fcntl, "fcntl", refusing)
+    refuse_direct_io(monkeypatch)
     with opened(tiny_opt, ON_DISK, tmp_path) as lm:
         assert right(tiny_opt, lm)
 

@@ -22,9 +22,9 @@ from policies import (  # noqa: E402
     Reference,
     covering,
     generated,
-    left_padded,
     opened,
     random_prompts,
+    reference,
     text_prompts,
 )
 from tiny_models import CONFIGS, saved  # noqa: E402
@@ -106,23 +106,10 @@ def rounded_model(directory: Path, packing: Packing | None) -> PreTrainedModel:
     return model
 
 
-@torch.no_grad()
-def packed_reference(directory: Path, prompts: list[list[int]], policy: Policy, gen_len: int = 4) -> Reference:
+def packed_reference(directory: Path, prompts: list[list[int]], policy: Policy) -> Reference:
     """What transformers generates with the weights and the cache rounded as a policy says."""
-    ids, mask = left_padded(prompts)
-    done = rounded_model(directory, policy.weight_packing(4)).generate(
-        ids,
-        attention_mask=mask,
-        max_new_tokens=gen_len,
-        do_sample=False,
-        eos_token_id=None,
-        pad_token_id=0,
-        past_key_values=PackedCache(policy.cache_packing(4)),
-        return_dict_in_generate=True,
-        output_logits=True,
-    )
-    best = torch.stack(done.logits, 1).topk(2).values
-    return Reference(prompts, done.sequences[:, ids.shape[1] :], best[..., 0] - best[..., 1])
+    model = rounded_model(directory, policy.weight_packing(4))
+    return reference(model, prompts, cache=PackedCache(policy.cache_packing(4)))
 
 
 # -- the selection ---------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import warnings
@@ -225,6 +226,33 @@ def test_processes_share_a_directory(tokens: Callable[..., Any], tiny_opt: Path,
     found, said = warned(lambda: tokens(tiny_opt))
     assert not said
     assert found == tokens(tiny_opt, kept=None)
+
+
+KILLED = """
+import os, signal
+from flexplan_runtime import packedfiles
+plain, calls = packedfiles.quantised, []
+def quantised(*args):
+    calls.append(args)
+    if len(calls) == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return plain(*args)
+packedfiles.quantised = quantised
+"""
+
+
+def test_what_a_killed_opening_left_is_gone_after_the_next(
+    tokens: Callable[..., Any], tiny_opt: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", KILLED + WRITER, str(tiny_opt), str(tmp_path / "off"), str(tmp_path / "kept")]
+    assert subprocess.run(command, timeout=240).returncode == -signal.SIGKILL
+    files = [path for path in (tmp_path / "kept").rglob("*") if path.is_file()]
+    assert any(path.name.startswith(".") for path in files)
+    found, said = warned(lambda: tokens(tiny_opt))
+    assert not said
+    assert found == tokens(tiny_opt, kept=None)
+    files = [path for path in (tmp_path / "kept").rglob("*") if path.is_file()]
+    assert len(files) == MATRICES and not [path for path in files if path.name.startswith(".")]
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["may not be written", "disk is full"])

@@ -16,9 +16,9 @@ from policies import (  # noqa: E402
     Case,
     Reference,
     generated,
-    left_padded,
     opened,
     random_prompts,
+    reference,
     text_prompts,
 )
 from test_packed import PackedCache  # noqa: E402
@@ -79,21 +79,14 @@ def thinned(weights: Any, readable: Any, share: float, groups: int) -> Any:
     return weights / weights.sum(-1, keepdim=True)
 
 
-@torch.no_grad()
-def sparse_reference(directory: Path, prompts: list[list[int]], policy: Policy, gen_len: int = 6) -> Reference:
+def sparse_reference(directory: Path, prompts: list[list[int]], policy: Policy) -> Reference:
     """What transformers generates."""
     name = f"sparse_{policy.attn_sparsity:g}".replace(".", "_")
     AttentionInterface.register(name, sparse(policy.attn_sparsity))
     AttentionMaskInterface.register(name, eager_mask)
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager").eval()
     model.config._attn_implementation = name
-    ids, mask = left_padded(prompts)
-    done = model.generate(
-        ids, attention_mask=mask, max_new_tokens=gen_len, do_sample=False, eos_token_id=None, pad_token_id=0,
-        past_key_values=PackedCache(policy.cache_packing(4)), return_dict_in_generate=True, output_logits=True,
-    )  # fmt: skip
-    best = torch.stack(done.logits, 1).topk(2).values
-    return Reference(prompts, done.sequences[:, ids.shape[1] :], best[..., 0] - best[..., 1])
+    return reference(model, prompts, gen_len=6, cache=PackedCache(policy.cache_packing(4)))
 
 
 def agree(directory: Path, prompts: list[list[int]], policy: Policy, tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
-"""The activation functions by their Hugging Face names; each may overwrite its argument."""
+"""The activation functions by their Hugging Face names; all of them overwrite their argument."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -18,19 +19,23 @@ def _silu(x: Tensor) -> Tensor:
     return F.silu(x, inplace=True)
 
 
+def _gelu(x: Tensor) -> Tensor:
+    return torch.ops.aten.gelu_(x)
+
+
 def _gelu_tanh(x: Tensor) -> Tensor:
-    return F.gelu(x, approximate="tanh")
+    return torch.ops.aten.gelu_(x, approximate="tanh")
 
 
 _ACTIVATIONS: dict[str, Activation] = {
     "relu": _relu,
     "silu": _silu,
-    "gelu": F.gelu,
+    "gelu": _gelu,
     "gelu_new": _gelu_tanh,
     "gelu_pytorch_tanh": _gelu_tanh,
 }
 
 
 def activation(name: str) -> Activation:
-    """The function `name`; configs.py has refused all others."""
+    """The function `name`; `flexplan.configkeys` has refused all others."""
     return _ACTIVATIONS[name]

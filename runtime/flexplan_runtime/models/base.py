@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flexplan.configs import ModelMath
+from flexplan.modelmath import ModelMath
 from flexplan.shapes import ModelShape
 from flexplan.tensors import TOKENS
 
@@ -34,8 +34,16 @@ def linear(x: Tensor, pieces: Pieces, bias_pieces: Pieces | None = None) -> Tens
     bias = None if bias_pieces is None else whole(bias_pieces).reshape(-1)
     if len(pieces) == 1:
         return F.linear(x, pieces[0], bias)
-    parts = [None] * len(pieces) if bias is None else torch.split(bias, [len(p) for p in pieces])
-    return torch.cat([F.linear(x, p, b) for p, b in zip(pieces, parts, strict=True)], dim=-1)
+    widths = [len(piece) for piece in pieces]
+    out = x.new_empty(*x.shape[:-1], sum(widths))  # each piece writes its columns: nothing is held twice
+    x_TD, columns = x.flatten(0, -2), out.view(-1, sum(widths)).split(widths, dim=1)
+    biases = [None] * len(pieces) if bias is None else bias.split(widths)
+    for piece, bias, to in zip(pieces, biases, columns, strict=True):
+        if bias is None:
+            torch.mm(x_TD, piece.t(), out=to)
+        else:
+            torch.addmm(bias, x_TD, piece.t(), out=to)
+    return out
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Container
 from importlib import import_module
 
-from flexplan.configs import ModelMath
 from flexplan.errors import ModelFilesError
+from flexplan.modelmath import ModelMath
 from flexplan.shapes import ModelShape
 from flexplan_runtime.models.base import Family, Source
 

@@ -9,7 +9,7 @@ from collections.abc import Container, Iterator
 
 from torch import Tensor
 
-from flexplan.configs import ModelMath
+from flexplan.modelmath import ModelMath
 from flexplan.shapes import ModelShape
 from flexplan.tensors import TOKENS
 from flexplan_runtime.models.activations import activation

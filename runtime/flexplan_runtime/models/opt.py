@@ -10,7 +10,7 @@ from collections.abc import Container, Iterator
 import torch.nn.functional as F
 from torch import Tensor
 
-from flexplan.configs import ModelMath
+from flexplan.modelmath import ModelMath
 from flexplan.shapes import ModelShape
 from flexplan.tensors import TOKENS
 from flexplan_runtime.models.activations import activation

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from flexplan.configs import ModelMath, RopeScaling
+from flexplan.modelmath import ModelMath, RopeScaling
 
 
 class Rotary:

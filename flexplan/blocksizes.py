@@ -1,4 +1,4 @@
-"""Fitting: the largest micro-batch and the largest block that a placement has room for."""
+"""Block sizes: the largest micro-batch and the largest block that a placement has room for."""
 
 from __future__ import annotations
 

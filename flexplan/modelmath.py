@@ -1,0 +1,44 @@
+"""ModelMath: what the mathematics of a model needs beyond the sizes of its `ModelShape`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+RopeType = Literal["linear", "llama3"]
+Dtype = Literal["float32", "float16", "bfloat16"]
+
+
+class RopeScaling(BaseModel):
+    """How rotary frequencies are stretched; only llama3 reads more than the factor."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    type: RopeType
+    factor: float
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_positions: int = 0
+
+
+class ModelMath(BaseModel):
+    """What the mathematics of a model needs beyond its sizes.
+
+    ``attention_scale`` multiplies the query-key products.  ``sliding_window`` is in tokens and None
+    where no sequence can reach it; ModelShape.max_positions never exceeds it, so full attention is exact.
+    ``dtype`` is the checkpoint's, in which a model computes unless another is asked for.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    activation: str
+    norm_eps: float
+    attention_scale: float
+    dtype: Dtype = "float16"
+    rope_theta: float | None = None
+    rope_scaling: RopeScaling | None = None
+    sliding_window: int | None = None
+    bos_token_id: int | None = None
+    eos_token_ids: tuple[int, ...] = ()
+    pad_token_id: int | None = None

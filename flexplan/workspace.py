@@ -1,0 +1,65 @@
+"""Workspace: what the kernels of one task allocate beside the arenas, at most.
+
+Counted from the layer maths as the runtime computes it: the results that live at the same time.  Letters as there:
+D hidden, Q and K the widths of queries and of keys, F feed-forward, E embedding; numbers of one token.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+
+from flexplan.shapes import ModelShape
+
+_FLOAT = 4  # bytes: norms and sampling compute in float32
+_UNPACKED_BYTES = 32 << 20  # keys and values that choosing unpacks, or takes to float32, at a time
+
+
+def workspace_bytes(s: ModelShape, rows: int, prompt_len: int, context: int, sparsity: float = 1.0) -> int:
+    """Of a micro-batch of ``rows`` prompts that decodes up to ``context`` positions."""
+    tokens, element = rows * prompt_len, s.bytes_per_element
+    per_token = max(_embedding(s), _attention(s), _feed_forward(s))
+    mask = rows * prompt_len**2 * 2 * element  # of padded prompts, as numbers; see `mask_bytes` for itself
+    head = rows * s.vocab_size * (element + _FLOAT)
+    return max(tokens * per_token * element + mask, head, _choosing(s, rows, context, sparsity))
+
+
+def mask_bytes(rows: int, prompt_len: int) -> int:
+    """A byte a pair of positions; a micro-batch of padded prompts keeps it as long as it runs."""
+    return rows * prompt_len**2
+
+
+def _embedding(s: ModelShape) -> int:
+    """Rows of the table from two memories and which of them, then positions and their sum."""
+    return 3 * s.embed_size + 2 * s.hidden_size
+
+
+def _norm(s: ModelShape, width: int) -> int:
+    """One in float32 holds its argument, its result and its result rounded; OPT's are a kernel of the framework."""
+    return width if not s.gated else width * (2 * _FLOAT // s.bytes_per_element + 1)
+
+
+def _attention(s: ModelShape) -> int:
+    """D + projections, or projections + turned queries and keys (and one of them being turned) + the answer."""
+    projections = s.q_size + 2 * s.kv_size
+    turned = s.q_size + s.kv_size
+    normed = turned + _norm(s, s.q_size) if s.qk_norm else 0
+    return max(_norm(s, s.hidden_size), s.hidden_size + projections, projections + normed + 2 * turned + s.q_size)
+
+
+def _feed_forward(s: ModelShape) -> int:
+    """Attention's result + the normed + (gate and) up, activated in place + down; or the norm itself.
+
+    All tokens may be sent to one expert; it takes them apart, and its results are added to the others'.
+    """
+    normed = s.hidden_size + _norm(s, s.hidden_size)
+    apart = 3 * s.hidden_size if s.num_experts else 0
+    return max(normed, 3 * s.hidden_size + (2 if s.gated else 1) * s.ffn_size + apart)
+
+
+def _choosing(s: ModelShape, rows: int, context: int, sparsity: float) -> int:
+    """What choosing among old positions takes on the gpu, beside the values that were chosen."""
+    if sparsity >= 1:
+        return 0
+    weights, positions = 3 * s.group_size * _FLOAT, 4 * 8
+    values = ceil(sparsity * 2 * s.head_dim * s.bytes_per_element)
+    return rows * s.num_kv_heads * context * (weights + positions + values) + _UNPACKED_BYTES
