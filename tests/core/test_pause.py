@@ -28,8 +28,8 @@ def test_afterwards_it_is_as_before(was_on: bool) -> None:
 
 
 def test_no_collection_starts_while_a_plan_is_made() -> None:
-    solve(small_problem())  # what is imported on the way
+    solve(small_problem(), schedule="zigzag")  # what is imported on the way
     gc.collect()
     before = gc.get_stats()[2]["collections"]
-    solve(small_problem())
+    solve(small_problem(), schedule="zigzag")
     assert gc.isenabled() and gc.get_stats()[2]["collections"] == before
