@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
-from math import inf
+from math import ceil, floor, inf
 
 from flexplan.policy import Policy
 from flexplan.prediction import Schedule, peak_bytes
@@ -33,7 +33,13 @@ def _seconds(found: Found) -> float:
 
 
 def fit(
-    problem: Problem, schedule: Schedule, program: Program, n: int, shares: Shares, known: Policy | None = None
+    problem: Problem,
+    schedule: Schedule,
+    program: Program,
+    n: int,
+    shares: Shares,
+    known: Policy | None = None,
+    pinned: Shares | None = None,
 ) -> Policy | None:
     """The fastest policy of n micro-batches that fits as the placement counts, starting from a solution; or None.
 
@@ -56,7 +62,7 @@ def fit(
             given = {tier: max(given[tier] - 1.1 * over[tier], min(given[tier], least[tier])) for tier in real}
         else:
             given = credited(real, program, n, policy, need)
-        solution = _solve(program, given, n)
+        solution = _solve(program, given, n, pinned)
         if solution is None or solution.seconds * n > best[0] * (1 - _WORTH):
             break
         shares = solution.shares
@@ -79,7 +85,8 @@ def fastest(problem: Problem, schedule: Schedule, programs: Sequence[Program], n
         if policy is not None:
             best = min(best, (program.seconds(shares_of(policy), n), policy), key=_seconds)
     best = _of_corners(problem, schedule, programs, n, best)
-    return _from_there(problem, schedule, programs, n, best)[1]
+    best = _from_there(problem, schedule, programs, n, best)
+    return _in_whole_grains(problem, schedule, programs, n, best)[1]
 
 
 def _of_corners(problem: Problem, schedule: Schedule, programs: Sequence[Program], n: int, best: Found) -> Found:
@@ -108,6 +115,35 @@ def _from_there(problem: Problem, schedule: Schedule, programs: Sequence[Program
             if fitted is not None:
                 best = min(best, (program.seconds(shares_of(fitted), n), fitted), key=_seconds)
     return best
+
+
+def _in_whole_grains(problem: Problem, schedule: Schedule, programs: Sequence[Program], n: int, best: Found) -> Found:
+    """Again with whole grains of the cache on the gpu in every layer and micro-batch, and the rest of the gpu's bytes
+    for weights: what is rounded up somewhere makes the rings larger, and what is rounded down leaves bytes unused.
+    """
+    policy = best[1]
+    for program in programs if policy else ():
+        assert policy is not None
+        for share in _whole_shares(problem, program, policy):
+            moved = {CACHE[0]: share, CACHE[1]: 1 - share, CACHE[2]: 0.0}
+            at = read_back(program, n, {**shares_of(policy), **moved})
+            budgets = credited(problem.budgets(), program, n, at, peak_bytes(problem, at, schedule))
+            solution = _solve(program, budgets, n, moved)
+            if solution is not None and solution.seconds * n < best[0]:
+                pinned = replace(program, budgets=budgets)
+                fitted = fit(problem, schedule, pinned, n, solution.shares, policy, moved)
+                if fitted is not None:
+                    best = min(best, (program.seconds(shares_of(fitted), n), fitted), key=_seconds)
+    return best
+
+
+def _whole_shares(problem: Problem, program: Program, policy: Policy) -> list[float]:
+    """The shares on the gpu around a policy's that are whole grains of a micro-batch and layer."""
+    grains = program.gpu_batch_size * problem.model.num_kv_heads
+    at = policy.cache_gpu_percent / 100 * grains
+    if CACHE[1] in program.absent or not 0 < at < grains or policy.shares("cache")[2]:
+        return []
+    return [count / grains for count in {floor(at), ceil(at)}]
 
 
 def _corners(program: Program) -> Iterator[Shares]:
@@ -142,5 +178,5 @@ def counted(program: Program, n: int, policy: Policy) -> Budgets:
     return {tier: row.value(shares, n) for tier, row in program.bytes.items()}
 
 
-def _solve(program: Program, budgets: Budgets, n: int) -> Solution | None:
-    return solve_program(replace(program, budgets=budgets), n) if min(budgets.values()) >= 0 else None
+def _solve(program: Program, budgets: Budgets, n: int, pinned: Shares | None = None) -> Solution | None:
+    return solve_program(replace(program, budgets=budgets), n, pinned) if min(budgets.values()) >= 0 else None

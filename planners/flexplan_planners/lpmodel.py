@@ -259,12 +259,17 @@ class Solution:
     answer: Answer
 
 
-def solve_program(program: Program, n: int | None = None) -> Solution | None:
-    """The optimum for n micro-batches; None where nothing fits.
+def pinned_rows(pinned: Shares) -> list[Constraint]:
+    """Shares of the cache or of activations that are given."""
+    return [Constraint(f"pinned_{name}", {name: 1.0}, "==", share) for name, share in pinned.items()]
+
+
+def solve_program(program: Program, n: int | None = None, pinned: Shares | None = None) -> Solution | None:
+    """The optimum for n micro-batches, where some shares may be given; None where nothing fits.
 
     For a free n (None) the rings that depend on a share count as empty: the result is then a lower bound.
     """
-    answer = minimise(objective(program), rows_of(program, n), {})
+    answer = minimise(objective(program), [*rows_of(program, n), *pinned_rows(pinned or {})], {})
     if not answer.optimal:
         return None
     u = max(answer.values[INVERSE], 1e-12)
