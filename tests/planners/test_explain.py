@@ -11,13 +11,20 @@ from flexplan.gains import step_bytes
 from flexplan.plan import Plan
 from flexplan.planning import solve
 from flexplan.policy import Policy
+from flexplan.problem import Problem
 from flexplan.sentences import explanation_view, in_short
 from flexplan.units import GiB, MiB
 
 
+def linked(asked: Problem, up_bytes_per_s: float) -> Problem:
+    """The same with another link, on which weights are dear."""
+    hardware = asked.hardware.model_copy(update={"link_up_bytes_per_s": up_bytes_per_s})
+    return asked.model_copy(update={"hardware": hardware})
+
+
 @pytest.fixture(scope="module")
 def found() -> Explanation:
-    return solve(problem(8, 12, num_prompts=64)).explain()
+    return solve(linked(problem(8, 12, num_prompts=64), 1e9)).explain()
 
 
 def gain(found: Explanation, resource: str) -> float:
@@ -49,9 +56,7 @@ def test_the_margin_is_the_slope_of_the_program(found: Explanation) -> None:
 
 
 def test_a_plan_with_4_bits_is_solved_again_with_4_bits() -> None:
-    asked = problem(8, 12, num_prompts=64)
-    slow = asked.hardware.model_copy(update={"link_up_bytes_per_s": 2e8})
-    asked = asked.model_copy(update={"hardware": slow})
+    asked = linked(problem(6, 12, num_prompts=64), 2e8)
     packed = solve(asked, "search", lossy={"compress_weight": True})
     assert packed.policy.compress_weight
     found = packed.explain()
