@@ -25,7 +25,7 @@ from flexplan.units import MiB
 
 INSTANCES = int(os.environ.get("FLEXPLAN_BRUTE_FORCE", "300"))
 CHUNK = 25
-GRAIN = 2e-3  # of the seconds: a placement rounds to grains, and one KV head may be a percent of a small cache
+STOPS = 5e-4  # of the seconds: less is not worth another placement
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def judge(seed: int) -> str:
     if grid is None:
         return "lp only"
     seconds = seconds_of(programs, ours, placed)
-    assert seconds <= grid.seconds * (1 + GRAIN), f"instance {seed}: {ours} against {grid.policy}"
+    assert seconds <= grid.seconds * (1 + STOPS), f"instance {seed}: {ours} against {grid.policy}"
     return "both"
 
 
@@ -119,7 +119,7 @@ def test_never_infeasible_never_slower_never_over_budget(first: int) -> None:
     assert kinds.count("both") > len(kinds) / 3, "instances that test something"
 
 
-@pytest.mark.parametrize("seed", [1498, 1941, 2560])
+@pytest.mark.parametrize("seed", [1498, 1941, 2560, 2763])
 def test_where_rounding_costs_most(seed: int) -> None:
-    """The known optimum is a page short of its budget (1498); grains of the cache, and rows of weights, are large."""
+    """The optimum is a page short of its budget (1498); grains of the cache, and rows of weights, are large."""
     assert judge(seed) == "both"
