@@ -56,7 +56,7 @@ def test_the_margin_is_the_slope_of_the_program(found: Explanation) -> None:
 
 
 def test_a_plan_with_4_bits_is_solved_again_with_4_bits() -> None:
-    asked = linked(problem(6, 12, num_prompts=64), 2e8)
+    asked = linked(problem(7, 12, num_prompts=64), 2e8)
     packed = solve(asked, "search", lossy={"compress_weight": True})
     assert packed.policy.compress_weight
     found = packed.explain()
