@@ -17,13 +17,17 @@ from flexplan.shapes import ModelShape
 
 
 # -- work of the layer maths: tokens is positions over all rows ---------------------------------------------
-def _products(s: ModelShape, tokens: int, per_token: float, weights: float, moved: float, between: float) -> Work:
+def _products(
+    s: ModelShape, tokens: int, per_token: float, weights: float, moved: float, between: float, kernels: int
+) -> Work:
     """``per_token`` multiplications; numbers of ``weights``, and of a token those that products and others move."""
     element = s.bytes_per_element
     return Work(
         gpu_flops=2 * tokens * per_token,
         gpu_bytes=(weights + tokens * moved) * element,
         gpu_between_bytes=tokens * between * element,
+        gpu_matrix_bytes=weights * element if tokens > 1 else 0,
+        kernels=kernels,
     )
 
 
@@ -33,12 +37,29 @@ def _normed(s: ModelShape, width: int) -> int:
     return (6 * floats + (2 if floats == 1 else 6)) * width if s.gated else 2 * width
 
 
+def _norm_kernels(s: ModelShape) -> int:
+    """The same norm's kernels."""
+    if not s.gated:
+        return 1
+    return 6 if s.bytes_per_element == 4 else 8
+
+
+_ROTARY_KERNELS = 19  # sines and cosines of the positions, then a product, a swapped half, its product and a sum, twice
+
+
+def layer_kernels(s: ModelShape) -> float:
+    """Kernels of a whole layer that attends on the gpu."""
+    return project_work(s, 1).plus(merge_work(s, 1)).plus(mlp_work(s, 1)).plus(gpu_attention_work(s, 1, 1, 1)).kernels
+
+
 def project_work(s: ModelShape, tokens: int) -> Work:
     """Norm, the query, key, value projections, rotation, and new keys and values to where they are kept."""
     width = s.q_size + 2 * s.kv_size
     turned = s.q_size + s.kv_size if s.gated else 0
     between = _normed(s, s.hidden_size) + (_normed(s, turned) if s.qk_norm else 0) + 9 * turned + 4 * s.kv_size
-    return _products(s, tokens, s.hidden_size * width, s.hidden_size * width, s.hidden_size + width, between)
+    kernels = _norm_kernels(s) + (2 * _norm_kernels(s) if s.qk_norm else 0) + (_ROTARY_KERNELS if s.gated else 0) + 4
+    matrix = s.hidden_size * width
+    return _products(s, tokens, matrix, matrix, s.hidden_size + width, between, kernels)
 
 
 def prompt_attention_work(s: ModelShape, rows: int, length: int) -> Work:
@@ -54,7 +75,10 @@ def gpu_attention_work(s: ModelShape, grains: int, context: int, pair_bytes: int
     """
     read = (1 + sparsity) / 2
     flops = 4 * grains * s.group_size * s.head_dim * context * read
-    return Work(gpu_flops=flops, gpu_bytes=grains * context * pair_bytes * read)
+    nbytes = grains * context * pair_bytes * read
+    if pair_bytes < 2 * s.head_dim * s.bytes_per_element:
+        return Work(gpu_packed_bytes=nbytes, kernels=1)
+    return Work(gpu_flops=flops, gpu_bytes=nbytes, kernels=1)
 
 
 def chosen_values_work(s: ModelShape, grains: int, context: int, pair_bytes: int, sparsity: float) -> Work:
@@ -80,7 +104,7 @@ def host_attention_work(s: ModelShape, grains: int, context: int, pair_bytes: in
 def merge_work(s: ModelShape, tokens: int) -> Work:
     """The output projection of attention, and what it is added to."""
     matrix = s.q_size * s.hidden_size
-    return _products(s, tokens, matrix, matrix, s.q_size + s.hidden_size, 3 * s.hidden_size)
+    return _products(s, tokens, matrix, matrix, s.q_size + s.hidden_size, 3 * s.hidden_size, 2)
 
 
 def experts_touched(s: ModelShape, tokens: int) -> float:
@@ -97,18 +121,26 @@ def mlp_work(s: ModelShape, tokens: int) -> Work:
     moved = 2 * s.hidden_size + matrices * s.ffn_size
     sent = 6 * s.hidden_size * experts if s.num_experts else 0  # to the experts and back
     between = _normed(s, s.hidden_size) + (5 if s.gated else 2) * s.ffn_size * experts + 5 * s.hidden_size + sent
-    return _products(s, tokens, matrix * experts, matrix * experts_touched(s, tokens), moved, between)
+    each = (2 if s.gated else 1) + 2
+    kernels = _norm_kernels(s) + 2 + (s.num_experts * (each + 4) + 8 if s.num_experts else each)
+    return _products(s, tokens, matrix * experts, matrix * experts_touched(s, tokens), moved, between, kernels)
 
 
 def head_work(s: ModelShape, rows: int) -> Work:
     """Logits of the last positions."""
     moved = s.vocab_size * s.embed_size + rows * (s.hidden_size + s.vocab_size)
-    return Work(gpu_flops=2 * rows * s.vocab_size * s.embed_size, gpu_bytes=moved * s.bytes_per_element)
+    nbytes, matrix = moved * s.bytes_per_element, s.vocab_size * s.embed_size * s.bytes_per_element
+    return Work(
+        gpu_flops=2 * rows * s.vocab_size * s.embed_size,
+        gpu_bytes=nbytes,
+        gpu_matrix_bytes=matrix if rows > 1 else 0,
+        kernels=_norm_kernels(s) + 4,
+    )
 
 
 def embed_work(s: ModelShape, tokens: int) -> Work:
     """Rows of the token table into hidden states."""
-    return Work(gpu_bytes=2 * tokens * s.hidden_size * s.bytes_per_element)
+    return Work(gpu_bytes=2 * tokens * s.hidden_size * s.bytes_per_element, kernels=4)
 
 
 _shared = lru_cache(maxsize=4096)  # equal works are one object
@@ -180,9 +212,8 @@ class Rates:
     def demands(self, work: Work) -> dict[str, float]:
         """Seconds of each resource at its full rate."""
         h = self.hardware
-        products_s = max(work.gpu_flops / h.gpu_flops_per_s, work.gpu_bytes / h.gpu_bytes_per_s)
         return {
-            "gpu": products_s + work.gpu_between_bytes / h.gpu_bytes_per_s,
+            "gpu": self._gpu_s(work),
             "link_up": work.up_bytes / h.link_up_bytes_per_s,
             "link_down": work.down_bytes / h.link_down_bytes_per_s,
             "link": (work.up_bytes + work.down_bytes) / h.link_duplex_bytes_per_s,
@@ -190,6 +221,19 @@ class Rates:
             "disk_read": work.read_bytes / h.disk_read_bytes_per_s,
             "disk_write": work.write_bytes / h.disk_write_bytes_per_s,
         }
+
+    def _gpu_s(self, work: Work) -> float:
+        """Seconds of computing: products by their roofline, then what runs between them.
+
+        A host's library copies a matrix before it multiplies it with several rows, and neither hides the other.
+        """
+        h = self.hardware
+        flops_s, bytes_s = work.gpu_flops / h.gpu_flops_per_s, work.gpu_bytes / h.gpu_bytes_per_s
+        products_s = max(flops_s, bytes_s)
+        if h.host_only and work.gpu_matrix_bytes:
+            products_s = flops_s + bytes_s + work.gpu_matrix_bytes / h.gpu_bytes_per_s
+        packed_s = work.gpu_packed_bytes / h.gpu_packed_rate
+        return products_s + packed_s + work.gpu_between_bytes / h.gpu_between_rate
 
     def price(self, work: Work, lane: str) -> Price:
         """The price of a task of this work on this lane; equal works share one Price."""
@@ -209,5 +253,5 @@ class Rates:
             alone.append(work.host_bytes / 2 / h.pageable_up_bytes_per_s)
         if h.host_only and lane not in (DISK_READ, DISK_WRITE):
             demands["cores"] = max(alone)  # computing and copying are done by the same cores
-        solo = self.fixed_s.get(lane, 0.0) + max(alone)
+        solo = self.fixed_s.get(lane, 0.0) + max(alone) + work.kernels * h.launch_s
         return Price(solo, tuple((r, s) for r, s in demands.items() if s > 0))

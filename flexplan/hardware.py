@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError
 
 from flexplan.errors import UsageError
 from flexplan.presets import DEFAULT_PRESET, PRESETS
@@ -63,8 +63,14 @@ class Hardware(BaseModel):
     disk_read_bytes_per_s: Positive
     disk_write_bytes_per_s: Positive
 
-    # the fixed time of one layer task on the GPU, one copy, one task on the host, one disk request
+    # the GPU's attention over 4-bit keys and values; None where not measured, then like other memory
+    gpu_packed_attention_bytes_per_s: Positive | None = None
+    # the kernels between two products, norms and activations; None likewise
+    gpu_between_bytes_per_s: Positive | None = None
+
+    # the fixed time of a layer task on the GPU and of each of its kernels, a copy, a task on the host, a disk request
     kernel_s: Positive
+    launch_s: NonNegativeFloat = 0.0
     copy_s: Positive
     host_task_s: Positive
     disk_request_s: Positive
@@ -97,6 +103,16 @@ class Hardware(BaseModel):
     def packed_attention_bytes_per_s(self) -> float:
         """Of host attention over packed keys and values; not measured, it is taken for half as many bytes."""
         return self.host_attention_packed_bytes_per_s or self.host_attention_bytes_per_s * _PACKED_RATE
+
+    @property
+    def gpu_packed_rate(self) -> float:
+        """Bytes a second of the gpu's attention over packed keys and values."""
+        return self.gpu_packed_attention_bytes_per_s or self.gpu_bytes_per_s
+
+    @property
+    def gpu_between_rate(self) -> float:
+        """Bytes a second that the kernels between two products read and write."""
+        return self.gpu_between_bytes_per_s or self.gpu_bytes_per_s
 
     def with_budget(
         self, gpu: str | int | None = None, cpu: str | int | None = None, disk: str | int | None = None

@@ -85,6 +85,9 @@ class Work(NamedTuple):
     read_bytes: float = 0
     write_bytes: float = 0
     gpu_between_bytes: float = 0  # what the kernels between the products read and write; nothing hides their time
+    gpu_packed_bytes: float = 0  # packed keys and values that attention on the gpu reads
+    gpu_matrix_bytes: float = 0  # matrices for several rows: a library of the host first copies them
+    kernels: float = 0  # that a task on the gpu launches
 
     def __str__(self) -> str:
         return ",".join(f"{name}:{value}" for name, value in self._asdict().items() if value) or "none"

@@ -249,6 +249,11 @@ class PassWork:
             sums.task(GPU, mlp, layers)
 
 
+def _roofs_of(work: Work) -> Work:
+    """What a roofline bounds."""
+    return Work(gpu_flops=work.gpu_flops, gpu_bytes=work.gpu_bytes)
+
+
 class _Sums:
     """Adds up tasks by lane and by resource, and those that wait for each other in the ``chain``."""
 
@@ -302,12 +307,13 @@ class _Sums:
     def roofline(self, work: Work, share: str, more: Work, times: int) -> None:
         """Tasks whose work grows with a share: their operations and their bytes bound the gpu apart."""
         self.task(GPU, work, times)
-        products_s = self.rates.demands(work._replace(gpu_between_bytes=0))[GPU]
+        products_s = self.rates.demands(_roofs_of(work))[GPU]
+        packed_s = self.rates.demands(Work(gpu_packed_bytes=more.gpu_packed_bytes))[GPU] * times
         roofs = []
         for roof, part in (("gpu_flops", Work(gpu_flops=1)), ("gpu_bytes", Work(gpu_bytes=1))):
             rate = self.rates.demands(part)[GPU]
             base, slope = (getattr(w, roof) * rate * times for w in (work, more))
-            roofs.append((share, base - products_s * times, slope))
+            roofs.append((share, base - products_s * times, slope + packed_s))
         self.roofs.append(tuple(roofs))
 
     def rows(self) -> dict[str, Row]:

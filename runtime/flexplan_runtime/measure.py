@@ -31,8 +31,9 @@ from flexplan_runtime.lm import OffloadedLM
 from flexplan_runtime.machine import capacities, cores, device_name, fingerprint
 from flexplan_runtime.moves import PIECE_BYTES
 from flexplan_runtime.opening import DUMMY
+from flexplan_runtime.packedattention import decode_attention_packed
 from flexplan_runtime.runrates import RunningRates
-from flexplan_runtime.timing import Figure, rate_of
+from flexplan_runtime.timing import Figure, rate_of, seconds_of
 
 Figures = dict[str, Figure]
 GPU_OVERHEAD_BYTES = 192 * MiB  # library workspaces and captured steps: 40 to 110 MiB seen on an H200
@@ -40,20 +41,23 @@ GPU_OVERHEAD_BYTES = 192 * MiB  # library workspaces and captured steps: 40 to 1
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is moved and computed for one measurement, and how long it is repeated."""
+    """How much is moved and computed for one measurement, and how long it is repeated.
+
+    All that is read is more than a cache of the host holds.
+    """
 
     copy_bytes: int
     tokens: int
     width: int
+    matrices: int
     attended_bytes: int
     disk_bytes: int
     repeat_s: float
 
 
-ON_CPU = Sizes(64 * MiB, 256, 2048, 32 * MiB, 64 * MiB, 0.4)
-ON_CUDA = Sizes(1024 * MiB, 4096, 8192, 1024 * MiB, 1024 * MiB, 1.0)
-_STEPS = 8  # one step is too short to be timed from outside
-QUICK = Sizes(16 * MiB, 64, 512, 8 * MiB, 16 * MiB, 0.05)
+ON_CPU = Sizes(256 * MiB, 1024, 768, 32, 512 * MiB, 256 * MiB, 2.0)
+ON_CUDA = Sizes(1024 * MiB, 4096, 8192, 8, 1024 * MiB, 1024 * MiB, 1.0)
+QUICK = Sizes(16 * MiB, 64, 512, 2, 8 * MiB, 16 * MiB, 0.05)
 
 
 def measure(device: str | None, scratch: Path, say: Say, sizes: Sizes | None = None) -> Hardware:
@@ -63,9 +67,9 @@ def measure(device: str | None, scratch: Path, say: Say, sizes: Sizes | None = N
         figures: Figures = {}
         for part in (bench.compute, bench.link, bench.host, bench.disk, bench.fixed):
             figures |= _told(part(), say)
+        running = RunningRates(env, bench.dtype)
+        figures |= _told(running.steps(figures["gpu_bytes_per_s"].value), say)
         if not bench.on_host:
-            running = RunningRates(env, bench.dtype)
-            figures |= _told(running.step(figures["gpu_bytes_per_s"].value), say)
             figures |= _told(running.attention(), say)
         return Hardware.model_validate(
             {
@@ -97,20 +101,50 @@ class Bench:
     def compute(self) -> Figures:
         """Products at the shape of a prompt, and reading weights for a few tokens."""
         width, tokens = self.sizes.width, self.sizes.tokens
-        up, down = self._random(4 * width, width), self._random(width, 4 * width)
-        prompt, few = self._random(tokens, width), self._random(4, width)
+        # one matrix is enough for a prompt; for a token all are read from memory
+        matrices = [self._random(4 * width, width) for _ in range(self.sizes.matrices if self.on_host else 1)]
+        prompt, token = self._random(tokens, width), self._random(1, width)
+        nbytes = self.sizes.matrices * matrices[0].nbytes
 
-        def block() -> Tensor:
-            return F.linear(F.linear(prompt, up), down)
+        def products(rows: Tensor) -> Callable[[], None]:
+            def multiply() -> None:
+                for n in range(self.sizes.matrices):
+                    F.linear(rows, matrices[n % len(matrices)])
 
-        def steps() -> None:
-            for _ in range(_STEPS):
-                F.linear(few, up)
+            return multiply
 
+        steps = self._rate(nbytes, products(token))
+        prompts = seconds_of(products(prompt), self.device, self.sizes.repeat_s)
+        # what a library of the host does to a matrix before it multiplies is counted apart; see `Rates`
+        first_s = 2 * nbytes / steps.value if self.on_host else 0.0
+        flops = 2.0 * tokens * nbytes / matrices[0].element_size()
+        gate, up, hidden = self._random(tokens, 4 * width), self._random(tokens, 4 * width), self._random(tokens, width)
+
+        def between() -> Tensor:
+            return F.silu(gate).mul_(up)[:, :width].add(hidden)
+
+        touched = (5 * 4 + 3) * hidden.nbytes
         return {
-            "gpu_flops_per_s": self._rate(2.0 * tokens * (up.numel() + down.numel()), block),
-            "gpu_bytes_per_s": self._rate(_STEPS * up.nbytes, steps),
+            "gpu_between_bytes_per_s": self._rate(touched, between),
+            "gpu_flops_per_s": Figure(flops / max(prompts.value / 2, prompts.value - first_s), prompts.spread_percent),
+            "gpu_bytes_per_s": steps,
+            **({} if self.on_host else self._packed_attention()),
         }
+
+    def _packed_attention(self) -> Figures:
+        """Decoding on the gpu over 4-bit keys and values."""
+        packing = Policy(compress_cache=True).cache_packing(self.dtype.itemsize)
+        assert packing is not None
+        grains, tokens, head_dim = 2048, 512, 128
+        shape = (grains, 2, tokens, packing.vector_bytes(head_dim))
+        pairs = torch.zeros(shape, dtype=torch.uint8, device=self.device)
+        queries, pads = (
+            self._random(grains, head_dim)[:, None],
+            torch.zeros(grains, dtype=torch.int32, device=self.device),
+        )
+        newest = torch.full((1,), tokens - 1, device=self.device)
+        act = lambda: decode_attention_packed(queries, pairs, packing, pads, newest, head_dim**-0.5)  # noqa: E731
+        return {"gpu_packed_attention_bytes_per_s": self._rate(pairs.nbytes, act)}
 
     # -- the link ------------------------------------------------------------------------------------------------
     def link(self) -> Figures:
@@ -209,7 +243,6 @@ class Bench:
         shape, math = read_model("facebook/opt-125m")
         sizes = {"num_layers": 4, "hidden_size": 64, "num_heads": 4, "num_kv_heads": 4, "head_dim": 16, "ffn_size": 64}
         small = shape.model_copy(update={**sizes, "vocab_size": 256, "embed_size": 64, "max_positions": 64})
-        resident = Policy(gpu_batch_size=2, num_gpu_batches=2, overlap=True)
         spread = Policy(2, 2, 34, 33, 34, 33, 0, 50, cpu_cache_compute=True, pin_weight=False)
         streamed = Policy(2, 2, 34, 33, 34, 33, 0, 50)
         timelines = []
@@ -220,12 +253,8 @@ class Bench:
             "copy_s": _median_span(timelines, {H2D_WEIGHTS, H2D_CACHE, H2D_SMALL, D2H}),
             "disk_request_s": _median_span(timelines, {DISK_READ, DISK_WRITE}),
         }
-        if not self.on_host:
-            return found  # the others are measured in a larger model
-        with self._model((small, math), resident) as lm:
-            at_home = _decode(lm)
-        # the whole step: launching is what a small task waits for
-        return found | {"kernel_s": _step_per_task(at_home), "host_task_s": _median_span(timelines, {CPU})}
+        # on a device that is measured in a larger model
+        return found | ({"host_task_s": _median_span(timelines, {CPU})} if self.on_host else {})
 
     def _model(self, config: object, policy: Policy) -> OffloadedLM:
         return OffloadedLM(config, self.env, DUMMY, policy, dtype=self.dtype)  # type: ignore[arg-type]
@@ -282,13 +311,6 @@ def _decode(lm: OffloadedLM) -> Timeline:
     prompts = [[n + 2, 3, 5, 7] for n in range(4)]
     lm.complete(prompts, 2)
     return lm.complete(prompts, 12).timelines[0]
-
-
-def _step_per_task(timeline: Timeline) -> Figure:
-    """Seconds of a decode step, shared by its tasks on the device."""
-    ends = timeline.sweep_end_s
-    tasks = sum(span.i == 1 and span.lane == "gpu" for span in timeline.spans)
-    return Figure.of([(ends[i] - ends[i - 1]) / tasks for i in sorted(ends) if i > 1])
 
 
 def _median_span(timelines: list[Timeline], lanes: set[str]) -> Figure:

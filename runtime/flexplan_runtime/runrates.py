@@ -12,9 +12,11 @@ import torch
 
 from flexplan.cache_placement import vector_bytes
 from flexplan.catalog import read_model
+from flexplan.cost import layer_kernels
 from flexplan.modelmath import ModelMath
 from flexplan.policy import Policy
 from flexplan.shapes import ModelShape
+from flexplan.tensors import weight_tensors
 from flexplan.timeline import Span, Timeline
 from flexplan_runtime.env import ExecutionEnv
 from flexplan_runtime.lm import OffloadedLM
@@ -22,6 +24,8 @@ from flexplan_runtime.opening import DUMMY
 from flexplan_runtime.timing import Figure
 
 SMALL = {"vocab_size": 512, "max_positions": 1024}
+FAMILIES = ("facebook/opt-6.7b", "meta-llama/Llama-2-7b-hf")
+NARROW = {"hidden_size": 64, "embed_size": 64, "num_heads": 4, "num_kv_heads": 4, "head_dim": 16, "ffn_size": 64}
 PROMPT_LEN, NEW = 512, 6
 ALONE = Policy(64, 2, cache_gpu_percent=0.0, cache_cpu_percent=100.0, cpu_cache_compute=True)
 FEW = replace(ALONE, gpu_batch_size=8)
@@ -61,13 +65,30 @@ class RunningRates:
             "host_bytes_per_s": max(alone, both, key=lambda figure: figure.value),
         }
 
-    def step(self, gpu_bytes_per_s: float) -> dict[str, Figure]:
-        """Seconds that a decode step of one layer takes beside reading its weights."""
-        model = self._model("facebook/opt-6.7b", num_layers=12)  # deep: what a pass costs is shared by many layers
-        ends, shape = self._decoded(RESIDENT, RESIDENT_NEW, model).sweep_end_s, model[0]
+    def steps(self, gpu_bytes_per_s: float) -> dict[str, Figure]:
+        """Seconds that a decode step of one layer takes beside reading its weights: by itself, and for each kernel.
+
+        Two families whose layers launch few and many kernels give both.
+        """
+        found = [self._beside(self._model(name, **self._deep()), gpu_bytes_per_s) for name in FAMILIES]
+        (few, few_s), (many, many_s) = sorted(found, key=lambda one: one[0])
+        launch_s = max(0.0, (many_s.value - few_s.value) / (many - few))
+        return {
+            "kernel_s": Figure(max(1e-6, few_s.value - launch_s * few), few_s.spread_percent),
+            "launch_s": Figure(launch_s, many_s.spread_percent),
+        }
+
+    def _deep(self) -> dict[str, int]:
+        """Deep, so that what a pass costs is shared by many layers; on the host as small as can be."""
+        return ({"num_layers": 8} | NARROW) if self.env.device.type == "cpu" else {"num_layers": 12}
+
+    def _beside(self, model: Model, gpu_bytes_per_s: float) -> tuple[float, Figure]:
+        """Kernels of a task, and its seconds beside reading its weights."""
+        shape, ends = model[0], self._decoded(RESIDENT, RESIDENT_NEW, model).sweep_end_s
         floor_s = shape.num_layers * _layer_bytes(shape) / gpu_bytes_per_s
-        beside = [(ends[i] - ends[i - 1] - floor_s) / (shape.num_layers + 2) for i in sorted(ends) if i > _CAPTURED]
-        return {"kernel_s": Figure.of([max(1e-6, seconds) for seconds in beside])}
+        tasks = shape.num_layers + 2
+        beside = [(ends[i] - ends[i - 1] - floor_s) / tasks for i in sorted(ends) if i > _CAPTURED]
+        return layer_kernels(shape) * shape.num_layers / tasks, Figure.of([max(1e-6, seconds) for seconds in beside])
 
     def _model(self, name: str, **update: int) -> Model:
         shape, math = read_model(name)
@@ -100,7 +121,7 @@ class RunningRates:
 
 
 def _layer_bytes(s: ModelShape) -> int:
-    return (4 * s.hidden_size + 2 * s.ffn_size) * s.hidden_size * s.bytes_per_element
+    return sum(t.nbytes for t in weight_tensors(s) if t.layer == 0)
 
 
 def _spans(timeline: Timeline, kind: str) -> list[Span]:
