@@ -55,7 +55,7 @@ def small_shape() -> ModelShape:
     )
 
 
-def small_problem(gpu_mem: int = 7 * MiB, cpu_mem: int = 48 * MiB, disk_mem: int = 48 * MiB) -> Problem:
+def small_problem(gpu_mem: int = 13 * MiB // 2, cpu_mem: int = 48 * MiB, disk_mem: int = 48 * MiB) -> Problem:
     """Eight prompts for `small_shape` on a GPU that does not hold it."""
     return Problem.of(
         small_shape(), gpu_mem=gpu_mem, cpu_mem=cpu_mem, disk_mem=disk_mem, prompt_len=24, gen_len=5, num_prompts=8

@@ -158,8 +158,10 @@ def test_both_bounds_are_kept() -> None:
 @pytest.mark.parametrize("host_attention", [False, True])
 def test_sparse_attention_is_chosen_where_it_is_allowed_and_faster(host_attention: bool) -> None:
     asked = Problem.of("facebook/opt-30b", gpu_mem="16G", cpu_mem="200G", disk_mem=0)
-    where = {"host_attention": (host_attention,)}
-    dense, thin = (solve(asked, "search", lossy=lossy, **where) for lossy in ({}, {"attn_sparsity": 0.1}))
+    where = (host_attention,)
+    dense, thin = (
+        SearchPlanner(host_attention=where, lossy=lossy).plan(asked) for lossy in ({}, {"attn_sparsity": 0.1})
+    )
     assert (dense.policy.attn_sparsity, thin.policy.attn_sparsity) == (1.0, 0.1)
     assert thin.policy.cpu_cache_compute == host_attention
     assert thin.prediction.tokens_per_s > 1.2 * dense.prediction.tokens_per_s
