@@ -26,24 +26,22 @@ def _products(
         gpu_flops=2 * tokens * per_token,
         gpu_bytes=(weights + tokens * moved) * element,
         gpu_between_bytes=tokens * between * element,
-        gpu_matrix_bytes=weights * element if tokens > 1 else 0,
+        gpu_matrix_bytes=weights * element if tokens > _AS_IT_LIES else 0,
         kernels=kernels,
     )
 
 
 def _normed(s: ModelShape, width: int) -> int:
-    """Numbers that a norm reads and writes: one kernel, or one for each of its steps, in float32."""
-    floats = 4 // s.bytes_per_element  # a float32 counts as so many numbers
-    return (6 * floats + (2 if floats == 1 else 6)) * width if s.gated else 2 * width
+    """Numbers that a norm reads and writes."""
+    return 2 * _norm_kernels(s) * width
 
 
 def _norm_kernels(s: ModelShape) -> int:
-    """The same norm's kernels."""
-    if not s.gated:
-        return 1
-    return 6 if s.bytes_per_element == 4 else 8
+    """A norm's kernels: a root-mean-square one is scaled by another."""
+    return 2 if s.gated else 1
 
 
+_AS_IT_LIES = 2  # rows that a host's library multiplies with a matrix as it lies in memory
 _ROTARY_KERNELS = 19  # sines and cosines of the positions, then a product, a swapped half, its product and a sum, twice
 
 
@@ -133,7 +131,7 @@ def head_work(s: ModelShape, rows: int) -> Work:
     return Work(
         gpu_flops=2 * rows * s.vocab_size * s.embed_size,
         gpu_bytes=nbytes,
-        gpu_matrix_bytes=matrix if rows > 1 else 0,
+        gpu_matrix_bytes=matrix if rows > _AS_IT_LIES else 0,
         kernels=_norm_kernels(s) + 4,
     )
 

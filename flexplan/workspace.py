@@ -10,7 +10,7 @@ from math import ceil
 
 from flexplan.shapes import ModelShape
 
-_FLOAT = 4  # bytes: norms and sampling compute in float32
+_FLOAT = 4  # bytes: sampling and choosing compute in float32
 _UNPACKED_BYTES = 32 << 20  # keys and values that choosing unpacks, or takes to float32, at a time
 
 
@@ -33,27 +33,21 @@ def _embedding(s: ModelShape) -> int:
     return 3 * s.embed_size + 2 * s.hidden_size
 
 
-def _norm(s: ModelShape, width: int) -> int:
-    """One in float32 holds its argument, its result and its result rounded; OPT's are a kernel of the framework."""
-    return width if not s.gated else width * (2 * _FLOAT // s.bytes_per_element + 1)
-
-
 def _attention(s: ModelShape) -> int:
     """D + projections, or projections + turned queries and keys (and one of them being turned) + the answer."""
     projections = s.q_size + 2 * s.kv_size
     turned = s.q_size + s.kv_size
-    normed = turned + _norm(s, s.q_size) if s.qk_norm else 0
-    return max(_norm(s, s.hidden_size), s.hidden_size + projections, projections + normed + 2 * turned + s.q_size)
+    normed = turned if s.qk_norm else 0
+    return max(s.hidden_size + projections, projections + normed + 2 * turned + s.q_size)
 
 
 def _feed_forward(s: ModelShape) -> int:
-    """Attention's result + the normed + (gate and) up, activated in place + down; or the norm itself.
+    """Attention's result + the normed + (gate and) up, activated in place + down.
 
     All tokens may be sent to one expert; it takes them apart, and its results are added to the others'.
     """
-    normed = s.hidden_size + _norm(s, s.hidden_size)
     apart = 3 * s.hidden_size if s.num_experts else 0
-    return max(normed, 3 * s.hidden_size + (2 if s.gated else 1) * s.ffn_size + apart)
+    return 3 * s.hidden_size + (2 if s.gated else 1) * s.ffn_size + apart
 
 
 def _choosing(s: ModelShape, rows: int, context: int, sparsity: float) -> int:

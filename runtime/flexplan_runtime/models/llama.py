@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from flexplan.modelmath import ModelMath
@@ -51,9 +52,7 @@ class Llama(Family):
     def norm(self, w: Weights, name: str, x: Tensor) -> Tensor:
         # in transformers' order: the weight multiplies after rounding to the activations' dtype
         weight = whole(w[f"{name}.weight"]).reshape(-1)
-        x_float = x.float()
-        scale = (x_float.square().mean(-1, keepdim=True) + self.math.norm_eps).rsqrt()
-        return (x_float * scale).to(x.dtype).mul_(weight)
+        return F.rms_norm(x, x.shape[-1:], eps=self.math.norm_eps).mul_(weight)
 
     @classmethod
     def sources(cls, shape: ModelShape, found: Container[str]) -> tuple[Source, ...]:
