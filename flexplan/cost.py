@@ -249,7 +249,7 @@ class Rates:
         alone.append(work.host_flops / h.host_flops_per_s)
         if lane == HOST_COPY:
             alone.append(work.host_bytes / 2 / h.pageable_up_bytes_per_s)
-        if h.host_only and lane not in (DISK_READ, DISK_WRITE):
-            demands["cores"] = max(alone)  # computing and copying are done by the same cores
         solo = self.fixed_s.get(lane, 0.0) + max(alone) + work.kernels * h.launch_s
+        if h.host_only:  # computing, copying and what starts them are done by the same cores; a disk keeps one of them
+            demands["cores"] = solo / (h.cores if lane in (DISK_READ, DISK_WRITE) else 1)
         return Price(solo, tuple((r, s) for r, s in demands.items() if s > 0))

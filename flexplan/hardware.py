@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from flexplan.errors import UsageError
 from flexplan.presets import DEFAULT_PRESET, PRESETS
@@ -70,7 +70,7 @@ class Hardware(BaseModel):
 
     # the fixed time of a layer task on the GPU and of each of its kernels, a copy, a task on the host, a disk request
     kernel_s: Positive
-    launch_s: NonNegativeFloat = 0.0
+    launch_s: Positive = 1e-9
     copy_s: Positive
     host_task_s: Positive
     disk_request_s: Positive

@@ -69,7 +69,9 @@ def measure(device: str | None, scratch: Path, say: Say, sizes: Sizes | None = N
             figures |= _told(part(), say)
         running = RunningRates(env, bench.dtype)
         figures |= _told(running.steps(figures["gpu_bytes_per_s"].value), say)
-        if not bench.on_host:
+        if bench.on_host:
+            figures |= _told(running.prompts(figures), say)
+        else:
             figures |= _told(running.attention(), say)
         return Hardware.model_validate(
             {

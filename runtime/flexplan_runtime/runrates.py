@@ -6,13 +6,14 @@ model.  So these are measured where they happen, on a few layers of an ordinary 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 
 from flexplan.cache_placement import vector_bytes
 from flexplan.catalog import read_model
-from flexplan.cost import layer_kernels
+from flexplan.cost import layer_kernels, merge_work, mlp_work, project_work, prompt_attention_work
 from flexplan.modelmath import ModelMath
 from flexplan.policy import Policy
 from flexplan.shapes import ModelShape
@@ -25,6 +26,8 @@ from flexplan_runtime.timing import Figure
 
 SMALL = {"vocab_size": 512, "max_positions": 1024}
 FAMILIES = ("facebook/opt-6.7b", "meta-llama/Llama-2-7b-hf")
+MEDIUM = {"hidden_size": 768, "embed_size": 768, "num_heads": 12, "num_kv_heads": 12, "head_dim": 64, "ffn_size": 2048}
+MEDIUM |= {"num_layers": 6}
 NARROW = {"hidden_size": 64, "embed_size": 64, "num_heads": 4, "num_kv_heads": 4, "head_dim": 16, "ffn_size": 64}
 PROMPT_LEN, NEW = 512, 6
 ALONE = Policy(64, 2, cache_gpu_percent=0.0, cache_cpu_percent=100.0, cpu_cache_compute=True)
@@ -72,11 +75,27 @@ class RunningRates:
         """
         found = [self._beside(self._model(name, **self._deep()), gpu_bytes_per_s) for name in FAMILIES]
         (few, few_s), (many, many_s) = sorted(found, key=lambda one: one[0])
-        launch_s = max(0.0, (many_s.value - few_s.value) / (many - few))
+        launch_s = max(1e-9, (many_s.value - few_s.value) / (many - few))
         return {
             "kernel_s": Figure(max(1e-6, few_s.value - launch_s * few), few_s.spread_percent),
             "launch_s": Figure(launch_s, many_s.spread_percent),
         }
+
+    def prompts(self, found: Mapping[str, Figure]) -> dict[str, Figure]:
+        """Products a second in the layers of a prompt, given what else a layer does; for a host, whose library's speed
+        on matrices alone says little of it.
+        """
+        model = self._model(FAMILIES[1], **MEDIUM)
+        shape, rows = model[0], RESIDENT.gpu_batch_size
+        took_s = self._decoded(RESIDENT, 2, model).prefill_s
+        tokens, layer = rows * PROMPT_LEN, prompt_attention_work(shape, rows, PROMPT_LEN)
+        for work in (project_work, merge_work, mlp_work):
+            layer = layer.plus(work(shape, tokens))
+        other_s = (layer.gpu_bytes + layer.gpu_matrix_bytes) / found["gpu_bytes_per_s"].value
+        other_s += layer.gpu_between_bytes / found["gpu_between_bytes_per_s"].value
+        other_s += found["kernel_s"].value + layer.kernels * found["launch_s"].value
+        layer_s = took_s / shape.num_layers
+        return {"gpu_flops_per_s": Figure(layer.gpu_flops / max(layer_s / 2, layer_s - other_s), 0.0)}
 
     def _deep(self) -> dict[str, int]:
         """Deep, so that what a pass costs is shared by many layers; on the host as small as can be."""
