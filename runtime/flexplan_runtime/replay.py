@@ -20,7 +20,7 @@ _GROWING = frozenset(("choices", "chances", "values"))
 # a longer prompt keeps the gpu busy by itself, and its results would be held twice
 _SHORT_BYTES = 32 << 20
 _WORTH = 3  # replays that pay for a capture
-_MOST = 1024  # captured steps; each takes memory of the device
+_MOST = 1024  # steps that differ; a captured one takes memory of the device
 
 
 class Replays:
@@ -65,7 +65,7 @@ class Replays:
             self._seen[key] = task.i
             return False
         first = self._seen[key]
-        if len(self._graphs) >= _MOST:
+        if len(self._seen) > _MOST:  # slots come round too slowly
             return False
         return task.i <= first or (self._placement.block.gen_len - 1 - task.i) // (task.i - first) >= _WORTH
 
