@@ -46,9 +46,8 @@ def main() -> None:
         ready_s = time.perf_counter() - start
         also_kept, after_s = touched(nbytes // 4)
     touch_s = 2 * (before_s + after_s)
-    print(
-        f"{given.model}: {nbytes / GiB:.1f} GiB ready in {ready_s:.1f} s, touched in 2 x ({before_s:.1f} + {after_s:.1f}) s"
-    )
+    touched_s = f"2 x ({before_s:.1f} + {after_s:.1f}) s"
+    print(f"{given.model}: {nbytes / GiB:.1f} GiB ready in {ready_s:.1f} s, touched in {touched_s}")
     print(f"ready in {ready_s / touch_s:.2f} times of touching; at most {LIMIT} wanted")
     kept.close(), also_kept.close()
     raise SystemExit(ready_s > LIMIT * touch_s)
