@@ -55,7 +55,7 @@ def held_payload(lm: OffloadedLM) -> list[int]:
         arenas = [name for name in held if tier_of(name) == tier and name.endswith(".weights")]
         padding, end = 0, 0
         for w in placed.weights:
-            step = BLOCK if tier == "disk" else 256
+            step = BLOCK if tier == "disk" or "host.weights" in arenas else 256  # a layer is page-locked by itself
             end = round_up(end, step) + w.part_bytes[tier]
         padding = round_up(end, BLOCK) - sum(w.payload(tier) for w in placed.weights)
         found.append(sum(held[name] for name in arenas) - padding)
