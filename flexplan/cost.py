@@ -15,6 +15,9 @@ from flexplan.graph import CPU, D2H, DISK_READ, DISK_WRITE, GPU, H2D_CACHE, H2D_
 from flexplan.hardware import Hardware
 from flexplan.shapes import ModelShape
 
+_AS_IT_LIES = 2  # rows that a host's library multiplies with a matrix as it lies in memory
+_ROTARY_KERNELS = 19  # sines and cosines of the positions, then a product, a swapped half, its product and a sum, twice
+
 
 # -- work of the layer maths: tokens is positions over all rows ---------------------------------------------
 def _products(
@@ -41,13 +44,9 @@ def _norm_kernels(s: ModelShape) -> int:
     return 2 if s.gated else 1
 
 
-_AS_IT_LIES = 2  # rows that a host's library multiplies with a matrix as it lies in memory
-_ROTARY_KERNELS = 19  # sines and cosines of the positions, then a product, a swapped half, its product and a sum, twice
-
-
-def layer_kernels(s: ModelShape) -> float:
-    """Kernels of a whole layer that attends on the gpu."""
-    return project_work(s, 1).plus(merge_work(s, 1)).plus(mlp_work(s, 1)).plus(gpu_attention_work(s, 1, 1, 1)).kernels
+def layer_work(s: ModelShape, tokens: int) -> Work:
+    """A whole layer, attention apart."""
+    return project_work(s, tokens).plus(merge_work(s, tokens)).plus(mlp_work(s, tokens))
 
 
 def project_work(s: ModelShape, tokens: int) -> Work:
@@ -66,6 +65,10 @@ def prompt_attention_work(s: ModelShape, rows: int, length: int) -> Work:
     return Work(gpu_flops=flops, gpu_bytes=2 * rows * length * (s.q_size + s.kv_size) * s.bytes_per_element)
 
 
+def _is_packed(s: ModelShape, pair_bytes: int) -> bool:
+    return pair_bytes != 2 * s.head_dim * s.bytes_per_element
+
+
 def gpu_attention_work(s: ModelShape, grains: int, context: int, pair_bytes: int, sparsity: float = 1.0) -> Work:
     """One query a head over ``context`` positions of ``grains`` (sequence, KV head) pairs on the gpu.
 
@@ -74,7 +77,7 @@ def gpu_attention_work(s: ModelShape, grains: int, context: int, pair_bytes: int
     read = (1 + sparsity) / 2
     flops = 4 * grains * s.group_size * s.head_dim * context * read
     nbytes = grains * context * pair_bytes * read
-    if pair_bytes < 2 * s.head_dim * s.bytes_per_element:
+    if _is_packed(s, pair_bytes):
         return Work(gpu_packed_bytes=nbytes, kernels=1)
     return Work(gpu_flops=flops, gpu_bytes=nbytes, kernels=1)
 
@@ -90,7 +93,7 @@ def host_attention_work(s: ModelShape, grains: int, context: int, pair_bytes: in
     read = (1 + sparsity) / 2
     nbytes = grains * context * pair_bytes * read
     flops = 4 * grains * s.group_size * s.head_dim * context * read
-    packed = pair_bytes != 2 * s.head_dim * s.bytes_per_element
+    packed = _is_packed(s, pair_bytes)
     return Work(
         attended_bytes=0 if packed else nbytes,
         attended_packed_bytes=nbytes if packed else 0,
@@ -126,14 +129,8 @@ def mlp_work(s: ModelShape, tokens: int) -> Work:
 
 def head_work(s: ModelShape, rows: int) -> Work:
     """Logits of the last positions."""
-    moved = s.vocab_size * s.embed_size + rows * (s.hidden_size + s.vocab_size)
-    nbytes, matrix = moved * s.bytes_per_element, s.vocab_size * s.embed_size * s.bytes_per_element
-    return Work(
-        gpu_flops=2 * rows * s.vocab_size * s.embed_size,
-        gpu_bytes=nbytes,
-        gpu_matrix_bytes=matrix if rows > _AS_IT_LIES else 0,
-        kernels=_norm_kernels(s) + 4,
-    )
+    matrix = s.vocab_size * s.embed_size
+    return _products(s, rows, matrix, matrix, s.hidden_size + s.vocab_size, 0, _norm_kernels(s) + 4)
 
 
 def embed_work(s: ModelShape, tokens: int) -> Work:

@@ -142,9 +142,9 @@ class Placement:
             return 0
         return 2 if self.policy.splits_steps else 1
 
-    def cache_index(self, layer: Layer, k: int) -> int:
+    def cache_index(self, depth: int, k: int) -> int:
         """Index of a layer's cache; with fewer live micro-batches than k's, a slot serves one after the other."""
-        return k * self.shape.num_layers + layer.depth
+        return k * self.shape.num_layers + depth
 
     @cached_property
     def buffers(self) -> Mapping[str, Buffer]:

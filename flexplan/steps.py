@@ -185,8 +185,7 @@ class Steps:
 
     def _home_of(self, depth: int, k: int, tier: str) -> Accesses:
         """All bytes on a tier of the cache of a transformer layer and micro-batch."""
-        index = k * self.p.shape.num_layers + depth
-        return _access(f"cache_{tier}", index, self.p.cache[depth][k].resident_bytes(tier))
+        return _access(f"cache_{tier}", self.p.cache_index(depth, k), self.p.cache[depth][k].resident_bytes(tier))
 
     def load_cache(self, p: Pass, j: int, k: int) -> Tasks:
         """Old keys and values to where attention reads them: from disk to the host, on to the gpu if it attends.
@@ -201,12 +200,12 @@ class Steps:
         relay: Accesses = ()
         if s.grains[2]:
             nbytes = old * s.disk_row_bytes
-            home = (Access("cache_disk", self.p.cache_index(layer, k), 0, nbytes),)
+            home = (Access("cache_disk", self.p.cache_index(layer.depth, k), 0, nbytes),)
             relay = _access("cache_relay", turn, nbytes)
             yield self._task("read_cache", p, j, k, cost.read_work(nbytes), home, relay)
         if s.streamed:
             cpu, disk = s.streamed_by_tier
-            reads = _access("cache_cpu", self.p.cache_index(layer, k), cpu * s.capacity * s.pair_bytes)
+            reads = _access("cache_cpu", self.p.cache_index(layer.depth, k), cpu * s.capacity * s.pair_bytes)
             reads += relay if disk else ()
             work = cost.up_work(s.streamed * old * s.vector_bytes * self.p.streamed_parts)
             yield self._task("load_cache", p, j, k, work, reads, self._cache_ring(p, layer, k))
@@ -274,7 +273,7 @@ class Steps:
         s, new = self.p.segment(layer, k), self.p.new_tokens(p.i, k)
         if s.grains[2]:
             old, row = self.p.context(p.i, k) - new, s.disk_row_bytes
-            writes = (Access("cache_disk", self.p.cache_index(layer, k), old * row, (old + new) * row),)
+            writes = (Access("cache_disk", self.p.cache_index(layer.depth, k), old * row, (old + new) * row),)
             yield self._task("write_cache", p, j, k, cost.write_work(new * row), self._cache_out(p, layer, k), writes)
 
     def _keeps_cache(self, p: Pass, k: int) -> bool:

@@ -23,8 +23,7 @@ from flexplan_runtime.kvcache import (
     disk_pair_bytes,
     grain_rows,
     put_grains,
-    split_off_gpu,
-    split_streamed,
+    split_by_home,
     token_rows,
     value_rows,
 )
@@ -125,7 +124,7 @@ def store_hidden(job: Job, task: Task, views: Views) -> None:
 def load_cache(job: Job, task: Task, views: Views) -> None:
     """Old keys and values, or keys alone, of the grains that the gpu attends over by streaming them."""
     s, old, parts = job.segment(task), job.old_tokens(task), job.placement.streamed_parts
-    ring = split_streamed(job.arena_bytes(task.writes[0]), s)
+    ring = split_by_home(job.arena_bytes(task.writes[0]), s, s.streamed_by_tier[0], s.capacity)
     home, relay = views.read("cache_cpu"), views.read("cache_relay")
     if home is not None:
         to = by_grain(ring[0], s, s.streamed_by_tier[0], s.capacity, job.cache_dtype, parts)
@@ -145,7 +144,7 @@ def load_values(job: Job, task: Task, views: Views) -> None:
 def store_cache(job: Job, task: Task, views: Views) -> None:
     """New keys and values to the host's cache, and to rows for the disk."""
     s, old, new = job.segment(task), job.old_tokens(task), job.placement.new_tokens(task.i, task.k)
-    fresh = split_off_gpu(job.arena_bytes(task.reads[0]), s, new)
+    fresh = split_by_home(job.arena_bytes(task.reads[0]), s, s.grains[1], new)
     home, out = views.write("cache_cpu"), views.write("cache_out")
     if home is not None:
         to = by_grain(home, s, s.grains[1], s.capacity, job.cache_dtype)
@@ -313,8 +312,8 @@ def _cached(job: Job, task: Task, resident: Tensor | None, ring: Tensor | None) 
     if resident is not None:
         found.append(by_grain(resident, s, s.grains[0], s.capacity, job.cache_dtype))
     if ring is not None:
-        from_host, from_disk = split_streamed(ring, s)
         cpu, disk = s.streamed_by_tier
+        from_host, from_disk = split_by_home(ring, s, cpu, s.capacity)
         if cpu:
             parts = job.placement.streamed_parts
             found.append(by_grain(from_host, s, cpu, s.capacity, job.cache_dtype, parts))
@@ -345,7 +344,7 @@ def _keep(job: Job, task: Task, views: Views, k_BSKH: Tensor, v_BSKH: Tensor) ->
         first += len(cache)
     fresh = views.write("fresh")
     if fresh is not None:
-        on_host, on_disk = split_off_gpu(fresh, s, new)
+        on_host, on_disk = split_by_home(fresh, s, s.grains[1], new)
         gpu, cpu, disk = s.grains
         put_grains(by_grain(on_host, s, cpu, new, job.cache_dtype), k_BSKH, v_BSKH, gpu)
         if disk:

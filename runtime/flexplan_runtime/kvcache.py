@@ -44,16 +44,10 @@ def value_rows(segment: Segment, positions_GR: Tensor) -> Tensor:
     return (positions_GR + (2 * grains[:, None] + 1) * segment.capacity).flatten()
 
 
-def split_off_gpu(data: Tensor, segment: Segment, tokens: int) -> tuple[Tensor, Tensor]:
-    """Bytes of grains off the gpu that travel together: those of the host by grain, then those of the disk by token."""
-    on_host = segment.grains[1] * tokens * segment.pair_bytes
-    return data[:on_host], data[on_host:]
-
-
-def split_streamed(data: Tensor, segment: Segment) -> tuple[Tensor, Tensor]:
-    """Bytes of a slot of streamed grains: those of the host by grain, then those of the disk by token."""
-    on_host = segment.streamed_by_tier[0] * segment.capacity * segment.pair_bytes
-    return data[:on_host], data[on_host:]
+def split_by_home(data: Tensor, segment: Segment, on_host: int, tokens: int) -> tuple[Tensor, Tensor]:
+    """Bytes of grains that travel together: ``on_host`` of them from the host by grain, then the disk's by token."""
+    end = on_host * tokens * segment.pair_bytes
+    return data[:end], data[end:]
 
 
 def disk_pair_bytes(segment: Segment) -> int:

@@ -33,7 +33,7 @@ from flexplan_runtime.moves import PIECE_BYTES
 from flexplan_runtime.opening import DUMMY
 from flexplan_runtime.packedattention import decode_attention_packed
 from flexplan_runtime.runrates import RunningRates
-from flexplan_runtime.timing import Figure, rate_of, seconds_of
+from flexplan_runtime.timing import Figure, rate_of
 
 Figures = dict[str, Figure]
 GPU_OVERHEAD_BYTES = 192 * MiB  # library workspaces and captured steps: 40 to 110 MiB seen on an H200
@@ -115,23 +115,20 @@ class Bench:
 
             return multiply
 
-        steps = self._rate(nbytes, products(token))
-        prompts = seconds_of(products(prompt), self.device, self.sizes.repeat_s)
-        # what a library of the host does to a matrix before it multiplies is counted apart; see `Rates`
-        first_s = 2 * nbytes / steps.value if self.on_host else 0.0
-        flops = 2.0 * tokens * nbytes / matrices[0].element_size()
         gate, up, hidden = self._random(tokens, 4 * width), self._random(tokens, 4 * width), self._random(tokens, width)
 
         def between() -> Tensor:
             return F.silu(gate).mul_(up)[:, :width].add(hidden)
 
         touched = (5 * 4 + 3) * hidden.nbytes
-        return {
+        found = {
+            "gpu_bytes_per_s": self._rate(nbytes, products(token)),
             "gpu_between_bytes_per_s": self._rate(touched, between),
-            "gpu_flops_per_s": Figure(flops / max(prompts.value / 2, prompts.value - first_s), prompts.spread_percent),
-            "gpu_bytes_per_s": steps,
-            **({} if self.on_host else self._packed_attention()),
         }
+        if self.on_host:
+            return found  # the rate of its products is measured in a running model
+        flops = 2.0 * tokens * nbytes / matrices[0].element_size()
+        return found | {"gpu_flops_per_s": self._rate(flops, products(prompt))} | self._packed_attention()
 
     def _packed_attention(self) -> Figures:
         """Decoding on the gpu over 4-bit keys and values."""

@@ -13,7 +13,7 @@ import torch
 
 from flexplan.cache_placement import vector_bytes
 from flexplan.catalog import read_model
-from flexplan.cost import layer_kernels, merge_work, mlp_work, project_work, prompt_attention_work
+from flexplan.cost import gpu_attention_work, layer_work, prompt_attention_work
 from flexplan.modelmath import ModelMath
 from flexplan.policy import Policy
 from flexplan.shapes import ModelShape
@@ -88,9 +88,7 @@ class RunningRates:
         model = self._model(FAMILIES[1], **MEDIUM)
         shape, rows = model[0], RESIDENT.gpu_batch_size
         took_s = self._decoded(RESIDENT, 2, model).prefill_s
-        tokens, layer = rows * PROMPT_LEN, prompt_attention_work(shape, rows, PROMPT_LEN)
-        for work in (project_work, merge_work, mlp_work):
-            layer = layer.plus(work(shape, tokens))
+        layer = layer_work(shape, rows * PROMPT_LEN).plus(prompt_attention_work(shape, rows, PROMPT_LEN))
         other_s = (layer.gpu_bytes + layer.gpu_matrix_bytes) / found["gpu_bytes_per_s"].value
         other_s += layer.gpu_between_bytes / found["gpu_between_bytes_per_s"].value
         other_s += found["kernel_s"].value + layer.kernels * found["launch_s"].value
@@ -107,7 +105,8 @@ class RunningRates:
         floor_s = shape.num_layers * _layer_bytes(shape) / gpu_bytes_per_s
         tasks = shape.num_layers + 2
         beside = [(ends[i] - ends[i - 1] - floor_s) / tasks for i in sorted(ends) if i > _CAPTURED]
-        return layer_kernels(shape) * shape.num_layers / tasks, Figure.of([max(1e-6, seconds) for seconds in beside])
+        kernels = layer_work(shape, 1).plus(gpu_attention_work(shape, 1, 1, 1)).kernels
+        return kernels * shape.num_layers / tasks, Figure.of([max(1e-6, seconds) for seconds in beside])
 
     def _model(self, name: str, **update: int) -> Model:
         shape, math = read_model(name)
