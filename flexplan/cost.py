@@ -21,7 +21,14 @@ _ROTARY_KERNELS = 19  # sines and cosines of the positions, then a product, a sw
 
 # -- work of the layer maths: tokens is positions over all rows ---------------------------------------------
 def _products(
-    s: ModelShape, tokens: int, per_token: float, weights: float, moved: float, between: float, kernels: int
+    s: ModelShape,
+    tokens: int,
+    per_token: float,
+    weights: float,
+    moved: float,
+    between: float,
+    kernels: float,
+    products: float = 1,
 ) -> Work:
     """``per_token`` multiplications; numbers of ``weights``, and of a token those that products and others move."""
     element = s.bytes_per_element
@@ -30,6 +37,7 @@ def _products(
         gpu_bytes=(weights + tokens * moved) * element,
         gpu_between_bytes=tokens * between * element,
         gpu_matrix_bytes=weights * element if tokens > _AS_IT_LIES else 0,
+        products=products,
         kernels=kernels,
     )
 
@@ -124,13 +132,14 @@ def mlp_work(s: ModelShape, tokens: int) -> Work:
     between = _normed(s, s.hidden_size) + (5 if s.gated else 2) * s.ffn_size * experts + 5 * s.hidden_size + sent
     each = (2 if s.gated else 1) + 2
     kernels = _norm_kernels(s) + 2 + (s.num_experts * (each + 4) + 8 if s.num_experts else each)
-    return _products(s, tokens, matrix * experts, matrix * experts_touched(s, tokens), moved, between, kernels)
+    touched = experts_touched(s, tokens)
+    return _products(s, tokens, matrix * experts, matrix * touched, moved, between, kernels, 2 * touched)
 
 
 def head_work(s: ModelShape, rows: int) -> Work:
-    """Logits of the last positions."""
+    """Logits of the last positions, and the tokens chosen by them."""
     matrix = s.vocab_size * s.embed_size
-    return _products(s, rows, matrix, matrix, s.hidden_size + s.vocab_size, 0, _norm_kernels(s) + 4)
+    return _products(s, rows, matrix, matrix, s.hidden_size + s.vocab_size, 0, _norm_kernels(s) + 4)._replace(samples=1)
 
 
 def embed_work(s: ModelShape, tokens: int) -> Work:
@@ -246,7 +255,8 @@ class Rates:
         alone.append(work.host_flops / h.host_flops_per_s)
         if lane == HOST_COPY:
             alone.append(work.host_bytes / 2 / h.pageable_up_bytes_per_s)
-        solo = self.fixed_s.get(lane, 0.0) + max(alone) + work.kernels * h.launch_s
+        solo = self.fixed_s.get(lane, 0.0) + max(alone)
+        solo += work.products * h.product_s + work.kernels * h.launch_s + work.samples * h.sample_s
         if h.host_only:  # computing, copying and what starts them are done by the same cores; a disk keeps one of them
             demands["cores"] = solo / (h.cores if lane in (DISK_READ, DISK_WRITE) else 1)
         return Price(solo, tuple((r, s) for r, s in demands.items() if s > 0))

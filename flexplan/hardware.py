@@ -17,6 +17,7 @@ from flexplan.units import parse_size
 __all__ = ["DEFAULT_PRESET", "Hardware", "hardware_from", "preset_names"]
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _PACKED_RATE = 0.5  # of one core, attention over 4-bit keys reads half the bytes and attends to twice the tokens
 
 
@@ -24,7 +25,8 @@ class Hardware(BaseModel):
     """One machine: three tiers, the links between them, and the fixed time of each kind of work.
 
     ``preset`` is True where the numbers are a guess and False where `flexplan profile` measured them.
-    ``fingerprint`` names the machine they hold for.
+    ``fingerprint`` names the machine they hold for.  ``spread_percent`` tells how far the measurements of a figure lay
+    apart: half the distance between their quartiles.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -33,6 +35,7 @@ class Hardware(BaseModel):
     fingerprint: str
     preset: bool
     measured_on: str = ""
+    spread_percent: dict[str, NonNegative] = {}
 
     # capacities
     gpu_bytes: NonNegativeInt
@@ -68,9 +71,12 @@ class Hardware(BaseModel):
     # the kernels between two products, norms and activations; None likewise
     gpu_between_bytes_per_s: Positive | None = None
 
-    # the fixed time of a layer task on the GPU and of each of its kernels, a copy, a task on the host, a disk request
+    # the fixed time of a layer task on the GPU, of each of its products and other kernels, of choosing a micro-batch's
+    # next tokens, of a copy, a task on the host and a disk request
     kernel_s: Positive
+    product_s: Positive = 1e-9
     launch_s: Positive = 1e-9
+    sample_s: Positive = 1e-9
     copy_s: Positive
     host_task_s: Positive
     disk_request_s: Positive

@@ -301,4 +301,5 @@ def _workspace(p: Placement) -> int:
     batches, gen_len = p.block.batches, p.block.gen_len
     rows, longest = max(b.num_rows for b in batches), max(b.prompt_len for b in batches)
     masks = sum(mask_bytes(b.num_rows, b.prompt_len) for b in batches)
-    return masks + workspace_bytes(p.shape, rows, longest, longest + gen_len, p.policy.attn_sparsity)
+    sparsity, apart = p.policy.attn_sparsity, p.policy.sep_layer
+    return masks + workspace_bytes(p.shape, rows, longest, longest + gen_len, sparsity, sep_layer=apart)

@@ -165,8 +165,12 @@ def forecast_table(timeline: Timeline) -> RenderableType:
 
 def hardware_table(hardware: Hardware) -> RenderableType:
     """The fields of a hardware file, in units people read."""
-    rows = [[name, _in_units(name, value)] for name, value in hardware.model_dump().items() if name != "preset"]
-    return words_table(("what", "value"), rows)
+    spreads = hardware.spread_percent
+    rows = [
+        [name, _in_units(name, value), f"+- {spreads[name]:.0f} %" if name in spreads else ""]
+        for name, value in hardware.model_dump(exclude={"preset", "spread_percent"}).items()
+    ]
+    return words_table(("what", "value", "spread"), rows)
 
 
 def _in_units(name: str, value: object) -> str:

@@ -87,7 +87,9 @@ class Work(NamedTuple):
     gpu_between_bytes: float = 0  # what the kernels between the products read and write; nothing hides their time
     gpu_packed_bytes: float = 0  # packed keys and values that attention on the gpu reads
     gpu_matrix_bytes: float = 0  # matrices for several rows: a library of the host first copies them
-    kernels: float = 0  # that a task on the gpu launches
+    products: float = 0  # with a matrix, each a kernel or more of its own
+    kernels: float = 0  # all others that a task on the gpu launches
+    samples: float = 0  # micro-batches whose next tokens it chooses
 
     def __str__(self) -> str:
         return ",".join(f"{name}:{value}" for name, value in self._asdict().items() if value) or "none"

@@ -10,17 +10,25 @@ from math import ceil
 
 from flexplan.shapes import ModelShape
 
+PROMPT_TOKENS = 8192  # that a layer computes at once: products of so many rows are as fast as larger ones
 _FLOAT = 4  # bytes: sampling and choosing compute in float32
 _UNPACKED_BYTES = 32 << 20  # keys and values that choosing unpacks, or takes to float32, at a time
 
 
-def workspace_bytes(s: ModelShape, rows: int, prompt_len: int, context: int, sparsity: float = 1.0) -> int:
+def workspace_bytes(
+    s: ModelShape, rows: int, prompt_len: int, context: int, sparsity: float = 1.0, *, sep_layer: bool
+) -> int:
     """Of a micro-batch of ``rows`` prompts that decodes up to ``context`` positions."""
-    tokens, element = rows * prompt_len, s.bytes_per_element
-    per_token = max(_embedding(s), _attention(s), _feed_forward(s))
-    mask = rows * prompt_len**2 * 2 * element  # of padded prompts, as numbers; see `mask_bytes` for itself
+    together, element = rows_at_once(rows, prompt_len), s.bytes_per_element
+    per_token = max(_embedding(s), _attention(s), _feed_forward(s, sep_layer))
+    mask = together * prompt_len**2 * 2 * element  # of padded prompts, as numbers; see `mask_bytes` for itself
     head = rows * s.vocab_size * (element + _FLOAT)
-    return max(tokens * per_token * element + mask, head, _choosing(s, rows, context, sparsity))
+    return max(together * prompt_len * per_token * element + mask, head, _choosing(s, rows, context, sparsity))
+
+
+def rows_at_once(rows: int, prompt_len: int) -> int:
+    """Prompts of a micro-batch that go through a layer together; the others follow, so that workspace stays small."""
+    return min(rows, max(1, PROMPT_TOKENS // prompt_len))
 
 
 def mask_bytes(rows: int, prompt_len: int) -> int:
@@ -34,20 +42,22 @@ def _embedding(s: ModelShape) -> int:
 
 
 def _attention(s: ModelShape) -> int:
-    """D + projections, or projections + turned queries and keys (and one of them being turned) + the answer."""
+    """D + projections, or projections + the answer; turned queries and keys, and one of them being turned, beside."""
     projections = s.q_size + 2 * s.kv_size
-    turned = s.q_size + s.kv_size
-    normed = turned if s.qk_norm else 0
+    turned = s.q_size + s.kv_size if s.positions == "rotary" else 0
+    normed = s.q_size + s.kv_size if s.qk_norm else 0
     return max(s.hidden_size + projections, projections + normed + 2 * turned + s.q_size)
 
 
-def _feed_forward(s: ModelShape) -> int:
+def _feed_forward(s: ModelShape, sep_layer: bool) -> int:
     """Attention's result + the normed + (gate and) up, activated in place + down.
 
+    Attention's result is in its buffer where layers are split, and is the normed where norms come last.
     All tokens may be sent to one expert; it takes them apart, and its results are added to the others'.
     """
     apart = 3 * s.hidden_size if s.num_experts else 0
-    return 3 * s.hidden_size + (2 if s.gated else 1) * s.ffn_size + apart
+    kept = 2 if sep_layer or not s.pre_norm else 3
+    return kept * s.hidden_size + (2 if s.gated else 1) * s.ffn_size + apart
 
 
 def _choosing(s: ModelShape, rows: int, context: int, sparsity: float) -> int:

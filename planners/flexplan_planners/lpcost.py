@@ -59,16 +59,16 @@ class FlexplanCosts:
         return self._programs[gpu_batch_size]
 
     def _write(self, gpu_batch_size: int) -> list[Program]:
-        passes, memories = list(self._passes(gpu_batch_size)), dict[tuple[bool, bool, float], Memory]()
+        passes, memories = list(self._passes(gpu_batch_size)), dict[tuple[bool, bool, bool, float], Memory]()
         budgets = {tier: float(nbytes) for tier, nbytes in self.problem.budgets().items()}
         prompts = self.problem.workload.num_prompts
         most = min(self.most_batches, ceil(prompts / gpu_batch_size)) if prompts else self.most_batches
         programs, latency = [], self.problem.objective.max_latency_s
         for s in self.settings:
-            tokens = (s.compress_weight, s.compress_cache, s.attn_sparsity)
-            if tokens not in memories:
-                memories[tokens] = Memory(self.problem, gpu_batch_size, s)
-            tiers = memories[tokens].rows(s)
+            sizes = (s.sep_layer, s.compress_weight, s.compress_cache, s.attn_sparsity)
+            if sizes not in memories:
+                memories[sizes] = Memory(self.problem, gpu_batch_size, s)
+            tiers = memories[sizes].rows(s)
             if all(row.least(s.absent) <= budgets[tier] for tier, row in tiers.items()):
                 phases = tuple(Phase(name, count, work.works(s)) for name, count, work in passes)
                 programs.append(Program(gpu_batch_size, phases, tiers, budgets, most, s.absent, s.fields, latency))

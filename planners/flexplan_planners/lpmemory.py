@@ -34,6 +34,7 @@ class Memory:
         self.problem = problem
         self.grain = switches.pair_bytes  # keys and values of one token, layer, sequence and KV head
         self.sparsity = switches.attn_sparsity
+        self.sep_layer = switches.sep_layer
         self.tensors = weight_tensors(problem.model, switches.weight_packing)
         self.shape = problem.model
         self.num_rows = rows
@@ -101,7 +102,7 @@ class Memory:
     @cached_property
     def workspace(self) -> int:
         context = self.prompt + self.problem.workload.gen_len
-        return workspace_bytes(self.shape, self.num_rows, self.prompt, context, self.sparsity)
+        return workspace_bytes(self.shape, self.num_rows, self.prompt, context, self.sparsity, sep_layer=self.sep_layer)
 
     @cached_property
     def chosen(self) -> int:

@@ -12,7 +12,7 @@ from flexplan.tensors import weight_tensors
 
 _STD = 0.02
 _TEMPLATE = 1 << 22
-_BLOCK = 1 << 18
+_BLOCK = 1 << 21  # smaller ones take the interpreter longer than the memory
 
 
 class DummyCheckpoint:

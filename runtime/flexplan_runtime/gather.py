@@ -30,12 +30,10 @@ def gather_rows(job: Job, task: Task, ids: Tensor, out: Tensor) -> None:
             rows[wanted] = _from_disk(job, task, home_access, piece, local)
 
 
-def merge_rows(job: Job, task: Task, ids_BS: Tensor, gathered: Tensor | None) -> Tensor:
+def merge_rows(job: Job, task: Task, ids_BS: Tensor, gathered_BSE: Tensor | None) -> Tensor:
     """(B, S, E): rows of the table on the gpu, and the gathered ones elsewhere."""
     on_gpu = [p for p in job.placement.table_pieces if p.tier == "gpu"]
-    layer = job.placement.table
-    shape = (*ids_BS.shape, job.placement.shape.embed_size)
-    rows = None if gathered is None else gathered.view(job.dtype).view(shape)
+    layer, rows = job.placement.table, gathered_BSE
     for piece in on_gpu:
         home = Access("weights_gpu", layer.j, 0, layer.part_bytes["gpu"])
         table = job.piece_view(job.arena_bytes(home), piece, piece.offset)

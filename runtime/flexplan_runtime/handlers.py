@@ -181,12 +181,18 @@ def compute(job: Job, task: Task, views: Views) -> None:
     elif layer.role == HEAD:
         _head(job, task, views)
     else:
-        hidden = _take_up(job, task, views)
-        if layer.attends:
-            hidden = job.family.merge(job.layer_weights(task), hidden, _attention(job, task, views, hidden))
-        if layer.role != ATTENTION:
-            hidden = job.family.mlp(job.layer_weights(task), hidden)
-        _put_down(job, task, views, hidden)
+        hidden_BSD = _take_up(job, task, views)
+        for rows in job.row_spans(task):
+            hidden_BSD[rows] = _transform(job, task, views, hidden_BSD[rows], rows)
+        _put_down(job, task, views)
+
+
+def _transform(job: Job, task: Task, views: Views, hidden_BSD: Tensor, rows: slice) -> Tensor:
+    """These rows through a transformer layer, or a part of it."""
+    layer, weights = job.layer(task), job.layer_weights(task)
+    if layer.attends:
+        hidden_BSD = job.family.merge(weights, hidden_BSD, _attention(job, task, views, hidden_BSD, rows))
+    return hidden_BSD if layer.role == ATTENTION else job.family.mlp(weights, hidden_BSD)
 
 
 def project(job: Job, task: Task, views: Views) -> None:
@@ -257,11 +263,14 @@ def _attend_on_host(job: Job, q_GPH: Tensor, pairs: Tensor, pads: Tensor, out: T
 
 def _embed(job: Job, task: Task, views: Views) -> None:
     job.advance(task)
-    placement, batch = job.placement, job.batches[task.k]
-    shape = (len(batch.rows), placement.new_tokens(task.i, task.k))
-    ids = job.arena_bytes(next(a for a in task.reads if a.buffer == "ids")).view(torch.int64).view(shape)
-    rows = merge_rows(job, task, ids, views.read("rows"))
-    _put_down(job, task, views, job.family.embed(job.layer_weights(task), rows, job.positions(task)))
+    hidden_BSD, positions_BS, gathered = _working(job, task, views), job.positions(task), views.read("rows")
+    ids_BS = job.arena_bytes(next(a for a in task.reads if a.buffer == "ids")).view(torch.int64)
+    ids_BS = ids_BS.view(hidden_BSD.shape[:2])
+    found_BSE = None if gathered is None else gathered.view(job.dtype).view(*ids_BS.shape, -1)
+    for rows in job.row_spans(task):
+        rows_BSE = merge_rows(job, task, ids_BS[rows], None if found_BSE is None else found_BSE[rows])
+        hidden_BSD[rows] = job.family.embed(job.layer_weights(task), rows_BSE, positions_BS[rows])
+    _put_down(job, task, views)
 
 
 def _head(job: Job, task: Task, views: Views) -> None:
@@ -274,7 +283,7 @@ def _head(job: Job, task: Task, views: Views) -> None:
     views.slot("ids").view(torch.int64).copy_(chosen)
 
 
-def _attention(job: Job, task: Task, views: Views, hidden: Tensor) -> Tensor:
+def _attention(job: Job, task: Task, views: Views, hidden: Tensor, rows: slice) -> Tensor:
     """(B, S, N x H): what the host and `project` left, with the values since loaded, or attention here and now."""
     ready = views.read("attention")
     batch, s = job.batches[task.k], job.segment(task)
@@ -283,10 +292,11 @@ def _attention(job: Job, task: Task, views: Views, hidden: Tensor) -> Tensor:
         if views.read("values") is not None:
             done_GPH = _with_values(job, task, views, done_GPH)
         return done_GPH.view(len(batch.rows), 1, -1)
-    q, k, v = job.family.project(job.layer_weights(task), hidden, job.positions(task))
-    _keep(job, task, views, k, v)
+    q, k, v = job.family.project(job.layer_weights(task), hidden, job.positions(task)[rows])
+    _keep(job, task, views, k, v, rows.start)
     if task.i == 0:
-        return prompt_attention(q, k, v, batch.prompt_mask, job.family.scale)
+        mask = None if batch.prompt_mask is None else batch.prompt_mask[rows]
+        return prompt_attention(q, k, v, mask, job.family.scale)
     q_GPH, parts, at = q.reshape(s.num_grains, -1, s.head_dim), [], 0
     for pairs in _cached(job, task, views.read("cache_gpu"), views.read("cache_ring")):
         parts.append(_attend_cached(job, task, q_GPH[at : at + len(pairs)], pairs, at))
@@ -333,12 +343,14 @@ def _attend_cached(job: Job, task: Task, q_GPH: Tensor, pairs: Tensor, first: in
     return decode_attention(q_GPH, pairs, pads, batch.position, job.family.scale)
 
 
-def _keep(job: Job, task: Task, views: Views, k_BSKH: Tensor, v_BSKH: Tensor) -> None:
-    """New keys and values into the cache on the gpu, and into what leaves it."""
-    s, new, first = job.segment(task), k_BSKH.shape[1], 0
+def _keep(job: Job, task: Task, views: Views, k_BSKH: Tensor, v_BSKH: Tensor, first_row: int = 0) -> None:
+    """New keys and values of the rows from ``first_row`` on into the cache on the gpu, and into what leaves it."""
+    s, new, heads = job.segment(task), k_BSKH.shape[1], k_BSKH.shape[2]
+    first = -first_row * heads  # grain of the cache's beginning, counted from the first one given
     k_BSKH, v_BSKH = job.stored(k_BSKH), job.stored(v_BSKH)
     place = job.batches[task.k].position if task.i else None
-    job.note(task, "cache", "gpu", s.grains[0] * new * s.pair_bytes)
+    if first_row == 0:
+        job.note(task, "cache", "gpu", s.grains[0] * new * s.pair_bytes)
     for cache in _cached(job, task, views.write("cache_gpu"), views.write("cache_ring")):
         put_grains(cache, k_BSKH, v_BSKH, first, place)
         first += len(cache)
@@ -346,25 +358,36 @@ def _keep(job: Job, task: Task, views: Views, k_BSKH: Tensor, v_BSKH: Tensor) ->
     if fresh is not None:
         on_host, on_disk = split_by_home(fresh, s, s.grains[1], new)
         gpu, cpu, disk = s.grains
-        put_grains(by_grain(on_host, s, cpu, new, job.cache_dtype), k_BSKH, v_BSKH, gpu)
+        first = gpu - first_row * heads
+        put_grains(by_grain(on_host, s, cpu, new, job.cache_dtype), k_BSKH, v_BSKH, first)
         if disk:
-            put_grains(by_token(on_disk, s, new, disk_pair_bytes(s), job.cache_dtype), k_BSKH, v_BSKH, gpu + cpu)
+            first += cpu
+            put_grains(by_token(on_disk, s, new, disk_pair_bytes(s), job.cache_dtype), k_BSKH, v_BSKH, first)
 
 
 def _take_up(job: Job, task: Task, views: Views) -> Tensor:
     """Hidden states (B, S, D) in the working slot; their part on the gpu comes from its home."""
-    slot, home = views.slot("hidden_decode" if task.i else "hidden_prefill"), views.read("hidden_gpu")
+    home = views.read("hidden_gpu")
     if home is not None:
-        slot[: len(home)].copy_(home)
-    return slot.view(job.dtype).view(len(job.batches[task.k].rows), -1, job.placement.shape.hidden_size)
+        _slot(task, views)[: len(home)].copy_(home)
+    return _working(job, task, views)
 
 
-def _put_down(job: Job, task: Task, views: Views, hidden: Tensor) -> None:
-    """The result into the working slot, and its part that stays into its home on the gpu."""
-    slot, home = views.slot("hidden_decode" if task.i else "hidden_prefill"), views.write("hidden_gpu")
-    slot.view(job.dtype).view(hidden.shape).copy_(hidden)
+def _working(job: Job, task: Task, views: Views) -> Tensor:
+    """The working slot as (B, S, D)."""
+    shape = (len(job.batches[task.k].rows), -1, job.placement.shape.hidden_size)
+    return _slot(task, views).view(job.dtype).view(shape)
+
+
+def _slot(task: Task, views: Views) -> Tensor:
+    return views.slot("hidden_decode" if task.i else "hidden_prefill")
+
+
+def _put_down(job: Job, task: Task, views: Views) -> None:
+    """Of what is now in the working slot, the part that stays into its home on the gpu."""
+    home = views.write("hidden_gpu")
     if home is not None:
-        home.copy_(slot[: len(home)])
+        home.copy_(_slot(task, views)[: len(home)])
     job.note(task, "act", "gpu", job.placement.hidden_parts(task.i, task.k)[0])
 
 

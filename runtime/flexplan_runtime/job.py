@@ -16,6 +16,7 @@ from flexplan.packing import Packing
 from flexplan.placement import Placement
 from flexplan.tensors import WeightTensor
 from flexplan.weight_placement import LayerWeights, Piece
+from flexplan.workspace import rows_at_once
 from flexplan_runtime.arenas import Arenas, Ledger
 from flexplan_runtime.attention import prompt_mask
 from flexplan_runtime.disk import ScratchFile
@@ -91,6 +92,12 @@ class Job:
 
     def segment(self, task: Task) -> Segment:
         return self.placement.segment(self.layer(task), task.k)
+
+    def row_spans(self, task: Task) -> list[slice]:
+        """Rows of the micro-batch that a layer computes together."""
+        rows = len(self.batches[task.k].rows)
+        step = rows if task.i else rows_at_once(rows, self.placement.new_tokens(0, task.k))
+        return [slice(first, first + step) for first in range(0, rows, step)]
 
     def old_tokens(self, task: Task) -> int:
         """Positions in the cache before this step."""

@@ -58,9 +58,14 @@ def disk_pair_bytes(segment: Segment) -> int:
 def put_grains(cache_G2TH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, first: int, place: Tensor | None = None) -> None:
     """New keys and values of the grains from ``first`` on, at the cache's beginning or at token ``place``.
 
-    A cache of keys alone takes the keys.
+    The grains that both have: those given may begin later than the cache (``first`` is negative) and end earlier.  A
+    cache of keys alone takes the keys.
     """
     rows, new, heads, _ = k_BSKH.shape
+    skipped, first = max(0, -first), max(0, first)
+    cache_G2TH = cache_G2TH[skipped : skipped + max(0, rows * heads - first)]
+    if not len(cache_G2TH):
+        return
     for to, x in zip(cache_G2TH.unbind(1), (k_BSKH, v_BSKH), strict=False):
         grains = x.transpose(1, 2)
         if len(to) == rows * heads:  # all of them: straight from where the projection left them

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -39,32 +40,45 @@ def load_weights(
             reader.read_rows(piece.tensor.name, piece.tensor.layer, piece.row_lo, piece.rows, out.view(dtype))
 
     # each thread works for itself: a team of its own for every one of them would be threads squared
-    with ThreadPoolExecutor(num_threads, "flexplan-load", torch.set_num_threads, (1,)) as pool:
-        jobs = [pool.submit(_load_layer, placement, w, arenas, read) for w in placement.weights]
-        for job in jobs:
-            job.result()
+    pool = ThreadPoolExecutor(num_threads, "flexplan-load", torch.set_num_threads, (1,))
+    try:
+        layers = [(w, [pool.submit(job) for job in _jobs(placement, w, arenas, read)]) for w in placement.weights]
+        for w, filled in layers:
+            for job in filled:
+                job.result()
+            _lock(placement, w, arenas)  # one range at a time, as the driver does it, while the next ones are filled
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _load_layer(p: Placement, w: LayerWeights, arenas: Arenas, read: Read) -> None:
-    for tier, name in WEIGHT_BUFFERS.items():
-        if not w.part_bytes[tier]:
-            continue
-        buffer = p.buffers[name]
-        if tier == "disk":
-            part = aligned_bytes(w.part_bytes[tier])
-            part.zero_()  # what pads the blocks is written too
-            _fill(w, tier, part, read, arenas.ledger)
-            arenas.disk[buffer.arena].write(buffer.offsets[w.j], part)
-        else:
-            lo, hi = buffer.offsets[w.j], buffer.offsets[w.j] + buffer.sizes[w.j]
-            _fill(w, tier, arenas.memory[buffer.arena][lo:hi], read, arenas.ledger)
-            if tier == "cpu":  # meanwhile the other threads touch what is theirs
-                arenas.lock_range(buffer.arena, lo, round_up(hi, BUFFER_ALIGN))
-
-
-def _fill(w: LayerWeights, tier: str, part: Tensor, read: Read, ledger: Ledger) -> None:
+def _jobs(p: Placement, w: LayerWeights, arenas: Arenas, read: Read) -> Iterator[Callable[[], None]]:
+    """What fills a layer's parts: a job for each piece in memory, one for all that goes to disk."""
     for piece in w.pieces:
-        if piece.tier == tier:
-            out = part[piece.offset : piece.offset + piece.nbytes]
-            read(piece, out)
-            ledger.store("w", tier, out.nbytes)
+        if piece.tier != "disk":
+            buffer = p.buffers[WEIGHT_BUFFERS[piece.tier]]
+            yield partial(_fill, [piece], arenas.memory[buffer.arena][buffer.offsets[w.j] :], read, arenas.ledger)
+    if w.part_bytes["disk"]:
+        yield partial(_write, p, w, arenas, read)
+
+
+def _write(p: Placement, w: LayerWeights, arenas: Arenas, read: Read) -> None:
+    """Put the disk's part of a layer there."""
+    buffer, part = p.buffers[WEIGHT_BUFFERS["disk"]], aligned_bytes(w.part_bytes["disk"])
+    part.zero_()  # what pads the blocks is written too
+    _fill([piece for piece in w.pieces if piece.tier == "disk"], part, read, arenas.ledger)
+    arenas.disk[buffer.arena].write(buffer.offsets[w.j], part)
+
+
+def _lock(p: Placement, w: LayerWeights, arenas: Arenas) -> None:
+    """Page-lock what the host keeps of a layer."""
+    if w.part_bytes["cpu"]:
+        buffer = p.buffers[WEIGHT_BUFFERS["cpu"]]
+        lo, hi = buffer.offsets[w.j], buffer.offsets[w.j] + buffer.sizes[w.j]
+        arenas.lock_range(buffer.arena, lo, round_up(hi, BUFFER_ALIGN))
+
+
+def _fill(pieces: Sequence[Piece], part: Tensor, read: Read, ledger: Ledger) -> None:
+    for piece in pieces:
+        out = part[piece.offset : piece.offset + piece.nbytes]
+        read(piece, out)
+        ledger.store("w", piece.tier, out.nbytes)

@@ -36,14 +36,15 @@ from flexplan_runtime.runrates import RunningRates
 from flexplan_runtime.timing import Figure, rate_of
 
 Figures = dict[str, Figure]
-GPU_OVERHEAD_BYTES = 192 * MiB  # library workspaces and captured steps: 40 to 110 MiB seen on an H200
+GPU_OVERHEAD_BYTES = 128 * MiB  # library workspaces and captured steps: 40 to 110 MiB seen on an H200
 
 
 @dataclass(frozen=True)
 class Sizes:
     """How much is moved and computed for one measurement, and how long it is repeated.
 
-    All that is read is more than a cache of the host holds.
+    All that is read is more than a cache of the host holds.  Where others share the machine, several rounds spread over
+    a minute say more than one: a bad second spoils only one of them.
     """
 
     copy_bytes: int
@@ -53,26 +54,23 @@ class Sizes:
     attended_bytes: int
     disk_bytes: int
     repeat_s: float
+    rounds: int
 
 
-ON_CPU = Sizes(256 * MiB, 1024, 768, 32, 512 * MiB, 256 * MiB, 2.0)
-ON_CUDA = Sizes(1024 * MiB, 4096, 8192, 8, 1024 * MiB, 1024 * MiB, 1.0)
-QUICK = Sizes(16 * MiB, 64, 512, 2, 8 * MiB, 16 * MiB, 0.05)
+ON_CPU = Sizes(256 * MiB, 1024, 768, 32, 512 * MiB, 256 * MiB, 0.6, 3)
+ON_CUDA = Sizes(1024 * MiB, 4096, 8192, 8, 1024 * MiB, 1024 * MiB, 1.0, 1)
+QUICK = Sizes(16 * MiB, 64, 512, 2, 8 * MiB, 16 * MiB, 0.05, 1)
+STEADY_PERCENT = 20  # figures that lie further apart than this were not measured on an idle machine
 
 
 def measure(device: str | None, scratch: Path, say: Say, sizes: Sizes | None = None) -> Hardware:
     """This machine's hardware file; ``say`` is told each figure with its spread."""
     with ExecutionEnv.create(scratch, device=device) as env, torch.no_grad():
         bench = Bench(env, sizes or (ON_CPU if env.device.type == "cpu" else ON_CUDA))
-        figures: Figures = {}
-        for part in (bench.compute, bench.link, bench.host, bench.disk, bench.fixed):
-            figures |= _told(part(), say)
-        running = RunningRates(env, bench.dtype)
-        figures |= _told(running.steps(figures["gpu_bytes_per_s"].value), say)
-        if bench.on_host:
-            figures |= _told(running.prompts(figures), say)
-        else:
-            figures |= _told(running.attention(), say)
+        rounds = [_round(bench, say) for _ in range(bench.sizes.rounds)]
+        figures = {name: Figure.among([figures[name] for figures in rounds]) for name in rounds[0]}
+        _warn_if_unsteady(figures, say)
+        kept = {name: figure for name, figure in figures.items() if name in Hardware.model_fields}
         return Hardware.model_validate(
             {
                 "name": device_name(env.device) or "cpu",
@@ -83,9 +81,27 @@ def measure(device: str | None, scratch: Path, say: Say, sizes: Sizes | None = N
                 "host_only": bench.on_host,
                 "gpu_overhead_bytes": 0 if bench.on_host else GPU_OVERHEAD_BYTES,
                 **capacities(env.device, env.offload_dir),
-                **{name: figure.value for name, figure in figures.items() if name in Hardware.model_fields},
+                **{name: figure.value for name, figure in kept.items()},
+                "spread_percent": {name: round(figure.spread_percent, 1) for name, figure in kept.items()},
             }
         )
+
+
+def _round(bench: Bench, say: Say) -> Figures:
+    """Every figure once."""
+    figures: Figures = {}
+    for part in (bench.compute, bench.link, bench.host, bench.disk, bench.fixed):
+        figures |= _told(part(), say)
+    running = RunningRates(bench.env, bench.dtype)
+    figures |= _told(running.steps(figures["gpu_bytes_per_s"].value), say)
+    return figures | _told(running.prompts(figures) if bench.on_host else running.attention(), say)
+
+
+def _warn_if_unsteady(figures: Figures, say: Say) -> None:
+    """Rates, not fixed times: those differ from task to task."""
+    unsteady = [name for name, f in figures.items() if name.endswith("per_s") and f.spread_percent > STEADY_PERCENT]
+    if unsteady:
+        say(f"warning: {', '.join(unsteady)} differed by more than {STEADY_PERCENT} %; was the machine idle?")
 
 
 class Bench:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +27,13 @@ class Figure:
             return cls(middle, 0.0)
         low, _, high = statistics.quantiles(values, n=4)
         return cls(middle, 50 * (high - low) / middle if middle else 0.0)
+
+    @classmethod
+    def among(cls, figures: Sequence[Figure]) -> Figure:
+        """The median of several rounds, with the larger of the spreads: within a round, and from round to round."""
+        rounds = cls.of([figure.value for figure in figures])
+        within = statistics.median(figure.spread_percent for figure in figures)
+        return cls(rounds.value, max(within, rounds.spread_percent))
 
     def __str__(self) -> str:
         return f"{self.value:.3g} +- {self.spread_percent:.0f} %"
