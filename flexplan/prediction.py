@@ -22,7 +22,7 @@ from flexplan.simulator import simulate_graph
 from flexplan.timeline import Timeline
 
 _ALL_TOKENS, _ALL_LAYERS = 4, 16  # up to these, all are simulated
-_FEW_LAYERS, _MORE_LAYERS = 2, 4
+_FEW_LAYERS, _MORE_LAYERS = 4, 8  # of a few layers a copy may be longer than all they compute
 _FEW_SHAPES = 4  # of more blocks that all differ, bytes are those of a block that holds any of them
 
 

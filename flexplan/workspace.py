@@ -20,7 +20,8 @@ def workspace_bytes(
 ) -> int:
     """Of a micro-batch of ``rows`` prompts that decodes up to ``context`` positions."""
     together, element = rows_at_once(rows, prompt_len), s.bytes_per_element
-    per_token = max(_embedding(s), _attention(s), _feed_forward(s, sep_layer))
+    # between results that were freed lie holes, too small for the next one
+    per_token = max(_embedding(s), _attention(s), _feed_forward(s, sep_layer)) + s.hidden_size
     mask = together * prompt_len**2 * 2 * element  # of padded prompts, as numbers; see `mask_bytes` for itself
     head = rows * s.vocab_size * (element + _FLOAT)
     return max(together * prompt_len * per_token * element + mask, head, _choosing(s, rows, context, sparsity))

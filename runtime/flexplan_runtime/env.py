@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from torch.nn.functional import linear
 
 from flexplan.cost import Rates
 from flexplan.errors import UsageError
@@ -56,14 +57,15 @@ class ExecutionEnv:
             self._streams[lane] = torch.cuda.Stream(self.device, priority=-1 if lane == H2D_SMALL else 0)
         return self._streams[lane]
 
-    def reserve_workspace(self, lane: str, nbytes: int) -> None:
-        """Let the framework take what kernels will need now, so that none of them waits for the driver later."""
-        stream = self.stream(lane)
-        if stream is not None and nbytes > self._reserved_bytes:
-            torch.cuda.empty_cache()
-            with torch.cuda.stream(stream):
-                torch.empty(nbytes, dtype=torch.uint8, device=self.device)
-            self._reserved_bytes = nbytes
+    def reserve_workspace(self, nbytes: int) -> None:
+        """Let the framework take what kernels of this thread and stream will need now, so that none waits later."""
+        if self.device.type == "cpu" or nbytes <= self._reserved_bytes:
+            return
+        torch.cuda.empty_cache()
+        few = torch.zeros(16, 16, dtype=torch.float16, device=self.device)
+        linear(few, few, few[0])  # the library's own workspace comes first: later it would cut ours in two
+        torch.empty(nbytes, dtype=torch.uint8, device=self.device)
+        self._reserved_bytes = nbytes
 
     @classmethod
     def create(

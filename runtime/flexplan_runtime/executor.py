@@ -44,13 +44,15 @@ class Executor:
 
     def run(self, finished: Finished) -> Timeline:
         """Execute until the graph ends or every micro-batch has finished; the measured timeline."""
-        policy, arenas = self.job.placement.policy, self.job.placement.arena_bytes
-        self.env.reserve_workspace(GPU if policy.overlap else INLINE, arenas["gpu.workspace"])
-        self._start_clock()
+        nbytes = self.job.placement.arena_bytes["gpu.workspace"]
         patience_s = sys.getswitchinterval()
         sys.setswitchinterval(_SWITCH_S)
         gc.freeze()  # going through everything that was there before would hold all lanes for 50 ms
         try:
+            self._lane(GPU if self.job.placement.policy.overlap else INLINE).prepare(
+                lambda: self.env.reserve_workspace(nbytes)
+            )
+            self._start_clock()
             self._feed(finished)
         except Cancelled:
             pass  # the error that cancelled us is raised below
@@ -79,16 +81,17 @@ class Executor:
             self._land(*flying.popleft())
 
     def _submit(self, step: Step) -> Token:
-        lane = self.lanes.get(step.task.lane)
-        if lane is None:
-            name = step.task.lane
-            stream = self.env.stream(name)
-            lane = Lane(name, self.state, self._do, self.env.num_threads, stream, timed=self.env.timed)
-            self.lanes[name] = lane
+        lane = self._lane(step.task.lane)
         token = self.tokens[step.number] = Token(step.number, step.task)
         # a number that is not known any more belongs to a sweep that has ended
         lane.submit(token, [self.tokens[n] for n in step.after if n in self.tokens])
         return token
+
+    def _lane(self, name: str) -> Lane:
+        if name not in self.lanes:
+            stream = self.env.stream(name)
+            self.lanes[name] = Lane(name, self.state, self._do, self.env.num_threads, stream, timed=self.env.timed)
+        return self.lanes[name]
 
     def _do(self, task: Task) -> None:
         """One task: its handler on its views, no faster than the throttle allows."""
@@ -106,14 +109,19 @@ class Executor:
 
     def _land(self, sweep: Sweep, tokens: list[Token]) -> None:
         """Wait for a sweep, keep its spans, tell the caller."""
+        last: dict[str, Any] = {}  # the end of each stream's part of the sweep
         for token in tokens:
             self.state.wait(token.issued, token.task.name)
-            if token.event is not None:
-                token.event.synchronize()
+            last[token.task.lane] = token.event
+        for event in last.values():
+            if event is not None:
+                event.synchronize()
         for token in tokens:
             if self.env.timed:
                 start_s, end_s = self._seconds(token.start), self._seconds(token.end)
                 self.timeline.add(Span(token.task.name, token.task.lane, token.task.i, start_s, end_s))
+                if token.event is not None:
+                    self.state.spare(token.start)
             del self.tokens[token.number]
         self.on_sweep(sweep)
 

@@ -10,7 +10,10 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,6 +44,7 @@ class Run:
         self.deadline_s = deadline_s
         self.error: BaseException | None = None
         self.last_end = time.perf_counter()
+        self._spare: list[Any] = []
         self._lock = threading.Lock()
 
     def fail(self, error: BaseException) -> None:
@@ -48,6 +52,16 @@ class Run:
         with self._lock:
             if self.error is None:
                 self.error = error
+
+    def timer(self) -> Any:
+        """A CUDA event that nobody waits for; making one takes longer than recording it."""
+        with suppress(IndexError):
+            return self._spare.pop()
+        return torch.cuda.Event(enable_timing=True)
+
+    def spare(self, timer: Any) -> None:
+        """It was read, and another task may have it."""
+        self._spare.append(timer)
 
     def wait(self, event: threading.Event, what: str) -> None:
         """Wait for an event; raises Cancelled after an error elsewhere, DeadlineExceeded without progress."""
@@ -89,13 +103,19 @@ class Lane:
         self.num_threads = num_threads
         self.timed = timed
         self.stream = stream  # None: the lane's work is done when its function returns
-        self.jobs: queue.SimpleQueue[tuple[Token, Sequence[Token]] | None] = queue.SimpleQueue()
+        self.jobs: queue.SimpleQueue[tuple[Token, Sequence[Token]] | Callable[[], None] | None] = queue.SimpleQueue()
         self.thread = threading.Thread(target=self._main, name=f"flexplan-{name}", daemon=True)
         self.thread.start()
 
     def submit(self, token: Token, after: Sequence[Token]) -> None:
         """Queue a task."""
         self.jobs.put((token, after))
+
+    def prepare(self, work: Callable[[], None]) -> None:
+        """Do this on the lane's thread and stream before its tasks; returns, or raises, when it is done."""
+        done: Future[None] = Future()
+        self.jobs.put(partial(_fulfil, done, work))
+        done.result(self.run.deadline_s)
 
     def close(self) -> None:
         """End the thread after the tasks that are queued; a failed run skips them."""
@@ -106,7 +126,9 @@ class Lane:
         torch.set_num_threads(self.num_threads)  # a new thread does not inherit it
         with torch.inference_mode(), torch.cuda.stream(self.stream):
             while (job := self.jobs.get()) is not None:
-                if self.run.error is None:
+                if callable(job):
+                    job()
+                elif self.run.error is None:
                     self._do(*job)
             if self.stream is not None and self.run.error is None:
                 self.stream.synchronize()
@@ -133,7 +155,7 @@ class Lane:
         if is_host_task(token.task):
             self.stream.synchronize()  # an inline lane has no edges: its order is the only one
         if self.timed:
-            token.start = torch.cuda.Event(enable_timing=True)
+            token.start = self.run.timer()
             token.start.record(self.stream)
         self.work(token.task)
         token.end = token.event = torch.cuda.Event(enable_timing=self.timed, blocking=True)  # spinning costs a core
@@ -147,3 +169,12 @@ class Lane:
             self.stream.wait_event(other.event)
         else:
             other.event.synchronize()
+
+
+def _fulfil(done: Future[None], work: Callable[[], None]) -> None:
+    try:
+        work()
+    except BaseException as error:  # the caller waits for it
+        done.set_exception(error)
+    else:
+        done.set_result(None)
