@@ -15,7 +15,7 @@ from flexplan.graph import CPU, D2H, DISK_READ, DISK_WRITE, GPU, H2D_CACHE, H2D_
 from flexplan.hardware import Hardware
 from flexplan.shapes import ModelShape
 
-_AS_IT_LIES = 2  # rows that a host's library multiplies with a matrix as it lies in memory
+_AS_IT_LIES = 3  # rows that a host's library multiplies with a matrix as it lies in memory
 _ROTARY_KERNELS = 19  # sines and cosines of the positions, then a product, a swapped half, its product and a sum, twice
 
 
@@ -229,13 +229,13 @@ class Rates:
     def _gpu_s(self, work: Work) -> float:
         """Seconds of computing: products by their roofline, then what runs between them.
 
-        A host's library copies a matrix before it multiplies it with several rows, and neither hides the other.
+        A host's library lays a matrix out anew before it multiplies it with several rows, and neither hides the other.
         """
         h = self.hardware
         flops_s, bytes_s = work.gpu_flops / h.gpu_flops_per_s, work.gpu_bytes / h.gpu_bytes_per_s
         products_s = max(flops_s, bytes_s)
         if h.host_only and work.gpu_matrix_bytes:
-            products_s = flops_s + bytes_s + work.gpu_matrix_bytes / h.gpu_bytes_per_s
+            products_s = flops_s + bytes_s + work.gpu_matrix_bytes / h.gpu_matrix_rate
         packed_s = work.gpu_packed_bytes / h.gpu_packed_rate
         return products_s + packed_s + work.gpu_between_bytes / h.gpu_between_rate
 

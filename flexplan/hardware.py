@@ -70,6 +70,8 @@ class Hardware(BaseModel):
     gpu_packed_attention_bytes_per_s: Positive | None = None
     # the kernels between two products, norms and activations; None likewise
     gpu_between_bytes_per_s: Positive | None = None
+    # where the host computes: its library lays a matrix out anew before several rows are multiplied with it; likewise
+    gpu_matrix_bytes_per_s: Positive | None = None
 
     # the fixed time of a layer task on the GPU, of each of its products and other kernels, of choosing a micro-batch's
     # next tokens, of a copy, a task on the host and a disk request
@@ -119,6 +121,11 @@ class Hardware(BaseModel):
     def gpu_between_rate(self) -> float:
         """Bytes a second that the kernels between two products read and write."""
         return self.gpu_between_bytes_per_s or self.gpu_bytes_per_s
+
+    @property
+    def gpu_matrix_rate(self) -> float:
+        """Bytes a second at which a host's library lays matrices out anew."""
+        return self.gpu_matrix_bytes_per_s or self.gpu_bytes_per_s
 
     def with_budget(
         self, gpu: str | int | None = None, cpu: str | int | None = None, disk: str | int | None = None

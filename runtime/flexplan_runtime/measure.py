@@ -60,6 +60,7 @@ class Sizes:
 ON_CPU = Sizes(256 * MiB, 1024, 768, 32, 512 * MiB, 256 * MiB, 0.6, 3)
 ON_CUDA = Sizes(1024 * MiB, 4096, 8192, 8, 1024 * MiB, 1024 * MiB, 1.0, 1)
 QUICK = Sizes(16 * MiB, 64, 512, 2, 8 * MiB, 16 * MiB, 0.05, 1)
+_SEVERAL = 4  # rows
 STEADY_PERCENT = 20  # figures that lie further apart than this were not measured on an idle machine
 
 
@@ -119,15 +120,17 @@ class Bench:
     def compute(self) -> Figures:
         """Products at the shape of a prompt, and reading weights for a few tokens."""
         width, tokens = self.sizes.width, self.sizes.tokens
-        # one matrix is enough for a prompt; for a token all are read from memory
-        matrices = [self._random(4 * width, width) for _ in range(self.sizes.matrices if self.on_host else 1)]
-        prompt, token = self._random(tokens, width), self._random(1, width)
+        # one up and one down are enough for a prompt; for a token all are read from memory
+        shapes = ((4 * width, width), (width, 4 * width))
+        matrices = [self._random(*shapes[n % 2]) for n in range(self.sizes.matrices if self.on_host else 2)]
         nbytes = self.sizes.matrices * matrices[0].nbytes
 
-        def products(rows: Tensor) -> Callable[[], None]:
+        def products(rows: int) -> Callable[[], None]:
+            inputs = [self._random(rows, cols) for _, cols in shapes]
+
             def multiply() -> None:
                 for n in range(self.sizes.matrices):
-                    F.linear(rows, matrices[n % len(matrices)])
+                    F.linear(inputs[n % 2], matrices[n % len(matrices)])
 
             return multiply
 
@@ -138,13 +141,18 @@ class Bench:
 
         touched = (5 * 4 + 3) * hidden.nbytes
         found = {
-            "gpu_bytes_per_s": self._rate(nbytes, products(token)),
+            "gpu_bytes_per_s": self._rate(nbytes, products(1)),
             "gpu_between_bytes_per_s": self._rate(touched, between),
         }
-        if self.on_host:
-            return found  # the rate of its products is measured in a running model
-        flops = 2.0 * tokens * nbytes / matrices[0].element_size()
-        return found | {"gpu_flops_per_s": self._rate(flops, products(prompt))} | self._packed_attention()
+        flops = 2.0 * nbytes / matrices[0].element_size()  # of one row
+        of_prompts = self._rate(tokens * flops, products(tokens))
+        if not self.on_host:
+            return found | {"gpu_flops_per_s": of_prompts} | self._packed_attention()
+        # the rate of a host's products is measured in a running model; here what laying matrices out for them takes
+        several = self._rate(nbytes, products(_SEVERAL))
+        read_s, computed_s = nbytes / found["gpu_bytes_per_s"].value, _SEVERAL * flops / of_prompts.value
+        laid_out_s = max(0.1 * read_s, nbytes / several.value - read_s - computed_s)
+        return found | {"gpu_matrix_bytes_per_s": Figure(nbytes / laid_out_s, several.spread_percent)}
 
     def _packed_attention(self) -> Figures:
         """Decoding on the gpu over 4-bit keys and values."""

@@ -17,8 +17,6 @@ from flexplan.placement import Placement
 
 # what choosing leaves to its second half grows with the context, so no step of it is like another
 _GROWING = frozenset(("choices", "chances", "values"))
-# a longer prompt keeps the gpu busy by itself, and its results would be held twice
-_SHORT_BYTES = 32 << 20
 _WORTH = 3  # replays that pay for a capture
 _MOST = 1024  # steps that differ; a captured one takes memory of the device
 
@@ -49,15 +47,18 @@ class Replays:
             work()
 
     def _is_steady(self, task: Task) -> bool:
-        """True for a step that is short and, with the same slots, does the same to the same addresses."""
-        if KINDS[task.kind].lane != GPU or self._placement.hidden_bytes(task.i, task.k) > _SHORT_BYTES:
+        """True for a step of decoding that, with the same slots, does the same to the same addresses.
+
+        A prompt keeps the gpu busy by itself, and what its kernels allocate would be held twice.
+        """
+        if KINDS[task.kind].lane != GPU or task.i == 0:
             return False
         return not any(access.buffer in _GROWING for access in (*task.reads, *task.writes))
 
     def _key(self, task: Task) -> Hashable:
         buffers = self._placement.buffers
         slots = tuple([buffers[a.buffer].slot(a.index) for a in (*task.reads, *task.writes)])
-        return task.kind, task.i == 0, task.j, task.k, slots
+        return task.kind, task.j, task.k, slots
 
     def _is_worth_it(self, key: Hashable, task: Task) -> bool:
         """Met before, and from here on often enough; a second block of the same shape says there may be more."""

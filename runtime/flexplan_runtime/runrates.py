@@ -111,7 +111,8 @@ class RunningRates:
         shape, rows = model[0], RESIDENT.gpu_batch_size
         took = Figure.of([timeline.prefill_s for timeline in self._timelines(RESIDENT, 2, model, PROMPTS)])
         layer = layer_work(shape, rows * PROMPT_LEN).plus(prompt_attention_work(shape, rows, PROMPT_LEN))
-        other_s = (layer.gpu_bytes + layer.gpu_matrix_bytes) / found["gpu_bytes_per_s"].value
+        other_s = layer.gpu_bytes / found["gpu_bytes_per_s"].value
+        other_s += layer.gpu_matrix_bytes / found["gpu_matrix_bytes_per_s"].value
         other_s += layer.gpu_between_bytes / found["gpu_between_bytes_per_s"].value
         other_s += found["kernel_s"].value
         other_s += layer.products * found["product_s"].value + layer.kernels * found["launch_s"].value
