@@ -14,7 +14,9 @@ pytestmark = pytest.mark.gpu
 from flexplan_runtime import ExecutionEnv, OffloadedLM  # noqa: E402
 from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig  # noqa: E402
 
+from flexplan.catalog import read_model  # noqa: E402
 from flexplan.policy import Policy  # noqa: E402
+from flexplan.units import MiB  # noqa: E402
 
 NEW = 8
 PROMPTS = [[5, 6, 7, 8, 9], [11, 12], [20, 21, 22], [30, 31, 32, 33, 34, 35, 36], [40], [41, 42, 43, 44]]
@@ -69,3 +71,29 @@ def test_nothing_is_held_after_a_run(model: tuple[Path, Any], tmp_path: Path) ->
         with OffloadedLM(str(path), env, path, Policy(2, 2, 50, 30, 50, 30), dtype="float32") as lm:
             lm.generate(PROMPTS, max_new_tokens=2)
         assert env.ledger.held == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "sep_layer"),
+    [
+        ("facebook/opt-13b", 96, False),
+        ("facebook/opt-13b", 96, True),
+        ("Qwen/Qwen2.5-32B", 96, True),
+        ("Qwen/Qwen3-8B", 32, False),
+    ],
+)
+def test_a_wide_batch_takes_the_memory_that_was_planned(name: str, rows: int, sep_layer: bool, tmp_path: Path) -> None:
+    shape, math = read_model(name)
+    shape = shape.model_copy(update={"num_layers": 2}).with_dtype(2)
+    prompts = torch.randint(10, shape.vocab_size, (rows, 512)).tolist()
+    torch.cuda.empty_cache()
+    with (
+        ExecutionEnv.create(tmp_path, device="cuda:0") as env,
+        OffloadedLM((shape, math), env, "_DUMMY_", Policy(rows, 1, sep_layer=sep_layer), dtype="bfloat16") as lm,
+    ):
+        lm.generate(prompts, max_new_tokens=4)
+        torch.cuda.reset_peak_memory_stats()
+        lm.generate(prompts, max_new_tokens=4)
+        planned = sum(nbytes for arena, nbytes in env.ledger.held.items() if arena.startswith("gpu"))
+        peak = torch.cuda.max_memory_allocated()
+        assert 0.95 * planned <= peak <= planned + 128 * MiB, f"{peak / planned:.1%} of {planned / MiB:.0f} MiB"
