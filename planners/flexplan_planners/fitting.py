@@ -12,15 +12,19 @@ from dataclasses import replace
 from itertools import product
 from math import ceil, floor, inf
 
+from flexplan.placement import BUFFER_ALIGN
 from flexplan.policy import Policy
 from flexplan.prediction import Schedule, peak_bytes
 from flexplan.problem import Problem
+from flexplan.tensors import weight_tensors
 from flexplan.units import MiB
 from flexplan_planners.lpmodel import ACT, CACHE, WEIGHTS, Program, Shares, Solution, solve_program
 from flexplan_planners.readback import read_back, shares_of
 
 _ROUNDS = 6
 _WORTH = 5e-4  # of the seconds: less is not worth another placement
+_HALVINGS = 7
+_NOTHING = 1e-9
 _MOST_CREDIT = 0.25  # of a budget, and 4 MiB: rows are never further off
 
 Budgets = Mapping[str, float]
@@ -86,7 +90,8 @@ def fastest(problem: Problem, schedule: Schedule, programs: Sequence[Program], n
             best = min(best, (program.seconds(shares_of(policy), n), policy), key=_seconds)
     best = _of_corners(problem, schedule, programs, n, best)
     best = _from_there(problem, schedule, programs, n, best)
-    return _in_whole_grains(problem, schedule, programs, n, best)[1]
+    best = _in_whole_grains(problem, schedule, programs, n, best)
+    return _a_little_more(problem, schedule, programs, n, best)[1]
 
 
 def _of_corners(problem: Problem, schedule: Schedule, programs: Sequence[Program], n: int, best: Found) -> Found:
@@ -135,6 +140,50 @@ def _in_whole_grains(problem: Problem, schedule: Schedule, programs: Sequence[Pr
                 if fitted is not None:
                     best = min(best, (program.seconds(shares_of(fitted), n), fitted), key=_seconds)
     return best
+
+
+def _a_little_more(problem: Problem, schedule: Schedule, programs: Sequence[Program], n: int, best: Found) -> Found:
+    """Parts of a grain of the cache, or of the weights' pages, more on the gpu while that fits.
+
+    Layers and micro-batches round a share in turn, and what one of them rounds down leaves room that no row counts.
+    """
+    real = problem.budgets()
+    for program in programs:
+        for names, unit in ((CACHE, _grain(problem, program)), (WEIGHTS, _rounded(problem))):
+            for halved in range(_HALVINGS):
+                if best[1] is None or not _describes(program, best[1]):
+                    break
+                shares = shares_of(best[1])
+                donor = next((name for name in (names[2], names[1]) if shares[name] > 0), None)
+                if donor is None:
+                    break
+                step = min(unit / 2**halved, shares[donor])
+                moved = {**shares, names[0]: shares[names[0]] + step, donor: shares[donor] - step}
+                seconds = program.seconds(moved, n)
+                if seconds > best[0] * (1 - _WORTH):  # smaller steps bring less
+                    break
+                policy = read_back(program, n, moved)
+                need = peak_bytes(problem, policy, schedule)
+                if all(need[tier] <= real[tier] for tier in real):
+                    best = min(best, (program.seconds(shares_of(policy), n), policy), key=_seconds)
+    return best
+
+
+def _describes(program: Program, policy: Policy) -> bool:
+    shares = shares_of(policy)
+    fixed = all(getattr(policy, name) == value for name, value in program.switches.items())
+    return fixed and all(shares[name] < _NOTHING for name in program.absent)
+
+
+def _grain(problem: Problem, program: Program) -> float:
+    """The share that one grain is of a layer and micro-batch's cache."""
+    return 1 / (program.gpu_batch_size * problem.model.num_kv_heads)
+
+
+def _rounded(problem: Problem) -> float:
+    """The share of all weights that pages may round: at home and on the way, of both halves of each layer."""
+    pages = 2 * (2 * problem.model.num_layers + 3)
+    return pages * BUFFER_ALIGN / sum(t.nbytes for t in weight_tensors(problem.model))
 
 
 def _whole_shares(problem: Problem, program: Program, policy: Policy) -> list[float]:
