@@ -22,7 +22,7 @@ from flexplan.simulator import simulate_graph
 from flexplan.timeline import Timeline
 
 _ALL_TOKENS, _ALL_LAYERS = 4, 16  # up to these, all are simulated
-_FEW_LAYERS, _MORE_LAYERS = 4, 8  # of a few layers a copy may be longer than all they compute
+_FEW_LAYERS = 2
 _FEW_SHAPES = 4  # of more blocks that all differ, bytes are those of a block that holds any of them
 
 
@@ -182,8 +182,18 @@ def _simulated(
     layers = problem.model.num_layers
     if layers <= _ALL_LAYERS:
         return of_layers(layers)
-    few, more = of_layers(_FEW_LAYERS), of_layers(_MORE_LAYERS)
-    return _stretched(few, more, (layers - _FEW_LAYERS) / (_MORE_LAYERS - _FEW_LAYERS))
+    count = _FEW_LAYERS
+    few, more = of_layers(count), of_layers(2 * count)
+    while _hides_something(few, more) and 2 * count < layers:
+        count *= 2
+        few, more = more, of_layers(2 * count)
+    return _stretched(few, more, (layers - count) / count)
+
+
+def _hides_something(few: Timeline, more: Timeline) -> bool:
+    """Do more layers take a lane longer than they take the whole: is something else longer than the few?"""
+    busy = max(seconds - few.lane_busy_s.get(lane, 0.0) for lane, seconds in more.lane_busy_s.items())
+    return more.end_s - few.end_s < 0.99 * busy
 
 
 def _stretched(few: Timeline, more: Timeline, times: float) -> Timeline:

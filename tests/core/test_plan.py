@@ -161,6 +161,14 @@ def test_a_deep_model_is_predicted_from_a_few_of_its_layers(tiers: tuple[float, 
     assert made.prediction.total_s == pytest.approx(exact, rel=0.02)
 
 
+def test_a_copy_that_takes_longer_than_a_few_layers_does_not_hide_the_others() -> None:
+    """Many layers are extrapolated from few, where one slow copy is all that a pass waits for."""
+    given = Problem.of("opt-6.7b", hardware="h200-pcie5", gpu_mem="40G", prompt_len=8, gen_len=4)
+    slow = given.model_copy(update={"hardware": given.hardware.model_copy(update={"copy_s": 1e-3})})
+    plan = Plan.of(slow, Policy(2, 1, sep_layer=False))
+    assert plan.prediction.total_s == pytest.approx(simulate_graph(plan.graph, Rates(slow.hardware)).end_s, rel=0.005)
+
+
 def test_a_plan_is_accepted_by_the_checker(plan: Plan) -> None:
     check_plan(plan)
 
