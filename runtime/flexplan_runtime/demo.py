@@ -16,7 +16,8 @@ from flexplan.tensors import weight_bytes
 from flexplan.units import KiB, MiB, format_size
 from flexplan_runtime.embedded import tiny_opt_path
 from flexplan_runtime.fulfil import bench_ready, run_ready
-from flexplan_runtime.measure import QUICK, measure
+from flexplan_runtime.measure import measure
+from flexplan_runtime.microbench import QUICK
 from flexplan_runtime.requests import make_ready
 
 PROMPTS = (

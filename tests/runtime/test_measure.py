@@ -13,7 +13,8 @@ torch = pytest.importorskip("torch")
 
 from flexplan_runtime import measure as measure_module  # noqa: E402  (after importorskip)
 from flexplan_runtime.machine import fingerprint  # noqa: E402
-from flexplan_runtime.measure import QUICK, measure  # noqa: E402
+from flexplan_runtime.measure import measure  # noqa: E402
+from flexplan_runtime.microbench import QUICK  # noqa: E402
 from flexplan_runtime.timing import Figure, seconds_of  # noqa: E402
 
 from flexplan.cli import app  # noqa: E402
