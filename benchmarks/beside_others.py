@@ -15,8 +15,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from peer import NOT_INSTALLED
+
 HERE = Path(__file__).parent
-NOT_INSTALLED = 3
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 from flexplan_runtime import ExecutionEnv, OffloadedLM
+from peer import cap_gpu
 
 from flexplan.policy import Policy
 from flexplan.timeline import Timeline
@@ -48,8 +49,7 @@ def main() -> None:
     policy = Policy(rows, batches, *args.percent, True, args.sep_layer, True, args.cpu_cache_compute)
     cuda = torch.cuda.is_available() and args.device != "cpu"
     if cuda:
-        total = torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, parse_size(args.gpu_mem) / total))
+        cap_gpu(parse_size(args.gpu_mem))
     env = ExecutionEnv.create(args.offload_dir, gpu_mem=args.gpu_mem, cpu_mem=args.cpu_mem, device=args.device)
     start = time.perf_counter()
     with OffloadedLM(args.model, env, "_DUMMY_", policy, dtype=args.dtype) as lm:

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import torch
 from flexplan_runtime import ExecutionEnv, OffloadedLM
+from peer import cap_gpu
 
 from flexplan.cost import Rates
 from flexplan.errors import FlexplanError
@@ -95,8 +96,7 @@ def measure(row: str, args: argparse.Namespace) -> dict[str, object]:
     cuda = torch.cuda.is_available() and args.device != "cpu"
     if cuda:
         torch.cuda.empty_cache()
-        total = torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, parse_size(row.split(":")[2]) / total))
+        cap_gpu(parse_size(row.split(":")[2]))
     env = ExecutionEnv.create(
         args.offload_dir, gpu_mem=row.split(":")[2], cpu_mem=args.cpu_mem, disk_mem=args.disk_mem, device=args.device
     )

@@ -20,7 +20,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from flexplan_runtime.timing import rate_of
 from torch.nn import functional
 
 from flexplan.hardware import Hardware
@@ -39,6 +39,7 @@ from flexplan.problem import Problem
 MODEL = "HuggingFaceTB/SmolLM2-135M"
 MEDIAN_PERCENT, WORST_PERCENT, SPEARMAN = 15, 30, 0.9
 BUDGETS = {"gpu_mem": "3G", "cpu_mem": "4G", "disk_mem": "4G"}
+_PROBE_S = 0.3
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 
 
@@ -131,15 +132,9 @@ class Steady:
 
     def deviation(self) -> float:
         """Percent that reading weights is now faster or slower than in the profile."""
-        token = torch.randn(1, 768)
-        took = []
-        for _ in range(15):
-            began_s = time.perf_counter()
-            for matrix in self._matrices:
-                functional.linear(token, matrix)
-            took.append(time.perf_counter() - began_s)
-        rate = sum(matrix.nbytes for matrix in self._matrices) / median(took)
-        return 100 * abs(rate / self.expected - 1)
+        token, nbytes = torch.randn(1, 768), sum(matrix.nbytes for matrix in self._matrices)
+        read = lambda: [functional.linear(token, matrix) for matrix in self._matrices]  # noqa: E731
+        return 100 * abs(rate_of(nbytes, read, torch.device("cpu"), _PROBE_S).value / self.expected - 1)
 
 
 def measure(rows: Sequence[Row], hardware: Hardware, dtype: str, rounds: int, steady: Steady) -> list[Result]:

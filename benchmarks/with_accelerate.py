@@ -10,44 +10,34 @@ not installed.
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import time
-from importlib.util import find_spec
 from typing import Any
 
+import peer
 import torch
 
 from flexplan.catalog import read_model
 from flexplan.shapes import ModelShape
+from flexplan.units import GiB
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="facebook/opt-30b")
+    parser = peer.options(__doc__.splitlines()[0], "facebook/opt-30b", 4)
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--prompt-len", type=int, default=512)
-    parser.add_argument("--gen-len", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--gpu-gib", type=float, default=16)
     parser.add_argument("--weights-gib", type=float, default=10)
     return parser.parse_args()
 
 
 def main() -> None:
     args = arguments()
-    if find_spec("accelerate") is None:
-        print("accelerate is not installed: pip install accelerate", file=sys.stderr)
-        raise SystemExit(3)
-    print(json.dumps(measured(args)), flush=True)
+    peer.run("accelerate", "pip install accelerate", lambda: measured(args))
 
 
 def measured(args: argparse.Namespace) -> dict[str, Any]:
     import accelerate
 
-    total = torch.cuda.get_device_properties(0).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, args.gpu_gib * 2**30 / total))
+    peer.cap_gpu(args.gpu_gib * GiB)
     began_s = time.perf_counter()
     model = offloaded(read_model(args.model)[0], getattr(torch, args.dtype), args.weights_gib)
     ready_s = time.perf_counter() - began_s
@@ -55,17 +45,8 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     generate_s(model, ids[:, :16], 1)
     prefill_s = generate_s(model, ids, 1)
     step_s = (generate_s(model, ids, args.steps) - prefill_s) / (args.steps - 1)
-    return {
-        "system": f"accelerate {accelerate.__version__}",
-        "model": args.model,
-        "batch": args.batch,
-        "tokens_per_s": round(args.batch * args.gen_len / (prefill_s + step_s * (args.gen_len - 1)), 2),
-        "prefill_s": round(prefill_s, 2),
-        "step_s": round(step_s, 3),
-        "steps_run": args.steps,
-        "ready_s": round(ready_s, 1),
-        "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
-    }
+    shared = peer.result(args, args.batch, prefill_s, step_s, args.steps, ready_s)
+    return {"system": f"accelerate {accelerate.__version__}", "batch": args.batch, **shared}
 
 
 def offloaded(shape: ModelShape, dtype: torch.dtype, weights_gib: float) -> Any:

@@ -10,25 +10,20 @@ where the package is not installed.
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import time
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import peer
 import torch
+
+from flexplan.units import GiB
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="opt-30b")
+    parser = peer.options(__doc__.splitlines()[0], "opt-30b", None)
     parser.add_argument("--block", default="16x4", help="gpu_batch_size x num_gpu_batches")
     parser.add_argument("--percent", nargs=6, type=int, default=[20, 80, 0, 100, 0, 100])
-    parser.add_argument("--prompt-len", type=int, default=512)
-    parser.add_argument("--gen-len", type=int, default=32)
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--gpu-gib", type=float, default=16)
     parser.add_argument("--pack-weights", action="store_true")
     parser.add_argument("--pack-cache", action="store_true")
     parser.add_argument("--offload-dir", default="offload")
@@ -37,18 +32,14 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = arguments()
-    if find_spec("flexgen") is None:
-        print("the reference is not installed: pip install --no-deps flexgen==0.1.8 attrs tqdm", file=sys.stderr)
-        raise SystemExit(3)
-    print(json.dumps(measured(args)), flush=True)
+    peer.run("flexgen", "pip install --no-deps flexgen==0.1.8 attrs tqdm", lambda: measured(args))
 
 
 def measured(args: argparse.Namespace) -> dict[str, Any]:
     from flexgen import flex_opt  # its modules import each other in circles: this one has to be first
     from flexgen.timer import timers
 
-    total = torch.cuda.get_device_properties(0).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, args.gpu_gib * 2**30 / total))
+    peer.cap_gpu(args.gpu_gib * GiB)
     Path(args.offload_dir).mkdir(parents=True, exist_ok=True)
     gpu, cpu = flex_opt.TorchDevice("cuda:0"), flex_opt.TorchDevice("cpu")
     disk = flex_opt.TorchDisk(args.offload_dir)
@@ -67,19 +58,8 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     finally:
         env.close_copy_threads()
     step_s = sum(steps) / max(1, len(steps))
-    tokens = rows * batches * args.gen_len
-    return {
-        "system": "flexgen 0.1.8",
-        "model": args.model,
-        "block": args.block,
-        "percent": args.percent,
-        "tokens_per_s": round(tokens / (first_s + step_s * (args.gen_len - 1)), 2),
-        "prefill_s": round(first_s, 2),
-        "step_s": round(step_s, 3),
-        "steps_run": len(steps) + 1,
-        "ready_s": round(ready_s, 1),
-        "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
-    }
+    shared = peer.result(args, rows * batches, first_s, step_s, len(steps) + 1, ready_s)
+    return {"system": "flexgen 0.1.8", "block": args.block, "percent": args.percent, **shared}
 
 
 def policy(flex_opt: Any, args: argparse.Namespace, rows: int, batches: int) -> Any:

@@ -96,14 +96,12 @@ def fastest(problem: Problem, schedule: Schedule, programs: Sequence[Program], n
 
 def _of_corners(problem: Problem, schedule: Schedule, programs: Sequence[Program], n: int, best: Found) -> Found:
     """The fastest that fits with each kind of tensor on one tier alone, where nothing is rounded, if it is faster."""
-    real = problem.budgets()
     for program in programs:
         for shares in _corners(program):
             seconds = program.seconds(shares, n)
             if seconds < best[0]:
                 policy = read_back(program, n, shares)
-                need = peak_bytes(problem, policy, schedule)
-                if all(need[tier] <= real[tier] for tier in real):
+                if _fits(problem, schedule, policy):
                     best = seconds, policy
     return best
 
@@ -147,26 +145,32 @@ def _a_little_more(problem: Problem, schedule: Schedule, programs: Sequence[Prog
 
     Layers and micro-batches round a share in turn, and what one of them rounds down leaves room that no row counts.
     """
-    real = problem.budgets()
+    units = ((CACHE, 1 / _grains(problem, programs[0])), (WEIGHTS, _rounded(problem))) if best[1] else ()
     for program in programs:
-        for names, unit in ((CACHE, _grain(problem, program)), (WEIGHTS, _rounded(problem))):
-            for halved in range(_HALVINGS):
-                if best[1] is None or not _describes(program, best[1]):
-                    break
-                shares = shares_of(best[1])
-                donor = next((name for name in (names[2], names[1]) if shares[name] > 0), None)
-                if donor is None:
-                    break
-                step = min(unit / 2**halved, shares[donor])
-                moved = {**shares, names[0]: shares[names[0]] + step, donor: shares[donor] - step}
-                seconds = program.seconds(moved, n)
-                if seconds > best[0] * (1 - _WORTH):  # smaller steps bring less
-                    break
-                policy = read_back(program, n, moved)
-                need = peak_bytes(problem, policy, schedule)
-                if all(need[tier] <= real[tier] for tier in real):
-                    best = min(best, (program.seconds(shares_of(policy), n), policy), key=_seconds)
+        for (names, unit), halved in product(units, range(_HALVINGS)):
+            assert best[1] is not None
+            moved = _more_on_gpu(names, shares_of(best[1]), unit / 2**halved)
+            if moved is None or not _describes(program, best[1]) or program.seconds(moved, n) > best[0] * (1 - _WORTH):
+                continue
+            policy = read_back(program, n, moved)
+            if _fits(problem, schedule, policy):
+                best = min(best, (program.seconds(shares_of(policy), n), policy), key=_seconds)
     return best
+
+
+def _more_on_gpu(names: Sequence[str], shares: Shares, step: float) -> Shares | None:
+    """The shares with ``step`` of a kind taken from its slowest tier; None where all of it is on the gpu."""
+    donor = next((name for name in (names[2], names[1]) if shares[name] > 0), None)
+    if donor is None:
+        return None
+    step = min(step, shares[donor])
+    return {**shares, names[0]: shares[names[0]] + step, donor: shares[donor] - step}
+
+
+def _fits(problem: Problem, schedule: Schedule, policy: Policy) -> bool:
+    """As the placement counts."""
+    real, need = problem.budgets(), peak_bytes(problem, policy, schedule)
+    return all(need[tier] <= real[tier] for tier in real)
 
 
 def _describes(program: Program, policy: Policy) -> bool:
@@ -175,9 +179,9 @@ def _describes(program: Program, policy: Policy) -> bool:
     return fixed and all(shares[name] < _NOTHING for name in program.absent)
 
 
-def _grain(problem: Problem, program: Program) -> float:
-    """The share that one grain is of a layer and micro-batch's cache."""
-    return 1 / (program.gpu_batch_size * problem.model.num_kv_heads)
+def _grains(problem: Problem, program: Program) -> int:
+    """Of a layer and micro-batch."""
+    return program.gpu_batch_size * problem.model.num_kv_heads
 
 
 def _rounded(problem: Problem) -> float:
@@ -188,7 +192,7 @@ def _rounded(problem: Problem) -> float:
 
 def _whole_shares(problem: Problem, program: Program, policy: Policy) -> list[float]:
     """The shares on the gpu around a policy's that are whole grains of a micro-batch and layer."""
-    grains = program.gpu_batch_size * problem.model.num_kv_heads
+    grains = _grains(problem, program)
     at = policy.cache_gpu_percent / 100 * grains
     if CACHE[1] in program.absent or not 0 < at < grains or policy.shares("cache")[2]:
         return []
