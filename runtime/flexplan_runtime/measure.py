@@ -14,7 +14,7 @@ from flexplan_runtime.env import ExecutionEnv
 from flexplan_runtime.machine import capacities, cores, device_name, fingerprint
 from flexplan_runtime.microbench import ON_CPU, ON_CUDA, Bench, Figures, Sizes
 from flexplan_runtime.runrates import attention_rates, product_rate
-from flexplan_runtime.stepcosts import step_costs
+from flexplan_runtime.stepcosts import step_costs, task_costs
 from flexplan_runtime.timing import Figure
 from flexplan_runtime.trialmodels import TrialModels
 
@@ -49,9 +49,10 @@ def measure(device: str | None, scratch: Path, say: Say, sizes: Sizes | None = N
 def _round(bench: Bench, say: Say) -> Figures:
     """Every figure once."""
     figures: Figures = {}
-    for part in (bench.compute, bench.link, bench.host, bench.disk, bench.fixed):
+    for part in (bench.compute, bench.link, bench.host, bench.disk):
         figures |= _told(part(), say)
     trials = TrialModels(bench.env, bench.dtype)
+    figures |= _told(task_costs(trials), say)
     figures |= _told(step_costs(trials, figures["gpu_bytes_per_s"].value), say)
     return figures | _told(product_rate(trials, figures) if bench.on_host else attention_rates(trials), say)
 

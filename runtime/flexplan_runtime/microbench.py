@@ -14,18 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flexplan.catalog import read_model
-from flexplan.graph import CPU, D2H, DISK_READ, DISK_WRITE, H2D_CACHE, H2D_SMALL, H2D_WEIGHTS
 from flexplan.policy import Policy
-from flexplan.timeline import Timeline
 from flexplan.units import MiB
 from flexplan_runtime.attention import host_attention
 from flexplan_runtime.disk import ScratchFile
 from flexplan_runtime.env import ExecutionEnv
 from flexplan_runtime.hostmemory import HostBlock, aligned_bytes
-from flexplan_runtime.lm import OffloadedLM
 from flexplan_runtime.moves import PIECE_BYTES
-from flexplan_runtime.opening import DUMMY
 from flexplan_runtime.packedattention import decode_attention_packed
 from flexplan_runtime.timing import Figure, rate_of
 
@@ -211,28 +206,6 @@ class Bench:
             file.close()
         return {"disk_write_bytes_per_s": written, "disk_read_bytes_per_s": read}
 
-    # -- what a task costs however small it is -----------------------------------------------------------------------
-    def fixed(self) -> Figures:
-        """Seconds of tasks that move and compute next to nothing, from the timelines of a very small model."""
-        shape, math = read_model("facebook/opt-125m")
-        sizes = {"num_layers": 4, "hidden_size": 64, "num_heads": 4, "num_kv_heads": 4, "head_dim": 16, "ffn_size": 64}
-        small = shape.model_copy(update={**sizes, "vocab_size": 256, "embed_size": 64, "max_positions": 64})
-        spread = Policy(2, 2, 34, 33, 34, 33, 0, 50, cpu_cache_compute=True, pin_weight=False)
-        streamed = Policy(2, 2, 34, 33, 34, 33, 0, 50)
-        timelines = []
-        for policy in (spread, streamed):
-            with self._model((small, math), policy) as lm:
-                timelines.append(_decode(lm))
-        found = {
-            "copy_s": _median_span(timelines, {H2D_WEIGHTS, H2D_CACHE, H2D_SMALL, D2H}),
-            "disk_request_s": _median_span(timelines, {DISK_READ, DISK_WRITE}),
-        }
-        # on a device that is measured in a larger model
-        return found | ({"host_task_s": _median_span(timelines, {CPU})} if self.on_host else {})
-
-    def _model(self, config: object, policy: Policy) -> OffloadedLM:
-        return OffloadedLM(config, self.env, DUMMY, policy, dtype=self.dtype)  # type: ignore[arg-type]
-
     # -- tools -------------------------------------------------------------------------------------------------------
     def _random(self, rows: int, cols: int) -> Tensor:
         return torch.empty(rows, cols, dtype=self.dtype, device=self.device).normal_()
@@ -272,14 +245,3 @@ def _pieces(out: Tensor, data: Tensor) -> None:
 
 def _larger(one: Figure, other: Figure) -> Figure:
     return max(one, other, key=lambda figure: figure.value)
-
-
-def _decode(lm: OffloadedLM) -> Timeline:
-    """The timeline of a second, warm run."""
-    prompts = [[n + 2, 3, 5, 7] for n in range(4)]
-    lm.complete(prompts, 2)
-    return lm.complete(prompts, 12).timelines[0]
-
-
-def _median_span(timelines: list[Timeline], lanes: set[str]) -> Figure:
-    return Figure.of([s.end_s - s.start_s for t in timelines for s in t.spans if s.lane in lanes and s.i > 0])

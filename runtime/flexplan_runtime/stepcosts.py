@@ -1,7 +1,8 @@
 """The fixed seconds of decoding: of a task, of each of its products and other kernels, of choosing the tokens.
 
 Three models tell them apart: one, the same with its layers split in two tasks, and a family whose layers launch more
-kernels.  What reading their weights takes is not counted.
+kernels.  What reading their weights takes is not counted.  Copies and requests are those of a model so small that
+they move next to nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from flexplan.cost import embed_work, gpu_attention_work, head_work, layer_work
-from flexplan.graph import Work
+from flexplan.graph import CPU, D2H, DISK_READ, DISK_WRITE, H2D_CACHE, H2D_SMALL, H2D_WEIGHTS, Work
 from flexplan.policy import Policy
 from flexplan.shapes import ModelShape
 from flexplan_runtime.timing import Figure
@@ -22,7 +23,11 @@ _CAPTURED = 4  # the token by which every step is replayed
 _LAYERS = {"num_layers": 12}
 # on the host as small as can be: what its products take is measured elsewhere
 _NARROW = {"hidden_size": 64, "embed_size": 64, "num_heads": 4, "num_kv_heads": 4, "head_dim": 16, "ffn_size": 64}
+_TINY = _NARROW | {"num_layers": 4}
 _NARROW |= {"num_layers": 8}
+# everywhere at once, and streamed from where it lives
+_SPREAD = Policy(2, 2, 34, 33, 34, 33, 0, 50, cpu_cache_compute=True, pin_weight=False)
+_STREAMED = Policy(2, 2, 34, 33, 34, 33, 0, 50)
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,22 @@ def step_costs(trials: TrialModels, gpu_bytes_per_s: float) -> dict[str, Figure]
         "launch_s": Figure(launch_s, more.layer.spread_percent),
         "sample_s": Figure(max(1e-9, sample_s), whole.ends.spread_percent),
     }
+
+
+def task_costs(trials: TrialModels) -> dict[str, Figure]:
+    """``copy_s``, ``disk_request_s`` and, of a host that computes by itself, ``host_task_s``."""
+    model = trials.model("facebook/opt-125m", **_TINY)
+    timelines = [t for policy in (_SPREAD, _STREAMED) for t in trials.timelines(model, policy, 12, 1, prompt_len=4)]
+
+    def median(*lanes: str) -> Figure:
+        return Figure.of([s.end_s - s.start_s for t in timelines for s in t.spans if s.lane in lanes and s.i > 0])
+
+    found = {
+        "copy_s": median(H2D_WEIGHTS, H2D_CACHE, H2D_SMALL, D2H),
+        "disk_request_s": median(DISK_READ, DISK_WRITE),
+    }
+    # on a device that is measured in a larger model
+    return found | ({"host_task_s": median(CPU)} if trials.env.device.type == "cpu" else {})
 
 
 def measured(trials: TrialModels, model: Model, policy: Policy, gpu_bytes_per_s: float) -> Pass:

@@ -43,10 +43,12 @@ class TrialModels:
         """The timeline of a second, warm run."""
         return self.timelines(model, policy, new, 1)[0]
 
-    def timelines(self, model: Model, policy: Policy, new: int, times: int) -> list[Timeline]:
+    def timelines(
+        self, model: Model, policy: Policy, new: int, times: int, prompt_len: int = PROMPT_LEN
+    ) -> list[Timeline]:
         """Of several runs, after one that warms up."""
         with OffloadedLM(model, self.env, DUMMY, policy, dtype=self.dtype) as lm:
-            prompts = [[(7 * n + t) % 500 + 4 for t in range(PROMPT_LEN)] for n in range(policy.block_size)]
+            prompts = [[(7 * n + t) % 500 + 4 for t in range(prompt_len)] for n in range(policy.block_size)]
             return [lm.complete(prompts, new).timelines[0] for _ in range(1 + times)][1:]
 
 
