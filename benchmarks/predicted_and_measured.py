@@ -8,7 +8,7 @@ A row is ``model:dtype:gpu-mem:search[:switches]`` or ``model:dtype:gpu-mem:BxN:
 among host (attention on the host; share40: 40 % of it streamed to the GPU), unpinned, inline (no overlap), sep,
 rowwise, w4 and kv4 (4 bits; a search may).
 Prompts are distinct and every token is generated.  A first generate of the same block warms the libraries up; a
-long one ends after its prompt.
+long one decodes a single prompt, and the block's prompts for their first tokens.
 
 ``bound``: for each phase the slowest resource's work at its rate alone on this machine, summed.
 """
@@ -20,6 +20,8 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -33,6 +35,7 @@ from flexplan.plan import Plan
 from flexplan.planning import solve
 from flexplan.policy import Policy
 from flexplan.problem import Problem
+from flexplan.timeline import Timeline
 from flexplan.units import GiB, parse_size
 
 
@@ -112,6 +115,7 @@ def measure(row: str, args: argparse.Namespace) -> dict[str, object]:
             lm.complete(prompts, args.gen_len)
         else:
             lm.complete(prompts, args.gen_len, stops=range(lm.shape.vocab_size))
+            lm.complete(prompts[:1], 2)
         warm_s = time.perf_counter() - start
         if cuda:
             torch.cuda.reset_peak_memory_stats()
@@ -141,11 +145,27 @@ def measure(row: str, args: argparse.Namespace) -> dict[str, object]:
         "prefill_s": [round(plan.prediction.prefill_s, 3), round(timeline.prefill_s, 3)],
         "decode_s": [round(plan.prediction.decode_s, 3), round(timeline.decode_s, 3)],
         "decode_tokens_per_s": round((tokens - p.block_size) / timeline.decode_s, 2),
+        "pass_s": spread(timeline.sweep_end_s),
+        "attention_gb_per_s": attention_rate(plan.graph, timeline),
         "peak_gib": [round(planned_bytes / GiB, 3), round(peak / GiB, 3)],
         "peak_percent": round(100 * peak / planned_bytes, 1),
         "busy_s": {lane: round(s, 2) for lane, s in sorted(timeline.lane_busy_s.items())},
         "solve_init_warm_wall_s": [round(s, 1) for s in (solve_s, init_s, warm_s, wall_s)],
     }
+
+
+def spread(sweep_end_s: Mapping[int, float]) -> list[float]:
+    """Shortest, median and longest decoding pass."""
+    took = sorted(after - before for before, after in pairwise(sweep_end_s[i] for i in sorted(sweep_end_s)))
+    return [round(s, 4) for s in (took[0], took[len(took) // 2], took[-1])]
+
+
+def attention_rate(graph: TaskGraph, timeline: Timeline) -> float | None:
+    """1e9 bytes of keys and values a second that the host attended over while it did nothing else; None without."""
+    attends = [s.end_s - s.start_s for s in timeline.spans if s.name.startswith("attend@")]
+    tasks = (task.work for sweep in graph.sweeps() for task in sweep.tasks if task.kind == "attend")
+    nbytes = sum(work.attended_bytes + work.attended_packed_bytes for work in tasks)
+    return round(nbytes / sum(attends) / 1e9, 1) if attends else None
 
 
 def bound(graph: TaskGraph, rates: Rates, gen_len: int) -> float:

@@ -22,7 +22,7 @@ from flexplan.shapes import ModelShape
 from flexplan.tensors import TOKENS
 from flexplan.units import round_up
 from flexplan.weight_placement import DISK_ALIGN, TIERS, LayerWeights, Piece, place_weights
-from flexplan.workspace import mask_bytes, workspace_bytes
+from flexplan.workspace import captured_bytes, mask_bytes, workspace_bytes
 
 ID_BYTES = 8
 CHANCE_BYTES = 4  # an attention weight between the two halves of a step: float32
@@ -160,11 +160,17 @@ class Placement:
     @cached_property
     def arena_bytes(self) -> Mapping[str, int]:
         """Bytes of each arena."""
-        sizes: dict[str, int] = {"gpu.workspace": _workspace(self)}
+        sizes: dict[str, int] = {"gpu.workspace": _workspace(self) + self.captured_bytes}
         for b in self.buffers.values():
             end = max(o + s for o, s in zip(b.offsets, b.sizes, strict=True))
             sizes[b.arena] = max(sizes.get(b.arena, 0), round_up(end, BUFFER_ALIGN))
         return sizes
+
+    @cached_property
+    def captured_bytes(self) -> int:
+        """The part of gpu.workspace that captured steps keep for themselves."""
+        rows = max(batch.num_rows for batch in self.block.batches)
+        return captured_bytes(self.shape, rows, sep_layer=self.policy.sep_layer)
 
     def tier_bytes(self) -> dict[str, int]:
         """Peak bytes of each tier."""

@@ -20,11 +20,18 @@ def workspace_bytes(
 ) -> int:
     """Of a micro-batch of ``rows`` prompts that decodes up to ``context`` positions."""
     together, element = rows_at_once(rows, prompt_len), s.bytes_per_element
-    # between results that were freed lie holes, too small for the next one
-    per_token = max(_embedding(s), _attention(s), _feed_forward(s, sep_layer)) + s.hidden_size
+    per_token = max(_embedding(s), _layer(s, sep_layer))
     mask = together * prompt_len**2 * 2 * element  # of padded prompts, as numbers; see `mask_bytes` for itself
     head = rows * s.vocab_size * (element + _FLOAT)
     return max(together * prompt_len * per_token * element + mask, head, _choosing(s, rows, context, sparsity))
+
+
+def captured_bytes(s: ModelShape, rows: int, *, sep_layer: bool) -> int:
+    """Of decoding steps that are captured to be replayed: what a layer and the head leave stays theirs.
+
+    A step that sends tokens to experts asks the host which, and is never captured.
+    """
+    return 0 if s.num_experts else rows * (_layer(s, sep_layer) + s.vocab_size) * s.bytes_per_element
 
 
 def rows_at_once(rows: int, prompt_len: int) -> int:
@@ -37,9 +44,14 @@ def mask_bytes(rows: int, prompt_len: int) -> int:
     return rows * prompt_len**2
 
 
+def _layer(s: ModelShape, sep_layer: bool) -> int:
+    """Between results that were freed lie holes, too small for the next one: D."""
+    return max(_attention(s), _feed_forward(s, sep_layer)) + s.hidden_size
+
+
 def _embedding(s: ModelShape) -> int:
-    """Rows of the table from two memories and which of them, then positions and their sum."""
-    return 3 * s.embed_size + 2 * s.hidden_size
+    """Rows of the table from two memories and which of them, then positions and their sum; holes as in a layer."""
+    return 3 * s.embed_size + 3 * s.hidden_size
 
 
 def _attention(s: ModelShape) -> int:

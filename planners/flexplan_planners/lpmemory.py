@@ -17,7 +17,7 @@ from flexplan.problem import Problem
 from flexplan.tensors import weight_tensors
 from flexplan.units import round_up
 from flexplan.weight_placement import DISK_ALIGN, PIECE_ALIGN
-from flexplan.workspace import mask_bytes, workspace_bytes
+from flexplan.workspace import captured_bytes, mask_bytes, workspace_bytes
 from flexplan_planners.lpmodel import ONE, Row
 from flexplan_planners.switches import Switches
 
@@ -101,8 +101,9 @@ class Memory:
 
     @cached_property
     def workspace(self) -> int:
-        context = self.prompt + self.problem.workload.gen_len
-        return workspace_bytes(self.shape, self.num_rows, self.prompt, context, self.sparsity, sep_layer=self.sep_layer)
+        context, apart = self.prompt + self.problem.workload.gen_len, self.sep_layer
+        once = workspace_bytes(self.shape, self.num_rows, self.prompt, context, self.sparsity, sep_layer=apart)
+        return once + captured_bytes(self.shape, self.num_rows, sep_layer=apart)
 
     @cached_property
     def chosen(self) -> int:

@@ -15,8 +15,9 @@ from flexplan.prediction import Prediction, Schedule, predict_seconds, with_byte
 from flexplan.problem import Problem, Workload
 from flexplan_planners.latency import within_latency
 from flexplan_planners.lp import LpPlanner
+from flexplan_planners.lpmodel import CostModel, solve_program
 from flexplan_planners.readback import read_back
-from flexplan_planners.rounding import Optimum, Search, kind_of
+from flexplan_planners.rounding import Optimum, Search, is_late, kind_of, per_prompt
 
 _SPREAD = 0.25  # the simulator has overturned a lead of the linear program as large as this
 _CANDIDATES = 5
@@ -93,6 +94,8 @@ class SearchPlanner:
                 for size in nearby(best.program.gpu_batch_size, sizes):
                     sizes = sorted({*sizes, size})
                     jury.hear(search.alike(model, size, kind_of(best.program), most))
+        for leader in jury.ranked()[:1]:
+            jury.hear(otherwise_split(model, leader.optimum, problem.workload.num_prompts))
         return jury.ranked()
 
 
@@ -140,6 +143,22 @@ def halfway(size: int, sizes: Sequence[int]) -> list[int]:
     at = sizes.index(size)
     near = [size, *sizes[max(0, at - 1) : at + 2]]
     return [(size + other) // 2 for other in near if abs(size - other) > 1]
+
+
+def otherwise_split(model: CostModel, optimum: Optimum, num_prompts: int | None) -> Optimum | None:
+    """The same block with its layers in two tasks instead of one, or the other way round; None where that is not to be.
+
+    Halves take less memory, but attention on the host waits between them, of which the program knows nothing.
+    """
+    size, n, switches = optimum.program.gpu_batch_size, optimum.num_gpu_batches, optimum.program.switches
+    wanted = {**switches, "sep_layer": not switches["sep_layer"]}
+    programs = [p for p in model.programs(size) if p.switches == wanted and n <= p.most_batches]
+    solved = [(p, solution) for p in programs if (solution := solve_program(p, n)) is not None]
+    in_time = [found for found in solved if not is_late(found[0], n, found[1])]
+    if not in_time:
+        return None
+    program, solution = min(in_time, key=lambda found: found[1].seconds)
+    return Optimum(program, n, solution, solution.seconds * float(per_prompt(size, n, num_prompts)))
 
 
 def judged(problem: Problem, optimum: Optimum, policy: Policy, schedule: Schedule) -> Candidate:

@@ -57,6 +57,14 @@ def prepare_host_attention() -> None:
     library()
 
 
+def prepare_decode_attention(heads: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> None:
+    """The same for the kernel of a device, which reads a cache that is not packed; ``heads`` share one of its own."""
+    q = torch.zeros(1, heads, head_dim, dtype=dtype, device=device)
+    pairs = torch.zeros(1, 2, 16, head_dim, dtype=dtype, device=device)
+    start = torch.zeros(1, dtype=torch.int64, device=device)
+    decode_attention(q, pairs, start, start, 1.0)
+
+
 def grain_attention(q_GPH: Tensor, k_GTH: Tensor, v_GTH: Tensor, pads_G: Tensor | None, scale: float) -> Tensor:
     """By the framework's kernel, (G, P, H).
 

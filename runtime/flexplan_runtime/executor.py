@@ -44,14 +44,13 @@ class Executor:
 
     def run(self, finished: Finished) -> Timeline:
         """Execute until the graph ends or every micro-batch has finished; the measured timeline."""
-        nbytes = self.job.placement.arena_bytes["gpu.workspace"]
+        placement = self.job.placement
+        nbytes = placement.arena_bytes["gpu.workspace"] - placement.captured_bytes
         patience_s = sys.getswitchinterval()
         sys.setswitchinterval(_SWITCH_S)
         gc.freeze()  # going through everything that was there before would hold all lanes for 50 ms
         try:
-            self._lane(GPU if self.job.placement.policy.overlap else INLINE).prepare(
-                lambda: self.env.reserve_workspace(nbytes)
-            )
+            self._lane(GPU if placement.policy.overlap else INLINE).prepare(lambda: self.env.reserve_workspace(nbytes))
             self._start_clock()
             self._feed(finished)
         except Cancelled:

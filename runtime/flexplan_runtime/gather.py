@@ -15,6 +15,10 @@ from flexplan_runtime.job import Job
 def gather_rows(job: Job, task: Task, ids: Tensor, out: Tensor) -> None:
     """Fill ``out`` (tokens, embedding) with the rows that are on the host or on disk, and leave the others."""
     rows = out.view(job.dtype).view(len(ids), -1)
+    if [piece.tier for piece in job.placement.table_pieces] == ["cpu"]:  # one call: other lanes are waiting for Python
+        (piece,) = job.placement.table_pieces
+        torch.index_select(_on_host(job, task, piece), 0, ids, out=rows)
+        return
     for piece in job.placement.table_pieces:
         if piece.tier == "gpu":
             continue
@@ -23,8 +27,7 @@ def gather_rows(job: Job, task: Task, ids: Tensor, out: Tensor) -> None:
             continue
         local = ids[wanted] - piece.row_lo
         if piece.tier == "cpu":
-            home = job.arena_bytes(next(a for a in task.reads if a.buffer == "weights_cpu"))
-            rows[wanted] = job.piece_view(home, piece, piece.offset)[local]
+            rows[wanted] = _on_host(job, task, piece)[local]
         else:
             home_access = next(a for a in task.reads if a.buffer == "weights_disk")
             rows[wanted] = _from_disk(job, task, home_access, piece, local)
@@ -42,6 +45,12 @@ def merge_rows(job: Job, task: Task, ids_BS: Tensor, gathered_BSE: Tensor | None
         rows = here if rows is None else torch.where(inside[..., None], here, rows)
     assert rows is not None, "every row of the table lives somewhere"
     return rows
+
+
+def _on_host(job: Job, task: Task, piece: Piece) -> Tensor:
+    """The rows of a piece on the host."""
+    home = job.arena_bytes(next(a for a in task.reads if a.buffer == "weights_cpu"))
+    return job.piece_view(home, piece, piece.offset)
 
 
 def _from_disk(job: Job, task: Task, home: Access, piece: Piece, local: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from flexplan.prediction import Schedule
 from flexplan.problem import Problem, Workload
 from flexplan.timeline import Timeline
 from flexplan_runtime.arenas import Arenas
-from flexplan_runtime.attention import has_triton, prepare_host_attention
+from flexplan_runtime.attention import has_triton, prepare_decode_attention, prepare_host_attention
 from flexplan_runtime.blockrun import BlockPlan, BlockRun
 from flexplan_runtime.env import ExecutionEnv
 from flexplan_runtime.job import Job, batch_states
@@ -87,6 +87,9 @@ class OffloadedLM:
         try:
             if self.policy.cpu_cache_compute:
                 prepare_host_attention()
+            if env.device.type == "cuda" and not self.policy.compress_cache:
+                heads = self.shape.num_heads // self.shape.num_kv_heads
+                prepare_decode_attention(heads, self.shape.head_dim, self.dtype, env.device)
             packed = PackedFiles(Path(packed_cache).expanduser()).read if packed_cache else read_packed
             load_weights(self._placement, self._weights, reader, self.dtype, env.num_threads, packed)
             self._weights.lock(env.num_threads, touch=False)

@@ -6,6 +6,7 @@ while the host's cores attend.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable
 from contextlib import suppress
 from typing import Any
@@ -14,6 +15,8 @@ import torch
 
 from flexplan.graph import GPU, KINDS, Task
 from flexplan.placement import Placement
+
+log = logging.getLogger(__name__)
 
 # what choosing leaves to its second half grows with the context, so no step of it is like another
 _GROWING = frozenset(("choices", "chances", "values"))
@@ -32,6 +35,7 @@ class Replays:
         self._seen: dict[Hashable, int] = {}  # the token at which a task was first met
         self._graphs: dict[Hashable, Any] = {}
         self._pool = torch.cuda.graph_pool_handle()
+        self._full = False  # no memory is left to capture in
 
     def run(self, task: Task, work: Callable[[], None]) -> None:
         """Do ``work`` for the task, or replay it."""
@@ -40,11 +44,19 @@ class Replays:
             return
         key = self._key(task)
         if key not in self._graphs and self._is_worth_it(key, task):
-            self._graphs[key] = _capture(work, self._pool)
+            self._try_to_capture(key, work)
         if key in self._graphs:
             self._graphs[key].replay()
         else:
             work()
+
+    def _try_to_capture(self, key: Hashable, work: Callable[[], None]) -> None:
+        """Where the device has no memory left for it, steps are launched as before, kernel by kernel."""
+        try:
+            self._graphs[key] = _capture(work, self._pool)
+        except torch.OutOfMemoryError:
+            self._full = True
+            log.warning("no memory is left to capture steps in; they are launched kernel by kernel")
 
     def _is_steady(self, task: Task) -> bool:
         """True for a step of decoding that, with the same slots, does the same to the same addresses.
@@ -66,7 +78,7 @@ class Replays:
             self._seen[key] = task.i
             return False
         first = self._seen[key]
-        if len(self._seen) > _MOST:  # slots come round too slowly
+        if self._full or len(self._seen) > _MOST:  # slots come round too slowly
             return False
         return task.i <= first or (self._placement.block.gen_len - 1 - task.i) // (task.i - first) >= _WORTH
 
