@@ -37,13 +37,17 @@ class BlockRun:
         self.report = report
         self.stops = frozenset(job.stop_ids.tolist())
         self.tokens: list[list[int]] = [[] for _ in plan.prompts]
+        self.stuck = False  # a task that did not end may still write to the job's memory
 
     def run(self) -> Timeline:
         """Fill in the prompts and execute; ``tokens`` then holds every row's new tokens."""
         for k in range(len(self.plan.placement.block.batches)):
             self._fill_prompt(k)
         executor = Executor(self.plan.graph, self.job, self.env, eager=not self.stops, on_sweep=self._take)
-        return executor.run(self.finished)
+        try:
+            return executor.run(self.finished)
+        finally:
+            self.stuck = executor.stuck
 
     def finished(self, k: int) -> bool:
         """Have all rows of micro-batch k met a stop token?"""

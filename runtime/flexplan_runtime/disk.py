@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +37,9 @@ class ScratchFile:
         self._sums = np.zeros(-(-nbytes // BLOCK), dtype=np.uint64)
         self._written = np.zeros(len(self._sums), dtype=bool)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="flexplan-disk")
+        self._lock = threading.Lock()
+        self._under_way = 0
+        self._closed = False
         self._fd = _open_anonymous(directory)
         try:
             self._reserve(directory)
@@ -51,11 +56,29 @@ class ScratchFile:
         self._spread(self._write_request, offset, data)
 
     def close(self) -> None:
-        """Give the space back."""
-        self._pool.shutdown(wait=True)
-        if self._fd >= 0:
+        """Give the space back: now, or when the last request returns, as a disk that stalls holds up nobody else."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            closes = not (self._closed or self._under_way)
+            self._closed = True
+        if closes:
             os.close(self._fd)
-            self._fd = -1
+
+    @contextmanager
+    def _handle(self) -> Iterator[int]:
+        """The file's descriptor, which nobody closes, nor the system gives to another file, meanwhile."""
+        with self._lock:
+            if self._closed:
+                raise StorageError("FP606", "the disk file was closed while it was in use")
+            self._under_way += 1
+        try:
+            yield self._fd
+        finally:
+            with self._lock:
+                self._under_way -= 1
+                closes = self._closed and not self._under_way
+            if closes:
+                os.close(self._fd)
 
     def _reserve(self, directory: Path) -> None:
         try:
@@ -95,10 +118,12 @@ class ScratchFile:
         while done < len(view):
             direct = self.direct  # another request of the same transfer may find out first
             try:
-                moved = call(self._fd, [view[done:]], offset + done)
+                with self._handle() as handle:
+                    moved = call(handle, [view[done:]], offset + done)
             except OSError as error:
                 if error.errno == errno.EINVAL and direct:
-                    self.direct = _clear_direct(self._fd)  # a file system that takes the flag, but not the transfer
+                    with self._handle() as handle:  # a file system that takes the flag, but not the transfer
+                        self.direct = _clear_direct(handle)
                     continue
                 raise StorageError(
                     "FP602",

@@ -41,6 +41,7 @@ class Executor:
         self.tokens: dict[int, Token] = {}
         self.timeline = Timeline()
         self.origin: Any = None
+        self.stuck = False  # a lane is still at work although the run is over
 
     def run(self, finished: Finished) -> Timeline:
         """Execute until the graph ends or every micro-batch has finished; the measured timeline."""
@@ -60,6 +61,7 @@ class Executor:
         finally:
             for lane in self.lanes.values():
                 lane.close()
+            self.stuck = any(lane.thread.is_alive() for lane in self.lanes.values())
             gc.unfreeze()
             sys.setswitchinterval(patience_s)
             self.lanes.clear()  # they and we refer to each other, and to all of the job's memory

@@ -144,7 +144,11 @@ class OffloadedLM:
         self._make_room([plan.placement for plan in plans])
         for plan in plans:
             run = self._block_run(plan, sampling or Sampling(), stops, len(prompts) * max_new_tokens, progress)
-            timelines.append(run.run())
+            try:
+                timelines.append(run.run())
+            finally:
+                if run.stuck:  # no later call uses what that task may yet write to
+                    self._give_up_work()
             tokens += run.tokens
         if timelines:
             self.timeline = timelines[-1]
@@ -224,10 +228,14 @@ class OffloadedLM:
         sizes = _largest(placements, weights=False)
         if self._work.holds(sizes):
             return
+        self._give_up_work(sizes)
+        self._work.lock(self.env.num_threads, touch=True)
+
+    def _give_up_work(self, sizes: Mapping[str, int] | None = None) -> None:
+        """Arenas of these sizes, none by default, instead of those that were."""
         self._last_job = None
         self._work.close()
-        self._work = Arenas(sizes, self.env.ledger, self.env.device, self.env.offload_dir)
-        self._work.lock(self.env.num_threads, touch=True)
+        self._work = Arenas(sizes or {}, self.env.ledger, self.env.device, self.env.offload_dir)
 
     def _replays(self, sampling: Sampling) -> bool:
         """Steps can be captured where nothing in them asks the host: no draws, no counting of experts."""

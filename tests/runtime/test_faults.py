@@ -58,10 +58,10 @@ def policy_of(kind: str, overlap: bool = True) -> Policy:
     return Policy(2, 2, **fields, pin_weight=False, overlap=overlap, cpu_cache_compute=kind in HOSTED_KINDS)
 
 
-def right(model: Path, lm: OffloadedLM) -> bool:
+def right(model: Path, lm: OffloadedLM, progress: Callable[[int, int], None] | None = None) -> bool:
     """Does it generate what transformers does, or what a lossy policy gives in a run without a fault?"""
     prompts = text_prompts(model, 4)
-    output = lm.generate(prompts, max_new_tokens=4, pad_token_id=0)
+    output = lm.generate(prompts, max_new_tokens=4, pad_token_id=0, progress=progress)
     if lm.policy.compress_weight or lm.policy.attn_sparsity < 1:
         return torch.equal(output, generated(model, Case(lm.policy, num_prompts=4), prompts, lm.env.offload_dir))
     return torch.equal(output, text_reference(model).expected(CASE))
@@ -200,6 +200,70 @@ def test_a_stalled_task_ends_at_the_deadline_with_its_name(
         assert time.monotonic() - begun < 5
         assert stuck.value.exit_code == 9
         wake.set()
+
+
+@pytest.mark.parametrize("kind", ["compute", "load_weight", "attend"])
+def test_what_a_stalled_task_writes_late_harms_no_later_call(
+    kind: str, tiny_opt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wake, late = threading.Event(), threading.Event()
+
+    def scribbles(handler: Callable[..., None]) -> Callable[..., None]:
+        """The second call stalls; woken, it writes over all that its job has."""
+        calls = iter(range(1 << 30))
+
+        def injected(job: Any, *args: Any) -> None:
+            if next(calls) == 1:
+                memory = list(job.work.memory.values())
+                wake.wait(30)
+                for arena in memory:
+                    arena.fill_(7)
+                late.set()
+            handler(job, *args)
+
+        return injected
+
+    def wakes(done: int, total: int) -> None:
+        wake.set()
+        assert late.wait(30)
+
+    wrap_handlers(monkeypatch, scribbles, kind)
+    with clean(tmp_path), opened(tiny_opt, policy_of(kind, True), tmp_path, deadline_s=0.4) as lm:
+        with pytest.raises(DeadlineExceeded):
+            lm.generate(text_prompts(tiny_opt, 4), max_new_tokens=4)
+        assert right(tiny_opt, lm, progress=wakes)
+
+
+def test_a_stalled_disk_does_not_hold_up_the_end(
+    tiny_opt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wake, calls = threading.Event(), iter(range(1 << 30))
+
+    def stalls(real: Callable[..., int], handle: int, views: list[memoryview], offset: int) -> int:
+        if next(calls) == 3:
+            wake.wait(30)
+        return real(handle, views, offset)
+
+    monkeypatch.setattr("flexplan_runtime.disk.REQUEST_BYTES", 4096)  # so that a read is several requests
+    with clean(tmp_path):
+        with opened(tiny_opt, ON_DISK, tmp_path, deadline_s=0.4) as lm:
+            files = open_files()
+            patch_io(monkeypatch, "preadv", stalls)
+            with pytest.raises(DeadlineExceeded):
+                lm.generate(text_prompts(tiny_opt, 4), max_new_tokens=4)
+            assert right(tiny_opt, lm)
+            begun = time.monotonic()
+        assert time.monotonic() - begun < 2
+        assert not wake.is_set()
+        wake.set()
+        give_up = time.monotonic() + 5
+        while open_files() >= files and time.monotonic() < give_up:
+            time.sleep(0.01)
+        assert open_files() < files, "the last request closes its file"
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def test_slow_is_not_stalled(tiny_opt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
