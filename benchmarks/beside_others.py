@@ -83,6 +83,7 @@ def main() -> None:
     parser.add_argument("--hardware", default="h200-pcie5")
     parser.add_argument("--offload-dir", default="offload")
     parser.add_argument("--only", choices=("flexplan", "flexgen", "accelerate"))
+    parser.add_argument("--json", help="file to which each line is added, too")
     parser.add_argument("--list", action="store_true")
     given = parser.parse_args()
     if given.list:
@@ -91,12 +92,13 @@ def main() -> None:
     for name in given.rows or ROWS:
         print(f"\n{name}", flush=True)
         row, place = ROWS[name], ["--offload-dir", given.offload_dir]
+        kept = ["--json", given.json] if given.json else []
         if given.only in (None, "flexplan"):
-            run("predicted_and_measured.py", row.ours, "--hardware", given.hardware, *place)
+            run("predicted_and_measured.py", row.ours, "--hardware", given.hardware, *place, *kept)
         for arguments in row.flexgen if given.only in (None, "flexgen") else ():
-            run("with_flexgen.py", arguments, *place)
+            run("with_flexgen.py", arguments, *place, *kept)
         for arguments in row.accelerate if given.only in (None, "accelerate") else ():
-            run("with_accelerate.py", arguments)
+            run("with_accelerate.py", arguments, *kept)
 
 
 def run(script: str, arguments: str, *more: str) -> None:

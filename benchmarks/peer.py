@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,15 +25,20 @@ def options(description: str, model: str, steps: int | None) -> argparse.Argumen
     parser.add_argument("--gen-len", type=int, default=32)
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--gpu-gib", type=float, default=16)
+    parser.add_argument("--json", type=Path, help="add the line to this file, too")
     return parser
 
 
-def run(package: str, how: str, measured: Callable[[], dict[str, Any]]) -> None:
-    """Print what was measured, or that the package is not installed and how it would be."""
+def run(package: str, how: str, kept: Path | None, measured: Callable[[], dict[str, Any]]) -> None:
+    """Print what was measured, and keep it; or say that the package is not installed and how it would be."""
     if find_spec(package) is None:
         print(f"{package} is not installed: {how}", file=sys.stderr)
         raise SystemExit(NOT_INSTALLED)
-    print(json.dumps(measured()), flush=True)
+    line = json.dumps(measured())
+    print(line, flush=True)
+    if kept:
+        with kept.open("a") as out:
+            out.write(line + "\n")
 
 
 def cap_gpu(nbytes: float) -> None:

@@ -31,7 +31,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = arguments()
-    peer.run("accelerate", "pip install accelerate", lambda: measured(args))
+    peer.run("accelerate", "pip install accelerate", args.json, lambda: measured(args))
 
 
 def measured(args: argparse.Namespace) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = arguments()
-    peer.run("flexgen", "pip install --no-deps flexgen==0.1.8 attrs tqdm", lambda: measured(args))
+    peer.run("flexgen", "pip install --no-deps flexgen==0.1.8 attrs tqdm", args.json, lambda: measured(args))
 
 
 def measured(args: argparse.Namespace) -> dict[str, Any]:

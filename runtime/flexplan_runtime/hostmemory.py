@@ -69,9 +69,13 @@ class HostBlock:
             )
         self._locked.append((lo, hi))
 
-    def close(self) -> None:
-        """Unlock; the memory goes when nobody looks at it any more."""
+    def unlock(self) -> None:
+        """Let the pages go."""
         for lo, _ in self._locked:
             torch.cuda.cudart().cudaHostUnregister(self.data.data_ptr() + lo)
         self._locked.clear()
+
+    def close(self) -> None:
+        """Unlock; the memory goes when nobody looks at it any more."""
+        self.unlock()
         self.data = torch.empty(0, dtype=torch.uint8)
