@@ -14,9 +14,10 @@ import torch
 from flexplan.graph import GPU, INLINE, Finished, Step, Sweep, Task, TaskGraph, Tracker
 from flexplan.timeline import Span, Timeline
 from flexplan_runtime.env import ExecutionEnv
-from flexplan_runtime.handlers import HANDLERS, Views
+from flexplan_runtime.handlers import HANDLERS
 from flexplan_runtime.job import Job
 from flexplan_runtime.lanes import Cancelled, Lane, Run, Token
+from flexplan_runtime.views import Views
 
 _SWITCH_S = 2e-4  # a lane that becomes ready should not wait 5 ms for the interpreter
 

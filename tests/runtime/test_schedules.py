@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from flexplan_planners.order import graph_of  # noqa: E402
-from flexplan_runtime import blockrun, executor, handlers, lanes  # noqa: E402
+from flexplan_runtime import attending, blockrun, computing, executor, handlers, lanes, transfers  # noqa: E402
 from flexplan_runtime.arenas import Arenas  # noqa: E402
 from injectors import Handler, wrap_handlers  # noqa: E402
 from policies import Case, blocks_of, covering, generated, opened, text_prompts, text_reference  # noqa: E402
@@ -133,7 +133,9 @@ def loops_over_layers(source: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("module", [executor, handlers, blockrun, lanes], ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    "module", [executor, handlers, transfers, attending, computing, blockrun, lanes], ids=lambda m: m.__name__
+)
 def test_the_runtime_has_no_loop_over_layers(module: ModuleType) -> None:
     assert loops_over_layers(inspect.getsource(module)) == []
 
