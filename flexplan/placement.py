@@ -169,8 +169,11 @@ class Placement:
     @cached_property
     def captured_bytes(self) -> int:
         """The part of gpu.workspace that captured steps keep for themselves."""
-        rows = max(batch.num_rows for batch in self.block.batches)
-        return captured_bytes(self.shape, rows, sep_layer=self.policy.sep_layer)
+        rows, context = max(b.num_rows for b in self.block.batches), self.block.gen_len
+        context += max(b.prompt_len for b in self.block.batches)
+        # a step that leaves its choice to another task is never captured
+        sparsity = 1.0 if self.chooses else self.policy.attn_sparsity
+        return captured_bytes(self.shape, rows, context, sparsity, sep_layer=self.policy.sep_layer)
 
     def tier_bytes(self) -> dict[str, int]:
         """Peak bytes of each tier."""

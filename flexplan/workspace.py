@@ -26,12 +26,14 @@ def workspace_bytes(
     return max(together * prompt_len * per_token * element + mask, head, _choosing(s, rows, context, sparsity))
 
 
-def captured_bytes(s: ModelShape, rows: int, *, sep_layer: bool) -> int:
-    """Of decoding steps that are captured to be replayed: what a layer and the head leave stays theirs.
+def captured_bytes(s: ModelShape, rows: int, context: int, sparsity: float = 1.0, *, sep_layer: bool) -> int:
+    """Of decoding steps that are captured to be replayed: what a layer, choosing and the head leave stays theirs.
 
     A step that sends tokens to experts asks the host which, and is never captured.
     """
-    return 0 if s.num_experts else rows * (_layer(s, sep_layer) + s.vocab_size) * s.bytes_per_element
+    if s.num_experts:
+        return 0
+    return rows * (_layer(s, sep_layer) + s.vocab_size) * s.bytes_per_element + _choosing(s, rows, context, sparsity)
 
 
 def rows_at_once(rows: int, prompt_len: int) -> int:

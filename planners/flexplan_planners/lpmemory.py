@@ -103,7 +103,7 @@ class Memory:
     def workspace(self) -> int:
         context, apart = self.prompt + self.problem.workload.gen_len, self.sep_layer
         once = workspace_bytes(self.shape, self.num_rows, self.prompt, context, self.sparsity, sep_layer=apart)
-        return once + captured_bytes(self.shape, self.num_rows, sep_layer=apart)
+        return once + captured_bytes(self.shape, self.num_rows, context, self.sparsity, sep_layer=apart)
 
     @cached_property
     def chosen(self) -> int:

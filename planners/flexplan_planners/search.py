@@ -79,7 +79,10 @@ class SearchPlanner:
         return Plan.of(problem, policy, schedule=self.schedule, planner="search")
 
     def ranking(self, problem: Problem) -> list[Candidate]:
-        """The best of each kind, then blocks like the fastest of them but of other batch sizes; the fastest first."""
+        """The best of each kind, then blocks like the fastest of them but of other batch sizes, or split otherwise.
+
+        The fastest first.
+        """
         model, search = self.proposer.model(problem), Search(problem.workload.num_prompts, _SPREAD)
         search.explore(model, model.batch_sizes())
         jury = Jury(problem, make(SCHEDULES, self.schedule))

@@ -135,6 +135,11 @@ class Arenas:
         """Are all of these arenas here, at least as large?"""
         return all(self._sizes.get(name, 0) >= nbytes for name, nbytes in sizes.items())
 
+    @property
+    def busy(self) -> bool:
+        """May a request of a disk file that failed still write to memory?"""
+        return any(file.busy for file in self.disk.values())
+
     def close(self) -> None:
         """Give the memory and the disk space back."""
         for file in self.disk.values():

@@ -9,7 +9,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,6 +40,7 @@ class ScratchFile:
         self._lock = threading.Lock()
         self._under_way = 0
         self._closed = False
+        self._left: list[Future[None]] = []  # requests that outlived their transfer
         self._fd = _open_anonymous(directory)
         try:
             self._reserve(directory)
@@ -56,7 +57,7 @@ class ScratchFile:
         self._spread(self._write_request, offset, data)
 
     def close(self) -> None:
-        """Give the space back: now, or when the last request returns, as a disk that stalls holds up nobody else."""
+        """Give the space back: now, or when the last request returns; only the end of the process waits for that."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         with self._lock:
             closes = not (self._closed or self._under_way)
@@ -64,12 +65,19 @@ class ScratchFile:
         if closes:
             os.close(self._fd)
 
+    @property
+    def busy(self) -> bool:
+        """Is a request of a transfer that failed still under way?  It reads into that transfer's memory, or from it."""
+        return any(not job.done() for job in self._left)
+
     @contextmanager
     def _handle(self) -> Iterator[int]:
         """The file's descriptor, which nobody closes, nor the system gives to another file, meanwhile."""
         with self._lock:
             if self._closed:
-                raise StorageError("FP606", "the disk file was closed while it was in use")
+                raise StorageError(
+                    "FP606", "the disk file was closed while it was in use", fix="wait for what uses the model"
+                )
             self._under_way += 1
         try:
             yield self._fd
@@ -100,7 +108,9 @@ class ScratchFile:
             return
         starts = range(0, len(data), REQUEST_BYTES)
         jobs = [self._pool.submit(request, offset + s, data[s : s + REQUEST_BYTES]) for s in starts]
-        for job in jobs:
+        done, left = wait(jobs, return_when=FIRST_EXCEPTION)
+        self._left += [job for job in left if not job.cancel()]
+        for job in done:
             job.result()
 
     def _read_request(self, offset: int, out: Tensor) -> None:

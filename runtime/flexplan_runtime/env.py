@@ -67,6 +67,10 @@ class ExecutionEnv:
         torch.empty(nbytes, dtype=torch.uint8, device=self.device)
         self._reserved_bytes = nbytes
 
+    def renew_workspace(self) -> None:
+        """Give what is free back to the device, and reserve anew, before the next task."""
+        self._reserved_bytes = 0
+
     @classmethod
     def create(
         cls,

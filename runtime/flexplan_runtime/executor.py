@@ -60,6 +60,7 @@ class Executor:
         except BaseException as error:
             self.state.fail(error)
         finally:
+            self.stuck = True  # until all have ended
             for lane in self.lanes.values():
                 lane.close()
             self.stuck = any(lane.thread.is_alive() for lane in self.lanes.values())

@@ -147,7 +147,7 @@ class OffloadedLM:
             try:
                 timelines.append(run.run())
             finally:
-                if run.stuck:  # no later call uses what that task may yet write to
+                if run.stuck or self._work.busy or self._weights.busy:  # what may yet be written to is not used again
                     self._give_up_work()
             tokens += run.tokens
         if timelines:
@@ -205,6 +205,8 @@ class OffloadedLM:
             job.noting = False
             return job
         self.env.ledger.forget("cache", "act")
+        self._last_job = None
+        self.env.renew_workspace()  # with what its captured steps kept
         job = Job(
             plan.placement,
             self._weights,
@@ -246,10 +248,11 @@ class OffloadedLM:
         return hardware_from().with_budget(**self.env.ledger.budgets)
 
     def _pad_id(self, asked: int | None, stops: Sequence[int]) -> int:
-        for candidate in (asked, self.math.pad_token_id, *stops[:1]):
-            if candidate is not None:
-                return candidate
-        return 0
+        """What was asked for, or a token of the vocabulary that rows which have stopped go on with."""
+        if asked is not None:
+            return asked
+        usual = (token for token in (self.math.pad_token_id, *stops) if token is not None)
+        return next((token for token in usual if 0 <= token < self.shape.vocab_size), 0)
 
     def realised(self) -> Mapping[str, tuple[float, float, float]]:
         """Percent by tier (gpu, cpu, disk) of the weights, cache and activations that were really put there.

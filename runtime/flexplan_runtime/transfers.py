@@ -32,7 +32,7 @@ def read_disk(job: Job, task: Task, views: Views) -> None:
 
 
 def write_disk(job: Job, task: Task, views: Views) -> None:
-    """The other way round."""
+    """Memory into a range of the disk's file."""
     file, offset = job.disk_range(task.writes[0])
     data = job.arena_bytes(task.reads[0])
     file.write(offset, data)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from flexplan_planners.search import SearchPlanner
+from flexplan_planners.search import SearchPlanner, otherwise_split
 
 from flexplan import Problem
 
@@ -29,8 +29,9 @@ def test_halves_are_left_alone_where_they_are_not_to_be() -> None:
 
 def test_a_block_that_would_be_late_is_not_proposed_in_halves_either() -> None:
     problem = Problem.of("facebook/opt-13b", gpu_mem="12G", cpu_mem="110G", hardware="h200-pcie5")
-    free = SearchPlanner().plan(problem)
-    most = 0.6 * free.prediction.total_s
-    hurried = problem.model_copy(update={"objective": problem.objective.model_copy(update={"max_latency_s": most})})
-    plan = SearchPlanner().plan(hurried)
-    assert plan.prediction.total_s <= most
+    planner = SearchPlanner()
+    best = planner.ranking(problem)[0]
+    assert otherwise_split(planner.proposer.model(problem), best.optimum, None) is not None
+    sooner = problem.objective.model_copy(update={"max_latency_s": 0.5 * best.prediction.total_s})
+    hurried = problem.model_copy(update={"objective": sooner})
+    assert otherwise_split(planner.proposer.model(hurried), best.optimum, None) is None

@@ -234,6 +234,41 @@ def test_what_a_stalled_task_writes_late_harms_no_later_call(
         assert right(tiny_opt, lm, progress=wakes)
 
 
+def test_a_request_that_outlives_its_transfer_harms_no_later_call(
+    tiny_opt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wake, late, stalled = threading.Event(), threading.Event(), threading.Event()
+    calls = iter(range(1 << 30))
+
+    def fails_and_stalls(real: Callable[..., int], handle: int, views: list[memoryview], offset: int) -> int:
+        match next(calls):
+            case 3:
+                stalled.set()
+                wake.wait(30)
+                views[0][:] = bytes([7]) * len(views[0])
+                late.set()
+                return len(views[0])
+            case number if number > 3 and not failed:
+                assert stalled.wait(30)
+                failed.append(number)
+                raise OSError(errno.EIO, "broken")
+        return real(handle, views, offset)
+
+    def wakes(done: int, total: int) -> None:
+        wake.set()
+        assert late.wait(30)
+
+    failed: list[int] = []
+    monkeypatch.setattr("flexplan_runtime.disk.REQUEST_BYTES", 4096)  # so that a read is several requests
+    with clean(tmp_path), opened(tiny_opt, ON_DISK, tmp_path) as lm:
+        patch_io(monkeypatch, "preadv", fails_and_stalls)
+        with pytest.raises(StorageError, match="broken"):
+            lm.generate(text_prompts(tiny_opt, 4), max_new_tokens=4)
+        assert failed and not late.is_set()
+        assert not lm._work.memory, "what it may write to is given up"
+        assert right(tiny_opt, lm, progress=wakes)
+
+
 def test_a_stalled_disk_does_not_hold_up_the_end(
     tiny_opt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

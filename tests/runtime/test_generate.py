@@ -195,6 +195,16 @@ def test_a_stop_nobody_meets_changes_nothing(tiny_opt: Path, lm: OffloadedLM) ->
     assert torch.equal(lm.generate(prompts, max_new_tokens=4, stop=unused), never)
 
 
+def test_a_stop_beyond_the_vocabulary_feeds_no_row_that_has_stopped(tiny_opt: Path, tmp_path: Path) -> None:
+    prompts = text_prompts(tiny_opt, 4)
+    tokens = text_reference(tiny_opt).tokens[:4]
+    with opened(tiny_opt, Policy(2, 2, w_gpu_percent=0.0, w_cpu_percent=100.0), tmp_path) as lm:
+        lm.math = lm.math.model_copy(update={"pad_token_id": None})
+        stop = (lm.shape.vocab_size + 5, int(tokens[0, 1]))  # stopped rows of a model without padding take a stop
+        output = lm.generate(prompts, max_new_tokens=4, stop=stop, pad_token_id=0)
+    assert int(output[0, max(map(len, prompts)) + 1]) == int(tokens[0, 1])
+
+
 # -- where weights come from ---------------------------------------------------------------------------------------
 def test_sharded_safetensors_give_the_same_tokens(tmp_path: Path) -> None:
     model = saved(CONFIGS["qwen3"], tmp_path / "model", max_shard_size="20KB")
