@@ -47,14 +47,16 @@ def measure(device: str | None, scratch: Path, say: Say, sizes: Sizes | None = N
 
 
 def _round(bench: Bench, say: Say) -> Figures:
-    """Every figure once."""
+    """Every figure once, the disk's at both ends: its rate changes within a minute where others use it, too."""
     figures: Figures = {}
     for part in (bench.compute, bench.link, bench.host, bench.disk):
         figures |= _told(part(), say)
     trials = TrialModels(bench.env, bench.dtype)
     figures |= _told(task_costs(trials), say)
     figures |= _told(step_costs(trials, figures["gpu_bytes_per_s"].value), say)
-    return figures | _told(product_rate(trials, figures) if bench.on_host else attention_rates(trials), say)
+    figures |= _told(product_rate(trials, figures) if bench.on_host else attention_rates(trials), say)
+    again = bench.disk()
+    return figures | _told({name: Figure.among([figures[name], figure]) for name, figure in again.items()}, say)
 
 
 def _warn_if_unsteady(figures: Figures, say: Say) -> None:
