@@ -31,7 +31,12 @@ def main() -> None:
             if pid == process["pid"]:
                 busy = sum(max(0.0, min(hi, end_of(e)) - max(lo, e["ts"])) for e in tasks if e["tid"] == tid)
                 print(f"  {lane:12} busy {100 * busy / (hi - lo):5.1f} %")
-        attends = sorted((e for e in tasks if e["name"].startswith("attend@") and token_of(e) == last), key=start_of)
+        gathers, attends = (
+            sorted((e for e in tasks if e["name"].startswith(kind) and token_of(e) == last), key=start_of)
+            for kind in ("gather@", "attend@")
+        )
+        if gathers:
+            tell("gather", [e["dur"] for e in gathers])
         if len(attends) > 1:
             tell("attend", [e["dur"] for e in attends])
             tell("between two", [b["ts"] - end_of(a) for a, b in pairwise(attends)])
@@ -40,7 +45,8 @@ def main() -> None:
 def tell(what: str, microseconds: Sequence[float]) -> None:
     """A line of milliseconds."""
     least, middle, most = (x / 1e3 for x in (min(microseconds), median(microseconds), max(microseconds)))
-    print(f"  {what}: {len(microseconds)} times, {middle:.2f} ms (median; {least:.2f} to {most:.2f})")
+    times, total = len(microseconds), sum(microseconds) / 1e3
+    print(f"  {what}: {times} times, {middle:.2f} ms (median; {least:.2f} to {most:.2f}), {total:.1f} ms in all")
 
 
 def token_of(event: Event) -> int:

@@ -169,11 +169,10 @@ class Placement:
     @cached_property
     def captured_bytes(self) -> int:
         """The part of gpu.workspace that captured steps keep for themselves."""
-        rows, context = max(b.num_rows for b in self.block.batches), self.block.gen_len
-        context += max(b.prompt_len for b in self.block.batches)
+        rows, longest = _widest(self)
         # a step that leaves its choice to another task is never captured
-        sparsity = 1.0 if self.chooses else self.policy.attn_sparsity
-        return captured_bytes(self.shape, rows, context, sparsity, sep_layer=self.policy.sep_layer)
+        sparsity, apart = 1.0 if self.chooses else self.policy.attn_sparsity, self.policy.sep_layer
+        return captured_bytes(self.shape, rows, longest + self.block.gen_len, sparsity, sep_layer=apart)
 
     def tier_bytes(self) -> dict[str, int]:
         """Peak bytes of each tier."""
@@ -307,8 +306,12 @@ def _add_tokens(layout: _Layout, p: Placement) -> None:
 
 def _workspace(p: Placement) -> int:
     """Of the largest task, and the masks of all micro-batches."""
-    batches, gen_len = p.block.batches, p.block.gen_len
-    rows, longest = max(b.num_rows for b in batches), max(b.prompt_len for b in batches)
-    masks = sum(mask_bytes(b.num_rows, b.prompt_len) for b in batches)
+    rows, longest = _widest(p)
+    masks = sum(mask_bytes(b.num_rows, b.prompt_len) for b in p.block.batches)
     sparsity, apart = p.policy.attn_sparsity, p.policy.sep_layer
-    return masks + workspace_bytes(p.shape, rows, longest, longest + gen_len, sparsity, sep_layer=apart)
+    return masks + workspace_bytes(p.shape, rows, longest, longest + p.block.gen_len, sparsity, sep_layer=apart)
+
+
+def _widest(p: Placement) -> tuple[int, int]:
+    """Rows of the largest micro-batch, and tokens of the longest prompt."""
+    return max(b.num_rows for b in p.block.batches), max(b.prompt_len for b in p.block.batches)

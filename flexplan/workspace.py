@@ -47,7 +47,7 @@ def mask_bytes(rows: int, prompt_len: int) -> int:
 
 
 def _layer(s: ModelShape, sep_layer: bool) -> int:
-    """Between results that were freed lie holes, too small for the next one: D."""
+    """Its larger half, and D for holes between results that were freed, too small for the next one."""
     return max(_attention(s), _feed_forward(s, sep_layer)) + s.hidden_size
 
 

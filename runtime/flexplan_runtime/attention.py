@@ -61,8 +61,8 @@ def prepare_decode_attention(heads: int, head_dim: int, dtype: torch.dtype, devi
     """The same for the kernel of a device, which reads a cache that is not packed; ``heads`` share one of its own."""
     q = torch.zeros(1, heads, head_dim, dtype=dtype, device=device)
     pairs = torch.zeros(1, 2, 16, head_dim, dtype=dtype, device=device)
-    pads, position = (torch.zeros(1, dtype=dtype, device=device) for dtype in (torch.int32, torch.int64))
-    decode_attention(q, pairs, pads, position, 1.0)  # of the types that steps have, for which it is compiled
+    pads = torch.zeros(1, dtype=torch.int32, device=device)  # the types that steps have, for which it is compiled
+    decode_attention(q, pairs, pads, pads.to(torch.int64), 1.0)
 
 
 def grain_attention(q_GPH: Tensor, k_GTH: Tensor, v_GTH: Tensor, pads_G: Tensor | None, scale: float) -> Tensor:

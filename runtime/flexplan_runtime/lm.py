@@ -148,7 +148,7 @@ class OffloadedLM:
                 timelines.append(run.run())
             finally:
                 if run.stuck or self._work.busy or self._weights.busy:  # what may yet be written to is not used again
-                    self._give_up_work()
+                    self._replace_work()
             tokens += run.tokens
         if timelines:
             self.timeline = timelines[-1]
@@ -230,10 +230,10 @@ class OffloadedLM:
         sizes = _largest(placements, weights=False)
         if self._work.holds(sizes):
             return
-        self._give_up_work(sizes)
+        self._replace_work(sizes)
         self._work.lock(self.env.num_threads, touch=True)
 
-    def _give_up_work(self, sizes: Mapping[str, int] | None = None) -> None:
+    def _replace_work(self, sizes: Mapping[str, int] | None = None) -> None:
         """Arenas of these sizes, none by default, instead of those that were."""
         self._last_job = None
         self._work.close()

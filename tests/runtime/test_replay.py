@@ -38,12 +38,12 @@ def resident() -> tuple[TaskGraph, Placement]:
     return graph, Placement.of(problem.model, policy, full_block(problem.workload, policy), graph.live)
 
 
-def run(graph: TaskGraph, replays: replay.Replays) -> tuple[Counter[str], int]:
-    """How often each gpu task did its work by itself, and how many there were."""
-    worked: Counter[str] = Counter()
+def run(graph: TaskGraph, replays: replay.Replays) -> tuple[Counter[tuple[int, str]], int]:
+    """How often each gpu task, with its token, did its work by itself, and how many there were."""
+    worked: Counter[tuple[int, str]] = Counter()
     tasks = [task for sweep in graph.sweeps() for task in sweep.tasks if task.lane == GPU]
     for task in tasks:
-        replays.run(task, lambda task=task: worked.update([task.name]))
+        replays.run(task, lambda task=task: worked.update([(task.i, task.name)]))
     return worked, len(tasks)
 
 
@@ -58,7 +58,7 @@ def test_a_resident_step_is_captured_when_it_comes_back_and_then_replayed(
     prompts = sum(task.i == 0 for sweep in graph.sweeps() for task in sweep.tasks if task.lane == GPU)
     assert replayed["step"] == tasks - 2 * prompts, "all but the prompt and the first step"
     assert sum(worked.values()) == 2 * prompts
-    assert not any(_token(name) > 1 for name in worked)
+    assert not any(i > 1 for i, _ in worked)
 
 
 def test_steps_run_by_themselves_where_no_memory_is_left(
@@ -77,10 +77,6 @@ def test_steps_run_by_themselves_where_no_memory_is_left(
     assert len(tried) == 1, "the first failure is the last"
     assert len(worked) == tasks and set(worked.values()) == {1}
     assert "no memory is left" in caplog.text
-
-
-def _token(name: str) -> int:
-    return int(name.split("i=")[1].split()[0])
 
 
 def test_a_prompt_is_never_captured(resident: tuple[TaskGraph, Placement], monkeypatch: pytest.MonkeyPatch) -> None:
