@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -85,17 +86,22 @@ class OffloadedLM:
         self._last_job: tuple[object, Job] | None = None
         self.timeline = Timeline()
         try:
-            if self.policy.cpu_cache_compute:
-                prepare_host_attention()
-            if env.device.type == "cuda" and not self.policy.compress_cache:
-                heads = self.shape.num_heads // self.shape.num_kv_heads
-                prepare_decode_attention(heads, self.shape.head_dim, self.dtype, env.device)
             packed = PackedFiles(Path(packed_cache).expanduser()).read if packed_cache else read_packed
-            load_weights(self._placement, self._weights, reader, self.dtype, env.num_threads, packed)
-            self._weights.lock(env.num_threads, touch=False)
+            with ThreadPoolExecutor(1, "flexplan-prepare") as beside:
+                prepared = beside.submit(self._prepare_attention)  # compiled while weights are read
+                load_weights(self._placement, self._weights, reader, self.dtype, env.num_threads, packed)
+                self._weights.lock(env.num_threads, touch=False)
+            prepared.result()
         except BaseException:
             self.close()
             raise
+
+    def _prepare_attention(self) -> None:
+        """Compile what the first decoding pass would otherwise wait for."""
+        if self.policy.cpu_cache_compute:
+            prepare_host_attention()
+        if self.env.device.type == "cuda" and not self.policy.compress_cache:
+            prepare_decode_attention(self.shape.group_size, self.shape.head_dim, self.dtype, self.env.device)
 
     @property
     def layers(self) -> tuple[Layer, ...]:

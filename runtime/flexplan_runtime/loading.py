@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -19,6 +20,9 @@ from flexplan_runtime.weights import WeightReader
 
 ReadPacked = Callable[[WeightReader, Piece, Tensor, torch.dtype], None]
 Read = Callable[[Piece, Tensor], None]  # a piece as it is stored, into these bytes
+
+_JOB_BYTES = 64 << 20  # one thread alone with a token table of a gigabyte would outlast all others
+_LOCKERS = 2  # the driver locks one range at a time, but for a second one it has everything ready
 
 WEIGHT_BUFFERS = {"gpu": "weights_gpu", "cpu": "weights_cpu", "disk": "weights_disk"}
 
@@ -41,24 +45,43 @@ def load_weights(
 
     # each thread works for itself: a team of its own for every one of them would be threads squared
     pool = ThreadPoolExecutor(num_threads, "flexplan-load", torch.set_num_threads, (1,))
+    lockers = ThreadPoolExecutor(_LOCKERS, "flexplan-lock")
     try:
         layers = [(w, [pool.submit(job) for job in _jobs(placement, w, arenas, read)]) for w in placement.weights]
+        locks = []
         for w, filled in layers:
             for job in filled:
                 job.result()
-            _lock(placement, w, arenas)  # one range at a time, as the driver does it, while the next ones are filled
+            locks.append(lockers.submit(_lock, placement, w, arenas))  # while the next ones are filled
+        for lock in locks:
+            lock.result()
     finally:
         pool.shutdown(cancel_futures=True)
+        lockers.shutdown(cancel_futures=True)
 
 
 def _jobs(p: Placement, w: LayerWeights, arenas: Arenas, read: Read) -> Iterator[Callable[[], None]]:
-    """What fills a layer's parts: a job for each piece in memory, one for all that goes to disk."""
+    """What fills a layer's parts: small jobs for each piece in memory, one for all that goes to disk."""
     for piece in w.pieces:
         if piece.tier != "disk":
             buffer = p.buffers[WEIGHT_BUFFERS[piece.tier]]
-            yield partial(_fill, [piece], arenas.memory[buffer.arena][buffer.offsets[w.j] :], read, arenas.ledger)
+            home = arenas.memory[buffer.arena][buffer.offsets[w.j] :]
+            for part in _parts(piece):
+                yield partial(_fill, [part], home, read, arenas.ledger)
     if w.part_bytes["disk"]:
         yield partial(_write, p, w, arenas, read)
+
+
+def _parts(piece: Piece) -> Iterator[Piece]:
+    """A piece by stretches of rows; a packed one is quantised as a whole."""
+    if piece.tensor.packing:
+        yield piece
+        return
+    row_bytes = piece.tensor.rows_bytes(1)
+    step = max(1, _JOB_BYTES // row_bytes)
+    for lo in range(piece.row_lo, piece.row_hi, step):
+        hi = min(lo + step, piece.row_hi)
+        yield replace(piece, row_lo=lo, row_hi=hi, offset=piece.offset + (lo - piece.row_lo) * row_bytes)
 
 
 def _write(p: Placement, w: LayerWeights, arenas: Arenas, read: Read) -> None:
