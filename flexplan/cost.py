@@ -20,6 +20,8 @@ _ROTARY_KERNELS = 19  # sines and cosines of the positions, then a product, a sw
 
 
 # -- work of the layer maths: tokens is positions over all rows ---------------------------------------------
+# Kernels are counted as the framework's operations.  On CUDA some of a step's run as one; ``launch_s``, measured over
+# the same count, is then that much smaller.
 def _products(
     s: ModelShape,
     tokens: int,
@@ -62,7 +64,7 @@ def project_work(s: ModelShape, tokens: int) -> Work:
     width = s.q_size + 2 * s.kv_size
     turned = s.q_size + s.kv_size if s.gated else 0
     between = _normed(s, s.hidden_size) + (_normed(s, turned) if s.qk_norm else 0) + 9 * turned + 4 * s.kv_size
-    kernels = _norm_kernels(s) + (2 * _norm_kernels(s) if s.qk_norm else 0) + (_ROTARY_KERNELS if s.gated else 0) + 4
+    kernels = _norm_kernels(s) + (2 * _norm_kernels(s) if s.qk_norm else 0) + (_ROTARY_KERNELS if s.gated else 0) + 3
     matrix = s.hidden_size * width
     return _products(s, tokens, matrix, matrix, s.hidden_size + width, between, kernels)
 
@@ -129,8 +131,8 @@ def mlp_work(s: ModelShape, tokens: int) -> Work:
     matrix = matrices * s.hidden_size * s.ffn_size
     moved = 2 * s.hidden_size + matrices * s.ffn_size
     sent = 6 * s.hidden_size * experts if s.num_experts else 0  # to the experts and back
-    between = _normed(s, s.hidden_size) + (5 if s.gated else 2) * s.ffn_size * experts + 5 * s.hidden_size + sent
-    each = (2 if s.gated else 1) + 2
+    between = _normed(s, s.hidden_size) + (5 if s.gated else 2) * s.ffn_size * experts + 3 * s.hidden_size + sent
+    each = (2 if s.gated else 1) + 1
     kernels = _norm_kernels(s) + 2 + (s.num_experts * (each + 4) + 8 if s.num_experts else each)
     touched = experts_touched(s, tokens)
     return _products(s, tokens, matrix * experts, matrix * touched, moved, between, kernels, 2 * touched)

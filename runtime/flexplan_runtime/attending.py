@@ -104,12 +104,15 @@ def layer_attention(job: Job, task: Task, views: Views, hidden: Tensor, rows: sl
     if task.i == 0:
         mask = None if batch.prompt_mask is None else batch.prompt_mask[rows]
         return prompt_attention(q, k, v, mask, job.family.scale)
+    cached = _cached(job, task, views.read("cache_gpu"), views.read("cache_ring"))
+    if len(cached) == 1:  # queries as the projection left them
+        done = _attend_cached(job, task, q[:, 0].unflatten(1, (k.shape[2], -1)), cached[0], 0)
+        return done.reshape(len(batch.rows), 1, -1)
     q_GPH, parts, at = q.reshape(s.num_grains, -1, s.head_dim), [], 0
-    for pairs in _cached(job, task, views.read("cache_gpu"), views.read("cache_ring")):
+    for pairs in cached:
         parts.append(_attend_cached(job, task, q_GPH[at : at + len(pairs)], pairs, at))
         at += len(pairs)
-    done = parts[0] if len(parts) == 1 else torch.cat(parts)
-    return done.reshape(len(batch.rows), 1, -1)
+    return torch.cat(parts).view(len(batch.rows), 1, -1)
 
 
 def _with_values(job: Job, task: Task, views: Views, part_GPH: Tensor) -> Tensor:
@@ -139,15 +142,17 @@ def _cached(job: Job, task: Task, resident: Tensor | None, ring: Tensor | None) 
     return found
 
 
-def _attend_cached(job: Job, task: Task, q_GPH: Tensor, pairs: Tensor, first: int) -> Tensor:
+def _attend_cached(job: Job, task: Task, q: Tensor, pairs: Tensor, first: int) -> Tensor:
+    """(G, P, H) of queries in that shape, or (B, K, P, H) of all grains."""
     batch = job.batches[task.k]
-    pads, sparsity = batch.grain_pads[first : first + len(pairs)], job.placement.policy.attn_sparsity
+    pads, packing = batch.grain_pads[first : first + len(pairs)], job.cache_packing
+    sparsity = job.placement.policy.attn_sparsity
     if sparsity < 1:
         context = batch.position + 1 if pairs.is_cuda else job.old_tokens(task) + 1
-        return sparse_attention(q_GPH, pairs, pads, context, job.family.scale, sparsity, job.cache_packing)
-    if job.cache_packing:
-        return decode_attention_packed(q_GPH, pairs, job.cache_packing, pads, batch.position, job.family.scale)
-    return decode_attention(q_GPH, pairs, pads, batch.position, job.family.scale)
+        return sparse_attention(q.flatten(0, -3), pairs, pads, context, job.family.scale, sparsity, packing)
+    if packing:
+        return decode_attention_packed(q.flatten(0, -3), pairs, packing, pads, batch.position, job.family.scale)
+    return decode_attention(q, pairs, pads, batch.position, job.family.scale)
 
 
 def _keep(job: Job, task: Task, views: Views, k_BSKH: Tensor, v_BSKH: Tensor, first_row: int = 0) -> None:

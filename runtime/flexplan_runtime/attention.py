@@ -7,16 +7,14 @@ B rows, S positions, N query heads, K KV heads.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from functools import cache
-from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from flexplan_runtime.compiler import compiles_for
 from flexplan_runtime.hostattention import grain_attention_host
-from flexplan_runtime.hostattention.build import library
 
 _WITHOUT_PLANS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
@@ -33,14 +31,18 @@ def prompt_attention(q_BSNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask_B1SS: 
     return out.transpose(1, 2).flatten(2)
 
 
-def decode_attention(q_GPH: Tensor, pairs_G2TH: Tensor, pads_G: Tensor, position: Tensor, scale: float) -> Tensor:
-    """One new position of each grain over tokens ``pads .. position`` of its keys and values, (G, P, H)."""
-    if q_GPH.is_cuda and has_triton():
-        from flexplan_runtime.decodekernel import decode_attention_cuda  # triton is only there with CUDA
+def decode_attention(q: Tensor, pairs_G2TH: Tensor, pads_G: Tensor, position: Tensor, scale: float) -> Tensor:
+    """One new position of each grain over tokens ``pads .. position`` of its keys and values, (G, P, H).
 
-        return decode_attention_cuda(q_GPH, pairs_G2TH[:, 0], pairs_G2TH[:, 1], pads_G, position, scale)
+    ``q`` is (G, P, H), or (B, K, P, H) in the strides of a projection.
+    """
+    k_GTH, v_GTH = pairs_G2TH[:, 0], pairs_G2TH[:, 1]
+    if compiles_for(q):
+        from flexplan_runtime.decodekernel import decode_attention_cuda
+
+        return decode_attention_cuda(q, k_GTH, v_GTH, pads_G, position, scale)
     context = int(position) + 1
-    return grain_attention(q_GPH, pairs_G2TH[:, 0, :context], pairs_G2TH[:, 1, :context], pads_G, scale)
+    return grain_attention(q.flatten(0, -3), k_GTH[:, :context], v_GTH[:, :context], pads_G, scale)
 
 
 def host_attention(
@@ -50,19 +52,6 @@ def host_attention(
     k, v = pairs_G2TH[:, 0], pairs_G2TH[:, 1]
     if not grain_attention_host(q_GPH, k, v, pads_G, scale, out_GPH, threads):
         out_GPH.copy_(grain_attention(q_GPH, k, v, pads_G, scale))
-
-
-def prepare_host_attention() -> None:
-    """Compile the host's kernel now, rather than in the middle of the first step."""
-    library()
-
-
-def prepare_decode_attention(heads: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> None:
-    """The same for the kernel of a device, which reads a cache that is not packed; ``heads`` share one of its own."""
-    q = torch.zeros(1, heads, head_dim, dtype=dtype, device=device)
-    pairs = torch.zeros(1, 2, 16, head_dim, dtype=dtype, device=device)
-    pads = torch.zeros(1, dtype=torch.int32, device=device)  # the types that steps have, for which it is compiled
-    decode_attention(q, pairs, pads, pads.to(torch.int64), 1.0)
 
 
 def grain_attention(q_GPH: Tensor, k_GTH: Tensor, v_GTH: Tensor, pads_G: Tensor | None, scale: float) -> Tensor:
@@ -87,9 +76,3 @@ def prompt_mask(pads_B: Tensor, length: int) -> Tensor:
     real = position[None, :] >= pads_B[:, None]
     itself = torch.eye(length, dtype=torch.bool, device=pads_B.device)
     return ((causal[None] & real[:, None, :]) | itself[None])[:, None]
-
-
-@cache
-def has_triton() -> bool:
-    """Is the compiler of the CUDA kernels installed?"""
-    return find_spec("triton") is not None

@@ -33,16 +33,18 @@ def compute(job: Job, task: Task, views: Views) -> None:
     else:
         hidden_BSD = take_up(job, task, views)
         for rows in job.row_spans(task):
-            hidden_BSD[rows] = _transform(job, task, views, hidden_BSD[rows], rows)
+            _transform(job, task, views, hidden_BSD[rows], rows)
         put_down(job, task, views)
 
 
-def _transform(job: Job, task: Task, views: Views, hidden_BSD: Tensor, rows: slice) -> Tensor:
-    """These rows through a transformer layer, or a part of it."""
-    layer, weights = job.layer(task), job.layer_weights(task)
+def _transform(job: Job, task: Task, views: Views, slot_BSD: Tensor, rows: slice) -> None:
+    """These rows through a transformer layer, or a part of it, in their slot."""
+    layer, weights, hidden_BSD = job.layer(task), job.layer_weights(task), slot_BSD
     if layer.attends:
-        hidden_BSD = job.family.merge(weights, hidden_BSD, layer_attention(job, task, views, hidden_BSD, rows))
-    return hidden_BSD if layer.role == ATTENTION else job.family.mlp(weights, hidden_BSD)
+        attention_BSQ = layer_attention(job, task, views, hidden_BSD, rows)
+        hidden_BSD = job.family.merge(weights, hidden_BSD, attention_BSQ, slot_BSD if layer.role == ATTENTION else None)
+    if layer.role != ATTENTION:
+        job.family.mlp(weights, hidden_BSD, slot_BSD)
 
 
 def _embed(job: Job, task: Task, views: Views) -> None:

@@ -35,13 +35,14 @@ class BatchState:
     grain_pads: Tensor  # (B x K,) the same for every KV head
     host_grain_pads: Tensor
     position: Tensor  # (1,) place of the newest token, counted on the device so that a step can be replayed
+    positions: Tensor  # (B, 1) the same in each row's own counting, of a step
     prompt_mask: Tensor | None  # None where nothing is padded
     stopped: Tensor  # (B,) bool
 
     def renew(self, other: BatchState) -> None:
         """Take over another block's rows; the tensors stay where captured steps expect them."""
         self.rows, self.host_grain_pads = other.rows, other.host_grain_pads
-        for name in ("pads", "grain_pads", "position", "stopped"):
+        for name in ("pads", "grain_pads", "position", "positions", "stopped"):
             getattr(self, name).copy_(getattr(other, name))
         if self.prompt_mask is not None and other.prompt_mask is not None:
             self.prompt_mask.copy_(other.prompt_mask)
@@ -107,7 +108,7 @@ class Job:
         """(B, S) positions in each row's own counting; padding is negative."""
         batch = self.batches[task.k]
         if task.i:
-            return batch.position - batch.pads[:, None]
+            return batch.positions
         return torch.arange(self.placement.new_tokens(0, task.k), device=self.device)[None] - batch.pads[:, None]
 
     def advance(self, task: Task) -> None:
@@ -115,6 +116,7 @@ class Job:
         batch = self.batches[task.k]
         if task.i:
             batch.position.add_(1)
+            torch.sub(batch.position, batch.pads[:, None], out=batch.positions)
         else:
             batch.position.fill_(self.placement.new_tokens(0, task.k) - 1)
 
@@ -202,6 +204,7 @@ def batch_states(
                 grain_pads=grain_pads.to(device),
                 host_grain_pads=grain_pads,
                 position=torch.zeros(1, dtype=torch.int64, device=device),
+                positions=torch.zeros(batch.num_rows, 1, dtype=torch.int64, device=device),
                 prompt_mask=prompt_mask(on_device, batch.prompt_len) if pads.any() else None,
                 stopped=torch.zeros(batch.num_rows, dtype=torch.bool, device=device),
             )

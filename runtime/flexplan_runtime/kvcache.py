@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from flexplan.cache_placement import Segment
+from flexplan_runtime.compiler import compiles_for
 
 
 def by_grain(data: Tensor, segment: Segment, grains: int, tokens: int, dtype: torch.dtype, parts: int = 2) -> Tensor:
@@ -65,6 +66,11 @@ def put_grains(cache_G2TH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, first: int, p
     skipped, first = max(0, -first), max(0, first)
     cache_G2TH = cache_G2TH[skipped : skipped + max(0, rows * heads - first)]
     if not len(cache_G2TH):
+        return
+    if place is not None and cache_G2TH.shape[1] == 2 and compiles_for(cache_G2TH):
+        from flexplan_runtime.stepkernels import put_pairs_cuda
+
+        put_pairs_cuda(cache_G2TH, k_BSKH, v_BSKH, first, place)
         return
     for to, x in zip(cache_G2TH.unbind(1), (k_BSKH, v_BSKH), strict=False):
         grains = x.transpose(1, 2)

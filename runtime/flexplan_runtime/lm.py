@@ -23,8 +23,8 @@ from flexplan.prediction import Schedule
 from flexplan.problem import Problem, Workload
 from flexplan.timeline import Timeline
 from flexplan_runtime.arenas import Arenas
-from flexplan_runtime.attention import has_triton, prepare_decode_attention, prepare_host_attention
 from flexplan_runtime.blockrun import BlockPlan, BlockRun
+from flexplan_runtime.compiler import has_triton
 from flexplan_runtime.env import ExecutionEnv
 from flexplan_runtime.job import Job, batch_states
 from flexplan_runtime.loading import load_weights
@@ -32,6 +32,7 @@ from flexplan_runtime.models.families import family
 from flexplan_runtime.opening import Config, dtype_of, open_model, refuse_other_model
 from flexplan_runtime.packedfiles import PackedFiles
 from flexplan_runtime.packedweights import read_packed
+from flexplan_runtime.preparing import prepare_steps
 from flexplan_runtime.prompts import Stop, padded, refuse_bad_prompts, rows_of, stop_ids_of
 from flexplan_runtime.replay import Replays
 from flexplan_runtime.sampling import Sampling
@@ -88,20 +89,13 @@ class OffloadedLM:
         try:
             packed = PackedFiles(Path(packed_cache).expanduser()).read if packed_cache else read_packed
             with ThreadPoolExecutor(1, "flexplan-prepare") as beside:
-                prepared = beside.submit(self._prepare_attention)  # compiled while weights are read
+                prepared = beside.submit(prepare_steps, self.family, self.policy, self.dtype, env.device)
                 load_weights(self._placement, self._weights, reader, self.dtype, env.num_threads, packed)
                 self._weights.lock(env.num_threads, touch=False)
             prepared.result()
         except BaseException:
             self.close()
             raise
-
-    def _prepare_attention(self) -> None:
-        """Compile what the first decoding pass would otherwise wait for."""
-        if self.policy.cpu_cache_compute:
-            prepare_host_attention()
-        if self.env.device.type == "cuda" and not self.policy.compress_cache:
-            prepare_decode_attention(self.shape.group_size, self.shape.head_dim, self.dtype, self.env.device)
 
     @property
     def layers(self) -> tuple[Layer, ...]:

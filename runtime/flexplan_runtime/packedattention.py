@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from flexplan.packing import Packing
-from flexplan_runtime.attention import grain_attention, has_triton
+from flexplan_runtime.attention import grain_attention
+from flexplan_runtime.compiler import compiles_for
 from flexplan_runtime.hostattention import grain_attention_packed_host
 from flexplan_runtime.quantisation import unpack_vectors
 
@@ -21,8 +22,8 @@ def decode_attention_packed(
     q_GPH: Tensor, packed_G2TV: Tensor, packing: Packing, pads_G: Tensor, position: Tensor, scale: float
 ) -> Tensor:
     """One new position of each grain over tokens ``pads .. position`` of its packed keys and values, (G, P, H)."""
-    if q_GPH.is_cuda and has_triton():
-        from flexplan_runtime.packeddecode import decode_attention_packed_cuda  # triton is only there with CUDA
+    if compiles_for(q_GPH):
+        from flexplan_runtime.packeddecode import decode_attention_packed_cuda
 
         return decode_attention_packed_cuda(q_GPH, packed_G2TV, packing, pads_G, position, scale)
     return by_blocks(q_GPH, packed_G2TV[:, :, : int(position) + 1], packing, pads_G, scale)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from flexplan.packing import Packing
-from flexplan_runtime.attention import has_triton
+from flexplan_runtime.compiler import compiles_for
 
 CHUNK = 1 << 18  # elements that are float32 at a time: what a core's cache holds
 
@@ -27,7 +27,7 @@ CHUNK = 1 << 18  # elements that are float32 at a time: what a core's cache hold
 def pack_vectors(x: Tensor, packing: Packing, out: Tensor) -> None:
     """(..., W) in the model's dtype to (..., vector_bytes) uint8 with any strides but the last."""
     assert x.element_size() == packing.element_bytes
-    if _by_triton(x):
+    if compiles_for(x):
         from flexplan_runtime.packkernels import can_pack, pack_vectors_cuda  # triton is only there with CUDA
 
         if can_pack(x, out):
@@ -56,7 +56,7 @@ def unpack_vectors(packed: Tensor, packing: Packing, width: int, dtype: torch.dt
 
 def pack_rows(x: Tensor, packing: Packing, out: Tensor) -> None:
     """(R, C) in the model's dtype to (R, vector_bytes) uint8, one vector a row."""
-    step = max(1, len(x) if _by_triton(x) else CHUNK // x.shape[1])
+    step = max(1, len(x) if compiles_for(x) else CHUNK // x.shape[1])
     for rows, vectors in zip(x.split(step), out.split(step), strict=True):
         pack_vectors(rows, packing, vectors)
 
@@ -76,7 +76,7 @@ def pack_slabs(x: Tensor, packing: Packing, out: Tensor) -> None:
 
 def unpack_slabs(data: Tensor, packing: Packing, out: Tensor) -> None:
     """1-D uint8 of ``slabs_bytes(R, C)`` into (R, C)."""
-    if _by_triton(out):
+    if compiles_for(out):
         from flexplan_runtime.packkernels import unpack_slabs_cuda  # triton is only there with CUDA
 
         return unpack_slabs_cuda(data, packing, out)
@@ -91,7 +91,7 @@ def unpack_slabs(data: Tensor, packing: Packing, out: Tensor) -> None:
 
 def unpack_rows(packed: Tensor, packing: Packing, out: Tensor) -> None:
     """(R, vector_bytes) uint8, one vector a row, into (R, C)."""
-    if _by_triton(out):
+    if compiles_for(out):
         from flexplan_runtime.packkernels import unpack_rows_cuda  # triton is only there with CUDA
 
         return unpack_rows_cuda(packed, packing, out)
@@ -175,7 +175,3 @@ def _slabs(matrix: Tensor, packing: Packing, data: Tensor) -> Iterator[tuple[Ten
         )
     if rows > whole * size:
         yield matrix[None, whole * size :], data[None, whole * slab_bytes : packing.slabs_bytes(rows, width)]
-
-
-def _by_triton(x: Tensor) -> bool:
-    return x.is_cuda and has_triton()

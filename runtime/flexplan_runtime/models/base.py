@@ -46,6 +46,11 @@ def linear(x: Tensor, pieces: Pieces, bias_pieces: Pieces | None = None) -> Tens
     return out
 
 
+def residual(x: Tensor, hidden: Tensor, out: Tensor | None = None) -> Tensor:
+    """``x + hidden`` in ``out``, or else over ``x``."""
+    return torch.add(x, hidden, out=x if out is None else out)
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """Rows of one checkpoint tensor that fill rows of one canonical tensor.
@@ -70,7 +75,8 @@ class Source:
 class Family(ABC):
     """The maths of one model; `w` always holds the tensors of the layer at hand under their canonical names.
 
-    Nothing here mutates its arguments or knows where they live; all tensors of a call are on one device.
+    Nothing here knows where its arguments live or mutates one, but for ``out``, which may be the hidden states
+    themselves; all tensors of a call are on one device.
     """
 
     def __init__(self, shape: ModelShape, math: ModelMath) -> None:
@@ -96,16 +102,21 @@ class Family(ABC):
         """Queries (B, S, N, H), keys and values (B, S, K, H), ready for attention with `scale`; may be views."""
 
     @abstractmethod
-    def merge(self, w: Weights, hidden_BSD: Tensor, attention_BSQ: Tensor) -> Tensor:
-        """Hidden states after the output projection of attention and its residual."""
+    def merge(self, w: Weights, hidden_BSD: Tensor, attention_BSQ: Tensor, out: Tensor | None = None) -> Tensor:
+        """Hidden states after the output projection of attention and its residual, in ``out`` if it is given."""
 
     @abstractmethod
-    def mlp(self, w: Weights, hidden_BSD: Tensor) -> Tensor:
-        """Hidden states after the feed-forward block and its residual."""
+    def mlp(self, w: Weights, hidden_BSD: Tensor, out: Tensor | None = None) -> Tensor:
+        """Hidden states after the feed-forward block and its residual, in ``out`` if it is given."""
 
     @abstractmethod
     def norm(self, w: Weights, name: str, x: Tensor) -> Tensor:
         """The normalisation `name` over the last dimension."""
+
+    def warm_up(self, dtype: torch.dtype, device: torch.device) -> None:
+        """Have compiled what a step launches on this device."""
+        x_BSD = torch.zeros(1, 1, self.shape.hidden_size, dtype=dtype, device=device)
+        self.norm({"warm.weight": [x_BSD], "warm.bias": [x_BSD]}, "warm", x_BSD)
 
     def head(self, w: Weights, hidden_BD: Tensor) -> Tensor:
         """Logits (B, V) of the last positions."""

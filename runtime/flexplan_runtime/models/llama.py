@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
 
 from flexplan.modelmath import ModelMath
 from flexplan.shapes import ModelShape
 from flexplan.tensors import TOKENS
 from flexplan_runtime.models.activations import activation
-from flexplan_runtime.models.base import Family, Source, Weights, joined, stacked, whole
-from flexplan_runtime.models.rope import Rotary, rotate
+from flexplan_runtime.models.base import Family, Source, Weights, joined, residual, stacked, whole
+from flexplan_runtime.models.rope import Rotary
+from flexplan_runtime.norms import rms_norm
 
 _PREFIXES = ("model.", "")
 
@@ -35,14 +36,14 @@ class Llama(Family):
         q, k, v = self.split_heads(self.apply(w, "qkv", self.norm(w, "attention_norm", hidden_BSD)))
         if self.shape.qk_norm:
             q, k = self.norm(w, "q_norm", q), self.norm(w, "k_norm", k)
-        cos, sin = self._rotary.turns(positions_BS, q.dtype)
-        return rotate(q, cos, sin), rotate(k, cos, sin), v
+        q, k = self._rotary.turned(positions_BS, q, k)
+        return q, k, v
 
-    def merge(self, w: Weights, hidden_BSD: Tensor, attention_BSQ: Tensor) -> Tensor:
-        return self.apply(w, "out", attention_BSQ).add_(hidden_BSD)
+    def merge(self, w: Weights, hidden_BSD: Tensor, attention_BSQ: Tensor, out: Tensor | None = None) -> Tensor:
+        return residual(self.apply(w, "out", attention_BSQ), hidden_BSD, out)
 
-    def mlp(self, w: Weights, hidden_BSD: Tensor) -> Tensor:
-        return self.feed_forward(w, "", self.norm(w, "mlp_norm", hidden_BSD)).add_(hidden_BSD)
+    def mlp(self, w: Weights, hidden_BSD: Tensor, out: Tensor | None = None) -> Tensor:
+        return residual(self.feed_forward(w, "", self.norm(w, "mlp_norm", hidden_BSD)), hidden_BSD, out)
 
     def feed_forward(self, w: Weights, prefix: str, x: Tensor) -> Tensor:
         """The gated block of the tensors that start with `prefix`, over the last dimension."""
@@ -50,9 +51,12 @@ class Llama(Family):
         return self.apply(w, f"{prefix}down", self._activation(gate).mul_(up))
 
     def norm(self, w: Weights, name: str, x: Tensor) -> Tensor:
-        # in transformers' order: the weight multiplies after rounding to the activations' dtype
-        weight = whole(w[f"{name}.weight"]).reshape(-1)
-        return F.rms_norm(x, x.shape[-1:], eps=self.math.norm_eps).mul_(weight)
+        return rms_norm(x, whole(w[f"{name}.weight"]).reshape(-1), self.math.norm_eps)
+
+    def warm_up(self, dtype: torch.dtype, device: torch.device) -> None:
+        super().warm_up(dtype, device)
+        heads_BSNH = torch.zeros(1, 1, self.shape.num_heads, self.shape.head_dim, dtype=dtype, device=device)
+        self._rotary.turned(torch.zeros(1, 1, dtype=torch.int64, device=device), heads_BSNH)
 
     @classmethod
     def sources(cls, shape: ModelShape, found: Container[str]) -> tuple[Source, ...]:

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from flexplan.shapes import ModelShape
-from flexplan_runtime.models.base import Source, Weights, first_found, linear, stacked
+from flexplan_runtime.models.base import Source, Weights, first_found, linear, residual, stacked
 from flexplan_runtime.models.llama import Llama, mlp_norm_source
 
 
 class Mixtral(Llama):
     """Llama with a mixture of experts."""
 
-    def mlp(self, w: Weights, hidden_BSD: Tensor) -> Tensor:
+    def mlp(self, w: Weights, hidden_BSD: Tensor, out: Tensor | None = None) -> Tensor:
         x_TD = self.norm(w, "mlp_norm", hidden_BSD).flatten(0, -2)
         out_TD = torch.zeros_like(x_TD)
         gates_TA, experts_TA = self._route(w, x_TD)
@@ -30,7 +30,7 @@ class Mixtral(Llama):
                 token = slot // self.shape.experts_per_token
                 part = self.feed_forward(w, f"experts.{expert}.", x_TD[token])
                 out_TD.index_add_(0, token, part.mul_(gates_TA.flatten()[slot, None]))
-        return out_TD.view_as(hidden_BSD).add_(hidden_BSD)
+        return residual(out_TD.view_as(hidden_BSD), hidden_BSD, out)
 
     def _route(self, w: Weights, x_TD: Tensor) -> tuple[Tensor, Tensor]:
         """Weights (float32) and indices (T, A) of each token's experts; the weights sum to 1."""

@@ -14,7 +14,8 @@ from flexplan.modelmath import ModelMath
 from flexplan.shapes import ModelShape
 from flexplan.tensors import TOKENS
 from flexplan_runtime.models.activations import activation
-from flexplan_runtime.models.base import Family, Source, Weights, first_found, joined, stacked, whole
+from flexplan_runtime.models.base import Family, Source, Weights, first_found, joined, residual, stacked, whole
+from flexplan_runtime.norms import layer_norm
 
 _PREFIXES = ("model.decoder.", "decoder.", "")
 
@@ -39,19 +40,25 @@ class Opt(Family):
             hidden_BSD = self.norm(w, "attention_norm", hidden_BSD)
         return self.split_heads(self.apply(w, "qkv", hidden_BSD))
 
-    def merge(self, w: Weights, hidden_BSD: Tensor, attention_BSQ: Tensor) -> Tensor:
-        merged_BSD = self.apply(w, "out", attention_BSQ).add_(hidden_BSD)
-        return merged_BSD if self.shape.pre_norm else self.norm(w, "attention_norm", merged_BSD)
+    def merge(self, w: Weights, hidden_BSD: Tensor, attention_BSQ: Tensor, out: Tensor | None = None) -> Tensor:
+        return self._joined(w, "attention_norm", self.apply(w, "out", attention_BSQ), hidden_BSD, out)
 
-    def mlp(self, w: Weights, hidden_BSD: Tensor) -> Tensor:
+    def mlp(self, w: Weights, hidden_BSD: Tensor, out: Tensor | None = None) -> Tensor:
         x_BSD = self.norm(w, "mlp_norm", hidden_BSD) if self.shape.pre_norm else hidden_BSD
-        out_BSD = self.apply(w, "down", self._activation(self.apply(w, "up", x_BSD))).add_(hidden_BSD)
-        return out_BSD if self.shape.pre_norm else self.norm(w, "mlp_norm", out_BSD)
+        x_BSD = self.apply(w, "down", self._activation(self.apply(w, "up", x_BSD)))
+        return self._joined(w, "mlp_norm", x_BSD, hidden_BSD, out)
+
+    def _joined(self, w: Weights, name: str, x_BSD: Tensor, hidden_BSD: Tensor, out: Tensor | None) -> Tensor:
+        """The residual, and the norm after it where it is not before."""
+        if self.shape.pre_norm:
+            return residual(x_BSD, hidden_BSD, out)
+        normed_BSD = self.norm(w, name, residual(x_BSD, hidden_BSD))
+        return normed_BSD if out is None else out.copy_(normed_BSD)
 
     def norm(self, w: Weights, name: str, x: Tensor) -> Tensor:
         weight = whole(w[f"{name}.weight"]).reshape(-1) if self.shape.norm_affine else None
         bias = whole(w[f"{name}.bias"]).reshape(-1) if self.shape.norm_bias else None
-        return F.layer_norm(x, (x.shape[-1],), weight, bias, self.math.norm_eps)
+        return layer_norm(x, weight, bias, self.math.norm_eps)
 
     @classmethod
     def sources(cls, shape: ModelShape, found: Container[str]) -> tuple[Source, ...]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from flexplan.modelmath import ModelMath, RopeScaling
+from flexplan_runtime.compiler import compiles_for
 
 
 class Rotary:
@@ -23,6 +24,15 @@ class Rotary:
         if device not in self._on_device:  # copied once: a copy in each call would wait for the device
             self._on_device[device] = self._on_device[torch.device("cpu")].to(device)
         return self._on_device[device]
+
+    def turned(self, positions_BS: Tensor, *heads_BSNH: Tensor) -> list[Tensor]:
+        """Each of these queries or keys turned by its position."""
+        if positions_BS.shape[1] == 1 and compiles_for(positions_BS):
+            from flexplan_runtime.stepkernels import turn_cuda
+
+            return [turn_cuda(x, positions_BS, self._frequencies(x.device)) for x in heads_BSNH]
+        cos, sin = self.turns(positions_BS, heads_BSNH[0].dtype)
+        return [rotate(x, cos, sin) for x in heads_BSNH]
 
     def turns(self, positions_BS: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosine and sine (B, S, 1, H) of each position; negative positions are padding and count as 0."""

@@ -1,0 +1,111 @@
+"""The small kernels of a decoding step on CUDA, in Triton: norms, rotary positions, new keys and values to their place.
+
+A step of few rows takes as long as its kernels are many; the framework's norm of two rows takes 8 microseconds, and
+turning queries and keys by its elementwise operations 19 kernels.  All round where the framework rounds.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.language.extra import libdevice
+
+
+@triton.jit
+def _norm(  # type: ignore[no-untyped-def]  # the compiler reads annotations as its own
+    x_ptr, weight_ptr, bias_ptr, out_ptr, D, eps,
+    CENTRED: tl.constexpr, WEIGHT: tl.constexpr, BIAS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    d = tl.arange(0, BLOCK)
+    inside = d < D
+    x = tl.load(x_ptr + row * D + d, mask=inside, other=0.0).to(tl.float32)
+    if CENTRED:
+        x = tl.where(inside, x - tl.sum(x, 0) / D, 0.0)
+    y = x * tl.rsqrt(tl.sum(x * x, 0) / D + eps)
+    if not CENTRED:  # the weight of a root-mean-square norm multiplies what is rounded already
+        y = y.to(out_ptr.dtype.element_ty).to(tl.float32)
+    if WEIGHT:
+        y *= tl.load(weight_ptr + d, mask=inside, other=0.0).to(tl.float32)
+    if BIAS:
+        y += tl.load(bias_ptr + d, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out_ptr + row * D + d, y.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+def norm_cuda(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, *, centred: bool) -> Tensor:
+    """A layer norm, or with ``centred`` false a root-mean-square norm, over the last dimension; x is contiguous."""
+    width = x.shape[-1]
+    block = triton.next_power_of_2(width)
+    out = torch.empty_like(x)
+    _norm[(x.numel() // width,)](
+        x, weight, bias, out, width, eps,
+        CENTRED=centred, WEIGHT=weight is not None, BIAS=bias is not None, BLOCK=block,
+        num_warps=max(1, min(16, block // 512)),
+    )  # fmt: skip
+    return out
+
+
+@triton.jit(do_not_specialize=["heads"])
+def _turn(  # type: ignore[no-untyped-def]
+    x_ptr, positions_ptr, frequencies_ptr, out_ptr, heads, x_row, x_head,
+    HALF: tl.constexpr, BLOCK: tl.constexpr, ACCURATE: tl.constexpr,
+):  # fmt: skip
+    token, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    h = tl.arange(0, BLOCK)
+    inside = h < HALF
+    angle = tl.maximum(tl.load(positions_ptr + token), 0).to(tl.float32)
+    angle *= tl.load(frequencies_ptr + h, mask=inside, other=0.0)
+    dtype: tl.constexpr = out_ptr.dtype.element_ty
+    if ACCURATE:
+        cos, sin = libdevice.cos(angle), libdevice.sin(angle)
+    else:
+        cos, sin = tl.cos(angle), tl.sin(angle)
+    cos, sin = cos.to(dtype).to(tl.float32), sin.to(dtype).to(tl.float32)
+    x_at = x_ptr + token * x_row + head * x_head + h
+    low = tl.load(x_at, mask=inside, other=0.0).to(tl.float32)
+    high = tl.load(x_at + HALF, mask=inside, other=0.0).to(tl.float32)
+    out_at = out_ptr + (token * heads + head) * (2 * HALF) + h
+    # each product is rounded before the sum, as separate operations do it
+    first = (low * cos).to(dtype).to(tl.float32) + (-high * sin).to(dtype).to(tl.float32)
+    second = (high * cos).to(dtype).to(tl.float32) + (low * sin).to(dtype).to(tl.float32)
+    tl.store(out_at, first.to(dtype), mask=inside)
+    tl.store(out_at + HALF, second.to(dtype), mask=inside)
+
+
+def turn_cuda(x_BSNH: Tensor, positions_BS: Tensor, frequencies: Tensor) -> Tensor:
+    """Rotary positions: (B, S, N, H) turned by ``positions`` x ``frequencies`` (H / 2); S is 1, or x contiguous."""
+    rows, steps, heads, size = x_BSNH.shape
+    out = torch.empty(x_BSNH.shape, dtype=x_BSNH.dtype, device=x_BSNH.device)
+    _turn[(rows * steps, heads)](
+        x_BSNH, positions_BS.contiguous(), frequencies, out, heads, x_BSNH.stride(0 if steps == 1 else 1),
+        x_BSNH.stride(2), HALF=size // 2, BLOCK=triton.next_power_of_2(size // 2), ACCURATE=x_BSNH.is_cuda, num_warps=1,
+    )  # fmt: skip
+    return out
+
+
+@triton.jit(do_not_specialize=["first", "heads"])
+def _put(  # type: ignore[no-untyped-def]
+    k_ptr, v_ptr, cache_ptr, place_ptr, first, heads, k_row, k_head, v_row, v_head, c_grain, c_part, c_token,
+    H: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    grain = tl.program_id(0).to(tl.int64)
+    row, head = (first + grain) // heads, (first + grain) % heads
+    h = tl.arange(0, BLOCK)
+    to = cache_ptr + grain * c_grain + tl.load(place_ptr) * c_token + h
+    k = tl.load(k_ptr + row * k_row + head * k_head + h, mask=h < H)
+    v = tl.load(v_ptr + row * v_row + head * v_head + h, mask=h < H)
+    tl.store(to, k, mask=h < H)
+    tl.store(to + c_part, v, mask=h < H)
+
+
+def put_pairs_cuda(cache_G2TH: Tensor, k_B1KH: Tensor, v_B1KH: Tensor, first: int, place: Tensor) -> None:
+    """One new key and value of the grains ``first ..`` into a cache of such pairs, at token ``place``."""
+    heads, size = k_B1KH.shape[2:]
+    _put[(len(cache_G2TH),)](
+        k_B1KH, v_B1KH, cache_G2TH, place, first, heads,
+        k_B1KH.stride(0), k_B1KH.stride(2), v_B1KH.stride(0), v_B1KH.stride(2),
+        cache_G2TH.stride(0), cache_G2TH.stride(1), cache_G2TH.stride(2),
+        H=size, BLOCK=triton.next_power_of_2(size), num_warps=1,
+    )  # fmt: skip

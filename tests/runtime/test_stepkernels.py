@@ -1,0 +1,94 @@
+"""The small kernels of a step give the numbers of the framework's operations.
+
+On a GPU, or with TRITON_INTERPRET=1 wherever Triton is installed.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+pytest.importorskip("triton", reason="no Triton")
+CUDA = torch.cuda.is_available()
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+pytestmark = [pytest.mark.skipif(not CUDA and not INTERPRETED, reason="no CUDA device"), *([pytest.mark.gpu] * CUDA)]
+
+from flexplan_runtime.attention import grain_attention  # noqa: E402
+from flexplan_runtime.decodekernel import decode_attention_cuda  # noqa: E402
+from flexplan_runtime.models.rope import rotate  # noqa: E402
+from flexplan_runtime.stepkernels import norm_cuda, put_pairs_cuda, turn_cuda  # noqa: E402
+
+DEVICE = "cuda" if CUDA else "cpu"
+DTYPES = [torch.float32, torch.float16, *([torch.bfloat16] if CUDA else [])]  # Triton's interpreter truncates to it
+ULPS = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+
+
+def near(found: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=ULPS[found.dtype], atol=ULPS[found.dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [24, 64, 4096])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_layer_norm(dtype: torch.dtype, width: int, bias: bool) -> None:
+    x = (torch.randn(3, 1, width, device=DEVICE) * 3 + 5).to(dtype)
+    w, b = (torch.randn(width, device=DEVICE).to(dtype) for _ in range(2))
+    near(norm_cuda(x, w, b if bias else None, 1e-5, centred=True), F.layer_norm(x, (width,), w, b if bias else None))
+    near(norm_cuda(x, None, None, 1e-5, centred=True), F.layer_norm(x, (width,)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [24, 5120])
+def test_a_root_mean_square_norm_rounds_before_its_weight(dtype: torch.dtype, width: int) -> None:
+    x = (torch.randn(2, 1, width, device=DEVICE) * 3).to(dtype)
+    w = torch.randn(width, device=DEVICE).to(dtype)
+    near(norm_cuda(x, w, None, 1e-6, centred=False), F.rms_norm(x, (width,), eps=1e-6).mul_(w))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("heads", [1, 6])
+def test_queries_turn_as_they_lie_in_a_projection(dtype: torch.dtype, heads: int) -> None:
+    size, rows = 16, 3
+    lying = torch.randn(rows, 1, (heads + 4) * size, device=DEVICE).to(dtype)
+    x = lying.view(rows, 1, heads + 4, size)[:, :, 2 : 2 + heads]
+    positions = torch.tensor([[1900], [-3], [7]], device=DEVICE)  # padding counts as 0
+    frequencies = 1.0 / 10000.0 ** (torch.arange(0, size, 2, device=DEVICE) / size)
+    angles = positions.clamp(min=0)[..., None, None].float() * frequencies
+    angles = torch.cat((angles, angles), -1)
+    near(turn_cuda(x, positions, frequencies), rotate(x, angles.cos().to(dtype), angles.sin().to(dtype)))
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.uint8])
+@pytest.mark.parametrize(("first", "grains"), [(0, 6), (3, 3), (1, 4)])
+def test_new_pairs_come_to_their_place_and_nowhere_else(dtype: torch.dtype, first: int, grains: int) -> None:
+    rows, heads, size, capacity = 3, 2, 20, 9
+    lying = torch.randint(1, 100, (rows, 1, 3 * heads * size), device=DEVICE).to(dtype)
+    k, v = lying.view(rows, 1, 3 * heads, size)[:, :, heads:].chunk(2, dim=2)
+    cache = torch.zeros(grains, 2, capacity, size, device=DEVICE, dtype=dtype)
+    put_pairs_cuda(cache, k, v, first, torch.tensor([5], device=DEVICE))
+    expected = torch.zeros_like(cache)
+    expected[:, 0, 5] = k.flatten(0, 2)[first : first + grains]
+    expected[:, 1, 5] = v.flatten(0, 2)[first : first + grains]
+    assert torch.equal(cache, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rows", "heads", "group"), [(1, 1, 1), (3, 2, 4), (35, 4, 1)])
+@pytest.mark.parametrize("context", [1, 65, 300])
+def test_attention_of_few_and_of_many_grains(
+    dtype: torch.dtype, rows: int, heads: int, group: int, context: int
+) -> None:
+    size, grains = 32, rows * heads
+    q = torch.randn(rows, (heads * group + 3) * size, device=DEVICE).to(dtype)
+    q = q.view(rows, -1, size)[:, 1 : 1 + heads * group].unflatten(1, (heads, group))
+    pairs = torch.randn(grains, 2, 320, size, device=DEVICE).to(dtype)
+    pads = torch.arange(grains, device=DEVICE, dtype=torch.int32) % min(context, 130)
+    place = torch.tensor([context - 1], device=DEVICE)
+    k, v = pairs[:, 0], pairs[:, 1]
+    lying, plain = (decode_attention_cuda(x, k, v, pads, place, 0.2) for x in (q, q.flatten(0, 1)))
+    assert torch.equal(lying, plain)
+    expected = grain_attention(q.flatten(0, 1).float(), k[:, :context].float(), v[:, :context].float(), pads, 0.2)
+    near(plain, expected.to(dtype))
