@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from math import lcm
 
 from flexplan.allot import cut
 from flexplan.blocks import Block
@@ -21,6 +22,7 @@ from flexplan.policy import Policy
 from flexplan.shapes import ModelShape
 from flexplan.tensors import TOKENS
 from flexplan.units import round_up
+from flexplan.weight_leads import lookahead, weight_leads
 from flexplan.weight_placement import DISK_ALIGN, TIERS, LayerWeights, Piece, place_weights
 from flexplan.workspace import captured_bytes, mask_bytes, workspace_bytes
 
@@ -134,13 +136,21 @@ class Placement:
 
     @property
     def lookahead(self) -> int:
-        """Layers whose weights are on their way while one computes.
+        """Layers whose weights are on their way while one computes."""
+        return lookahead(self.policy)
 
-        Where steps are split, the next layer is projected before this one is finished, so one more is in use.
+    @cached_property
+    def weight_leads(self) -> tuple[int, ...]:
+        """How many layers before it each layer's weights begin to arrive.
+
+        A schedule that loads them earlier overwrites weights that are still to be read.
         """
-        if not self.policy.overlap:
-            return 0
-        return 2 if self.policy.splits_steps else 1
+        return weight_leads([w.blob_bytes > 0 for w in self.weights[: len(self.layers)]], self.lookahead + 1)
+
+    @cached_property
+    def preloaded(self) -> int:
+        """Layers whose weights are on their way before the first pass begins."""
+        return sum(j < max(lead, self.lookahead) for j, lead in enumerate(self.weight_leads))
 
     def cache_index(self, depth: int, k: int) -> int:
         """Index of a layer's cache; with fewer live micro-batches than k's, a slot serves one after the other."""
@@ -149,13 +159,21 @@ class Placement:
     @cached_property
     def buffers(self) -> Mapping[str, Buffer]:
         """Every buffer, laid out in its arena; buffers that would be empty are left out."""
+        return self._layout.buffers
+
+    def turns(self, count: int) -> int:
+        """What a pass of ``count`` turns counts for: after so many, every ring is back at its first slot."""
+        return round_up(count, self._layout.round)
+
+    @cached_property
+    def _layout(self) -> _Layout:
         layout = _Layout()
         _add_weights(layout, self)
         _add_cache(layout, self)
         _add_hidden(layout, self)
         _add_attention(layout, self)
         _add_tokens(layout, self)
-        return layout.buffers
+        return layout
 
     @cached_property
     def arena_bytes(self) -> Mapping[str, int]:
@@ -208,6 +226,7 @@ class _Layout:
     def __init__(self) -> None:
         self.buffers: dict[str, Buffer] = {}
         self.ends: dict[str, int] = {}
+        self.round = 1  # turns after which every ring is back at its first slot
 
     def add(self, name: str, arena: str, sizes: Sequence[int]) -> None:
         """One slot a size; nothing where all are empty."""
@@ -222,6 +241,7 @@ class _Layout:
 
     def ring(self, name: str, arena: str, slots: int, size: int) -> None:
         """``slots`` equal slots."""
+        self.round = lcm(self.round, slots)
         self.add(name, arena, [round_up(size, DISK_ALIGN)] * slots if size else [])
 
 

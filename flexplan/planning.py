@@ -18,6 +18,7 @@ from flexplan.plan import Plan
 from flexplan.plugins import PLANNERS, SCHEDULES, make
 from flexplan.prediction import Schedule
 from flexplan.problem import Problem
+from flexplan.weight_leads import fewer_layers
 
 __all__ = ["Planner", "Schedule", "check_plan", "solve"]
 
@@ -102,14 +103,15 @@ def _or_baseline(plan: Plan) -> Plan:
 def check_plan(plan: Plan) -> None:
     """Hold a plan's first block against the budgets, and prove its schedule's accesses and their order on few layers.
 
-    Layers are alike; what differs between passes shows in three of them.  Raises InfeasiblePlan or GraphError.
+    Layers are alike; what differs between passes shows in three to five of them.  Raises InfeasiblePlan or GraphError.
     """
     problem, graph = plan.problem, plan.graph
     block = next(fill_blocks(problem.workload, plan.policy))
     placement = Placement.of(problem.model, plan.policy, block, graph.live)
     check_budgets(graph, problem.budgets(), {"gpu": placement.arena_bytes["gpu.workspace"]})
     schedule: Schedule = make(SCHEDULES, plan.schedule)
-    model = problem.model.model_copy(update={"num_layers": min(problem.model.num_layers, _CHECKED_LAYERS)})
+    few = fewer_layers(problem.model.num_layers, plan.policy, _CHECKED_LAYERS)
+    model = problem.model.model_copy(update={"num_layers": few})
     shallow = problem.model_copy(update={"model": model})
     check_accesses(schedule.build(shallow, plan.policy))
     workload = problem.workload.model_copy(update={"gen_len": min(problem.workload.gen_len, _CHECKED_TOKENS)})

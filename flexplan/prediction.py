@@ -1,7 +1,7 @@
 """Prediction: simulate a policy's task graph on a machine, of many passes and layers only a few.
 
 Passes are alike, and the price of a token grows as its keys and values do: the token half-way through the output
-costs what a token costs on average.  Layers are alike: what the third and fourth add, each further one costs.
+costs what a token costs on average.  Layers are alike: what a few add to a few, each further one costs.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Protocol
 
 from flexplan.blocks import Block, fill_blocks
@@ -20,6 +21,7 @@ from flexplan.policy import Policy
 from flexplan.problem import Problem, Workload
 from flexplan.simulator import simulate_graph
 from flexplan.timeline import Timeline
+from flexplan.weight_leads import fewer_layers, lookahead
 
 _ALL_TOKENS, _ALL_LAYERS = 4, 16  # up to these, all are simulated
 _FEW_LAYERS = 2
@@ -174,6 +176,7 @@ def _simulated(
 ) -> Timeline:
     """The timeline of some tokens' passes, by all micro-batches or by ``ks``; of many layers, what they add up to."""
 
+    @cache
     def of_layers(num_layers: int) -> Timeline:
         graph = schedule.build(_of_layers(problem, num_layers), policy)
         sweeps = (sweep for sweep in graph.sweeps() if sweep.i in tokens and ks in (None, sweep.ks))
@@ -182,12 +185,13 @@ def _simulated(
     layers = problem.model.num_layers
     if layers <= _ALL_LAYERS:
         return of_layers(layers)
-    count = _FEW_LAYERS
-    few, more = of_layers(count), of_layers(2 * count)
-    while _hides_something(few, more) and 2 * count < layers:
-        count *= 2
-        few, more = more, of_layers(2 * count)
-    return _stretched(few, more, (layers - count) / count)
+    least, step = _FEW_LAYERS, max(2, lookahead(policy) + 1)
+    while True:
+        count = fewer_layers(layers, policy, least)
+        few, more = of_layers(count), of_layers(count + step)
+        if not _hides_something(few, more) or count + step >= layers:
+            return _stretched(few, more, (layers - count) / step)
+        least, step = 2 * least, 2 * step
 
 
 def _hides_something(few: Timeline, more: Timeline) -> bool:

@@ -34,9 +34,9 @@ class Pass:
         self.ks = ks
         self._place = {k: place for place, k in enumerate(ks)}
 
-    def turn(self, group: int, groups: int, k: int) -> int:
-        """A running count over (pass, group, micro-batch): the index of what a ring holds for that turn."""
-        return (self.number * groups + group) * len(self.ks) + self._place[k]
+    def turn(self, group: int, k: int) -> int:
+        """A running count within the pass, over (group, micro-batch)."""
+        return group * len(self.ks) + self._place[k]
 
 
 def _access(buffer: str, index: int, size: int) -> Accesses:
@@ -51,7 +51,9 @@ class Steps:
         self.layers = placement.layers
         self._lanes = {kind: KINDS[kind].lane if placement.policy.overlap else INLINE for kind in KINDS}
         self._work = lru_cache(maxsize=4096)(self._compute_work)
-        self._opened: dict[int, tuple[int, int]] = {}  # what each slot of the open weights holds: (pass, layer)
+        self._opened: dict[int, int] = {}  # the index that each slot of the open weights holds
+        self._turns = cache(placement.turns)
+        self._num_batches = len(placement.block.batches)
         self._sparsity = placement.policy.attn_sparsity
         self._pair_bytes = placement.cache[0][0].pair_bytes
         self._hidden_bytes = cache(placement.hidden_bytes)  # of i = 0 and 1: all decoding steps are alike
@@ -64,13 +66,20 @@ class Steps:
     ) -> Task:
         return Task(kind, self._lanes[kind], p.i, j, k, part, work, reads, writes)
 
+    def _turn(self, p: Pass, group: int, groups: int, k: int) -> int:
+        """The index of what a ring holds for one of ``groups`` turns that micro-batch k has in a pass.
+
+        No two are equal; those of a later pass meet the same slots, so that its steps find their bytes where they were.
+        """
+        return p.number * self._turns(groups * self._num_batches) + p.turn(group, k)
+
     # -- weights -----------------------------------------------------------------------------------------------
     def load_weight(self, p: Pass, number: int, j: int, k: int, chunk: int, chunks: int) -> Tasks:
         """Chunk ``chunk`` of ``chunks`` of layer j's streamed weights, for pass ``number``, while p computes k."""
         w = self.p.weights[j]
-        index = number * len(self.layers) + j
+        index = self._weight_index(number, j)
         cpu, disk = w.part_bytes["cpu"], w.part_bytes["disk"]
-        part = 2 if number == 0 and j < self.p.lookahead else 0  # the first pass also loads these for the second
+        part = 2 if number == 0 and j < self.p.preloaded else 0  # the first pass also loads these for the second
         lo, hi = _chunk(cpu, chunk, chunks, PIECE_ALIGN)
         if lo < hi:
             yield from self._load_cpu_weight(p, index, j, k, lo, hi, part)
@@ -94,24 +103,26 @@ class Steps:
     def _weights_of(self, p: Pass, j: int) -> Accesses:
         """What a compute task of layer j reads: the open weights, or the resident part and the slot of the ring."""
         opened = self.p.weights[j].open_bytes
-        return _access("weights_open", self._weight_index(p, j), opened) if opened else self._stored_weights(p, j)
+        if opened:
+            return _access("weights_open", self._weight_index(p.number, j), opened)
+        return self._stored_weights(p, j)
 
-    def _weight_index(self, p: Pass, j: int) -> int:
-        return p.number * len(self.layers) + j
+    def _weight_index(self, number: int, j: int) -> int:
+        return number * self._turns(len(self.layers)) + j
 
     def _stored_weights(self, p: Pass, j: int) -> Accesses:
         """Layer j's weights as they are stored: its resident part and its slot of the ring."""
         w = self.p.weights[j]
         resident = _access("weights_gpu", j, w.part_bytes["gpu"])
-        return resident + _access("weight_ring", self._weight_index(p, j), w.blob_bytes)
+        return resident + _access("weight_ring", self._weight_index(p.number, j), w.blob_bytes)
 
     def _open_weight(self, p: Pass, j: int, k: int) -> Tasks:
         """Packed weights are unpacked once a pass, before the first micro-batch that computes with them."""
-        w, index = self.p.weights[j], self._weight_index(p, j)
+        w, index = self.p.weights[j], self._weight_index(p.number, j)
         slot = index % self.p.open_slots
-        if not w.open_bytes or self._opened.get(slot) == (p.number, j):
+        if not w.open_bytes or self._opened.get(slot) == index:
             return
-        self._opened[slot] = (p.number, j)
+        self._opened[slot] = index
         work = cost.open_work(w.part_bytes["gpu"] + w.blob_bytes, w.open_bytes)
         writes = _access("weights_open", index, w.open_bytes)
         yield self._task("open_weight", p, j, k, work, self._stored_weights(p, j), writes)
@@ -126,7 +137,7 @@ class Steps:
             yield self._task("load_ids", p, 0, k, cost.up_work(nbytes), ids, _access("ids", k, nbytes))
         if self.p.gathers:
             nbytes = tokens * self.p.shape.embed_size * self.p.shape.bytes_per_element
-            table, turn = self.p.table, p.turn(0, 1, k)
+            table, turn = self.p.table, self._turn(p, 0, 1, k)
             homes = _access("weights_cpu", table.j, table.part_bytes["cpu"])
             homes += _access("weights_disk", table.j, table.part_bytes["disk"])
             rows_host = _access("rows_host", turn, nbytes)
@@ -150,7 +161,7 @@ class Steps:
     # -- hidden states -------------------------------------------------------------------------------------------
     def _hidden(self, p: Pass, j: int, k: int, lo: int = 0, hi: int | None = None) -> Accesses:
         """The working slot of (j, k), or its bytes lo .. hi; where activations stay on the gpu it is their home."""
-        index = k if self.p.hidden_stays else p.turn(j, len(self.layers), k)
+        index = k if self.p.hidden_stays else self._turn(p, j, len(self.layers), k)
         end = self._hidden_bytes(min(p.i, 1), k) if hi is None else hi
         return (Access("hidden_decode" if p.i else "hidden_prefill", index, lo, end),)
 
@@ -162,7 +173,7 @@ class Steps:
         reads = _access("hidden_cpu", k, cpu)
         if disk:
             padded = round_up(disk, DISK_ALIGN)
-            relay = _access("hidden_relay", 2 * p.turn(j, len(self.layers), k), padded)
+            relay = _access("hidden_relay", 2 * self._turn(p, j, len(self.layers), k), padded)
             yield self._task("read_hidden", p, j, k, cost.read_work(padded), _access("hidden_disk", k, padded), relay)
             reads += relay
         yield self._task("load_hidden", p, j, k, cost.up_work(cpu + disk), reads, self._hidden(p, j, k, gpu))
@@ -173,7 +184,7 @@ class Steps:
         if self.p.hidden_stays or not cpu + disk or j == len(self.layers) - 1:
             return
         padded = round_up(disk, DISK_ALIGN)
-        relay = _access("hidden_relay", 2 * p.turn(j, len(self.layers), k) + 1, padded)
+        relay = _access("hidden_relay", 2 * self._turn(p, j, len(self.layers), k) + 1, padded)
         work, writes = cost.down_work(cpu + disk), _access("hidden_cpu", k, cpu) + relay
         yield self._task("store_hidden", p, j, k, work, self._hidden(p, j, k, gpu), writes)
         if disk:
@@ -181,7 +192,7 @@ class Steps:
 
     # -- keys and values -------------------------------------------------------------------------------------------
     def _attention_turn(self, p: Pass, layer: Layer, k: int) -> int:
-        return p.turn(layer.depth, self.p.shape.num_layers, k)
+        return self._turn(p, layer.depth, self.p.shape.num_layers, k)
 
     def _home_of(self, depth: int, k: int, tier: str) -> Accesses:
         """All bytes on a tier of the cache of a transformer layer and micro-batch."""
@@ -380,7 +391,7 @@ class Steps:
             reads += _access("weights_gpu", self.p.table.j, self.p.table.part_bytes["gpu"])
         if self.p.gathers:
             nbytes = tokens * self.p.shape.embed_size * self.p.shape.bytes_per_element
-            reads += _access("rows", p.turn(0, 1, k), nbytes)
+            reads += _access("rows", self._turn(p, 0, 1, k), nbytes)
         return reads
 
     def _hidden_in(self, p: Pass, j: int, k: int) -> tuple[Accesses, Accesses]:

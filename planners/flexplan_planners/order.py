@@ -58,8 +58,8 @@ class _OnePass:
         # where only some are split, steps are not taken in this order
         self.cache_early = self.overlap and (all(split) or not any(split))
         if p.number == 0:
-            for j in range(steps.p.lookahead):  # nothing is on its way yet
-                yield from steps.load_weight(p, 0, j, p.ks[0], 0, 1)
+            for j in range(steps.p.preloaded):  # nothing is on its way yet
+                yield from self._load_now(0, j)
         for n, (j, k) in enumerate(self.order):
             yield from self._load_weight(j, k, n % len(p.ks))
             if j == 0:
@@ -67,16 +67,27 @@ class _OnePass:
             yield from self._compute(n, j, k)
 
     def _load_weight(self, j: int, k: int, chunk: int) -> Iterator[Task]:
-        """One chunk a micro-batch of the layer that is ``lookahead`` ahead, maybe of the next pass."""
+        """Of the layers that begin to arrive while this one computes, maybe of the next pass.
+
+        They arrive in a chunk a micro-batch; where their slot was in use until now, all at once.
+        """
         steps, p = self.steps, self.p
-        ahead, num_layers = j + steps.p.lookahead, len(steps.layers)
-        if not steps.p.lookahead:
-            if chunk == 0:
-                yield from steps.load_weight(p, p.number, j, k, 0, 1)
-        elif ahead < num_layers:
-            yield from steps.load_weight(p, p.number, ahead, k, chunk, len(p.ks))
-        elif not self.last:
-            yield from steps.load_weight(p, p.number + 1, ahead - num_layers, k, chunk, len(p.ks))
+        for lead in range(steps.p.lookahead + 2):
+            later, layer = divmod(j + lead, len(steps.layers))
+            number = p.number + later
+            skipped = self.last if later else not number and layer < steps.p.preloaded
+            if skipped or lead != steps.p.weight_leads[layer]:
+                continue
+            if lead >= steps.p.lookahead > 0:
+                yield from steps.load_weight(p, number, layer, k, chunk, len(p.ks))
+            elif chunk == 0:
+                yield from self._load_now(number, layer)
+
+    def _load_now(self, number: int, j: int) -> Iterator[Task]:
+        """In chunks all the same: what comes from disk is on two ways at a time."""
+        ks = self.p.ks if self.overlap else self.p.ks[:1]
+        for chunk, k in enumerate(ks):
+            yield from self.steps.load_weight(self.p, number, j, k, chunk, len(ks))
 
     def _compute(self, n: int, j: int, k: int) -> Iterator[Task]:
         """Step n of the pass; where it is split, the next layer's begins before this layer ends."""

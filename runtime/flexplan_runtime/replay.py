@@ -21,13 +21,13 @@ log = logging.getLogger(__name__)
 # what choosing leaves to its second half grows with the context, so no step of it is like another
 _GROWING = frozenset(("choices", "chances", "values"))
 _WORTH = 3  # replays that pay for a capture
-_MOST = 1024  # steps that differ; a captured one takes memory of the device
+_MOST = 4096  # steps that differ: of dozens of micro-batches and layers; a captured one takes memory of the device
 
 
 class Replays:
     """The captured tasks of one job: the first time a task runs as it is, the second time it may be captured.
 
-    Slots of a ring come round: a task is the same one when all of its slots are.
+    A task is the same one when all of its slots are: in the built-in schedules, in every pass.
     """
 
     def __init__(self, placement: Placement) -> None:

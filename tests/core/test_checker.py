@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby, pairwise
 from typing import Any
 
 import pytest
@@ -152,6 +153,9 @@ def mutants(graph: TaskGraph, steps: list[Step]) -> Iterator[Mutant]:
             yield Mutant(f"{name} shorter", {**graph.buffers, name: shorter}, steps)
 
 
+Runs = list[tuple[int, int]]  # a stamp, and how many bytes in a row have it
+
+
 class Execution:
     """Runs steps on symbolic memory: a write stamps bytes with the task's number, a read notes what it sees."""
 
@@ -164,6 +168,7 @@ class Execution:
         cuts = sorted({edge for both in spans for found in both for lo, hi in found for edge in (lo, hi)})
         place = {edge: n for n, edge in enumerate(cuts)}
         self.size = len(cuts)
+        self.nbytes = [after[1] - edge[1] for edge, after in pairwise(cuts)]
         cells = [[[n for lo, hi in found for n in range(place[lo], place[hi])] for found in both] for both in spans]
         self.reads = [both[0] for both in cells]
         self.writes = [both[1] for both in cells]
@@ -177,11 +182,12 @@ class Execution:
             spans.append(((arena, lo), (arena, hi)))
         return spans
 
-    def seen(self, order: Sequence[int]) -> list[list[int]]:
-        """The stamps that each task reads, by number."""
-        memory, seen = [-1] * self.size, [[] for _ in self.steps]  # type: list[int], list[list[int]]
+    def seen(self, order: Sequence[int]) -> list[Runs]:
+        """What each task reads, by number; into how many cells its bytes are cut makes no difference."""
+        memory, seen = [-1] * self.size, [[] for _ in self.steps]  # type: list[int], list[Runs]
         for number in order:
-            seen[number] = [memory[cell] for cell in self.reads[number]]
+            runs = groupby(self.reads[number], memory.__getitem__)
+            seen[number] = [(stamp, sum(self.nbytes[cell] for cell in cells)) for stamp, cells in runs]
             for cell in self.writes[number]:
                 memory[cell] = number
         return seen
@@ -215,7 +221,7 @@ def refused(mutant: Mutant) -> bool:
     return False
 
 
-def broken(mutant: Mutant, right: list[list[int]], rng: random.Random, runs: int) -> bool:
+def broken(mutant: Mutant, right: list[Runs], rng: random.Random, runs: int) -> bool:
     """Whether some legal execution reads other stamps than the sequential one of the graph that was mutated."""
     execution = Execution(mutant.buffers, mutant.steps)
     orders = [list(range(len(mutant.steps)))]

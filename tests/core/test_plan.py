@@ -161,6 +161,17 @@ def test_a_deep_model_is_predicted_from_a_few_of_its_layers(tiers: tuple[float, 
     assert made.prediction.total_s == pytest.approx(exact, rel=0.02)
 
 
+@pytest.mark.parametrize("sep_layer", [False, True])
+@pytest.mark.parametrize("num_layers", [22, 23, 24])
+def test_what_weights_wait_for_between_passes_is_predicted(num_layers: int, sep_layer: bool) -> None:
+    """Which layers of a pass wait for a slot depends on what is over when three slots are counted off."""
+    shape = model_shape("facebook/opt-1.3b").model_copy(update={"num_layers": num_layers})
+    problem = Problem.of(shape, gpu_mem="8G", prompt_len=64, gen_len=20)
+    made = Plan.of(problem, Policy(8, 3, 0, 100, 0, 100, 0, 100, sep_layer=sep_layer, cpu_cache_compute=True))
+    exact = simulate_graph(made.graph, Rates(problem.hardware), keep=False).end_s
+    assert made.prediction.total_s == pytest.approx(exact, rel=0.005)
+
+
 def test_a_copy_that_takes_longer_than_a_few_layers_does_not_hide_the_others() -> None:
     """Many layers are extrapolated from few, where one slow copy is all that a pass waits for."""
     given = Problem.of("opt-6.7b", hardware="h200-pcie5", gpu_mem="40G", prompt_len=8, gen_len=4)

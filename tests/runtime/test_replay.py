@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -32,8 +33,11 @@ class Graph:
 
 @pytest.fixture
 def resident() -> tuple[TaskGraph, Placement]:
+    return placed(Policy(2, 2))
+
+
+def placed(policy: Policy) -> tuple[TaskGraph, Placement]:
     problem = Problem.of("facebook/opt-125m", gpu_mem="4G", cpu_mem="8G", prompt_len=8, gen_len=NEW)
-    policy = Policy(2, 2)
     graph = Plan.of(problem, policy).graph
     return graph, Placement.of(problem.model, policy, full_block(problem.workload, policy), graph.live)
 
@@ -59,6 +63,29 @@ def test_a_resident_step_is_captured_when_it_comes_back_and_then_replayed(
     assert replayed["step"] == tasks - 2 * prompts, "all but the prompt and the first step"
     assert sum(worked.values()) == 2 * prompts
     assert not any(i > 1 for i, _ in worked)
+
+
+STREAMED = Policy(2, 3, 0, 100, 0, 100, 0, 100, sep_layer=False)
+
+
+@pytest.mark.parametrize("policy", [STREAMED, replace(STREAMED, cpu_cache_compute=True)], ids=["gpu", "host"])
+def test_where_weights_and_caches_stream_every_step_is_captured_in_the_second_pass_of_decoding(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph, placement = placed(policy)
+    replayed: Counter[str] = Counter()
+    captured: list[object] = []
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
+    monkeypatch.setattr(replay, "_capture", lambda work, pool: captured.append(work) or Graph(replayed, "step"))
+    worked, _ = run(graph, replay.Replays(placement))
+    one_pass = sum(task.lane == GPU for task in graph_pass(graph, 1))
+    assert len(captured) == one_pass
+    assert replayed["step"] == one_pass * (NEW - 2)
+    assert {i for i, _ in worked} == {0, 1}
+
+
+def graph_pass(graph: TaskGraph, i: int) -> tuple[Task, ...]:
+    return next(sweep.tasks for sweep in graph.sweeps() if sweep.i == i)
 
 
 def test_steps_run_by_themselves_where_no_memory_is_left(
