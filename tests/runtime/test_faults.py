@@ -116,7 +116,8 @@ def test_the_first_error_is_the_one_that_is_raised(
         raise errors[1]
 
     wrap_handlers(monkeypatch, at_call(0, raise_first), "compute")
-    wrap_handlers(monkeypatch, at_call(3, raise_second), "load_weight")
+    # two chunks each from host and disk are the first layer's, and what computes first waits for them
+    wrap_handlers(monkeypatch, at_call(4, raise_second), "load_weight")
     with clean(tmp_path), opened(tiny_opt, STREAMED, tmp_path) as lm:
         with pytest.raises(Broken) as caught:
             lm.generate(text_prompts(tiny_opt, 4), max_new_tokens=4)
