@@ -57,6 +57,8 @@ class _OnePass:
         self.hidden_early = self.overlap and len(p.ks) > 1 and not any(split)
         # where only some are split, steps are not taken in this order
         self.cache_early = self.overlap and (all(split) or not any(split))
+        # the host gathers the rows of all before it attends for one, or the others would wait for that
+        self.all_embed = steps.p.gathers and steps.p.policy.cpu_cache_compute
         if p.number == 0:
             for j in range(steps.p.preloaded):  # nothing is on its way yet
                 yield from self._load_now(0, j)
@@ -105,13 +107,18 @@ class _OnePass:
         yield from steps.store_hidden(p, j, k)
         if j + 1 == len(steps.layers):
             yield from steps.store_ids(p, k)
-        elif self.overlap and steps.begins(p, j + 1, k):
+        elif self.overlap and (j or not self.all_embed):
             yield from self._begin(j + 1, k)
+        elif self.overlap and k == p.ks[-1]:
+            for each in p.ks:
+                yield from self._begin(1, each)
 
     def _begin(self, j: int, k: int) -> Iterator[Task]:
-        yield from self._load_hidden(j, k)
-        yield from self._load_cache(j, k)
-        yield from self.steps.begin(self.p, j, k)
+        """The first half of a step, where it is split."""
+        if self.steps.begins(self.p, j, k):
+            yield from self._load_hidden(j, k)
+            yield from self._load_cache(j, k)
+            yield from self.steps.begin(self.p, j, k)
 
     def _load_hidden(self, j: int, k: int) -> Iterator[Task]:
         if j:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from flexplan.catalog import model_shape
 from flexplan.checker import check_graph
-from flexplan.graph import GPU, INLINE, KINDS, Sweep, TaskGraph
+from flexplan.graph import CPU, GPU, INLINE, KINDS, Sweep, TaskGraph
 from flexplan.policy import Policy
 from flexplan.problem import Problem
 
@@ -112,3 +112,12 @@ def test_as_many_steps_differ_as_a_pass_has(num_layers: int) -> None:
     differing = {met for sweep in sweeps for met in slots_met(graph, sweep).items()}
     assert len(sweeps) == GEN_LEN - 1
     assert len(differing) == len(slots_met(graph, sweeps[0])) == 3 * (2 * num_layers + 2)
+
+
+@pytest.mark.parametrize("num_layers", [1, 4])
+def test_the_host_gathers_for_all_micro_batches_before_it_attends_for_one(num_layers: int) -> None:
+    """One's rows would wait behind another's attention, once a micro-batch."""
+    graph = ZigZag().build(problem_of(0, num_layers), Policy(1, 4, 0, 100, 0, 100, 100, 0, **HOSTED))
+    for sweep in graph.sweeps():
+        kinds = [task.kind for task in sweep.tasks if task.lane == CPU]
+        assert kinds == ["gather"] * 4 + ["attend"] * (4 * num_layers if sweep.i else 0)
