@@ -6,6 +6,8 @@ On a GPU, or with TRITON_INTERPRET=1 wherever Triton is installed.
 from __future__ import annotations
 
 import os
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,10 +18,14 @@ CUDA = torch.cuda.is_available()
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 pytestmark = [pytest.mark.skipif(not CUDA and not INTERPRETED, reason="no CUDA device"), *([pytest.mark.gpu] * CUDA)]
 
+from flexplan_runtime import ExecutionEnv, OffloadedLM  # noqa: E402
 from flexplan_runtime.attention import grain_attention  # noqa: E402
 from flexplan_runtime.decodekernel import decode_attention_cuda  # noqa: E402
 from flexplan_runtime.models.rope import rotate  # noqa: E402
 from flexplan_runtime.stepkernels import norm_cuda, put_pairs_cuda, turn_cuda  # noqa: E402
+
+from flexplan.catalog import read_model  # noqa: E402
+from flexplan.policy import Policy  # noqa: E402
 
 DEVICE = "cuda" if CUDA else "cpu"
 DTYPES = [torch.float32, torch.float16, *([torch.bfloat16] if CUDA else [])]  # Triton's interpreter truncates to it
@@ -92,3 +98,40 @@ def test_attention_of_few_and_of_many_grains(
     assert torch.equal(lying, plain)
     expected = grain_attention(q.flatten(0, 1).float(), k[:, :context].float(), v[:, :context].float(), pads, 0.2)
     near(plain, expected.to(dtype))
+
+
+USERS = ("attention", "kvcache", "norms", "packedattention", "models.rope")
+POLICIES = {
+    "resident": Policy(2, 2, 50, 50, 100, 0, 100, 0),
+    "mixed": Policy(2, 2, 50, 50, 30, 40, 100, 0),
+    "host": Policy(2, 2, 50, 50, 30, 70, 100, 0, cpu_cache_compute=True),
+    "packed": Policy(2, 2, 50, 50, 30, 70, 100, 0, compress_weight=True, compress_cache=True),
+}
+
+
+@pytest.mark.skipif(CUDA, reason="there all tests of tokens run on these kernels")
+@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("model", ["opt", "llama"])
+def test_tokens_are_those_of_the_framework(
+    model: str, name: str, tiny_opt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape, math = read_model("meta-llama/Llama-3.1-8B")
+    size = {"hidden_size": 64, "embed_size": 64, "num_heads": 4, "num_kv_heads": 2, "head_dim": 16, "ffn_size": 96}
+    shape = shape.model_copy(update=size | {"num_layers": 2, "vocab_size": 200})
+    config, weights = (str(tiny_opt), tiny_opt) if model == "opt" else ((shape, math), "_DUMMY_")
+    budgets = {"gpu_mem": "1G", "cpu_mem": "1G", "disk_mem": "1G"}
+
+    def tokens() -> list[list[int]]:
+        with (
+            ExecutionEnv.create(tmp_path, device="cpu", **budgets) as env,
+            OffloadedLM(config, env, weights, POLICIES[name], dtype="float32") as lm,
+        ):
+            return lm.generate([[2, 10, 20, 30, 40], [2, 7], [2, 9, 9]], max_new_tokens=5).tolist()
+
+    by_framework, compiled = tokens(), []
+    for module in USERS:
+        monkeypatch.setattr(
+            import_module(f"flexplan_runtime.{module}"), "compiles_for", lambda x: compiled.append(x) or True
+        )
+    assert tokens() == by_framework
+    assert compiled
