@@ -28,7 +28,7 @@ def pack_vectors(x: Tensor, packing: Packing, out: Tensor) -> None:
     """(..., W) in the model's dtype to (..., vector_bytes) uint8 with any strides but the last."""
     assert x.element_size() == packing.element_bytes
     if compiles_for(x):
-        from flexplan_runtime.packkernels import can_pack, pack_vectors_cuda  # triton is only there with CUDA
+        from flexplan_runtime.packkernels import can_pack, pack_vectors_cuda
 
         if can_pack(x, out):
             return pack_vectors_cuda(x, packing, out)
@@ -77,7 +77,7 @@ def pack_slabs(x: Tensor, packing: Packing, out: Tensor) -> None:
 def unpack_slabs(data: Tensor, packing: Packing, out: Tensor) -> None:
     """1-D uint8 of ``slabs_bytes(R, C)`` into (R, C)."""
     if compiles_for(out):
-        from flexplan_runtime.packkernels import unpack_slabs_cuda  # triton is only there with CUDA
+        from flexplan_runtime.packkernels import unpack_slabs_cuda
 
         return unpack_slabs_cuda(data, packing, out)
     width = out.shape[1]
@@ -92,7 +92,7 @@ def unpack_slabs(data: Tensor, packing: Packing, out: Tensor) -> None:
 def unpack_rows(packed: Tensor, packing: Packing, out: Tensor) -> None:
     """(R, vector_bytes) uint8, one vector a row, into (R, C)."""
     if compiles_for(out):
-        from flexplan_runtime.packkernels import unpack_rows_cuda  # triton is only there with CUDA
+        from flexplan_runtime.packkernels import unpack_rows_cuda
 
         return unpack_rows_cuda(packed, packing, out)
     step = max(1, CHUNK // out.shape[1])

@@ -52,10 +52,10 @@ def _turn(  # type: ignore[no-untyped-def]
     x_ptr, positions_ptr, frequencies_ptr, out_ptr, heads, x_row, x_head,
     HALF: tl.constexpr, BLOCK: tl.constexpr, ACCURATE: tl.constexpr,
 ):  # fmt: skip
-    token, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     h = tl.arange(0, BLOCK)
     inside = h < HALF
-    angle = tl.maximum(tl.load(positions_ptr + token), 0).to(tl.float32)
+    angle = tl.maximum(tl.load(positions_ptr + row), 0).to(tl.float32)
     angle *= tl.load(frequencies_ptr + h, mask=inside, other=0.0)
     dtype: tl.constexpr = out_ptr.dtype.element_ty
     if ACCURATE:
@@ -63,10 +63,10 @@ def _turn(  # type: ignore[no-untyped-def]
     else:
         cos, sin = tl.cos(angle), tl.sin(angle)
     cos, sin = cos.to(dtype).to(tl.float32), sin.to(dtype).to(tl.float32)
-    x_at = x_ptr + token * x_row + head * x_head + h
+    x_at = x_ptr + row * x_row + head * x_head + h
     low = tl.load(x_at, mask=inside, other=0.0).to(tl.float32)
     high = tl.load(x_at + HALF, mask=inside, other=0.0).to(tl.float32)
-    out_at = out_ptr + (token * heads + head) * (2 * HALF) + h
+    out_at = out_ptr + (row * heads + head) * (2 * HALF) + h
     # each product is rounded before the sum, as separate operations do it
     first = (low * cos).to(dtype).to(tl.float32) + (-high * sin).to(dtype).to(tl.float32)
     second = (high * cos).to(dtype).to(tl.float32) + (low * sin).to(dtype).to(tl.float32)
@@ -74,13 +74,13 @@ def _turn(  # type: ignore[no-untyped-def]
     tl.store(out_at + HALF, second.to(dtype), mask=inside)
 
 
-def turn_cuda(x_BSNH: Tensor, positions_BS: Tensor, frequencies: Tensor) -> Tensor:
-    """Rotary positions: (B, S, N, H) turned by ``positions`` x ``frequencies`` (H / 2); S is 1, or x contiguous."""
-    rows, steps, heads, size = x_BSNH.shape
-    out = torch.empty(x_BSNH.shape, dtype=x_BSNH.dtype, device=x_BSNH.device)
-    _turn[(rows * steps, heads)](
-        x_BSNH, positions_BS.contiguous(), frequencies, out, heads, x_BSNH.stride(0 if steps == 1 else 1),
-        x_BSNH.stride(2), HALF=size // 2, BLOCK=triton.next_power_of_2(size // 2), ACCURATE=x_BSNH.is_cuda, num_warps=1,
+def turn_cuda(x_B1NH: Tensor, positions_B1: Tensor, frequencies: Tensor) -> Tensor:
+    """Rotary positions: each row's heads turned by its position times ``frequencies`` (H / 2)."""
+    rows, _, heads, size = x_B1NH.shape
+    out = torch.empty(x_B1NH.shape, dtype=x_B1NH.dtype, device=x_B1NH.device)
+    _turn[(rows, heads)](
+        x_B1NH, positions_B1, frequencies, out, heads, x_B1NH.stride(0), x_B1NH.stride(2),
+        HALF=size // 2, BLOCK=triton.next_power_of_2(size // 2), ACCURATE=x_B1NH.is_cuda, num_warps=1,
     )  # fmt: skip
     return out
 

@@ -6,27 +6,23 @@ On a GPU, or with TRITON_INTERPRET=1 wherever Triton is installed.
 from __future__ import annotations
 
 import itertools
-import os
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from triton_device import DEVICE, DTYPES, MARKS
 
 from flexplan.packing import Packing
 
 pytest.importorskip("triton", reason="no Triton")
-CUDA = torch.cuda.is_available()
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-pytestmark = [pytest.mark.skipif(not CUDA and not INTERPRETED, reason="no CUDA device"), *([pytest.mark.gpu] * CUDA)]
+pytestmark = MARKS
 
 from flexplan_runtime import packkernels  # noqa: E402
 from flexplan_runtime.packedattention import by_blocks  # noqa: E402
 from flexplan_runtime.packeddecode import decode_attention_packed_cuda  # noqa: E402
 from flexplan_runtime.quantisation import pack_slabs, pack_vectors, unpack_slabs, unpack_vectors  # noqa: E402
 
-DEVICE = "cuda" if CUDA else "cpu"
-DTYPES = [torch.float32, torch.float16, *([torch.bfloat16] if CUDA else [])]  # Triton's interpreter truncates to it
 KINDS = list(itertools.product([4, 8], [False, True], DTYPES))
 kinds = pytest.mark.parametrize(
     ("num_bits", "symmetric", "dtype"), KINDS, ids=[f"{b}-{'sym' if s else 'asym'}-{d}" for b, s, d in KINDS]

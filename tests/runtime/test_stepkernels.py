@@ -5,18 +5,16 @@ On a GPU, or with TRITON_INTERPRET=1 wherever Triton is installed.
 
 from __future__ import annotations
 
-import os
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from triton_device import CUDA, DEVICE, DTYPES, MARKS
 
 pytest.importorskip("triton", reason="no Triton")
-CUDA = torch.cuda.is_available()
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-pytestmark = [pytest.mark.skipif(not CUDA and not INTERPRETED, reason="no CUDA device"), *([pytest.mark.gpu] * CUDA)]
+pytestmark = MARKS
 
 from flexplan_runtime import ExecutionEnv, OffloadedLM  # noqa: E402
 from flexplan_runtime.attention import grain_attention  # noqa: E402
@@ -27,8 +25,6 @@ from flexplan_runtime.stepkernels import norm_cuda, put_pairs_cuda, turn_cuda  #
 from flexplan.catalog import read_model  # noqa: E402
 from flexplan.policy import Policy  # noqa: E402
 
-DEVICE = "cuda" if CUDA else "cpu"
-DTYPES = [torch.float32, torch.float16, *([torch.bfloat16] if CUDA else [])]  # Triton's interpreter truncates to it
 ULPS = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 
 
