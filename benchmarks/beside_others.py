@@ -54,7 +54,7 @@ ROWS = {
         (),
         (
             "--model Qwen/Qwen2.5-32B --batch 8 --weights-gib 10",
-            "--model Qwen/Qwen2.5-32B --batch 48 --weights-gib 1.5 --steps 3",
+            "--model Qwen/Qwen2.5-32B --batch 64 48 40 32 24 --weights-gib 3.2 --steps 3",
         ),
     ),
     "OPT-13B": Row(

@@ -2,14 +2,15 @@
 
     python benchmarks/with_accelerate.py --model Qwen/Qwen2.5-32B --batch 8 --weights-gib 10 [--steps 4]
 
-``--weights-gib`` of the weights stay on the GPU, as `infer_auto_device_map` places them; the rest is copied from the
-host for each pass.  Only ``--steps`` tokens are generated and the rest is projected.  Exit code 3 where Accelerate is
-not installed.
+``--weights-gib`` of the weights stay on the GPU, as `infer_auto_device_map` places them beside room for the largest
+module; the rest is copied from the host for each pass.  Of several batches the first that fits is measured.  Only
+``--steps`` tokens are generated and the rest is projected.  Exit code 3 where Accelerate is not installed.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from typing import Any
 
@@ -24,7 +25,7 @@ from flexplan.units import GiB
 def arguments() -> argparse.Namespace:
     parser = peer.options(__doc__.splitlines()[0], "facebook/opt-30b", 4)
     parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batch", type=int, nargs="+", default=[8])
     parser.add_argument("--weights-gib", type=float, default=10)
     return parser.parse_args()
 
@@ -41,12 +42,19 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     began_s = time.perf_counter()
     model = offloaded(read_model(args.model)[0], getattr(torch, args.dtype), args.weights_gib)
     ready_s = time.perf_counter() - began_s
-    ids = torch.randint(10, 30_000, (args.batch, args.prompt_len), device="cuda")
-    generate_s(model, ids[:, :16], 1)
-    prefill_s = generate_s(model, ids, 1)
-    step_s = (generate_s(model, ids, args.steps) - prefill_s) / (args.steps - 1)
-    shared = peer.result(args, args.batch, prefill_s, step_s, args.steps, ready_s)
-    return {"system": f"accelerate {accelerate.__version__}", "batch": args.batch, **shared}
+    for batch in args.batch:
+        torch.cuda.empty_cache()
+        try:
+            ids = torch.randint(10, 30_000, (batch, args.prompt_len), device="cuda")
+            generate_s(model, ids[:, :16], 1)
+            prefill_s = generate_s(model, ids, 1)
+            step_s = (generate_s(model, ids, args.steps) - prefill_s) / (args.steps - 1)
+        except torch.cuda.OutOfMemoryError:
+            print(f"batch {batch} does not fit", file=sys.stderr, flush=True)
+            continue
+        shared = peer.result(args, batch, prefill_s, step_s, args.steps, ready_s)
+        return {"system": f"accelerate {accelerate.__version__}", "batch": batch, **shared}
+    raise SystemExit("no batch fits")
 
 
 def offloaded(shape: ModelShape, dtype: torch.dtype, weights_gib: float) -> Any:
@@ -60,6 +68,8 @@ def offloaded(shape: ModelShape, dtype: torch.dtype, weights_gib: float) -> Any:
     room = {0: f"{weights_gib}GiB", "cpu": "110GiB"}
     whole = ["OPTDecoderLayer", "Qwen2DecoderLayer"]
     places = accelerate.infer_auto_device_map(model, max_memory=room, no_split_module_classes=whole, dtype=dtype)
+    if 0 not in places.values():
+        raise SystemExit("nothing stays on the GPU, so nothing would be computed there: raise --weights-gib")
     model = model.to_empty(device="cpu")
     for weights in model.parameters():
         weights.data.fill_(0.01)

@@ -16,7 +16,11 @@ from flexplan.graph import H2D_SMALL
 from flexplan.units import parse_size
 from flexplan_runtime.arenas import Ledger
 from flexplan_runtime.lanes import HOST_LANES
+from flexplan_runtime.norms import layer_norm
 from flexplan_runtime.throttle import Throttle
+
+# they launch kernels and drive copies; without them host attention collapses beside a busy link
+_CORES_THAT_DRIVE_A_DEVICE = 2
 
 
 class ExecutionEnv:
@@ -71,6 +75,11 @@ class ExecutionEnv:
         """Give what is free back to the device, and reserve anew, before the next task."""
         self._reserved_bytes = 0
 
+    @property
+    def loading_threads(self) -> int:
+        """Threads that fill and touch memory, while nothing is computed."""
+        return self.num_threads + (_CORES_THAT_DRIVE_A_DEVICE if self.device.type == "cuda" else 0)
+
     @classmethod
     def create(
         cls,
@@ -95,9 +104,9 @@ class ExecutionEnv:
             raise UsageError("FP141", f"device {name!r}: this machine has no CUDA device", fix="use --device cpu")
         asked = {"gpu": gpu_mem, "cpu": cpu_mem, "disk": disk_mem}
         budgets = {tier: None if size is None else parse_size(size) for tier, size in asked.items()}
-        # two cores launch kernels and drive copies; without them host attention collapses beside a busy link
-        cores = len(os.sched_getaffinity(0))
-        threads = num_threads or (max(1, cores - 2) if chosen.type == "cuda" else torch.get_num_threads())
+        cores = len(os.sched_getaffinity(0)) - _CORES_THAT_DRIVE_A_DEVICE
+        threads = num_threads or (max(1, cores) if chosen.type == "cuda" else torch.get_num_threads())
+        _wake(chosen)
         slow = None if throttle is None else Throttle(throttle)
         return cls(Path(offload_dir).expanduser(), budgets, chosen, threads, deadline_s, slow, timed)
 
@@ -111,3 +120,9 @@ class ExecutionEnv:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _wake(device: torch.device) -> None:
+    """Make a device's context and start the compiler of kernels; the first model that is opened would wait for both."""
+    if device.type == "cuda":
+        layer_norm(torch.zeros(1, 1, 16, device=device), None, None, 1.0)

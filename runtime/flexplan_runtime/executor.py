@@ -123,8 +123,8 @@ class Executor:
             if self.env.timed:
                 start_s, end_s = self._seconds(token.start), self._seconds(token.end)
                 self.timeline.add(Span(token.task.name, token.task.lane, token.task.i, start_s, end_s))
-                if token.event is not None:
-                    self.state.spare(token.start)
+                if token.timer is not None:
+                    self.state.spare(token.timer)
             del self.tokens[token.number]
         self.on_sweep(sweep)
 

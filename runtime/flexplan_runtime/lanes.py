@@ -89,6 +89,7 @@ class Token:
     event: Any = None
     start: Any = 0.0
     end: Any = 0.0
+    timer: Any = None  # the start, where it is no other task's end
 
 
 class Lane:
@@ -103,6 +104,7 @@ class Lane:
         self.num_threads = num_threads
         self.timed = timed
         self.stream = stream  # None: the lane's work is done when its function returns
+        self._last: Any = None  # the event behind what was queued last
         self.jobs: queue.SimpleQueue[tuple[Token, Sequence[Token]] | Callable[[], None] | None] = queue.SimpleQueue()
         self.thread = threading.Thread(target=self._main, name=f"flexplan-{name}", daemon=True)
         self.thread.start()
@@ -135,9 +137,8 @@ class Lane:
 
     def _do(self, token: Token, after: Sequence[Token]) -> None:
         try:
-            for other in after:
-                self._wait(other)
-            self._timed(token)
+            waits = [self._wait(other) for other in after]
+            self._timed(token, at_once=not any(waits))
         except Cancelled:
             return
         except BaseException as error:  # whatever a worker raises is the caller's to see
@@ -146,7 +147,8 @@ class Lane:
         self.run.last_end = time.perf_counter()
         token.issued.set()
 
-    def _timed(self, token: Token) -> None:
+    def _timed(self, token: Token, *, at_once: bool) -> None:
+        """Do the task; ``at_once``: the stream waits for no other before it."""
         if self.stream is None:
             token.start = time.perf_counter()
             self.work(token.task)
@@ -155,20 +157,30 @@ class Lane:
         if is_host_task(token.task):
             self.stream.synchronize()  # an inline lane has no edges: its order is the only one
         if self.timed:
-            token.start = self.run.timer()
-            token.start.record(self.stream)
+            self._start(token, at_once)
         self.work(token.task)
         token.end = token.event = torch.cuda.Event(enable_timing=self.timed, blocking=True)  # spinning costs a core
         token.event.record(self.stream)
+        self._last = token.event
 
-    def _wait(self, other: Token) -> None:
+    def _start(self, token: Token, at_once: bool) -> None:
+        """The end of the task before it where the stream goes from one to the other: each event holds it up."""
+        if at_once and self._last is not None and not self._last.query():
+            token.start = self._last
+            return
+        token.start = token.timer = self.run.timer()
+        token.timer.record(self.stream)
+
+    def _wait(self, other: Token) -> bool:
+        """Wait until it is done, or on the device; True where the stream has to wait."""
         self.run.wait(other.issued, other.task.name)
         if other.event is None:
-            return
-        if self.stream is not None:
-            self.stream.wait_event(other.event)
-        else:
+            return False
+        if self.stream is None:
             other.event.synchronize()
+            return False
+        self.stream.wait_event(other.event)
+        return True
 
 
 def _fulfil(done: Future[None], work: Callable[[], None]) -> None:

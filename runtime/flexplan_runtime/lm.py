@@ -90,8 +90,8 @@ class OffloadedLM:
             packed = PackedFiles(Path(packed_cache).expanduser()).read if packed_cache else read_packed
             with ThreadPoolExecutor(1, "flexplan-prepare") as beside:
                 prepared = beside.submit(prepare_steps, self.family, self.policy, self.dtype, env.device)
-                load_weights(self._placement, self._weights, reader, self.dtype, env.num_threads, packed)
-                self._weights.lock(env.num_threads, touch=False)
+                load_weights(self._placement, self._weights, reader, self.dtype, env.loading_threads, packed)
+                self._weights.lock(env.loading_threads, touch=False)
             prepared.result()
         except BaseException:
             self.close()
@@ -231,7 +231,7 @@ class OffloadedLM:
         if self._work.holds(sizes):
             return
         self._replace_work(sizes)
-        self._work.lock(self.env.num_threads, touch=True)
+        self._work.lock(self.env.loading_threads, touch=True)
 
     def _replace_work(self, sizes: Mapping[str, int] | None = None) -> None:
         """Arenas of these sizes, none by default, instead of those that were."""

@@ -382,7 +382,7 @@ def test_a_file_that_changes_under_a_run_is_a_storage_failure(harm: str, copy_of
 def test_dummy_rows_do_not_depend_on_how_they_are_asked_for(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flexplan_runtime.dummy._BLOCK", 1000)
+    monkeypatch.setattr("flexplan_runtime.dummy._SPAN", 1024)
     dummy = DummyCheckpoint(shape_from_config(CONFIGS["llama"].to_dict()), seed=1)
     all_rows, some = torch.empty(96, 32, dtype=dtype), torch.empty(50, 32, dtype=dtype)
     dummy.read_rows("gate_up.weight", 1, 0, 96, all_rows)
