@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 from flexplan.blocks import Block, fill_blocks
 from flexplan.graph import Finished, Sweep, Task, TaskGraph
+from flexplan.passes import Pass
 from flexplan.placement import Placement
 from flexplan.policy import Policy
 from flexplan.problem import Problem
-from flexplan.steps import Pass, Steps
+from flexplan.steps import Steps
 
 Passes = Callable[[Block], Sequence[tuple[int, Sequence[int]]]]  # (token i, micro-batches in order), pass after pass
 
