@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,22 @@ def test_nothing_is_held_after_a_run(model: tuple[Path, Any], tmp_path: Path) ->
         with OffloadedLM(str(path), env, path, Policy(2, 2, 50, 30, 50, 30), dtype="float32") as lm:
             lm.generate(PROMPTS, max_new_tokens=2)
         assert env.ledger.held == {}
+
+
+@pytest.mark.parametrize("policy", [Policy(2, 3), Policy(2, 3, 50, 30, 50, 30, cpu_cache_compute=True)], ids=str)
+def test_tasks_of_a_lane_are_measured_one_after_the_other(
+    policy: Policy, model: tuple[Path, Any], tmp_path: Path
+) -> None:
+    path, _ = model
+    with (
+        ExecutionEnv.create(tmp_path, device="cuda:0") as env,
+        OffloadedLM(str(path), env, path, policy, dtype="float32") as lm,
+    ):
+        lm.generate(PROMPTS, max_new_tokens=NEW)
+    for lane in {span.lane for span in lm.timeline.spans}:
+        spans = [span for span in lm.timeline.spans if span.lane == lane]
+        assert all(span.start_s < span.end_s for span in spans)
+        assert all(one.end_s <= other.start_s + 1e-6 for one, other in pairwise(spans)), lane
 
 
 @pytest.mark.parametrize(
