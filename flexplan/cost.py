@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from flexplan.graph import CPU, D2H, DISK_READ, DISK_WRITE, GPU, H2D_CACHE, H2D_SMALL, H2D_WEIGHTS, HOST_COPY, Work
-from flexplan.hardware import Hardware
+from flexplan.hardware import DISK_REQUEST_BYTES, Hardware
 from flexplan.shapes import ModelShape
 
 _AS_IT_LIES = 3  # rows that a host's library multiplies with a matrix as it lies in memory
@@ -255,6 +255,7 @@ class Rates:
         alone = [*demands.values(), work.attended_bytes / h.host_attention_bytes_per_s]
         alone.append(work.attended_packed_bytes / h.packed_attention_bytes_per_s)
         alone.append(work.host_flops / h.host_flops_per_s)
+        alone.append(min(work.read_bytes, DISK_REQUEST_BYTES) / h.disk_one_read_rate)
         if lane == HOST_COPY:
             alone.append(work.host_bytes / 2 / h.pageable_up_bytes_per_s)
         solo = self.fixed_s.get(lane, 0.0) + max(alone)

@@ -12,12 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 from flexplan.errors import UsageError
 from flexplan.presets import DEFAULT_PRESET, PRESETS
 from flexplan.strictjson import is_file, parse_json, write_whole
-from flexplan.units import parse_size
+from flexplan.units import MiB, parse_size
 
-__all__ = ["DEFAULT_PRESET", "Hardware", "hardware_from", "preset_names"]
+__all__ = ["DEFAULT_PRESET", "DISK_REQUEST_BYTES", "Hardware", "hardware_from", "preset_names"]
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+DISK_REQUEST_BYTES = 8 * MiB  # of a longer transfer; several are in flight
 _PACKED_RATE = 0.5  # of one core, attention over 4-bit keys reads half the bytes and attends to twice the tokens
 
 
@@ -65,6 +66,8 @@ class Hardware(BaseModel):
     # the disk, past the page cache
     disk_read_bytes_per_s: Positive
     disk_write_bytes_per_s: Positive
+    # and of a transfer that is one request; None where not measured, then like longer ones
+    disk_one_read_bytes_per_s: Positive | None = None
 
     # the GPU's attention over 4-bit keys and values; None where not measured, then like other memory
     gpu_packed_attention_bytes_per_s: Positive | None = None
@@ -106,6 +109,11 @@ class Hardware(BaseModel):
         except OSError as error:
             message = f"hardware file {path} cannot be written: {error.strerror or error}"
             raise UsageError("FP121", message, fix="choose another path") from error
+
+    @property
+    def disk_one_read_rate(self) -> float:
+        """Bytes a second of a transfer that is one request."""
+        return self.disk_one_read_bytes_per_s or self.disk_read_bytes_per_s
 
     @property
     def packed_attention_bytes_per_s(self) -> float:

@@ -17,10 +17,10 @@ import numpy as np
 from torch import Tensor
 
 from flexplan.errors import StorageError
+from flexplan.hardware import DISK_REQUEST_BYTES
 from flexplan.units import format_size
 
 BLOCK = 4096
-REQUEST_BYTES = 8 << 20  # one request of a large transfer; several are in flight
 THREADS = 4
 _FACTORS = np.random.default_rng(0).integers(2**64, size=BLOCK // 8, dtype=np.uint64) | np.uint64(1)
 
@@ -103,11 +103,11 @@ class ScratchFile:
 
     def _spread(self, request: Callable[[int, Tensor], None], offset: int, data: Tensor) -> None:
         """All bytes, in several requests at once; the first error of any of them is raised."""
-        if len(data) <= REQUEST_BYTES:
+        if len(data) <= DISK_REQUEST_BYTES:
             request(offset, data)
             return
-        starts = range(0, len(data), REQUEST_BYTES)
-        jobs = [self._pool.submit(request, offset + s, data[s : s + REQUEST_BYTES]) for s in starts]
+        starts = range(0, len(data), DISK_REQUEST_BYTES)
+        jobs = [self._pool.submit(request, offset + s, data[s : s + DISK_REQUEST_BYTES]) for s in starts]
         done, left = wait(jobs, return_when=FIRST_EXCEPTION)
         self._left += [job for job in left if not job.cancel()]
         for job in done:

@@ -9,11 +9,13 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import cycle
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flexplan.hardware import DISK_REQUEST_BYTES
 from flexplan.policy import Policy
 from flexplan.units import MiB
 from flexplan_runtime.attention import host_attention
@@ -194,7 +196,7 @@ class Bench:
 
     # -- the disk ------------------------------------------------------------------------------------------------
     def disk(self) -> Figures:
-        """Large transfers of the runtime's own file, past the page cache where the file system allows that."""
+        """Transfers of the runtime's own file, long and of one request, past the page cache where that is allowed."""
         nbytes = self.sizes.disk_bytes
         data = aligned_bytes(nbytes)
         data.random_()
@@ -202,9 +204,20 @@ class Bench:
         try:
             written = self._rate(nbytes, lambda: file.write(0, data))
             read = self._rate(nbytes, lambda: file.read(0, data))
+            starts = cycle(range(0, nbytes, DISK_REQUEST_BYTES))
+
+            def read_one() -> None:
+                start = next(starts)
+                file.read(start, data[start : start + DISK_REQUEST_BYTES])
+
+            one = self._rate(DISK_REQUEST_BYTES, read_one)
         finally:
             file.close()
-        return {"disk_write_bytes_per_s": written, "disk_read_bytes_per_s": read}
+        return {
+            "disk_write_bytes_per_s": written,
+            "disk_read_bytes_per_s": read,
+            "disk_one_read_bytes_per_s": one,
+        }
 
     # -- tools -------------------------------------------------------------------------------------------------------
     def _random(self, rows: int, cols: int) -> Tensor:

@@ -18,7 +18,7 @@ from flexplan.catalog import model_shape
 from flexplan.cost import Price, Rates
 from flexplan.errors import GraphError
 from flexplan.graph import Access, Buffer, Sweep, Task, TaskGraph, Work
-from flexplan.hardware import hardware_from
+from flexplan.hardware import DISK_REQUEST_BYTES, hardware_from
 from flexplan.policy import Policy
 from flexplan.problem import Problem
 from flexplan.programs import Program
@@ -128,6 +128,16 @@ def test_an_inline_task_pays_the_fixed_time_of_its_own_lane() -> None:
 
 
 # -- shared resources -------------------------------------------------------------------------------------------
+def test_a_read_is_never_quicker_than_one_of_its_requests() -> None:
+    def seconds(nbytes: float) -> float:
+        read = Task("read_cache", "disk_read", 0, 0, 0, work=Work(read_bytes=nbytes))
+        return run(read, disk_one_read_bytes_per_s=GB / 4).end_s
+
+    assert seconds(DISK_REQUEST_BYTES / 2) == pytest.approx(DISK_REQUEST_BYTES / 2 / (GB / 4))
+    assert seconds(2 * DISK_REQUEST_BYTES) == pytest.approx(DISK_REQUEST_BYTES / (GB / 4))
+    assert seconds(GB) == pytest.approx(1)
+
+
 def test_two_ways_at_once_share_the_link() -> None:
     """55 up and 55 down through a link that moves 94 in all: each gets 47."""
     rates = {"link_up_bytes_per_s": 55 * GB, "link_down_bytes_per_s": 55 * GB, "link_duplex_bytes_per_s": 94 * GB}

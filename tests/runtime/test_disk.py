@@ -14,12 +14,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from flexplan_runtime.disk import BLOCK, REQUEST_BYTES, ScratchFile  # noqa: E402
+from flexplan_runtime.disk import BLOCK, ScratchFile  # noqa: E402
 from flexplan_runtime.hostmemory import aligned_bytes  # noqa: E402
 from injectors import failing_io, free_bytes, mounted, patch_io, refuse_direct_io  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from flexplan.errors import StorageError  # noqa: E402
+from flexplan.hardware import DISK_REQUEST_BYTES  # noqa: E402
 
 SIZE = 64 * BLOCK
 
@@ -54,7 +55,7 @@ def test_what_is_written_is_read_back_wherever_it_was(file: ScratchFile) -> None
 
 
 def test_large_transfers_go_in_several_requests(tmp_path: Path) -> None:
-    size = 2 * REQUEST_BYTES + 3 * BLOCK
+    size = 2 * DISK_REQUEST_BYTES + 3 * BLOCK
     large, data = ScratchFile(tmp_path, size), content(size)
     large.write(0, data)
     assert torch.equal(read_back(large, size), data)
@@ -96,14 +97,14 @@ def test_nothing_moved_is_an_error_not_a_loop(name: str, file: ScratchFile, monk
 
 def test_an_error_in_one_of_several_requests_is_the_callers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def last_fails(real: Callable[..., int], handle: int, views: list[memoryview], offset: int) -> int:
-        if offset >= 2 * REQUEST_BYTES:
+        if offset >= 2 * DISK_REQUEST_BYTES:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return real(handle, views, offset)
 
-    size = 3 * REQUEST_BYTES
+    size = 3 * DISK_REQUEST_BYTES
     large = ScratchFile(tmp_path, size)
     patch_io(monkeypatch, "pwritev", last_fails)
-    with pytest.raises(StorageError, match=f"at {2 * REQUEST_BYTES}"):
+    with pytest.raises(StorageError, match=f"at {2 * DISK_REQUEST_BYTES}"):
         large.write(0, content(size))
     large.close()
 
@@ -145,7 +146,7 @@ def test_all_requests_of_a_transfer_may_be_refused_at_once(tmp_path: Path, monke
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         return real(handle, views, offset)
 
-    size, refused = 3 * REQUEST_BYTES, threading.Semaphore(3)
+    size, refused = 3 * DISK_REQUEST_BYTES, threading.Semaphore(3)
     large, data = ScratchFile(tmp_path, size), content(size)
     large.direct = True
     patch_io(monkeypatch, "pwritev", refusing)

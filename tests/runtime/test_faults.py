@@ -260,7 +260,7 @@ def test_a_request_that_outlives_its_transfer_harms_no_later_call(
         assert late.wait(30)
 
     failed: list[int] = []
-    monkeypatch.setattr("flexplan_runtime.disk.REQUEST_BYTES", 4096)  # so that a read is several requests
+    monkeypatch.setattr("flexplan_runtime.disk.DISK_REQUEST_BYTES", 4096)  # so that a read is several requests
     with clean(tmp_path), opened(tiny_opt, ON_DISK, tmp_path) as lm:
         patch_io(monkeypatch, "preadv", fails_and_stalls)
         with pytest.raises(StorageError, match="broken"):
@@ -280,7 +280,7 @@ def test_a_stalled_disk_does_not_hold_up_the_end(
             wake.wait(30)
         return real(handle, views, offset)
 
-    monkeypatch.setattr("flexplan_runtime.disk.REQUEST_BYTES", 4096)  # so that a read is several requests
+    monkeypatch.setattr("flexplan_runtime.disk.DISK_REQUEST_BYTES", 4096)  # so that a read is several requests
     with clean(tmp_path):
         with opened(tiny_opt, ON_DISK, tmp_path, deadline_s=0.4) as lm:
             files = open_files()
