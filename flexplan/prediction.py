@@ -185,7 +185,8 @@ def _simulated(
     layers = problem.model.num_layers
     if layers <= _ALL_LAYERS:
         return of_layers(layers)
-    least, step = _FEW_LAYERS, max(2, lookahead(policy) + 1)
+    step = max(2, lookahead(policy) + 1)  # of fewer layers than slots, a pass is not like one of many
+    least = max(_FEW_LAYERS, step)
     while True:
         count = fewer_layers(layers, policy, least)
         few, more = of_layers(count), of_layers(count + step)

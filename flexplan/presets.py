@@ -1,7 +1,8 @@
 """The numbers of machines known by name, for planning without a profile; all of them are guesses.
 
-The link, host and disk rates of ``h100-pcie5`` and ``h200-pcie5`` were measured once, on one 16-core
-host; the others come from data sheets.  Keys are the fields of `flexplan.hardware.Hardware`.
+The link, host and disk rates of ``h100-pcie5`` and ``h200-pcie5`` were measured once, on one 16-core host; the fixed
+times of machines with a GPU are those of four profiles of an H200 with such a host, those of ``cpu-host`` of one with
+two cores.  The others come from data sheets.  Keys are the fields of `flexplan.hardware.Hardware`.
 """
 
 from __future__ import annotations
@@ -31,10 +32,14 @@ _H100 = {
     "host_flops_per_s": 1.0e12,
     "disk_read_bytes_per_s": 1.6e9,
     "disk_write_bytes_per_s": 2.4e9,
-    "kernel_s": 60e-6,
-    "copy_s": 18e-6,  # 1 MiB at 29 GB/s and 4 MiB at 44, where large pieces reach 55
-    "host_task_s": 50e-6,
-    "disk_request_s": 100e-6,
+    "disk_one_read_bytes_per_s": 1.3e9,
+    "kernel_s": 6e-6,
+    "product_s": 9e-6,
+    "launch_s": 0.3e-6,
+    "sample_s": 20e-6,
+    "copy_s": 300e-6,
+    "host_task_s": 330e-6,
+    "disk_request_s": 200e-6,
 }
 
 _H200 = _H100 | {"gpu_bytes": 141 * 10**9, "gpu_bytes_per_s": 4.3e12}
@@ -50,6 +55,7 @@ _A100 = _H100 | {
     "host_attention_bytes_per_s": 60e9,
 }
 _RTX4090 = _A100 | {
+    "disk_one_read_bytes_per_s": 3e9,
     "gpu_bytes": 24 * GiB,
     "cpu_bytes": 64 * GiB,
     "gpu_flops_per_s": 140e12,
@@ -60,6 +66,7 @@ _RTX4090 = _A100 | {
     "disk_write_bytes_per_s": 4e9,
 }
 _RTX3090 = _RTX4090 | {
+    "disk_one_read_bytes_per_s": 2e9,
     "gpu_flops_per_s": 60e12,
     "gpu_bytes_per_s": 0.8e12,
     "host_bytes_per_s": 45e9,
@@ -102,7 +109,14 @@ _CPU = _H100 | {
     "host_attention_bytes_per_s": 10e9,
     "host_flops_per_s": 100e9,
     "disk_read_bytes_per_s": 1e9,
+    "disk_one_read_bytes_per_s": 0.9e9,
     "disk_write_bytes_per_s": 0.5e9,
+    "kernel_s": 55e-6,
+    "product_s": 60e-6,
+    "launch_s": 4e-6,
+    "sample_s": 1e-3,
+    "copy_s": 100e-6,
+    "host_task_s": 0.8e-3,
 }
 
 PRESETS: Mapping[str, Numbers] = {

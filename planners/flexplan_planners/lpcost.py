@@ -235,13 +235,14 @@ class PassWork:
         sums.task(GPU, cost.embed_work(s, self.tokens))
         sums.task(GPU, cost.head_work(s, self.rows_of_batch))
         rest = merge if sep_layer else merge.plus(mlp)
+        begun = project.plus(Work(kernels=attention.kernels))  # the gpu attends however small its share is
         if split == "host":
-            sums.roofline(project, "cache_gpu", attention, layers)
+            sums.roofline(begun, "cache_gpu", attention, layers)
             sums.task(GPU, rest, layers)
         elif split == "stream":
             keys = cost.gpu_attention_work(s, self.grains, self.context, pair_bytes, 0.0)
             values = cost.chosen_values_work(s, self.grains, self.context, pair_bytes, sparsity)
-            sums.roofline(project.plus(keys), "cache_gpu", values, layers)
+            sums.roofline(begun.plus(keys), "cache_gpu", values, layers)
             sums.roofline(rest, "cache_cpu", values, layers)
         else:
             sums.task(GPU, project.plus(attention).plus(rest), layers)

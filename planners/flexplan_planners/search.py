@@ -94,7 +94,7 @@ class SearchPlanner:
             if jury.ranked():
                 best = jury.ranked()[0].optimum
                 most = best.seconds_per_prompt * (1 - gain) if gain else jury.worth_s
-                for size in nearby(best.program.gpu_batch_size, sizes):
+                for size in nearby(best, sizes):
                     sizes = sorted({*sizes, size})
                     jury.hear(search.alike(model, size, kind_of(best.program), most))
         for leader in jury.ranked()[:1]:
@@ -132,15 +132,25 @@ class Jury:
         return [*sorted(equal, key=lambda c: c.num_tasks), *ranked[len(equal) :]]
 
 
-def wider(size: int, sizes: Sequence[int]) -> list[int]:
-    """Two and four times as large: many small micro-batches wait for each other more than the program believes."""
-    return [next(other for other in sizes if other >= times * size) for times in (2, 4) if sizes[-1] >= times * size]
+def wider(best: Optimum, sizes: Sequence[int]) -> list[int]:
+    """Two and four times as large, and what makes the same block of two to four micro-batches.
+
+    Many small ones wait for each other more than the program believes.
+    """
+    size, n = best.program.gpu_batch_size, best.num_gpu_batches
+    larger = [next(other for other in sizes if other >= times * size) for times in (2, 4) if sizes[-1] >= times * size]
+    return sorted({*larger, *(size * n // fewer for fewer in (2, 3, 4) if fewer < n)})
 
 
-def halfway(size: int, sizes: Sequence[int]) -> list[int]:
-    """The sizes half-way from a size to its two neighbours.
+def halfway(best: Optimum, sizes: Sequence[int]) -> list[int]:
+    """The sizes half-way from the best to its two neighbours."""
+    return between(best.program.gpu_batch_size, sizes)
 
-    >>> halfway(24, [16, 24, 32])
+
+def between(size: int, sizes: Sequence[int]) -> list[int]:
+    """Half-way from a size to its neighbours.
+
+    >>> between(24, [16, 24, 32])
     [20, 28]
     """
     at = sizes.index(size)

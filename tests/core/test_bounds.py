@@ -10,6 +10,7 @@ from flexplan_planners.zigzag import ZigZag
 
 from flexplan.bounds import bound_of, seconds_of
 from flexplan.cost import Rates
+from flexplan.hardware import hardware_from
 from flexplan.policy import Policy
 from flexplan.prediction import predict
 from flexplan.problem import Problem, Workload
@@ -48,9 +49,11 @@ def test_one_task_after_the_other_is_its_own_bound() -> None:
 
 
 def test_where_all_is_resident_the_gpu_is_never_idle() -> None:
-    bound = bound_of(asked(), Policy(8), ZigZag(), (24,) * 8)
+    at_once = hardware_from("t4-gcp").model_copy(update={"copy_s": 1e-6})  # token ids come and go
+    problem = asked().model_copy(update={"hardware": at_once})
+    bound = bound_of(problem, Policy(8), ZigZag(), (24,) * 8)
     assert (bound.prefill_limit, bound.decode_limit) == ("gpu", "gpu")
-    assert predict(asked(), Policy(8), ZigZag()).block_s == pytest.approx(bound.total_s, rel=0.02)
+    assert predict(problem, Policy(8), ZigZag()).block_s == pytest.approx(bound.total_s, rel=0.02)
 
 
 def test_a_single_token_has_no_decoding() -> None:

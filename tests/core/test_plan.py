@@ -13,6 +13,7 @@ import pytest
 from flexplan.catalog import model_shape
 from flexplan.cost import Rates
 from flexplan.errors import FlexplanError, InfeasiblePlan, PluginError, PolicyError
+from flexplan.hardware import hardware_from
 from flexplan.plan import Plan, load_policy
 from flexplan.planning import check_plan, solve
 from flexplan.policy import Policy
@@ -228,7 +229,8 @@ def test_packed_and_sparse_plans_read_fewer_bytes() -> None:
 def test_a_cache_that_streams_takes_the_link_as_long_as_its_keys_and_chosen_values(
     cache_gpu: float, share: float
 ) -> None:
-    problem = Problem.of(TINY, prompt_len=1024, gen_len=9, cpu_mem="64G")
+    at_once = hardware_from().model_copy(update={"copy_s": 18e-6})
+    problem = Problem.of(TINY, prompt_len=1024, gen_len=9, cpu_mem="64G", hardware=at_once)
     dense = Policy(16, 3, cache_gpu_percent=cache_gpu, cache_cpu_percent=100 - cache_gpu)
     thin = Plan.of(problem, replace(dense, attn_sparsity=share))
     check_plan(thin)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
-from flexplan_planners.search import SearchPlanner, otherwise_split
+from flexplan_planners.search import SearchPlanner, otherwise_split, wider
 
 from flexplan import Problem
 
@@ -35,3 +37,21 @@ def test_a_block_that_would_be_late_is_not_proposed_in_halves_either() -> None:
     sooner = problem.objective.model_copy(update={"max_latency_s": 0.5 * best.prediction.total_s})
     hurried = problem.model_copy(update={"objective": sooner})
     assert otherwise_split(planner.proposer.model(hurried), best.optimum, None) is None
+
+
+def test_the_block_of_the_best_is_tried_in_few_micro_batches() -> None:
+    problem = Problem.of("facebook/opt-66b", gpu_mem="16G", cpu_mem="200G", hardware="h200-pcie5")
+    sizes = [4, 6, 8, 12, 16, 24, 32, 48]
+    best = SearchPlanner().ranking(problem)[0].optimum
+    many = replace(best, program=replace(best.program, gpu_batch_size=6), num_gpu_batches=12)
+    assert wider(many, sizes) == [12, 18, 24, 36]
+    assert wider(replace(many, num_gpu_batches=2), sizes) == [12, 24]
+
+
+def test_no_more_micro_batches_than_the_fixed_times_of_tasks_are_worth() -> None:
+    problem = Problem.of("facebook/opt-30b", gpu_mem="16G", cpu_mem="110G", hardware="h200-pcie5")
+    best = SearchPlanner().ranking(problem)[0].policy
+    assert best.num_gpu_batches <= 5
+    at_once = problem.hardware.model_copy(update={"copy_s": 1e-6, "host_task_s": 1e-6})
+    swift = SearchPlanner().ranking(problem.model_copy(update={"hardware": at_once}))[0].policy
+    assert swift.num_gpu_batches > best.num_gpu_batches
