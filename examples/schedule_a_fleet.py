@@ -53,7 +53,7 @@ def seconds_on(job: dict[str, Any], machine: dict[str, Any]) -> float:
     """How long a job takes on a machine by the best plan there; inf where nothing fits."""
     asked = {key: value for key, value in (job | machine).items() if key != "name"}
     try:
-        return solve(Problem.of(**asked)).prediction.total_s
+        return solve(Problem.of(**asked), planner="lp").prediction.total_s
     except InfeasiblePlan:
         return inf
 

@@ -33,7 +33,7 @@ def test_a_quick_measurement_is_a_whole_hardware_of_this_machine(tmp_path: Path)
     assert 1e6 < found.disk_write_bytes_per_s < 1e12
     assert found.disk_one_read_bytes_per_s is not None
     assert 1e6 < found.disk_one_read_bytes_per_s < 1e12
-    assert 1e-6 < found.kernel_s < 1
+    assert 1e-6 <= found.kernel_s < 1  # the least of a profile: so short a measurement may see nothing of it
     assert found.host_bytes_per_s >= found.host_attention_bytes_per_s
     assert sum("+-" in line for line in said) > 12
     assert not list(tmp_path.iterdir())
