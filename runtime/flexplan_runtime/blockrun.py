@@ -43,7 +43,7 @@ class BlockRun:
         """Fill in the prompts and execute; ``tokens`` then holds every row's new tokens."""
         for k in range(len(self.plan.placement.block.batches)):
             self._fill_prompt(k)
-        executor = Executor(self.plan.graph, self.job, self.env, eager=not self.stops, on_sweep=self._take)
+        executor = Executor(self.plan.graph, self.job, self.env, self._take)
         try:
             return executor.run(self.finished)
         finally:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import sys
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,30 +17,37 @@ from flexplan_runtime.env import ExecutionEnv
 from flexplan_runtime.handlers import HANDLERS
 from flexplan_runtime.job import Job
 from flexplan_runtime.lanes import Cancelled, Lane, Run, Token
+from flexplan_runtime.pace import Pace
 from flexplan_runtime.views import Views
 
 _SWITCH_S = 2e-4  # a lane that becomes ready should not wait 5 ms for the interpreter
 
 
+@dataclass(frozen=True)
+class Flying:
+    """A sweep in the lanes."""
+
+    sweep: Sweep
+    tokens: list[Token]
+
+
 class Executor:
     """Runs one graph with one job; the first error of any lane is raised to the caller.
 
-    ``on_sweep`` is called after each sweep.  ``eager`` queues the next sweep before that: right where no
-    stop token can end the block early.
+    ``on_sweep`` is called after each sweep, when the next one is in the lanes already: draining them would cost
+    every pass more than the one that turns out not to be wanted.
     """
 
-    def __init__(
-        self, graph: TaskGraph, job: Job, env: ExecutionEnv, *, eager: bool, on_sweep: Callable[[Sweep], None]
-    ) -> None:
+    def __init__(self, graph: TaskGraph, job: Job, env: ExecutionEnv, on_sweep: Callable[[Sweep], None]) -> None:
         self.graph = graph
         self.job = job
         self.env = env
-        self.eager = eager
         self.on_sweep = on_sweep
         self.state = Run(env.deadline_s)
         self.lanes: dict[str, Lane] = {}
         self.tokens: dict[int, Token] = {}
         self.timeline = Timeline()
+        self.pace = Pace()
         self.origin: Any = None
         self.stuck = False  # a lane is still at work although the run is over
 
@@ -73,15 +80,20 @@ class Executor:
         return self.timeline
 
     def _feed(self, finished: Finished) -> None:
-        """Sweep after sweep into the lanes, at most two in flight."""
-        tracker = Tracker(self.graph.buffers)
-        flying: deque[tuple[Sweep, list[Token]]] = deque()
+        """Sweep after sweep into the lanes, two in flight, until no micro-batch of the next one has more to say."""
+        tracker, before = Tracker(self.graph.buffers), None
         for sweep in self.graph.sweeps(finished):
-            flying.append((sweep, [self._submit(step) for step in tracker.steps(sweep)]))
-            while len(flying) > self.eager:
-                self._land(*flying.popleft())
-        while flying:
-            self._land(*flying.popleft())
+            flying = Flying(sweep, [])
+            for step in tracker.steps(sweep):
+                flying.tokens.append(self._submit(step))
+                self.pace.rest(before.tokens if before else ())
+            if before:
+                self._land(before, flying.tokens)
+            before = flying
+        if before and all(map(finished, before.sweep.ks)):
+            self.state.end(before.tokens)
+        elif before:
+            self._land(before, ())
 
     def _submit(self, step: Step) -> Token:
         lane = self._lane(step.task.lane)
@@ -110,23 +122,24 @@ class Executor:
     def _handle(self, task: Task) -> None:
         HANDLERS[task.kind](self.job, task, Views(self.job, task))
 
-    def _land(self, sweep: Sweep, tokens: list[Token]) -> None:
-        """Wait for a sweep, keep its spans, tell the caller."""
+    def _land(self, flying: Flying, queued: Sequence[Token]) -> None:
+        """Wait for a sweep, tell the caller, keep its spans; the one after it is ``queued``."""
         last: dict[str, Any] = {}  # the end of each stream's part of the sweep
-        for token in tokens:
+        for token in flying.tokens:
             self.state.wait(token.issued, token.task.name)
             last[token.task.lane] = token.event
         for event in last.values():
             if event is not None:
                 event.synchronize()
-        for token in tokens:
+        self.on_sweep(flying.sweep)
+        for token in flying.tokens:
+            self.pace.rest(queued)
             if self.env.timed:
                 start_s, end_s = self._seconds(token.start), self._seconds(token.end)
                 self.timeline.add(Span(token.task.name, token.task.lane, token.task.i, start_s, end_s))
                 if token.timer is not None:
                     self.state.spare(token.timer)
             del self.tokens[token.number]
-        self.on_sweep(sweep)
 
     def _start_clock(self) -> None:
         self.origin_s = time.perf_counter()

@@ -34,7 +34,7 @@ Work = Callable[[Task], None]
 
 
 class Cancelled(Exception):
-    """Another task failed first."""
+    """Another task failed first, or nobody wants this one any more."""
 
 
 class Run:
@@ -43,6 +43,7 @@ class Run:
     def __init__(self, deadline_s: float) -> None:
         self.deadline_s = deadline_s
         self.error: BaseException | None = None
+        self.over = False  # what is queued is not to be done
         self.last_end = time.perf_counter()
         self._spare: list[Any] = []
         self._lock = threading.Lock()
@@ -52,6 +53,13 @@ class Run:
         with self._lock:
             if self.error is None:
                 self.error = error
+        self.over = True
+
+    def end(self, unwanted: Sequence[Token]) -> None:
+        """Leave what is queued undone; whoever waits for a task of it waits no more."""
+        self.over = True
+        for token in unwanted:
+            token.issued.set()
 
     def timer(self) -> Any:
         """A CUDA event that nobody waits for; making one takes longer than recording it."""
@@ -66,7 +74,7 @@ class Run:
     def wait(self, event: threading.Event, what: str) -> None:
         """Wait for an event; raises Cancelled after an error elsewhere, DeadlineExceeded without progress."""
         while not event.wait(_POLL_S):
-            if self.error is not None:
+            if self.over:
                 raise Cancelled
             stuck_s = time.perf_counter() - self.last_end
             if stuck_s > self.deadline_s:
@@ -75,7 +83,7 @@ class Run:
                     f"no task ended for {stuck_s:.0f} s, waiting for {what}",
                     fix="check the disk and the device",
                 )
-        if self.error is not None:
+        if self.over:
             raise Cancelled
 
 
@@ -130,7 +138,7 @@ class Lane:
             while (job := self.jobs.get()) is not None:
                 if callable(job):
                     job()
-                elif self.run.error is None:
+                elif not self.run.over:
                     self._do(*job)
             if self.stream is not None and self.run.error is None:
                 self.stream.synchronize()
