@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from flexplan_runtime.hostattention import grain_attention_host
+from flexplan_runtime.hostattention import GrainAttention
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -96,8 +96,7 @@ def cases(shape: Shape, dtype: torch.dtype, args: argparse.Namespace) -> list[Ca
     out = torch.empty_like(q)
 
     def ours(layer: int) -> None:
-        kv = layers[layer]
-        if not grain_attention_host(q, kv[:, 0], kv[:, 1], None, SCALE, out, args.threads):
+        if not GrainAttention(q, layers[layer], None, SCALE, out, args.threads)():
             raise SystemExit("the kernel did not compile here")
 
     def folded(layer: int) -> Tensor:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 import torch
-from flexplan_runtime.hostattention import sparse_attention_host
+from flexplan_runtime.hostattention import GrainAttention
 from flexplan_runtime.quantisation import pack_vectors
 from rich.console import Console
 from rich.table import Table
@@ -58,10 +58,10 @@ def main() -> None:
 
 def attend(cache: Tensor, packing: Packing | None, heads: int, head_dim: int, sparsity: float) -> Callable[[], None]:
     q = torch.randn(len(cache), heads, head_dim).bfloat16()
-    out = torch.empty_like(q)
+    attention = GrainAttention(q, cache, None, head_dim**-0.5, torch.empty_like(q), 1, packing, sparsity)
 
     def run() -> None:
-        if not sparse_attention_host(q, cache, packing, None, head_dim**-0.5, sparsity, out, 1):
+        if not attention():
             raise SystemExit("the kernel did not compile here")
 
     return run

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from flexplan.graph import Task
-from flexplan_runtime.attention import decode_attention, host_attention, prompt_attention
+from flexplan_runtime.attention import decode_attention, prompt_attention
 from flexplan_runtime.hidden import take_up
+from flexplan_runtime.hostcall import HostAttention
 from flexplan_runtime.job import Job
 from flexplan_runtime.kvcache import by_grain, by_token, disk_pair_bytes, put_grains, split_by_home, value_rows
-from flexplan_runtime.packedattention import decode_attention_packed, host_attention_packed
+from flexplan_runtime.packedattention import decode_attention_packed
 from flexplan_runtime.sparseattention import (
     attention_weights,
     choose,
-    host_sparse_attention,
     sparse_attention,
     weighted_values,
 )
@@ -61,33 +61,37 @@ def _choose(job: Job, task: Task, views: Views, q_GPH: Tensor, out_GPH: Tensor) 
 def attend(job: Job, task: Task, views: Views) -> None:
     """Attention on the host, over keys and values where they live."""
     s, old = job.segment(task), job.old_tokens(task)
-    context, first = old + 1, s.num_grains - s.hosted
-    parts = []
-    home = views.read("cache_cpu")
-    if home is not None:
-        pairs = by_grain(home, s, s.grains[1], s.capacity, job.cache_dtype)[s.shared :, :, :context]
-        parts.append((len(pairs), pairs))
     new_rows = views.read("cache_out")
     if new_rows is not None:
         views.slot("cache_relay")[old * s.disk_row_bytes :].copy_(new_rows)
-        parts.append((s.grains[2], by_token(views.slot("cache_relay"), s, context, s.disk_row_bytes, job.cache_dtype)))
+    for part in _on_host(job, task, views):
+        part(old + 1)
+
+
+def _on_host(job: Job, task: Task, views: Views) -> list[HostAttention]:
+    """Attention over the part of the cache that lives on the host, and over what came from the disk."""
+    slots = (job.placement.buffers[a.buffer].slot(a.index) for a in (task.reads[0], task.writes[0]))
+    place = (task.j, task.k, *slots)
+    if place in job.on_host:
+        return job.on_host[place]
+    s, policy = job.segment(task), job.placement.policy
+    context, first, found = job.old_tokens(task) + 1, s.num_grains - s.hosted, []
+    home, from_disk = views.read("cache_cpu"), views.read("cache_out") is not None
+    if home is not None:
+        found.append(by_grain(home, s, s.grains[1], s.capacity, job.cache_dtype)[s.shared :])
+    if from_disk:
+        found.append(by_token(views.slot("cache_relay"), s, context, s.disk_row_bytes, job.cache_dtype))
     queries = job.arena_bytes(task.reads[0]).view(job.dtype).view(s.hosted, -1, s.head_dim)
     out = job.arena_bytes(task.writes[0]).view(job.dtype).view(s.hosted, -1, s.head_dim)
-    pads, at = job.batches[task.k].host_grain_pads[first:], 0
-    for grains, pairs in parts:
-        span = slice(at, at + grains)
-        _attend_on_host(job, queries[span], pairs, pads[span], out[span])
-        at += grains
-
-
-def _attend_on_host(job: Job, q_GPH: Tensor, pairs: Tensor, pads: Tensor, out: Tensor) -> None:
-    sparsity = job.placement.policy.attn_sparsity
-    if sparsity < 1:
-        host_sparse_attention(q_GPH, pairs, pads, job.family.scale, sparsity, out, job.num_threads, job.cache_packing)
-    elif job.cache_packing:
-        host_attention_packed(q_GPH, pairs, job.cache_packing, pads, job.family.scale, out, job.num_threads)
-    else:
-        host_attention(q_GPH, pairs, pads, job.family.scale, out, job.num_threads)
+    pads, at, parts = job.batches[task.k].host_grain_pads[first:], 0, []
+    for pairs in found:
+        span = slice(at, at + len(pairs))
+        given = queries[span], pairs, pads[span], job.family.scale, out[span], job.num_threads
+        parts.append(HostAttention(*given, job.cache_packing, policy.attn_sparsity))
+        at += len(pairs)
+    if not from_disk:  # what comes from there is longer each time
+        job.on_host[place] = parts
+    return parts
 
 
 def layer_attention(job: Job, task: Task, views: Views, hidden: Tensor, rows: slice) -> Tensor:

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flexplan_runtime.compiler import compiles_for
-from flexplan_runtime.hostattention import grain_attention_host
 
 _WITHOUT_PLANS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
@@ -43,15 +42,6 @@ def decode_attention(q: Tensor, pairs_G2TH: Tensor, pads_G: Tensor, position: Te
         return decode_attention_cuda(q, k_GTH, v_GTH, pads_G, position, scale)
     context = int(position) + 1
     return grain_attention(q.flatten(0, -3), k_GTH[:, :context], v_GTH[:, :context], pads_G, scale)
-
-
-def host_attention(
-    q_GPH: Tensor, pairs_G2TH: Tensor, pads_G: Tensor, scale: float, out_GPH: Tensor, threads: int
-) -> None:
-    """The same on the host over all tokens given, into ``out``: by the compiled kernel where there is one."""
-    k, v = pairs_G2TH[:, 0], pairs_G2TH[:, 1]
-    if not grain_attention_host(q_GPH, k, v, pads_G, scale, out_GPH, threads):
-        out_GPH.copy_(grain_attention(q_GPH, k, v, pads_G, scale))
 
 
 def grain_attention(q_GPH: Tensor, k_GTH: Tensor, v_GTH: Tensor, pads_G: Tensor | None, scale: float) -> Tensor:

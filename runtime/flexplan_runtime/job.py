@@ -20,6 +20,7 @@ from flexplan.workspace import rows_at_once
 from flexplan_runtime.arenas import Arenas, Ledger
 from flexplan_runtime.attention import prompt_mask
 from flexplan_runtime.disk import ScratchFile
+from flexplan_runtime.hostcall import HostAttention
 from flexplan_runtime.models.base import Family, Pieces
 from flexplan_runtime.quantisation import pack_vectors
 from flexplan_runtime.replay import Replays
@@ -32,17 +33,17 @@ class BatchState:
 
     rows: tuple[int, ...]  # places in the caller's input
     pads: Tensor  # (B,) padded positions on the left
-    grain_pads: Tensor  # (B x K,) the same for every KV head
-    host_grain_pads: Tensor
+    grain_pads: Tensor  # (B x K,) the same for every KV head, int32
+    host_grain_pads: Tensor  # int64, as the host's kernel takes them
     position: Tensor  # (1,) place of the newest token, counted on the device so that a step can be replayed
     positions: Tensor  # (B, 1) the same in each row's own counting, of a step
     prompt_mask: Tensor | None  # None where nothing is padded
     stopped: Tensor  # (B,) bool
 
     def renew(self, other: BatchState) -> None:
-        """Take over another block's rows; the tensors stay where captured steps expect them."""
-        self.rows, self.host_grain_pads = other.rows, other.host_grain_pads
-        for name in ("pads", "grain_pads", "position", "positions", "stopped"):
+        """Take over another block's rows; the tensors stay where captured steps and host attention expect them."""
+        self.rows = other.rows
+        for name in ("pads", "grain_pads", "host_grain_pads", "position", "positions", "stopped"):
             getattr(self, name).copy_(getattr(other, name))
         if self.prompt_mask is not None and other.prompt_mask is not None:
             self.prompt_mask.copy_(other.prompt_mask)
@@ -66,6 +67,7 @@ class Job:
     num_threads: int
     replays: Replays | None = None
     noting: bool = True
+    on_host: dict[tuple[int, ...], list[HostAttention]] = field(default_factory=dict)
     _layers: dict[tuple[int, int], dict[str, Pieces]] = field(default_factory=dict)
 
     # -- bytes -----------------------------------------------------------------------------------------------
@@ -195,13 +197,13 @@ def batch_states(
     states = []
     for batch in placement.block.batches:
         pads = torch.tensor([batch.prompt_len - len(prompts[row]) for row in batch.rows])
-        grain_pads = pads.repeat_interleave(placement.shape.num_kv_heads).to(torch.int32)
+        grain_pads = pads.repeat_interleave(placement.shape.num_kv_heads)
         on_device = pads.to(device)
         states.append(
             BatchState(
                 rows=tuple(first_row + row for row in batch.rows),
                 pads=on_device,
-                grain_pads=grain_pads.to(device),
+                grain_pads=grain_pads.to(device, torch.int32),
                 host_grain_pads=grain_pads,
                 position=torch.zeros(1, dtype=torch.int64, device=device),
                 positions=torch.zeros(batch.num_rows, 1, dtype=torch.int64, device=device),

@@ -18,9 +18,9 @@ from torch import Tensor
 from flexplan.hardware import DISK_REQUEST_BYTES
 from flexplan.policy import Policy
 from flexplan.units import MiB
-from flexplan_runtime.attention import host_attention
 from flexplan_runtime.disk import ScratchFile
 from flexplan_runtime.env import ExecutionEnv
+from flexplan_runtime.hostcall import HostAttention
 from flexplan_runtime.hostmemory import HostBlock, aligned_bytes
 from flexplan_runtime.moves import PIECE_BYTES
 from flexplan_runtime.packedattention import decode_attention_packed
@@ -182,8 +182,8 @@ class Bench:
         pairs = torch.zeros(grains, 2, tokens, head_dim, dtype=dtype).normal_()
         queries, out = torch.randn(grains, 1, head_dim).to(dtype), torch.empty(grains, 1, head_dim, dtype=dtype)
         pads = torch.zeros(grains, dtype=torch.int64)
-        threads = self.env.num_threads
-        return (lambda: host_attention(queries, pairs, pads, head_dim**-0.5, out, threads)), pairs.nbytes
+        attention = HostAttention(queries, pairs, pads, head_dim**-0.5, out, self.env.num_threads)
+        return (lambda: attention(tokens)), pairs.nbytes
 
     def _roof(self, attend: Callable[[], None], nbytes: int) -> Figure:
         """What host memory gives to attention and a copy at the same time, in all."""

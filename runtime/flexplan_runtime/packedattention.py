@@ -12,7 +12,6 @@ from torch import Tensor
 from flexplan.packing import Packing
 from flexplan_runtime.attention import grain_attention
 from flexplan_runtime.compiler import compiles_for
-from flexplan_runtime.hostattention import grain_attention_packed_host
 from flexplan_runtime.quantisation import unpack_vectors
 
 BLOCK = 1 << 22  # numbers that are unpacked at a time
@@ -27,14 +26,6 @@ def decode_attention_packed(
 
         return decode_attention_packed_cuda(q_GPH, packed_G2TV, packing, pads_G, position, scale)
     return by_blocks(q_GPH, packed_G2TV[:, :, : int(position) + 1], packing, pads_G, scale)
-
-
-def host_attention_packed(
-    q_GPH: Tensor, packed_G2TV: Tensor, packing: Packing, pads_G: Tensor, scale: float, out_GPH: Tensor, threads: int
-) -> None:
-    """The same on the host over all tokens given, into ``out``: by the compiled kernel where there is one."""
-    if not grain_attention_packed_host(q_GPH, packed_G2TV, packing, pads_G, scale, out_GPH, threads):
-        out_GPH.copy_(by_blocks(q_GPH, packed_G2TV, packing, pads_G, scale))
 
 
 def by_blocks(q_GPH: Tensor, packed_G2TV: Tensor, packing: Packing, pads_G: Tensor, scale: float) -> Tensor:

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from flexplan.cache_placement import values_read
 from flexplan.packing import Packing
-from flexplan_runtime.hostattention import sparse_attention_host
 from flexplan_runtime.packedattention import BLOCK
 from flexplan_runtime.quantisation import unpack_vectors
 
@@ -39,21 +38,6 @@ def sparse_attention(
     chances = attention_weights(q_GPH, pairs_G2TH[:, 0], pads_G, newest, scale, packing)
     positions, shares = choose(chances, pads_G, newest, sparsity)
     return weighted_values(shares, values_at(pairs_G2TH[:, 1], positions), q_GPH, packing)
-
-
-def host_sparse_attention(
-    q_GPH: Tensor,
-    pairs_G2TH: Tensor,
-    pads_G: Tensor,
-    scale: float,
-    sparsity: float,
-    out_GPH: Tensor,
-    threads: int,
-    packing: Packing | None = None,
-) -> None:
-    """The same on the host over all tokens given, into ``out``: by the compiled kernel where there is one."""
-    if not sparse_attention_host(q_GPH, pairs_G2TH, packing, pads_G, scale, sparsity, out_GPH, threads):
-        out_GPH.copy_(sparse_attention(q_GPH, pairs_G2TH, pads_G, pairs_G2TH.shape[2], scale, sparsity, packing))
 
 
 def attention_weights(

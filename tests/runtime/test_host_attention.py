@@ -14,7 +14,7 @@ import flexplan_runtime.hostattention as host
 import pytest
 import torch
 import torch.nn.functional as F
-from flexplan_runtime.hostattention import build, grain_attention_host
+from flexplan_runtime.hostattention import GrainAttention, build
 from torch import Tensor
 
 needs_compiler = pytest.mark.skipif(not any(map(shutil.which, build.COMPILERS)), reason="no C++ compiler")
@@ -43,7 +43,7 @@ def pairs(grains: int, tokens: int, head_dim: int, dtype: torch.dtype, by_token:
 
 def ours(q: Tensor, kv: Tensor, pads: Tensor | None, threads: int) -> Tensor:
     out = torch.full_like(q, math.nan)
-    assert grain_attention_host(q, kv[:, 0], kv[:, 1], pads, q.shape[-1] ** -0.5, out, threads)
+    assert GrainAttention(q, kv, pads, q.shape[-1] ** -0.5, out, threads)()
     return out
 
 
@@ -105,7 +105,7 @@ def test_large_scores_stay_finite() -> None:
 def test_strided_queries_and_results_are_fine() -> None:
     kv, wide = pairs(GRAINS, 40, 64, torch.float32), torch.randn(GRAINS, 4, 128)
     q, out = wide[..., :64], torch.zeros(GRAINS, 8, 64)[:, ::2]
-    assert grain_attention_host(q, kv[:, 0], kv[:, 1], None, 64**-0.5, out, 1)
+    assert GrainAttention(q, kv, None, 64**-0.5, out, 1)()
     torch.testing.assert_close(out, torchs(q, kv, None), rtol=1e-5, atol=5e-6)
 
 
@@ -130,9 +130,9 @@ def test_calls_from_two_threads_do_not_disturb_each_other() -> None:
 
 def test_what_the_kernel_is_not_written_for_is_left_to_the_caller() -> None:
     kv, q = pairs(1, 4, 24, torch.float32), torch.randn(1, 1, 24)
-    assert not grain_attention_host(q, kv[:, 0], kv[:, 1], None, 1.0, q, 1)
+    assert not GrainAttention(q, kv, None, 1.0, q, 1)()
     kv, q = pairs(1, 4, 32, torch.float64), torch.randn(1, 1, 32, dtype=torch.float64)
-    assert not grain_attention_host(q, kv[:, 0], kv[:, 1], None, 1.0, q, 1)
+    assert not GrainAttention(q, kv, None, 1.0, q, 1)()
 
 
 @pytest.mark.usefixtures("first_use")
@@ -148,8 +148,8 @@ def test_without_a_kernel_there_is_one_warning(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     kv, q = pairs(1, 4, 32, torch.float32), torch.randn(1, 1, 32)
     with caplog.at_level(logging.WARNING):
-        assert not grain_attention_host(q, kv[:, 0], kv[:, 1], None, 1.0, q, 1)
-        assert not grain_attention_host(q, kv[:, 0], kv[:, 1], None, 1.0, q, 1)
+        assert not GrainAttention(q, kv, None, 1.0, q, 1)()
+        assert not GrainAttention(q, kv, None, 1.0, q, 1)()
     assert len(caplog.records) == 1
     assert not list((tmp_path / "cache").rglob("*.so"))
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from flexplan_runtime import packedattention
-from flexplan_runtime.hostattention import build, grain_attention_packed_host
-from flexplan_runtime.packedattention import decode_attention_packed, host_attention_packed
+from flexplan_runtime.hostattention import GrainAttention, build
+from flexplan_runtime.hostcall import HostAttention
+from flexplan_runtime.packedattention import decode_attention_packed
 from flexplan_runtime.quantisation import pack_vectors, unpack_vectors
 from torch import Tensor
 
@@ -65,7 +66,7 @@ def test_it_is_attention_over_what_the_codes_stand_for(
         expected = exact(q, packed, packing, pads)
         for threads in [1, 2]:
             out = torch.full_like(q, math.nan)
-            assert grain_attention_packed_host(q, packed, packing, pads, head_dim**-0.5, out, threads)
+            assert GrainAttention(q, packed, pads, head_dim**-0.5, out, threads, packing)()
             epsilon = torch.finfo(dtype).eps
             torch.testing.assert_close(out.double(), expected, rtol=epsilon, atol=max(epsilon / 2, 1e-5))
 
@@ -86,7 +87,7 @@ def test_the_last_vector_of_memory_may_end_there(num_bits: int) -> None:
     packed = memory[page - nbytes : page].view(1, 2, tokens, -1)
     pack_vectors(torch.randn(1, 2, tokens, 80).bfloat16(), packing, packed)
     q = torch.randn(1, 1, 80).bfloat16()
-    assert grain_attention_packed_host(q, packed, packing, None, 0.1, torch.empty_like(q), 1)
+    assert GrainAttention(q, packed, None, 0.1, torch.empty_like(q), 1, packing)()
 
 
 @needs_compiler
@@ -95,7 +96,7 @@ def test_padding_is_never_read() -> None:
     packed, q, pads = packed_pairs(packing, 20, 64, torch.float32), torch.randn(GRAINS, 1, 64), torch.tensor([7, 19, 0])
     packed[0, :, :7] = packed[1, :, :19] = 0xFF  # scales that are not numbers
     out = torch.empty_like(q)
-    assert grain_attention_packed_host(q, packed, packing, pads, 0.1, out, 1)
+    assert GrainAttention(q, packed, pads, 0.1, out, 1, packing)()
     assert out.isfinite().all()
 
 
@@ -104,7 +105,7 @@ def test_few_grains_with_long_contexts_are_cut_for_the_threads() -> None:
     packing = Packing(4, 64, False, 2)
     packed, q = packed_pairs(packing, 3001, 64, torch.bfloat16), torch.randn(GRAINS, 4, 64).bfloat16()
     pads, out = torch.tensor([0, 3000, 7]), torch.empty_like(q)
-    assert grain_attention_packed_host(q, packed, packing, pads, 64**-0.5, out, 2)
+    assert GrainAttention(q, packed, pads, 64**-0.5, out, 2, packing)()
     torch.testing.assert_close(out.double(), exact(q, packed, packing, pads), rtol=8e-3, atol=4e-3)
 
 
@@ -116,7 +117,7 @@ def test_the_framework_gives_the_same(head_dim: int, block: int, monkeypatch: py
     packing = Packing(4, 32, False, 4)
     packed, q = packed_pairs(packing, 30, head_dim, torch.float32), torch.randn(GRAINS, 2, head_dim)
     pads, out = torch.tensor([0, 5, 20]), torch.full_like(q, math.nan)
-    host_attention_packed(q, packed[:, :, :21], packing, pads, head_dim**-0.5, out, 1)
+    HostAttention(q, packed, pads, head_dim**-0.5, out, 1, packing)(21)
     expected = exact(q, packed[:, :, :21], packing, pads).float()
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
     found = decode_attention_packed(q, packed, packing, pads, torch.tensor(20), head_dim**-0.5)

@@ -9,9 +9,10 @@ import pytest
 import torch
 from flexplan_runtime import sparseattention
 from flexplan_runtime.attention import grain_attention
-from flexplan_runtime.hostattention import build, sparse_attention_host
+from flexplan_runtime.hostattention import GrainAttention, build
+from flexplan_runtime.hostcall import HostAttention
 from flexplan_runtime.quantisation import pack_vectors, unpack_vectors
-from flexplan_runtime.sparseattention import host_sparse_attention, sparse_attention
+from flexplan_runtime.sparseattention import sparse_attention
 from torch import Tensor
 
 from flexplan.packing import Packing
@@ -50,7 +51,7 @@ def test_the_largest_weights_and_the_newest_are_kept(
         expected.append(found.float())
         pairs[g, 1, [t for t in range(45) if t not in kept]] = math.nan
     out = torch.full_like(q, math.nan)
-    host_sparse_attention(q, pairs[:, :, :context], pads, SCALE, sparsity, out, 2)
+    HostAttention(q, pairs, pads, SCALE, out, 2, sparsity=sparsity)(context)
     torch.testing.assert_close(out, torch.stack(expected), rtol=1e-5, atol=1e-6)
     for given in (context, torch.tensor(context)):
         found = sparse_attention(q, pairs, pads, given, SCALE, sparsity)
@@ -97,12 +98,12 @@ def test_the_kernel_of_the_host_keeps_the_same(heads: int, packing: Packing | No
     expected = sparse_attention(q, pairs, pads, 700, 0.1, 0.3, packing)
     for threads in [1, 2]:
         out = torch.full_like(q, math.nan)
-        assert sparse_attention_host(q, pairs, packing, pads, 0.1, 0.3, out, threads)
+        assert GrainAttention(q, pairs, pads, 0.1, out, threads, packing, 0.3)()
         torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_what_the_kernel_is_not_written_for_is_left_to_the_framework() -> None:
     q, pairs, pads = torch.randn(2, 1, 24), torch.randn(2, 2, 30, 24), torch.tensor([0, 3])
     out = torch.full_like(q, math.nan)
-    host_sparse_attention(q, pairs, pads, SCALE, 0.2, out, 1)
+    HostAttention(q, pairs, pads, SCALE, out, 1, sparsity=0.2)(30)
     torch.testing.assert_close(out, sparse_attention(q, pairs, pads, 30, SCALE, 0.2))

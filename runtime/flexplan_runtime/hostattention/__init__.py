@@ -20,104 +20,54 @@ LARGEST_HEAD_DIM = 256
 FOUR, EIGHT = ctypes.c_int64 * 4, ctypes.c_int64 * 8
 
 
-def grain_attention_host(
-    q_GPH: Tensor,
-    k_GCH: Tensor,
-    v_GCH: Tensor,
-    pads_G: Tensor | None,
-    scale: float,
-    out_GPH: Tensor,
-    num_threads: int,
-) -> bool:
-    """One new position over its context, into ``out``; False, with nothing done, where the kernel cannot.
+class GrainAttention:
+    """The kernel on memory that stays where it is: one new position of each grain over its context, into ``out``.
 
-    ``pads`` (int32 or int64, each less than C) counts the leading tokens of each grain that are not read.
-    Any strides, as long as head_dim is contiguous.  Calls from several threads run one after the other.
+    Keys and values are (G, 2, C, H), or packed, (G, 2, C, bytes of a vector): those are unpacked a block at a time,
+    and what a code stands for is not rounded to the model's dtype.  ``pads`` (each less than the context) counts the
+    leading tokens of each grain that are not read.  Below a sparsity of 1, only the values that `sparseattention`
+    keeps are read.  Any strides, as long as the last axis is contiguous.  Calls from several threads run one after
+    the other.
     """
-    if not supports(q_GPH, k_GCH, v_GCH, out_GPH):
-        return False
-    size = q_GPH.element_size()
-    strides = [stride * size for x in (k_GCH, v_GCH) for stride in x.stride()[:2]]
-    return _attend(q_GPH, k_GCH, v_GCH, strides, None, pads_G, scale, 1.0, out_GPH, num_threads)
+
+    def __init__(
+        self, q_GPH: Tensor, pairs_G2CH: Tensor, pads_G: Tensor | None, scale: float, out_GPH: Tensor, num_threads: int,
+        packing: Packing | None = None, sparsity: float = 1.0,
+    ) -> None:  # fmt: skip
+        """Work out the kernel's arguments."""
+        k, v = pairs_G2CH.unbind(1)
+        pads = None if pads_G is None else pads_G.to(torch.int64).contiguous()
+        self._used = q_GPH, pairs_G2CH, pads, out_GPH  # what the addresses belong to
+        self._supported = supports(q_GPH, pairs_G2CH, out_GPH, packing)
+        (G, P, H), C, size = q_GPH.shape, k.shape[1], pairs_G2CH.element_size()
+        self._shape, layout = FOUR(G, P, H, C), None
+        if packing is not None:
+            layout = FOUR(packing.num_bits, packing.group_size, packing.symmetric, packing.vector_bytes(H))
+        strides = [stride * size for x in (k, v) for stride in x.stride()[:2]]
+        self._arguments = (
+            DTYPES.get(q_GPH.dtype), q_GPH.data_ptr(), k.data_ptr(), v.data_ptr(),
+            None if pads is None else pads.data_ptr(), out_GPH.data_ptr(), self._shape,
+            EIGHT(*q_GPH.stride()[:2], *strides, *out_GPH.stride()[:2]), layout, scale, sparsity, max(1, num_threads),
+        )  # fmt: skip
+
+    def __call__(self, context: int | None = None) -> bool:
+        """Over the first ``context`` tokens, or all; False, with nothing done, where the kernel cannot."""
+        kernel = _kernel() if self._supported else None
+        if kernel is None:
+            return False
+        self._shape[3] = self._used[1].shape[2] if context is None else context
+        return self._shape[0] == 0 or not kernel(*self._arguments)
 
 
-def grain_attention_packed_host(
-    q_GPH: Tensor,
-    packed_G2CV: Tensor,
-    packing: Packing,
-    pads_G: Tensor | None,
-    scale: float,
-    out_GPH: Tensor,
-    num_threads: int,
-) -> bool:
-    """The same over packed keys and values, (G, 2, C, bytes of a vector), unpacked a block at a time.
-
-    What a code stands for is not rounded to the model's dtype in between.
-    """
-    return sparse_attention_host(q_GPH, packed_G2CV, packing, pads_G, scale, 1.0, out_GPH, num_threads)
-
-
-def sparse_attention_host(
-    q_GPH: Tensor,
-    pairs_G2CH: Tensor,
-    packing: Packing | None,
-    pads_G: Tensor | None,
-    scale: float,
-    sparsity: float,
-    out_GPH: Tensor,
-    num_threads: int,
-) -> bool:
-    """The same over either kind of cache; below 1, only the values that `sparseattention` keeps are read."""
-    k, v = pairs_G2CH.unbind(1)
-    if not supports(q_GPH, out_GPH, *([k, v] if packing is None else [])):
-        return False
-    if packing is not None and (pairs_G2CH.device.type != "cpu" or pairs_G2CH.stride(-1) != 1):
-        return False
-    layout = None
-    if packing is not None:
-        layout = FOUR(packing.num_bits, packing.group_size, packing.symmetric, packing.vector_bytes(q_GPH.shape[-1]))
-    size = pairs_G2CH.element_size()
-    strides = [stride * size for x in (k, v) for stride in x.stride()[:2]]
-    return _attend(q_GPH, k, v, strides, layout, pads_G, scale, sparsity, out_GPH, num_threads)
-
-
-def _attend(
-    q_GPH: Tensor, k: Tensor, v: Tensor, cache_strides: list[int], layout: Any, pads_G: Tensor | None, scale: float,
-    sparsity: float, out_GPH: Tensor, num_threads: int,
-) -> bool:  # fmt: skip
-    """Strides of the cache in bytes."""
-    kernel = _kernel()
-    if kernel is None:
-        return False
-    (G, P, H), C = q_GPH.shape, k.shape[1]
-    if G == 0:
-        return True
-    pads = None if pads_G is None else pads_G.to(torch.int64).contiguous()
-    failed = kernel(
-        DTYPES[q_GPH.dtype],
-        q_GPH.data_ptr(),
-        k.data_ptr(),
-        v.data_ptr(),
-        None if pads is None else pads.data_ptr(),
-        out_GPH.data_ptr(),
-        FOUR(G, P, H, C),
-        EIGHT(*q_GPH.stride()[:2], *cache_strides, *out_GPH.stride()[:2]),
-        layout,
-        scale,
-        sparsity,
-        max(1, num_threads),
-    )
-    return not failed
-
-
-def supports(q_GPH: Tensor, *others: Tensor) -> bool:
+def supports(q_GPH: Tensor, pairs_G2CH: Tensor, out_GPH: Tensor, packing: Packing | None) -> bool:
     """Whether the kernel is written for these tensors."""
-    tensors, head_dim = (q_GPH, *others), q_GPH.shape[-1]
+    head_dim, dtype = q_GPH.shape[-1], torch.uint8 if packing else q_GPH.dtype
     return (
         q_GPH.dtype in DTYPES
         and head_dim % 16 == 0
         and 0 < head_dim <= LARGEST_HEAD_DIM
-        and all(t.dtype == q_GPH.dtype and t.device.type == "cpu" and t.stride(-1) == 1 for t in tensors)
+        and (out_GPH.dtype, pairs_G2CH.dtype) == (q_GPH.dtype, dtype)
+        and all(t.device.type == "cpu" and t.stride(-1) == 1 for t in (q_GPH, pairs_G2CH, out_GPH))
     )
 
 
