@@ -183,6 +183,7 @@ def test_a_block_ends_when_all_its_rows_have_stopped(schedule: str, tiny_opt: Pa
         longest = max(map(len, prompts))
         assert output.shape[1] == longest + max(ended) + 1
         ran = passes(lm)
+        assert torch.equal(lm.generate(prompts, max_new_tokens=30, stop=stops), output)  # after what was dropped
     by_length = sorted(range(4), key=lambda row: len(prompts[row]))
     last = [max(ended[row] for row in by_length[2 * k : 2 * k + 2]) for k in (0, 1)]
     # a finished micro-batch is in the pass that was queued by then, and in no more; what nobody waits for is dropped

@@ -89,6 +89,18 @@ def test_few_grains_with_long_contexts_are_cut_for_the_threads(dtype: torch.dtyp
 
 
 @needs_compiler
+def test_what_was_worked_out_once_serves_longer_contexts_and_other_padding() -> None:
+    kv, q = torch.randn(GRAINS, 2, 40, 64), torch.randn(GRAINS, 2, 64)
+    pads, out = torch.zeros(GRAINS, dtype=torch.int64), torch.empty_like(q)
+    attention = GrainAttention(q, kv, pads, 64**-0.5, out, 2)
+    for context, pad in [(7, 0), (8, 3), (40, 39), (20, 1)]:
+        pads.fill_(pad)
+        q.normal_()
+        assert attention(context)
+        torch.testing.assert_close(out, torchs(q, kv[:, :, :context], pads), rtol=1e-5, atol=5e-6)
+
+
+@needs_compiler
 def test_padding_is_never_read() -> None:
     kv, q, pads = pairs(2, 20, 64, torch.float32), torch.randn(2, 1, 64), torch.tensor([7, 19])
     kv[0, :, :7] = kv[1, :, :19] = math.nan
