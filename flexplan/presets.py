@@ -38,7 +38,7 @@ _H100 = {
     "launch_s": 0.3e-6,
     "sample_s": 20e-6,
     "copy_s": 300e-6,
-    "host_task_s": 100e-6,
+    "host_task_s": 330e-6,
     "disk_request_s": 200e-6,
 }
 
