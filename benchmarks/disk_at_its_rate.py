@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from flexplan_runtime.disk import ScratchFile
-from flexplan_runtime.hostmemory import aligned_bytes
+from flexplan_runtime.memory.disk import ScratchFile
+from flexplan_runtime.memory.host import aligned_bytes
 
 from flexplan.units import GiB, MiB
 

@@ -19,8 +19,8 @@ import torch
 from flexplan_runtime import ExecutionEnv, OffloadedLM
 from peer import cap_gpu
 
-from flexplan.policy import Policy
-from flexplan.timeline import Timeline
+from flexplan.graph.timeline import Timeline
+from flexplan.policy.policy import Policy
 from flexplan.units import GiB, parse_size
 
 

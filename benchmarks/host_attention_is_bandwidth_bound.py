@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from flexplan_runtime.hostattention import GrainAttention
+from flexplan_runtime.kernels.host import GrainAttention
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor

@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable
 
 import torch
-from flexplan_runtime.hostattention import GrainAttention
-from flexplan_runtime.quantisation import pack_vectors
+from flexplan_runtime.kernels.host import GrainAttention
+from flexplan_runtime.kernels.quantisation import pack_vectors
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from flexplan.packing import Packing
+from flexplan.model.packing import Packing
 
 CONTEXT, DISTINCT = 528, 16
 PLACES = {"cache": (8, 200), "memory": (4096, 4)}

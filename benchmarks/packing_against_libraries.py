@@ -25,12 +25,12 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from flexplan_runtime.packedweights import pack, unpack
+from flexplan_runtime.weights.packed import pack, unpack
 from torch import Tensor
 
-from flexplan.catalog import read_model
-from flexplan.policy import CompressionConfig, Policy
-from flexplan.tensors import WeightTensor, weight_tensors
+from flexplan.model.catalog import read_model
+from flexplan.model.tensors import WeightTensor, weight_tensors
+from flexplan.policy.policy import CompressionConfig, Policy
 
 BITS, GROUP = 4, 64
 Packed = Any  # whatever a library keeps

@@ -28,13 +28,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from flexplan_runtime.timing import rate_of
+from flexplan_runtime.measure.timing import rate_of
 from torch.nn import functional
 
-from flexplan.hardware import Hardware
-from flexplan.plan import Plan
-from flexplan.policy import Policy
-from flexplan.problem import Problem
+from flexplan.hardware.machine import Hardware
+from flexplan.plan.plan import Plan
+from flexplan.policy.policy import Policy
+from flexplan.problem.problem import Problem
 
 MODEL = "HuggingFaceTB/SmolLM2-135M"
 MEDIAN_PERCENT, WORST_PERCENT, SPEARMAN = 15, 30, 0.9
@@ -155,7 +155,7 @@ def measure(rows: Sequence[Row], hardware: Hardware, dtype: str, rounds: int, st
 def block_seconds(plan: Plan, dtype: str, scratch: Path) -> float:
     """What `flexplan bench` measures, in a process of its own."""
     plan.save(scratch / "plan.json")
-    program = [sys.executable, "-c", "from flexplan.cli import main; main()"]
+    program = [sys.executable, "-c", "from flexplan.cli.app import main; main()"]
     flags = ["--dummy", "--device", "cpu", "--dtype", dtype, "--offload-dir", str(scratch / "offload"), "--json"]
     done = subprocess.run([*program, "bench", str(scratch / "plan.json"), *flags], stdout=subprocess.PIPE, check=True)
     return float(json.loads(done.stdout)["measured"]["total_s"])

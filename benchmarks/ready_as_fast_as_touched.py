@@ -16,11 +16,11 @@ from collections.abc import Callable
 
 import torch
 from flexplan_runtime import ExecutionEnv, OffloadedLM
-from flexplan_runtime.hostmemory import HostBlock
+from flexplan_runtime.memory.host import HostBlock
 
-from flexplan.catalog import read_model
-from flexplan.policy import Policy
-from flexplan.tensors import weight_tensors
+from flexplan.model.catalog import read_model
+from flexplan.model.tensors import weight_tensors
+from flexplan.policy.policy import Policy
 from flexplan.units import GiB
 
 LIMIT = 1.3

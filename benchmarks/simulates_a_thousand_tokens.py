@@ -6,12 +6,12 @@ import argparse
 import resource
 import time
 
-from flexplan_planners.zigzag import ZigZag
+from flexplan_planners.schedules.zigzag import ZigZag
 
-from flexplan.cost import Rates
-from flexplan.policy import Policy
-from flexplan.problem import Problem
-from flexplan.simulator import simulate_graph
+from flexplan.cost.work import Rates
+from flexplan.policy.policy import Policy
+from flexplan.problem.problem import Problem
+from flexplan.simulation.simulator import simulate_graph
 
 
 def main() -> None:

@@ -14,8 +14,8 @@ import sys
 import time
 
 from flexplan.errors import InfeasiblePlan
-from flexplan.planning import solve
-from flexplan.problem import Problem
+from flexplan.plan.planner import solve
+from flexplan.problem.problem import Problem
 
 MODELS = (
     "facebook/opt-30b",
@@ -53,7 +53,7 @@ def answer(model: str, gpu: str, cpu: str, planner: str) -> str:
 
 
 def process_s(model: str, gpu: str, cpu: str, planner: str) -> float:
-    command = "from flexplan.cli import main; main()"
+    command = "from flexplan.cli.app import main; main()"
     budgets = ["--gpu-mem", gpu, "--cpu-mem", cpu, "--disk-mem", DISK]
     start = time.perf_counter()
     subprocess.run(

@@ -14,7 +14,7 @@ from statistics import median
 import torch
 from flexplan_runtime import ExecutionEnv, OffloadedLM
 
-from flexplan.policy import Policy
+from flexplan.policy.policy import Policy
 
 LIMIT_PERCENT = 2
 

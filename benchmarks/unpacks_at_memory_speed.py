@@ -13,11 +13,11 @@ from collections.abc import Callable
 from importlib.util import find_spec
 
 import torch
-from flexplan_runtime.packedweights import pack, unpack
+from flexplan_runtime.weights.packed import pack, unpack
 
-from flexplan.catalog import read_model
-from flexplan.policy import CompressionConfig, Policy
-from flexplan.tensors import WeightTensor, weight_tensors
+from flexplan.model.catalog import read_model
+from flexplan.model.tensors import WeightTensor, weight_tensors
+from flexplan.policy.policy import CompressionConfig, Policy
 
 
 def main() -> None:

@@ -17,8 +17,8 @@ from typing import Any
 import peer
 import torch
 
-from flexplan.catalog import read_model
-from flexplan.shapes import ModelShape
+from flexplan.model.catalog import read_model
+from flexplan.model.shape import ModelShape
 from flexplan.units import GiB
 
 

@@ -5,7 +5,7 @@ Nothing is downloaded, nothing runs on a GPU; the machines are guesses until `fl
 
 # %% one question
 from flexplan import InfeasiblePlan, Policy, Problem, solve
-from flexplan.plan import Plan
+from flexplan.plan.plan import Plan
 
 problem = Problem.of("facebook/opt-13b", hardware="rtx3090", gpu_mem="12G", cpu_mem="40G", prompt_len=256, gen_len=16)
 plan = solve(problem)

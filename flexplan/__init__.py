@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flexplan.errors import FlexplanError, InfeasiblePlan
-    from flexplan.forecast import simulate
-    from flexplan.graph import Task, TaskGraph
-    from flexplan.hardware import Hardware
-    from flexplan.plan import Plan
-    from flexplan.planning import solve
-    from flexplan.policy import CompressionConfig, Policy
-    from flexplan.problem import Problem, Workload
-    from flexplan.shapes import ModelShape
-    from flexplan.timeline import Timeline
+    from flexplan.graph.graph import TaskGraph
+    from flexplan.graph.tasks import Task
+    from flexplan.graph.timeline import Timeline
+    from flexplan.hardware.machine import Hardware
+    from flexplan.model.shape import ModelShape
+    from flexplan.plan.forecast import simulate
+    from flexplan.plan.plan import Plan
+    from flexplan.plan.planner import solve
+    from flexplan.policy.policy import CompressionConfig, Policy
+    from flexplan.problem.problem import Problem, Workload
 
 __all__ = [
     "CompressionConfig",
@@ -38,20 +39,20 @@ __all__ = [
 
 # a name is imported when it is first asked for, so that `import flexplan` costs nothing
 _HOMES = {
-    "CompressionConfig": "policy",
+    "CompressionConfig": "policy.policy",
     "FlexplanError": "errors",
-    "Hardware": "hardware",
+    "Hardware": "hardware.machine",
     "InfeasiblePlan": "errors",
-    "ModelShape": "shapes",
-    "Plan": "plan",
-    "Policy": "policy",
-    "Problem": "problem",
-    "Task": "graph",
-    "TaskGraph": "graph",
-    "Timeline": "timeline",
-    "Workload": "problem",
-    "simulate": "forecast",
-    "solve": "planning",
+    "ModelShape": "model.shape",
+    "Plan": "plan.plan",
+    "Policy": "policy.policy",
+    "Problem": "problem.problem",
+    "Task": "graph.tasks",
+    "TaskGraph": "graph.graph",
+    "Timeline": "graph.timeline",
+    "Workload": "problem.problem",
+    "simulate": "plan.forecast",
+    "solve": "plan.planner",
 }
 
 

@@ -12,18 +12,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from flexplan.blocks import fill_blocks
-from flexplan.checker import check_graph, check_memory
-from flexplan.cost import Rates
+from flexplan.cost.work import Rates
 from flexplan.errors import InfeasiblePlan
-from flexplan.graph import TaskGraph
-from flexplan.placement import Placement
-from flexplan.plan import Plan
-from flexplan.planning import Planner, Schedule, solve
-from flexplan.policy import Policy
-from flexplan.problem import Problem
-from flexplan.shapes import ModelShape
-from flexplan.simulator import simulate_graph
+from flexplan.graph.checker import check_graph, check_memory
+from flexplan.graph.graph import TaskGraph
+from flexplan.model.shape import ModelShape
+from flexplan.placement.placement import Placement
+from flexplan.plan.plan import Plan
+from flexplan.plan.planner import Planner, Schedule, solve
+from flexplan.policy.blocks import fill_blocks
+from flexplan.policy.policy import Policy
+from flexplan.problem.problem import Problem
+from flexplan.simulation.simulator import simulate_graph
 from flexplan.units import MiB
 
 TIERS = ("gpu", "cpu", "disk")

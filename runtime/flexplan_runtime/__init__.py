@@ -3,7 +3,7 @@
 >>> from flexplan_runtime import ExecutionEnv, OffloadedLM
 """
 
-from flexplan_runtime.env import ExecutionEnv
-from flexplan_runtime.lm import Generation, OffloadedLM
+from flexplan_runtime.execute.env import ExecutionEnv
+from flexplan_runtime.generate.lm import Generation, OffloadedLM
 
 __all__ = ["ExecutionEnv", "Generation", "OffloadedLM"]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexplan.allot import Allotment, cut
+from flexplan.placement.apportion import Allotment, cut
 
 
 @st.composite

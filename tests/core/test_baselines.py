@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from flexplan.baselines import BASELINES, all_resident, faster_baseline, rival, rivals, whole_layers
-from flexplan.blocksizes import fits, largest_block, sizes
-from flexplan.layers import layer_tensors, schedule_layers
-from flexplan.plan import Plan
-from flexplan.planning import solve
+from flexplan.model.layers import layer_tensors, schedule_layers
+from flexplan.plan.baselines import BASELINES, all_resident, faster_baseline, rival, rivals, whole_layers
+from flexplan.plan.budgets import fits, largest_block, sizes
+from flexplan.plan.plan import Plan
+from flexplan.plan.planner import solve
 from flexplan.plugins import SCHEDULES, make
-from flexplan.policy import Policy
-from flexplan.problem import Problem
+from flexplan.policy.policy import Policy
+from flexplan.problem.problem import Problem
 
 GPU, HOST, AUTO, FOUR_BIT = BASELINES
 SMALL = Problem.of("facebook/opt-125m", hardware="t4-gcp", gpu_mem="2G", prompt_len=32, gen_len=8, num_prompts=64)
@@ -101,7 +101,7 @@ class Slow:
 
 def test_solve_gives_a_faster_baseline_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "flexplan.planning.make", lambda group, name, **options: Slow() if name == "slow" else make(group, name)
+        "flexplan.plan.planner.make", lambda group, name, **options: Slow() if name == "slow" else make(group, name)
     )
     with pytest.warns(
         UserWarning, match="the baseline all resident is predicted to be .* faster than the plan of planner slow"

@@ -5,15 +5,15 @@ from __future__ import annotations
 import random
 
 import pytest
-from flexplan_planners.rowwise import RowWise
-from flexplan_planners.zigzag import ZigZag
+from flexplan_planners.schedules.rowwise import RowWise
+from flexplan_planners.schedules.zigzag import ZigZag
 
-from flexplan.bounds import bound_of, seconds_of
-from flexplan.cost import Rates
-from flexplan.hardware import hardware_from
-from flexplan.policy import Policy
-from flexplan.prediction import predict
-from flexplan.problem import Problem, Workload
+from flexplan.cost.work import Rates
+from flexplan.hardware.machine import hardware_from
+from flexplan.policy.policy import Policy
+from flexplan.problem.problem import Problem, Workload
+from flexplan.simulation.bounds import bound_of, seconds_of
+from flexplan.simulation.prediction import predict
 
 
 def asked(gen_len: int = 6, hardware: str = "t4-gcp") -> Problem:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from flexplan.catalog import model_config, model_names, model_shape, read_model
-from flexplan.configs import read_config
 from flexplan.errors import ModelFilesError, UsageError
-from flexplan.tensors import weight_bytes, weight_tensors
+from flexplan.model.catalog import model_config, model_names, model_shape, read_model
+from flexplan.model.config import read_config
+from flexplan.model.tensors import weight_bytes, weight_tensors
 
 
 @cache

@@ -9,19 +9,19 @@ from itertools import groupby, pairwise
 from typing import Any
 
 import pytest
-from flexplan_planners.rowwise import RowWise
-from flexplan_planners.zigzag import ZigZag
+from flexplan_planners.schedules.rowwise import RowWise
+from flexplan_planners.schedules.zigzag import ZigZag
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexplan.catalog import model_shape
-from flexplan.checker import check_graph, check_memory, check_order
 from flexplan.errors import GraphError, InfeasiblePlan
-from flexplan.graph import Access, Buffer, Step, Sweep, Task, TaskGraph
-from flexplan.plan import Plan
-from flexplan.planning import check_plan
-from flexplan.policy import Policy
-from flexplan.problem import Problem, Workload
+from flexplan.graph.checker import check_graph, check_memory, check_order
+from flexplan.graph.graph import Access, Buffer, Step, Sweep, Task, TaskGraph
+from flexplan.model.catalog import model_shape
+from flexplan.plan.plan import Plan
+from flexplan.plan.planner import check_plan
+from flexplan.policy.policy import Policy
+from flexplan.problem.problem import Problem, Workload
 
 TINY = model_shape("facebook/opt-125m").model_copy(
     update={

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from flexplan.cli import app
-from flexplan.progress import Progress
+from flexplan.cli.app import app
+from flexplan.cli.progress import Progress
 
 SMALL = ("--model", "facebook/opt-125m", "--prompt-len", "16", "--gen-len", "4")
 MANUAL = ("--planner", "manual", "--gpu-batch-size", "2")
@@ -114,7 +114,7 @@ def test_too_small_a_budget_is_an_answer_with_numbers() -> None:
 
 
 def test_an_unwritable_output_is_found_before_planning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flexplan.planning.solve", None)
+    monkeypatch.setattr("flexplan.plan.planner.solve", None)
     refused(call("solve", "-o", tmp_path), 2, "directory")
     refused(call("solve", "-o", tmp_path / "missing" / "plan.json"), 2, "cannot be written")
 
@@ -128,7 +128,7 @@ def test_a_bug_is_exit_1_and_one_line_unless_debugging(monkeypatch: pytest.Monke
     def broken(*args: object, **options: object) -> None:
         raise RuntimeError("boom\nsecond line")
 
-    monkeypatch.setattr("flexplan.planning.solve", broken)
+    monkeypatch.setattr("flexplan.plan.planner.solve", broken)
     refused(call("solve", *SMALL), 1, "RuntimeError: boom", "--debug")
     assert "Traceback" in call("--debug", "solve", *SMALL).stderr
     assert "Traceback" in call("solve", *SMALL, "--debug").stderr
@@ -188,7 +188,7 @@ def test_flags_override_the_problem_file(tmp_path: Path) -> None:
 
 
 def test_paths_in_a_problem_file_are_relative_to_it(tmp_path: Path) -> None:
-    from flexplan.hardware import hardware_from
+    from flexplan.hardware.machine import hardware_from
 
     hardware_from("t4-gcp").model_copy(update={"name": "mine"}).save(tmp_path / "mine.json")
     (tmp_path / "job.toml").write_text('model = "opt-125m"\nhardware = "mine.json"\nprompt_len = 8\ngen_len = 2\n')
@@ -366,7 +366,7 @@ def test_bare_fields_need_a_model(tmp_path: Path) -> None:
 
 
 def test_without_torch_it_says_how_to_get_it(plan_file: Path, tmp_path: Path) -> None:
-    code = "import sys; sys.modules['torch'] = None; from flexplan.cli import main; main()"
+    code = "import sys; sys.modules['torch'] = None; from flexplan.cli.app import main; main()"
     command = [sys.executable, "-c", code, "run", str(plan_file), "--dummy", "-o", str(tmp_path / "out.jsonl")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
@@ -377,7 +377,7 @@ def test_progress_off_a_terminal_is_a_line_now_and_then(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = iter(range(0, 100, 2))
-    monkeypatch.setattr("flexplan.progress.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("flexplan.cli.progress.time.monotonic", lambda: float(next(clock)))
     with Progress() as progress:
         progress.stage("generating")
         for done in (10, 20, 30):  # at 2, 4 and 6 seconds
@@ -389,8 +389,8 @@ def test_progress_off_a_terminal_is_a_line_now_and_then(
 def test_solve_alone_is_offline_quick_and_without_tensor_libraries(tmp_path: Path) -> None:
     """Two budgets are enough; seconds of the process, as other tests share the cores."""
     code = (
-        "import sys, flexplan.cli\n"
-        "try: flexplan.cli.main()\n"
+        "import sys, flexplan.cli.app\n"
+        "try: flexplan.cli.app.main()\n"
         "finally: print(sorted({'torch', 'transformers', 'safetensors'} & sys.modules.keys()), file=sys.stderr)"
     )
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

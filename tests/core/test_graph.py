@@ -6,16 +6,16 @@ from typing import Any
 
 import networkx
 import pytest
-from flexplan_planners.rowwise import RowWise
-from flexplan_planners.zigzag import ZigZag
+from flexplan_planners.schedules.rowwise import RowWise
+from flexplan_planners.schedules.zigzag import ZigZag
 
-from flexplan.catalog import model_shape
-from flexplan.cost import Rates
+from flexplan.cost.work import Rates
 from flexplan.errors import GraphError
-from flexplan.graph import KINDS, LANES, Access, Buffer, Sweep, Task, TaskGraph, Work, parse_name, parse_task
-from flexplan.policy import Policy
-from flexplan.problem import Problem
-from flexplan.simulator import simulate_graph
+from flexplan.graph.graph import KINDS, LANES, Access, Buffer, Sweep, Task, TaskGraph, Work, parse_name, parse_task
+from flexplan.model.catalog import model_shape
+from flexplan.policy.policy import Policy
+from flexplan.problem.problem import Problem
+from flexplan.simulation.simulator import simulate_graph
 
 TINY = model_shape("facebook/opt-125m").model_copy(update={"num_layers": 2})
 PROBLEM = Problem.of(TINY, prompt_len=16, gen_len=4)

@@ -5,20 +5,20 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from flexplan_planners.zigzag import ZigZag
+from flexplan_planners.schedules.zigzag import ZigZag
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexplan.blocks import Block, MicroBatch, fill_blocks, full_block
-from flexplan.catalog import model_shape
 from flexplan.errors import InfeasiblePlan
-from flexplan.placement import Placement, tier_of
-from flexplan.plan import Plan, refuse_over_budget
-from flexplan.policy import Policy
-from flexplan.prediction import peak_bytes
-from flexplan.problem import Problem, Workload
-from flexplan.shapes import ModelShape
-from flexplan.tensors import WeightTensor, weight_tensors
+from flexplan.model.catalog import model_shape
+from flexplan.model.shape import ModelShape
+from flexplan.model.tensors import WeightTensor, weight_tensors
+from flexplan.placement.placement import Placement, tier_of
+from flexplan.plan.plan import Plan, refuse_over_budget
+from flexplan.policy.blocks import Block, MicroBatch, fill_blocks, full_block
+from flexplan.policy.policy import Policy
+from flexplan.problem.problem import Problem, Workload
+from flexplan.simulation.prediction import peak_bytes
 
 TIERS = ("gpu", "cpu", "disk")
 SHAPES = {

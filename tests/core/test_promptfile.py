@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flexplan.errors import PromptError
-from flexplan.promptfile import Prompt, parse_prompts
+from flexplan.problem.prompts import Prompt, parse_prompts
 
 
 def contents(data: bytes, suffix: str = "") -> list[str | tuple[int, ...]]:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from flexplan import promptlens
 from flexplan.errors import PromptError, UsageError
-from flexplan.promptlens import prompt_lens
+from flexplan.problem import prompt_lengths as promptlens
+from flexplan.problem.prompt_lengths import prompt_lens
 
 
 @pytest.fixture

@@ -6,16 +6,16 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import replace
 
 import pytest
-from flexplan_planners.rowwise import RowWise
-from flexplan_planners.zigzag import ZigZag
+from flexplan_planners.schedules.rowwise import RowWise
+from flexplan_planners.schedules.zigzag import ZigZag
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexplan.catalog import model_shape
-from flexplan.checker import check_graph
-from flexplan.graph import CPU, GPU, INLINE, KINDS, Sweep, TaskGraph
-from flexplan.policy import Policy
-from flexplan.problem import Problem
+from flexplan.graph.checker import check_graph
+from flexplan.graph.graph import CPU, GPU, INLINE, KINDS, Sweep, TaskGraph
+from flexplan.model.catalog import model_shape
+from flexplan.policy.policy import Policy
+from flexplan.problem.problem import Problem
 
 SHAPES = [
     model_shape(name).model_copy(

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexplan.catalog import model_config, model_names, read_model
-from flexplan.configs import FAMILIES, read_config, shape_from_config
 from flexplan.errors import ModelFilesError
-from flexplan.tensors import weight_bytes
+from flexplan.model.catalog import model_config, model_names, read_model
+from flexplan.model.config import FAMILIES, read_config, shape_from_config
+from flexplan.model.tensors import weight_bytes
 
 Config = dict[str, Any]
 
@@ -326,7 +326,8 @@ def test_whatever_stands_in_a_config_it_is_read_or_refused(family: str, changes:
 
 def test_planning_reads_models_without_a_tensor_library() -> None:
     script = (
-        "import sys; from flexplan.catalog import model_shape; from flexplan.hardware import hardware_from;"
+        "import sys; from flexplan.model.catalog import model_shape;"
+        "from flexplan.hardware.machine import hardware_from;"
         "model_shape('opt-30b'); hardware_from(); sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

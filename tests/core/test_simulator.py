@@ -9,22 +9,22 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from flexplan_planners.rowwise import RowWise
-from flexplan_planners.zigzag import ZigZag
+from flexplan_planners.schedules.rowwise import RowWise
+from flexplan_planners.schedules.zigzag import ZigZag
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexplan.catalog import model_shape
-from flexplan.cost import Price, Rates
+from flexplan.cost.work import Price, Rates
 from flexplan.errors import GraphError
-from flexplan.graph import Access, Buffer, Sweep, Task, TaskGraph, Work
-from flexplan.hardware import DISK_REQUEST_BYTES, hardware_from
-from flexplan.policy import Policy
-from flexplan.problem import Problem
-from flexplan.programs import Program
-from flexplan.programs import programs as programs_of
-from flexplan.simulator import share, simulate_graph
-from flexplan.timeline import Timeline
+from flexplan.graph.graph import Access, Buffer, Sweep, Task, TaskGraph, Work
+from flexplan.graph.timeline import Timeline
+from flexplan.hardware.machine import DISK_REQUEST_BYTES, hardware_from
+from flexplan.model.catalog import model_shape
+from flexplan.policy.policy import Policy
+from flexplan.problem.problem import Problem
+from flexplan.simulation.simulator import share, simulate_graph
+from flexplan.simulation.sweeps import Program
+from flexplan.simulation.sweeps import programs as programs_of
 
 GB = 1e9
 TINY = model_shape("facebook/opt-125m").model_copy(update={"num_layers": 2})
@@ -309,11 +309,11 @@ def test_a_pattern_that_does_not_repeat_is_derived(lie: str) -> None:
 
 _LONG = """
 import resource
-from flexplan.cost import Rates
-from flexplan.policy import Policy
-from flexplan.problem import Problem
-from flexplan.simulator import simulate_graph
-from flexplan_planners.zigzag import ZigZag
+from flexplan.cost.work import Rates
+from flexplan.policy.policy import Policy
+from flexplan.problem.problem import Problem
+from flexplan.simulation.simulator import simulate_graph
+from flexplan_planners.schedules.zigzag import ZigZag
 
 for gen_len in (20, 100):
     problem = Problem.of("facebook/opt-30b", prompt_len=512, gen_len=gen_len, disk_mem="1500G")

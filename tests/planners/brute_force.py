@@ -14,15 +14,15 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from flexplan_planners.lpmodel import ACT, CACHE, ONE, WEIGHTS, Program
-from flexplan_planners.readback import shares_of
+from flexplan_planners.lp.rows import ACT, CACHE, ONE, WEIGHTS, Program
+from flexplan_planners.lp.shares import shares_of
 
-from flexplan.blocks import full_block
-from flexplan.cache_placement import place_cache
-from flexplan.placement import Placement
-from flexplan.policy import Policy
-from flexplan.problem import Problem
-from flexplan.weight_placement import place_weights
+from flexplan.placement.cache import place_cache
+from flexplan.placement.placement import Placement
+from flexplan.placement.weights import place_weights
+from flexplan.policy.blocks import full_block
+from flexplan.policy.policy import Policy
+from flexplan.problem.problem import Problem
 
 TIERS = ("gpu", "cpu", "disk")
 WORDS = {"w": WEIGHTS, "cache": CACHE, "act": ACT}

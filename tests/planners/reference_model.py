@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import log2
 
-from flexplan_planners.lpmodel import ONE, Phase, Program, Row
+from flexplan_planners.lp.rows import ONE, Phase, Program, Row
 
 GIB, TERA = 2.0**30, 1e12
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flexplan_planners.lp import LpPlanner
-from flexplan_planners.manual import ManualPlanner
-from flexplan_planners.rowwise import RowWise
-from flexplan_planners.search import SearchPlanner
-from flexplan_planners.zigzag import ZigZag
+from flexplan_planners.lp_planner import LpPlanner
+from flexplan_planners.manual_planner import ManualPlanner
+from flexplan_planners.schedules.rowwise import RowWise
+from flexplan_planners.schedules.zigzag import ZigZag
+from flexplan_planners.search_planner import SearchPlanner
 
-from flexplan.planning import Planner, Schedule
-from flexplan.policy import Policy
-from flexplan.problem import Problem
+from flexplan.plan.planner import Planner, Schedule
+from flexplan.policy.policy import Policy
+from flexplan.problem.problem import Problem
 from flexplan.testing import PlannerContract, ScheduleContract, small_problem
 from flexplan.units import MiB
 

@@ -6,13 +6,13 @@ import pytest
 from problems import problem
 from rich.console import Console
 
-from flexplan.explaining import Explanation
-from flexplan.gains import step_bytes
-from flexplan.plan import Plan
-from flexplan.planning import solve
-from flexplan.policy import Policy
-from flexplan.problem import Problem
-from flexplan.sentences import explanation_view, in_short
+from flexplan.explanation.explanation import Explanation
+from flexplan.explanation.sensitivity import step_bytes
+from flexplan.plan.plan import Plan
+from flexplan.plan.planner import solve
+from flexplan.policy.policy import Policy
+from flexplan.problem.problem import Problem
+from flexplan.report.sentences import explanation_view, in_short
 from flexplan.units import GiB, MiB
 
 
@@ -131,7 +131,7 @@ def test_a_plan_that_is_a_baseline_is_called_one() -> None:
 
 
 def test_the_short_version_needs_no_re_solve(found: Explanation, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flexplan.gains.solve", None)
+    monkeypatch.setattr("flexplan.explanation.sensitivity.solve", None)
     console = Console(width=120)
     with console.capture() as capture:
         console.print(in_short(found.plan))

@@ -9,10 +9,10 @@ import hostile
 import pytest
 from typer.testing import CliRunner
 
-from flexplan.cli import app
+from flexplan.cli.app import app
 from flexplan.errors import InfeasiblePlan, PluginError, UsageError
-from flexplan.plan import Plan
-from flexplan.planning import solve
+from flexplan.plan.plan import Plan
+from flexplan.plan.planner import solve
 from flexplan.testing import small_problem
 
 BROKEN = {

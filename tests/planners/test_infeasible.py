@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from flexplan_planners.lp import LpPlanner
-from flexplan_planners.search import SearchPlanner
+from flexplan_planners.lp_planner import LpPlanner
+from flexplan_planners.search_planner import SearchPlanner
 from problems import SHAPES, problem
 
 from flexplan.errors import InfeasiblePlan
-from flexplan.plan import Plan
-from flexplan.policy import Policy
-from flexplan.problem import Problem
+from flexplan.plan.plan import Plan
+from flexplan.policy.policy import Policy
+from flexplan.problem.problem import Problem
 from flexplan.units import MiB
 
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import pytest
-from flexplan_planners.lp import LpPlanner
-from flexplan_planners.readback import read_back, shares_of
-from flexplan_planners.search import SearchPlanner
-from flexplan_planners.zigzag import ZigZag
+from flexplan_planners.lp.shares import read_back, shares_of
+from flexplan_planners.lp_planner import LpPlanner
+from flexplan_planners.schedules.zigzag import ZigZag
+from flexplan_planners.search_planner import SearchPlanner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from problems import SHAPES, problem
 
-from flexplan.blocks import fill_blocks
-from flexplan.checker import check_memory
 from flexplan.errors import InfeasiblePlan
-from flexplan.placement import Placement
-from flexplan.plan import Plan
-from flexplan.prediction import peak_bytes
-from flexplan.problem import Problem
+from flexplan.graph.checker import check_memory
+from flexplan.placement.placement import Placement
+from flexplan.plan.plan import Plan
+from flexplan.policy.blocks import fill_blocks
+from flexplan.problem.problem import Problem
+from flexplan.simulation.prediction import peak_bytes
 
 LAW = settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 SEARCH_LAW = settings(LAW, max_examples=8)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import random
 
 import pytest
-from flexplan_planners.lp import LpPlanner
-from flexplan_planners.search import SearchPlanner
-from flexplan_planners.zigzag import ZigZag
+from flexplan_planners.lp_planner import LpPlanner
+from flexplan_planners.schedules.zigzag import ZigZag
+from flexplan_planners.search_planner import SearchPlanner
 from problems import SHAPES, problem
 
 from flexplan.errors import InfeasiblePlan
-from flexplan.planning import Planner, check_plan
-from flexplan.prediction import peak_bytes
-from flexplan.problem import Problem, Workload
+from flexplan.plan.planner import Planner, check_plan
+from flexplan.problem.problem import Problem, Workload
+from flexplan.simulation.prediction import peak_bytes
 from flexplan.units import MiB
 
 

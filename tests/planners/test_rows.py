@@ -6,19 +6,19 @@ import random
 from collections.abc import Iterator
 
 import pytest
-from flexplan_planners.lpcost import FlexplanCosts, PassWork
-from flexplan_planners.lpmemory import Memory
-from flexplan_planners.lpmodel import Phase
-from flexplan_planners.switches import Switches
-from flexplan_planners.zigzag import ZigZag
+from flexplan_planners.lp.bytes import Memory
+from flexplan_planners.lp.rows import Phase
+from flexplan_planners.lp.seconds import FlexplanCosts, PassWork
+from flexplan_planners.lp.switches import Switches
+from flexplan_planners.schedules.zigzag import ZigZag
 from problems import SHAPES, problem
 
-from flexplan.blocks import full_block
-from flexplan.cost import Rates
-from flexplan.graph import Sweep
-from flexplan.placement import Placement
-from flexplan.policy import Policy
-from flexplan.problem import Problem
+from flexplan.cost.work import Rates
+from flexplan.graph.graph import Sweep
+from flexplan.placement.placement import Placement
+from flexplan.policy.blocks import full_block
+from flexplan.policy.policy import Policy
+from flexplan.problem.problem import Problem
 
 LOSSY = {"compress_weight": True, "compress_cache": True, "attn_sparsity": 0.3}
 TIERS = ("gpu", "cpu", "disk")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from flexplan_planners.search import SearchPlanner, otherwise_split, wider
+from flexplan_planners.search_planner import SearchPlanner, otherwise_split, wider
 
 from flexplan import Problem
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flexplan_runtime.handlers import HANDLERS
+from flexplan_runtime.execute.handlers.table import HANDLERS
 
 Handler = Callable[..., None]
 

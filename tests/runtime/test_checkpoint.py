@@ -15,15 +15,15 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import numpy as np  # noqa: E402 (needs torch)
-from flexplan_runtime.dummy import DummyCheckpoint  # noqa: E402
-from flexplan_runtime.models.families import family  # noqa: E402
-from flexplan_runtime.weights import INDEX, SINGLE, open_checkpoint  # noqa: E402
+from flexplan_runtime.models.registry import family  # noqa: E402
+from flexplan_runtime.weights.checkpoint import INDEX, SINGLE, open_checkpoint  # noqa: E402
+from flexplan_runtime.weights.dummy import DummyCheckpoint  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 from tiny_models import CONFIGS, logits, our_logits, reference_logits, saved, saved_npy  # noqa: E402
 
-from flexplan.configs import read_config, shape_from_config  # noqa: E402
 from flexplan.errors import ModelFilesError, StorageError  # noqa: E402
-from flexplan.tensors import weight_tensors  # noqa: E402
+from flexplan.model.config import read_config, shape_from_config  # noqa: E402
+from flexplan.model.tensors import weight_tensors  # noqa: E402
 
 IDS_BS = torch.arange(2 * 9).reshape(2, 9) * 7 % 95 + 3
 UP = "model.layers.0.mlp.up_proj.weight"
@@ -135,7 +135,7 @@ def test_shards_may_be_links_into_a_cache(copy_of: Callable[[str], Path]) -> Non
 def test_rows_are_converted_to_the_dtype_of_their_destination(
     dtype: torch.dtype, originals: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flexplan_runtime.weights.CHUNK_BYTES", 1000)  # so that a chunk ends inside a row
+    monkeypatch.setattr("flexplan_runtime.weights.checkpoint.CHUNK_BYTES", 1000)  # so that a chunk ends inside a row
     checkpoint = open_checkpoint(originals["llama"], shape_from_config(originals["llama"]))
     out = torch.empty(60, 32, dtype=dtype)
     checkpoint.read_rows("gate_up.weight", 0, 20, 60, out)  # the last 28 rows of the gate, the first 32 of up
@@ -382,7 +382,7 @@ def test_a_file_that_changes_under_a_run_is_a_storage_failure(harm: str, copy_of
 def test_dummy_rows_do_not_depend_on_how_they_are_asked_for(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flexplan_runtime.dummy._SPAN", 1024)
+    monkeypatch.setattr("flexplan_runtime.weights.dummy._SPAN", 1024)
     dummy = DummyCheckpoint(shape_from_config(CONFIGS["llama"].to_dict()), seed=1)
     all_rows, some = torch.empty(96, 32, dtype=dtype), torch.empty(50, 32, dtype=dtype)
     dummy.read_rows("gate_up.weight", 1, 0, 96, all_rows)

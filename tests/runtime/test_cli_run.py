@@ -15,11 +15,11 @@ from typer.testing import CliRunner, Result
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from flexplan_runtime import lm as lm_module  # noqa: E402  (after importorskip)
+from flexplan_runtime.generate import lm as lm_module  # noqa: E402  (after importorskip)
 from policies import THREE_TIERS  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 
-from flexplan.cli import app  # noqa: E402
+from flexplan.cli.app import app  # noqa: E402
 
 POLICY = THREE_TIERS | {"cpu_cache_compute": True}
 TEXTS = ["The with statement", "A class definition", "Python", "An exception is raised when", "If"]
@@ -264,7 +264,7 @@ def _damage(model: Path, damage: str) -> str:
 
 
 def test_an_error_while_running_leaves_no_output(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flexplan_runtime.disk import ScratchFile
+    from flexplan_runtime.memory.disk import ScratchFile
 
     from flexplan.errors import StorageError
 

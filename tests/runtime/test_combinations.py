@@ -23,13 +23,13 @@ from flexplan_runtime import ExecutionEnv, OffloadedLM  # noqa: E402  (after imp
 from flexplan_runtime.embedded import tiny_opt_path, tiny_opt_prompts  # noqa: E402
 from tokenizers import Tokenizer  # noqa: E402
 
-from flexplan.catalog import read_model  # noqa: E402
 from flexplan.errors import InfeasiblePlan, PolicyError  # noqa: E402
-from flexplan.hardware import hardware_from  # noqa: E402
-from flexplan.plan import Plan  # noqa: E402
-from flexplan.planning import check_plan  # noqa: E402
-from flexplan.policy import CompressionConfig, Policy, field_names  # noqa: E402
-from flexplan.problem import Problem, Workload  # noqa: E402
+from flexplan.hardware.machine import hardware_from  # noqa: E402
+from flexplan.model.catalog import read_model  # noqa: E402
+from flexplan.plan.plan import Plan  # noqa: E402
+from flexplan.plan.planner import check_plan  # noqa: E402
+from flexplan.policy.policy import CompressionConfig, Policy, field_names  # noqa: E402
+from flexplan.problem.problem import Problem, Workload  # noqa: E402
 
 PAGE = Path(__file__).parents[2] / "docs" / "combinations.md"
 GEN_LEN = 4

@@ -15,8 +15,8 @@ pytestmark = pytest.mark.gpu
 from flexplan_runtime import ExecutionEnv, OffloadedLM  # noqa: E402
 from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig  # noqa: E402
 
-from flexplan.catalog import read_model  # noqa: E402
-from flexplan.policy import Policy  # noqa: E402
+from flexplan.model.catalog import read_model  # noqa: E402
+from flexplan.policy.policy import Policy  # noqa: E402
 from flexplan.units import MiB  # noqa: E402
 
 NEW = 8

@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from flexplan_runtime import demo
+from flexplan_runtime.commands import demo
 
-from flexplan.cli import app
+from flexplan.cli.app import app
 
 
 def test_demo_puts_weights_and_cache_on_all_tiers_and_keeps_the_tokens() -> None:
@@ -33,7 +33,7 @@ def test_demo_puts_weights_and_cache_on_all_tiers_and_keeps_the_tokens() -> None
 def test_demo_shows_text_timelines_and_equality_and_fails_where_tokens_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     from dataclasses import replace
 
-    from flexplan_runtime.fulfil import run_ready
+    from flexplan_runtime.commands.run import run_ready
 
     def other_tokens(ready: object, listener: object) -> object:
         report = run_ready(ready, listener)  # type: ignore[arg-type]

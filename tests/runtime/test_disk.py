@@ -14,13 +14,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from flexplan_runtime.disk import BLOCK, ScratchFile  # noqa: E402
-from flexplan_runtime.hostmemory import aligned_bytes  # noqa: E402
+from flexplan_runtime.memory.disk import BLOCK, ScratchFile  # noqa: E402
+from flexplan_runtime.memory.host import aligned_bytes  # noqa: E402
 from injectors import failing_io, free_bytes, mounted, patch_io, refuse_direct_io  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from flexplan.errors import StorageError  # noqa: E402
-from flexplan.hardware import DISK_REQUEST_BYTES  # noqa: E402
+from flexplan.hardware.machine import DISK_REQUEST_BYTES  # noqa: E402
 
 SIZE = 64 * BLOCK
 

@@ -13,12 +13,12 @@ from typer.testing import CliRunner
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from flexplan_runtime import job as job_module  # noqa: E402  (after importorskip)
 from flexplan_runtime.embedded import tiny_opt_prompts  # noqa: E402
+from flexplan_runtime.execute import block as job_module  # noqa: E402  (after importorskip)
 from policies import THREE_TIERS  # noqa: E402
 from transformers import AutoModelForCausalLM  # noqa: E402
 
-from flexplan.cli import app  # noqa: E402
+from flexplan.cli.app import app  # noqa: E402
 
 WIDTHS = {"float32": 4, "float16": 2, "bfloat16": 2}
 each_dtype = pytest.mark.parametrize("dtype", WIDTHS)

@@ -20,7 +20,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from flexplan_runtime import ExecutionEnv, OffloadedLM  # noqa: E402
-from flexplan_runtime.handlers import HANDLERS  # noqa: E402
+from flexplan_runtime.execute.handlers.table import HANDLERS  # noqa: E402
 from injectors import (  # noqa: E402
     at_call,
     failing_io,
@@ -34,7 +34,7 @@ from injectors import (  # noqa: E402
 from policies import Case, generated, opened, text_prompts, text_reference  # noqa: E402
 
 from flexplan.errors import DeadlineExceeded, StorageError  # noqa: E402
-from flexplan.policy import Policy  # noqa: E402
+from flexplan.policy.policy import Policy  # noqa: E402
 
 SPREAD = {"w_gpu_percent": 20.0, "w_cpu_percent": 40.0, "cache_gpu_percent": 20.0, "cache_cpu_percent": 40.0}
 SPREAD |= {"act_gpu_percent": 20.0, "act_cpu_percent": 40.0}
@@ -260,7 +260,7 @@ def test_a_request_that_outlives_its_transfer_harms_no_later_call(
         assert late.wait(30)
 
     failed: list[int] = []
-    monkeypatch.setattr("flexplan_runtime.disk.DISK_REQUEST_BYTES", 4096)  # so that a read is several requests
+    monkeypatch.setattr("flexplan_runtime.memory.disk.DISK_REQUEST_BYTES", 4096)  # so that a read is several requests
     with clean(tmp_path), opened(tiny_opt, ON_DISK, tmp_path) as lm:
         patch_io(monkeypatch, "preadv", fails_and_stalls)
         with pytest.raises(StorageError, match="broken"):
@@ -280,7 +280,7 @@ def test_a_stalled_disk_does_not_hold_up_the_end(
             wake.wait(30)
         return real(handle, views, offset)
 
-    monkeypatch.setattr("flexplan_runtime.disk.DISK_REQUEST_BYTES", 4096)  # so that a read is several requests
+    monkeypatch.setattr("flexplan_runtime.memory.disk.DISK_REQUEST_BYTES", 4096)  # so that a read is several requests
     with clean(tmp_path):
         with opened(tiny_opt, ON_DISK, tmp_path, deadline_s=0.4) as lm:
             files = open_files()
@@ -436,7 +436,7 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from flexplan_runtime import ExecutionEnv, OffloadedLM
-from flexplan.policy import Policy
+from flexplan.policy.policy import Policy
 model, scratch = sys.argv[1:]
 env = ExecutionEnv.create(scratch, device="cpu")
 lm = OffloadedLM(model, env, model, Policy(2, 2, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), dtype="float32")

@@ -26,8 +26,8 @@ from policies import (  # noqa: E402
 from tiny_models import CONFIGS, saved, saved_npy  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from flexplan.configs import read_config  # noqa: E402
-from flexplan.policy import Policy  # noqa: E402
+from flexplan.model.config import read_config  # noqa: E402
+from flexplan.policy.policy import Policy  # noqa: E402
 
 SPREAD = Policy(2, 2, 30.0, 40.0, 30.0, 40.0, 30.0, 40.0)  # every tensor over all three tiers
 PAD, MOST_TOKENS = 1, 8

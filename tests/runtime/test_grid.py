@@ -28,7 +28,7 @@ from policies import (  # noqa: E402  (after importorskip)
 from tiny_models import CONFIGS, saved  # noqa: E402
 from transformers import PreTrainedModel  # noqa: E402
 
-from flexplan.policy import Policy  # noqa: E402
+from flexplan.policy.policy import Policy  # noqa: E402
 
 TINY_OPT_POLICIES = 216
 FAMILIES = {

@@ -13,17 +13,17 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from flexplan_runtime import ExecutionEnv, OffloadedLM  # noqa: E402
-from flexplan_runtime.arenas import Arenas  # noqa: E402
-from flexplan_runtime.disk import BLOCK, ScratchFile  # noqa: E402
+from flexplan_runtime.memory.arenas import Arenas  # noqa: E402
+from flexplan_runtime.memory.disk import BLOCK, ScratchFile  # noqa: E402
 from policies import Case, blocks_of, covering, opened, random_prompts, text_prompts, text_reference  # noqa: E402
 from tiny_models import CONFIGS, saved  # noqa: E402
 
 from flexplan.errors import InfeasiblePlan  # noqa: E402
-from flexplan.placement import Placement, tier_of  # noqa: E402
-from flexplan.policy import Policy  # noqa: E402
-from flexplan.tensors import weight_bytes  # noqa: E402
+from flexplan.model.tensors import weight_bytes  # noqa: E402
+from flexplan.placement.placement import Placement, tier_of  # noqa: E402
+from flexplan.placement.weights import TIERS  # noqa: E402
+from flexplan.policy.policy import Policy  # noqa: E402
 from flexplan.units import round_up  # noqa: E402
-from flexplan.weight_placement import TIERS  # noqa: E402
 
 MOVED = ("up_bytes", "down_bytes", "read_bytes", "write_bytes")
 POLICIES = covering(60, seed=7)

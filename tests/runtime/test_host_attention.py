@@ -10,11 +10,11 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import flexplan_runtime.hostattention as host
+import flexplan_runtime.kernels.host as host
 import pytest
 import torch
 import torch.nn.functional as F
-from flexplan_runtime.hostattention import GrainAttention, build
+from flexplan_runtime.kernels.host import GrainAttention, build
 from torch import Tensor
 
 needs_compiler = pytest.mark.skipif(not any(map(shutil.which, build.COMPILERS)), reason="no C++ compiler")

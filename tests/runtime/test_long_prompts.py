@@ -11,8 +11,8 @@ torch = pytest.importorskip("torch")
 from policies import NEAR_TIE, Case, covering, generated, random_prompts, reference, text_reference  # noqa: E402
 from tiny_models import CONFIGS, saved  # noqa: E402
 
-from flexplan.catalog import read_model  # noqa: E402
-from flexplan.workspace import rows_at_once, workspace_bytes  # noqa: E402
+from flexplan.model.catalog import read_model  # noqa: E402
+from flexplan.placement.workspace import rows_at_once, workspace_bytes  # noqa: E402
 
 WIDE = {"gpu_batch_size": (2, 3, 4), "num_gpu_batches": (1, 2, 3)}
 
@@ -20,7 +20,7 @@ WIDE = {"gpu_batch_size": (2, 3, 4), "num_gpu_batches": (1, 2, 3)}
 @pytest.fixture(autouse=True)
 def few_tokens_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """So few that the tests' prompts go one or two rows at a time."""
-    monkeypatch.setattr("flexplan.workspace.PROMPT_TOKENS", 25)
+    monkeypatch.setattr("flexplan.placement.workspace.PROMPT_TOKENS", 25)
 
 
 @pytest.mark.parametrize("case", covering(24, seed=50, **WIDE), ids=str)
@@ -41,7 +41,7 @@ def test_tokens_of_a_random_model_differ_only_at_near_ties(family: str, tmp_path
 
 
 def test_workspace_does_not_grow_with_a_micro_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flexplan.workspace.PROMPT_TOKENS", 8192)
+    monkeypatch.setattr("flexplan.placement.workspace.PROMPT_TOKENS", 8192)
     shape = read_model("facebook/opt-30b")[0]
     few, many = (workspace_bytes(shape, rows, 512, 544, sep_layer=False) for rows in (16, 128))
     assert few == many

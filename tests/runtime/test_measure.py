@@ -11,14 +11,14 @@ from typer.testing import CliRunner
 
 torch = pytest.importorskip("torch")
 
-from flexplan_runtime import measure as measure_module  # noqa: E402  (after importorskip)
-from flexplan_runtime.machine import fingerprint  # noqa: E402
-from flexplan_runtime.measure import measure  # noqa: E402
-from flexplan_runtime.microbench import QUICK  # noqa: E402
-from flexplan_runtime.timing import Figure, seconds_of  # noqa: E402
+from flexplan_runtime.measure import profile as measure_module  # noqa: E402  (after importorskip)
+from flexplan_runtime.measure.machine import fingerprint  # noqa: E402
+from flexplan_runtime.measure.microbench import QUICK  # noqa: E402
+from flexplan_runtime.measure.profile import measure  # noqa: E402
+from flexplan_runtime.measure.timing import Figure, seconds_of  # noqa: E402
 
-from flexplan.cli import app  # noqa: E402
-from flexplan.hardware import Hardware  # noqa: E402
+from flexplan.cli.app import app  # noqa: E402
+from flexplan.hardware.machine import Hardware  # noqa: E402
 
 HOST = torch.device("cpu")
 

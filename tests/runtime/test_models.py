@@ -9,12 +9,12 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from flexplan_runtime.models.base import linear, whole  # noqa: E402
-from flexplan_runtime.models.families import family, parameter_sources  # noqa: E402
+from flexplan_runtime.models.registry import family, parameter_sources  # noqa: E402
 from tiny_models import CONFIGS, our_logits, reference_logits, saved  # noqa: E402 (needs torch)
 
-from flexplan.configs import read_config  # noqa: E402
 from flexplan.errors import ModelFilesError  # noqa: E402
-from flexplan.tensors import weight_tensors  # noqa: E402
+from flexplan.model.config import read_config  # noqa: E402
+from flexplan.model.tensors import weight_tensors  # noqa: E402
 
 IDS_BS = torch.arange(2 * 17).reshape(2, 17) * 7 % 95 + 3
 

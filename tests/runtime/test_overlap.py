@@ -17,13 +17,13 @@ pytest.importorskip("transformers")
 from policies import blocks_of, left_padded, opened, random_prompts  # noqa: E402
 from tiny_models import CONFIGS, saved  # noqa: E402
 
-from flexplan.configs import read_config  # noqa: E402
-from flexplan.cost import Rates  # noqa: E402
-from flexplan.hardware import Hardware, hardware_from  # noqa: E402
-from flexplan.policy import Policy  # noqa: E402
-from flexplan.simulator import simulate_graph  # noqa: E402
-from flexplan.tensors import weight_tensors  # noqa: E402
-from flexplan.timeline import Timeline  # noqa: E402
+from flexplan.cost.work import Rates  # noqa: E402
+from flexplan.graph.timeline import Timeline  # noqa: E402
+from flexplan.hardware.machine import Hardware, hardware_from  # noqa: E402
+from flexplan.model.config import read_config  # noqa: E402
+from flexplan.model.tensors import weight_tensors  # noqa: E402
+from flexplan.policy.policy import Policy  # noqa: E402
+from flexplan.simulation.simulator import simulate_graph  # noqa: E402
 
 PROMPTS = random_prompts(99, 8)
 LAYER_S = 0.1  # streaming one transformer layer

@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from flexplan_runtime import pace
-from flexplan_runtime.lanes import Token
-from flexplan_runtime.pace import Pace
+from flexplan_runtime.execute import pacing as pace
+from flexplan_runtime.execute.lanes import Token
+from flexplan_runtime.execute.pacing import Pace
 
-from flexplan.graph import Task
+from flexplan.graph.graph import Task
 
 
 @pytest.fixture

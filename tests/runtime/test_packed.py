@@ -12,10 +12,10 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from flexplan_runtime.models.families import parameter_sources  # noqa: E402  (after importorskip)
-from flexplan_runtime.packedweights import pack, unpack  # noqa: E402
-from flexplan_runtime.quantisation import pack_vectors, unpack_vectors  # noqa: E402
-from flexplan_runtime.weights import open_checkpoint  # noqa: E402
+from flexplan_runtime.kernels.quantisation import pack_vectors, unpack_vectors  # noqa: E402
+from flexplan_runtime.models.registry import parameter_sources  # noqa: E402  (after importorskip)
+from flexplan_runtime.weights.checkpoint import open_checkpoint  # noqa: E402
+from flexplan_runtime.weights.packed import pack, unpack  # noqa: E402
 from policies import (  # noqa: E402
     NEAR_TIE,
     Case,
@@ -30,10 +30,10 @@ from policies import (  # noqa: E402
 from tiny_models import CONFIGS, saved  # noqa: E402
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel  # noqa: E402
 
-from flexplan.catalog import read_model  # noqa: E402
-from flexplan.packing import Packing  # noqa: E402
-from flexplan.policy import CompressionConfig, Policy  # noqa: E402
-from flexplan.tensors import weight_tensors  # noqa: E402
+from flexplan.model.catalog import read_model  # noqa: E402
+from flexplan.model.packing import Packing  # noqa: E402
+from flexplan.model.tensors import weight_tensors  # noqa: E402
+from flexplan.policy.policy import CompressionConfig, Policy  # noqa: E402
 
 DOWN, ALONG = 0, 1
 WEIGHTS = (

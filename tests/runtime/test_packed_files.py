@@ -19,18 +19,20 @@ from typer.testing import CliRunner
 
 torch = pytest.importorskip("torch")
 
-from flexplan_runtime import ExecutionEnv, OffloadedLM, packedfiles, packedweights  # noqa: E402  (after importorskip)
-from flexplan_runtime.packedfiles import PackedFiles  # noqa: E402
-from flexplan_runtime.packedweights import chunk_rows, read_packed  # noqa: E402
-from flexplan_runtime.weights import open_checkpoint  # noqa: E402
+from flexplan_runtime import ExecutionEnv, OffloadedLM  # noqa: E402  (after importorskip)
+from flexplan_runtime.weights import packed as packedweights  # noqa: E402  (after importorskip)
+from flexplan_runtime.weights import packed_cache as packedfiles  # noqa: E402  (after importorskip)
+from flexplan_runtime.weights.checkpoint import open_checkpoint  # noqa: E402
+from flexplan_runtime.weights.packed import chunk_rows, read_packed  # noqa: E402
+from flexplan_runtime.weights.packed_cache import PackedFiles  # noqa: E402
 from policies import text_prompts  # noqa: E402
 
-from flexplan.catalog import read_model  # noqa: E402
-from flexplan.cli import app  # noqa: E402
+from flexplan.cli.app import app  # noqa: E402
 from flexplan.errors import StorageError  # noqa: E402
-from flexplan.policy import CompressionConfig, Policy  # noqa: E402
-from flexplan.tensors import weight_tensors  # noqa: E402
-from flexplan.weight_placement import Piece, place_weights  # noqa: E402
+from flexplan.model.catalog import read_model  # noqa: E402
+from flexplan.model.tensors import weight_tensors  # noqa: E402
+from flexplan.placement.weights import Piece, place_weights  # noqa: E402
+from flexplan.policy.policy import CompressionConfig, Policy  # noqa: E402
 
 MIXED = Policy(2, 1, 30.0, 40.0, compress_weight=True, comp_weight_config=CompressionConfig(4, 16, 0))
 ELSEWHERE = replace(MIXED, w_gpu_percent=10.0, w_cpu_percent=15.0)
@@ -207,7 +209,7 @@ WRITER = """
 import sys, warnings
 warnings.simplefilter("error")
 from flexplan_runtime import ExecutionEnv, OffloadedLM
-from flexplan.policy import CompressionConfig, Policy
+from flexplan.policy.policy import CompressionConfig, Policy
 model, place, kept = sys.argv[1:]
 policy = Policy(2, 1, 30.0, 40.0, compress_weight=True, comp_weight_config=CompressionConfig(4, 16, 0))
 for _ in range(3):
@@ -230,7 +232,7 @@ def test_processes_share_a_directory(tokens: Callable[..., Any], tiny_opt: Path,
 
 KILLED = """
 import os, signal
-from flexplan_runtime import packedfiles
+from flexplan_runtime.weights import packed_cache as packedfiles
 plain, calls = packedfiles.quantised, []
 def quantised(*args):
     calls.append(args)

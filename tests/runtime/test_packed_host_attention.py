@@ -9,14 +9,14 @@ import shutil
 import pytest
 import torch
 import torch.nn.functional as F
-from flexplan_runtime import packedattention
-from flexplan_runtime.hostattention import GrainAttention, build
-from flexplan_runtime.hostcall import HostAttention
-from flexplan_runtime.packedattention import decode_attention_packed
-from flexplan_runtime.quantisation import pack_vectors, unpack_vectors
+from flexplan_runtime.attention import packed as packedattention
+from flexplan_runtime.attention.host import HostAttention
+from flexplan_runtime.attention.packed import decode_attention_packed
+from flexplan_runtime.kernels.host import GrainAttention, build
+from flexplan_runtime.kernels.quantisation import pack_vectors, unpack_vectors
 from torch import Tensor
 
-from flexplan.packing import Packing
+from flexplan.model.packing import Packing
 
 needs_compiler = pytest.mark.skipif(not any(map(shutil.which, build.COMPILERS)), reason="no C++ compiler")
 GRAINS = 3

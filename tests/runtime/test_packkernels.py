@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 from triton_device import DEVICE, DTYPES, MARKS
 
-from flexplan.packing import Packing
+from flexplan.model.packing import Packing
 
 pytest.importorskip("triton", reason="no Triton")
 pytestmark = MARKS
 
-from flexplan_runtime import packkernels  # noqa: E402
-from flexplan_runtime.packedattention import by_blocks  # noqa: E402
-from flexplan_runtime.packeddecode import decode_attention_packed_cuda  # noqa: E402
-from flexplan_runtime.quantisation import pack_slabs, pack_vectors, unpack_slabs, unpack_vectors  # noqa: E402
+from flexplan_runtime.attention.packed import by_blocks  # noqa: E402
+from flexplan_runtime.kernels import packing as packkernels  # noqa: E402
+from flexplan_runtime.kernels.packed_decode_attention import decode_attention_packed_cuda  # noqa: E402
+from flexplan_runtime.kernels.quantisation import pack_slabs, pack_vectors, unpack_slabs, unpack_vectors  # noqa: E402
 
 KINDS = list(itertools.product([4, 8], [False, True], DTYPES))
 kinds = pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from flexplan_runtime import OffloadedLM  # noqa: E402
 from policies import opened  # noqa: E402
 
 from flexplan.errors import PromptError  # noqa: E402
-from flexplan.policy import Policy  # noqa: E402
+from flexplan.policy.policy import Policy  # noqa: E402
 
 CONTEXT, VOCABULARY = 512, 2048
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from flexplan_runtime import quantisation
-from flexplan_runtime.quantisation import pack_slabs, pack_vectors, unpack_rows, unpack_slabs, unpack_vectors
+from flexplan_runtime.kernels import quantisation
+from flexplan_runtime.kernels.quantisation import pack_slabs, pack_vectors, unpack_rows, unpack_slabs, unpack_vectors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from flexplan.packing import Packing
+from flexplan.model.packing import Packing
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 BITS = [4, 8]

@@ -12,7 +12,7 @@ pytest.importorskip("transformers")
 from policies import NEAR_TIE, Case, Reference, covering, generated, reference, transformers_model  # noqa: E402
 from tokenizers import Tokenizer  # noqa: E402
 
-from flexplan.policy import Policy  # noqa: E402
+from flexplan.policy.policy import Policy  # noqa: E402
 
 pytestmark = [pytest.mark.real_weights, pytest.mark.timeout(600)]
 

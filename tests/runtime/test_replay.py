@@ -9,13 +9,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from flexplan_runtime import replay  # noqa: E402
+from flexplan_runtime.execute import capture as replay  # noqa: E402
 
 from flexplan import Policy, Problem  # noqa: E402
-from flexplan.blocks import full_block  # noqa: E402
-from flexplan.graph import GPU, Task, TaskGraph  # noqa: E402
-from flexplan.placement import Placement  # noqa: E402
-from flexplan.plan import Plan  # noqa: E402
+from flexplan.graph.graph import GPU, Task, TaskGraph  # noqa: E402
+from flexplan.placement.placement import Placement  # noqa: E402
+from flexplan.plan.plan import Plan  # noqa: E402
+from flexplan.policy.blocks import full_block  # noqa: E402
 
 NEW = 12
 

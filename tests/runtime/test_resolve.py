@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("torch")
 huggingface_hub = pytest.importorskip("huggingface_hub")
 
-from flexplan_runtime.download import resolve_model  # noqa: E402 (needs torch)
+from flexplan_runtime.weights.download import resolve_model  # noqa: E402 (needs torch)
 
 from flexplan.errors import ModelFilesError  # noqa: E402
 

@@ -10,12 +10,12 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from flexplan_runtime.sampling import Sampling  # noqa: E402
+from flexplan_runtime.execute.sampling import Sampling  # noqa: E402
 from policies import opened, text_prompts  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from flexplan.errors import UsageError  # noqa: E402
-from flexplan.policy import Policy  # noqa: E402
+from flexplan.policy.policy import Policy  # noqa: E402
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},

@@ -15,19 +15,27 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from flexplan_planners.order import graph_of  # noqa: E402
-from flexplan_runtime import attending, blockrun, computing, executor, handlers, lanes, transfers  # noqa: E402
-from flexplan_runtime.arenas import Arenas  # noqa: E402
+from flexplan_runtime.execute import block_run as blockrun  # noqa: E402
+from flexplan_runtime.execute import (
+    executor,
+    lanes,
+)
+from flexplan_runtime.execute.handlers import attention as attending  # noqa: E402
+from flexplan_runtime.execute.handlers import compute as computing  # noqa: E402
+from flexplan_runtime.execute.handlers import table as handlers  # noqa: E402
+from flexplan_runtime.execute.handlers import transfers  # noqa: E402
+from flexplan_runtime.memory.arenas import Arenas  # noqa: E402
 from injectors import Handler, wrap_handlers  # noqa: E402
 from policies import Case, blocks_of, covering, generated, opened, text_prompts, text_reference  # noqa: E402
 
-from flexplan.blocks import Block  # noqa: E402
-from flexplan.cost import Rates  # noqa: E402
-from flexplan.graph import Task, TaskGraph, Tracker  # noqa: E402
-from flexplan.hardware import hardware_from  # noqa: E402
-from flexplan.policy import Policy  # noqa: E402
-from flexplan.problem import Problem  # noqa: E402
-from flexplan.simulator import simulate_graph  # noqa: E402
+from flexplan.cost.work import Rates  # noqa: E402
+from flexplan.graph.graph import Task, TaskGraph, Tracker  # noqa: E402
+from flexplan.hardware.machine import hardware_from  # noqa: E402
+from flexplan.policy.blocks import Block  # noqa: E402
+from flexplan.policy.policy import Policy  # noqa: E402
+from flexplan.problem.problem import Problem  # noqa: E402
+from flexplan.schedule.traversal import graph_of  # noqa: E402
+from flexplan.simulation.simulator import simulate_graph  # noqa: E402
 
 Passes = list[tuple[int, Sequence[int]]]
 

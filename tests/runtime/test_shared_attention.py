@@ -23,7 +23,7 @@ from policies import (  # noqa: E402  (after importorskip)
 from tiny_models import CONFIGS, saved  # noqa: E402
 
 from flexplan.errors import PolicyError  # noqa: E402
-from flexplan.policy import CompressionConfig, Policy  # noqa: E402
+from flexplan.policy.policy import CompressionConfig, Policy  # noqa: E402
 
 SHARED = {
     "cpu_cache_compute": (True,),

@@ -27,7 +27,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, AutoModelFo
 from transformers.masking_utils import eager_mask  # noqa: E402
 
 from flexplan.errors import PolicyError  # noqa: E402
-from flexplan.policy import Policy  # noqa: E402
+from flexplan.policy.policy import Policy  # noqa: E402
 
 SHARES = (0.1, 0.4, 0.9)
 POLICIES = {

@@ -17,13 +17,13 @@ pytest.importorskip("triton", reason="no Triton")
 pytestmark = MARKS
 
 from flexplan_runtime import ExecutionEnv, OffloadedLM  # noqa: E402
-from flexplan_runtime.attention import grain_attention  # noqa: E402
-from flexplan_runtime.decodekernel import decode_attention_cuda  # noqa: E402
+from flexplan_runtime.attention.dense import grain_attention  # noqa: E402
+from flexplan_runtime.kernels.decode_attention import decode_attention_cuda  # noqa: E402
+from flexplan_runtime.kernels.decode_step import norm_cuda, put_pairs_cuda, turn_cuda  # noqa: E402
 from flexplan_runtime.models.rope import rotate  # noqa: E402
-from flexplan_runtime.stepkernels import norm_cuda, put_pairs_cuda, turn_cuda  # noqa: E402
 
-from flexplan.catalog import read_model  # noqa: E402
-from flexplan.policy import Policy  # noqa: E402
+from flexplan.model.catalog import read_model  # noqa: E402
+from flexplan.policy.policy import Policy  # noqa: E402
 
 ULPS = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 

@@ -14,13 +14,13 @@ import pytest
 
 pytest.importorskip("torch")
 
-from flexplan_runtime import wholefiles
-from flexplan_runtime.wholefiles import remove_leftovers, replacing
+from flexplan_runtime.weights import atomic as wholefiles
+from flexplan_runtime.weights.atomic import remove_leftovers, replacing
 
 WRITER = """
 import sys
 from pathlib import Path
-from flexplan_runtime.wholefiles import replacing
+from flexplan_runtime.weights.atomic import replacing
 with replacing(Path(sys.argv[1])) as out:
     out.write(b"half")
     out.flush()

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from flexplan_runtime.models.base import Family, Weights
-from flexplan_runtime.models.families import family
-from flexplan_runtime.weights import WeightReader, open_checkpoint
+from flexplan_runtime.models.registry import family
+from flexplan_runtime.weights.checkpoint import WeightReader, open_checkpoint
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -28,9 +28,9 @@ from transformers import (
     Qwen3Config,
 )
 
-from flexplan.configs import read_config
-from flexplan.shapes import ModelShape
-from flexplan.tensors import TOKENS, weight_tensors
+from flexplan.model.config import read_config
+from flexplan.model.shape import ModelShape
+from flexplan.model.tensors import TOKENS, weight_tensors
 
 Cut = Callable[[int], list[int]]
 """Rows of a tensor -> rows of its pieces."""

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flexplan.modelmath import ModelMath
-from flexplan.shapes import ModelShape
-from flexplan.tensors import TOKENS
+from flexplan.model.constants import ModelMath
+from flexplan.model.shape import ModelShape
+from flexplan.model.tensors import TOKENS
 
 Pieces = Sequence[Tensor]
 Weights = Mapping[str, Pieces]

@@ -10,13 +10,13 @@ from collections.abc import Container, Iterator
 import torch
 from torch import Tensor
 
-from flexplan.modelmath import ModelMath
-from flexplan.shapes import ModelShape
-from flexplan.tensors import TOKENS
+from flexplan.model.constants import ModelMath
+from flexplan.model.shape import ModelShape
+from flexplan.model.tensors import TOKENS
+from flexplan_runtime.kernels.norms import rms_norm
 from flexplan_runtime.models.activations import activation
 from flexplan_runtime.models.base import Family, Source, Weights, joined, residual, stacked, whole
 from flexplan_runtime.models.rope import Rotary
-from flexplan_runtime.norms import rms_norm
 
 _PREFIXES = ("model.", "")
 

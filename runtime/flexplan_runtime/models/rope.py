@@ -10,8 +10,8 @@ import math
 import torch
 from torch import Tensor
 
-from flexplan.modelmath import ModelMath, RopeScaling
-from flexplan_runtime.compiler import compiles_for
+from flexplan.model.constants import ModelMath, RopeScaling
+from flexplan_runtime.kernels.availability import compiles_for
 
 
 class Rotary:
@@ -28,7 +28,7 @@ class Rotary:
     def turned(self, positions_BS: Tensor, *heads_BSNH: Tensor) -> list[Tensor]:
         """Each of these queries or keys turned by its position."""
         if positions_BS.shape[1] == 1 and compiles_for(positions_BS):
-            from flexplan_runtime.stepkernels import turn_cuda
+            from flexplan_runtime.kernels.decode_step import turn_cuda
 
             return [turn_cuda(x, positions_BS, self._frequencies(x.device)) for x in heads_BSNH]
         cos, sin = self.turns(positions_BS, heads_BSNH[0].dtype)

@@ -1,0 +1,208 @@
+"""Commands that plan: solve, simulate, explain, export, and the list of what is installed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flexplan.cli import options as opt
+from flexplan.cli.output import refuse_unwritable, save, write_text
+from flexplan.errors import PolicyError
+
+if TYPE_CHECKING:
+    from flexplan.plan.plan import Plan
+
+
+def solve(
+    job: Annotated[str | None, typer.Argument(metavar="[JOB.TOML]", help="A problem file; flags override it.")] = None,
+    gpu_mem: opt.GpuMem = None,
+    cpu_mem: opt.CpuMem = None,
+    disk_mem: opt.DiskMem = None,
+    model: opt.Model = None,
+    prompt_len: opt.PromptLen = None,
+    gen_len: opt.GenLen = None,
+    num_prompts: opt.NumPrompts = None,
+    prompts: opt.Prompts = None,
+    tokenizer: opt.Tokenizer = None,
+    hardware: opt.HardwareOption = None,
+    objective: opt.Objective = None,
+    max_latency: opt.MaxLatency = None,
+    min_throughput: opt.MinThroughput = None,
+    allow: opt.Allow = None,
+    planner: opt.Planner = None,
+    planner_timeout: opt.PlannerTimeout = None,
+    schedule: opt.Schedule = None,
+    percent: opt.Percent = None,
+    gpu_batch_size: opt.GpuBatchSize = None,
+    num_gpu_batches: opt.NumGpuBatches = None,
+    overlap: opt.Overlap = None,
+    sep_layer: opt.SepLayer = None,
+    pin_weight: opt.PinWeight = None,
+    cpu_cache_compute: opt.CpuCacheCompute = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the plan there.")] = None,
+    as_json: opt.JsonFlag = False,
+) -> None:
+    """Find where every tensor lives, and how fast that will be."""
+    from flexplan.cli.problem_file import JobFile
+    from flexplan.plan.planner import PLANNER_TIMEOUT_S
+    from flexplan.plan.planner import solve as solve_problem
+
+    flags = {
+        "model": model,
+        "hardware": hardware,
+        "gpu_mem": gpu_mem,
+        "cpu_mem": cpu_mem,
+        "disk_mem": disk_mem,
+        "prompt_len": prompt_len,
+        "gen_len": gen_len,
+        "num_prompts": num_prompts,
+        "prompts": prompts,
+        "tokenizer": tokenizer,
+        "objective": objective,
+        "max_latency": max_latency,
+        "min_throughput": min_throughput,
+        "allow": None if allow is None else allow.split(","),
+        "planner": planner,
+        "planner_timeout": planner_timeout,
+        "schedule": schedule,
+    }
+    switches = {
+        "gpu_batch_size": gpu_batch_size,
+        "num_gpu_batches": num_gpu_batches,
+        "overlap": overlap,
+        "sep_layer": sep_layer,
+        "pin_weight": pin_weight,
+        "cpu_cache_compute": cpu_cache_compute,
+    }
+    fields = _percent_fields(percent) | {key: value for key, value in switches.items() if value is not None}
+    asked = (JobFile.load(job) if job else JobFile(policy={})).over(flags, fields)
+    name, settings = asked.chosen_planner()
+    problem = asked.problem()
+    if output is not None:
+        refuse_unwritable(output)
+    with _busy(f"{name} is planning"):
+        plan = solve_problem(problem, name, timeout_s=asked.planner_timeout or PLANNER_TIMEOUT_S, **settings)
+    if output is not None:
+        write_text(output, plan.to_json() + "\n")
+    if as_json:
+        print(plan.to_json())
+    else:
+        _show_plan(plan)
+
+
+def simulate(
+    policy: opt.PolicyFile,
+    trace: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a Chrome trace, for ui.perfetto.dev.")
+    ] = None,
+    as_json: opt.JsonFlag = False,
+) -> None:
+    """Play a plan's first block on paper."""
+    from flexplan.plan.forecast import simulate as simulate_plan
+
+    plan = _load_plan(policy)
+    with _busy("simulating"):
+        timeline = simulate_plan(plan, keep=trace is not None)
+    if trace is not None:
+        save(trace, timeline.to_chrome_trace)
+    if as_json:
+        seconds = {"prefill_s": timeline.prefill_s, "decode_s": timeline.decode_s, "total_s": timeline.end_s}
+        print(json.dumps(seconds | {"num_tasks": timeline.num_tasks, "lane_busy_s": timeline.lane_busy_s}, indent=2))
+        return
+    from flexplan.report import tables
+
+    tables.console().print(*tables.asked_lines(plan), tables.forecast_table(timeline), tables.timeline_table(timeline))
+
+
+def explain(policy: opt.PolicyFile, as_json: opt.JsonFlag = False) -> None:
+    """Say what limits a plan, and what more of each resource would bring."""
+    plan = _load_plan(policy)
+    with _busy("solving again with more of each resource"):
+        found = plan.explain()
+    if as_json:
+        print(json.dumps(found.to_dict(), indent=2))
+        return
+    from flexplan.report import sentences, tables
+
+    tables.console().print(sentences.explanation_view(found))
+
+
+def export(
+    policy: opt.PolicyFile,
+    to: Annotated[str, typer.Option("--to", metavar="SYSTEM", help="device-map, llama.cpp or vllm.")],
+    as_json: opt.JsonFlag = False,
+) -> None:
+    """Say a plan in the words of another system: those on standard output, what they leave out on standard error."""
+    from flexplan.export.exporters import export_plan, export_text
+
+    found = export_plan(_load_plan(policy), to)
+    if as_json:
+        print(json.dumps(asdict(found), indent=2))
+        return
+    print(export_text(found))
+    for line in found.report():
+        print(line, file=sys.stderr)
+
+
+def planners(as_json: opt.JsonFlag = False) -> None:
+    """List the planners, schedules and runtimes that are installed."""
+    from flexplan.plugins import PLANNERS, RUNTIMES, SCHEDULES, available
+
+    rows = [
+        (
+            group.partition(".")[2],
+            point.name,
+            point.value,
+            f"{point.dist.name} {point.dist.version}" if point.dist else "",
+        )
+        for group in (PLANNERS, SCHEDULES, RUNTIMES)
+        for _, point in sorted(available(group).items())
+    ]
+    if as_json:
+        print(
+            json.dumps([dict(zip(("group", "name", "object", "origin"), row, strict=True)) for row in rows], indent=2)
+        )
+        return
+    from flexplan.report import tables
+
+    tables.console().print(tables.words_table(("group", "name", "object", "origin"), rows))
+
+
+# -- what the commands share -------------------------------------------------------------------------------------
+def _percent_fields(percent: opt.Percents | None) -> dict[str, Any]:
+    names = ("w_gpu", "w_cpu", "cache_gpu", "cache_cpu", "act_gpu", "act_cpu")
+    return {} if percent is None else {f"{name}_percent": value for name, value in zip(names, percent, strict=True)}
+
+
+def _load_plan(path: str) -> Plan:
+    from flexplan.plan.plan import Plan, load_policy
+
+    found = load_policy(path)
+    if isinstance(found, Plan):
+        return found
+    raise PolicyError(
+        "FP212",
+        f"{path} holds policy fields only, not the problem they answer",
+        fix="make a plan: flexplan solve -o FILE",
+    )
+
+
+def _show_plan(plan: Plan) -> None:
+    from flexplan.report import sentences, tables
+
+    tables.console().print(tables.plan_view(plan), sentences.in_short(plan))
+
+
+def _busy(what: str) -> AbstractContextManager[object]:
+    """A spinner on a terminal."""
+    if not sys.stderr.isatty():
+        return nullcontext()
+    from rich.console import Console
+
+    return Console(stderr=True).status(what)

@@ -1,0 +1,131 @@
+"""The problem file: what the flags of ``flexplan solve`` say, in TOML.
+
+Keys are the flags' names with underscores; ``[policy]`` holds policy fields for the manual planner::
+
+    model = "facebook/opt-30b"
+    gpu_mem = "16G"
+    cpu_mem = "200G"
+    prompt_len = 512
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from flexplan.errors import UsageError
+from flexplan.policy.lossy import allowed_fields
+from flexplan.policy.policy import CompressionConfig, Policy
+from flexplan.problem.objective import Objective
+from flexplan.problem.problem import Problem
+from flexplan.problem.prompt_lengths import prompt_lens
+
+Size = str | int
+
+
+class JobFile(BaseModel):
+    """What ``solve`` is asked; None is the stated default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    model: str | None = None
+    hardware: str | None = None
+    gpu_mem: Size | None = None
+    cpu_mem: Size | None = None
+    disk_mem: Size | None = None
+    prompt_len: int | None = None
+    gen_len: int | None = None
+    num_prompts: int | None = None
+    prompts: str | None = None
+    tokenizer: str | None = None
+    objective: str | None = None
+    max_latency: float | None = None
+    min_throughput: float | None = None
+    allow: list[str] | None = None
+    planner: str | None = None
+    planner_timeout: Annotated[float, Field(gt=0, strict=False)] | None = None
+    schedule: str | None = None
+    policy: Annotated[dict[str, Any], Field(default_factory=dict)]
+
+    @classmethod
+    def load(cls, path: str | Path) -> JobFile:
+        """The file, with paths in it relative to its own directory; a UsageError names a wrong key."""
+        try:
+            given = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError("FP160", f"problem file {path} cannot be read: {error}", fix="give a TOML file") from None
+        except tomllib.TOMLDecodeError as error:
+            raise UsageError("FP160", f"problem file {path} is not TOML: {error}", fix="correct the line") from None
+        try:
+            job = cls.model_validate(given)
+        except ValidationError as error:
+            raise _refusal(path, error) from None
+        beside = {
+            key: _beside(Path(path).parent, getattr(job, key)) for key in ("model", "hardware", "prompts", "tokenizer")
+        }
+        return job.model_copy(update=beside)
+
+    def over(self, flags: Mapping[str, Any], policy: Mapping[str, Any]) -> JobFile:
+        """The same with what the command line says; a flag that is None leaves the file's value."""
+        given = {key: value for key, value in flags.items() if value is not None}
+        return self.model_copy(update={**given, "policy": {**self.policy, **policy}})
+
+    def problem(self) -> Problem:
+        """The problem, the defaults filled in."""
+        keys = ("model", "hardware", "gpu_mem", "cpu_mem", "disk_mem", "prompt_len", "gen_len", "num_prompts")
+        given = {key: getattr(self, key) for key in keys if getattr(self, key) is not None}
+        goal = Objective.of(self.objective, max_latency=self.max_latency, min_throughput=self.min_throughput)
+        return Problem.of(**given, prompt_lens=self._prompt_lens(), objective=goal)
+
+    def _prompt_lens(self) -> tuple[int, ...]:
+        """The lengths of the prompts file, if there is one."""
+        if self.prompts is None:
+            return ()
+        doubled = [key for key in ("prompt_len", "num_prompts") if getattr(self, key) is not None]
+        if doubled:
+            flags = " and ".join(f"--{key.replace('_', '-')}" for key in doubled)
+            message = f"--prompts {self.prompts} says how many and how long, {flags} too"
+            raise UsageError("FP116", message, fix=f"leave {flags} out")
+        return prompt_lens(self.prompts, self.tokenizer or self.model)
+
+    def chosen_planner(self) -> tuple[str, dict[str, Any]]:
+        """The planner's name and its options; policy fields alone mean the manual one."""
+        name = self.planner or ("manual" if self.policy else "search")
+        options: dict[str, Any] = {} if self.schedule is None else {"schedule": self.schedule}
+        if self.allow:
+            options["lossy"] = allowed_fields(self.allow)
+        if self.policy and name != "manual":
+            fields = ", ".join(self.policy)
+            raise UsageError(
+                "FP161", f"planner {name} chooses {fields} itself", fix="use --planner manual, or leave them out"
+            )
+        if name == "manual":
+            options["policy"] = Policy(**{name: _field(value) for name, value in self.policy.items()})
+        return name, options
+
+
+def _field(value: Any) -> Any:
+    """A policy field; a table of its own is a compression."""
+    return CompressionConfig(**value) if isinstance(value, dict) else value
+
+
+def _beside(directory: Path, value: str | None) -> str | None:
+    """A path as the file means it; a name that is no path there stays a name."""
+    return str(directory / value) if value and (directory / value).exists() else value
+
+
+def _refusal(path: str | Path, error: ValidationError) -> UsageError:
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"] if part not in ("str", "int"))
+    if first["type"] == "extra_forbidden":
+        known = list(JobFile.model_fields)
+        near = difflib.get_close_matches(where, known, 1)
+        fix = f"did you mean {near[0]}?" if near else f"the keys are {', '.join(known)}"
+        return UsageError("FP162", f"problem file {path}: {where}: no such key", fix=fix)
+    message = f"problem file {path}: {where}: {first['input']!r:.80} refused, {first['msg']}"
+    return UsageError("FP162", message, fix=f"correct {where}")

@@ -1,0 +1,159 @@
+"""Commands that work on this machine: run, bench, profile and demo."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flexplan.cli import options as opt
+from flexplan.cli.output import refuse_unwritable, save
+from flexplan.errors import UsageError
+
+
+def run(
+    policy: opt.PolicyFile,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="OUT", help="JSONL of completions; - is standard output.")
+    ],
+    model: opt.RunModel = None,
+    prompts: Annotated[str | None, typer.Option(metavar="IN", help="Text lines or JSONL; - is standard input.")] = None,
+    gpu_mem: opt.GpuMem = None,
+    cpu_mem: opt.CpuMem = None,
+    disk_mem: opt.DiskMem = None,
+    offload_dir: opt.OffloadDir = Path("offload"),
+    device: opt.Device = None,
+    dtype: opt.Dtype = None,
+    packed_cache: opt.PackedCache = None,
+    max_new_tokens: opt.MaxNewTokens = None,
+    do_sample: Annotated[
+        bool, typer.Option("--do-sample", help="Draw tokens; without it the likeliest is taken.")
+    ] = False,
+    temperature: Annotated[float | None, typer.Option(help="With --do-sample. [1.0]")] = None,
+    top_k: Annotated[int | None, typer.Option(help="With --do-sample: only the likeliest so many.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="With --do-sample: only the likeliest that make up this much.")
+    ] = None,
+    seed: opt.Seed = 0,
+    ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Never stop at an end token.")] = False,
+    dummy: opt.Dummy = False,
+    prompt_len: Annotated[int | None, typer.Option(help="Tokens of a random prompt. [the plan's]")] = None,
+) -> None:
+    """Complete every prompt."""
+    from flexplan.cli import launch as jobs
+    from flexplan.plan.plan import load_policy
+
+    drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    jobs.refuse_idle_sampling(do_sample, drawing)
+    budgets = jobs.sizes({"gpu": gpu_mem, "cpu": cpu_mem, "disk": disk_mem})
+    if prompts is None and not dummy:
+        raise UsageError("FP163", "there are no --prompts", fix="give --prompts FILE, or --dummy for random ones")
+    request = jobs.request_of(
+        load_policy(policy),
+        model,
+        budgets,
+        offload_dir=offload_dir,
+        device=device,
+        dtype=dtype,
+        packed_cache=packed_cache,
+        max_new_tokens=max_new_tokens,
+        do_sample=do_sample,
+        seed=seed,
+        stop_at_end_token=not ignore_eos,
+        dummy=dummy,
+        dummy_prompt_len=prompt_len,
+        **{key: value for key, value in drawing.items() if value is not None},
+    )
+    jobs.run_to_file(request, prompts, output)
+
+
+def bench(
+    policy: opt.PolicyFile,
+    model: opt.RunModel = None,
+    hardware: opt.HardwareOption = None,
+    gpu_mem: opt.GpuMem = None,
+    cpu_mem: opt.CpuMem = None,
+    disk_mem: opt.DiskMem = None,
+    offload_dir: opt.OffloadDir = Path("offload"),
+    device: opt.Device = None,
+    dtype: opt.Dtype = None,
+    packed_cache: opt.PackedCache = None,
+    prompt_len: opt.PromptLen = None,
+    max_new_tokens: opt.MaxNewTokens = None,
+    seed: opt.Seed = 0,
+    dummy: opt.Dummy = False,
+    trace: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write both timelines as one Chrome trace.")
+    ] = None,
+    as_json: opt.JsonFlag = False,
+) -> None:
+    """Run one block of random prompts, and lay what was predicted beside what was measured."""
+    from flexplan.cli import launch as jobs
+    from flexplan.hardware.machine import hardware_from
+    from flexplan.plan.plan import load_policy
+
+    request = jobs.request_of(
+        load_policy(policy),
+        model,
+        jobs.sizes({"gpu": gpu_mem, "cpu": cpu_mem, "disk": disk_mem}),
+        offload_dir=offload_dir,
+        device=device,
+        dtype=dtype,
+        packed_cache=packed_cache,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        stop_at_end_token=False,
+        dummy=dummy,
+        dummy_prompt_len=prompt_len,
+    )
+    machine = None if hardware is None else hardware_from(hardware)
+    report = jobs.bench(request, machine)
+    if trace is not None:
+        save(trace, lambda path: report.predicted.to_chrome_trace(path, ("measured", report.measured)))
+    if as_json:
+        print(json.dumps(jobs.bench_object(report), indent=2))
+        return
+    from flexplan.report import tables
+
+    tables.console().print(tables.bench_view(report))
+
+
+def profile(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The hardware file.")] = Path(
+        "hardware.json"
+    ),
+    device: opt.Device = None,
+    offload_dir: opt.OffloadDir = Path("offload"),
+    as_json: opt.JsonFlag = False,
+) -> None:
+    """Measure this machine, for `--hardware`."""
+    from flexplan.job.runtime import find_runtime
+
+    refuse_unwritable(output)
+    found = find_runtime().profile(device, offload_dir, lambda line: print(line, file=sys.stderr))
+    found.save(output)
+    if as_json:
+        print(found.model_dump_json(indent=2))
+        return
+    from flexplan.report import tables
+
+    tables.console().print(tables.hardware_table(found))
+    print(f"written to {output}", file=sys.stderr)
+
+
+def demo(as_json: opt.JsonFlag = False) -> None:
+    """The whole path on the embedded model: plan, run, compare."""
+    from flexplan.cli import launch as jobs
+
+    report = jobs.demo()
+    if as_json:
+        print(json.dumps(jobs.demo_object(report), indent=2))
+    else:
+        from flexplan.report import tables
+
+        tables.console().print(tables.demo_view(report))
+    if not report.tokens_equal:
+        raise typer.Exit(1)

@@ -1,0 +1,119 @@
+"""Explaining: what limits a plan, what more of each resource would bring, and what there is without a planner."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from flexplan.explanation.sensitivity import Gain, at_the_margin, gains
+from flexplan.plan.baselines import Rival, rivals
+from flexplan.plan.plan import Plan
+from flexplan.plugins import SCHEDULES, make
+from flexplan.policy.blocks import fill_blocks
+from flexplan.policy.lossy import lossy_fields
+from flexplan.simulation.bounds import Bound, bound_of
+
+_FULL = 0.95  # a tier that is used this far binds
+_TIERS = ("gpu", "cpu", "disk")
+_WORTH_PERCENT = 1.0  # a gain that people would pay for
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """``bound`` is what no order of the heaviest block's tasks can beat, ``binding`` the tiers that are full.
+
+    ``gains`` come largest first; ``margins`` is what 1 % more of each tier would bring in percent, by duals.
+    """
+
+    plan: Plan
+    bound: Bound
+    binding: tuple[str, ...]
+    gains: tuple[Gain, ...]
+    margins: Mapping[str, float]
+    rivals: tuple[Rival, ...]
+
+    @property
+    def of_bound_percent(self) -> float:
+        """How near a block is to its bound: 100 is never waiting for anything but the busiest resource."""
+        return 100 * self.bound.total_s / self.plan.prediction.block_s
+
+    @property
+    def worthwhile(self) -> tuple[Gain, ...]:
+        """The gains that are worth a sentence."""
+        return tuple(gain for gain in self.gains if gain.percent >= _WORTH_PERCENT)
+
+    @property
+    def winner(self) -> Rival | None:
+        """The baseline that is faster than the plan, or is the plan; None where the plan beats them all.
+
+        A baseline that changes tokens counts only beside a plan that does.
+        """
+        mine = self.plan.prediction.tokens_per_s
+        made = [(r.plan.prediction.tokens_per_s, r) for r in self.rivals if r.plan and not self._changes_more(r.plan)]
+        best = max(made, key=lambda pair: pair[0], default=None)
+        if best is None or best[0] < mine:
+            return None
+        assert best[1].plan is not None
+        return best[1] if best[0] > mine or best[1].plan.policy == self.plan.policy else None
+
+    @property
+    def lossy_and_faster(self) -> tuple[Rival, ...]:
+        """Baselines that are faster than the plan, but change tokens."""
+        mine = self.plan.prediction.tokens_per_s
+        faster = [r for r in self.rivals if r.plan and r.plan.prediction.tokens_per_s > mine]
+        return tuple(r for r in faster if r.plan and self._changes_more(r.plan))
+
+    def _changes_more(self, other: Plan) -> bool:
+        return bool(lossy_fields(other.policy).keys() - lossy_fields(self.plan.policy).keys())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data."""
+        p = self.plan.prediction
+        return {
+            "plan": self.plan.to_dict(),
+            "busiest_lane": dict(p.busiest_lane),
+            "lane_busy_s": p.lane_busy_s,
+            "phase_s": {"prefill": p.prefill_s, "decode": p.decode_s},
+            "bound": {**asdict(self.bound), "block_s": p.block_s, "of_bound_percent": self.of_bound_percent},
+            "binding": list(self.binding),
+            "more_brings": [{**asdict(gain), "sentence": str(gain)} for gain in self.gains],
+            "one_percent_more_brings": dict(self.margins),
+            "baselines": [_rival_object(rival) for rival in self.rivals],
+            "winner": self.winner.name if self.winner else None,
+        }
+
+
+def explain_plan(plan: Plan) -> Explanation:
+    """Times by lane, the tiers that are full, the value of more, and the baselines."""
+    found = sorted(gains(plan), key=lambda gain: -gain.percent)
+    return Explanation(
+        plan,
+        _heaviest_block_bound(plan),
+        binding_tiers(plan),
+        tuple(found),
+        at_the_margin(plan),
+        tuple(rivals(plan.problem)),
+    )
+
+
+def binding_tiers(plan: Plan) -> tuple[str, ...]:
+    """The tiers that are used up."""
+    budgets, need = plan.problem.budgets(), plan.prediction.peak_bytes
+    return tuple(tier for tier in _TIERS if budgets[tier] and need[tier] >= _FULL * budgets[tier])
+
+
+def _heaviest_block_bound(plan: Plan) -> Bound:
+    blocks = [
+        [b.prompt_len for b in block.batches for _ in b.rows]
+        for block in fill_blocks(plan.problem.workload, plan.policy)
+    ]
+    heaviest = max(blocks, key=lambda lens: (len(lens), sum(lens)))
+    return bound_of(plan.problem, plan.policy, make(SCHEDULES, plan.schedule), tuple(heaviest))
+
+
+def _rival_object(rival: Rival) -> dict[str, Any]:
+    found: dict[str, Any] = {"name": rival.name, "says": rival.says, "tokens_per_s": None, "why_not": rival.why_not}
+    if rival.plan is not None:
+        found |= {"tokens_per_s": rival.plan.prediction.tokens_per_s, "policy": rival.plan.policy.to_dict()}
+    return found

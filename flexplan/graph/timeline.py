@@ -1,0 +1,91 @@
+"""Timeline: when every task ran, predicted or measured; one type, so that both lie side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from flexplan.graph.graph import LANES
+
+
+class Span(NamedTuple):
+    """One task's time on its lane, in seconds from the start of the job."""
+
+    name: str
+    lane: str
+    i: int
+    start_s: float
+    end_s: float
+
+
+@dataclass
+class Timeline:
+    """Spans in order of their end, and what they add up to.
+
+    A timeline of a very long job may leave ``spans`` empty; the sums are always there.
+    """
+
+    spans: list[Span] = field(default_factory=list)
+    end_s: float = 0.0
+    lane_busy_s: dict[str, float] = field(default_factory=dict)
+    resource_busy_s: dict[str, float] = field(default_factory=dict)
+    sweep_end_s: dict[int, float] = field(default_factory=dict)
+    num_tasks: int = 0
+    peak_bytes: dict[str, int] = field(default_factory=dict)
+
+    def add(self, span: Span, keep: bool = True) -> None:
+        """Count a span; ``keep`` it for traces."""
+        if keep:
+            self.spans.append(span)
+        self.num_tasks += 1
+        self.end_s = max(self.end_s, span.end_s)
+        self.lane_busy_s[span.lane] = self.lane_busy_s.get(span.lane, 0.0) + span.end_s - span.start_s
+        if span.end_s > self.sweep_end_s.get(span.i, 0.0):
+            self.sweep_end_s[span.i] = span.end_s
+
+    @property
+    def prefill_s(self) -> float:
+        """Until the first token of every row."""
+        return self.sweep_end_s.get(0, 0.0)
+
+    @property
+    def decode_s(self) -> float:
+        """From then to the end."""
+        return self.end_s - self.prefill_s
+
+    def busiest_lane(self) -> str:
+        """The lane that works most of the time."""
+        return max(self.lane_busy_s, key=lambda lane: self.lane_busy_s[lane], default="")
+
+    def lane_order(self) -> Mapping[str, list[str]]:
+        """Task names of each lane in the order in which they started."""
+        order: dict[str, list[str]] = {}
+        for span in sorted(self.spans, key=lambda s: s.start_s):
+            order.setdefault(span.lane, []).append(span.name)
+        return order
+
+    def to_chrome_trace(self, path: str | Path, *others: tuple[str, Timeline], name: str = "predicted") -> None:
+        """Write a trace for Perfetto or chrome://tracing; ``others`` are shown beside as processes of their own."""
+        events = [e for n, (label, t) in enumerate([(name, self), *others], 1) for e in t._events(n, label)]
+        Path(path).write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}))
+
+    def _events(self, pid: int, label: str) -> Iterable[dict[str, object]]:
+        yield {"ph": "M", "pid": pid, "tid": 0, "name": "process_name", "args": {"name": label}}
+        lanes = sorted({s.lane for s in self.spans}, key=_rank)
+        for n, lane in enumerate(lanes):
+            tid = 100 * pid + n  # a thread whose id is the process's is drawn as its main thread
+            yield {"ph": "M", "pid": pid, "tid": tid, "name": "thread_name", "args": {"name": lane}}
+            yield {"ph": "M", "pid": pid, "tid": tid, "name": "thread_sort_index", "args": {"sort_index": n}}
+        for s in self.spans:
+            tid = 100 * pid + lanes.index(s.lane)
+            duration = (s.end_s - s.start_s) * 1e6
+            yield {"ph": "X", "pid": pid, "tid": tid, "name": s.name, "ts": s.start_s * 1e6, "dur": duration}
+        for tier, nbytes in self.peak_bytes.items():
+            yield {"ph": "C", "pid": pid, "tid": 0, "name": f"{tier} bytes", "ts": 0, "args": {"planned": nbytes}}
+
+
+def _rank(lane: str) -> int:
+    return LANES.index(lane) if lane in LANES else len(LANES)

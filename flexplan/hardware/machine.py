@@ -1,0 +1,180 @@
+"""Hardware: what a machine holds and how fast each part of it moves or computes, measured or guessed."""
+
+from __future__ import annotations
+
+import difflib
+from functools import cache
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+
+from flexplan.errors import UsageError
+from flexplan.files import is_file, parse_json, write_whole
+from flexplan.hardware.presets import DEFAULT_PRESET, PRESETS
+from flexplan.units import MiB, parse_size
+
+__all__ = ["DEFAULT_PRESET", "DISK_REQUEST_BYTES", "Hardware", "hardware_from", "preset_names"]
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+DISK_REQUEST_BYTES = 8 * MiB  # of a longer transfer; several are in flight
+_PACKED_RATE = 0.5  # of one core, attention over 4-bit keys reads half the bytes and attends to twice the tokens
+
+
+class Hardware(BaseModel):
+    """One machine: three tiers, the links between them, and the fixed time of each kind of work.
+
+    ``preset`` is True where the numbers are a guess and False where `flexplan profile` measured them.
+    ``fingerprint`` names the machine they hold for.  ``spread_percent`` tells how far the measurements of a figure lay
+    apart: half the distance between their quartiles.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: str
+    fingerprint: str
+    preset: bool
+    measured_on: str = ""
+    spread_percent: dict[str, NonNegative] = {}
+
+    # capacities
+    gpu_bytes: NonNegativeInt
+    cpu_bytes: NonNegativeInt
+    disk_bytes: NonNegativeInt
+    cores: PositiveInt
+    host_only: bool = False  # the host computes, too: the "gpu" is its cores, the "link" their copies
+    # device memory that is nobody's tensor: library workspaces, captured steps, what the allocator rounds
+    gpu_overhead_bytes: NonNegativeInt = 0
+
+    # the GPU: 16-bit dense products at prefill shapes, and its own memory
+    gpu_flops_per_s: Positive
+    gpu_bytes_per_s: Positive
+
+    # the link, pinned: host to device, device to host, the sum of both at once; and unpinned
+    link_up_bytes_per_s: Positive
+    link_down_bytes_per_s: Positive
+    link_duplex_bytes_per_s: Positive
+    pageable_up_bytes_per_s: Positive
+
+    # the host: the roof that attention and all copies share, attention alone, and its arithmetic
+    host_bytes_per_s: Positive
+    host_attention_bytes_per_s: Positive
+    host_flops_per_s: Positive
+    host_attention_packed_bytes_per_s: Positive | None = None  # over 4-bit keys and values; None where not measured
+
+    # the disk, past the page cache
+    disk_read_bytes_per_s: Positive
+    disk_write_bytes_per_s: Positive
+    # and of a transfer that is one request; None where not measured, then like longer ones
+    disk_one_read_bytes_per_s: Positive | None = None
+
+    # the GPU's attention over 4-bit keys and values; None where not measured, then like other memory
+    gpu_packed_attention_bytes_per_s: Positive | None = None
+    # the kernels between two products, norms and activations; None likewise
+    gpu_between_bytes_per_s: Positive | None = None
+    # where the host computes: its library lays a matrix out anew before several rows are multiplied with it; likewise
+    gpu_matrix_bytes_per_s: Positive | None = None
+
+    # the fixed time of a layer task on the GPU, of each of its products and other kernels, of choosing a micro-batch's
+    # next tokens, of a copy, a task on the host and a disk request
+    kernel_s: Positive
+    product_s: Positive = 1e-9
+    launch_s: Positive = 1e-9
+    sample_s: Positive = 1e-9
+    copy_s: Positive
+    host_task_s: Positive
+    disk_request_s: Positive
+
+    @classmethod
+    def load(cls, path: str | Path) -> Hardware:
+        """The hardware a file describes; an unknown, missing, doubled or wrong field is a UsageError that names it."""
+        try:
+            found = parse_json(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            message = f"hardware file {path} cannot be read: {error.strerror or error}"
+            raise UsageError("FP121", message, fix="write one with: flexplan profile -o FILE") from error
+        except ValueError as error:
+            message = f"hardware file {path} is not JSON: {error}"
+            raise UsageError("FP121", message, fix="write it again with: flexplan profile -o FILE") from error
+        try:
+            return cls.model_validate(found)
+        except ValidationError as error:
+            raise UsageError("FP122", f"hardware file {path}: {_first(error)}", fix="correct the field") from error
+
+    def save(self, path: str | Path) -> None:
+        """Write the file that `load` reads, whole or not at all."""
+        try:
+            write_whole(path, self.model_dump_json(indent=2) + "\n")
+        except OSError as error:
+            message = f"hardware file {path} cannot be written: {error.strerror or error}"
+            raise UsageError("FP121", message, fix="choose another path") from error
+
+    @property
+    def disk_one_read_rate(self) -> float:
+        """Bytes a second of a transfer that is one request."""
+        return self.disk_one_read_bytes_per_s or self.disk_read_bytes_per_s
+
+    @property
+    def packed_attention_bytes_per_s(self) -> float:
+        """Of host attention over packed keys and values; not measured, it is taken for half as many bytes."""
+        return self.host_attention_packed_bytes_per_s or self.host_attention_bytes_per_s * _PACKED_RATE
+
+    @property
+    def gpu_packed_rate(self) -> float:
+        """Bytes a second of the gpu's attention over packed keys and values."""
+        return self.gpu_packed_attention_bytes_per_s or self.gpu_bytes_per_s
+
+    @property
+    def gpu_between_rate(self) -> float:
+        """Bytes a second that the kernels between two products read and write."""
+        return self.gpu_between_bytes_per_s or self.gpu_bytes_per_s
+
+    @property
+    def gpu_matrix_rate(self) -> float:
+        """Bytes a second at which a host's library lays matrices out anew."""
+        return self.gpu_matrix_bytes_per_s or self.gpu_bytes_per_s
+
+    def with_budget(
+        self, gpu: str | int | None = None, cpu: str | int | None = None, disk: str | int | None = None
+    ) -> Hardware:
+        """The same machine with other capacities, as sizes (``16G``) or bytes; None leaves one as it is."""
+        asked = {"gpu_bytes": gpu, "cpu_bytes": cpu, "disk_bytes": disk}
+        return self.model_copy(update={key: parse_size(size) for key, size in asked.items() if size is not None})
+
+
+def preset_names() -> tuple[str, ...]:
+    """The machines that need no file."""
+    return tuple(PRESETS)
+
+
+def hardware_from(source: str | Path | Hardware = DEFAULT_PRESET) -> Hardware:
+    """The hardware of a file, or of a preset by name; a file comes first, and a Hardware is itself.
+
+    >>> hardware_from("t4-gcp").preset
+    True
+    """
+    if isinstance(source, Hardware):
+        return source
+    if is_file(source):
+        return Hardware.load(source)
+    name = str(source).lower()
+    if name in PRESETS:
+        return _preset(name)
+    close = difflib.get_close_matches(name, PRESETS, n=2, cutoff=0.4)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"presets are {', '.join(PRESETS)}"
+    raise UsageError("FP123", f"hardware {str(source)!r} is neither a file nor a preset", fix=hint)
+
+
+@cache
+def _preset(name: str) -> Hardware:
+    named = {"name": name, "fingerprint": f"preset:{name}", "preset": True}
+    return Hardware.model_validate(named | dict(PRESETS[name]))
+
+
+def _first(error: ValidationError) -> str:
+    """The first thing wrong, as ``field: what, and what stood there``."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"]) or "the file"
+    given = "" if first["type"] == "missing" else f", but is {first['input']!r:.80}"
+    return f"{place}: {first['msg']}{given}"

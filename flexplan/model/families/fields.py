@@ -1,0 +1,176 @@
+"""The keys of a ``config.json`` that a family reads: transformers' defaults of them, and each taken by its type.
+
+A key that transformers ignores for a family is ignored here; a missing one takes transformers' default for that
+family, except the sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from flexplan.errors import ModelFilesError
+from flexplan.model.constants import Dtype, ModelMath
+from flexplan.model.shape import ModelShape
+
+OPT_DEFAULTS = {
+    "activation_function": "relu",
+    "max_position_embeddings": 2048,
+    "word_embed_proj_dim": None,
+    "do_layer_norm_before": True,
+    "_remove_final_layer_norm": False,
+    "enable_bias": True,
+    "layer_norm_elementwise_affine": True,
+    "tie_word_embeddings": True,
+    "bos_token_id": 2,
+    "eos_token_id": 2,
+    "pad_token_id": 1,
+}
+ROTARY_DEFAULTS = {
+    "hidden_act": "silu",
+    "max_position_embeddings": 32768,
+    "num_key_value_heads": None,
+    "head_dim": None,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+    "rope_theta": 10_000.0,
+    "rope_scaling": None,
+    "rope_parameters": None,
+    "partial_rotary_factor": None,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+_WINDOW = {"sliding_window": 4096, "use_sliding_window": False, "layer_types": None}
+_MISTRAL = {"bos_token_id": 1, "eos_token_id": 2, "num_key_value_heads": 8, "max_position_embeddings": 131072}
+# transformers' default of every optional key that a family reads
+FAMILIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "opt": OPT_DEFAULTS,
+        "llama": ROTARY_DEFAULTS
+        | {"max_position_embeddings": 2048, "bos_token_id": 1, "eos_token_id": 2}
+        | {"attention_bias": False, "mlp_bias": False},
+        "mistral": ROTARY_DEFAULTS | _MISTRAL | {"sliding_window": 4096},
+        "mixtral": ROTARY_DEFAULTS
+        | _MISTRAL
+        | {"rms_norm_eps": 1e-5, "rope_theta": 1e6, "sliding_window": None}
+        | {"num_local_experts": 8, "num_experts_per_tok": 2},
+        "qwen2": ROTARY_DEFAULTS | _WINDOW | {"num_key_value_heads": 32},
+        "qwen3": ROTARY_DEFAULTS | _WINDOW | {"num_key_value_heads": 32, "head_dim": 128, "attention_bias": False},
+    }
+)
+_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+_ACTIVATIONS = ("relu", "gelu", "gelu_new", "gelu_pytorch_tanh", "silu")
+_DTYPE_BYTES: dict[Dtype, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
+_MOST = 1 << 30
+MOST_LAYERS = 4096
+
+
+class Fields:
+    """The keys that a family reads, each taken by a method that knows its type."""
+
+    def __init__(self, config: Mapping[str, Any], family: str, where: str) -> None:
+        self.family, self.where, self.given = family, where, config
+        defaults = FAMILIES[family]
+        sizes = (*_SIZES, "ffn_dim" if family == "opt" else "intermediate_size")
+        for key in sizes:
+            if key not in config:
+                raise ModelFilesError("FP502", f"{where}: key {key!r} is missing", fix=f"a {family} model needs it")
+        self.values = {**defaults, **{k: v for k, v in config.items() if k in defaults or k in sizes}}
+
+    def __contains__(self, key: str) -> bool:
+        return self.values.get(key) is not None
+
+    def wrong(self, key: str, allowed: str) -> ModelFilesError:
+        """The error for a value that is not what it should be."""
+        message = f"{self.where}: {key} is {self.values.get(key)!r}, allowed is {allowed}"
+        return ModelFilesError("FP503", message, fix=f"correct {key} or download the file again")
+
+    def count(self, key: str, most: int = _MOST) -> int:
+        """A whole number from 1 to ``most``."""
+        value = self.values.get(key)
+        if type(value) is not int or not 1 <= value <= most:
+            raise self.wrong(key, f"a whole number from 1 to {most}")
+        return value
+
+    def flag(self, key: str) -> bool:
+        """A truth value; False where the family does not read the key."""
+        value = self.values.get(key, False)
+        if not isinstance(value, bool):
+            raise self.wrong(key, "true or false")
+        return value
+
+    def number(self, key: str) -> float:
+        """A finite number above 0."""
+        return positive(self.values.get(key), key, self.where)
+
+    def activation(self, key: str) -> str:
+        """The name of an activation function."""
+        value = self.values.get(key)
+        value = "silu" if value == "swish" else value
+        if value not in _ACTIVATIONS:
+            raise self.wrong(key, f"one of {', '.join(_ACTIVATIONS)}")
+        return str(value)
+
+    def ids(self, key: str) -> tuple[int, ...]:
+        """Token ids; none where the key is null or -1, which some checkpoints write for none."""
+        value = self.values.get(key)
+        if value is None or (value == -1 and type(value) is int):
+            return ()
+        found, vocab_size = value if isinstance(value, list) else [value], self.count("vocab_size")
+        if not all(type(i) is int and 0 <= i < vocab_size for i in found):
+            raise self.wrong(key, f"token ids from 0 to {vocab_size - 1}")
+        return tuple(found)
+
+    def one_id(self, key: str) -> int | None:
+        """One token id, the first if there are several."""
+        return next(iter(self.ids(key)), None)
+
+    def dtype(self) -> Dtype:
+        """Of the stored weights; float16 where none is given."""
+        value = self.given.get("dtype") or self.given.get("torch_dtype") or "float16"
+        for known in _DTYPE_BYTES:
+            if str(value).removeprefix("torch.") == known:
+                return known
+        allowed = ", ".join(_DTYPE_BYTES)
+        raise ModelFilesError("FP503", f"{self.where}: dtype is {value!r}", fix=f"use a checkpoint in {allowed}")
+
+    def bytes_per_element(self) -> int:
+        """Bytes of one stored weight."""
+        return _DTYPE_BYTES[self.dtype()]
+
+    def heads(self) -> tuple[int, int, int]:
+        """Query heads, KV heads and the width of a head."""
+        hidden, heads = self.count("hidden_size"), self.count("num_attention_heads")
+        kv_heads = self.count("num_key_value_heads") if "num_key_value_heads" in self else heads
+        if heads % kv_heads:
+            raise self.uneven("num_attention_heads", heads, "num_key_value_heads", kv_heads)
+        # transformers' Llama insists on this even where head_dim is given
+        if hidden % heads and (self.family == "llama" or "head_dim" not in self):
+            raise self.uneven("hidden_size", hidden, "num_attention_heads", heads)
+        return heads, kv_heads, self.count("head_dim") if "head_dim" in self else hidden // heads
+
+    def uneven(self, whole: str, size: int, part: str, by: int) -> ModelFilesError:
+        """The error for sizes that do not divide."""
+        message = f"{self.where}: {whole} {size} is not a multiple of {part} {by}"
+        return ModelFilesError("FP506", message, fix=f"correct {whole} or {part}")
+
+    def math(self, shape: ModelShape, **constants: Any) -> ModelMath:
+        """The constants of a family beside those that all have."""
+        return ModelMath(
+            attention_scale=shape.head_dim**-0.5,
+            dtype=self.dtype(),
+            bos_token_id=self.one_id("bos_token_id"),
+            eos_token_ids=self.ids("eos_token_id"),
+            pad_token_id=self.one_id("pad_token_id"),
+            **constants,
+        )
+
+
+def positive(value: Any, key: str, where: str) -> float:
+    """A finite number above 0, or the error."""
+    if type(value) in (int, float) and 0 < value < 1e300:
+        return float(value)
+    message = f"{where}: {key} is {value!r}, allowed is a finite number above 0"
+    raise ModelFilesError("FP503", message, fix=f"correct {key}")

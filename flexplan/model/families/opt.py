@@ -1,0 +1,43 @@
+"""OPT's ``config.json``: learned positions, layer norms, biases that can be switched off."""
+
+from __future__ import annotations
+
+from flexplan.model.constants import ModelMath
+from flexplan.model.families.fields import MOST_LAYERS, Fields
+from flexplan.model.shape import ModelShape
+
+
+def read_opt(f: Fields, name: str) -> tuple[ModelShape, ModelMath]:
+    """Sizes and constants of an OPT model."""
+    heads, kv_heads, head_dim = f.heads()
+    pre_norm, biased, affine = (
+        f.flag(k) for k in ("do_layer_norm_before", "enable_bias", "layer_norm_elementwise_affine")
+    )
+    embed_key = "word_embed_proj_dim" if "word_embed_proj_dim" in f else "hidden_size"
+    shape = ModelShape(
+        name=name,
+        family="opt",
+        num_layers=f.count("num_hidden_layers", MOST_LAYERS),
+        hidden_size=f.count("hidden_size"),
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
+        ffn_size=f.count("ffn_dim"),
+        gated=False,
+        vocab_size=f.count("vocab_size"),
+        embed_size=f.count(embed_key),
+        tied_embeddings=f.flag("tie_word_embeddings"),
+        positions="learned",
+        max_positions=f.count("max_position_embeddings"),
+        position_offset=2,
+        norm="layer",
+        pre_norm=pre_norm,
+        final_norm=pre_norm and not f.flag("_remove_final_layer_norm"),
+        norm_affine=affine,
+        norm_bias=affine,
+        qkv_bias=biased,
+        out_bias=biased,
+        mlp_bias=biased,
+        bytes_per_element=f.bytes_per_element(),
+    )
+    return shape, f.math(shape, activation=f.activation("activation_function"), norm_eps=1e-5)

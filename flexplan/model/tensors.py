@@ -1,0 +1,137 @@
+"""The weight tensors of a model, layer by layer, under flexplan's own names.
+
+Projections that share their input are one tensor (``qkv``, ``gate_up``): fewer, larger matrix
+products, and a share of a layer is cut in at most two of them.  Rows are outputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+from flexplan.model.packing import Packing
+from flexplan.model.shape import ModelShape
+
+EMBED, ATTENTION, MLP, HEAD = "embed", "attention", "mlp", "head"
+TOKENS = "tokens.weight"
+ROUTER = "router.weight"
+
+
+@dataclass(frozen=True, slots=True)
+class WeightTensor:
+    """A matrix of ``rows`` x ``cols`` elements (a vector has cols == 1) in the block ``block`` of layer ``layer``."""
+
+    name: str
+    layer: int  # 0 .. num_layers - 1; -1 for the embedding, num_layers for the head
+    block: str
+    rows: int
+    cols: int = 1
+    bytes_per_element: int = 2
+    packing: Packing | None = None
+
+    def rows_bytes(self, rows: int) -> int:
+        """Bytes of ``rows`` rows as they are stored, from a grain's beginning on."""
+        if self.packing:
+            return self.packing.rows_bytes(rows, self.cols)
+        return rows * self.cols * self.bytes_per_element
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes as stored."""
+        return self.rows_bytes(self.rows)
+
+    @property
+    def open_bytes(self) -> int:
+        """Bytes as layers compute with them."""
+        return self.rows * self.cols * self.bytes_per_element
+
+    @property
+    def grain_rows(self) -> int:
+        """Rows that share their scales, and are never parted."""
+        return self.packing.grain_rows if self.packing else 1
+
+
+def _norm(s: ModelShape, name: str) -> list[tuple[str, int, int]]:
+    if not s.norm_affine:
+        return []
+    rows = [(f"{name}.weight", s.hidden_size, 1)]
+    return [*rows, (f"{name}.bias", s.hidden_size, 1)] if s.norm_bias else rows
+
+
+def _linear(name: str, out: int, into: int, bias: bool) -> list[tuple[str, int, int]]:
+    rows = [(f"{name}.weight", out, into)]
+    return [*rows, (f"{name}.bias", out, 1)] if bias else rows
+
+
+def _embed(s: ModelShape) -> list[tuple[str, int, int]]:
+    tensors = [] if s.tied_embeddings else [(TOKENS, s.vocab_size, s.embed_size)]
+    if s.positions == "learned":
+        tensors.append(("positions.weight", s.max_positions + s.position_offset, s.hidden_size))
+    if s.embed_size != s.hidden_size:
+        tensors.append(("project_in.weight", s.hidden_size, s.embed_size))
+    return tensors
+
+
+def _attention(s: ModelShape) -> list[tuple[str, int, int]]:
+    qk = [("q_norm.weight", s.head_dim, 1), ("k_norm.weight", s.head_dim, 1)] if s.qk_norm else []
+    return [
+        *_norm(s, "attention_norm"),
+        *_linear("qkv", s.q_size + 2 * s.kv_size, s.hidden_size, s.qkv_bias),
+        *qk,
+        *_linear("out", s.hidden_size, s.q_size, s.out_bias),
+    ]
+
+
+def _mlp(s: ModelShape) -> list[tuple[str, int, int]]:
+    norm = _norm(s, "mlp_norm")
+    up, width = ("gate_up", 2 * s.ffn_size) if s.gated else ("up", s.ffn_size)
+    if not s.num_experts:
+        return [
+            *norm,
+            *_linear(up, width, s.hidden_size, s.mlp_bias),
+            *_linear("down", s.hidden_size, s.ffn_size, s.mlp_bias),
+        ]
+    experts = [
+        tensor
+        for e in range(s.num_experts)
+        for tensor in (
+            (f"experts.{e}.{up}.weight", width, s.hidden_size),
+            (f"experts.{e}.down.weight", s.hidden_size, s.ffn_size),
+        )
+    ]
+    return [*norm, (ROUTER, s.num_experts, s.hidden_size), *experts]
+
+
+def _head(s: ModelShape) -> list[tuple[str, int, int]]:
+    norm = _norm(s, "final_norm") if s.final_norm else []
+    project = [("project_out.weight", s.embed_size, s.hidden_size)] if s.embed_size != s.hidden_size else []
+    table = TOKENS if s.tied_embeddings else "lm_head.weight"
+    return [*norm, *project, (table, s.vocab_size, s.embed_size)]
+
+
+def _is_packed(name: str, block: str, cols: int) -> bool:
+    """Matrices of the transformer layers; token tables, the head and a router stay as they are, as in GPTQ and AWQ."""
+    return block in (ATTENTION, MLP) and cols > 1 and name != ROUTER
+
+
+@cache
+def weight_tensors(shape: ModelShape, packing: Packing | None = None) -> tuple[WeightTensor, ...]:
+    """All weight tensors in the order of the computation; a tied token table stands once, at the head."""
+    found: list[WeightTensor] = []
+
+    def add(layer: int, block: str, rows: list[tuple[str, int, int]]) -> None:
+        for name, r, c in rows:
+            packed = packing if _is_packed(name, block, c) else None
+            found.append(WeightTensor(name, layer, block, r, c, shape.bytes_per_element, packed))
+
+    add(-1, EMBED, _embed(shape))
+    for layer in range(shape.num_layers):
+        add(layer, ATTENTION, _attention(shape))
+        add(layer, MLP, _mlp(shape))
+    add(shape.num_layers, HEAD, _head(shape))
+    return tuple(found)
+
+
+def weight_bytes(shape: ModelShape) -> int:
+    """Bytes of all weights."""
+    return sum(t.nbytes for t in weight_tensors(shape))

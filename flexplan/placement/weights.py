@@ -1,0 +1,157 @@
+"""Weight percents -> which rows of which tensor on which tier, at which byte of its layer's blob.
+
+Every layer is cut by itself, so each pass moves the same share of every layer; rounding is carried to the
+next layer.  At most two tensors of a layer are cut, by output rows, on quantisation-group boundaries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate, chain
+
+from flexplan.model.layers import is_gathered, layer_tensors, schedule_layers
+from flexplan.model.shape import ModelShape
+from flexplan.model.tensors import WeightTensor, weight_tensors
+from flexplan.policy.policy import Policy
+from flexplan.units import round_up
+
+TIERS = ("gpu", "cpu", "disk")
+OPEN_ALIGN = 256
+PIECE_ALIGN = 64  # a vector load never straddles two pieces
+DISK_ALIGN = 4096  # direct I/O
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Rows ``row_lo .. row_hi`` of a tensor at byte ``offset`` of its layer's part on ``tier``."""
+
+    tensor: WeightTensor
+    row_lo: int
+    row_hi: int
+    tier: str
+    offset: int
+
+    @property
+    def rows(self) -> int:
+        return self.row_hi - self.row_lo
+
+    @property
+    def nbytes(self) -> int:
+        return self.tensor.rows_bytes(self.rows)
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """The pieces of one layer and the bytes of its part on each tier, padding included."""
+
+    j: int
+    pieces: tuple[Piece, ...]
+    part_bytes: dict[str, int] = field(compare=False)
+
+    @property
+    def blob_bytes(self) -> int:
+        """Bytes that a pass streams: the cpu part, then the disk part."""
+        return self.part_bytes["cpu"] + self.part_bytes["disk"]
+
+    def ring_offset(self, piece: Piece) -> int:
+        """Where a streamed piece lies in the layer's slot of the weight ring."""
+        return piece.offset + (self.part_bytes["cpu"] if piece.tier == "disk" else 0)
+
+    @cached_property
+    def opened(self) -> dict[WeightTensor, int]:
+        """Where each tensor of the layer lies, whole and unpacked, in a slot of the open weights."""
+        tensors = dict.fromkeys(piece.tensor for piece in self.pieces)
+        ends = accumulate(round_up(tensor.open_bytes, OPEN_ALIGN) for tensor in tensors)
+        return dict(zip(tensors, chain((0,), ends), strict=False))
+
+    @cached_property
+    def open_bytes(self) -> int:
+        """Bytes of the layer unpacked, 0 where nothing is packed and it computes from where it is stored."""
+        return opened_bytes(self.opened)
+
+    def payload(self, tier: str) -> int:
+        """Bytes of weights on a tier, padding apart."""
+        return sum(piece.nbytes for piece in self.pieces if piece.tier == tier)
+
+
+def opened_bytes(tensors: Iterable[WeightTensor]) -> int:
+    """Bytes of a layer's tensors unpacked, 0 where none of them is packed."""
+    tensors = list(tensors)
+    return sum(round_up(t.open_bytes, OPEN_ALIGN) for t in tensors) if any(t.packing for t in tensors) else 0
+
+
+def place_weights(shape: ModelShape, policy: Policy) -> tuple[LayerWeights, ...]:
+    """The placement of every layer; a gathered token table comes last, as a layer of its own."""
+    cutter, packing = _Cutter(policy), policy.weight_packing(shape.bytes_per_element)
+    placed = [
+        cutter.place(layer.j, layer_tensors(shape, layer, packing))
+        for layer in schedule_layers(shape, policy.sep_layer)
+    ]
+    table = tuple(t for t in weight_tensors(shape) if is_gathered(t))
+    if table:
+        placed.append(cutter.place(len(placed), table))
+    return tuple(placed)
+
+
+class _Cutter:
+    """Cuts layers at the running shares: what rounding to rows took from a tier, the next layer gives back."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.shares = policy.shares("w")
+        self.owed = [0.0, 0.0, 0.0]
+
+    def place(self, j: int, tensors: tuple[WeightTensor, ...]) -> LayerWeights:
+        size = sum(t.nbytes for t in tensors)
+        self.fine_bytes = size / 1000
+        due = [owed + share * size for owed, share in zip(self.owed, self.shares, strict=True)]
+        spans = self._spans(tensors, due)
+        self.owed = [d - sum(t.rows_bytes(hi - lo) for t, lo, hi, at in spans if at == n) for n, d in enumerate(due)]
+        return _lay_out(j, spans)
+
+    def _spans(self, tensors: tuple[WeightTensor, ...], due: list[float]) -> list[tuple[WeightTensor, int, int, int]]:
+        """(tensor, first row, last row, tier) in order: the gpu takes its bytes first, then the cpu, then the disk."""
+        spans: list[tuple[WeightTensor, int, int, int]] = []
+        left = list(due)
+        tier, last = 0, max(n for n, share in enumerate(self.shares) if share)
+        for tensor in tensors:
+            row = 0
+            while row < tensor.rows:
+                while tier < last and (not self.shares[tier] or not self._fit(tensor, row, left[tier])):
+                    tier += 1
+                take = tensor.rows - row if tier == last else self._fit(tensor, row, left[tier])
+                spans.append((tensor, row, row + take, tier))
+                left[tier] -= tensor.rows_bytes(take)
+                row += take
+        return spans
+
+    def _fit(self, tensor: WeightTensor, row: int, nbytes: float) -> int:
+        """Rows from ``row`` on that come nearest to ``nbytes``; vectors are never cut."""
+        rest = tensor.rows - row
+        if tensor.cols == 1:
+            return rest if nbytes >= tensor.rows_bytes(rest) / 2 else 0
+        grain = self._grain_rows(tensor)
+        return max(0, min(rest, int(nbytes / tensor.rows_bytes(grain) + 0.5) * grain))
+
+    def _grain_rows(self, tensor: WeightTensor) -> int:
+        """Rows that stay together: 64 where that is under a thousandth of the layer, else fewer.
+
+        Matrix products with an odd number of outputs take a path five times slower on a GPU.
+        """
+        grain = 64
+        while grain > 1 and tensor.rows_bytes(grain) > self.fine_bytes:
+            grain //= 2
+        return round_up(grain, tensor.grain_rows)
+
+
+def _lay_out(j: int, spans: list[tuple[WeightTensor, int, int, int]]) -> LayerWeights:
+    ends = dict.fromkeys(TIERS, 0)
+    pieces = []
+    for tensor, low, high, n in spans:
+        tier = TIERS[n]
+        piece = Piece(tensor, low, high, tier, ends[tier])
+        ends[tier] = round_up(piece.offset + piece.nbytes, PIECE_ALIGN)
+        pieces.append(piece)
+    ends["disk"] = round_up(ends["disk"], DISK_ALIGN)
+    return LayerWeights(j, tuple(pieces), ends)

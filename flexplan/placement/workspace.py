@@ -1,0 +1,84 @@
+"""Workspace: what the kernels of one task allocate beside the arenas, at most.
+
+Counted from the layer maths as the runtime computes it: the results that live at the same time.  Letters as there:
+D hidden, Q and K the widths of queries and of keys, F feed-forward, E embedding; numbers of one token.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+
+from flexplan.model.shape import ModelShape
+
+PROMPT_TOKENS = 8192  # that a layer computes at once: products of so many rows are as fast as larger ones
+_FLOAT = 4  # bytes: sampling and choosing compute in float32
+_UNPACKED_BYTES = 32 << 20  # keys and values that choosing unpacks, or takes to float32, at a time
+
+
+def workspace_bytes(
+    s: ModelShape, rows: int, prompt_len: int, context: int, sparsity: float = 1.0, *, sep_layer: bool
+) -> int:
+    """Of a micro-batch of ``rows`` prompts that decodes up to ``context`` positions."""
+    together, element = rows_at_once(rows, prompt_len), s.bytes_per_element
+    per_token = max(_embedding(s), _layer(s, sep_layer))
+    mask = together * prompt_len**2 * 2 * element  # of padded prompts, as numbers; see `mask_bytes` for itself
+    head = rows * s.vocab_size * (element + _FLOAT)
+    return max(together * prompt_len * per_token * element + mask, head, _choosing(s, rows, context, sparsity))
+
+
+def captured_bytes(s: ModelShape, rows: int, context: int, sparsity: float = 1.0, *, sep_layer: bool) -> int:
+    """Of decoding steps that are captured to be replayed: what a layer, choosing and the head leave stays theirs.
+
+    A step that sends tokens to experts asks the host which, and is never captured.
+    """
+    if s.num_experts:
+        return 0
+    return rows * (_layer(s, sep_layer) + s.vocab_size) * s.bytes_per_element + _choosing(s, rows, context, sparsity)
+
+
+def rows_at_once(rows: int, prompt_len: int) -> int:
+    """Prompts of a micro-batch that go through a layer together; the others follow, so that workspace stays small."""
+    return min(rows, max(1, PROMPT_TOKENS // prompt_len))
+
+
+def mask_bytes(rows: int, prompt_len: int) -> int:
+    """A byte a pair of positions; a micro-batch of padded prompts keeps it as long as it runs."""
+    return rows * prompt_len**2
+
+
+def _layer(s: ModelShape, sep_layer: bool) -> int:
+    """Its larger half, and D for holes between results that were freed, too small for the next one."""
+    return max(_attention(s), _feed_forward(s, sep_layer)) + s.hidden_size
+
+
+def _embedding(s: ModelShape) -> int:
+    """Rows of the table from two memories and which of them, then positions and their sum; holes as in a layer."""
+    return 3 * s.embed_size + 3 * s.hidden_size
+
+
+def _attention(s: ModelShape) -> int:
+    """D + projections, or projections + the answer; turned queries and keys, and one of them being turned, beside."""
+    projections = s.q_size + 2 * s.kv_size
+    turned = s.q_size + s.kv_size if s.positions == "rotary" else 0
+    normed = s.q_size + s.kv_size if s.qk_norm else 0
+    return max(s.hidden_size + projections, projections + normed + 2 * turned + s.q_size)
+
+
+def _feed_forward(s: ModelShape, sep_layer: bool) -> int:
+    """Attention's result + the normed + (gate and) up, activated in place + down.
+
+    Attention's result is in its buffer where layers are split, and is the normed where norms come last.
+    All tokens may be sent to one expert; it takes them apart, and its results are added to the others'.
+    """
+    apart = 3 * s.hidden_size if s.num_experts else 0
+    kept = 2 if sep_layer or not s.pre_norm else 3
+    return kept * s.hidden_size + (2 if s.gated else 1) * s.ffn_size + apart
+
+
+def _choosing(s: ModelShape, rows: int, context: int, sparsity: float) -> int:
+    """What choosing among old positions takes on the gpu, beside the values that were chosen."""
+    if sparsity >= 1:
+        return 0
+    weights, positions = 3 * s.group_size * _FLOAT, 4 * 8
+    values = ceil(sparsity * 2 * s.head_dim * s.bytes_per_element)
+    return rows * s.num_kv_heads * context * (weights + positions + values) + _UNPACKED_BYTES

@@ -1,0 +1,21 @@
+"""Forecast: the timeline of a plan, task by task, as the simulator sees it."""
+
+from __future__ import annotations
+
+from flexplan.cost.work import Rates
+from flexplan.graph.timeline import Timeline
+from flexplan.plan.plan import Plan
+from flexplan.simulation.simulator import simulate_graph
+
+
+def simulate(plan: Plan, *, keep: bool = True) -> Timeline:
+    """The predicted timeline of the plan's first block; with ``keep`` False only its sums.
+
+    >>> from flexplan import Plan, Policy, Problem, simulate
+    >>> plan = Plan.of(Problem.of("facebook/opt-125m", prompt_len=8, gen_len=2), Policy())
+    >>> simulate(plan).busiest_lane()
+    'gpu'
+    """
+    timeline = simulate_graph(plan.graph, Rates(plan.problem.hardware), keep=keep)
+    timeline.peak_bytes = dict(plan.prediction.peak_bytes)
+    return timeline

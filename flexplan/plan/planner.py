@@ -1,0 +1,119 @@
+"""Planning: the Planner protocol, and ``solve``, which trusts no planner."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+from flexplan.graph.checker import check_accesses, check_budgets, check_order
+from flexplan.placement.placement import Placement
+from flexplan.placement.prefetch import fewer_layers
+from flexplan.plan.baselines import faster_baseline
+from flexplan.plan.objectives import refuse_late, smallest_memory
+from flexplan.plan.pause import collector_paused
+from flexplan.plan.plan import Plan
+from flexplan.plan.thirdparty import blamed_on, foreign_plan, is_foreign, name_of
+from flexplan.plugins import PLANNERS, SCHEDULES, make
+from flexplan.policy.blocks import fill_blocks
+from flexplan.problem.problem import Problem
+from flexplan.simulation.prediction import Schedule
+
+__all__ = ["Planner", "Schedule", "check_plan", "solve"]
+
+PLANNER_TIMEOUT_S = 60.0
+
+_CHECKED_TOKENS = 3  # the prompt, a first and a last token: what lies between repeats
+_CHECKED_LAYERS = 3  # more than a ring of weights has slots, with the embedding and the head
+
+
+Ask = Callable[[Problem], Plan]
+
+
+class Planner(Protocol):
+    """Answers a problem with a plan, or raises InfeasiblePlan with numbers.
+
+    ``plan`` may be called often; it must not change the problem, and equal problems get equal plans.
+    """
+
+    def plan(self, problem: Problem) -> Plan: ...
+
+
+def solve(
+    problem: Problem,
+    planner: str | Planner = "search",
+    *,
+    timeout_s: float = PLANNER_TIMEOUT_S,
+    **options: Any,
+) -> Plan:
+    """The plan of a planner (a name or an instance), accepted by the independent checker.
+
+    ``options`` go to the planner's constructor, for instance ``schedule="rowwise"``.  Where a baseline is predicted
+    to be faster it is the answer, unless the planner is ``manual`` or an instance, or the schedule is given.  A
+    planner of another package has ``timeout_s`` seconds, and nothing of its plan but the policy and the schedule is
+    believed.
+    """
+    ask = _asked_apart(planner, options, timeout_s) if is_foreign(planner) else _asked(planner, options)
+    if problem.objective.min_tokens_per_s is not None:
+        return smallest_memory(ask, problem)
+    plan = ask(problem)
+    ours = isinstance(planner, str) and planner != "manual" and not is_foreign(planner)
+    return _or_baseline(plan) if ours and "schedule" not in options else plan
+
+
+def _asked(planner: str | Planner, options: Mapping[str, Any]) -> Ask:
+    """What a built-in planner answers, once the checker has seen it."""
+    chosen: Planner = make(PLANNERS, planner, **options) if isinstance(planner, str) else planner
+
+    def ask(problem: Problem) -> Plan:
+        with collector_paused():
+            plan = chosen.plan(problem)
+            check_plan(plan)
+        refuse_late(plan)
+        return plan
+
+    return ask
+
+
+def _asked_apart(planner: str | Planner, options: Mapping[str, Any], timeout_s: float) -> Ask:
+    """The same of a planner of another package; what is wrong with its answer is said with its name."""
+
+    def ask(problem: Problem) -> Plan:
+        plan = foreign_plan(problem, planner, dict(options), timeout_s)
+        with blamed_on(name_of(planner)):
+            check_plan(plan)
+        refuse_late(plan)
+        return plan
+
+    return ask
+
+
+def _or_baseline(plan: Plan) -> Plan:
+    """The plan, or that of a baseline that is predicted to be faster; then a warning says so."""
+    found = faster_baseline(plan)
+    if found is None or found.plan is None:
+        return plan
+    percent = 100 * (found.plan.prediction.tokens_per_s / plan.prediction.tokens_per_s - 1)
+    message = f"the baseline {found.name} is predicted to be {percent:.1f} % faster than the plan of planner"
+    warnings.warn(f"{message} {plan.planner}: it is the answer", stacklevel=3)
+    return replace(found.plan, planner=plan.planner)
+
+
+def check_plan(plan: Plan) -> None:
+    """Hold a plan's first block against the budgets, and prove its schedule's accesses and their order on few layers.
+
+    Layers are alike; what differs between passes shows in three to five of them.  Raises InfeasiblePlan or GraphError.
+    """
+    problem, graph = plan.problem, plan.graph
+    block = next(fill_blocks(problem.workload, plan.policy))
+    placement = Placement.of(problem.model, plan.policy, block, graph.live)
+    check_budgets(graph, problem.budgets(), {"gpu": placement.arena_bytes["gpu.workspace"]})
+    schedule: Schedule = make(SCHEDULES, plan.schedule)
+    few = fewer_layers(problem.model.num_layers, plan.policy, _CHECKED_LAYERS)
+    model = problem.model.model_copy(update={"num_layers": few})
+    shallow = problem.model_copy(update={"model": model})
+    check_accesses(schedule.build(shallow, plan.policy))
+    workload = problem.workload.model_copy(update={"gen_len": min(problem.workload.gen_len, _CHECKED_TOKENS)})
+    short = schedule.build(shallow.model_copy(update={"workload": workload}), plan.policy)
+    check_order(short.buffers, short.steps())

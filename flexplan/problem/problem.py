@@ -1,0 +1,124 @@
+"""Problem: what is asked, a model on a machine for a workload, and what the answer is to be best at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+
+from flexplan.errors import UsageError
+from flexplan.hardware.machine import DEFAULT_PRESET, Hardware, hardware_from
+from flexplan.model.catalog import model_shape
+from flexplan.model.shape import ModelShape
+from flexplan.problem.objective import Objective
+from flexplan.units import parse_size
+
+_STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Workload(BaseModel):
+    """Prompt and output lengths in tokens; ``num_prompts`` None is one full block.
+
+    ``prompt_lens`` gives every prompt its own length; ``prompt_len`` is then the longest.
+    """
+
+    model_config = _STRICT
+
+    prompt_len: PositiveInt = 512
+    gen_len: PositiveInt = 32
+    num_prompts: PositiveInt | None = None
+    prompt_lens: Annotated[tuple[PositiveInt, ...], Field(strict=False)] = ()
+
+    @model_validator(mode="after")
+    def _agree(self) -> Workload:
+        if self.prompt_lens:
+            object.__setattr__(self, "prompt_len", max(self.prompt_lens))
+            object.__setattr__(self, "num_prompts", len(self.prompt_lens))
+        return self
+
+    @classmethod
+    def of(cls, **given: Any) -> Workload:
+        """A workload, or a UsageError that names the field."""
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise UsageError(
+                "FP110", f"workload {where}: {first['input']!r} refused, {first['msg']}", fix=f"correct {where}"
+            ) from None
+
+
+class Problem(BaseModel):
+    """A model, a machine, a workload and an objective; the machine's capacities are the budgets."""
+
+    model_config = _STRICT
+
+    model: ModelShape
+    hardware: Hardware
+    workload: Workload = Workload()
+    objective: Objective = Objective()
+
+    @model_validator(mode="after")
+    def _fits_the_context(self) -> Problem:
+        need, have = self.workload.prompt_len + self.workload.gen_len, self.model.max_positions
+        if need > have:
+            raise UsageError(
+                "FP111",
+                f"prompt {self.workload.prompt_len} + output {self.workload.gen_len} = {need} tokens, "
+                f"{self.model.name} reads {have}",
+                fix="lower --prompt-len or --gen-len",
+            )
+        return self
+
+    @classmethod
+    def of(
+        cls,
+        model: str | Path | ModelShape = "facebook/opt-30b",
+        *,
+        gpu_mem: str | int | None = None,
+        cpu_mem: str | int | None = None,
+        disk_mem: str | int | None = None,
+        hardware: str | Path | Hardware = DEFAULT_PRESET,
+        prompt_len: int = 512,
+        gen_len: int = 32,
+        num_prompts: int | None = None,
+        prompt_lens: tuple[int, ...] = (),
+        objective: str | Objective = "throughput",
+    ) -> Problem:
+        """A problem from names, paths or objects; sizes are text such as ``16G`` or bytes.
+
+        ``objective`` is ``throughput``, ``latency:SECONDS`` or ``memory:TOKENS_PER_S``.
+        """
+        budgets = {"gpu": gpu_mem, "cpu": cpu_mem, "disk": disk_mem}
+        return cls(
+            model=model if isinstance(model, ModelShape) else model_shape(str(model)),
+            hardware=hardware_from(hardware).with_budget(
+                **{tier: parse_size(size) for tier, size in budgets.items() if size is not None}
+            ),
+            workload=Workload.of(
+                prompt_len=prompt_len, gen_len=gen_len, num_prompts=num_prompts, prompt_lens=prompt_lens
+            ),
+            objective=objective if isinstance(objective, Objective) else Objective.of(objective),
+        )
+
+    def budgets(self) -> dict[str, int]:
+        """Bytes that tensors may take on each tier."""
+        h = self.hardware
+        return {"gpu": self.room("gpu", h.gpu_bytes), "cpu": h.cpu_bytes, "disk": h.disk_bytes}
+
+    def room(self, tier: str, capacity: int) -> int:
+        """Of a tier's capacity, the bytes that tensors may take."""
+        # a fiftieth at most: a plan for a toy budget is not all overhead
+        return capacity - min(self.hardware.gpu_overhead_bytes, capacity // 50) if tier == "gpu" else capacity
+
+    def with_budgets(self, **budgets: int) -> Problem:
+        """The same problem with other capacities, in bytes by tier."""
+        return self.model_copy(update={"hardware": self.hardware.with_budget(**budgets)})
+
+    def budget_for(self, tier: str, need: int) -> int:
+        """The smallest capacity of a tier that leaves ``need`` bytes for tensors."""
+        if tier != "gpu":
+            return need
+        return need + min(self.hardware.gpu_overhead_bytes, max(0, need - 1) // 49)  # the inverse of ``room``

@@ -1,0 +1,152 @@
+"""Sentences: what an explanation says to people on a terminal."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from flexplan.explanation.explanation import Explanation, binding_tiers
+from flexplan.plan.baselines import Rival
+from flexplan.plan.plan import Plan
+from flexplan.policy.lossy import lossy_fields, names_of
+from flexplan.report.tables import (
+    asked_lines,
+    in_order,
+    memory_table,
+    policy_table,
+    seconds,
+    share_of,
+    shares_table,
+    table,
+    words_table,
+)
+
+_TIERS = {"gpu": "GPU memory", "cpu": "host memory", "disk": "disk space"}
+_WORTH_A_WORD = 0.005  # percent
+_RESOURCES = {
+    "gpu": "the GPU",
+    "cpu": "the host's attention",
+    "host": "host memory bandwidth",
+    "cores": "the cores, which compute and copy",
+    "link": "the link, both ways together",
+    "link_up": "the link to the GPU",
+    "link_down": "the link from the GPU",
+    "disk_read": "reading from disk",
+    "disk_write": "writing to disk",
+    "inline": "one task after the other",
+}
+
+
+def explanation_view(found: Explanation) -> RenderableType:
+    """Where the time goes, what is full, what more would bring, and the baselines."""
+    plan = found.plan
+    return Group(
+        *asked_lines(plan),
+        policy_table(plan),
+        busy_table(plan),
+        Text(f"\n{bound_sentence(found)}\n{used_up(plan)}"),
+        gains_table(found),
+        *margin_lines(found),
+        memory_table(plan),
+        shares_table(plan.policy, plan.realised),
+        rivals_table(found),
+        Text("\n" + "\n".join([winner_sentence(found), *lossy_sentences(found)])),
+    )
+
+
+def in_short(plan: Plan) -> RenderableType:
+    """What limits a plan, in the two lines that need no more than the plan itself."""
+    return Text(f"\n{used_up(plan)}\nMore, what more of each resource would bring, and baselines: flexplan explain")
+
+
+def busy_table(plan: Plan) -> RenderableType:
+    """Seconds by lane over the whole workload."""
+    p = plan.prediction
+    phases = {"prefill": p.prefill_s, "decode": p.decode_s}
+    lanes = in_order({lane for phase in phases for lane in p.lane_busy_s.get(phase, {})})
+    rows = [
+        [lane, *(cell for phase, took in phases.items() for cell in _busy(plan, phase, lane, took))] for lane in lanes
+    ]
+    title = f"Time by lane: prefill {seconds(p.prefill_s)}, decode {seconds(p.decode_s)}"
+    return table(title, ("lane", "prefill", "of it", "decode", "of it"), rows)
+
+
+def _busy(plan: Plan, phase: str, lane: str, took: float) -> list[str]:
+    busy = plan.prediction.lane_busy_s.get(phase, {}).get(lane, 0.0)
+    return [seconds(busy), share_of(busy, took)]
+
+
+def bound_sentence(found: Explanation) -> str:
+    """The busiest lane of each phase, and the distance from the bound."""
+    busiest, bound = found.plan.prediction.busiest_lane, found.bound
+    limits = [f"{named(bound.prefill_limit)} in prefill"]
+    limits += [f"{named(bound.decode_limit)} in decoding"] if bound.decode_limit else []
+    lanes = (
+        f"The busiest lane is {busiest.get('prefill') or '-'} in prefill, {busiest.get('decode') or '-'} in decoding."
+    )
+    return (
+        f"{lanes}\nBusiest of all lanes and resources are {' and '.join(limits)}: at full rate they need "
+        f"{seconds(bound.total_s)} a block, the least that this policy can take.\n"
+        f"It takes {seconds(found.plan.prediction.block_s)}, so it runs at {found.of_bound_percent:.0f} % of its bound."
+    )
+
+
+def named(resource: str) -> str:
+    """A lane or resource in words."""
+    return _RESOURCES.get(resource, f"lane {resource}")
+
+
+def used_up(plan: Plan) -> str:
+    """The budgets that bind."""
+    full = [_TIERS[tier] for tier in binding_tiers(plan)]
+    return f"Used up: {' and '.join(full)}." if full else "No budget is used up."
+
+
+def gains_table(found: Explanation) -> RenderableType:
+    """A sentence for everything that is worth buying, one for all the rest."""
+    rows = [[gain.more, f"{gain.percent:+.1f} %"] for gain in found.worthwhile]
+    rest = [gain.resource for gain in found.gains if gain not in found.worthwhile]
+    if rest:
+        rows.append(["a quarter more of anything else", "less than 1 %"])
+    how = "solved again" if any(gain.solved for gain in found.gains) else "for the policy as it is"
+    return words_table(("", "tokens per second"), rows, f"What more would bring, {how}")
+
+
+def margin_lines(found: Explanation) -> list[Text]:
+    """What the duals say."""
+    worth = [f"1 % more {name} {gain:+.2f} %" for name, gain in found.margins.items() if gain >= _WORTH_A_WORD]
+    return [Text(f"\nAt the margin, by the program's duals: {', '.join(worth)}.")] if worth else []
+
+
+def rivals_table(found: Explanation) -> RenderableType:
+    """Every baseline beside the plan."""
+    rows = [["this plan", f"{found.plan.prediction.tokens_per_s:.2f}", ""]]
+    rows += [[rival.name, *_speed(rival, found.plan)] for rival in found.rivals]
+    return words_table(("", "tokens per second", ""), rows, "Baselines")
+
+
+def _speed(rival: Rival, plan: Plan) -> list[str]:
+    if rival.plan is None:
+        return ["-", rival.why_not]
+    rate = rival.plan.prediction.tokens_per_s
+    return [f"{rate:.2f}", f"{100 * (rate / plan.prediction.tokens_per_s - 1):+.0f} %"]
+
+
+def winner_sentence(found: Explanation) -> str:
+    """Who is fastest."""
+    winner = found.winner
+    if winner is None or winner.plan is None:
+        return "The plan is the fastest of them."
+    if winner.plan.policy == found.plan.policy:
+        return f"The plan is the baseline {winner.name}: nothing faster was found."
+    return f"The baseline {winner.name} is predicted to be faster than the plan; flexplan solve takes it."
+
+
+def lossy_sentences(found: Explanation) -> list[str]:
+    """What would be faster, were tokens allowed to change."""
+    return [
+        f"{rival.name} is predicted to be faster still, but changes tokens: "
+        f"flexplan solve --allow {','.join(names_of(lossy_fields(rival.plan.policy)))}"
+        for rival in found.lossy_and_faster
+        if rival.plan
+    ]

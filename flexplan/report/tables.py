@@ -1,0 +1,289 @@
+"""Tables: plans and timelines, for people on a terminal."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from flexplan.graph.tasks import LANES
+from flexplan.units import format_size
+
+if TYPE_CHECKING:
+    from flexplan.graph.timeline import Timeline
+    from flexplan.hardware.machine import Hardware
+    from flexplan.job.runtime import BenchReport, DemoReport, Shares
+    from flexplan.plan.plan import Plan
+    from flexplan.policy.policy import Policy
+
+TIERS = ("gpu", "cpu", "disk")
+KINDS = {"w": "weights", "cache": "KV cache", "act": "activations"}
+SWITCHES = ("overlap", "sep_layer", "pin_weight", "cpu_cache_compute", "compress_weight", "compress_cache")
+Row = Sequence[str]
+_PLAIN_WIDTH = 120  # of a file or a pipe
+_NUMBER = re.compile(r"[-+]?[\d.,]+( |$)")  # what begins with a number is one
+
+
+def console() -> Console:
+    """Standard output; plain where it is no terminal or NO_COLOR is set."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
+
+
+def table(title: str, head: Sequence[str], rows: Iterable[Row]) -> RenderableType:
+    """A table of words and numbers."""
+    return _table(title, head, rows, lambda cell: _NUMBER.match(cell) is not None)
+
+
+def words_table(head: Sequence[str], rows: Iterable[Row], title: str = "") -> RenderableType:
+    """A table of words."""
+    return _table(title, head, rows, lambda cell: False)
+
+
+def _table(title: str, head: Sequence[str], rows: Iterable[Row], is_number: Callable[[str], bool]) -> RenderableType:
+    """Columns of numbers stand to the right, columns of words to the left."""
+    listed = list(rows)
+    made = Table(
+        box=None,
+        header_style="dim",
+        pad_edge=False,
+        padding=(0, 3, 0, 0),
+        show_header=any(head),
+    )
+    for n, name in enumerate(head):
+        numbers = any(is_number(row[n]) for row in listed)
+        made.add_column(name, justify="right" if numbers else "left", no_wrap=numbers, overflow="fold")
+    for row in listed:
+        made.add_row(*map(Text, row))
+    return Group(Text(f"\n{title}", style="bold"), made) if title else Group(Text(""), made)
+
+
+# -- a plan ----------------------------------------------------------------------------------------------------
+def plan_view(plan: Plan) -> RenderableType:
+    """What was asked, the policy, the shares, the memory and the speed."""
+    return Group(
+        *asked_lines(plan),
+        policy_table(plan),
+        shares_table(plan.policy, plan.realised),
+        memory_table(plan),
+        speed_table(plan),
+    )
+
+
+def asked_lines(plan: Plan) -> list[Text]:
+    """The problem in words."""
+    work, hardware = plan.problem.workload, plan.problem.hardware
+    prompts = f"{work.num_prompts} prompts" if work.num_prompts else "one block of prompts"
+    shortest = min(work.prompt_lens, default=work.prompt_len)
+    length = f"{work.prompt_len}" if shortest == work.prompt_len else f"{shortest} to {work.prompt_len}"
+    lines = [f"{plan.problem.model.name}: {prompts} of {length} tokens, {work.gen_len} new tokens each"]
+    if plan.problem.objective.bounded:
+        lines.append(f"asked for: {plan.problem.objective}")
+    lines.append(f"hardware {hardware.name}{guess_note(hardware)}")
+    return [Text(line) for line in lines]
+
+
+def guess_note(hardware: Hardware) -> str:
+    """Says so where the rates are not measured."""
+    if not hardware.preset:
+        return f", measured {hardware.measured_on}".rstrip(", ")
+    return ": a guess, not measured here; `flexplan profile -o hardware.json` measures, `--hardware` takes the file"
+
+
+def policy_table(plan: Plan) -> RenderableType:
+    """Block and switches in one line each."""
+    p = plan.policy
+    block = f"{p.gpu_batch_size} sequences x {p.num_gpu_batches} micro-batches = {p.block_size} a block"
+    switches = [f"{name} {'on' if getattr(p, name) else 'off'}" for name in SWITCHES]
+    switches += [f"attn_sparsity {p.attn_sparsity:g}"] if p.attn_sparsity < 1 else []
+    return Group(
+        Text(""),
+        Text.assemble(("Policy", "bold"), f" by planner {plan.planner}, schedule {plan.schedule}"),
+        Text(f"  gpu_batch_size x num_gpu_batches: {block}"),
+        Text("  " + ", ".join(switches)),
+    )
+
+
+def shares_table(policy: Policy, realised: Shares) -> RenderableType:
+    """Asked and realised percents by tier."""
+    rows = []
+    for what, word in KINDS.items():
+        if what not in realised:
+            continue
+        rows.append([word, "asked", *(f"{100 * share:.1f}" for share in policy.shares(what))])
+        rows.append(["", "realised", *(f"{share:.1f}" for share in realised[what])])
+    return table("Where things live, in percent", ("", "", *TIERS), rows)
+
+
+def memory_table(plan: Plan) -> RenderableType:
+    """Bytes of each tier against what was given."""
+    rows = [row for tier in TIERS for row in _memory_rows(plan, tier)]
+    return table("Memory", ("tier", "planned", "budget", "used"), rows)
+
+
+def _memory_rows(plan: Plan, tier: str) -> list[Row]:
+    given: int = getattr(plan.problem.hardware, f"{tier}_bytes")
+    kept = given - plan.problem.budgets()[tier]
+    used = plan.prediction.peak_bytes[tier] + kept
+    rows: list[Row] = [[tier, format_size(used), format_size(given), share_of(used, given)]]
+    if kept:
+        rows.append(["  of it for the device's libraries", format_size(kept), "", ""])
+    return rows
+
+
+def speed_table(plan: Plan) -> RenderableType:
+    """What the plan promises."""
+    p = plan.prediction
+    rows: list[Row] = [
+        ["tokens per second", f"{p.tokens_per_s:.2f}", ""],
+        ["prefill", seconds(p.prefill_s), f"busiest lane {p.busiest_lane.get('prefill') or '-'}"],
+        ["decode", seconds(p.decode_s), f"busiest lane {p.busiest_lane.get('decode') or '-'}"],
+    ]
+    return table("Predicted", ("", "", ""), rows)
+
+
+# -- timelines -------------------------------------------------------------------------------------------------
+def timeline_table(timeline: Timeline) -> RenderableType:
+    """Busy seconds by lane."""
+    rows = [
+        [lane, seconds(timeline.lane_busy_s[lane]), share_of(timeline.lane_busy_s[lane], timeline.end_s)]
+        for lane in in_order(timeline.lane_busy_s)
+    ]
+    return table("Busy by lane", ("lane", "busy", "of the time"), rows)
+
+
+def forecast_table(timeline: Timeline) -> RenderableType:
+    """Seconds of the first block."""
+    times = {"prefill": timeline.prefill_s, "decode": timeline.decode_s, "total": timeline.end_s}
+    rows = [[name, seconds(took)] for name, took in times.items()]
+    return table(f"First block, {timeline.num_tasks:,} tasks", ("", "time"), rows)
+
+
+def hardware_table(hardware: Hardware) -> RenderableType:
+    """The fields of a hardware file, in units people read."""
+    spreads = hardware.spread_percent
+    rows = [
+        [name, _in_units(name, value), f"+- {spreads[name]:.0f} %" if name in spreads else ""]
+        for name, value in hardware.model_dump(exclude={"preset", "spread_percent"}).items()
+    ]
+    return words_table(("what", "value", "spread"), rows)
+
+
+def _in_units(name: str, value: object) -> str:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return str(value)
+    if name.endswith("flops_per_s"):
+        return f"{value / 1e12:.3g} Tflop/s" if value >= 1e12 else f"{value / 1e9:.3g} Gflop/s"
+    if name.endswith("_per_s"):
+        return f"{value / 1e9:.3g} GB/s"
+    if name.endswith("_bytes"):
+        return format_size(value)
+    return f"{value * 1e6:.3g} us" if name.endswith("_s") else str(value)
+
+
+def demo_view(report: DemoReport) -> RenderableType:
+    """The text, the runs side by side, the last one's timeline, and whether placement changed a token."""
+    last = list(report.runs.values())[-1]
+    texts = [[str(c.prompt), " ".join((c.text or "").split())] for c in last.run.completions]
+    return Group(
+        words_table(("prompt", "what the model goes on with"), texts),
+        table("Runs", _RUN_HEAD, [_run_row(name, run) for name, run in report.runs.items()]),
+        Text(f"\n{list(report.runs)[-1]}, in full:", style="bold"),
+        bench_view(last),
+        Text(f"\ntokens equal: {'yes' if report.tokens_equal else 'no'} (to those of the run on one tier)"),
+    )
+
+
+_RUN_HEAD = ("", "weights gpu/cpu/disk %", "KV cache gpu/cpu/disk %", "tokens/s predicted", "measured")
+
+
+def _run_row(name: str, run: BenchReport) -> Row:
+    tokens = len(run.run.completions) * run.plan.problem.workload.gen_len
+    shares = (" / ".join(f"{share:.0f}" for share in run.run.realised[what]) for what in ("w", "cache"))
+    return [name, *shares, *(f"{per_second(tokens, t.end_s):.1f}" for t in (run.predicted, run.measured))]
+
+
+def bench_view(report: BenchReport) -> RenderableType:
+    """Predicted beside measured."""
+    p, m = report.predicted, report.measured
+    prompts = len(report.run.completions)
+    tokens = prompts * report.plan.problem.workload.gen_len
+    rows: list[Row] = [_pair(name, getattr(p, f"{name}_s"), getattr(m, f"{name}_s")) for name in ("prefill", "decode")]
+    rows.append(_pair("total", p.end_s, m.end_s))
+    rates = [per_second(tokens, timeline.end_s) for timeline in (p, m)]
+    rows.append(["tokens per second", *(f"{rate:.2f}" for rate in rates), gap(*rates)])
+    lanes = in_order({**p.lane_busy_s, **m.lane_busy_s})
+    busy = [_pair(lane, p.lane_busy_s.get(lane, 0.0), m.lane_busy_s.get(lane, 0.0)) for lane in lanes]
+    head = ("", "predicted", "measured", "gap")
+    return Group(
+        *asked_lines(report.plan),
+        table("Time", head, rows),
+        table("Busy by lane", head, busy),
+        peak_table(report),
+        moved_table(report),
+        shares_table(report.plan.policy, report.run.realised),
+    )
+
+
+def peak_table(report: BenchReport) -> RenderableType:
+    """Planned memory beside what was really held."""
+    planned, real = report.plan.prediction.peak_bytes, report.run.peak_bytes
+    rows: list[Row] = [
+        [tier, format_size(planned[tier]), format_size(real.get(tier, 0)), gap(planned[tier], real.get(tier, 0))]
+        for tier in TIERS
+    ]
+    if report.device_peak_bytes is not None:
+        rows.append(["gpu, by its allocator", "", format_size(report.device_peak_bytes), ""])
+    return table("Memory at its highest", ("tier", "planned", "held", "gap"), rows)
+
+
+def moved_table(report: BenchReport) -> RenderableType:
+    """Bytes that the plan moves beside those counted where they moved."""
+    words = {"up_bytes": "host to device", "down_bytes": "device to host"}
+    words |= {"read_bytes": "disk to host", "write_bytes": "host to disk"}
+    rows = [[words.get(name, name), *map(format_size, pair), gap(*pair)] for name, pair in report.moved.items()]
+    return table("Bytes moved", ("", "planned", "counted", "gap"), rows)
+
+
+def _pair(name: str, predicted_s: float, measured_s: float) -> list[str]:
+    return [name, seconds(predicted_s), seconds(measured_s), gap(predicted_s, measured_s)]
+
+
+# -- words -----------------------------------------------------------------------------------------------------
+def in_order(lanes: Iterable[str]) -> list[str]:
+    """Lanes in the order of the graph's list, strangers last."""
+    return sorted(lanes, key=lambda lane: (LANES.index(lane) if lane in LANES else len(LANES), lane))
+
+
+def seconds(value: float) -> str:
+    """Seconds with three digits.
+
+    >>> seconds(0.01234), seconds(349.2)
+    ('12.3 ms', '349 s')
+    """
+    if value < 1:
+        return f"{value * 1e3:.3g} ms"
+    return f"{value:.3g} s" if value < 100 else f"{value:.0f} s"
+
+
+def share_of(part: float, whole: float) -> str:
+    """A share in percent."""
+    return f"{100 * part / whole:.0f} %" if whole > 0 else "-"
+
+
+def gap(predicted: float, measured: float) -> str:
+    """How far the measured number is from the predicted one.
+
+    >>> gap(2.0, 2.5)
+    '+25 %'
+    """
+    return f"{100 * (measured - predicted) / predicted:+.0f} %" if predicted > 0 else "-"
+
+
+def per_second(count: float, duration_s: float) -> float:
+    """A rate; 0 where no time passed."""
+    return count / duration_s if duration_s > 0 else 0.0

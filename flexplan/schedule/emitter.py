@@ -1,0 +1,41 @@
+"""What the verbs of a schedule share: where tensors lie, the lanes of tasks, and the turns in which rings are used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+
+from flexplan.graph.graph import INLINE, KINDS, Access, Task, Work
+from flexplan.placement.placement import Placement
+from flexplan.schedule.passes import Pass
+
+Tasks = Iterator[Task]
+Accesses = tuple[Access, ...]
+
+
+def access(buffer: str, index: int, size: int) -> Accesses:
+    """The first ``size`` bytes of a slot, if there are any."""
+    return (Access(buffer, index, 0, size),) if size else ()
+
+
+class Verbs:
+    """Writes tasks of one block."""
+
+    def __init__(self, placement: Placement) -> None:
+        self.p = placement
+        self.layers = placement.layers
+        self._lanes = {kind: KINDS[kind].lane if placement.policy.overlap else INLINE for kind in KINDS}
+        self._turns = cache(placement.turns)
+        self._num_batches = len(placement.block.batches)
+
+    def _task(
+        self, kind: str, p: Pass, j: int, k: int, work: Work, reads: Accesses, writes: Accesses, part: int = 0
+    ) -> Task:
+        return Task(kind, self._lanes[kind], p.i, j, k, part, work, reads, writes)
+
+    def _turn(self, p: Pass, group: int, groups: int, k: int) -> int:
+        """The index of what a ring holds for one of ``groups`` turns that micro-batch k has in a pass.
+
+        No two are equal; those of a later pass meet the same slots, so that its steps find their bytes where they were.
+        """
+        return p.number * self._turns(groups * self._num_batches) + p.turn(group, k)

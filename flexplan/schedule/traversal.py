@@ -1,0 +1,136 @@
+"""One pass over the layers, written once: the built-in schedules, and yours, differ in which passes they make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from flexplan.graph.graph import Finished, Sweep, Task, TaskGraph
+from flexplan.placement.placement import Placement
+from flexplan.policy.blocks import Block, fill_blocks
+from flexplan.policy.policy import Policy
+from flexplan.problem.problem import Problem
+from flexplan.schedule.passes import Pass
+from flexplan.schedule.verbs import Steps
+
+Passes = Callable[[Block], Sequence[tuple[int, Sequence[int]]]]  # (token i, micro-batches in order), pass after pass
+
+
+def graph_of(name: str, problem: Problem, policy: Policy, passes: Passes, live: int | None = None) -> TaskGraph:
+    """The graph of a problem's first block: the passes in their order, less the micro-batches that have finished.
+
+    ``live`` is how many micro-batches are in flight at a time, all by default.
+    """
+    block = next(fill_blocks(problem.workload, policy))
+    placement = Placement.of(problem.model, policy, block, live)
+
+    def make(finished: Finished) -> Iterator[Sweep]:
+        steps, order, number = Steps(placement), passes(block), 0
+        for n, (i, batches) in enumerate(order):
+            ks = tuple(k for k in batches if not finished(k))
+            if ks:
+                first_or_last = i in (0, block.gen_len - 1) or n == len(order) - 1
+                one = _OnePass(steps, Pass(number, i, ks), n == len(order) - 1)
+                # sparse attention loads another whole number of values from time to time
+                pattern = None if first_or_last else (ks, *(placement.chosen(i, k) for k in ks))
+                yield Sweep(i, ks, one.tasks(), pattern=pattern)
+                number += 1
+
+    return TaskGraph(name, placement.live, placement.buffers, make)
+
+
+class _OnePass:
+    """Layer by layer, all micro-batches of a layer before the next; what later steps need arrives meanwhile."""
+
+    def __init__(self, steps: Steps, p: Pass, last: bool) -> None:
+        self.steps = steps
+        self.p = p
+        self.last = last
+        self.overlap = steps.p.policy.overlap
+
+    def tasks(self) -> Iterator[Task]:
+        steps, p = self.steps, self.p
+        self.order = [(j, k) for j in range(len(steps.layers)) for k in p.ks]
+        self.attention = [(j, k) for j, k in self.order if steps.layers[j].attends]
+        self.turns = {step: turn for turn, step in enumerate(self.attention)}
+        self.fetched: set[tuple[int, int]] = set()  # attention steps whose cache is on its way
+        split = [steps.begins(p, j, k) for j, k in self.attention]
+        # with one micro-batch the next step's hidden states are this step's result: nothing to fetch early
+        self.hidden_early = self.overlap and len(p.ks) > 1 and not any(split)
+        # where only some are split, steps are not taken in this order
+        self.cache_early = self.overlap and (all(split) or not any(split))
+        # the host gathers the rows of all before it attends for one, or the others would wait for that
+        self.all_embed = steps.p.gathers and steps.p.policy.cpu_cache_compute
+        if p.number == 0:
+            for j in range(steps.p.preloaded):  # nothing is on its way yet
+                yield from self._load_now(0, j)
+        for n, (j, k) in enumerate(self.order):
+            yield from self._load_weight(j, k, n % len(p.ks))
+            if j == 0:
+                yield from steps.load_ids(p, k)
+            yield from self._compute(n, j, k)
+
+    def _load_weight(self, j: int, k: int, chunk: int) -> Iterator[Task]:
+        """Of the layers that begin to arrive while this one computes, maybe of the next pass.
+
+        They arrive in a chunk a micro-batch; where their slot was in use until now, all at once.
+        """
+        steps, p = self.steps, self.p
+        for lead in range(steps.p.lookahead + 2):
+            later, layer = divmod(j + lead, len(steps.layers))
+            number = p.number + later
+            skipped = self.last if later else not number and layer < steps.p.preloaded
+            if skipped or lead != steps.p.weight_leads[layer]:
+                continue
+            if lead >= steps.p.lookahead > 0:
+                yield from steps.load_weight(p, number, layer, k, chunk, len(p.ks))
+            elif chunk == 0:
+                yield from self._load_now(number, layer)
+
+    def _load_now(self, number: int, j: int) -> Iterator[Task]:
+        """In chunks all the same: what comes from disk is on two ways at a time."""
+        ks = self.p.ks if self.overlap else self.p.ks[:1]
+        for chunk, k in enumerate(ks):
+            yield from self.steps.load_weight(self.p, number, j, k, chunk, len(ks))
+
+    def _compute(self, n: int, j: int, k: int) -> Iterator[Task]:
+        """Step n of the pass; where it is split, the next layer's begins before this layer ends."""
+        steps, p = self.steps, self.p
+        if steps.begins(p, j, k):
+            if not self.overlap:
+                yield from self._begin(j, k)
+        else:
+            if not self.hidden_early:
+                yield from self._load_hidden(j, k)
+            elif n + 1 < len(self.order):
+                yield from self._load_hidden(*self.order[n + 1])
+            yield from self._load_cache(j, k)
+        yield from steps.finish(p, j, k)
+        yield from steps.store_hidden(p, j, k)
+        if j + 1 == len(steps.layers):
+            yield from steps.store_ids(p, k)
+        elif self.overlap and (j or not self.all_embed):
+            yield from self._begin(j + 1, k)
+        elif self.overlap and k == p.ks[-1]:
+            for each in p.ks:
+                yield from self._begin(1, each)
+
+    def _begin(self, j: int, k: int) -> Iterator[Task]:
+        """The first half of a step, where it is split."""
+        if self.steps.begins(self.p, j, k):
+            yield from self._load_hidden(j, k)
+            yield from self._load_cache(j, k)
+            yield from self.steps.begin(self.p, j, k)
+
+    def _load_hidden(self, j: int, k: int) -> Iterator[Task]:
+        if j:
+            yield from self.steps.load_hidden(self.p, j, k)
+
+    def _load_cache(self, j: int, k: int) -> Iterator[Task]:
+        """The cache of this attention step, if it is not on its way, and of the next one."""
+        if not self.steps.layers[j].attends:
+            return
+        turn = self.turns[j, k]
+        for step in self.attention[turn : turn + (2 if self.cache_early else 1)]:
+            if step not in self.fetched:
+                self.fetched.add(step)
+                yield from self.steps.load_cache(self.p, *step)

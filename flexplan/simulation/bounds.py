@@ -1,0 +1,87 @@
+"""Bounds: seconds that no order of a block's tasks can beat.
+
+A phase takes at least as long as its busiest resource needs for all its work at full rate, and as long as its
+busiest lane needs for its tasks one after the other::
+
+    bound  =  sum over phases of  max over lanes and resources of  work / rate
+
+What a plan takes beyond it, it spends waiting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from flexplan.cost.work import Rates
+from flexplan.graph.graph import INLINE, KINDS, Task
+from flexplan.policy.policy import Policy
+from flexplan.problem.problem import Problem, Workload
+from flexplan.simulation.prediction import Schedule
+
+_FEW, _MORE = 2, 4  # layers
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The least seconds of each phase of a block, and the lane or resource that needs them."""
+
+    prefill_s: float
+    decode_s: float
+    prefill_limit: str
+    decode_limit: str
+
+    @property
+    def total_s(self) -> float:
+        return self.prefill_s + self.decode_s
+
+
+def bound_of(problem: Problem, policy: Policy, schedule: Schedule, lens: tuple[int, ...]) -> Bound:
+    """The bound of one block with these prompt lengths.
+
+    All decoding passes together need at least what their middle one does, so many times: work is affine in the
+    position, and the roofline of a task convex.
+    """
+    decoded = problem.workload.gen_len - 1
+    first = _busiest(_seconds(problem, policy, schedule, lens, 0))
+    if not decoded:
+        return Bound(first[1], 0.0, first[0], "")
+    middle = tuple(length + (decoded - 1) // 2 for length in lens)
+    later = _busiest(_seconds(problem, policy, schedule, middle, 1))
+    return Bound(first[1], decoded * later[1], first[0], later[0])
+
+
+def _busiest(seconds: Mapping[str, float]) -> tuple[str, float]:
+    return max(seconds.items(), key=lambda item: item[1])
+
+
+def _seconds(
+    problem: Problem, policy: Policy, schedule: Schedule, lens: tuple[int, ...], i: int
+) -> Mapping[str, float]:
+    """What every lane and resource has to do for token i (0 or 1) of a block; layers are alike, so of few of them."""
+    rates, workload = Rates(problem.hardware), Workload(prompt_lens=lens, gen_len=i + 1)
+
+    def of_layers(num_layers: int) -> dict[str, float]:
+        model = problem.model.model_copy(update={"num_layers": num_layers})
+        graph = schedule.build(problem.model_copy(update={"workload": workload, "model": model}), policy)
+        return seconds_of((task for sweep in graph.sweeps() if sweep.i == i for task in sweep.tasks), rates)
+
+    layers = problem.model.num_layers
+    if layers <= _MORE:
+        return of_layers(layers)
+    few, more = of_layers(_FEW), of_layers(_MORE)
+    times = (layers - _FEW) / (_MORE - _FEW)
+    return {name: few.get(name, 0.0) + times * (seconds - few.get(name, 0.0)) for name, seconds in more.items()}
+
+
+def seconds_of(tasks: Iterable[Task], rates: Rates) -> dict[str, float]:
+    """Seconds that these tasks take of every lane, one after the other, and of every resource at its full rate."""
+    found: dict[str, float] = {}
+    for task in tasks:
+        natural = KINDS[task.kind].lane if task.lane == INLINE and task.kind in KINDS else task.lane
+        price = rates.price(task.work, natural)
+        found[task.lane] = found.get(task.lane, 0.0) + price.solo_s
+        for resource, seconds in price.demands:
+            if resource != task.lane:
+                found[resource] = found.get(resource, 0.0) + seconds
+    return found

@@ -1,0 +1,220 @@
+"""Prediction: simulate a policy's task graph on a machine, of many passes and layers only a few.
+
+Passes are alike, and the price of a token grows as its keys and values do: the token half-way through the output
+costs what a token costs on average.  Layers are alike: what a few add to a few, each further one costs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Protocol
+
+from flexplan.cost.work import Rates
+from flexplan.graph.graph import TaskGraph
+from flexplan.graph.timeline import Timeline
+from flexplan.placement.placement import Placement
+from flexplan.placement.prefetch import fewer_layers, lookahead
+from flexplan.policy.blocks import Block, fill_blocks
+from flexplan.policy.policy import Policy
+from flexplan.problem.problem import Problem, Workload
+from flexplan.problem.ragged import Lens, envelope, representatives
+from flexplan.simulation.simulator import simulate_graph
+
+_ALL_TOKENS, _ALL_LAYERS = 4, 16  # up to these, all are simulated
+_FEW_LAYERS = 2
+_FEW_SHAPES = 4  # of more blocks that all differ, bytes are those of a block that holds any of them
+
+
+class Schedule(Protocol):
+    """Turns a problem's first block under a policy into tasks.
+
+    ``build`` may be called often and must not keep state between calls.
+    """
+
+    def build(self, problem: Problem, policy: Policy) -> TaskGraph: ...
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a plan promises: seconds, tokens a second over the whole workload, bytes by tier.
+
+    ``lane_busy_s`` is, by phase, the seconds that each lane works over the whole workload; ``block_s`` the seconds
+    of its heaviest block.
+    """
+
+    tokens_per_s: float
+    prefill_s: float
+    decode_s: float
+    peak_bytes: dict[str, int] = field(default_factory=dict)
+    busiest_lane: dict[str, str] = field(default_factory=dict)
+    lane_busy_s: dict[str, dict[str, float]] = field(default_factory=dict)
+    block_s: float = 0.0
+
+    @property
+    def total_s(self) -> float:
+        return self.prefill_s + self.decode_s
+
+
+@dataclass(frozen=True, slots=True)
+class _BlockTime:
+    prefill_s: float
+    decode_s: float
+    first: Timeline
+    decode: Timeline
+
+    def busy_s(self, phase: str) -> dict[str, float]:
+        """Seconds that each lane works in a phase: in all of it as in the passes that were simulated."""
+        took, part = (self.prefill_s, self.first) if phase == "prefill" else (self.decode_s, self.decode)
+        times = took / part.end_s if part.end_s > 0 else 0.0
+        return {lane: times * busy for lane, busy in part.lane_busy_s.items()}
+
+
+def predict(problem: Problem, policy: Policy, schedule: Schedule) -> Prediction:
+    """Seconds and bytes of a workload."""
+    return with_bytes(predict_seconds(problem, policy, schedule), problem, policy, schedule)
+
+
+def with_bytes(seconds: Prediction, problem: Problem, policy: Policy, schedule: Schedule) -> Prediction:
+    """A prediction of seconds, completed."""
+    return replace(seconds, peak_bytes=peak_bytes(problem, policy, schedule))
+
+
+def predict_seconds(problem: Problem, policy: Policy, schedule: Schedule) -> Prediction:
+    """A prediction without bytes: those take a placement of all layers, which a search spares the plans that lose.
+
+    Equal blocks are simulated once, of many unequal ones a few.
+    """
+    rates = Rates(problem.hardware)
+    shapes = Counter(_shape_of(block) for block in fill_blocks(problem.workload, policy))
+    counts = representatives(shapes)
+    times = {lens: _block_time(_of_lens(problem, lens), policy, schedule, rates) for lens in counts}
+    prefill = sum(times[lens].prefill_s * n for lens, n in counts.items())
+    decode = sum(times[lens].decode_s * n for lens, n in counts.items())
+    rows = sum(len(lens) * n for lens, n in shapes.items())
+    largest = times[max(counts, key=lambda lens: (len(lens), sum(lens)))]
+    return Prediction(
+        tokens_per_s=rows * problem.workload.gen_len / (prefill + decode),
+        prefill_s=prefill,
+        decode_s=decode,
+        busiest_lane={"prefill": largest.first.busiest_lane(), "decode": largest.decode.busiest_lane()},
+        lane_busy_s={phase: _busy_s(times, counts, phase) for phase in ("prefill", "decode")},
+        block_s=largest.prefill_s + largest.decode_s,
+    )
+
+
+def _busy_s(times: Mapping[Lens, _BlockTime], counts: Mapping[Lens, float], phase: str) -> dict[str, float]:
+    busy: dict[str, float] = {}
+    for lens, count in counts.items():
+        for lane, seconds in times[lens].busy_s(phase).items():
+            busy[lane] = busy.get(lane, 0.0) + count * seconds
+    return busy
+
+
+def peak_bytes(problem: Problem, policy: Policy, schedule: Schedule) -> dict[str, int]:
+    """Bytes of each tier: the largest block's arenas."""
+    peaks: dict[str, int] = {"gpu": 0, "cpu": 0, "disk": 0}
+    shapes = {_shape_of(block) for block in fill_blocks(problem.workload, policy)}
+    for lens in shapes if len(shapes) <= _FEW_SHAPES else envelope(list(shapes)):
+        part = _of_lens(problem, lens)
+        live = schedule.build(part, policy).live
+        placed = Placement.of(problem.model, policy, next(fill_blocks(part.workload, policy)), live).tier_bytes()
+        peaks = {tier: max(peaks[tier], nbytes) for tier, nbytes in placed.items()}
+    return peaks
+
+
+def _shape_of(block: Block) -> tuple[int, ...]:
+    return tuple(batch.prompt_len for batch in block.batches for _ in batch.rows)
+
+
+def _of_lens(problem: Problem, lens: tuple[int, ...]) -> Problem:
+    workload = Workload(prompt_lens=lens, gen_len=problem.workload.gen_len)
+    return problem.model_copy(update={"workload": workload})
+
+
+def _of_layers(problem: Problem, num_layers: int) -> Problem:
+    return problem.model_copy(update={"model": problem.model.model_copy(update={"num_layers": num_layers})})
+
+
+def _block_time(problem: Problem, policy: Policy, schedule: Schedule, rates: Rates) -> _BlockTime:
+    """All passes of a few tokens; of more, for each set of micro-batches that run together, three of its passes."""
+    tokens = problem.workload.gen_len
+    half = tokens // 2
+    if tokens <= _ALL_TOKENS:
+        first = _simulated(problem, policy, schedule, rates, range(1))
+        whole = _simulated(problem, policy, schedule, rates, range(tokens))
+        return _BlockTime(first.end_s, whole.end_s - first.end_s, first, _less(whole, first))
+    prefill_s = decode_s = 0.0
+    for ks, times in _batch_sets(problem, policy, schedule):
+        first = _simulated(problem, policy, schedule, rates, range(1), ks)
+        decode = _simulated(problem, policy, schedule, rates, range(half - 1, half + 1), ks)
+        prefill_s += times * first.end_s
+        decode_s += times * (tokens - 1) * (decode.sweep_end_s[half] - decode.sweep_end_s[half - 1])
+    return _BlockTime(prefill_s, decode_s, first, decode)
+
+
+def _batch_sets(problem: Problem, policy: Policy, schedule: Schedule) -> Iterator[tuple[tuple[int, ...], int]]:
+    """The micro-batches that share a pass, and how many such sets are alike."""
+    batches = next(fill_blocks(problem.workload, policy)).batches
+    few = _of_layers(problem, min(problem.model.num_layers, _FEW_LAYERS))
+    sets = {sweep.ks: None for sweep in schedule.build(few, policy).sweeps()}
+    shapes = {ks: tuple((batches[k].num_rows, batches[k].prompt_len) for k in ks) for ks in sets}
+    first = {shape: ks for ks, shape in reversed(shapes.items())}
+    for shape, times in Counter(shapes.values()).items():
+        yield first[shape], times
+
+
+def _simulated(
+    problem: Problem,
+    policy: Policy,
+    schedule: Schedule,
+    rates: Rates,
+    tokens: range,
+    ks: tuple[int, ...] | None = None,
+) -> Timeline:
+    """The timeline of some tokens' passes, by all micro-batches or by ``ks``; of many layers, what they add up to."""
+
+    @cache
+    def of_layers(num_layers: int) -> Timeline:
+        graph = schedule.build(_of_layers(problem, num_layers), policy)
+        sweeps = (sweep for sweep in graph.sweeps() if sweep.i in tokens and ks in (None, sweep.ks))
+        return simulate_graph(graph, rates, keep=False, sweeps=sweeps)
+
+    layers = problem.model.num_layers
+    if layers <= _ALL_LAYERS:
+        return of_layers(layers)
+    step = max(2, lookahead(policy) + 1)  # of fewer layers than slots, a pass is not like one of many
+    least = max(_FEW_LAYERS, step)
+    while True:
+        count = fewer_layers(layers, policy, least)
+        few, more = of_layers(count), of_layers(count + step)
+        if not _hides_something(few, more) or count + step >= layers:
+            return _stretched(few, more, (layers - count) / step)
+        least, step = 2 * least, 2 * step
+
+
+def _hides_something(few: Timeline, more: Timeline) -> bool:
+    """Do more layers take a lane longer than they take the whole: is something else longer than the few?"""
+    busy = max(seconds - few.lane_busy_s.get(lane, 0.0) for lane, seconds in more.lane_busy_s.items())
+    return more.end_s - few.end_s < 0.99 * busy
+
+
+def _stretched(few: Timeline, more: Timeline, times: float) -> Timeline:
+    """``few``, and ``times`` what ``more`` adds to it."""
+
+    def reach(a: float, b: float) -> float:
+        return a + times * (b - a)
+
+    return Timeline(
+        end_s=reach(few.end_s, more.end_s),
+        sweep_end_s={i: reach(end, more.sweep_end_s[i]) for i, end in few.sweep_end_s.items()},
+        lane_busy_s={lane: reach(busy, more.lane_busy_s[lane]) for lane, busy in few.lane_busy_s.items()},
+    )
+
+
+def _less(more: Timeline, less: Timeline) -> Timeline:
+    """Busy seconds that the longer run has beyond the shorter one."""
+    busy = {lane: seconds - less.lane_busy_s.get(lane, 0.0) for lane, seconds in more.lane_busy_s.items()}
+    return Timeline(end_s=more.end_s - less.end_s, lane_busy_s=busy)

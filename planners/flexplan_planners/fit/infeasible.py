@@ -1,0 +1,120 @@
+"""An infeasible problem, explained: which tiers are too small, and the smallest budget of each that would do.
+
+One sequence at a time needs least of every tier, so the program of one sequence decides: the smallest
+budget of a tier is the minimum of its bytes, the other tiers within theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from math import inf
+
+from flexplan.errors import InfeasiblePlan
+from flexplan.hardware.machine import Hardware
+from flexplan.problem.objective import Objective
+from flexplan.problem.problem import Problem
+from flexplan.units import MiB, format_size, round_up
+from flexplan_planners.lp.rows import (
+    INVERSE,
+    ONE,
+    CostModel,
+    Program,
+    memory_rows,
+    present,
+    share_rows,
+    solve_program,
+)
+from flexplan_planners.lp.solver import Constraint, minimise
+
+_PLENTY = 1 << 50  # a petabyte: what no tier can be short of
+
+Model = Callable[[Problem], CostModel]
+Budgets = Mapping[str, int]
+Works = Callable[[Problem], bool]
+
+
+def infeasible(problem: Problem, model: Model, works: Works) -> InfeasiblePlan:
+    """The error for a problem that no program fits; ``works`` says whether the placement fits one all the same."""
+    budgets = problem.budgets()
+    roomy = problem.model_copy(update={"hardware": roomy_hardware(problem), "objective": Objective()})
+    programs = model(roomy).programs(1)
+    smallest = {tier: smallest_budget(problem, programs, tier, works) for tier in budgets}
+    binding = binding_tiers(programs, budgets, smallest)
+    together = {} if any(smallest.values()) else smallest_together(problem, programs, binding, works)
+    have = ", ".join(f"{tier} {format_size(getattr(problem.hardware, f'{tier}_bytes'))}" for tier in binding)
+    helps = " or ".join(_flags(smallest)) or " and ".join(_flags(together))
+    return InfeasiblePlan(
+        "FP403",
+        f"no policy fits {problem.model.name} with prompt {problem.workload.prompt_len} and output "
+        f"{problem.workload.gen_len}, not even one sequence at a time: too small is {have}",
+        fix=f"give {helps}: then a block of one sequence works" if helps else "no budgets of these tiers are enough",
+        binding=binding,
+        smallest_budget_bytes=smallest,
+        smallest_together_bytes=together,
+        block_that_works=(1, 1),
+    )
+
+
+def _flags(budgets: Mapping[str, int | None]) -> list[str]:
+    return [f"--{tier}-mem {need // MiB}Mi" for tier, need in budgets.items() if need is not None]
+
+
+def smallest_together(
+    problem: Problem, programs: Sequence[Program], tiers: Sequence[str], works: Works
+) -> dict[str, int]:
+    """Budgets of several tiers that are enough together: each the smallest, given those before it and plenty after."""
+    found: dict[str, int] = {}
+    for tier in tiers:
+        after = dict.fromkeys(tiers, _PLENTY)
+        need = smallest_budget(problem.with_budgets(**{**after, **found}), programs, tier, works)
+        if need is None:
+            return {}
+        found[tier] = need
+    return found
+
+
+def smallest_budget(problem: Problem, programs: Sequence[Program], tier: str, works: Works) -> int | None:
+    """Whole MiB of one tier, the others as they are, that are enough while 1 MiB less is not; None if none is."""
+    budgets = problem.budgets()
+    least = min((least_bytes(program, budgets, tier) for program in programs), default=inf)
+    if least > _PLENTY:
+        return None
+    need = round_up(problem.budget_for(tier, int(least)), MiB)
+    need = need if fits(programs, {**budgets, tier: problem.room(tier, need)}) else need + MiB
+    while need > MiB and works(_with_budget(problem, tier, need - MiB)):  # rows of memory count a little too much
+        need -= MiB
+    return need
+
+
+def _with_budget(problem: Problem, tier: str, nbytes: int) -> Problem:
+    return problem.model_copy(update={"hardware": problem.hardware.with_budget(**{tier: nbytes})})
+
+
+def least_bytes(program: Program, budgets: Budgets, tier: str) -> float:
+    """The least that one sequence needs of a tier while the others keep their budgets."""
+    limited = replace(program, budgets={name: float(nbytes) for name, nbytes in budgets.items()})
+    terms = program.bytes[tier].per_batch(1)
+    objective = {name: terms.get(name, 0.0) / MiB for name in present(program)}
+    others = [row for row in memory_rows(limited, 1) if row.name != f"bytes_{tier}"]
+    answer = minimise(objective, [*others, *share_rows(limited), Constraint("batches", {INVERSE: 1.0}, "==", 1.0)], {})
+    return answer.objective * MiB + terms.get(ONE, 0.0) + terms.get(INVERSE, 0.0) if answer.optimal else inf
+
+
+def fits(programs: Sequence[Program], budgets: Budgets) -> bool:
+    """Is there a policy at all?"""
+    given = {tier: float(nbytes) for tier, nbytes in budgets.items()}
+    return any(solve_program(replace(program, budgets=given), 1) is not None for program in programs)
+
+
+def binding_tiers(programs: Sequence[Program], budgets: Budgets, smallest: Mapping[str, int | None]) -> tuple[str, ...]:
+    """Each tier that would help alone; else each without which the others cannot help, however large."""
+    alone = tuple(tier for tier, need in smallest.items() if need is not None)
+    plenty = dict.fromkeys(budgets, _PLENTY)
+    short = tuple(tier for tier in budgets if not fits(programs, {**plenty, tier: budgets[tier]}))
+    return alone or short or tuple(budgets)
+
+
+def roomy_hardware(problem: Problem) -> Hardware:
+    """The same machine with budgets that nothing is over."""
+    return problem.hardware.with_budget(**dict.fromkeys(problem.budgets(), _PLENTY))

@@ -1,0 +1,215 @@
+"""Bytes of the three tiers, affine in the shares: an upper bound of `flexplan.placement.placement`, and a tight one.
+
+A fixed amount stands for what the layout rounds: rows of weights, grains of the cache, aligned slots, and
+percents of three decimals.  Where prompts differ in length, the cache at home is that of typical micro-batches and a
+longest one: a block may be a little above, and the planner then repairs it.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from math import ceil
+
+from flexplan.model.tensors import weight_tensors
+from flexplan.placement.cache import values_read
+from flexplan.placement.placement import BUFFER_ALIGN, CHANCE_BYTES, ID_BYTES
+from flexplan.placement.weights import DISK_ALIGN, PIECE_ALIGN
+from flexplan.placement.workspace import captured_bytes, mask_bytes, workspace_bytes
+from flexplan.problem.problem import Problem
+from flexplan.problem.ragged import padded_mean
+from flexplan.units import round_up
+from flexplan_planners.lp.rows import ONE, Row
+from flexplan_planners.lp.switches import Switches
+
+PERCENT_DECIMALS = 3
+_PERCENT_SLACK = 2 * 10.0 ** -(PERCENT_DECIMALS + 2)  # two shares rounded down, as parts of 1
+_SLOT_ALIGN = 256
+_BATCHES = 8  # of a block, to tell how a typical micro-batch is padded
+
+
+class Memory:
+    """What a block of micro-batches of ``rows`` sequences needs, packed as ``switches`` say."""
+
+    def __init__(self, problem: Problem, rows: int, switches: Switches) -> None:
+        self.problem = problem
+        self.grain = switches.pair_bytes  # keys and values of one token, layer, sequence and KV head
+        self.sparsity = switches.attn_sparsity
+        self.sep_layer = switches.sep_layer
+        self.tensors = weight_tensors(problem.model, switches.weight_packing)
+        self.shape = problem.model
+        self.num_rows = rows
+        self.prompt = problem.workload.prompt_len
+        self.capacity = self.prompt + problem.workload.gen_len - 1
+
+    # -- sizes -----------------------------------------------------------------------------------------------------
+    @cached_property
+    def weights(self) -> int:
+        """All weights, a token table of its own included."""
+        return sum(t.nbytes for t in self.tensors)
+
+    @cached_property
+    def weight_slack(self) -> int:
+        """Padding of all pieces and slots, and the row or vector that rounding may move between two tiers."""
+        slots = 2 * self.shape.num_layers + 3
+        return len(self.tensors) * 3 * PIECE_ALIGN + slots * _SLOT_ALIGN + 2 * self.largest_row + BUFFER_ALIGN
+
+    @cached_property
+    def largest_row(self) -> int:
+        return max(t.nbytes if t.cols == 1 else t.rows_bytes(t.grain_rows) for t in self.tensors)
+
+    @cached_property
+    def layer_cache(self) -> int:
+        """Of one layer and micro-batch, full."""
+        return self.num_rows * self.shape.num_kv_heads * self.capacity * self.grain
+
+    @cached_property
+    def typical_cache(self) -> int:
+        """The same of a typical micro-batch, where prompts differ in length."""
+        work = self.problem.workload
+        batches = ceil((work.num_prompts or self.num_rows) / self.num_rows)
+        tokens = ceil(padded_mean(work, self.num_rows, min(batches, _BATCHES))) + work.gen_len - 1
+        return self.num_rows * self.shape.num_kv_heads * tokens * self.grain
+
+    @cached_property
+    def excess_cache(self) -> int:
+        """What the longest micro-batch needs beyond a typical one, of all layers: each block has one such."""
+        return self.shape.num_layers * (self.layer_cache - self.typical_cache)
+
+    @cached_property
+    def layer_prompt_cache(self) -> int:
+        """The same for the prompt alone."""
+        return self.num_rows * self.shape.num_kv_heads * self.prompt * self.grain
+
+    @cached_property
+    def prompt_hidden(self) -> int:
+        """Hidden states of a micro-batch in the prefill."""
+        return self.num_rows * self.prompt * self.shape.hidden_size * self.shape.bytes_per_element
+
+    @cached_property
+    def token_hidden(self) -> int:
+        """The same in decoding."""
+        return self.prompt_hidden // self.prompt
+
+    @cached_property
+    def queries(self) -> int:
+        return self.num_rows * self.shape.q_size * self.shape.bytes_per_element
+
+    @cached_property
+    def table_rows(self) -> int:
+        """Rows of the token table for a prompt, gathered on the host."""
+        return self.num_rows * self.prompt * self.shape.embed_size * self.shape.bytes_per_element
+
+    @cached_property
+    def workspace(self) -> int:
+        context, apart = self.prompt + self.problem.workload.gen_len, self.sep_layer
+        once = workspace_bytes(self.shape, self.num_rows, self.prompt, context, self.sparsity, sep_layer=apart)
+        return once + captured_bytes(self.shape, self.num_rows, context, self.sparsity, sep_layer=apart)
+
+    @cached_property
+    def chosen(self) -> int:
+        """Values of one grain that a step streams."""
+        return values_read(self.sparsity, self.capacity - 1)
+
+    @cached_property
+    def choices(self) -> int:
+        """Which those are and what they weigh, of one micro-batch and two grains that rounding moves."""
+        grains = self.num_rows * self.shape.num_kv_heads + 2
+        return grains * self.chosen * (ID_BYTES + CHANCE_BYTES * self.shape.group_size)
+
+    # -- rows --------------------------------------------------------------------------------------------------------
+    def rows(self, s: Switches) -> dict[str, Row]:
+        """Bytes of each tier for one setting of the switches."""
+        return {"gpu": self._gpu(s), "cpu": self._cpu(s), "disk": self._disk(s)}
+
+    def _gpu(self, s: Switches) -> Row:
+        """Resident weights + weight ring + open weights + resident cache + cache rings + hidden states + workspace."""
+        ring, streams, split = s.weight_slots * s.largest_layer, not s.weights_stay, s.splits_steps
+        opened = s.open_slots * round_up(max(s.open_bytes), BUFFER_ALIGN)
+        hidden = 0 if s.act_stays else 3 * self.prompt_hidden + 3 * self.token_hidden
+        fixed = self.weight_slack + self.workspace + hidden + opened + 32 * BUFFER_ALIGN
+        fixed += (s.weight_slots * self._ring_slack + 2 * self.table_rows) if streams else 0
+        fixed += 5 * self.capacity * self.grain if s.cache != "gpu" else 0  # grains that rounding moves
+        fixed += self.queries if split else 0
+        each = self.token_hidden + self.num_rows * self.prompt * ID_BYTES + 8 * BUFFER_ALIGN
+        each += (self.prompt_hidden if s.act_stays else 0) + (self.queries if split else 0)
+        each += self.shape.num_layers * _SLOT_ALIGN + mask_bytes(self.num_rows, self.prompt)
+        moved = 2 * self.layer_prompt_cache + self._brought(s)
+        fixed, each = (x + (self.choices if s.chooses else 0) for x in (fixed, each))
+        return Row(
+            {"w_gpu": self.weights, "w_cpu": ring, "w_disk": ring, ONE: fixed},
+            {
+                "cache_gpu": self.shape.num_layers * self.typical_cache,
+                "act_gpu": 0 if s.act_stays else self.prompt_hidden,
+                ONE: each,
+            },
+            {"cache_gpu": self.excess_cache, "cache_cpu": moved, "cache_disk": moved},
+        )
+
+    def _brought(self, s: Switches) -> int:
+        """Two slots of what attention off the gpu sends there, or of what the gpu streams."""
+        if s.cache == "host":
+            return 2 * self.queries
+        if not s.chooses:
+            return 2 * self.layer_cache
+        values = self.num_rows * self.shape.num_kv_heads * self.chosen * self.grain // 2
+        return self.layer_cache + 2 * values
+
+    def _cpu(self, s: Switches) -> Row:
+        """Weights + cache + activations at home on the host, and the relays of the disk."""
+        largest, streams, hosted = s.largest_layer, not s.weights_stay, s.cache == "host"
+        fixed = 32 * BUFFER_ALIGN
+        if streams:
+            fixed += (2 * self.shape.num_layers + 3) * BUFFER_ALIGN  # each layer begins a page
+            fixed += int(_PERCENT_SLACK * self.weights) + self.weight_slack + 4 * self._ring_slack + 2 * self.table_rows
+        if s.cache != "gpu":
+            fixed += 5 * self.capacity * self.grain
+            fixed += 4 * self.capacity * DISK_ALIGN if s.disk == "all" else 0
+        outputs = self.num_rows * self.problem.workload.gen_len * ID_BYTES
+        each = self.num_rows * self.prompt * ID_BYTES + outputs + self.shape.num_layers * _SLOT_ALIGN + 8 * BUFFER_ALIGN
+        cache, answers = self.shape.num_layers * self.typical_cache, 2 * self.queries if hosted else 0
+        each += int(_PERCENT_SLACK * cache) if s.cache != "gpu" else 0
+        relay = 2 * self.layer_cache + 2 * self.layer_prompt_cache
+        return Row(
+            {
+                "w_cpu": self.weights + (0 if s.pin_weight else 2 * largest),
+                "w_disk": 2 * largest,
+                ONE: fixed,
+            },
+            {
+                "cache_cpu": cache + answers,
+                "cache_disk": answers,
+                "act_cpu": 0 if s.act_stays else self.prompt_hidden,
+                ONE: each,
+            },
+            {
+                "cache_cpu": self.excess_cache + answers,
+                "cache_disk": answers + relay,
+                "act_disk": 4 * self.prompt_hidden,
+            },
+        )
+
+    def _disk(self, s: Switches) -> Row:
+        """Weights, cache and activations at home on disk, in aligned pieces."""
+        if s.disk == "none":
+            return Row()
+        fixed, each = 32 * BUFFER_ALIGN, 8 * BUFFER_ALIGN
+        if not s.weights_stay:
+            fixed += int(_PERCENT_SLACK * self.weights) + self.weight_slack + 2 * s.num_layers * DISK_ALIGN
+        if s.cache != "gpu" and s.disk == "all":
+            each += self.shape.num_layers * self.capacity * DISK_ALIGN
+            each += int(_PERCENT_SLACK * self.shape.num_layers * self.layer_cache)
+        return Row(
+            {"w_disk": self.weights, ONE: fixed},
+            {
+                "cache_disk": self.shape.num_layers * self.typical_cache,
+                "act_disk": 0 if s.act_stays else self.prompt_hidden,
+                ONE: each,
+            },
+            {"cache_disk": self.excess_cache},
+        )
+
+    @cached_property
+    def _ring_slack(self) -> int:
+        """What rounding may add to one layer's streamed weights."""
+        per_layer = len(self.tensors) // self.shape.num_layers + 4
+        return 2 * self.largest_row + 2 * per_layer * PIECE_ALIGN + 2 * DISK_ALIGN

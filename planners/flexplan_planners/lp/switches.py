@@ -1,0 +1,164 @@
+"""What a linear program cannot decide by itself: the switches, set one way for each program."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from itertools import product
+from typing import Any, Literal
+
+from flexplan.model.layers import layer_tensors, schedule_layers
+from flexplan.model.packing import Packing
+from flexplan.model.shape import ModelShape
+from flexplan.placement.cache import vector_bytes
+from flexplan.placement.weights import opened_bytes
+from flexplan.policy.policy import Policy
+from flexplan.problem.problem import Problem
+from flexplan_planners.lp.rows import ACT, CACHE, WEIGHTS
+
+CacheHome = Literal["gpu", "host", "stream"]
+DiskUse = Literal["none", "weights", "all"]
+
+
+@dataclass(frozen=True)
+class Switches:
+    """``weights_stay``, ``cache == "gpu"`` and ``act_stays`` say that all of it is at home on the gpu: nothing moves.
+
+    The cache off the gpu is attended over on the host, or streamed; ``disk`` says what may have a share there.
+    """
+
+    shape: ModelShape
+    sep_layer: bool
+    weights_stay: bool
+    cache: CacheHome
+    act_stays: bool
+    disk: DiskUse
+    pin_weight: bool = True
+    compress_weight: bool = False
+    compress_cache: bool = False
+    attn_sparsity: float = 1.0
+
+    @cached_property
+    def absent(self) -> frozenset[str]:
+        """The shares that are 0."""
+        stays = {WEIGHTS: self.weights_stay, CACHE: self.cache == "gpu", ACT: self.act_stays}
+        gone = {name for names, at_home in stays.items() if at_home for name in names[1:]}
+        kept: dict[DiskUse, set[str]] = {"none": set(), "weights": {WEIGHTS[2]}, "all": {names[2] for names in stays}}
+        dense_only = {CACHE[2]} if self.attn_sparsity < 1 else set()
+        return frozenset(gone | dense_only | ({names[2] for names in stays} - kept[self.disk]))
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The policy fields."""
+        return {
+            "overlap": True,
+            "sep_layer": self.sep_layer,
+            "pin_weight": self.pin_weight,
+            "cpu_cache_compute": self.cache == "host",
+            "compress_weight": self.compress_weight,
+            "compress_cache": self.compress_cache,
+            "attn_sparsity": self.attn_sparsity,
+        }
+
+    @property
+    def cache_on_disk(self) -> bool:
+        """True where some of the cache may be there."""
+        return self.disk == "all" and CACHE[2] not in self.absent
+
+    @property
+    def chooses(self) -> bool:
+        """True where keys are streamed and chosen values after them, as in `Placement.chooses`."""
+        return self.cache == "stream" and self.attn_sparsity < 1
+
+    @property
+    def splits_steps(self) -> bool:
+        """True where steps are split in two, as in `Policy.splits_steps`."""
+        return self.cache == "host" or self.chooses
+
+    @cached_property
+    def weight_packing(self) -> Packing | None:
+        """How weights are packed: 4 bits in groups of 64."""
+        return Policy(compress_weight=self.compress_weight).weight_packing(self.shape.bytes_per_element)
+
+    @cached_property
+    def cache_packing(self) -> Packing | None:
+        """The same of keys and values."""
+        return Policy(compress_cache=self.compress_cache).cache_packing(self.shape.bytes_per_element)
+
+    @cached_property
+    def pair_bytes(self) -> int:
+        """Key and value of one token, layer, sequence and KV head."""
+        return 2 * vector_bytes(self.shape.head_dim, self.shape.bytes_per_element, self.cache_packing)
+
+    @property
+    def weight_slots(self) -> int:
+        """Layers of streamed weights on the gpu at a time, as in `Placement.lookahead`."""
+        return 3 if self.splits_steps else 2
+
+    @cached_property
+    def layer_bytes(self) -> tuple[int, ...]:
+        """Weight bytes of the layers of the schedule; a token table of its own is not among them."""
+        return _layer_bytes(self.shape, self.sep_layer, self.weight_packing)
+
+    @cached_property
+    def open_bytes(self) -> tuple[int, ...]:
+        """Bytes of the layers unpacked, 0 for those that are not packed."""
+        return _open_bytes(self.shape, self.sep_layer, self.weight_packing)
+
+    @property
+    def open_slots(self) -> int:
+        """Unpacked layers on the gpu at a time, as in `Placement.open_slots`."""
+        return 2 if self.splits_steps else 1
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.layer_bytes)
+
+    @cached_property
+    def largest_layer(self) -> int:
+        """Bytes of a slot of the ring of weights."""
+        return max(self.layer_bytes)
+
+    @cached_property
+    def num_streamed_layers(self) -> int:
+        return sum(1 for nbytes in self.layer_bytes if nbytes)
+
+    @cached_property
+    def streamed_bytes(self) -> int:
+        """What one pass computes with."""
+        return sum(self.layer_bytes)
+
+
+def every_setting(
+    problem: Problem,
+    host_attention: Sequence[bool],
+    sep_layer: Sequence[bool],
+    pin_weight: Sequence[bool],
+    lossy: Mapping[str, Any] | None = None,
+) -> Iterator[Switches]:
+    """All settings, without those that another one covers."""
+    caches: list[CacheHome] = ["gpu", *(("host",) if True in host_attention else ())]
+    if False in host_attention:
+        caches.append("stream")
+    uses: tuple[DiskUse, ...] = ("none", "weights", "all") if problem.hardware.disk_bytes else ("none",)
+    both = (True, False)
+    exact, lossy = {"compress_weight": False, "compress_cache": False, "attn_sparsity": 1.0}, lossy or {}
+    tokens = [(value, lossy[field]) if field in lossy else (value,) for field, value in exact.items()]
+    for sep, stay, home, act, disk, pin, *how in product(sep_layer, both, caches, both, uses, pin_weight, *tokens):
+        idle_disk = (disk == "weights" and stay) or (disk == "all" and act and (home == "gpu" or how[2] < 1))
+        idle_switch = stay and (sep != sep_layer[0] or pin != pin_weight[0])
+        if not idle_disk and not idle_switch:
+            yield Switches(problem.model, sep, stay, home, act, disk, pin, *how)
+
+
+@cache
+def _layer_bytes(shape: ModelShape, sep_layer: bool, packing: Packing | None) -> tuple[int, ...]:
+    layers = (layer_tensors(shape, layer, packing) for layer in schedule_layers(shape, sep_layer))
+    return tuple(sum(t.nbytes for t in tensors) for tensors in layers)
+
+
+@cache
+def _open_bytes(shape: ModelShape, sep_layer: bool, packing: Packing | None) -> tuple[int, ...]:
+    layers = (layer_tensors(shape, layer, packing) for layer in schedule_layers(shape, sep_layer))
+    return tuple(opened_bytes(tensors) for tensors in layers)

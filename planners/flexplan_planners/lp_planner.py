@@ -1,0 +1,91 @@
+"""The linear-program planner: the paper's program over every setting of the switches, rounded and placed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flexplan.errors import InfeasiblePlan
+from flexplan.plan.plan import Plan
+from flexplan.plugins import SCHEDULES, make
+from flexplan.policy.policy import Policy
+from flexplan.problem.problem import Problem
+from flexplan.simulation.prediction import Schedule
+from flexplan_planners.fit.branch_and_bound import Optimum, optimise
+from flexplan_planners.fit.fitting import fastest, fit
+from flexplan_planners.fit.infeasible import infeasible, roomy_hardware
+from flexplan_planners.fit.latency import within_latency
+from flexplan_planners.lp.duals import prices_of_policy
+from flexplan_planners.lp.rows import CostModel
+from flexplan_planners.lp.seconds import MOST_BATCHES, FlexplanCosts
+
+
+class LpPlanner:
+    """Shares of all tensors by linear programming, judged by the busiest lane alone.
+
+    ``cost_model`` is used instead of flexplan's own; ``host_attention`` and ``sep_layer`` say which settings
+    of these switches are allowed, ``lossy`` holds the policy fields that change the tokens and may be set, with their
+    values: ``{"compress_weight": True, "compress_cache": True, "attn_sparsity": 0.1}``.
+    """
+
+    def __init__(
+        self,
+        schedule: str = "zigzag",
+        cost_model: CostModel | None = None,
+        *,
+        host_attention: Sequence[bool] = (True, False),
+        sep_layer: Sequence[bool] = (False, True),
+        lossy: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.schedule = schedule
+        self.cost_model = cost_model
+        self.host_attention = tuple(host_attention)
+        self.sep_layer = tuple(sep_layer)
+        self.lossy = dict(lossy or {})
+
+    def plan(self, problem: Problem) -> Plan:
+        """The fastest policy by the program; raises InfeasiblePlan with numbers."""
+        return within_latency(self._plan, problem)
+
+    def _plan(self, problem: Problem) -> Plan:
+        fitted = (self.fitted(problem, optimum) for optimum in self.optima(problem))
+        policy = next((policy for policy in fitted if policy is not None), None) or self.squeezed(problem)
+        if policy is None:
+            raise self.refusal(problem)
+        return Plan.of(problem, policy, schedule=self.schedule, planner="lp")
+
+    def shadow_prices(self, problem: Problem, policy: Policy) -> dict[str, float]:
+        """For each tier the part of the time that a budget larger by a small part saves, over that part."""
+        found = prices_of_policy(self.model(problem), policy)
+        return dict(found.gain) if found else {}
+
+    def optima(self, problem: Problem, spread: float = 0.0) -> list[Optimum]:
+        """The fastest block, and what was met on the way to it; see `optimise`."""
+        return optimise(self.model(problem), problem.workload.num_prompts, spread)
+
+    def model(self, problem: Problem) -> CostModel:
+        """The cost model; row by row, every micro-batch streams the weights for itself, so one is as good as many."""
+        most = 1 if self.schedule == "rowwise" else MOST_BATCHES
+        return self.cost_model or FlexplanCosts(
+            problem,
+            host_attention=self.host_attention,
+            sep_layer=self.sep_layer,
+            lossy=self.lossy,
+            most_batches=most,
+        )
+
+    def refusal(self, problem: Problem) -> InfeasiblePlan:
+        """What would have to grow for a plan to exist."""
+        return infeasible(problem, self.model, lambda smaller: self.squeezed(smaller) is not None)
+
+    def fitted(self, problem: Problem, optimum: Optimum) -> Policy | None:
+        """The policy of an optimum, placed within the budgets; None where a foreign schedule needs too much."""
+        schedule: Schedule = make(SCHEDULES, self.schedule)
+        return fit(problem, schedule, optimum.program, optimum.num_gpu_batches, optimum.solution.shares)
+
+    def squeezed(self, problem: Problem) -> Policy | None:
+        """One sequence at a time, where the programs say that nothing fits but count a little too much."""
+        if self.cost_model is not None:
+            return None
+        roomy = self.model(problem.model_copy(update={"hardware": roomy_hardware(problem)}))
+        return fastest(problem, make(SCHEDULES, self.schedule), roomy.programs(1), 1)

@@ -1,0 +1,193 @@
+"""The search planner, the default: what the linear program proposes, judged by simulation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, inf
+from typing import Any
+
+from flexplan.plan.plan import Plan
+from flexplan.plugins import SCHEDULES, make
+from flexplan.policy.policy import Policy
+from flexplan.problem.problem import Problem, Workload
+from flexplan.problem.ragged import typical_lens
+from flexplan.simulation.prediction import Prediction, Schedule, predict_seconds, with_bytes
+from flexplan_planners.fit.branch_and_bound import Optimum, Search, is_late, kind_of, per_prompt
+from flexplan_planners.fit.latency import within_latency
+from flexplan_planners.lp.rows import CostModel, solve_program
+from flexplan_planners.lp.shares import read_back
+from flexplan_planners.lp_planner import LpPlanner
+
+_SPREAD = 0.25  # the simulator has overturned a lead of the linear program as large as this
+_CANDIDATES = 5
+_WORTH = 0.01  # what a batch size in between must promise to gain: the simulator slows alike blocks alike
+_EQUAL = 0.008  # closer than a simulation is to a machine: then the plan with fewer tasks
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A proposal, its policy, what a typical block of it is predicted to take, and that in seconds a prompt."""
+
+    optimum: Optimum
+    policy: Policy
+    prediction: Prediction
+    seconds_per_prompt: float
+
+    @property
+    def num_tasks(self) -> int:
+        """What the number of tasks of a layer grows with: those that compute, and those that move activations."""
+        each = (10 if self.policy.sep_layer else 6) + (2 if self.policy.act_gpu_percent < 100 else 0)
+        return self.policy.num_gpu_batches * each
+
+
+class SearchPlanner:
+    """The linear program's best blocks, the best of each kind among them, re-ranked by simulating their task graphs."""
+
+    def __init__(
+        self,
+        schedule: str = "zigzag",
+        *,
+        host_attention: Sequence[bool] = (True, False),
+        sep_layer: Sequence[bool] = (False, True),
+        lossy: Mapping[str, Any] | None = None,
+        candidates: int = _CANDIDATES,
+    ) -> None:
+        self.schedule = schedule
+        self.proposer = LpPlanner(schedule, host_attention=host_attention, sep_layer=sep_layer, lossy=lossy)
+        self.candidates = candidates
+
+    def plan(self, problem: Problem) -> Plan:
+        """The fastest of the candidates; raises InfeasiblePlan with numbers."""
+        return within_latency(self._plan, problem)
+
+    def shadow_prices(self, problem: Problem, policy: Policy) -> dict[str, float]:
+        """Those of the linear program, at the block of a policy."""
+        return self.proposer.shadow_prices(problem, policy)
+
+    def _plan(self, problem: Problem) -> Plan:
+        schedule: Schedule = make(SCHEDULES, self.schedule)
+        for candidate in self.ranking(problem):
+            policy = self.proposer.fitted(problem, candidate.optimum)
+            if policy is not None:
+                known = policy == candidate.policy and typical(problem, policy) == problem
+                prediction = with_bytes(candidate.prediction, problem, policy, schedule) if known else None
+                return Plan.of(problem, policy, schedule=self.schedule, planner="search", prediction=prediction)
+        policy = self.proposer.squeezed(problem)
+        if policy is None:
+            raise self.proposer.refusal(problem)
+        return Plan.of(problem, policy, schedule=self.schedule, planner="search")
+
+    def ranking(self, problem: Problem) -> list[Candidate]:
+        """The best of each kind, then blocks like the fastest of them but of other batch sizes, or split otherwise.
+
+        The fastest first.
+        """
+        model, search = self.proposer.model(problem), Search(problem.workload.num_prompts, _SPREAD)
+        search.explore(model, model.batch_sizes())
+        jury = Jury(problem, make(SCHEDULES, self.schedule))
+        kinds = {kind_of(optimum.program): optimum for optimum in reversed(search.best.ranked())}
+        for optimum in sorted(kinds.values(), key=lambda o: o.seconds_per_prompt)[: self.candidates]:
+            jury.hear(optimum)
+        sizes = list(model.batch_sizes())
+        for nearby, gain in ((wider, 0.0), (halfway, _WORTH), (halfway, _WORTH)):
+            if jury.ranked():
+                best = jury.ranked()[0].optimum
+                most = best.seconds_per_prompt * (1 - gain) if gain else jury.worth_s
+                for size in nearby(best, sizes):
+                    sizes = sorted({*sizes, size})
+                    jury.hear(search.alike(model, size, kind_of(best.program), most))
+        for leader in jury.ranked()[:1]:
+            jury.hear(otherwise_split(model, leader.optimum, problem.workload.num_prompts))
+        return jury.ranked()
+
+
+class Jury:
+    """Simulates proposals, but none whose seconds by the program, a lower bound of the simulator's, are too many."""
+
+    def __init__(self, problem: Problem, schedule: Schedule) -> None:
+        self.problem = problem
+        self.schedule = schedule
+        self.heard: dict[Policy, Candidate] = {}
+        self.best_s = inf
+
+    @property
+    def worth_s(self) -> float:
+        """Seconds a prompt of a proposal that may be as good as equal to the best so far."""
+        return self.best_s * (1 + _EQUAL)
+
+    def hear(self, optimum: Optimum | None) -> None:
+        """Judge a proposal."""
+        if optimum is None or optimum.seconds_per_prompt > self.worth_s:
+            return
+        policy = read_back(optimum.program, optimum.num_gpu_batches, optimum.solution.shares)
+        if policy not in self.heard:
+            self.heard[policy] = judged(self.problem, optimum, policy, self.schedule)
+            self.best_s = min(self.best_s, self.heard[policy].seconds_per_prompt)
+
+    def ranked(self) -> list[Candidate]:
+        """The fastest first, but of those that are as good as equal the one with the fewest tasks."""
+        ranked = sorted(self.heard.values(), key=lambda c: c.seconds_per_prompt)
+        equal = [c for c in ranked if c.seconds_per_prompt <= self.worth_s]
+        return [*sorted(equal, key=lambda c: c.num_tasks), *ranked[len(equal) :]]
+
+
+def wider(best: Optimum, sizes: Sequence[int]) -> list[int]:
+    """Two and four times as large, and what makes the same block of two to four micro-batches.
+
+    Many small ones wait for each other more than the program believes.
+    """
+    size, n = best.program.gpu_batch_size, best.num_gpu_batches
+    larger = [next(other for other in sizes if other >= times * size) for times in (2, 4) if sizes[-1] >= times * size]
+    return sorted({*larger, *(size * n // fewer for fewer in (2, 3, 4) if fewer < n)})
+
+
+def halfway(best: Optimum, sizes: Sequence[int]) -> list[int]:
+    """The sizes half-way from the best to its two neighbours."""
+    return between(best.program.gpu_batch_size, sizes)
+
+
+def between(size: int, sizes: Sequence[int]) -> list[int]:
+    """Half-way from a size to its neighbours.
+
+    >>> between(24, [16, 24, 32])
+    [20, 28]
+    """
+    at = sizes.index(size)
+    near = [size, *sizes[max(0, at - 1) : at + 2]]
+    return [(size + other) // 2 for other in near if abs(size - other) > 1]
+
+
+def otherwise_split(model: CostModel, optimum: Optimum, num_prompts: int | None) -> Optimum | None:
+    """The same block with its layers in two tasks instead of one, or the other way round; None where that is not to be.
+
+    Halves take less memory, but attention on the host waits between them, of which the program knows nothing.
+    """
+    size, n, switches = optimum.program.gpu_batch_size, optimum.num_gpu_batches, optimum.program.switches
+    wanted = {**switches, "sep_layer": not switches["sep_layer"]}
+    programs = [p for p in model.programs(size) if p.switches == wanted and n <= p.most_batches]
+    solved = [(p, solution) for p in programs if (solution := solve_program(p, n)) is not None]
+    in_time = [found for found in solved if not is_late(found[0], n, found[1])]
+    if not in_time:
+        return None
+    program, solution = min(in_time, key=lambda found: found[1].seconds)
+    return Optimum(program, n, solution, solution.seconds * float(per_prompt(size, n, num_prompts)))
+
+
+def judged(problem: Problem, optimum: Optimum, policy: Policy, schedule: Schedule) -> Candidate:
+    """A proposal with its prediction; the last block of a given number of prompts counts as a full one."""
+    prediction = predict_seconds(typical(problem, policy), policy, schedule)
+    prompts = problem.workload.num_prompts or policy.block_size
+    blocks = ceil(prompts / policy.block_size)
+    return Candidate(optimum, policy, prediction, prediction.total_s * blocks / prompts)
+
+
+def typical(problem: Problem, policy: Policy) -> Problem:
+    """One typical block of the workload."""
+    workload = problem.workload
+    rows = workload.num_prompts and min(workload.num_prompts, policy.block_size)
+    if not workload.prompt_lens:
+        one = workload.model_copy(update={"num_prompts": rows})
+    else:
+        one = Workload(prompt_lens=typical_lens(workload, rows or policy.block_size), gen_len=workload.gen_len)
+    return problem.model_copy(update={"workload": one})

@@ -1,0 +1,68 @@
+"""Attention over grains: one query group and one KV head of one sequence at a time, wherever the keys live.
+
+Letters: G grains (sequence x KV head), P query heads that share a KV head, T tokens, H head_dim;
+B rows, S positions, N query heads, K KV heads.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from flexplan_runtime.kernels.availability import compiles_for
+
+_WITHOUT_PLANS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
+
+def prompt_attention(q_BSNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask_B1SS: Tensor | None, scale: float) -> Tensor:
+    """Causal attention of a prompt over itself, (B, S, N x H); ``mask`` (True is read) where rows are padded."""
+    q, k, v = (x.transpose(1, 2) for x in (q_BSNH, k_BSKH, v_BSKH))
+    grouped = q.shape[1] != k.shape[1]
+    # cuDNN's plans are kept by thread, and a job's threads are new: making one takes as long as several layers
+    with nullcontext() if grouped and mask_B1SS is not None else sdpa_kernel(_WITHOUT_PLANS):
+        out = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask_B1SS, is_causal=mask_B1SS is None, scale=scale, enable_gqa=grouped
+        )
+    return out.transpose(1, 2).flatten(2)
+
+
+def decode_attention(q: Tensor, pairs_G2TH: Tensor, pads_G: Tensor, position: Tensor, scale: float) -> Tensor:
+    """One new position of each grain over tokens ``pads .. position`` of its keys and values, (G, P, H).
+
+    ``q`` is (G, P, H), or (B, K, P, H) in the strides of a projection.
+    """
+    k_GTH, v_GTH = pairs_G2TH[:, 0], pairs_G2TH[:, 1]
+    if compiles_for(q):
+        from flexplan_runtime.kernels.decode_attention import decode_attention_cuda
+
+        return decode_attention_cuda(q, k_GTH, v_GTH, pads_G, position, scale)
+    context = int(position) + 1
+    return grain_attention(q.flatten(0, -3), k_GTH[:, :context], v_GTH[:, :context], pads_G, scale)
+
+
+def grain_attention(q_GPH: Tensor, k_GTH: Tensor, v_GTH: Tensor, pads_G: Tensor | None, scale: float) -> Tensor:
+    """By the framework's kernel, (G, P, H).
+
+    The query heads of a group stand on the sequence axis, so keys and values are read once for all of them.
+    """
+    mask = None
+    if pads_G is not None and bool(pads_G.any()):
+        mask = (torch.arange(k_GTH.shape[1], device=pads_G.device) >= pads_G[:, None])[:, None, None, :]
+    q, k, v = q_GPH[:, None], k_GTH[:, None], v_GTH[:, None]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)[:, 0]
+
+
+def prompt_mask(pads_B: Tensor, length: int) -> Tensor:
+    """(B, 1, S, S), True where position s may read position t: not later, and not padding.
+
+    A padded position reads itself, so that it stays finite; nobody reads it.
+    """
+    position = torch.arange(length, device=pads_B.device)
+    causal = position[None, :] <= position[:, None]
+    real = position[None, :] >= pads_B[:, None]
+    itself = torch.eye(length, dtype=torch.bool, device=pads_B.device)
+    return ((causal[None] & real[:, None, :]) | itself[None])[:, None]

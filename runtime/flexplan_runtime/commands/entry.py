@@ -1,0 +1,43 @@
+"""The runtime as the command line sees it (entry point ``torch`` of ``flexplan.runtimes``)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flexplan.hardware.machine import Hardware
+from flexplan.job.runtime import BenchReport, DemoReport, Listener, RunReport, RunRequest, Say
+from flexplan.plan.plan import Plan
+from flexplan_runtime.commands.prepare import make_ready
+from flexplan_runtime.commands.run import bench_ready, run_ready
+
+
+class TorchRuntime:
+    """Runs, benchmarks and measures with torch."""
+
+    def run(self, request: RunRequest, listener: Listener) -> RunReport:
+        """Every prompt's completion, in the order of the prompts."""
+        return run_ready(make_ready(request), listener)
+
+    def bench(self, request: RunRequest, hardware: Hardware | None, listener: Listener) -> BenchReport:
+        """One block, against what the simulator says of it on ``hardware``, else on the plan's."""
+        planned = request.policy.problem.hardware if isinstance(request.policy, Plan) else None
+        ready = make_ready(request)
+        problem = ready.problem(hardware or planned)
+        plan = Plan.of(problem, ready.policy, schedule=ready.schedule, planner=_planner(request))
+        return bench_ready(ready, plan, listener)
+
+    def profile(self, device: str | None, scratch: Path, say: Say) -> Hardware:
+        """This machine, measured."""
+        from flexplan_runtime.measure.profile import measure  # only this command needs it
+
+        return measure(device, scratch, say)
+
+    def demo(self, say: Say, listener: Listener) -> DemoReport:
+        """Plan, run and compare the embedded model."""
+        from flexplan_runtime.commands.demo import show_demo  # likewise
+
+        return show_demo(say, listener)
+
+
+def _planner(request: RunRequest) -> str:
+    return request.policy.planner if isinstance(request.policy, Plan) else "manual"

@@ -1,0 +1,152 @@
+"""A request made ready: everything that can be refused is refused here, before weights are loaded."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from flexplan.errors import ModelFilesError, PolicyError, PromptError, UsageError
+from flexplan.hardware.machine import Hardware, hardware_from
+from flexplan.job.runtime import RunRequest
+from flexplan.model.constants import ModelMath
+from flexplan.model.shape import ModelShape
+from flexplan.plan.plan import Plan, refuse_over_budget
+from flexplan.plugins import SCHEDULES, make
+from flexplan.policy.policy import Policy
+from flexplan.problem.problem import Problem, Workload
+from flexplan.problem.prompts import Prompt
+from flexplan.simulation.prediction import Schedule, peak_bytes
+from flexplan_runtime.execute.env import ExecutionEnv
+from flexplan_runtime.execute.sampling import Sampling
+from flexplan_runtime.generate.prompts import refuse_bad_prompts
+from flexplan_runtime.generate.tokenizer import Tokenizer
+from flexplan_runtime.measure.machine import fingerprint
+from flexplan_runtime.weights.download import resolve_model
+from flexplan_runtime.weights.open import DUMMY, dtype_of, open_model, refuse_other_model
+
+_UNLIMITED = 1 << 60
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A request with its model found, its prompts in token ids, and its environment."""
+
+    request: RunRequest
+    policy: Policy
+    schedule: str
+    sampling: Sampling
+    weights: str | Path
+    shape: ModelShape
+    math: ModelMath
+    dtype: torch.dtype
+    tokenizer: Tokenizer
+    prompts: tuple[Prompt, ...]
+    ids: list[list[int]]
+    env: ExecutionEnv
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """Ids that end a row."""
+        return tuple(self.math.eos_token_ids) if self.request.stop_at_end_token else ()
+
+    def problem(self, hardware: Hardware | None = None) -> Problem:
+        """The problem of these very prompts, under the budgets of the request."""
+        lens = tuple(map(len, self.ids))
+        workload = Workload(prompt_lens=lens, gen_len=self.request.max_new_tokens)
+        sizes = {tier: _UNLIMITED if size is None else size for tier, size in self.env.ledger.budgets.items()}
+        machine = hardware or hardware_from()
+        if self.env.device.type == "cpu":  # no device keeps memory for itself
+            machine = machine.model_copy(update={"gpu_overhead_bytes": 0})
+        return Problem(model=self.shape, hardware=machine.with_budget(**sizes), workload=workload)
+
+
+def make_ready(request: RunRequest) -> Ready:
+    """Check a request: command line and policy, then model files, then prompts against the model, then budgets."""
+    plan = request.policy if isinstance(request.policy, Plan) else None
+    policy = plan.policy if plan else request.policy
+    assert isinstance(policy, Policy)
+    sampling = Sampling(request.do_sample, request.temperature, request.top_k, request.top_p, request.seed)
+    env = environment(request)
+    weights, directory = _find(request)
+    shape, math = _open(request, weights)
+    if plan:
+        refuse_other_model(plan.problem.model, shape)
+        _warn_of_other_machine(plan, env.device)
+    dtype = dtype_of(request.dtype, math)
+    shape = shape.with_dtype(dtype.itemsize)
+    tokenizer = Tokenizer(directory)
+    prompts = request.prompts or random_prompts(request, policy, shape)
+    ids = tokenizer.encode(prompts)
+    _refuse_prompts(prompts, ids, request.max_new_tokens, shape)
+    schedule = plan.schedule if plan else "zigzag"
+    ready = Ready(request, policy, schedule, sampling, weights, shape, math, dtype, tokenizer, tuple(prompts), ids, env)
+    _refuse_over_budget(ready)
+    return ready
+
+
+def environment(request: RunRequest) -> ExecutionEnv:
+    """The tiers that a request asks for."""
+    budgets: Mapping[str, int | None] = request.budgets
+    return ExecutionEnv.create(
+        request.offload_dir,
+        gpu_mem=budgets.get("gpu"),
+        cpu_mem=budgets.get("cpu"),
+        disk_mem=budgets.get("disk"),
+        device=request.device,
+    )
+
+
+def random_prompts(request: RunRequest, policy: Policy, shape: ModelShape) -> tuple[Prompt, ...]:
+    """One block of distinct prompts of random tokens."""
+    longest = shape.max_positions - request.max_new_tokens
+    length = request.dummy_prompt_len or max(1, min(512, longest))
+    generator = torch.Generator().manual_seed(request.seed)
+    rows = torch.randint(shape.vocab_size, (policy.block_size, length), generator=generator).tolist()
+    return tuple(Prompt(n, tuple(row), n + 1) for n, row in enumerate(rows))
+
+
+def _find(request: RunRequest) -> tuple[str | Path, Path | None]:
+    """Where the weights are, and where a tokenizer may be."""
+    if request.dummy:
+        given = Path(request.model).expanduser()
+        return DUMMY, given if given.is_dir() else None
+    directory = resolve_model(request.model)
+    return directory, directory
+
+
+def _open(request: RunRequest, weights: str | Path) -> tuple[ModelShape, ModelMath]:
+    try:
+        shape, math, _ = open_model(request.model, weights, request.seed)
+    except PolicyError:
+        raise
+    except UsageError as error:  # a name nobody knows: a bad model here, where solve would call it a bad question
+        raise ModelFilesError("FP533", error.message, fix=error.fix) from error
+    return shape, math
+
+
+def _refuse_prompts(prompts: Sequence[Prompt], ids: list[list[int]], new_tokens: int, shape: ModelShape) -> None:
+    """As the runtime refuses them, but with the line of the input."""
+    for prompt, row in zip(prompts, ids, strict=True):
+        try:
+            refuse_bad_prompts([row], new_tokens, shape)
+        except PromptError as error:
+            message = error.message.replace("prompt 0", "the prompt", 1)
+            raise PromptError(error.code, f"line {prompt.line}: {message}", fix=error.fix) from None
+
+
+def _refuse_over_budget(ready: Ready) -> None:
+    if all(size is None for size in ready.env.ledger.budgets.values()):
+        return
+    problem = ready.problem()
+    schedule: Schedule = make(SCHEDULES, ready.schedule)
+    refuse_over_budget(peak_bytes(problem, ready.policy, schedule), problem)
+
+
+def _warn_of_other_machine(plan: Plan, device: torch.device) -> None:
+    made_for, here = plan.problem.hardware, fingerprint(device)
+    if not made_for.preset and made_for.fingerprint != here:
+        warnings.warn(f"the plan was made for {made_for.fingerprint}, this is {here}", stacklevel=2)

@@ -1,0 +1,130 @@
+"""A request that was found right, fulfilled: its prompts completed, or one block measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+
+from flexplan.job.runtime import BenchReport, Completion, Listener, RunReport
+from flexplan.placement.placement import tier_of
+from flexplan.plan.forecast import simulate
+from flexplan.plan.plan import Plan
+from flexplan_runtime.commands.prepare import Ready
+from flexplan_runtime.generate.lm import Generation, OffloadedLM
+from flexplan_runtime.memory.arenas import Ledger
+
+MOVES = ("up_bytes", "down_bytes", "read_bytes", "write_bytes")
+
+
+def run_ready(ready: Ready, listener: Listener) -> RunReport:
+    """Load the weights and complete the prompts."""
+    began_s = time.perf_counter()
+    listener.stage("loading weights")
+    with open_lm(ready) as lm:
+        loaded_s = time.perf_counter()
+        listener.stage("generating")
+        watch = Watch(lm.env.ledger, listener)
+        done = generate(ready, lm, watch)
+        ended_s = time.perf_counter()
+        return _report(ready, lm, done, watch, loaded_s - began_s, ended_s - loaded_s)
+
+
+def bench_ready(ready: Ready, plan: Plan, listener: Listener) -> BenchReport:
+    """A short run to warm up, then the block that counts."""
+    predicted = simulate(plan)
+    on_device = ready.env.device.type == "cuda"
+    if on_device:
+        torch.cuda.reset_peak_memory_stats(ready.env.device)
+    began_s = time.perf_counter()
+    listener.stage("loading weights")
+    with open_lm(ready) as lm:
+        load_s = time.perf_counter() - began_s
+        listener.stage("warming up")
+        lm.complete(ready.ids, min(2, ready.request.max_new_tokens))
+        lm.env.ledger.moved.clear()
+        listener.stage("measuring")
+        watch = Watch(lm.env.ledger, listener)
+        began_s = time.perf_counter()
+        done = generate(ready, lm, watch)
+        report = _report(ready, lm, done, watch, load_s, time.perf_counter() - began_s)
+    device_peak = int(torch.cuda.max_memory_allocated(ready.env.device)) if on_device else None
+    return BenchReport(plan, predicted, done.timelines[0], report, _moved(plan, lm.env.ledger), device_peak)
+
+
+def _moved(plan: Plan, ledger: Ledger) -> dict[str, tuple[int, int]]:
+    """Bytes by resource: of the plan's first block, and as counted in the I/O layer."""
+    planned, counted = dict.fromkeys(MOVES, 0), dict.fromkeys(MOVES, 0)
+    for task in plan.graph.tasks():
+        for name in MOVES:
+            planned[name] += int(getattr(task.work, name))
+    for (resource, _), nbytes in ledger.moved.items():
+        if resource in counted:
+            counted[resource] += nbytes
+    return {name: (planned[name], counted[name]) for name in MOVES}
+
+
+def open_lm(ready: Ready) -> OffloadedLM:
+    """The model of a request, its weights loaded."""
+    request = ready.request
+    return OffloadedLM(
+        request.model,
+        ready.env,
+        ready.weights,
+        request.policy,
+        schedule=ready.schedule,
+        dtype=ready.dtype,
+        seed=request.seed,
+        packed_cache=request.packed_cache,
+    )
+
+
+def generate(ready: Ready, lm: OffloadedLM, watch: Watch) -> Generation:
+    """All prompts of a request."""
+    return lm.complete(
+        ready.ids, ready.request.max_new_tokens, sampling=ready.sampling, stops=ready.stops, progress=watch
+    )
+
+
+class Watch:
+    """Sees what the tiers hold each time tokens arrive, and passes the count on."""
+
+    def __init__(self, ledger: Ledger, listener: Listener) -> None:
+        self.ledger = ledger
+        self.listener = listener
+        self.peak_bytes = {"gpu": 0, "cpu": 0, "disk": 0}
+
+    def __call__(self, done: int, total: int) -> None:
+        held = dict.fromkeys(self.peak_bytes, 0)
+        for arena, nbytes in dict(self.ledger.held).items():
+            held[tier_of(arena)] += nbytes
+        self.peak_bytes = {tier: max(self.peak_bytes[tier], nbytes) for tier, nbytes in held.items()}
+        self.listener.tokens(done, total)
+
+
+def _report(ready: Ready, lm: OffloadedLM, done: Generation, watch: Watch, load_s: float, run_s: float) -> RunReport:
+    return RunReport(
+        completions=completions(ready, done.tokens),
+        load_s=load_s,
+        run_s=run_s,
+        timelines=tuple(done.timelines),
+        realised=dict(lm.realised()),
+        peak_bytes=watch.peak_bytes,
+        dtype=str(lm.dtype).removeprefix("torch."),
+    )
+
+
+def completions(ready: Ready, tokens: Sequence[Sequence[int]]) -> tuple[Completion, ...]:
+    """New tokens as people read them."""
+    return tuple(
+        Completion(
+            id=prompt.id,
+            prompt=prompt.content,
+            text=ready.tokenizer.decode(new),
+            token_ids=tuple(new),
+            finish_reason="stop" if new and new[-1] in ready.stops else "length",
+            num_prompt_tokens=len(ids),
+        )
+        for prompt, ids, new in zip(ready.prompts, ready.ids, tokens, strict=True)
+    )

@@ -1,0 +1,78 @@
+"""Running one block: its inputs into the arenas, its graph through the executor, its tokens out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from flexplan.graph.graph import Access, Sweep, TaskGraph
+from flexplan.graph.timeline import Timeline
+from flexplan.placement.placement import ID_BYTES, Placement
+from flexplan_runtime.execute.block import Job
+from flexplan_runtime.execute.env import ExecutionEnv
+from flexplan_runtime.execute.executor import Executor
+
+Report = Callable[[int], None]  # tokens of this block so far
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """The prompts of a block, its graph and where its bytes go."""
+
+    prompts: Sequence[Sequence[int]]
+    first_row: int
+    graph: TaskGraph
+    placement: Placement
+
+
+class BlockRun:
+    """One block from prompts to new tokens."""
+
+    def __init__(self, plan: BlockPlan, job: Job, env: ExecutionEnv, report: Report) -> None:
+        self.plan = plan
+        self.job = job
+        self.env = env
+        self.report = report
+        self.stops = frozenset(job.stop_ids.tolist())
+        self.tokens: list[list[int]] = [[] for _ in plan.prompts]
+        self.stuck = False  # a task that did not end may still write to the job's memory
+
+    def run(self) -> Timeline:
+        """Fill in the prompts and execute; ``tokens`` then holds every row's new tokens."""
+        for k in range(len(self.plan.placement.block.batches)):
+            self._fill_prompt(k)
+        executor = Executor(self.plan.graph, self.job, self.env, self._take)
+        try:
+            return executor.run(self.finished)
+        finally:
+            self.stuck = executor.stuck
+
+    def finished(self, k: int) -> bool:
+        """Have all rows of micro-batch k met a stop token?"""
+        rows = self.plan.placement.block.batches[k].rows
+        return bool(self.stops) and all(self._stopped(row) for row in rows)
+
+    def _stopped(self, row: int) -> bool:
+        return bool(self.tokens[row]) and self.tokens[row][-1] in self.stops
+
+    def _fill_prompt(self, k: int) -> None:
+        """The prompts of a micro-batch, padded on the left."""
+        batch = self.plan.placement.block.batches[k]
+        ids = torch.zeros(batch.num_rows, batch.prompt_len, dtype=torch.int64)
+        for n, row in enumerate(batch.rows):
+            prompt = self.plan.prompts[row]
+            ids[n, batch.prompt_len - len(prompt) :] = torch.tensor(prompt)
+        self.job.arena_bytes(Access("ids_host", k, 0, ids.nbytes)).view(torch.int64).view(ids.shape).copy_(ids)
+
+    def _take(self, sweep: Sweep) -> None:
+        """The new token of every row that has not stopped."""
+        for k in sweep.ks:
+            batch = self.plan.placement.block.batches[k]
+            size = batch.num_rows * ID_BYTES
+            chosen = self.job.arena_bytes(Access("outputs", k, sweep.i * size, (sweep.i + 1) * size)).view(torch.int64)
+            for row, token in zip(batch.rows, chosen.tolist(), strict=True):
+                if not self._stopped(row):
+                    self.tokens[row].append(token)
+        self.report(sum(map(len, self.tokens)))

@@ -1,0 +1,73 @@
+"""Prompts in, token ids out: the shapes that ``transformers`` users know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from flexplan.errors import PromptError
+from flexplan.model.constants import ModelMath
+from flexplan.model.shape import ModelShape
+
+Stop = int | Sequence[int] | Literal["model"] | None
+
+
+def rows_of(input_ids: Tensor | Sequence[Sequence[int]], attention_mask: Tensor | None) -> list[list[int]]:
+    """The prompts without padding."""
+    if not isinstance(input_ids, Tensor):
+        return [[int(token) for token in row] for row in input_ids]
+    if attention_mask is None:
+        return [[int(token) for token in row] for row in input_ids.tolist()]
+    if attention_mask.shape != input_ids.shape:
+        raise PromptError(
+            "FP301",
+            f"attention_mask is {tuple(attention_mask.shape)}, input_ids {tuple(input_ids.shape)}",
+            fix="give one mask value a token",
+        )
+    return [row[mask.bool()].tolist() for row, mask in zip(input_ids, attention_mask, strict=True)]
+
+
+def refuse_bad_prompts(prompts: Sequence[Sequence[int]], max_new_tokens: int, shape: ModelShape) -> None:
+    """Raise PromptError for a prompt that is empty, too long for the context, or not of this vocabulary."""
+    if max_new_tokens < 1:
+        raise PromptError("FP302", f"max_new_tokens {max_new_tokens} must be at least 1", fix="raise it")
+    for n, row in enumerate(prompts):
+        if not row:
+            raise PromptError("FP303", f"prompt {n} has no tokens", fix="leave it out, or begin it with a token")
+        if len(row) + max_new_tokens > shape.max_positions:
+            raise PromptError(
+                "FP304",
+                f"prompt {n} has {len(row)} tokens + {max_new_tokens} new = {len(row) + max_new_tokens}, "
+                f"{shape.name} reads {shape.max_positions}",
+                fix="shorten it, or lower max_new_tokens",
+            )
+        if not 0 <= min(row) <= max(row) < shape.vocab_size:
+            raise PromptError(
+                "FP305",
+                f"prompt {n} has token ids {min(row)} to {max(row)}, the vocabulary has {shape.vocab_size}",
+                fix="use this model's tokenizer",
+            )
+
+
+def stop_ids_of(stop: Stop, math: ModelMath) -> tuple[int, ...]:
+    """The ids that end a row: none, the checkpoint's own (``"model"``), or those given (0 too)."""
+    if stop is None:
+        return ()
+    if stop == "model":
+        return tuple(math.eos_token_ids)
+    if isinstance(stop, str):
+        raise PromptError("FP306", f"stop {stop!r} is text", fix="give token ids, 'model' or None")
+    return (stop,) if isinstance(stop, int) else tuple(stop)
+
+
+def padded(prompts: Sequence[Sequence[int]], new: Sequence[Sequence[int]], pad_id: int) -> Tensor:
+    """(rows, longest prompt + longest continuation): prompts end, continuations begin, at the same column."""
+    prompt_len, new_len = max(map(len, prompts), default=0), max(map(len, new), default=0)
+    out = torch.full((len(prompts), prompt_len + new_len), pad_id, dtype=torch.long)
+    for n, (prompt, tokens) in enumerate(zip(prompts, new, strict=True)):
+        out[n, prompt_len - len(prompt) : prompt_len] = torch.tensor(prompt)
+        out[n, prompt_len : prompt_len + len(tokens)] = torch.tensor(tokens, dtype=torch.long)
+    return out

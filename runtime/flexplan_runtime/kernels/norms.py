@@ -1,0 +1,31 @@
+"""Normalisation over the last dimension, by a kernel of ours where the framework's takes longer than a product."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from flexplan_runtime.kernels.availability import compiles_for
+
+
+def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """``x`` centred and scaled to a variance of 1, then by ``weight``, and ``bias`` added."""
+    if _is_a_step(x):
+        from flexplan_runtime.kernels.decode_step import norm_cuda
+
+        return norm_cuda(x, weight, bias, eps, centred=True)
+    return F.layer_norm(x, (x.shape[-1],), weight, bias, eps)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """``x`` by its root mean square, times ``weight``: as in transformers after rounding to the activations' dtype."""
+    if _is_a_step(x):
+        from flexplan_runtime.kernels.decode_step import norm_cuda
+
+        return norm_cuda(x, weight, None, eps, centred=False)
+    return F.rms_norm(x, x.shape[-1:], eps=eps).mul_(weight)
+
+
+def _is_a_step(x: Tensor) -> bool:
+    """One position a row: such steps are captured.  A prompt's kernels are launched one by one, ours more slowly."""
+    return x.shape[-2] == 1 and x.is_contiguous() and compiles_for(x)

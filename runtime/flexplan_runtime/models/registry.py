@@ -1,0 +1,43 @@
+"""The families by name; each is imported when first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from importlib import import_module
+
+from flexplan.errors import ModelFilesError
+from flexplan.model.constants import ModelMath
+from flexplan.model.shape import ModelShape
+from flexplan_runtime.models.base import Family, Source
+
+_FAMILIES = {
+    "opt": "opt:Opt",
+    "llama": "llama:Llama",
+    "mistral": "llama:Llama",
+    "qwen2": "llama:Llama",
+    "qwen3": "llama:Llama",
+    "mixtral": "mixtral:Mixtral",
+}
+
+
+def family_class(name: str) -> type[Family]:
+    """The class of the family `name`, else ModelFilesError."""
+    if name not in _FAMILIES:
+        raise ModelFilesError(
+            "FP512",
+            f"model family {name!r} cannot be run; known are {', '.join(_FAMILIES)}",
+            fix="use a model of one of these families",
+        )
+    module, _, attribute = _FAMILIES[name].partition(":")
+    found: type[Family] = getattr(import_module(f"flexplan_runtime.models.{module}"), attribute)
+    return found
+
+
+def family(shape: ModelShape, math: ModelMath) -> Family:
+    """The layer maths of a model."""
+    return family_class(shape.family)(shape, math)
+
+
+def parameter_sources(shape: ModelShape, found: Container[str]) -> tuple[Source, ...]:
+    """Which checkpoint tensors fill which canonical ones, given the names that the checkpoint has."""
+    return family_class(shape.family).sources(shape, found)

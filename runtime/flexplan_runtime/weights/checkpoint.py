@@ -1,0 +1,264 @@
+"""A checkpoint on disk: checked whole before any weight is read, then read row by row into the caller's memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from flexplan.errors import ModelFilesError
+from flexplan.files import parse_json
+from flexplan.model.shape import ModelShape
+from flexplan_runtime.models.base import Source
+from flexplan_runtime.models.registry import parameter_sources
+from flexplan_runtime.weights.files import StoredTensor, read_npy, read_safetensors
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+CHUNK_BYTES = 64 << 20
+_CODE_BEARING = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_MOST_LISTED = 100
+
+
+class WeightReader(Protocol):
+    """Where weights come from.
+
+    ``distinct_rows``: None, or how many rows of a tensor are enough to be quantised, the others being like them.
+    ``identity``: a name that other weights do not have, for what is kept on disk; None where nothing is to be kept.
+    """
+
+    distinct_rows: int | None
+    identity: str | None
+
+    def read_rows(self, name: str, layer: int, row_start: int, rows: int, out: Tensor) -> None:
+        """Fill `out` with `rows` rows of a canonical tensor, in the dtype of `out`.
+
+        `out` is contiguous, holds rows x cols elements in any shape, on any device.  May be called by several
+        threads at once.
+        """
+
+
+class Checkpoint:
+    """A checkpoint whose files were found complete by `open_checkpoint`; reads at most 64 MiB beside `out`."""
+
+    distinct_rows: int | None = None
+
+    def __init__(self, path: Path, parts: Mapping[tuple[int, str], list[tuple[Source, StoredTensor]]]) -> None:
+        self.path = path
+        self._parts = parts
+        self.identity: str | None = f"{path.resolve().name}-{_digest(parts)}"
+
+    def read_rows(self, name: str, layer: int, row_start: int, rows: int, out: Tensor) -> None:
+        """Fill `out` with `rows` rows of a canonical tensor, in the dtype of `out`; StorageError if a file changed."""
+        parts = self._parts[layer, name]
+        cols = parts[0][0].cols
+        flat = out.detach().view(-1)
+        assert flat.numel() == rows * cols, f"{name}: {flat.numel()} elements for {rows} rows of {cols}"
+        for source, stored in parts:
+            first, last = max(row_start, source.row), min(row_start + rows, source.row + source.rows)
+            if first < last:
+                element = (source.hf_row + first - source.row) * cols
+                _read(stored, element, flat[(first - row_start) * cols : (last - row_start) * cols])
+
+
+def _digest(parts: Mapping[tuple[int, str], list[tuple[Source, StoredTensor]]]) -> str:
+    """Changes with the name, size and time of any file, and with where in it a tensor is."""
+    digest = hashlib.sha256()
+    for name, sources in sorted(parts.items()):
+        for source, stored in sources:
+            file = (stored.file.path.name, stored.file.size, stored.file.identity[-1])
+            digest.update(repr((name, source, file, stored.offset, stored.shape, stored.dtype_name)).encode())
+    return digest.hexdigest()[:16]
+
+
+def _read(stored: StoredTensor, element: int, out: Tensor) -> None:
+    """Fill the vector `out` from `element` on: straight if nothing needs converting, else by chunks."""
+    assert stored.dtype is not None
+    offset = stored.offset + element * stored.dtype.itemsize
+    if out.device.type == "cpu" and out.dtype == stored.dtype:
+        stored.file.read_into(offset, _bytes(out))
+        return
+    chunk = torch.empty(min(out.numel(), CHUNK_BYTES // stored.dtype.itemsize), dtype=stored.dtype)
+    for part in torch.split(out, chunk.numel()):
+        stored.file.read_into(offset, _bytes(chunk[: part.numel()]))
+        part.copy_(chunk[: part.numel()])
+        offset += part.numel() * stored.dtype.itemsize
+
+
+def _bytes(vector: Tensor) -> memoryview:
+    return memoryview(vector.view(torch.uint8).numpy())
+
+
+def open_checkpoint(path: Path, shape: ModelShape) -> Checkpoint:
+    """The weights of a model directory: safetensors, single or sharded, or one .npy file a tensor.
+
+    Everything that is wrong with the files is listed in one ModelFilesError, before any weight is read.
+    """
+    directory = path.expanduser()
+    names = _entries(directory)
+    problems: list[str] = []
+    found = _stored(directory, names, problems)
+    sources = parameter_sources(shape, found)
+    parts: dict[tuple[int, str], list[tuple[Source, StoredTensor]]] = {}
+    for source in sources:
+        stored = found.get(source.hf_name, problems)
+        wrong = _mismatch(source, stored)
+        problems.extend(wrong)
+        if stored is not None and not wrong:
+            parts.setdefault((source.layer, source.name), []).append((source, stored))
+    if problems:
+        raise _all_problems(directory, list(dict.fromkeys(problems)))
+    return Checkpoint(directory, parts)
+
+
+def _entries(directory: Path) -> list[str]:
+    """The names in a model directory, which must have some."""
+    fix = "give the directory that holds config.json and model*.safetensors"
+    if not directory.exists():
+        raise ModelFilesError("FP520", f"{directory}: there is no such model directory", fix=fix)
+    if not directory.is_dir():
+        raise ModelFilesError("FP520", f"{directory}: is not a directory", fix=fix)
+    try:
+        names = sorted(entry.name for entry in directory.iterdir())
+    except OSError as error:
+        raise ModelFilesError("FP520", f"{directory}: cannot be read: {error.strerror}", fix=fix) from error
+    if not names:
+        raise ModelFilesError("FP520", f"{directory}: is empty", fix=fix)
+    return names
+
+
+@dataclass
+class _Found:
+    """The tensors of a directory by Hugging Face name; the header of a .npy file is read when asked for."""
+
+    tensors: dict[str, StoredTensor] = field(default_factory=dict)
+    npy_paths: dict[str, Path] = field(default_factory=dict)
+    in_bad_files: set[str] = field(default_factory=set)  # their file is among the problems already
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.tensors or name in self.npy_paths or name in self.in_bad_files
+
+    def get(self, name: str, problems: list[str]) -> StoredTensor | None:
+        """The tensor `name`, None where there is none; a new problem is added to `problems`."""
+        if name in self.npy_paths and name not in self.tensors and name not in self.in_bad_files:
+            try:
+                self.tensors[name] = read_npy(self.npy_paths[name])
+            except ValueError as error:
+                self.in_bad_files.add(name)
+                problems.append(f"{self.npy_paths[name].name}: {error}")
+        if name not in self:
+            problems.append(f"{name}: is missing")
+        return self.tensors.get(name)
+
+
+def _stored(directory: Path, names: list[str], problems: list[str]) -> _Found:
+    if SINGLE in names:
+        return _single(directory / SINGLE, problems)
+    if INDEX in names:
+        return _sharded(directory, problems)
+    npy = {n.removesuffix(".npy"): directory / n for n in names if n.endswith((".weight", ".bias", ".npy"))}
+    if any(name.endswith("embed_tokens.weight") for name in npy):
+        return _Found(npy_paths=npy)
+    code = [name for name in names if name.endswith(_CODE_BEARING)]
+    if code and not any(name.endswith(".safetensors") for name in names):
+        raise ModelFilesError(
+            "FP521",
+            f"{directory}: has only {', '.join(code[:3])}; code-bearing files are not read",
+            fix="convert it to safetensors (model.save_pretrained writes them), or download a safetensors revision",
+        )
+    raise ModelFilesError(
+        "FP523",
+        f"{directory}: holds no weights that flexplan reads: no {SINGLE}, no {INDEX}, no one-tensor .npy files",
+        fix="give the directory of a safetensors checkpoint; a sharded one needs its index",
+    )
+
+
+def _single(path: Path, problems: list[str]) -> _Found:
+    try:
+        return _Found(read_safetensors(path))
+    except ValueError as error:
+        raise _all_problems(path.parent, [*problems, f"{path.name}: {error}"]) from error
+
+
+def _sharded(directory: Path, problems: list[str]) -> _Found:
+    """The tensors of all shards that the index names; a name that could leave the directory is never opened."""
+    weight_map = _weight_map(directory / INDEX)
+    found, holder = _Found(), dict[str, str]()
+    for shard in dict.fromkeys(weight_map.values()):
+        expected = [name for name, at in weight_map.items() if at == shard]
+        for name, tensor in _shard(directory, shard, expected, found, problems):
+            if holder.setdefault(name, shard) != shard:
+                problems.append(f"{name}: is in two shards, {holder[name]} and {shard}")
+            found.tensors[name] = tensor
+    return found
+
+
+def _shard(
+    directory: Path, shard: object, expected: list[str], found: _Found, problems: list[str]
+) -> Iterator[tuple[str, StoredTensor]]:
+    """The tensors of one shard; those of a shard that cannot be read are noted as being in a bad file."""
+    try:
+        if not _is_plain(shard):
+            raise ValueError("the index may only name .safetensors files beside it; it was not opened")
+        tensors = read_safetensors(directory / str(shard))
+    except ValueError as error:
+        problems.append(f"{shard}: {error}")
+        found.in_bad_files.update(expected)
+        return
+    for name in expected:
+        if name not in tensors:
+            problems.append(f"{name}: the index says it is in {shard}, which does not have it")
+            found.in_bad_files.add(name)
+    yield from tensors.items()
+
+
+def _is_plain(shard: object) -> bool:
+    """A file name of its own directory; Hugging Face's cache makes such files symbolic links, which is fine."""
+    return (
+        isinstance(shard, str)
+        and shard.endswith(".safetensors")
+        and not shard.startswith(".")
+        and not set(shard) & set("/\\\0")
+    )
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        if not index.is_file():
+            raise ValueError("it is not a regular file")
+        content = parse_json(index.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _all_problems(index.parent, [f"{index.name}: cannot be read as JSON: {error}"]) from error
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise _all_problems(index.parent, [f"{index.name}: has no weight_map"])
+    return {name: shard if isinstance(shard, str) else repr(shard) for name, shard in weight_map.items()}
+
+
+def _mismatch(source: Source, stored: StoredTensor | None) -> list[str]:
+    """What is wrong with a tensor against what the architecture wants."""
+    if stored is None:
+        return []
+    wrong = []
+    if stored.shape != source.hf_shape:
+        wrong.append(f"{source.hf_name}: shape is {list(stored.shape)}, config.json wants {list(source.hf_shape)}")
+    if stored.dtype is None:
+        wrong.append(f"{source.hf_name}: dtype is {stored.dtype_name}, allowed are 16, 32 and 64-bit floats")
+    return wrong
+
+
+def _all_problems(directory: Path, problems: list[str]) -> ModelFilesError:
+    listed = problems[:_MOST_LISTED]
+    if len(problems) > len(listed):
+        listed.append(f"and {len(problems) - len(listed)} more")
+    return ModelFilesError(
+        "FP522",
+        f"{directory}: the model files have {len(problems)} problem{'s' * (len(problems) > 1)}:"
+        + "".join(f"\n  {problem}" for problem in listed),
+        fix="download the model again, or check that config.json belongs to these weights",
+    )

@@ -1,0 +1,64 @@
+"""Opening a model: its shape, its maths and its weights, and what this runtime refuses before it allocates anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from flexplan.errors import PolicyError, UsageError
+from flexplan.model.catalog import read_model
+from flexplan.model.config import read_config
+from flexplan.model.constants import ModelMath
+from flexplan.model.shape import ModelShape
+from flexplan_runtime.weights.checkpoint import WeightReader, open_checkpoint
+from flexplan_runtime.weights.download import is_model, resolve_model
+from flexplan_runtime.weights.dummy import DummyCheckpoint
+
+DUMMY = "_DUMMY_"
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+Config = str | Path | tuple[ModelShape, ModelMath]
+
+
+def open_model(config: Config, path: str | Path, seed: int) -> tuple[ModelShape, ModelMath, WeightReader]:
+    """Shape, maths and weights; ``path`` ``"_DUMMY_"`` gives random weights of the named model's shape."""
+    if str(path) == DUMMY:
+        shape, math = config if isinstance(config, tuple) else read_model(str(config))
+        return shape, math, DummyCheckpoint(shape, seed)
+    directory = _directory(config, Path(path).expanduser())
+    shape, math = config if isinstance(config, tuple) else _read(config, directory)
+    return shape, math, open_checkpoint(directory, shape)
+
+
+def _directory(config: Config, path: Path) -> Path:
+    """Where the weights are: the path itself, or what lies below it under the model's name."""
+    if isinstance(config, tuple) or is_model(Path(config).expanduser()):
+        return resolve_model(path if isinstance(config, tuple) else config)
+    return resolve_model(config, path)
+
+
+def _read(config: str | Path, directory: Path) -> tuple[ModelShape, ModelMath]:
+    """The checkpoint's own config where it has one (the reference's layout has none)."""
+    return read_config(directory) if (directory / "config.json").is_file() else read_model(str(config))
+
+
+def dtype_of(asked: str | torch.dtype | None, math: ModelMath) -> torch.dtype:
+    """The dtype asked for, else the checkpoint's."""
+    name = str(asked or math.dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise UsageError("FP142", f"dtype {name!r} is not one of {', '.join(DTYPES)}", fix="choose one of these")
+    return DTYPES[name]
+
+
+def refuse_other_model(planned: ModelShape, found: ModelShape) -> None:
+    """Raise PolicyError where a plan was made for another model."""
+    ours, theirs = (s.with_dtype(2).model_dump(exclude={"name"}) for s in (planned, found))
+    differing = sorted(key for key in ours if ours[key] != theirs[key])
+    if differing:
+        key = differing[0]
+        raise PolicyError(
+            "FP211",
+            f"the plan is for {planned.name}, the model is {found.name}: {key} {ours[key]} against {theirs[key]}",
+            fix="solve again with --model, or run the policy fields alone",
+        )
