@@ -32,5 +32,5 @@ except InfeasiblePlan as refusal:
     print(f"too small: {', '.join(refusal.binding)}; enough: {sizes or 'no budget alone'}")
 
 # %% as settings of other systems
-device_map = plan.to_device_map()
+device_map = device_map(plan)
 print(f"{len(device_map)} modules for accelerate, {device_map.export.given['w'][0]:.0f} % of the weights on the GPU")

@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from flexplan.graph.timeline import Timeline
     from flexplan.hardware.machine import Hardware
     from flexplan.model.shape import ModelShape
-    from flexplan.plan.forecast import simulate
-    from flexplan.plan.plan import Plan
+    from flexplan.plan.plan import Plan, simulate
     from flexplan.plan.planner import solve
     from flexplan.policy.policy import CompressionConfig, Policy
     from flexplan.problem.problem import Problem, Workload
@@ -51,7 +50,7 @@ _HOMES = {
     "TaskGraph": "graph.graph",
     "Timeline": "graph.timeline",
     "Workload": "problem.problem",
-    "simulate": "plan.forecast",
+    "simulate": "plan.plan",
     "solve": "plan.planner",
 }
 

@@ -104,7 +104,7 @@ def simulate(
     as_json: opt.JsonFlag = False,
 ) -> None:
     """Play a plan's first block on paper."""
-    from flexplan.plan.forecast import simulate as simulate_plan
+    from flexplan.plan.plan import simulate as simulate_plan
 
     plan = _load_plan(policy)
     with _busy("simulating"):
@@ -122,9 +122,11 @@ def simulate(
 
 def explain(policy: opt.PolicyFile, as_json: opt.JsonFlag = False) -> None:
     """Say what limits a plan, and what more of each resource would bring."""
+    from flexplan.explanation.explanation import explain as explain_plan
+
     plan = _load_plan(policy)
     with _busy("solving again with more of each resource"):
-        found = plan.explain()
+        found = explain_plan(plan)
     if as_json:
         print(json.dumps(found.to_dict(), indent=2))
         return

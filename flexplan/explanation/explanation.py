@@ -84,7 +84,7 @@ class Explanation:
         }
 
 
-def explain_plan(plan: Plan) -> Explanation:
+def explain(plan: Plan) -> Explanation:
     """Times by lane, the tiers that are full, the value of more, and the baselines."""
     found = sorted(gains(plan), key=lambda gain: -gain.percent)
     return Explanation(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import accumulate, combinations_with_replacement
 
 from flexplan.errors import InfeasiblePlan
 from flexplan.export.base import DENSE, TIERS, Export, asked_percents, distance, percents, refuse
 from flexplan.export.module_names import Module, transformers_modules
+from flexplan.plan.plan import Plan
 from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem
 
 SYSTEM = "device-map"
 Device = str | int
@@ -22,12 +22,13 @@ class DeviceMap(dict[str, Device]):
     export: Export
 
 
-def device_map(problem: Problem, policy: Policy, free_bytes: Mapping[str, int], gpu: Device = 0) -> DeviceMap:
-    """The map that comes nearest to a plan's shares of the weights and fits where the plan fits.
+def device_map(plan: Plan, gpu: Device = 0) -> DeviceMap:
+    """The map for ``accelerate.dispatch_model`` that comes nearest to a plan's shares of the weights and fits as it does.
 
-    ``free_bytes`` is what the plan leaves of each budget.  Raises PolicyError for fields that have no
-    counterpart, InfeasiblePlan where whole modules are too coarse for the budgets.
+    Raises PolicyError for fields that have no counterpart, InfeasiblePlan where whole modules are too coarse for
+    the budgets.
     """
+    problem, policy, free_bytes = plan.problem, plan.policy, plan.free_bytes
     refuse(SYSTEM, policy, DENSE)
     modules = transformers_modules(problem.model)
     sizes = [module.nbytes for module in modules]

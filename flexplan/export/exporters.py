@@ -5,27 +5,26 @@ from __future__ import annotations
 import difflib
 import json
 import shlex
+from collections.abc import Callable, Mapping
 
 from flexplan.errors import UsageError
-from flexplan.export import device_map as devicemap
-from flexplan.export import llamacpp
-from flexplan.export import vllm as vllmflags
+from flexplan.export import device_map, llamacpp, vllm
 from flexplan.export.base import Export
 from flexplan.plan.plan import Plan
 
-SYSTEMS = (devicemap.SYSTEM, llamacpp.SYSTEM, vllmflags.SYSTEM)
+_EXPORTERS: Mapping[str, Callable[[Plan], Export]] = {
+    device_map.SYSTEM: lambda plan: device_map.device_map(plan).export,
+    llamacpp.SYSTEM: llamacpp.llama_cpp_arguments,
+    vllm.SYSTEM: vllm.vllm_flags,
+}
 
 
 def export_plan(plan: Plan, to: str) -> Export:
     """The plan in another system's words; a UsageError names what is unknown or has no counterpart."""
-    if to == devicemap.SYSTEM:
-        return plan.to_device_map().export
-    if to == llamacpp.SYSTEM:
-        return llamacpp.llama_cpp_arguments(plan.problem, plan.policy, plan.free_bytes)
-    if to == vllmflags.SYSTEM:
-        return vllmflags.vllm_flags(plan.problem, plan.policy)
-    near = difflib.get_close_matches(to, SYSTEMS, 1)
-    fix = f"did you mean {near[0]}?" if near else f"the systems are {', '.join(SYSTEMS)}"
+    if to in _EXPORTERS:
+        return _EXPORTERS[to](plan)
+    near = difflib.get_close_matches(to, _EXPORTERS, 1)
+    fix = f"did you mean {near[0]}?" if near else f"the systems are {', '.join(_EXPORTERS)}"
     raise UsageError("FP132", f"no exporter is called {to!r}", fix=fix)
 
 

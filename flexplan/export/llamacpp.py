@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from flexplan.export.base import DENSE, Export, asked_percents, no_counterpart, percents, refuse
 from flexplan.export.module_names import GGUF_FAMILIES, gguf_group
 from flexplan.model.tensors import weight_tensors
+from flexplan.plan.plan import Plan
 from flexplan.policy.policy import Policy
 from flexplan.problem.problem import Problem
 
@@ -24,11 +25,12 @@ _NO_DISK = {"w_disk_percent": 0.0, "cache_disk_percent": 0.0}
 _NAMES = {"ffn": r"ffn_(gate|up|down)(_exps)?\.weight", "attn": r"attn_(q|k|v|output)\.weight"}
 
 
-def llama_cpp_arguments(problem: Problem, policy: Policy, free_bytes: Mapping[str, int]) -> Export:
+def llama_cpp_arguments(plan: Plan) -> Export:
     """Arguments of llama-server, llama-cli and their like; the shares are those of a file with one type of matrix.
 
     ``free_bytes`` is what the plan leaves of each budget.  Raises PolicyError for what has no counterpart.
     """
+    problem, policy, free_bytes = plan.problem, plan.policy, plan.free_bytes
     family = problem.model.family
     if family not in GGUF_FAMILIES:
         raise no_counterpart(SYSTEM, f"the family {family}", f"it reads {', '.join(GGUF_FAMILIES)}")

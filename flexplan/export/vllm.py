@@ -6,6 +6,7 @@ from math import ceil
 
 from flexplan.export.base import DENSE, Export, asked_percents, no_counterpart, percents, refuse
 from flexplan.model.tensors import weight_bytes
+from flexplan.plan.plan import Plan
 from flexplan.policy.policy import Policy
 from flexplan.problem.problem import Problem
 from flexplan.units import GiB, format_size
@@ -15,12 +16,13 @@ SYSTEM = "vllm"
 _NO_DISK = {"w_disk_percent": 0.0, "cache_disk_percent": 0.0}
 
 
-def vllm_flags(problem: Problem, policy: Policy) -> Export:
+def vllm_flags(plan: Plan) -> Export:
     """Flags of ``vllm serve`` and ``vllm bench``.
 
     vLLM attends on the GPU only, so as many sequences run at a time as have their keys and values there; what
     the plan has in host memory becomes room for those that wait.  Raises PolicyError for what has no counterpart.
     """
+    problem, policy = plan.problem, plan.policy
     refuse(SYSTEM, policy, _NO_DISK, "plan with --disk-mem 0")
     refuse(SYSTEM, policy, DENSE)
     gpu, cpu, _ = policy.shares("cache")

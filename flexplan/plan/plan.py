@@ -8,14 +8,15 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ValidationError
 
+from flexplan.cost.work import Rates
 from flexplan.errors import InfeasiblePlan, PolicyError
-from flexplan.export.device_map import DeviceMap, device_map
 from flexplan.files import write_whole
 from flexplan.graph.graph import TaskGraph
+from flexplan.graph.timeline import Timeline
 from flexplan.placement.placement import Placement
 from flexplan.plan.budgets import largest_block
 from flexplan.plugins import SCHEDULES, make
@@ -23,10 +24,8 @@ from flexplan.policy.blocks import full_block
 from flexplan.policy.policy import POLICY_VERSION, Policy, check_version, read_strict_json
 from flexplan.problem.problem import Problem
 from flexplan.simulation.prediction import Prediction, Schedule, peak_bytes, predict
+from flexplan.simulation.simulator import simulate_graph
 from flexplan.units import format_size
-
-if TYPE_CHECKING:
-    from flexplan.explanation.explanation import Explanation
 
 
 @dataclass(frozen=True)
@@ -70,20 +69,10 @@ class Plan:
         """The same plan as the answer to another problem that predicts the same: other budgets or bounds."""
         return replace(self, problem=problem)
 
-    def explain(self) -> Explanation:
-        """What limits the plan, what more of each resource would bring, and what people do without a planner."""
-        from flexplan.explanation.explanation import explain_plan  # stands above: it solves again
-
-        return explain_plan(self)
-
     @property
     def free_bytes(self) -> dict[str, int]:
         """What the plan leaves of each budget."""
         return {tier: most - self.prediction.peak_bytes[tier] for tier, most in self.problem.budgets().items()}
-
-    def to_device_map(self, gpu: str | int = 0) -> DeviceMap:
-        """The nearest map of whole modules for ``accelerate.dispatch_model``; its ``export`` tells the difference."""
-        return device_map(self.problem, self.policy, self.free_bytes, gpu)
 
     # -- files -------------------------------------------------------------------------------------------------
     def to_dict(self) -> dict[str, Any]:
@@ -132,6 +121,19 @@ class Plan:
             return cls(policy, problem, schedule, planner, realised, Prediction(**stored))
         except (ValidationError, AttributeError, TypeError, KeyError, ValueError) as error:
             raise PolicyError("FP208", f"the plan does not read: {error}", fix="solve again") from None
+
+
+def simulate(plan: Plan, *, keep: bool = True) -> Timeline:
+    """The predicted timeline of the plan's first block; with ``keep`` False only its sums.
+
+    >>> from flexplan import Plan, Policy, Problem, simulate
+    >>> plan = Plan.of(Problem.of("facebook/opt-125m", prompt_len=8, gen_len=2), Policy())
+    >>> simulate(plan).busiest_lane()
+    'gpu'
+    """
+    timeline = simulate_graph(plan.graph, Rates(plan.problem.hardware), keep=keep)
+    timeline.peak_bytes = dict(plan.prediction.peak_bytes)
+    return timeline
 
 
 def read_policy_file(path: str | Path) -> str:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from flexplan.cli.app import app
 from flexplan.errors import InfeasiblePlan, PolicyError, UsageError
-from flexplan.export.device_map import nearest_cut
+from flexplan.export.device_map import device_map, nearest_cut
 from flexplan.export.exporters import export_plan, export_text
 from flexplan.export.module_names import transformers_modules
 from flexplan.model.catalog import model_shape
@@ -46,14 +46,14 @@ def test_modules_hold_all_weights_once(model: str) -> None:
 @pytest.mark.parametrize("shares", [(100, 0), (0, 100), (0, 0), (37, 63), (20, 30), (5, 90)])
 def test_a_device_map_comes_within_half_a_module_of_the_plan(shares: tuple[float, float]) -> None:
     asked = plan(*shares)
-    found = asked.to_device_map().export
+    found = device_map(asked).export
     largest = max(m.nbytes for m in transformers_modules(asked.problem.model)) / weight_bytes(asked.problem.model)
     assert found.given["w"] == pytest.approx(found.asked["w"], abs=100 * largest)
     assert sum(found.given["w"]) == pytest.approx(100)
 
 
 def test_a_tied_head_is_where_its_table_is() -> None:
-    found = plan(50, 50, model=OPT).to_device_map()
+    found = device_map(plan(50, 50, model=OPT))
     assert found["lm_head"] == found["model.decoder.embed_tokens"] == 0
     assert found["model.decoder.layers.23"] == "cpu"
 
@@ -68,7 +68,7 @@ def test_a_full_tier_gets_no_more_than_the_plan_gives_it() -> None:
 
 
 def test_the_gpu_may_have_another_name() -> None:
-    assert set(plan(100, 0).to_device_map(gpu="cuda:1").values()) == {"cuda:1"}
+    assert set(device_map(plan(100, 0), gpu="cuda:1").values()) == {"cuda:1"}
 
 
 # -- llama.cpp ---------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ def linked(asked: Problem, up_bytes_per_s: float) -> Problem:
 
 @pytest.fixture(scope="module")
 def found() -> Explanation:
-    return solve(linked(problem(8, 12, num_prompts=64), 1e9)).explain()
+    return explain(solve(linked(problem(8, 12, num_prompts=64), 1e9)))
 
 
 def gain(found: Explanation, resource: str) -> float:
@@ -59,7 +59,7 @@ def test_a_plan_with_4_bits_is_solved_again_with_4_bits() -> None:
     asked = linked(problem(7, 12, num_prompts=64), 2e8)
     packed = solve(asked, "search", lossy={"compress_weight": True})
     assert packed.policy.compress_weight
-    found = packed.explain()
+    found = explain(packed)
     budget = asked.hardware.gpu_bytes
     larger = asked.with_budgets(gpu=budget + step_bytes(budget))
     more = solve(larger, "search", schedule=packed.schedule, lossy={"compress_weight": True})  # of no baseline
@@ -116,7 +116,7 @@ def test_it_says_all_of_it(found: Explanation) -> None:
 
 
 def test_a_plan_by_hand_is_told_of_a_faster_baseline() -> None:
-    slow = Plan.of(problem(64, 64), Policy(1, 1, 0, 100, 0, 100, 0, 100, overlap=False)).explain()
+    slow = explain(Plan.of(problem(64, 64), Policy(1, 1, 0, 100, 0, 100, 0, 100, overlap=False)))
     assert slow.winner is not None and slow.winner.name == "all resident"
     assert "The baseline all resident is predicted to be faster" in printed(slow)
     assert not any(g.solved for g in slow.gains)
@@ -124,8 +124,8 @@ def test_a_plan_by_hand_is_told_of_a_faster_baseline() -> None:
 
 def test_a_plan_that_is_a_baseline_is_called_one() -> None:
     asked = problem(64, 64)
-    made = max((r.plan for r in solve(asked).explain().rivals if r.plan), key=lambda p: p.prediction.tokens_per_s)
-    found = made.explain()
+    made = max((r.plan for r in explain(solve(asked)).rivals if r.plan), key=lambda p: p.prediction.tokens_per_s)
+    found = explain(made)
     assert found.winner is not None
     assert "nothing faster was found" in printed(found)
 

@@ -33,7 +33,7 @@ def plan_for(name: str, shares: tuple[float, float]) -> Plan:
 def test_accelerate_dispatches_the_map(name: str, shares: tuple[float, float], tmp_path: Path) -> None:
     """Without a GPU: what the plan has there is in memory, what it has on disk is read when its turn comes."""
     model, ids = reference_model(CONFIGS[name]), torch.arange(2, 18).reshape(2, 8)
-    placed = plan_for(name, shares).to_device_map(gpu="cpu")
+    placed = device_map(plan_for(name, shares), gpu="cpu")
     with torch.no_grad():
         wanted = model(ids).logits
         spread = dispatch_model(model, placed, main_device="cpu", offload_dir=tmp_path, force_hooks=True)
@@ -43,4 +43,4 @@ def test_accelerate_dispatches_the_map(name: str, shares: tuple[float, float], t
 
 @each_model
 def test_the_map_for_a_gpu_leaves_no_parameter_and_no_buffer_out(name: str) -> None:
-    check_device_map(reference_model(CONFIGS[name]), plan_for(name, (40, 60)).to_device_map())
+    check_device_map(reference_model(CONFIGS[name]), device_map(plan_for(name, (40, 60))))

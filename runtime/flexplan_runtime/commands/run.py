@@ -9,8 +9,7 @@ import torch
 
 from flexplan.job.runtime import BenchReport, Completion, Listener, RunReport
 from flexplan.placement.placement import tier_of
-from flexplan.plan.forecast import simulate
-from flexplan.plan.plan import Plan
+from flexplan.plan.plan import Plan, simulate
 from flexplan_runtime.commands.prepare import Ready
 from flexplan_runtime.generate.lm import Generation, OffloadedLM
 from flexplan_runtime.memory.arenas import Ledger
