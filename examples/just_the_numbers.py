@@ -4,8 +4,8 @@ Nothing is downloaded, nothing runs on a GPU; the machines are guesses until `fl
 """
 
 # %% one question
-from flexplan import InfeasiblePlan, Policy, Problem, solve
-from flexplan.plan.plan import Plan
+from flexplan import InfeasiblePlan, Plan, Policy, Problem, solve
+from flexplan.export import device_map
 
 problem = Problem.of("facebook/opt-13b", hardware="rtx3090", gpu_mem="12G", cpu_mem="40G", prompt_len=256, gen_len=16)
 plan = solve(problem)
@@ -32,5 +32,5 @@ except InfeasiblePlan as refusal:
     print(f"too small: {', '.join(refusal.binding)}; enough: {sizes or 'no budget alone'}")
 
 # %% as settings of other systems
-device_map = device_map(plan)
-print(f"{len(device_map)} modules for accelerate, {device_map.export.given['w'][0]:.0f} % of the weights on the GPU")
+mapped = device_map(plan)
+print(f"{len(mapped)} modules for accelerate, {mapped.export.given['w'][0]:.0f} % of the weights on the GPU")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flexplan.errors import FlexplanError, InfeasiblePlan
+    from flexplan.explanation.explanation import explain
     from flexplan.graph.graph import TaskGraph
     from flexplan.graph.tasks import Task
     from flexplan.graph.timeline import Timeline
@@ -32,6 +33,7 @@ __all__ = [
     "TaskGraph",
     "Timeline",
     "Workload",
+    "explain",
     "simulate",
     "solve",
 ]
@@ -50,6 +52,7 @@ _HOMES = {
     "TaskGraph": "graph.graph",
     "Timeline": "graph.timeline",
     "Workload": "problem.problem",
+    "explain": "explanation.explanation",
     "simulate": "plan.plan",
     "solve": "plan.planner",
 }

@@ -23,7 +23,7 @@ class DeviceMap(dict[str, Device]):
 
 
 def device_map(plan: Plan, gpu: Device = 0) -> DeviceMap:
-    """The map for ``accelerate.dispatch_model`` that comes nearest to a plan's shares of the weights and fits as it does.
+    """The map for ``accelerate.dispatch_model`` nearest to a plan's shares of the weights that fits where it fits.
 
     Raises PolicyError for fields that have no counterpart, InfeasiblePlan where whole modules are too coarse for
     the budgets.

@@ -8,12 +8,14 @@ import shlex
 from collections.abc import Callable, Mapping
 
 from flexplan.errors import UsageError
-from flexplan.export import device_map, llamacpp, vllm
+from flexplan.export import llamacpp, vllm
 from flexplan.export.base import Export
+from flexplan.export.device_map import SYSTEM as DEVICE_MAP
+from flexplan.export.device_map import device_map
 from flexplan.plan.plan import Plan
 
 _EXPORTERS: Mapping[str, Callable[[Plan], Export]] = {
-    device_map.SYSTEM: lambda plan: device_map.device_map(plan).export,
+    DEVICE_MAP: lambda plan: device_map(plan).export,
     llamacpp.SYSTEM: llamacpp.llama_cpp_arguments,
     vllm.SYSTEM: vllm.vllm_flags,
 }

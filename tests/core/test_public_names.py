@@ -20,6 +20,7 @@ PUBLIC = [
     "TaskGraph",
     "Timeline",
     "Workload",
+    "explain",
     "simulate",
     "solve",
 ]

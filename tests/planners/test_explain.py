@@ -6,7 +6,7 @@ import pytest
 from problems import problem
 from rich.console import Console
 
-from flexplan.explanation.explanation import Explanation
+from flexplan.explanation.explanation import Explanation, explain
 from flexplan.explanation.sensitivity import step_bytes
 from flexplan.plan.plan import Plan
 from flexplan.plan.planner import solve

@@ -13,6 +13,7 @@ from accelerate import dispatch_model
 from accelerate.utils import check_device_map
 from tiny_models import CONFIGS, reference_model
 
+from flexplan.export.device_map import device_map
 from flexplan.model.config import read_config
 from flexplan.plan.plan import Plan
 from flexplan.policy.policy import Policy
