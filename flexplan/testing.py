@@ -17,6 +17,7 @@ from flexplan.errors import InfeasiblePlan
 from flexplan.graph.checker import check_graph, check_memory
 from flexplan.graph.graph import TaskGraph
 from flexplan.model.shape import ModelShape
+from flexplan.placement.layout import Layout
 from flexplan.placement.placement import Placement
 from flexplan.plan.plan import Plan
 from flexplan.plan.planner import Planner, Schedule, solve
@@ -90,9 +91,9 @@ class PlannerContract:
         for problem in self.problems():
             plan = self.make_planner().plan(problem)
             block = next(fill_blocks(problem.workload, plan.policy))
-            placement = Placement.of(problem.model, plan.policy, block, plan.graph.live)
-            check_memory(plan.graph, problem.budgets(), {"gpu": placement.arena_bytes["gpu.workspace"]})
-            assert all(placement.tier_bytes()[tier] <= problem.budgets()[tier] for tier in TIERS)
+            layout = Layout.of(Placement.of(problem.model, plan.policy, block, plan.graph.live))
+            check_memory(plan.graph, problem.budgets(), {"gpu": layout.arena_bytes["gpu.workspace"]})
+            assert all(layout.tier_bytes()[tier] <= problem.budgets()[tier] for tier in TIERS)
 
     def test_equal_problems_get_equal_plans(self) -> None:
         for problem in self.problems():
@@ -177,8 +178,8 @@ class ScheduleContract:
     def test_graphs_pass_the_independent_checker(self) -> None:
         for problem, policy, graph in self.graphs():
             block = next(fill_blocks(problem.workload, policy))
-            workspace = Placement.of(problem.model, policy, block, graph.live).arena_bytes["gpu.workspace"]
-            check_graph(graph, problem.budgets(), {"gpu": workspace})
+            layout = Layout.of(Placement.of(problem.model, policy, block, graph.live))
+            check_graph(graph, problem.budgets(), {"gpu": layout.arena_bytes["gpu.workspace"]})
 
     def test_graphs_survive_their_text(self) -> None:
         for _, _, graph in self.graphs():

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from flexplan.graph.checker import check_accesses, check_budgets, check_order
+from flexplan.placement.layout import Layout
 from flexplan.placement.placement import Placement
 from flexplan.placement.prefetch import fewer_layers
 from flexplan.plan.baselines import faster_baseline
@@ -107,8 +108,8 @@ def check_plan(plan: Plan) -> None:
     """
     problem, graph = plan.problem, plan.graph
     block = next(fill_blocks(problem.workload, plan.policy))
-    placement = Placement.of(problem.model, plan.policy, block, graph.live)
-    check_budgets(graph, problem.budgets(), {"gpu": placement.arena_bytes["gpu.workspace"]})
+    layout = Layout.of(Placement.of(problem.model, plan.policy, block, graph.live))
+    check_budgets(graph, problem.budgets(), {"gpu": layout.arena_bytes["gpu.workspace"]})
     schedule: Schedule = make(SCHEDULES, plan.schedule)
     few = fewer_layers(problem.model.num_layers, plan.policy, _CHECKED_LAYERS)
     model = problem.model.model_copy(update={"num_layers": few})

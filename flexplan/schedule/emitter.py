@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import cache
 
 from flexplan.graph.graph import INLINE, KINDS, Access, Task, Work
+from flexplan.placement.layout import Layout
 from flexplan.placement.placement import Placement
 from flexplan.schedule.passes import Pass
 
@@ -25,7 +26,7 @@ class Verbs:
         self.p = placement
         self.layers = placement.layers
         self._lanes = {kind: KINDS[kind].lane if placement.policy.overlap else INLINE for kind in KINDS}
-        self._turns = cache(placement.turns)
+        self._turns = cache(Layout.of(placement).turns)
         self._num_batches = len(placement.block.batches)
 
     def _task(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from flexplan.graph.graph import Finished, Sweep, Task, TaskGraph
+from flexplan.placement.layout import Layout
 from flexplan.placement.placement import Placement
 from flexplan.policy.blocks import Block, fill_blocks
 from flexplan.policy.policy import Policy
@@ -35,7 +36,7 @@ def graph_of(name: str, problem: Problem, policy: Policy, passes: Passes, live: 
                 yield Sweep(i, ks, one.tasks(), pattern=pattern)
                 number += 1
 
-    return TaskGraph(name, placement.live, placement.buffers, make)
+    return TaskGraph(name, placement.live, Layout.of(placement).buffers, make)
 
 
 class _OnePass:

@@ -15,6 +15,7 @@ from typing import Protocol
 from flexplan.cost.work import Rates
 from flexplan.graph.graph import TaskGraph
 from flexplan.graph.timeline import Timeline
+from flexplan.placement.layout import Layout
 from flexplan.placement.placement import Placement
 from flexplan.placement.prefetch import fewer_layers, lookahead
 from flexplan.policy.blocks import Block, fill_blocks
@@ -120,8 +121,8 @@ def peak_bytes(problem: Problem, policy: Policy, schedule: Schedule) -> dict[str
     for lens in shapes if len(shapes) <= _FEW_SHAPES else envelope(list(shapes)):
         part = _of_lens(problem, lens)
         live = schedule.build(part, policy).live
-        placed = Placement.of(problem.model, policy, next(fill_blocks(part.workload, policy)), live).tier_bytes()
-        peaks = {tier: max(peaks[tier], nbytes) for tier, nbytes in placed.items()}
+        placement = Placement.of(problem.model, policy, next(fill_blocks(part.workload, policy)), live)
+        peaks = {tier: max(peaks[tier], nbytes) for tier, nbytes in Layout.of(placement).tier_bytes().items()}
     return peaks
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 
 import pytest
@@ -10,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexplan.errors import InfeasiblePlan
+from flexplan.graph.tasks import Buffer
 from flexplan.model.catalog import model_shape
 from flexplan.model.shape import ModelShape
 from flexplan.model.tensors import WeightTensor, weight_tensors
-from flexplan.placement.placement import Placement, tier_of
+from flexplan.placement.layout import Layout, tier_of
+from flexplan.placement.placement import Placement
 from flexplan.plan.plan import Plan, refuse_over_budget
 from flexplan.policy.blocks import Block, MicroBatch, fill_blocks, full_block
 from flexplan.policy.policy import Policy
@@ -142,18 +145,18 @@ def test_every_row_of_every_tensor_is_in_one_place(shape: ModelShape, policy: Po
 def test_no_two_slots_overlap(shape: ModelShape, policy: Policy, lengths: tuple[int, int]) -> None:
     placement = placement_of(shape, policy, lengths)
     arenas: dict[str, list[tuple[int, int]]] = {}
-    for b in placement.buffers.values():
+    for b in Layout.of(placement).buffers.values():
         arenas.setdefault(b.arena, []).extend((o, o + s) for o, s in zip(b.offsets, b.sizes, strict=True) if s)
     for arena, spans in arenas.items():
         spans.sort()
         assert all(end <= start for (_, end), (start, _) in pairwise(spans))
-        assert spans[-1][1] <= placement.arena_bytes[arena]
+        assert spans[-1][1] <= Layout.of(placement).arena_bytes[arena]
 
 
 @settings(max_examples=100, deadline=None)
 @given(shapes, policies, blocks)
 def test_the_disk_is_read_in_whole_sectors(shape: ModelShape, policy: Policy, lengths: tuple[int, int]) -> None:
-    for b in placement_of(shape, policy, lengths).buffers.values():
+    for b in Layout.of(placement_of(shape, policy, lengths)).buffers.values():
         if b.arena.startswith("disk"):
             assert all(edge % 4096 == 0 for edge in (*b.offsets, *b.sizes))
 
@@ -174,14 +177,18 @@ def test_weights_do_not_depend_on_the_block() -> None:
     policy = Policy(2, 2, 30, 40, 50, 20)
     one, other = (placement_of(SHAPES["facebook/opt-125m"], policy, lengths) for lengths in ((4, 2), (90, 30)))
     assert one.weights == other.weights
-    assert one.buffers["weights_gpu"] == other.buffers["weights_gpu"]
+    assert Layout.of(one).buffers["weights_gpu"] == Layout.of(other).buffers["weights_gpu"]
+
+
+def buffers_of(policy: Policy) -> Mapping[str, Buffer]:
+    return Layout.of(placement_of(SHAPES["facebook/opt-125m"], policy, (4, 2))).buffers
 
 
 def test_pageable_weights_are_staged_through_pinned_memory() -> None:
-    placed = placement_of(SHAPES["facebook/opt-125m"], Policy(1, 1, 0, 100, pin_weight=False), (4, 2)).buffers
+    placed = buffers_of(Policy(1, 1, 0, 100, pin_weight=False))
     assert placed["weights_cpu"].arena == "pageable.weights"
     assert placed["weight_stage"].arena == "host.work"
-    pinned = placement_of(SHAPES["facebook/opt-125m"], Policy(1, 1, 0, 100), (4, 2)).buffers
+    pinned = buffers_of(Policy(1, 1, 0, 100))
     assert pinned["weights_cpu"].arena == "host.weights"
     assert "weight_stage" not in pinned
 
@@ -223,5 +230,5 @@ def test_the_peak_is_that_of_the_largest_block(policy: Policy, lens: list[int]) 
     problem = Problem.of(shape, gen_len=3, prompt_lens=tuple(lens))
     peaks = peak_bytes(problem, policy, ZigZag())
     for block in fill_blocks(problem.workload, policy):
-        for tier, nbytes in Placement.of(shape, policy, block).tier_bytes().items():
+        for tier, nbytes in Layout.of(Placement.of(shape, policy, block)).tier_bytes().items():
             assert nbytes <= peaks[tier]

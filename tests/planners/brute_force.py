@@ -18,6 +18,7 @@ from flexplan_planners.lp.rows import ACT, CACHE, ONE, WEIGHTS, Program
 from flexplan_planners.lp.shares import shares_of
 
 from flexplan.placement.cache import place_cache
+from flexplan.placement.layout import Layout
 from flexplan.placement.placement import Placement
 from flexplan.placement.weights import place_weights
 from flexplan.policy.blocks import full_block
@@ -100,7 +101,7 @@ class Needs:
         cache = place_cache(model, policy, block) if thing == 1 else self.cache
         placed = Placement(model, policy, block, len(block.batches), weights, cache)
         realised = placed.realised()[[*WORDS][thing]]
-        return np.array([*placed.tier_bytes().values(), *(share / 100 for share in realised)])
+        return np.array([*Layout.of(placed).tier_bytes().values(), *(share / 100 for share in realised)])
 
 
 @dataclass(frozen=True)

@@ -99,13 +99,14 @@ def judge(seed: int) -> str:
     ours, grid = fastest(problem, zigzag, programs, n), Grid(problem, programs, n).best()
     if grid is not None:
         placed = placement_of(problem, grid.policy)
-        assert all(b <= problem.budgets()[t] for t, b in placed.tier_bytes().items()), "the sums are wrong"
+        assert all(b <= problem.budgets()[t] for t, b in Layout.of(placed).tier_bytes().items()), "the sums are wrong"
         assert grid.seconds == pytest.approx(seconds_of(programs, grid.policy, placed), rel=1e-9)
         assert ours is not None, f"instance {seed}: infeasible, but {grid.policy} fits"
     if ours is None:
         return "infeasible"
     placed = placement_of(problem, ours)
-    check_memory(zigzag.build(problem, ours), problem.budgets(), {"gpu": placed.arena_bytes["gpu.workspace"]})
+    workspace = Layout.of(placed).arena_bytes["gpu.workspace"]
+    check_memory(zigzag.build(problem, ours), problem.budgets(), {"gpu": workspace})
     if grid is None:
         return "lp only"
     seconds = seconds_of(programs, ours, placed)

@@ -13,6 +13,7 @@ from problems import SHAPES, problem
 
 from flexplan.errors import InfeasiblePlan
 from flexplan.graph.checker import check_memory
+from flexplan.placement.layout import Layout
 from flexplan.placement.placement import Placement
 from flexplan.plan.plan import Plan
 from flexplan.policy.blocks import fill_blocks
@@ -76,7 +77,7 @@ def test_budgets_are_never_exceeded(asked: Problem) -> None:
         return
     block = next(fill_blocks(asked.workload, plan.policy))
     placement = Placement.of(asked.model, plan.policy, block, plan.graph.live)
-    check_memory(plan.graph, asked.budgets(), {"gpu": placement.arena_bytes["gpu.workspace"]})
+    check_memory(plan.graph, asked.budgets(), {"gpu": Layout.of(placement).arena_bytes["gpu.workspace"]})
 
 
 @LAW

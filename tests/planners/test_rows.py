@@ -15,6 +15,7 @@ from problems import SHAPES, problem
 
 from flexplan.cost.work import Rates
 from flexplan.graph.graph import Sweep
+from flexplan.placement.layout import Layout
 from flexplan.placement.placement import Placement
 from flexplan.policy.blocks import full_block
 from flexplan.policy.policy import Policy
@@ -93,7 +94,7 @@ def test_a_row_of_bytes_is_an_upper_bound_of_the_placement(asked: Problem) -> No
     for switches, policy in policies(asked):
         rows = Memory(asked, policy.gpu_batch_size, switches).rows(switches)
         shares = {f"{w}_{t}": s for w in ("w", "cache", "act") for t, s in zip(TIERS, policy.shares(w), strict=True)}
-        need = Placement.of(asked.model, policy, full_block(asked.workload, policy)).tier_bytes()
+        need = Layout.of(Placement.of(asked.model, policy, full_block(asked.workload, policy))).tier_bytes()
         for tier, row in rows.items():
             assert row.value(shares, policy.num_gpu_batches) >= need[tier], (tier, policy)
 
@@ -106,7 +107,7 @@ def test_on_a_large_model_the_bound_is_tight() -> None:
         if (s.sep_layer, s.weights_stay, s.cache, s.act_stays, s.disk) == (False, False, "host", True, "none")
     )
     policy = Policy(24, 3, 15.0, 85.0, 0.0, 100.0, **switches.fields)
-    need = Placement.of(asked.model, policy, full_block(asked.workload, policy)).tier_bytes()
+    need = Layout.of(Placement.of(asked.model, policy, full_block(asked.workload, policy))).tier_bytes()
     shares = {f"{w}_{t}": s for w in ("w", "cache", "act") for t, s in zip(TIERS, policy.shares(w), strict=True)}
     for tier, row in Memory(asked, 24, switches).rows(switches).items():
         assert row.value(shares, 3) <= need[tier] * 1.005

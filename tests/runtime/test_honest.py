@@ -20,7 +20,8 @@ from tiny_models import CONFIGS, saved  # noqa: E402
 
 from flexplan.errors import InfeasiblePlan  # noqa: E402
 from flexplan.model.tensors import weight_bytes  # noqa: E402
-from flexplan.placement.placement import Placement, tier_of  # noqa: E402
+from flexplan.placement.layout import Layout, tier_of  # noqa: E402
+from flexplan.placement.placement import Placement  # noqa: E402
 from flexplan.placement.weights import TIERS  # noqa: E402
 from flexplan.policy.policy import Policy  # noqa: E402
 from flexplan.units import round_up  # noqa: E402
@@ -108,14 +109,14 @@ def assert_stored_shares(lm: OffloadedLM, p: Placement, policy: Policy) -> None:
 def assert_arenas_are_the_placement(lm: OffloadedLM, p: Placement) -> None:
     """What the ledger holds is what was placed, and the cache's slots are no larger than its grains need."""
     held = {name: nbytes for name, nbytes in lm.env.ledger.held.items() if not name.endswith(".weights")}
-    assert held == {name: nbytes for name, nbytes in p.arena_bytes.items() if not name.endswith(".weights")}
+    assert held == {name: nbytes for name, nbytes in Layout.of(p).arena_bytes.items() if not name.endswith(".weights")}
     slots = p.live * p.shape.num_layers
     for n, tier in enumerate(TIERS[:2]):
         sizes = [0] * slots
         for s in (s for row in p.cache for s in row):
             at = (s.k * p.shape.num_layers + s.depth) % slots
             sizes[at] = max(sizes[at], s.grains[n] * s.capacity * s.pair_bytes)
-        buffer = p.buffers.get(f"cache_{tier}")
+        buffer = Layout.of(p).buffers.get(f"cache_{tier}")
         assert (list(buffer.sizes) if buffer else [0] * slots) == sizes
 
 

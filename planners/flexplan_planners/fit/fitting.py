@@ -13,7 +13,7 @@ from itertools import product
 from math import ceil, floor, inf
 
 from flexplan.model.tensors import weight_tensors
-from flexplan.placement.placement import BUFFER_ALIGN
+from flexplan.placement.layout import BUFFER_ALIGN
 from flexplan.policy.policy import Policy
 from flexplan.problem.problem import Problem
 from flexplan.simulation.prediction import Schedule, peak_bytes

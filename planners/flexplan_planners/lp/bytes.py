@@ -12,7 +12,8 @@ from math import ceil
 
 from flexplan.model.tensors import weight_tensors
 from flexplan.placement.cache import values_read
-from flexplan.placement.placement import BUFFER_ALIGN, CHANCE_BYTES, ID_BYTES
+from flexplan.placement.layout import BUFFER_ALIGN
+from flexplan.placement.placement import CHANCE_BYTES, ID_BYTES
 from flexplan.placement.weights import DISK_ALIGN, PIECE_ALIGN
 from flexplan.placement.workspace import captured_bytes, mask_bytes, workspace_bytes
 from flexplan.problem.problem import Problem

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from flexplan.model.layers import Layer
 from flexplan.model.packing import Packing
 from flexplan.model.tensors import WeightTensor
 from flexplan.placement.cache import Segment
+from flexplan.placement.layout import Layout
 from flexplan.placement.placement import Placement
 from flexplan.placement.weights import LayerWeights, Piece
 from flexplan.placement.workspace import rows_at_once
@@ -70,17 +72,22 @@ class Job:
     on_host: dict[tuple[int, ...], list[HostAttention]] = field(default_factory=dict)
     _layers: dict[tuple[int, int], dict[str, Pieces]] = field(default_factory=dict)
 
+    @cached_property
+    def layout(self) -> Layout:
+        """Where every byte of the placement lies."""
+        return Layout.of(self.placement)
+
     # -- bytes -----------------------------------------------------------------------------------------------
     def arena_bytes(self, access: Access) -> Tensor:
         """The bytes of an access in memory."""
-        buffer = self.placement.buffers[access.buffer]
+        buffer = self.layout.buffers[access.buffer]
         lo, hi = buffer.interval(access)
         arenas = self.weights if buffer.arena in self.weights.memory else self.work
         return arenas.memory[buffer.arena][lo:hi]
 
     def disk_range(self, access: Access) -> tuple[ScratchFile, int]:
         """The file and offset of an access on disk."""
-        buffer = self.placement.buffers[access.buffer]
+        buffer = self.layout.buffers[access.buffer]
         arenas = self.weights if buffer.arena in self.weights.disk else self.work
         return arenas.disk[buffer.arena], buffer.interval(access)[0]
 
@@ -126,7 +133,7 @@ class Job:
     def layer_weights(self, task: Task) -> dict[str, Pieces]:
         """The tensors of the task's layer, as row pieces in the order of their rows."""
         moving = next((a for a in task.reads if a.buffer in ("weight_ring", "weights_open")), None)
-        slot = -1 if moving is None else self.placement.buffers[moving.buffer].slot(moving.index)
+        slot = -1 if moving is None else self.layout.buffers[moving.buffer].slot(moving.index)
         found = self._layers.get((task.j, slot))
         if found is None:
             if moving is not None and moving.buffer == "weights_open":

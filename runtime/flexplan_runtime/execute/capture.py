@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from flexplan.graph.graph import GPU, KINDS, Task
+from flexplan.placement.layout import Layout
 from flexplan.placement.placement import Placement
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,8 @@ class Replays:
     """
 
     def __init__(self, placement: Placement) -> None:
-        self._placement = placement
+        self._buffers = Layout.of(placement).buffers
+        self._gen_len = placement.block.gen_len
         self._seen: dict[Hashable, int] = {}  # the token at which a task was first met
         self._graphs: dict[Hashable, Any] = {}
         self._pool = torch.cuda.graph_pool_handle()
@@ -68,7 +70,7 @@ class Replays:
         return not any(access.buffer in _GROWING for access in (*task.reads, *task.writes))
 
     def _key(self, task: Task) -> Hashable:
-        buffers = self._placement.buffers
+        buffers = self._buffers
         slots = tuple([buffers[a.buffer].slot(a.index) for a in (*task.reads, *task.writes)])
         return task.kind, task.j, task.k, slots
 
@@ -80,7 +82,7 @@ class Replays:
         first = self._seen[key]
         if self._full or len(self._seen) > _MOST:  # slots come round too slowly
             return False
-        return task.i <= first or (self._placement.block.gen_len - 1 - task.i) // (task.i - first) >= _WORTH
+        return task.i <= first or (self._gen_len - 1 - task.i) // (task.i - first) >= _WORTH
 
 
 def _capture(work: Callable[[], None], pool: Any) -> Any:

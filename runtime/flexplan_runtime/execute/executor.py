@@ -53,13 +53,14 @@ class Executor:
 
     def run(self, finished: Finished) -> Timeline:
         """Execute until the graph ends or every micro-batch has finished; the measured timeline."""
-        placement = self.job.placement
-        nbytes = placement.arena_bytes["gpu.workspace"] - placement.captured_bytes
+        layout = self.job.layout
+        nbytes = layout.arena_bytes["gpu.workspace"] - layout.captured_bytes
         patience_s = sys.getswitchinterval()
         sys.setswitchinterval(_SWITCH_S)
         gc.freeze()  # going through everything that was there before would hold all lanes for 50 ms
         try:
-            self._lane(GPU if placement.policy.overlap else INLINE).prepare(lambda: self.env.reserve_workspace(nbytes))
+            first = self._lane(GPU if self.job.placement.policy.overlap else INLINE)
+            first.prepare(lambda: self.env.reserve_workspace(nbytes))
             self._start_clock()
             self._feed(finished)
         except Cancelled:

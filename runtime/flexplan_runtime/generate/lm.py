@@ -15,6 +15,7 @@ from torch import Tensor
 from flexplan.graph.timeline import Timeline
 from flexplan.hardware.machine import Hardware, hardware_from
 from flexplan.model.layers import Layer
+from flexplan.placement.layout import Layout
 from flexplan.placement.placement import Placement
 from flexplan.plan.plan import Plan
 from flexplan.plugins import SCHEDULES, make
@@ -267,7 +268,7 @@ def _largest(placements: Sequence[Placement], *, weights: bool) -> dict[str, int
     """Bytes of each arena that is enough for every one of the placements."""
     sizes: dict[str, int] = {}
     for placement in placements:
-        for name, nbytes in placement.arena_bytes.items():
+        for name, nbytes in Layout.of(placement).arena_bytes.items():
             if name.endswith(".weights") == weights:
                 sizes[name] = max(sizes.get(name, 0), nbytes)
     return sizes

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from flexplan.errors import InfeasiblePlan, MemoryExhausted
-from flexplan.placement.placement import tier_of
+from flexplan.placement.layout import tier_of
 from flexplan.placement.weights import TIERS
 from flexplan.units import format_size
 from flexplan_runtime.memory.disk import ScratchFile

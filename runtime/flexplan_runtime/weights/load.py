@@ -10,7 +10,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from flexplan.placement.placement import BUFFER_ALIGN, Placement
+from flexplan.placement.layout import BUFFER_ALIGN, Layout
+from flexplan.placement.placement import Placement
 from flexplan.placement.weights import LayerWeights, Piece
 from flexplan.units import round_up
 from flexplan_runtime.memory.arenas import Arenas, Ledger
@@ -43,16 +44,17 @@ def load_weights(
         else:
             reader.read_rows(piece.tensor.name, piece.tensor.layer, piece.row_lo, piece.rows, out.view(dtype))
 
+    layout = Layout.of(placement)
     # each thread works for itself: a team of its own for every one of them would be threads squared
     pool = ThreadPoolExecutor(num_threads, "flexplan-load", torch.set_num_threads, (1,))
     lockers = ThreadPoolExecutor(_LOCKERS, "flexplan-lock")
     try:
-        layers = [(w, [pool.submit(job) for job in _jobs(placement, w, arenas, read)]) for w in placement.weights]
+        layers = [(w, [pool.submit(job) for job in _jobs(layout, w, arenas, read)]) for w in placement.weights]
         locks = []
         for w, filled in layers:
             for job in filled:
                 job.result()
-            locks.append(lockers.submit(_lock, placement, w, arenas))  # while the next ones are filled
+            locks.append(lockers.submit(_lock, layout, w, arenas))  # while the next ones are filled
         for lock in locks:
             lock.result()
     finally:
@@ -60,16 +62,16 @@ def load_weights(
         lockers.shutdown(cancel_futures=True)
 
 
-def _jobs(p: Placement, w: LayerWeights, arenas: Arenas, read: Read) -> Iterator[Callable[[], None]]:
+def _jobs(layout: Layout, w: LayerWeights, arenas: Arenas, read: Read) -> Iterator[Callable[[], None]]:
     """What fills a layer's parts: small jobs for each piece in memory, one for all that goes to disk."""
     for piece in w.pieces:
         if piece.tier != "disk":
-            buffer = p.buffers[WEIGHT_BUFFERS[piece.tier]]
+            buffer = layout.buffers[WEIGHT_BUFFERS[piece.tier]]
             home = arenas.memory[buffer.arena][buffer.offsets[w.j] :]
             for part in _parts(piece):
                 yield partial(_fill, [part], home, read, arenas.ledger)
     if w.part_bytes["disk"]:
-        yield partial(_write, p, w, arenas, read)
+        yield partial(_write, layout, w, arenas, read)
 
 
 def _parts(piece: Piece) -> Iterator[Piece]:
@@ -84,18 +86,18 @@ def _parts(piece: Piece) -> Iterator[Piece]:
         yield replace(piece, row_lo=lo, row_hi=hi, offset=piece.offset + (lo - piece.row_lo) * row_bytes)
 
 
-def _write(p: Placement, w: LayerWeights, arenas: Arenas, read: Read) -> None:
+def _write(layout: Layout, w: LayerWeights, arenas: Arenas, read: Read) -> None:
     """Put the disk's part of a layer there."""
-    buffer, part = p.buffers[WEIGHT_BUFFERS["disk"]], aligned_bytes(w.part_bytes["disk"])
+    buffer, part = layout.buffers[WEIGHT_BUFFERS["disk"]], aligned_bytes(w.part_bytes["disk"])
     part.zero_()  # what pads the blocks is written too
     _fill([piece for piece in w.pieces if piece.tier == "disk"], part, read, arenas.ledger)
     arenas.disk[buffer.arena].write(buffer.offsets[w.j], part)
 
 
-def _lock(p: Placement, w: LayerWeights, arenas: Arenas) -> None:
+def _lock(layout: Layout, w: LayerWeights, arenas: Arenas) -> None:
     """Page-lock what the host keeps of a layer."""
     if w.part_bytes["cpu"]:
-        buffer = p.buffers[WEIGHT_BUFFERS["cpu"]]
+        buffer = layout.buffers[WEIGHT_BUFFERS["cpu"]]
         lo, hi = buffer.offsets[w.j], buffer.offsets[w.j] + buffer.sizes[w.j]
         arenas.lock_range(buffer.arena, lo, round_up(hi, BUFFER_ALIGN))
 

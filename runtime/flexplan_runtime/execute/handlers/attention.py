@@ -77,7 +77,7 @@ def attend(job: Job, task: Task, views: Views) -> None:
 
 def _on_host(job: Job, task: Task, views: Views) -> list[HostAttention]:
     """Attention over the part of the cache that lives on the host, and over what came from the disk."""
-    slots = (job.placement.buffers[a.buffer].slot(a.index) for a in (task.reads[0], task.writes[0]))
+    slots = (job.layout.buffers[a.buffer].slot(a.index) for a in (task.reads[0], task.writes[0]))
     place = (task.j, task.k, *slots)
     if place in job.on_host:
         return job.on_host[place]
