@@ -19,6 +19,7 @@ from problems import shape
 
 from flexplan.graph.checker import check_memory
 from flexplan.hardware.machine import preset_names
+from flexplan.placement.layout import Layout
 from flexplan.plugins import SCHEDULES, make
 from flexplan.problem.problem import Problem
 from flexplan.units import MiB

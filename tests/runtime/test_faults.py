@@ -210,17 +210,17 @@ def test_what_a_stalled_task_writes_late_harms_no_later_call(
     wake, late = threading.Event(), threading.Event()
 
     def scribbles(handler: Callable[..., None]) -> Callable[..., None]:
-        """The second call stalls; woken, it writes over all that its job has."""
+        """The second call stalls; woken, it writes over all that its block has."""
         calls = iter(range(1 << 30))
 
-        def injected(job: Any, *args: Any) -> None:
+        def injected(view: Any) -> None:
             if next(calls) == 1:
-                memory = list(job.work.memory.values())
+                memory = list(view._memory.work.memory.values())
                 wake.wait(30)
                 for arena in memory:
                     arena.fill_(7)
                 late.set()
-            handler(job, *args)
+            handler(view)
 
         return injected
 

@@ -1,31 +1,21 @@
-"""Job: one block being run, and the typed views of its bytes that handlers work on."""
+"""Block and batches: what one block being run knows of itself."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from flexplan.errors import GraphError
-from flexplan.graph.graph import Access, Task
-from flexplan.model.layers import Layer
 from flexplan.model.packing import Packing
-from flexplan.model.tensors import WeightTensor
-from flexplan.placement.cache import Segment
-from flexplan.placement.layout import Layout
 from flexplan.placement.placement import Placement
-from flexplan.placement.weights import LayerWeights, Piece
-from flexplan.placement.workspace import rows_at_once
 from flexplan_runtime.attention.dense import prompt_mask
 from flexplan_runtime.attention.host import HostAttention
 from flexplan_runtime.execute.capture import Replays
 from flexplan_runtime.execute.sampling import Sampling
 from flexplan_runtime.kernels.quantisation import pack_vectors
-from flexplan_runtime.memory.arenas import Arenas, Ledger
-from flexplan_runtime.memory.disk import ScratchFile
+from flexplan_runtime.memory.arenas import Ledger
 from flexplan_runtime.models.base import Family, Pieces
 
 
@@ -42,6 +32,18 @@ class BatchState:
     prompt_mask: Tensor | None  # None where nothing is padded
     stopped: Tensor  # (B,) bool
 
+    def prompt_positions(self, prompt_len: int) -> Tensor:
+        """(B, S) positions of the padded prompt in each row's own counting; padding is negative."""
+        return torch.arange(prompt_len, device=self.pads.device)[None] - self.pads[:, None]
+
+    def advance(self, i: int, prompt_len: int) -> None:
+        """Count the positions that step i adds; a pass does it once, where it begins."""
+        if i:
+            self.position.add_(1)
+            torch.sub(self.position, self.pads[:, None], out=self.positions)
+        else:
+            self.position.fill_(prompt_len - 1)
+
     def renew(self, other: BatchState) -> None:
         """Take over another block's rows; the tensors stay where captured steps and host attention expect them."""
         self.rows = other.rows
@@ -52,15 +54,12 @@ class BatchState:
 
 
 @dataclass
-class Job:
-    """One block: where its bytes are, what its layers compute, how its tokens are chosen."""
+class BlockState:
+    """One block being run: what its layers compute and how its tokens are chosen, not where its bytes are."""
 
     placement: Placement
-    weights: Arenas
-    work: Arenas
     family: Family
     dtype: torch.dtype
-    device: torch.device
     ledger: Ledger
     sampling: Sampling
     stop_ids: Tensor  # (n,) on the compute device; empty: never stops
@@ -69,123 +68,9 @@ class Job:
     num_threads: int
     replays: Replays | None = None
     noting: bool = True
+    # what every pass would find out again, by the place of a task's bytes
     on_host: dict[tuple[int, ...], list[HostAttention]] = field(default_factory=dict)
-    _layers: dict[tuple[int, int], dict[str, Pieces]] = field(default_factory=dict)
-
-    @cached_property
-    def layout(self) -> Layout:
-        """Where every byte of the placement lies."""
-        return Layout.of(self.placement)
-
-    # -- bytes -----------------------------------------------------------------------------------------------
-    def arena_bytes(self, access: Access) -> Tensor:
-        """The bytes of an access in memory."""
-        buffer = self.layout.buffers[access.buffer]
-        lo, hi = buffer.interval(access)
-        arenas = self.weights if buffer.arena in self.weights.memory else self.work
-        return arenas.memory[buffer.arena][lo:hi]
-
-    def disk_range(self, access: Access) -> tuple[ScratchFile, int]:
-        """The file and offset of an access on disk."""
-        buffer = self.layout.buffers[access.buffer]
-        arenas = self.weights if buffer.arena in self.weights.disk else self.work
-        return arenas.disk[buffer.arena], buffer.interval(access)[0]
-
-    def note(self, task: Task, what: str, tier: str, nbytes: int) -> None:
-        """Count what a prompt leaves in its home, once a job: a replayed step runs no handler."""
-        if self.noting and task.i == 0 and self.placement.block.gen_len > 1:
-            self.ledger.store(what, tier, nbytes)
-
-    # -- what a task is about --------------------------------------------------------------------------------
-    def layer(self, task: Task) -> Layer:
-        return self.placement.layers[task.j]
-
-    def segment(self, task: Task) -> Segment:
-        return self.placement.segment(self.layer(task), task.k)
-
-    def row_spans(self, task: Task) -> list[slice]:
-        """Rows of the micro-batch that a layer computes together."""
-        rows = len(self.batches[task.k].rows)
-        step = rows if task.i else rows_at_once(rows, self.placement.new_tokens(0, task.k))
-        return [slice(first, first + step) for first in range(0, rows, step)]
-
-    def old_tokens(self, task: Task) -> int:
-        """Positions in the cache before this step."""
-        return self.placement.context(task.i, task.k) - self.placement.new_tokens(task.i, task.k)
-
-    def positions(self, task: Task) -> Tensor:
-        """(B, S) positions in each row's own counting; padding is negative."""
-        batch = self.batches[task.k]
-        if task.i:
-            return batch.positions
-        return torch.arange(self.placement.new_tokens(0, task.k), device=self.device)[None] - batch.pads[:, None]
-
-    def advance(self, task: Task) -> None:
-        """Count the positions that this step adds; a pass does it once, where it begins."""
-        batch = self.batches[task.k]
-        if task.i:
-            batch.position.add_(1)
-            torch.sub(batch.position, batch.pads[:, None], out=batch.positions)
-        else:
-            batch.position.fill_(self.placement.new_tokens(0, task.k) - 1)
-
-    # -- weights ---------------------------------------------------------------------------------------------
-    def layer_weights(self, task: Task) -> dict[str, Pieces]:
-        """The tensors of the task's layer, as row pieces in the order of their rows."""
-        moving = next((a for a in task.reads if a.buffer in ("weight_ring", "weights_open")), None)
-        slot = -1 if moving is None else self.layout.buffers[moving.buffer].slot(moving.index)
-        found = self._layers.get((task.j, slot))
-        if found is None:
-            if moving is not None and moving.buffer == "weights_open":
-                found = self._open_views(task, moving)
-            else:
-                found = self._piece_views(task)
-            self._layers[task.j, slot] = found
-        return found
-
-    def _open_views(self, task: Task, access: Access) -> dict[str, Pieces]:
-        """Whole tensors, unpacked."""
-        w, data = self.placement.weights[task.j], self.arena_bytes(access)
-        return {tensor.name: (self.whole_view(data, w, tensor),) for tensor in w.opened}
-
-    def _piece_views(self, task: Task) -> dict[str, Pieces]:
-        views: dict[str, list[Tensor]] = {}
-        for piece, data in self.stored_pieces(task):
-            views.setdefault(piece.tensor.name, []).append(self.piece_view(data, piece, 0))
-        return {name: tuple(pieces) for name, pieces in views.items()}
-
-    def stored_pieces(self, task: Task) -> Iterator[tuple[Piece, Tensor]]:
-        """The pieces of the task's layer with their bytes, resident or streamed."""
-        w = self.placement.weights[task.j]
-        ring = next((a for a in task.reads if a.buffer == "weight_ring"), None)
-        resident = next((a for a in task.reads if a.buffer == "weights_gpu" and a.index == task.j), None)
-        for piece in w.pieces:
-            home = resident if piece.tier == "gpu" else ring
-            if home is None:
-                raise GraphError("FP805", f"{task.name} does not read {piece.tensor.name}", fix="correct the schedule")
-            start = piece.offset if piece.tier == "gpu" else w.ring_offset(piece)
-            yield piece, self.arena_bytes(home)[start : start + piece.nbytes]
-
-    def piece_view(self, data: Tensor, piece: Piece, start: int) -> Tensor:
-        """(rows, cols) of a piece, or (rows,) of a vector, that begins at byte ``start`` of ``data``."""
-        flat = data[start : start + piece.nbytes].view(self.dtype)
-        return flat if piece.tensor.cols == 1 else flat.view(piece.rows, piece.tensor.cols)
-
-    def whole_view(self, data: Tensor, w: LayerWeights, tensor: WeightTensor) -> Tensor:
-        """The same of a whole tensor in the open weights."""
-        start = w.opened[tensor]
-        flat = data[start : start + tensor.open_bytes].view(self.dtype)
-        return flat if tensor.cols == 1 else flat.view(tensor.rows, tensor.cols)
-
-    # -- keys and values -------------------------------------------------------------------------------------
-    def stored(self, x: Tensor) -> Tensor:
-        """Keys or values as the cache keeps them: as they are, or each vector packed into bytes."""
-        packing = self.cache_packing
-        if packing is None:
-            return x
-        out = torch.empty(*x.shape[:-1], packing.vector_bytes(x.shape[-1]), dtype=torch.uint8, device=x.device)
-        pack_vectors(x, packing, out)
-        return out
+    weights: dict[tuple[int, int], dict[str, Pieces]] = field(default_factory=dict)
 
     @property
     def cache_packing(self) -> Packing | None:
@@ -195,6 +80,15 @@ class Job:
     def cache_dtype(self) -> torch.dtype:
         """Of an element of the cache: the model's, or bytes."""
         return torch.uint8 if self.cache_packing else self.dtype
+
+    def stored(self, x: Tensor) -> Tensor:
+        """Keys or values as the cache keeps them: as they are, or each vector packed into bytes."""
+        packing = self.cache_packing
+        if packing is None:
+            return x
+        out = torch.empty(*x.shape[:-1], packing.vector_bytes(x.shape[-1]), dtype=torch.uint8, device=x.device)
+        pack_vectors(x, packing, out)
+        return out
 
 
 def batch_states(

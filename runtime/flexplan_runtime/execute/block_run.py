@@ -10,9 +10,10 @@ import torch
 from flexplan.graph.graph import Access, Sweep, TaskGraph
 from flexplan.graph.timeline import Timeline
 from flexplan.placement.placement import ID_BYTES, Placement
-from flexplan_runtime.execute.block import Job
+from flexplan_runtime.execute.block import BlockState
 from flexplan_runtime.execute.env import ExecutionEnv
 from flexplan_runtime.execute.executor import Executor
+from flexplan_runtime.memory.block_memory import BlockMemory
 
 Report = Callable[[int], None]  # tokens of this block so far
 
@@ -30,20 +31,23 @@ class BlockPlan:
 class BlockRun:
     """One block from prompts to new tokens."""
 
-    def __init__(self, plan: BlockPlan, job: Job, env: ExecutionEnv, report: Report) -> None:
+    def __init__(
+        self, plan: BlockPlan, state: BlockState, memory: BlockMemory, env: ExecutionEnv, report: Report
+    ) -> None:
         self.plan = plan
-        self.job = job
+        self.state = state
+        self.memory = memory
         self.env = env
         self.report = report
-        self.stops = frozenset(job.stop_ids.tolist())
+        self.stops = frozenset(state.stop_ids.tolist())
         self.tokens: list[list[int]] = [[] for _ in plan.prompts]
-        self.stuck = False  # a task that did not end may still write to the job's memory
+        self.stuck = False  # a task that did not end may still write to the block's memory
 
     def run(self) -> Timeline:
         """Fill in the prompts and execute; ``tokens`` then holds every row's new tokens."""
         for k in range(len(self.plan.placement.block.batches)):
             self._fill_prompt(k)
-        executor = Executor(self.plan.graph, self.job, self.env, self._take)
+        executor = Executor(self.plan.graph, self.state, self.memory, self.env, self._take)
         try:
             return executor.run(self.finished)
         finally:
@@ -64,14 +68,14 @@ class BlockRun:
         for n, row in enumerate(batch.rows):
             prompt = self.plan.prompts[row]
             ids[n, batch.prompt_len - len(prompt) :] = torch.tensor(prompt)
-        self.job.arena_bytes(Access("ids_host", k, 0, ids.nbytes)).view(torch.int64).view(ids.shape).copy_(ids)
+        self.memory.bytes_of(Access("ids_host", k, 0, ids.nbytes)).view(torch.int64).view(ids.shape).copy_(ids)
 
     def _take(self, sweep: Sweep) -> None:
         """The new token of every row that has not stopped."""
         for k in sweep.ks:
             batch = self.plan.placement.block.batches[k]
             size = batch.num_rows * ID_BYTES
-            chosen = self.job.arena_bytes(Access("outputs", k, sweep.i * size, (sweep.i + 1) * size)).view(torch.int64)
+            chosen = self.memory.bytes_of(Access("outputs", k, sweep.i * size, (sweep.i + 1) * size)).view(torch.int64)
             for row, token in zip(batch.rows, chosen.tolist(), strict=True):
                 if not self._stopped(row):
                     self.tokens[row].append(token)

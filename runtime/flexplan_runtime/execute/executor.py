@@ -13,12 +13,15 @@ import torch
 
 from flexplan.graph.graph import GPU, INLINE, Finished, Step, Sweep, Task, TaskGraph, Tracker
 from flexplan.graph.timeline import Span, Timeline
-from flexplan_runtime.execute.block import Job
+from flexplan_runtime.execute.block import BlockState
 from flexplan_runtime.execute.env import ExecutionEnv
 from flexplan_runtime.execute.handlers.table import HANDLERS
 from flexplan_runtime.execute.lanes import Cancelled, Lane, Run, Token
 from flexplan_runtime.execute.pacing import Pace
-from flexplan_runtime.execute.views import Views
+from flexplan_runtime.execute.views import TaskView
+from flexplan_runtime.memory.block_memory import BlockMemory
+
+OnSweep = Callable[[Sweep], None]
 
 _SWITCH_S = 2e-4  # a lane that becomes ready should not wait 5 ms for the interpreter
 
@@ -32,15 +35,18 @@ class Flying:
 
 
 class Executor:
-    """Runs one graph with one job; the first error of any lane is raised to the caller.
+    """Runs the graph of one block; the first error of any lane is raised to the caller.
 
     ``on_sweep`` is called after each sweep, when the next one is in the lanes already: draining them would cost
     every pass more than the one that turns out not to be wanted.
     """
 
-    def __init__(self, graph: TaskGraph, job: Job, env: ExecutionEnv, on_sweep: Callable[[Sweep], None]) -> None:
+    def __init__(
+        self, graph: TaskGraph, block: BlockState, memory: BlockMemory, env: ExecutionEnv, on_sweep: OnSweep
+    ) -> None:
         self.graph = graph
-        self.job = job
+        self.block = block
+        self.memory = memory
         self.env = env
         self.on_sweep = on_sweep
         self.state = Run(env.deadline_s)
@@ -53,13 +59,13 @@ class Executor:
 
     def run(self, finished: Finished) -> Timeline:
         """Execute until the graph ends or every micro-batch has finished; the measured timeline."""
-        layout = self.job.layout
+        layout = self.memory.layout
         nbytes = layout.arena_bytes["gpu.workspace"] - layout.captured_bytes
         patience_s = sys.getswitchinterval()
         sys.setswitchinterval(_SWITCH_S)
         gc.freeze()  # going through everything that was there before would hold all lanes for 50 ms
         try:
-            first = self._lane(GPU if self.job.placement.policy.overlap else INLINE)
+            first = self._lane(GPU if self.block.placement.policy.overlap else INLINE)
             first.prepare(lambda: self.env.reserve_workspace(nbytes))
             self._start_clock()
             self._feed(finished)
@@ -74,7 +80,7 @@ class Executor:
             self.stuck = any(lane.thread.is_alive() for lane in self.lanes.values())
             gc.unfreeze()
             sys.setswitchinterval(patience_s)
-            self.lanes.clear()  # they and we refer to each other, and to all of the job's memory
+            self.lanes.clear()  # they and we refer to each other, and to all of the block's memory
             self.tokens.clear()
         if self.state.error is not None:
             raise self.state.error
@@ -110,18 +116,18 @@ class Executor:
         return self.lanes[name]
 
     def _do(self, task: Task) -> None:
-        """One task: its handler on its views, no faster than the throttle allows."""
+        """One task: its handler on its view, no faster than the throttle allows."""
         throttle = self.env.throttle
         until = throttle.reserve(task) if throttle else 0.0
-        if self.job.replays is None:
+        if self.block.replays is None:
             self._handle(task)
         else:
-            self.job.replays.run(task, lambda: self._handle(task))
+            self.block.replays.run(task, lambda: self._handle(task))
         if throttle:
             throttle.hold(until)
 
     def _handle(self, task: Task) -> None:
-        HANDLERS[task.kind](self.job, task, Views(self.job, task))
+        HANDLERS[task.kind](TaskView(self.block, task, self.memory))
 
     def _land(self, flying: Flying, queued: Sequence[Token]) -> None:
         """Wait for a sweep, tell the caller, keep its spans; the one after it is ``queued``."""

@@ -1,7 +1,6 @@
-"""Views: the declared bytes of a task.
+"""Views: a task as its handler sees it.
 
-A handler is given a ``Views`` of its task and nothing else of memory: bytes that the task does not declare
-cannot be reached.
+A handler is given a ``TaskView`` and nothing else: bytes that its task does not declare cannot be reached.
 """
 
 from __future__ import annotations
@@ -11,36 +10,125 @@ from collections.abc import Callable
 from torch import Tensor
 
 from flexplan.errors import GraphError
-from flexplan.graph.graph import Access, Task
-from flexplan_runtime.execute.block import Job
+from flexplan.graph.tasks import Access, Task
+from flexplan.model.layers import Layer
+from flexplan.placement.cache import Segment
+from flexplan.placement.placement import Placement
+from flexplan.placement.workspace import rows_at_once
+from flexplan_runtime.execute.block import BatchState, BlockState
+from flexplan_runtime.memory.block_memory import BlockMemory
+from flexplan_runtime.memory.copies import move
+from flexplan_runtime.memory.disk import ScratchFile
 
 
-class Views:
-    """The declared bytes of one task."""
+class TaskView:
+    """What a task is about, what its block computes with, and the bytes that it declares."""
 
-    def __init__(self, job: Job, task: Task) -> None:
-        self.job = job
+    __slots__ = ("_memory", "block", "task")
+
+    def __init__(self, block: BlockState, task: Task, memory: BlockMemory) -> None:
+        self.block = block
         self.task = task
+        self._memory = memory
 
-    def read(self, buffer: str) -> Tensor | None:
-        """Bytes that the task reads of a buffer, None where it reads none."""
-        return self._bytes(self.task.reads, buffer)
+    # -- what it is about ------------------------------------------------------------------------------------
+    @property
+    def placement(self) -> Placement:
+        return self.block.placement
+
+    @property
+    def layer(self) -> Layer:
+        return self.placement.layers[self.task.j]
+
+    @property
+    def segment(self) -> Segment:
+        """The cache of its layer and micro-batch."""
+        return self.placement.segment(self.layer, self.task.k)
+
+    @property
+    def batch(self) -> BatchState:
+        return self.block.batches[self.task.k]
+
+    @property
+    def new_tokens(self) -> int:
+        """Positions of one row that this step computes."""
+        return self.placement.new_tokens(self.task.i, self.task.k)
+
+    @property
+    def old_tokens(self) -> int:
+        """Positions of one row in the cache before this step."""
+        return self.placement.context(self.task.i, self.task.k) - self.new_tokens
+
+    def positions(self) -> Tensor:
+        """(B, S) positions in each row's own counting; padding is negative."""
+        return self.batch.positions if self.task.i else self.batch.prompt_positions(self.new_tokens)
+
+    def row_spans(self) -> list[slice]:
+        """Rows of the micro-batch that a layer computes together."""
+        rows = len(self.batch.rows)
+        step = rows if self.task.i else rows_at_once(rows, self.new_tokens)
+        return [slice(first, first + step) for first in range(0, rows, step)]
+
+    # -- the bytes that it declares --------------------------------------------------------------------------
+    def read(self, buffer: str, index: int | None = None) -> Tensor | None:
+        """Bytes that the task reads of a buffer, or of one index of it; None where it reads none."""
+        return self._bytes(self.task.reads, buffer, index)
 
     def write(self, buffer: str) -> Tensor | None:
         """Bytes that the task writes."""
-        return self._bytes(self.task.writes, buffer)
+        return self._bytes(self.task.writes, buffer, None)
 
     def slot(self, buffer: str) -> Tensor:
-        """All bytes of a slot that the task reads or writes, as one range."""
+        """All bytes of a slot that the task reads or writes, as one range; the buffer's name may go on."""
         found = [a for a in (*self.task.reads, *self.task.writes) if a.buffer.startswith(buffer)]
         if not found:
             raise GraphError("FP806", f"{self.task.name} declares no {buffer}", fix="correct the schedule")
         lo, hi = min(a.lo for a in found), max(a.hi for a in found)
-        return self.job.arena_bytes(found[0]._replace(lo=lo, hi=hi))
+        return self._memory.bytes_of(found[0]._replace(lo=lo, hi=hi))
 
-    def _bytes(self, accesses: tuple[Access, ...], buffer: str) -> Tensor | None:
-        found = next((a for a in accesses if a.buffer == buffer), None)
-        return None if found is None else self.job.arena_bytes(found)
+    def source(self) -> Tensor:
+        """The first range that the task reads."""
+        return self._memory.bytes_of(self.task.reads[0])
+
+    def target(self) -> Tensor:
+        """The first range that the task writes."""
+        return self._memory.bytes_of(self.task.writes[0])
+
+    def sources(self) -> list[Tensor]:
+        """All ranges that the task reads, in its order."""
+        return [self._memory.bytes_of(a) for a in self.task.reads]
+
+    def targets(self) -> list[Tensor]:
+        """All ranges that the task writes, in its order."""
+        return [self._memory.bytes_of(a) for a in self.task.writes]
+
+    def on_disk(self, buffer: str) -> tuple[ScratchFile, int]:
+        """The file and offset of what the task reads or writes of a buffer on disk."""
+        return self._memory.disk_range(next(a for a in (*self.task.reads, *self.task.writes) if a.buffer == buffer))
+
+    def slot_number(self, access: Access) -> int:
+        """Which slot of its buffer a declared access touches: the same number means the same addresses."""
+        return self._memory.slot(access)
+
+    def _bytes(self, accesses: tuple[Access, ...], buffer: str, index: int | None) -> Tensor | None:
+        for a in accesses:
+            if a.buffer == buffer and (index is None or a.index == index):
+                return self._memory.bytes_of(a)
+        return None
+
+    # -- what is counted -------------------------------------------------------------------------------------
+    def move(self, out: Tensor, data: Tensor) -> None:
+        """``data`` into ``out``, both the task's; counted for its lane."""
+        move(self.block.ledger, self.task, out, data)
+
+    def count(self, resource: str, nbytes: int) -> None:
+        """Count bytes that moved past `move`."""
+        self.block.ledger.count(resource, self.task.i, nbytes)
+
+    def note(self, what: str, tier: str, nbytes: int) -> None:
+        """Count what a prompt leaves in its home, once a block: a replayed step runs no handler."""
+        if self.block.noting and self.task.i == 0 and self.placement.block.gen_len > 1:
+            self.block.ledger.store(what, tier, nbytes)
 
 
-Handler = Callable[[Job, Task, Views], None]
+Handler = Callable[[TaskView], None]

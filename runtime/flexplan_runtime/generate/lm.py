@@ -23,7 +23,7 @@ from flexplan.policy.blocks import fill_blocks, full_block
 from flexplan.policy.policy import Policy
 from flexplan.problem.problem import Problem, Workload
 from flexplan.simulation.prediction import Schedule
-from flexplan_runtime.execute.block import Job, batch_states
+from flexplan_runtime.execute.block import BlockState, batch_states
 from flexplan_runtime.execute.block_run import BlockPlan, BlockRun
 from flexplan_runtime.execute.capture import Replays
 from flexplan_runtime.execute.env import ExecutionEnv
@@ -32,6 +32,7 @@ from flexplan_runtime.execute.warm_up import prepare_steps
 from flexplan_runtime.generate.prompts import Stop, padded, refuse_bad_prompts, rows_of, stop_ids_of
 from flexplan_runtime.kernels.availability import has_triton
 from flexplan_runtime.memory.arenas import Arenas
+from flexplan_runtime.memory.block_memory import BlockMemory
 from flexplan_runtime.models.registry import family
 from flexplan_runtime.weights.load import load_weights
 from flexplan_runtime.weights.open import Config, dtype_of, open_model, refuse_other_model
@@ -85,7 +86,7 @@ class OffloadedLM:
         sizes = _largest([self._placement], weights=True)
         self._weights = Arenas(sizes, env.ledger, env.device, env.offload_dir)
         self._work = Arenas({}, env.ledger, env.device, env.offload_dir)
-        self._last_job: tuple[object, Job] | None = None
+        self._last_block: tuple[object, BlockState, BlockMemory] | None = None
         self.timeline = Timeline()
         try:
             packed = PackedFiles(Path(packed_cache).expanduser()).read if packed_cache else read_packed
@@ -157,7 +158,7 @@ class OffloadedLM:
 
     def close(self) -> None:
         """Give all memory and disk space back."""
-        self._last_job = None
+        self._last_block = None
         self.env.ledger.forget("w", "cache", "act")
         self._work.close()
         self._weights.close()
@@ -190,31 +191,30 @@ class OffloadedLM:
         self, plan: BlockPlan, sampling: Sampling, stops: Sequence[int], total: int, progress: Progress | None
     ) -> BlockRun:
         before = plan.first_row * plan.placement.block.gen_len
-        job = self._job(plan, sampling, tuple(stops))
-        return BlockRun(plan, job, self.env, lambda n: progress(before + n, total) if progress else None)
+        state, memory = self._block(plan, sampling, tuple(stops))
+        return BlockRun(plan, state, memory, self.env, lambda n: progress(before + n, total) if progress else None)
 
-    def _job(self, plan: BlockPlan, sampling: Sampling, stops: tuple[int, ...]) -> Job:
-        """The job of a block; a block of the same shape as the one before takes over its captured steps."""
+    def _block(
+        self, plan: BlockPlan, sampling: Sampling, stops: tuple[int, ...]
+    ) -> tuple[BlockState, BlockMemory]:
+        """A block's state and memory; one of the same shape as the block before takes over its captured steps."""
         states = batch_states(plan.placement, plan.prompts, plan.first_row, self.env.device)
         shapes = tuple((len(s.rows), s.prompt_mask is None) for s in states)
         lens = tuple(batch.prompt_len for batch in plan.placement.block.batches)
         key = (shapes, lens, plan.placement.block.gen_len, plan.graph.live, sampling, stops)
-        if self._last_job is not None and self._last_job[0] == key:
-            job = self._last_job[1]
-            for kept, new in zip(job.batches, states, strict=True):
+        if self._last_block is not None and self._last_block[0] == key:
+            _, state, memory = self._last_block
+            for kept, new in zip(state.batches, states, strict=True):
                 kept.renew(new)
-            job.noting = False
-            return job
+            state.noting = False
+            return state, memory
         self.env.ledger.forget("cache", "act")
-        self._last_job = None
+        self._last_block = None
         self.env.renew_workspace()  # with what its captured steps kept
-        job = Job(
+        state = BlockState(
             plan.placement,
-            self._weights,
-            self._work,
             self.family,
             self.dtype,
-            self.env.device,
             self.env.ledger,
             sampling,
             torch.tensor(stops, dtype=torch.int64, device=self.env.device),
@@ -223,8 +223,9 @@ class OffloadedLM:
             self.env.num_threads,
             Replays(plan.placement) if self._replays(sampling) else None,
         )
-        self._last_job = (key, job)
-        return job
+        memory = BlockMemory(Layout.of(plan.placement), self._weights, self._work)
+        self._last_block = (key, state, memory)
+        return state, memory
 
     def _make_room(self, placements: Sequence[Placement]) -> None:
         """Arenas for everything but the weights; those of the call before serve again if they are large enough."""
@@ -236,7 +237,7 @@ class OffloadedLM:
 
     def _replace_work(self, sizes: Mapping[str, int] | None = None) -> None:
         """Arenas of these sizes, none by default, instead of those that were."""
-        self._last_job = None
+        self._last_block = None
         self._work.close()
         self._work = Arenas(sizes or {}, self.env.ledger, self.env.device, self.env.offload_dir)
 

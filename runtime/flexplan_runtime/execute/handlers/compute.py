@@ -5,65 +5,63 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flexplan.graph.graph import Task
 from flexplan.model.tensors import ATTENTION, EMBED, HEAD
-from flexplan_runtime.execute.block import Job
 from flexplan_runtime.execute.handlers.attention import layer_attention
 from flexplan_runtime.execute.handlers.gather import merge_rows
 from flexplan_runtime.execute.handlers.hidden import put_down, take_up, working
-from flexplan_runtime.execute.views import Views
+from flexplan_runtime.execute.layer_weights import layer_weights, stored_pieces, whole_view
+from flexplan_runtime.execute.views import TaskView
 from flexplan_runtime.weights.packed import unpack
 
 
-def open_weight(job: Job, task: Task, views: Views) -> None:
+def open_weight(view: TaskView) -> None:
     """A layer's weights unpacked into whole tensors; what is not packed is copied beside them."""
-    w, slot = job.placement.weights[task.j], views.slot("weights_open")
-    for piece, data in job.stored_pieces(task):
-        whole = job.whole_view(slot, w, piece.tensor)
+    w, slot = view.placement.weights[view.task.j], view.slot("weights_open")
+    for piece, data in stored_pieces(view):
+        whole = whole_view(slot, w, piece.tensor, view.block.dtype)
         unpack(data, piece.tensor, whole[piece.row_lo : piece.row_hi])
 
 
-def compute(job: Job, task: Task, views: Views) -> None:
+def compute(view: TaskView) -> None:
     """A layer of one micro-batch, or what is left of it after `project`."""
-    layer = job.layer(task)
+    layer = view.layer
     if layer.role == EMBED:
-        _embed(job, task, views)
+        _embed(view)
     elif layer.role == HEAD:
-        _head(job, task, views)
+        _head(view)
     else:
-        hidden_BSD = take_up(job, task, views)
-        for rows in job.row_spans(task):
-            _transform(job, task, views, hidden_BSD[rows], rows)
-        put_down(job, task, views)
+        hidden_BSD = take_up(view)
+        for rows in view.row_spans():
+            _transform(view, hidden_BSD[rows], rows)
+        put_down(view)
 
 
-def _transform(job: Job, task: Task, views: Views, slot_BSD: Tensor, rows: slice) -> None:
+def _transform(view: TaskView, slot_BSD: Tensor, rows: slice) -> None:
     """These rows through a transformer layer, or a part of it, in their slot."""
-    layer, weights, hidden_BSD = job.layer(task), job.layer_weights(task), slot_BSD
+    layer, family, weights, hidden_BSD = view.layer, view.block.family, layer_weights(view), slot_BSD
     if layer.attends:
-        attention_BSQ = layer_attention(job, task, views, hidden_BSD, rows)
-        hidden_BSD = job.family.merge(weights, hidden_BSD, attention_BSQ, slot_BSD if layer.role == ATTENTION else None)
+        attention_BSQ = layer_attention(view, hidden_BSD, rows)
+        hidden_BSD = family.merge(weights, hidden_BSD, attention_BSQ, slot_BSD if layer.role == ATTENTION else None)
     if layer.role != ATTENTION:
-        job.family.mlp(weights, hidden_BSD, slot_BSD)
+        family.mlp(weights, hidden_BSD, slot_BSD)
 
 
-def _embed(job: Job, task: Task, views: Views) -> None:
-    job.advance(task)
-    hidden_BSD, positions_BS, gathered = working(job, task, views), job.positions(task), views.read("rows")
-    ids_BS = job.arena_bytes(next(a for a in task.reads if a.buffer == "ids")).view(torch.int64)
-    ids_BS = ids_BS.view(hidden_BSD.shape[:2])
-    found_BSE = None if gathered is None else gathered.view(job.dtype).view(*ids_BS.shape, -1)
-    for rows in job.row_spans(task):
-        rows_BSE = merge_rows(job, task, ids_BS[rows], None if found_BSE is None else found_BSE[rows])
-        hidden_BSD[rows] = job.family.embed(job.layer_weights(task), rows_BSE, positions_BS[rows])
-    put_down(job, task, views)
+def _embed(view: TaskView) -> None:
+    view.batch.advance(view.task.i, view.new_tokens)
+    hidden_BSD, positions_BS, gathered = working(view), view.positions(), view.read("rows")
+    ids_BS = view.slot("ids").view(torch.int64).view(hidden_BSD.shape[:2])
+    found_BSE = None if gathered is None else gathered.view(view.block.dtype).view(*ids_BS.shape, -1)
+    for rows in view.row_spans():
+        rows_BSE = merge_rows(view, ids_BS[rows], None if found_BSE is None else found_BSE[rows])
+        hidden_BSD[rows] = view.block.family.embed(layer_weights(view), rows_BSE, positions_BS[rows])
+    put_down(view)
 
 
-def _head(job: Job, task: Task, views: Views) -> None:
-    hidden, batch = take_up(job, task, views), job.batches[task.k]
-    logits = job.family.head(job.layer_weights(task), hidden[:, -1])
-    chosen = job.sampling.choose(logits, batch.rows, task.i)
-    if len(job.stop_ids):
-        chosen = torch.where(batch.stopped, job.pad_id, chosen)
-        batch.stopped |= torch.isin(chosen, job.stop_ids)
-    views.slot("ids").view(torch.int64).copy_(chosen)
+def _head(view: TaskView) -> None:
+    hidden, batch = take_up(view), view.batch
+    logits = view.block.family.head(layer_weights(view), hidden[:, -1])
+    chosen = view.block.sampling.choose(logits, batch.rows, view.task.i)
+    if len(view.block.stop_ids):
+        chosen = torch.where(batch.stopped, view.block.pad_id, chosen)
+        batch.stopped |= torch.isin(chosen, view.block.stop_ids)
+    view.slot("ids").view(torch.int64).copy_(chosen)

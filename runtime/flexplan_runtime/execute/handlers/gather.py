@@ -5,21 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flexplan.graph.graph import Access, Task
 from flexplan.placement.weights import Piece
-from flexplan_runtime.execute.block import Job
+from flexplan_runtime.execute.layer_weights import piece_view
+from flexplan_runtime.execute.views import TaskView
 from flexplan_runtime.memory.disk import BLOCK
 from flexplan_runtime.memory.host import aligned_bytes
 
 
-def gather_rows(job: Job, task: Task, ids: Tensor, out: Tensor) -> None:
+def gather_rows(view: TaskView, ids: Tensor, out: Tensor) -> None:
     """Fill ``out`` (tokens, embedding) with the rows that are on the host or on disk, and leave the others."""
-    rows = out.view(job.dtype).view(len(ids), -1)
-    if [piece.tier for piece in job.placement.table_pieces] == ["cpu"]:  # one call: other lanes are waiting for Python
-        (piece,) = job.placement.table_pieces
-        torch.index_select(_on_host(job, task, piece), 0, ids, out=rows)
+    rows = out.view(view.block.dtype).view(len(ids), -1)
+    if [piece.tier for piece in view.placement.table_pieces] == ["cpu"]:  # one call: other lanes are waiting for Python
+        (piece,) = view.placement.table_pieces
+        torch.index_select(_on_host(view, piece), 0, ids, out=rows)
         return
-    for piece in job.placement.table_pieces:
+    for piece in view.placement.table_pieces:
         if piece.tier == "gpu":
             continue
         wanted = ((ids >= piece.row_lo) & (ids < piece.row_hi)).nonzero().flatten()
@@ -27,19 +27,19 @@ def gather_rows(job: Job, task: Task, ids: Tensor, out: Tensor) -> None:
             continue
         local = ids[wanted] - piece.row_lo
         if piece.tier == "cpu":
-            rows[wanted] = _on_host(job, task, piece)[local]
+            rows[wanted] = _on_host(view, piece)[local]
         else:
-            home_access = next(a for a in task.reads if a.buffer == "weights_disk")
-            rows[wanted] = _from_disk(job, task, home_access, piece, local)
+            rows[wanted] = _from_disk(view, piece, local)
 
 
-def merge_rows(job: Job, task: Task, ids_BS: Tensor, gathered_BSE: Tensor | None) -> Tensor:
+def merge_rows(view: TaskView, ids_BS: Tensor, gathered_BSE: Tensor | None) -> Tensor:
     """(B, S, E): rows of the table on the gpu, and the gathered ones elsewhere."""
-    on_gpu = [p for p in job.placement.table_pieces if p.tier == "gpu"]
-    layer, rows = job.placement.table, gathered_BSE
+    on_gpu = [p for p in view.placement.table_pieces if p.tier == "gpu"]
+    rows = gathered_BSE
     for piece in on_gpu:
-        home = Access("weights_gpu", layer.j, 0, layer.part_bytes["gpu"])
-        table = job.piece_view(job.arena_bytes(home), piece, piece.offset)
+        home = view.read("weights_gpu", view.placement.table.j)
+        assert home is not None, "an embedding declares the table on the gpu"
+        table = piece_view(home, piece, piece.offset, view.block.dtype)
         here = table[(ids_BS - piece.row_lo).clamp(0, piece.rows - 1)]
         inside = (ids_BS >= piece.row_lo) & (ids_BS < piece.row_hi)
         rows = here if rows is None else torch.where(inside[..., None], here, rows)
@@ -47,15 +47,16 @@ def merge_rows(job: Job, task: Task, ids_BS: Tensor, gathered_BSE: Tensor | None
     return rows
 
 
-def _on_host(job: Job, task: Task, piece: Piece) -> Tensor:
+def _on_host(view: TaskView, piece: Piece) -> Tensor:
     """The rows of a piece on the host."""
-    home = job.arena_bytes(next(a for a in task.reads if a.buffer == "weights_cpu"))
-    return job.piece_view(home, piece, piece.offset)
+    home = view.read("weights_cpu")
+    assert home is not None, "a gather declares the table on the host"
+    return piece_view(home, piece, piece.offset, view.block.dtype)
 
 
-def _from_disk(job: Job, task: Task, home: Access, piece: Piece, local: Tensor) -> Tensor:
+def _from_disk(view: TaskView, piece: Piece, local: Tensor) -> Tensor:
     """Rows of a piece on disk: for each the blocks around it, once however often it is asked for."""
-    file, start = job.disk_range(home)
+    file, start = view.on_disk("weights_disk")
     needed, back = torch.unique(local, return_inverse=True)
     size = piece.tensor.rows_bytes(1)
     window = aligned_bytes((size // BLOCK + 2) * BLOCK)
@@ -66,5 +67,5 @@ def _from_disk(job: Job, task: Task, home: Access, piece: Piece, local: Tensor) 
         last = -(-(lo + size) // BLOCK) * BLOCK
         file.read(first, window[: last - first])
         rows[n] = window[lo - first : lo - first + size]
-        job.ledger.count("gather", task.i, last - first)
-    return rows.view(job.dtype)[back]
+        view.count("gather", last - first)
+    return rows.view(view.block.dtype)[back]

@@ -4,102 +4,94 @@ from __future__ import annotations
 
 import torch
 
-from flexplan.graph.graph import Task
 from flexplan_runtime.attention.cache_views import by_grain, disk_pair_bytes, grain_rows, split_by_home, token_rows
-from flexplan_runtime.execute.block import Job
 from flexplan_runtime.execute.handlers.gather import gather_rows
-from flexplan_runtime.execute.views import Views
-from flexplan_runtime.memory.copies import fetch_rows, move
+from flexplan_runtime.execute.views import TaskView
+from flexplan_runtime.memory.copies import fetch_rows
 
 
-def transfer(job: Job, task: Task, views: Views) -> None:
+def transfer(view: TaskView) -> None:
     """The bytes read, one range behind the other, into the bytes written."""
-    out = [job.arena_bytes(a) for a in task.writes]
-    at = 0
-    for access in task.reads:
-        data = job.arena_bytes(access)
-        size = min(len(data), len(out[0]) - at)  # a relay is padded for the disk
-        move(job.ledger, task, out[0][at : at + size], data[:size])
+    out, at = view.target(), 0
+    for data in view.sources():
+        size = min(len(data), len(out) - at)  # a relay is padded for the disk
+        view.move(out[at : at + size], data[:size])
         at += size
 
 
-def read_disk(job: Job, task: Task, views: Views) -> None:
+def read_disk(view: TaskView) -> None:
     """A range of the disk's file into memory."""
-    file, offset = job.disk_range(task.reads[0])
-    out = job.arena_bytes(task.writes[0])
+    (file, offset), out = view.on_disk(view.task.reads[0].buffer), view.target()
     file.read(offset, out)
-    job.ledger.count("read_bytes", task.i, len(out))
+    view.count("read_bytes", len(out))
 
 
-def write_disk(job: Job, task: Task, views: Views) -> None:
+def write_disk(view: TaskView) -> None:
     """Memory into a range of the disk's file."""
-    file, offset = job.disk_range(task.writes[0])
-    data = job.arena_bytes(task.reads[0])
+    (file, offset), data = view.on_disk(view.task.writes[0].buffer), view.source()
     file.write(offset, data)
-    job.ledger.count("write_bytes", task.i, len(data))
+    view.count("write_bytes", len(data))
 
 
-def write_cache(job: Job, task: Task, views: Views) -> None:
+def write_cache(view: TaskView) -> None:
     """Rows of new keys and values on to disk."""
-    write_disk(job, task, views)
-    s = job.segment(task)
-    job.note(task, "cache", "disk", job.placement.new_tokens(task.i, task.k) * disk_pair_bytes(s))
+    write_disk(view)
+    view.note("cache", "disk", view.new_tokens * disk_pair_bytes(view.segment))
 
 
-def write_hidden(job: Job, task: Task, views: Views) -> None:
+def write_hidden(view: TaskView) -> None:
     """Hidden states on to disk."""
-    write_disk(job, task, views)
-    job.note(task, "act", "disk", job.placement.hidden_parts(task.i, task.k)[2])
+    write_disk(view)
+    view.note("act", "disk", view.placement.hidden_parts(view.task.i, view.task.k)[2])
 
 
-def store_hidden(job: Job, task: Task, views: Views) -> None:
+def store_hidden(view: TaskView) -> None:
     """Hidden states off the gpu: the host's part to its home, the disk's to the relay."""
-    data, at = job.arena_bytes(task.reads[0]), 0
-    for access in task.writes:
-        out = job.arena_bytes(access)
+    data, at = view.source(), 0
+    for access, out in zip(view.task.writes, view.targets(), strict=True):
         size = min(len(out), len(data) - at)
-        move(job.ledger, task, out[:size], data[at : at + size])
+        view.move(out[:size], data[at : at + size])
         at += size
         if access.buffer == "hidden_cpu":
-            job.note(task, "act", "cpu", size)
+            view.note("act", "cpu", size)
 
 
-def load_cache(job: Job, task: Task, views: Views) -> None:
+def load_cache(view: TaskView) -> None:
     """Old keys and values, or keys alone, of the grains that the gpu attends over by streaming them."""
-    s, old, parts = job.segment(task), job.old_tokens(task), job.placement.streamed_parts
-    ring = split_by_home(job.arena_bytes(task.writes[0]), s, s.streamed_by_tier[0], s.capacity)
-    home, relay = views.read("cache_cpu"), views.read("cache_relay")
+    s, old, parts = view.segment, view.old_tokens, view.placement.streamed_parts
+    ring = split_by_home(view.target(), s, s.streamed_by_tier[0], s.capacity)
+    home, relay = view.read("cache_cpu"), view.read("cache_relay")
     if home is not None:
-        to = by_grain(ring[0], s, s.streamed_by_tier[0], s.capacity, job.cache_dtype, parts)
-        source = by_grain(home, s, s.streamed_by_tier[0], s.capacity, job.cache_dtype)[:, :parts]
-        move(job.ledger, task, grain_rows(to, 0, old), grain_rows(source, 0, old))
+        to = by_grain(ring[0], s, s.streamed_by_tier[0], s.capacity, view.block.cache_dtype, parts)
+        source = by_grain(home, s, s.streamed_by_tier[0], s.capacity, view.block.cache_dtype)[:, :parts]
+        view.move(grain_rows(to, 0, old), grain_rows(source, 0, old))
     if relay is not None:
-        to = token_rows(ring[1], s, old, disk_pair_bytes(s), job.cache_dtype)
-        move(job.ledger, task, to, token_rows(relay, s, old, s.disk_row_bytes, job.cache_dtype))
+        to = token_rows(ring[1], s, old, disk_pair_bytes(s), view.block.cache_dtype)
+        view.move(to, token_rows(relay, s, old, s.disk_row_bytes, view.block.cache_dtype))
 
 
-def load_values(job: Job, task: Task, views: Views) -> None:
+def load_values(view: TaskView) -> None:
     """The values that `project` chose among the old ones, from where they live."""
-    rows = views.slot("choices").view(torch.int64)
-    fetch_rows(job.ledger, task, views.slot("values"), views.slot("cache_cpu"), rows, job.segment(task).vector_bytes)
+    rows, row_bytes = view.slot("choices").view(torch.int64), view.segment.vector_bytes
+    fetch_rows(view.block.ledger, view.task, view.slot("values"), view.slot("cache_cpu"), rows, row_bytes)
 
 
-def store_cache(job: Job, task: Task, views: Views) -> None:
+def store_cache(view: TaskView) -> None:
     """New keys and values to the host's cache, and to rows for the disk."""
-    s, old, new = job.segment(task), job.old_tokens(task), job.placement.new_tokens(task.i, task.k)
-    fresh = split_by_home(job.arena_bytes(task.reads[0]), s, s.grains[1], new)
-    home, out = views.write("cache_cpu"), views.write("cache_out")
+    s, old, new = view.segment, view.old_tokens, view.new_tokens
+    fresh = split_by_home(view.source(), s, s.grains[1], new)
+    home, out = view.write("cache_cpu"), view.write("cache_out")
     if home is not None:
-        to = by_grain(home, s, s.grains[1], s.capacity, job.cache_dtype)
-        source = by_grain(fresh[0], s, s.grains[1], new, job.cache_dtype)
-        move(job.ledger, task, grain_rows(to, old, new), grain_rows(source, 0, new))
-        job.note(task, "cache", "cpu", source.nbytes)
+        to = by_grain(home, s, s.grains[1], s.capacity, view.block.cache_dtype)
+        source = by_grain(fresh[0], s, s.grains[1], new, view.block.cache_dtype)
+        view.move(grain_rows(to, old, new), grain_rows(source, 0, new))
+        view.note("cache", "cpu", source.nbytes)
     if out is not None:
-        source = token_rows(fresh[1], s, new, disk_pair_bytes(s), job.cache_dtype)
-        move(job.ledger, task, token_rows(out, s, new, s.disk_row_bytes, job.cache_dtype), source)
+        source = token_rows(fresh[1], s, new, disk_pair_bytes(s), view.block.cache_dtype)
+        view.move(token_rows(out, s, new, s.disk_row_bytes, view.block.cache_dtype), source)
 
 
-def gather(job: Job, task: Task, views: Views) -> None:
+def gather(view: TaskView) -> None:
     """Rows of the token table that are off the gpu."""
-    ids = job.arena_bytes(task.reads[0]).view(torch.int64)
-    gather_rows(job, task, ids, job.arena_bytes(task.writes[0]))
+    ids = view.source().view(torch.int64)
+    gather_rows(view, ids, view.target())

@@ -1,0 +1,65 @@
+"""The weights of a task's layer, as typed tensors over the bytes that the task declares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from flexplan.errors import GraphError
+from flexplan.model.tensors import WeightTensor
+from flexplan.placement.weights import LayerWeights, Piece
+from flexplan_runtime.execute.views import TaskView
+from flexplan_runtime.models.base import Pieces
+
+
+def layer_weights(view: TaskView) -> dict[str, Pieces]:
+    """The tensors of the task's layer, as row pieces in the order of their rows."""
+    task = view.task
+    moving = next((a for a in task.reads if a.buffer in ("weight_ring", "weights_open")), None)
+    place = (task.j, -1 if moving is None else view.slot_number(moving))
+    found = view.block.weights.get(place)
+    if found is None:
+        opened = view.read("weights_open")
+        found = _pieces(view) if opened is None else _whole(view, opened)
+        view.block.weights[place] = found
+    return found
+
+
+def stored_pieces(view: TaskView) -> Iterator[tuple[Piece, Tensor]]:
+    """The pieces of the task's layer with their bytes, resident or streamed."""
+    w = view.placement.weights[view.task.j]
+    resident, ring = view.read("weights_gpu", view.task.j), view.read("weight_ring")
+    for piece in w.pieces:
+        home, start = (resident, piece.offset) if piece.tier == "gpu" else (ring, w.ring_offset(piece))
+        if home is None:
+            name = f"{view.task.name} does not read {piece.tensor.name}"
+            raise GraphError("FP805", name, fix="correct the schedule")
+        yield piece, home[start : start + piece.nbytes]
+
+
+def piece_view(data: Tensor, piece: Piece, start: int, dtype: torch.dtype) -> Tensor:
+    """(rows, cols) of a piece, or (rows,) of a vector, that begins at byte ``start`` of ``data``."""
+    flat = data[start : start + piece.nbytes].view(dtype)
+    return flat if piece.tensor.cols == 1 else flat.view(piece.rows, piece.tensor.cols)
+
+
+def whole_view(data: Tensor, w: LayerWeights, tensor: WeightTensor, dtype: torch.dtype) -> Tensor:
+    """The same of a whole tensor in the open weights."""
+    start = w.opened[tensor]
+    flat = data[start : start + tensor.open_bytes].view(dtype)
+    return flat if tensor.cols == 1 else flat.view(tensor.rows, tensor.cols)
+
+
+def _whole(view: TaskView, opened: Tensor) -> dict[str, Pieces]:
+    """Whole tensors, unpacked."""
+    w = view.placement.weights[view.task.j]
+    return {tensor.name: (whole_view(opened, w, tensor, view.block.dtype),) for tensor in w.opened}
+
+
+def _pieces(view: TaskView) -> dict[str, Pieces]:
+    found: dict[str, list[Tensor]] = {}
+    for piece, data in stored_pieces(view):
+        found.setdefault(piece.tensor.name, []).append(piece_view(data, piece, 0, view.block.dtype))
+    return {name: tuple(pieces) for name, pieces in found.items()}
