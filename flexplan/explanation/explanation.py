@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from flexplan.explanation.sensitivity import Gain, at_the_margin, gains
-from flexplan.plan.baselines import Rival, rivals
+from flexplan.plan.baselines import BaselineResult, baseline_results
 from flexplan.plan.plan import Plan
 from flexplan.plugins import SCHEDULES, make
 from flexplan.policy.blocks import fill_blocks
@@ -31,7 +31,7 @@ class Explanation:
     binding: tuple[str, ...]
     gains: tuple[Gain, ...]
     margins: Mapping[str, float]
-    rivals: tuple[Rival, ...]
+    baselines: tuple[BaselineResult, ...]
 
     @property
     def of_bound_percent(self) -> float:
@@ -44,13 +44,14 @@ class Explanation:
         return tuple(gain for gain in self.gains if gain.percent >= _WORTH_PERCENT)
 
     @property
-    def winner(self) -> Rival | None:
+    def winner(self) -> BaselineResult | None:
         """The baseline that is faster than the plan, or is the plan; None where the plan beats them all.
 
         A baseline that changes tokens counts only beside a plan that does.
         """
         mine = self.plan.prediction.tokens_per_s
-        made = [(r.plan.prediction.tokens_per_s, r) for r in self.rivals if r.plan and not self._changes_more(r.plan)]
+        fair = [r for r in self.baselines if r.plan and not self._changes_more(r.plan)]
+        made = [(r.plan.prediction.tokens_per_s, r) for r in fair if r.plan]
         best = max(made, key=lambda pair: pair[0], default=None)
         if best is None or best[0] < mine:
             return None
@@ -58,10 +59,10 @@ class Explanation:
         return best[1] if best[0] > mine or best[1].plan.policy == self.plan.policy else None
 
     @property
-    def lossy_and_faster(self) -> tuple[Rival, ...]:
+    def lossy_and_faster(self) -> tuple[BaselineResult, ...]:
         """Baselines that are faster than the plan, but change tokens."""
         mine = self.plan.prediction.tokens_per_s
-        faster = [r for r in self.rivals if r.plan and r.plan.prediction.tokens_per_s > mine]
+        faster = [r for r in self.baselines if r.plan and r.plan.prediction.tokens_per_s > mine]
         return tuple(r for r in faster if r.plan and self._changes_more(r.plan))
 
     def _changes_more(self, other: Plan) -> bool:
@@ -79,7 +80,7 @@ class Explanation:
             "binding": list(self.binding),
             "more_brings": [{**asdict(gain), "sentence": str(gain)} for gain in self.gains],
             "one_percent_more_brings": dict(self.margins),
-            "baselines": [_rival_object(rival) for rival in self.rivals],
+            "baselines": [_baseline_object(result) for result in self.baselines],
             "winner": self.winner.name if self.winner else None,
         }
 
@@ -93,7 +94,7 @@ def explain(plan: Plan) -> Explanation:
         binding_tiers(plan),
         tuple(found),
         at_the_margin(plan),
-        tuple(rivals(plan.problem)),
+        tuple(baseline_results(plan.problem)),
     )
 
 
@@ -112,8 +113,8 @@ def _heaviest_block_bound(plan: Plan) -> Bound:
     return bound_of(plan.problem, plan.policy, make(SCHEDULES, plan.schedule), tuple(heaviest))
 
 
-def _rival_object(rival: Rival) -> dict[str, Any]:
-    found: dict[str, Any] = {"name": rival.name, "says": rival.says, "tokens_per_s": None, "why_not": rival.why_not}
-    if rival.plan is not None:
-        found |= {"tokens_per_s": rival.plan.prediction.tokens_per_s, "policy": rival.plan.policy.to_dict()}
+def _baseline_object(result: BaselineResult) -> dict[str, Any]:
+    found: dict[str, Any] = {"name": result.name, "says": result.says, "tokens_per_s": None, "why_not": result.why_not}
+    if result.plan is not None:
+        found |= {"tokens_per_s": result.plan.prediction.tokens_per_s, "policy": result.plan.policy.to_dict()}
     return found

@@ -17,7 +17,7 @@ from itertools import pairwise
 from typing import NoReturn
 
 from flexplan.errors import GraphError, InfeasiblePlan
-from flexplan.graph.graph import Access, Buffer, Step, Sweep, Task, TaskGraph
+from flexplan.graph.graph import Access, Buffer, Node, Sweep, Task, TaskGraph
 from flexplan.units import format_size
 
 INITIAL = frozenset({"weights_gpu", "weights_cpu", "weights_disk", "ids_host"})  # filled before the first task
@@ -30,7 +30,7 @@ _CONTEXT = 3  # lines around a break
 def check_graph(graph: TaskGraph, budgets: Mapping[str, int], extra: Mapping[str, int] | None = None) -> None:
     """Both proofs."""
     check_memory(graph, budgets, extra)
-    check_order(graph.buffers, graph.steps())
+    check_order(graph.buffers, graph.nodes())
 
 
 # -- memory ---------------------------------------------------------------------------------------------------
@@ -111,12 +111,12 @@ def _slot_of(buffers: Mapping[str, Buffer], access: Access, task: Task) -> tuple
 
 
 # -- happens-before -------------------------------------------------------------------------------------------
-def check_order(buffers: Mapping[str, Buffer], steps: Iterable[Step]) -> None:
+def check_order(buffers: Mapping[str, Buffer], nodes: Iterable[Node]) -> None:
     """Raise GraphError, with the lines around the break, where an order that the edges allow reads wrong bytes.
 
-    The steps come in the graph's sequential order and may be endless; memory follows what is live.
+    The nodes come in the graph's sequential order and may be endless; memory follows what is live.
     """
-    _Order(buffers).check(steps)
+    _Order(buffers).check(nodes)
 
 
 class _Live:
@@ -124,13 +124,13 @@ class _Live:
 
     __slots__ = ("hi", "index", "lo", "name", "readers", "writer")
 
-    def __init__(self, lo: int, hi: int, name: str, index: int, writer: Step | None) -> None:
+    def __init__(self, lo: int, hi: int, name: str, index: int, writer: Node | None) -> None:
         self.lo = lo
         self.hi = hi
         self.name = name
         self.index = index
         self.writer = writer  # None: filled before the first task
-        self.readers: dict[str, Step] = {}
+        self.readers: dict[str, Node] = {}
 
     def part(self, lo: int, hi: int) -> _Live:
         """The same for some of the bytes."""
@@ -184,25 +184,25 @@ class _Order:
         self.now: dict[str, tuple[int, ...]] = {}  # lane -> clock of its last task
         self.clocks: dict[int, tuple[int, ...]] = {}  # number -> clock when the task has ended
         self.clock: tuple[int, ...] = ()
-        self.recent: deque[Step] = deque(maxlen=_CONTEXT)
+        self.recent: deque[Node] = deque(maxlen=_CONTEXT)
 
-    def check(self, steps: Iterable[Step]) -> None:
-        for step in steps:
-            self.recent.append(step)
-            self._begin(step)
-            for access in step.task.reads:
-                self._read(step, access)
-            for access in step.task.writes:
-                self._write(step, access)
+    def check(self, nodes: Iterable[Node]) -> None:
+        for node in nodes:
+            self.recent.append(node)
+            self._begin(node)
+            for access in node.task.reads:
+                self._read(node, access)
+            for access in node.task.writes:
+                self._write(node, access)
 
-    def _begin(self, step: Step) -> None:
+    def _begin(self, node: Node) -> None:
         """The clock of a task: what its lane knows, and what the tasks it waits for knew."""
-        number, task, after = step
+        number, task, after = node
         place = self.lanes.setdefault(task.lane, len(self.lanes))
         clock = self.now.get(task.lane, ())
         for other in after:
             if other >= number or other < 0:
-                self._fail("FP813", step, f"waits for task {other}, which does not come before it")
+                self._fail("FP813", node, f"waits for task {other}, which does not come before it")
             known = self.clocks.get(other)
             if known is not None:
                 clock = _join(clock, known)
@@ -212,30 +212,30 @@ class _Order:
         self.now[task.lane] = self.clocks[number] = ended
         self.clocks.pop(number - WINDOW, None)
 
-    def _before(self, other: Step) -> bool:
+    def _before(self, other: Node) -> bool:
         """Whether a task is sure to have ended when the present one starts."""
         place = self.lanes[other.task.lane]
         return place < len(self.clock) and self.clock[place] >= other.number
 
-    def _read(self, step: Step, access: Access) -> None:
-        arena_name, lo, hi = _slot_of(self.buffers, access, step.task)
+    def _read(self, node: Node, access: Access) -> None:
+        arena_name, lo, hi = _slot_of(self.buffers, access, node.task)
         if lo == hi:
             return
         arena = self.arenas[arena_name]
         first, last = arena.within(lo, hi)
         if first + 1 != last or arena.live[first].lo != lo or arena.live[first].hi != hi:
-            last = self._fill_gaps(step, access, arena, first, last, lo, hi)
+            last = self._fill_gaps(node, access, arena, first, last, lo, hi)
         found = arena.live[first:last]
         for live in found:
             if live.name != access.buffer or live.index != access.index:
-                self._fail("FP815", step, f"reads {access}, but there lies {_spell(live)}", live.writer)
-            if live.writer is not None and live.writer is not step and not self._before(live.writer):
-                self._fail("FP816", step, f"reads {access} without waiting for its write", live.writer)
-            live.readers[step.task.lane] = step
+                self._fail("FP815", node, f"reads {access}, but there lies {_spell(live)}", live.writer)
+            if live.writer is not None and live.writer is not node and not self._before(live.writer):
+                self._fail("FP816", node, f"reads {access} without waiting for its write", live.writer)
+            live.readers[node.task.lane] = node
         if len(found) > 1:
             arena.put(first, last, list(_merged(found)))
 
-    def _fill_gaps(self, step: Step, access: Access, arena: _Arena, first: int, last: int, lo: int, hi: int) -> int:
+    def _fill_gaps(self, node: Node, access: Access, arena: _Arena, first: int, last: int, lo: int, hi: int) -> int:
         """Bytes that no task wrote hold what was there before the first task, if anything was."""
         known = access.buffer in INITIAL and access.index < len(self.buffers[access.buffer].offsets)
         filled: list[_Live] = []
@@ -249,36 +249,36 @@ class _Order:
             filled.append(_Live(at, hi, access.buffer, access.index, None))
         if len(filled) > last - first:
             if not known:
-                self._fail("FP814", step, f"reads {access}, which nobody has filled")
+                self._fail("FP814", node, f"reads {access}, which nobody has filled")
             arena.put(first, last, filled)
         return first + len(filled)
 
-    def _write(self, step: Step, access: Access) -> None:
-        arena_name, lo, hi = _slot_of(self.buffers, access, step.task)
+    def _write(self, node: Node, access: Access) -> None:
+        arena_name, lo, hi = _slot_of(self.buffers, access, node.task)
         if lo == hi:
             return
         arena = self.arenas[arena_name]
         first, last = arena.within(lo, hi)
         for live in arena.live[first:last]:
             for reader in live.readers.values():
-                if reader is not step and not self._before(reader):
-                    self._fail("FP817", step, f"writes {access} while {_spell(live)} may still be read", reader)
-            if live.writer is not None and live.writer is not step and not self._before(live.writer):
-                self._fail("FP818", step, f"writes {access} while {_spell(live)} may still be written", live.writer)
-        new = _Live(lo, hi, access.buffer, access.index, step)
+                if reader is not node and not self._before(reader):
+                    self._fail("FP817", node, f"writes {access} while {_spell(live)} may still be read", reader)
+            if live.writer is not None and live.writer is not node and not self._before(live.writer):
+                self._fail("FP818", node, f"writes {access} while {_spell(live)} may still be written", live.writer)
+        new = _Live(lo, hi, access.buffer, access.index, node)
         if last == first + 1:
             arena.live[first] = new
             arena.starts[first] = lo
         else:
             arena.put(first, last, [new])
 
-    def _fail(self, code: str, step: Step, what: str, other: Step | None = None) -> NoReturn:
+    def _fail(self, code: str, node: Node, what: str, other: Node | None = None) -> NoReturn:
         """The lines around a break, in the text form of the graph."""
         lines = [f"{s.number}: {s.task}" for s in self.recent]
-        lines[-1] += f"  after={','.join(map(str, step.after)) or '-'}  <-- {what}"
+        lines[-1] += f"  after={','.join(map(str, node.after)) or '-'}  <-- {what}"
         if other is not None and other not in self.recent:
             lines[:0] = [f"{other.number}: {other.task}", "..."]
-        raise GraphError(code, f"{step.task.name} {what}:\n" + "\n".join(lines), fix="correct the schedule's accesses")
+        raise GraphError(code, f"{node.task.name} {what}:\n" + "\n".join(lines), fix="correct the schedule's accesses")
 
 
 def _join(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 
 from flexplan.errors import GraphError
-from flexplan.graph.tasks import Buffer, Step, Sweep, Task
+from flexplan.graph.tasks import Buffer, Node, Sweep, Task
 
 Waits = dict[str, int]  # lane -> the latest task on it to wait for; lane order covers the earlier ones
 
@@ -102,11 +102,11 @@ class Tracker:
         self.slots = {name: [_Slot() for _ in b.offsets] for name, b in buffers.items()}
         self.number = 0
 
-    def steps(self, sweep: Sweep) -> Iterator[Step]:
+    def nodes(self, sweep: Sweep) -> Iterator[Node]:
         """The sweep's tasks with their edges; call it for one sweep after the other."""
         for task in sweep.tasks:
             number = self.number
-            yield Step(number, task, tuple(sorted(self.waits(task).values())))
+            yield Node(number, task, tuple(sorted(self.waits(task).values())))
 
     def waits(self, task: Task) -> Waits:
         """On each other lane, the task that this one, the next in order, waits for."""

@@ -30,7 +30,7 @@ from flexplan.graph.tasks import (
     Access,
     Buffer,
     Kind,
-    Step,
+    Node,
     Sweep,
     Task,
     Work,
@@ -55,7 +55,7 @@ __all__ = [
     "Buffer",
     "Finished",
     "Kind",
-    "Step",
+    "Node",
     "Sweep",
     "Task",
     "TaskGraph",
@@ -92,11 +92,11 @@ class TaskGraph:
         for sweep in self.sweeps():
             yield from sweep.tasks
 
-    def steps(self) -> Iterator[Step]:
+    def nodes(self) -> Iterator[Node]:
         """All tasks with their edges."""
         tracker = Tracker(self.buffers)
         for sweep in self.sweeps():
-            yield from tracker.steps(sweep)
+            yield from tracker.nodes(sweep)
 
     def arena_bytes(self) -> dict[str, int]:
         """Bytes of each arena: the end of its last buffer."""
@@ -113,13 +113,13 @@ class TaskGraph:
         view = networkx.DiGraph()
         names: list[str] = []
         last: dict[str, str] = {}  # lane -> its task before
-        for step in self.steps():
-            name = step.task.name
-            view.add_node(name, task=step.task)
-            view.add_edges_from((names[n], name) for n in step.after)
-            if step.task.lane in last:
-                view.add_edge(last[step.task.lane], name)
-            last[step.task.lane] = name
+        for node in self.nodes():
+            name = node.task.name
+            view.add_node(name, task=node.task)
+            view.add_edges_from((names[n], name) for n in node.after)
+            if node.task.lane in last:
+                view.add_edge(last[node.task.lane], name)
+            last[node.task.lane] = name
             names.append(name)
         return view
 

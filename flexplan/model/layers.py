@@ -14,7 +14,7 @@ TRANSFORMER = "transformer"
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Step ``j`` of a pass; ``depth`` is the transformer layer it belongs to (-1 embedding, N head)."""
+    """Layer ``j`` of the schedule; ``depth`` is the transformer layer it belongs to (-1 embedding, N head)."""
 
     j: int
     role: str

@@ -16,7 +16,7 @@ from math import lcm
 from flexplan.graph.tasks import Buffer
 from flexplan.model.shape import ModelShape
 from flexplan.placement.cache import Segment
-from flexplan.placement.placement import CHANCE_BYTES, ID_BYTES, Placement
+from flexplan.placement.placement import ID_BYTES, PROB_BYTES, Placement
 from flexplan.placement.weights import DISK_ALIGN, TIERS
 from flexplan.placement.workspace import captured_bytes, mask_bytes, workspace_bytes
 from flexplan.policy.blocks import Block
@@ -120,7 +120,7 @@ def _add_weights(arenas: _Arenas, p: Placement) -> None:
     arenas.add("weights_cpu", cpu_arena, [w.part_bytes["cpu"] for w in p.weights])
     arenas.add("weights_disk", "disk.weights", [w.part_bytes["disk"] for w in p.weights])
     arenas.ring("weight_ring", "gpu.work", p.lookahead + 1, max(w.blob_bytes for w in streamed))
-    arenas.ring("weights_open", "gpu.work", p.open_slots, max(w.open_bytes for w in p.weights))
+    arenas.ring("weights_unpacked", "gpu.work", p.unpacked_slots, max(w.unpacked_bytes for w in p.weights))
     slots = 2 if p.policy.overlap else 1
     arenas.ring("weight_relay", "host.work", slots, max(w.part_bytes["disk"] for w in streamed))
     if not p.policy.pin_weight:
@@ -176,7 +176,7 @@ def _add_attention(arenas: _Arenas, p: Placement) -> None:
         last = p.block.gen_len - 1
         values = max(s.streamed * p.chosen(last, s.k) for row in p.cache for s in row)
         arenas.ring("choices", "gpu.work", p.live + 1, values * ID_BYTES)
-        arenas.ring("chances", "gpu.work", p.live + 1, values * p.shape.group_size * CHANCE_BYTES)
+        arenas.ring("probs", "gpu.work", p.live + 1, values * p.shape.group_size * PROB_BYTES)
         arenas.ring("values", "gpu.work", 2 if p.policy.overlap else 1, values * p.cache[0][0].vector_bytes)
 
 

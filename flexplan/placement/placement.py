@@ -20,7 +20,7 @@ from flexplan.policy.blocks import Block
 from flexplan.policy.policy import Policy
 
 ID_BYTES = 8
-CHANCE_BYTES = 4  # an attention weight between the two halves of a step: float32
+PROB_BYTES = 4  # an attention weight between the two halves of a step: float32
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Placement:
 
     # -- slots ---------------------------------------------------------------------------------------------
     @property
-    def open_slots(self) -> int:
+    def unpacked_slots(self) -> int:
         """Layers whose weights are unpacked on the gpu at a time: those that compute at the same time."""
         return 2 if self.policy.overlap and self.policy.splits_steps else 1
 

@@ -39,7 +39,7 @@ class Baseline:
 
 
 @dataclass(frozen=True, slots=True)
-class Rival:
+class BaselineResult:
     """A baseline on a problem: its plan, or why there is none."""
 
     name: str
@@ -118,22 +118,23 @@ def _packed(problem: Problem, free: tuple[int, int]) -> tuple[int, int, int]:
 
 
 # -- against a plan ----------------------------------------------------------------------------------------------
-def rivals(problem: Problem) -> list[Rival]:
+def baseline_results(problem: Problem) -> list[BaselineResult]:
     """Every baseline on this problem."""
-    return [rival(baseline, problem) for baseline in BASELINES]
+    return [baseline_result(baseline, problem) for baseline in BASELINES]
 
 
-def rival(baseline: Baseline, problem: Problem) -> Rival:
+def baseline_result(baseline: Baseline, problem: Problem) -> BaselineResult:
     """One baseline at its best size, or why it cannot be."""
     try:
         policy = _at_its_best(baseline, problem)
         plan = Plan.of(problem, policy, schedule=baseline.schedule, planner="manual")
     except (InfeasiblePlan, PolicyError) as error:
-        return Rival(baseline.name, baseline.says, None, error.message.removeprefix("the policy does not fit: "))
-    return Rival(baseline.name, baseline.says, plan)
+        why_not = error.message.removeprefix("the policy does not fit: ")
+        return BaselineResult(baseline.name, baseline.says, None, why_not)
+    return BaselineResult(baseline.name, baseline.says, plan)
 
 
-def faster_baseline(plan: Plan) -> Rival | None:
+def faster_baseline(plan: Plan) -> BaselineResult | None:
     """The baseline that is predicted to be faster than a plan, if there is one; no token is changed by it.
 
     Bounds come first: what cannot win with all memory for its block, or at its best block, is not simulated.
@@ -145,7 +146,7 @@ def faster_baseline(plan: Plan) -> Rival | None:
         policy = _at_its_best(baseline, plan.problem)
         if _at_most(plan.problem, policy, baseline.schedule) <= fastest:
             continue
-        found = rival(baseline, plan.problem)
+        found = baseline_result(baseline, plan.problem)
         if found.plan and meets_latency(found.plan) and found.plan.prediction.tokens_per_s > fastest:
             winner, fastest = found, found.plan.prediction.tokens_per_s
     return winner

@@ -117,4 +117,4 @@ def check_plan(plan: Plan) -> None:
     check_accesses(schedule.build(shallow, plan.policy))
     workload = problem.workload.model_copy(update={"gen_len": min(problem.workload.gen_len, _CHECKED_TOKENS)})
     short = schedule.build(shallow.model_copy(update={"workload": workload}), plan.policy)
-    check_order(short.buffers, short.steps())
+    check_order(short.buffers, short.nodes())

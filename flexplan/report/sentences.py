@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from flexplan.explanation.explanation import Explanation, binding_tiers
-from flexplan.plan.baselines import Rival
+from flexplan.plan.baselines import BaselineResult
 from flexplan.plan.plan import Plan
 from flexplan.policy.lossy import lossy_fields, names_of
 from flexplan.report.tables import (
@@ -49,7 +49,7 @@ def explanation_view(found: Explanation) -> RenderableType:
         *margin_lines(found),
         memory_table(plan),
         shares_table(plan.policy, plan.realised),
-        rivals_table(found),
+        baselines_table(found),
         Text("\n" + "\n".join([winner_sentence(found), *lossy_sentences(found)])),
     )
 
@@ -118,17 +118,17 @@ def margin_lines(found: Explanation) -> list[Text]:
     return [Text(f"\nAt the margin, by the program's duals: {', '.join(worth)}.")] if worth else []
 
 
-def rivals_table(found: Explanation) -> RenderableType:
+def baselines_table(found: Explanation) -> RenderableType:
     """Every baseline beside the plan."""
     rows = [["this plan", f"{found.plan.prediction.tokens_per_s:.2f}", ""]]
-    rows += [[rival.name, *_speed(rival, found.plan)] for rival in found.rivals]
+    rows += [[baseline.name, *_speed(baseline, found.plan)] for baseline in found.baselines]
     return words_table(("", "tokens per second", ""), rows, "Baselines")
 
 
-def _speed(rival: Rival, plan: Plan) -> list[str]:
-    if rival.plan is None:
-        return ["-", rival.why_not]
-    rate = rival.plan.prediction.tokens_per_s
+def _speed(result: BaselineResult, plan: Plan) -> list[str]:
+    if result.plan is None:
+        return ["-", result.why_not]
+    rate = result.plan.prediction.tokens_per_s
     return [f"{rate:.2f}", f"{100 * (rate / plan.prediction.tokens_per_s - 1):+.0f} %"]
 
 
@@ -145,8 +145,8 @@ def winner_sentence(found: Explanation) -> str:
 def lossy_sentences(found: Explanation) -> list[str]:
     """What would be faster, were tokens allowed to change."""
     return [
-        f"{rival.name} is predicted to be faster still, but changes tokens: "
-        f"flexplan solve --allow {','.join(names_of(lossy_fields(rival.plan.policy)))}"
-        for rival in found.lossy_and_faster
-        if rival.plan
+        f"{baseline.name} is predicted to be faster still, but changes tokens: "
+        f"flexplan solve --allow {','.join(names_of(lossy_fields(baseline.plan.policy)))}"
+        for baseline in found.lossy_and_faster
+        if baseline.plan
     ]

@@ -7,12 +7,12 @@ from functools import cache
 from flexplan.cost import work as cost
 from flexplan.graph.graph import Access
 from flexplan.model.layers import Layer
-from flexplan.placement.placement import CHANCE_BYTES, ID_BYTES, Placement
-from flexplan.schedule.emitter import Accesses, Tasks, Verbs, access
+from flexplan.placement.placement import ID_BYTES, PROB_BYTES, Placement
+from flexplan.schedule.emitter import Accesses, Emitter, Tasks, access
 from flexplan.schedule.passes import Pass
 
 
-class CacheVerbs(Verbs):
+class CacheVerbs(Emitter):
     """load_cache, store_cache and write_cache, and what the layers read and write of them."""
 
     def __init__(self, placement: Placement) -> None:
@@ -20,11 +20,12 @@ class CacheVerbs(Verbs):
         self._home = cache(self._home_of)  # what does not depend on the pass is written once
 
     def _attention_turn(self, p: Pass, layer: Layer, k: int) -> int:
-        return self._turn(p, layer.depth, self.p.shape.num_layers, k)
+        return self._turn(p, layer.depth, self.placement.shape.num_layers, k)
 
     def _home_of(self, depth: int, k: int, tier: str) -> Accesses:
         """All bytes on a tier of the cache of a transformer layer and micro-batch."""
-        return access(f"cache_{tier}", self.p.cache_index(depth, k), self.p.cache[depth][k].resident_bytes(tier))
+        index, segment = self.placement.cache_index(depth, k), self.placement.cache[depth][k]
+        return access(f"cache_{tier}", index, segment.resident_bytes(tier))
 
     def load_cache(self, p: Pass, j: int, k: int) -> Tasks:
         """Old keys and values to where attention reads them: from disk to the host, on to the gpu if it attends.
@@ -34,61 +35,61 @@ class CacheVerbs(Verbs):
         layer = self.layers[j]
         if not p.i or not layer.attends:
             return
-        s, old = self.p.segment(layer, k), self.p.context(p.i, k) - 1
+        s, old = self.placement.segment(layer, k), self.placement.context(p.i, k) - 1
         turn = self._attention_turn(p, layer, k)
         relay: Accesses = ()
         if s.grains[2]:
             nbytes = old * s.disk_row_bytes
-            home = (Access("cache_disk", self.p.cache_index(layer.depth, k), 0, nbytes),)
+            home = (Access("cache_disk", self.placement.cache_index(layer.depth, k), 0, nbytes),)
             relay = access("cache_relay", turn, nbytes)
             yield self._task("read_cache", p, j, k, cost.read_work(nbytes), home, relay)
         if s.streamed:
             cpu, disk = s.streamed_by_tier
-            reads = access("cache_cpu", self.p.cache_index(layer.depth, k), cpu * s.capacity * s.pair_bytes)
+            reads = access("cache_cpu", self.placement.cache_index(layer.depth, k), cpu * s.capacity * s.pair_bytes)
             reads += relay if disk else ()
-            work = cost.up_work(s.streamed * old * s.vector_bytes * self.p.streamed_parts)
+            work = cost.up_work(s.streamed * old * s.vector_bytes * self.placement.streamed_parts)
             yield self._task("load_cache", p, j, k, work, reads, self._cache_ring(p, layer, k))
 
     def _cache_ring(self, p: Pass, layer: Layer, k: int) -> Accesses:
-        s = self.p.segment(layer, k)
-        size = s.streamed * s.capacity * s.vector_bytes * self.p.streamed_parts
+        s = self.placement.segment(layer, k)
+        size = s.streamed * s.capacity * s.vector_bytes * self.placement.streamed_parts
         return access("cache_ring", self._attention_turn(p, layer, k), size)
 
     def _load_values(self, p: Pass, j: int, k: int) -> Tasks:
         """The values chosen among the old ones, read by the gpu itself where they live: nothing else moves."""
         layer = self.layers[j]
-        nbytes = self._chosen(p, layer, k) * self.p.segment(layer, k).vector_bytes
+        nbytes = self._chosen(p, layer, k) * self.placement.segment(layer, k).vector_bytes
         reads = self._choices(p, layer, k) + self._home(layer.depth, k, "cpu")
         yield self._task("load_values", p, j, k, cost.up_work(nbytes), reads, self._values(p, layer, k))
 
     def _chosen(self, p: Pass, layer: Layer, k: int) -> int:
         """Old values of all streamed grains that come to the gpu apart from their keys."""
-        if not self.p.chooses or not layer.attends:
+        if not self.placement.chooses or not layer.attends:
             return 0
-        return self.p.segment(layer, k).streamed * self.p.chosen(p.i, k)
+        return self.placement.segment(layer, k).streamed * self.placement.chosen(p.i, k)
 
     def _choices(self, p: Pass, layer: Layer, k: int) -> Accesses:
         """Which of them."""
         return access("choices", self._attention_turn(p, layer, k), self._chosen(p, layer, k) * ID_BYTES)
 
-    def _chances(self, p: Pass, layer: Layer, k: int) -> Accesses:
+    def _probs(self, p: Pass, layer: Layer, k: int) -> Accesses:
         """Their weights in each query head."""
-        nbytes = self._chosen(p, layer, k) * self.p.shape.group_size * CHANCE_BYTES
-        return access("chances", self._attention_turn(p, layer, k), nbytes)
+        nbytes = self._chosen(p, layer, k) * self.placement.shape.group_size * PROB_BYTES
+        return access("probs", self._attention_turn(p, layer, k), nbytes)
 
     def _values(self, p: Pass, layer: Layer, k: int) -> Accesses:
-        nbytes = self._chosen(p, layer, k) * self.p.segment(layer, k).vector_bytes
+        nbytes = self._chosen(p, layer, k) * self.placement.segment(layer, k).vector_bytes
         return access("values", self._attention_turn(p, layer, k), nbytes)
 
     def _fresh(self, p: Pass, layer: Layer, k: int) -> Accesses:
         """New keys and values of the grains that are not at home on the gpu."""
-        s = self.p.segment(layer, k)
-        nbytes = s.off_gpu * self.p.new_tokens(p.i, k) * s.pair_bytes
+        s = self.placement.segment(layer, k)
+        nbytes = s.off_gpu * self.placement.new_tokens(p.i, k) * s.pair_bytes
         return access("fresh", self._attention_turn(p, layer, k), nbytes)
 
     def _cache_out(self, p: Pass, layer: Layer, k: int) -> Accesses:
-        s = self.p.segment(layer, k)
-        rows = self.p.new_tokens(p.i, k) * s.disk_row_bytes
+        s = self.placement.segment(layer, k)
+        rows = self.placement.new_tokens(p.i, k) * s.disk_row_bytes
         return access("cache_out", self._attention_turn(p, layer, k), rows)
 
     def store_cache(self, p: Pass, j: int, k: int) -> Tasks:
@@ -96,7 +97,7 @@ class CacheVerbs(Verbs):
         layer = self.layers[j]
         if not layer.attends or not self._keeps_cache(p, k):
             return
-        s, new = self.p.segment(layer, k), self.p.new_tokens(p.i, k)
+        s, new = self.placement.segment(layer, k), self.placement.new_tokens(p.i, k)
         if not s.off_gpu:
             return
         out = self._cache_out(p, layer, k)
@@ -107,14 +108,14 @@ class CacheVerbs(Verbs):
     def write_cache(self, p: Pass, j: int, k: int) -> Tasks:
         """The same on to disk, where the next step will read it; never where no next step follows."""
         layer = self.layers[j]
-        if not layer.attends or p.i == self.p.block.gen_len - 1:
+        if not layer.attends or p.i == self.placement.block.gen_len - 1:
             return
-        s, new = self.p.segment(layer, k), self.p.new_tokens(p.i, k)
+        s, new = self.placement.segment(layer, k), self.placement.new_tokens(p.i, k)
         if s.grains[2]:
-            old, row = self.p.context(p.i, k) - new, s.disk_row_bytes
-            writes = (Access("cache_disk", self.p.cache_index(layer.depth, k), old * row, (old + new) * row),)
+            old, row = self.placement.context(p.i, k) - new, s.disk_row_bytes
+            writes = (Access("cache_disk", self.placement.cache_index(layer.depth, k), old * row, (old + new) * row),)
             yield self._task("write_cache", p, j, k, cost.write_work(new * row), self._cache_out(p, layer, k), writes)
 
     def _keeps_cache(self, p: Pass, k: int) -> bool:
         """The last token's keys and values are only needed by host attention, in that same step."""
-        return p.i < self.p.block.gen_len - 1 or (self.p.policy.cpu_cache_compute and p.i > 0)
+        return p.i < self.placement.block.gen_len - 1 or (self.placement.policy.cpu_cache_compute and p.i > 0)

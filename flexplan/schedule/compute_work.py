@@ -15,7 +15,7 @@ class ComputeWork:
     """Work by a layer's half and the lengths of a step."""
 
     def __init__(self, placement: Placement) -> None:
-        self.p = placement
+        self.placement = placement
         self._pair_bytes = placement.cache[0][0].pair_bytes
         self._sparsity = placement.policy.attn_sparsity
         self._of_lengths = lru_cache(maxsize=4096)(self._work)
@@ -24,13 +24,13 @@ class ComputeWork:
         """Work of a half of compute (project, merge) or all of it (compute), for token i of micro-batch k."""
         resident = streamed = 0
         if i and layer.attends:
-            segment = self.p.segment(layer, k)
+            segment = self.placement.segment(layer, k)
             resident, streamed = segment.grains[0], segment.streamed
-        new, context = self.p.new_tokens(i, k), self.p.context(i, k)
-        return self._of_lengths(half, layer.role, self.p.rows(k), new, context, resident, streamed)
+        new, context = self.placement.new_tokens(i, k), self.placement.context(i, k)
+        return self._of_lengths(half, layer.role, self.placement.rows(k), new, context, resident, streamed)
 
     def _work(self, half: str, role: str, rows: int, new: int, context: int, resident: int, streamed: int) -> Work:
-        s, tokens = self.p.shape, rows * new
+        s, tokens = self.placement.shape, rows * new
         if role == EMBED:
             return cost.embed_work(s, tokens)
         if role == HEAD:
@@ -41,12 +41,12 @@ class ComputeWork:
         if half != "project":
             work = work.plus(cost.merge_work(s, tokens))
         if half == "merge":
-            chosen = streamed if self.p.chooses else 0
+            chosen = streamed if self.placement.chooses else 0
             return work.plus(cost.chosen_values_work(s, chosen, context, self._pair_bytes, self._sparsity))
         work = work.plus(cost.project_work(s, tokens))
         if new == context:
             return work.plus(cost.prompt_attention_work(s, rows, new))
-        if half == "project" and self.p.chooses:  # keys alone
+        if half == "project" and self.placement.chooses:  # keys alone
             work = work.plus(cost.gpu_attention_work(s, streamed, context, self._pair_bytes, 0.0))
         else:
             resident += streamed

@@ -19,11 +19,11 @@ def access(buffer: str, index: int, size: int) -> Accesses:
     return (Access(buffer, index, 0, size),) if size else ()
 
 
-class Verbs:
+class Emitter:
     """Writes tasks of one block."""
 
     def __init__(self, placement: Placement) -> None:
-        self.p = placement
+        self.placement = placement
         self.layers = placement.layers
         self._lanes = {kind: KINDS[kind].lane if placement.policy.overlap else INLINE for kind in KINDS}
         self._turns = cache(Layout.of(placement).turns)

@@ -8,12 +8,12 @@ from flexplan.cost import work as cost
 from flexplan.graph.graph import Access
 from flexplan.placement.placement import ID_BYTES, Placement
 from flexplan.placement.weights import DISK_ALIGN
-from flexplan.schedule.emitter import Accesses, Tasks, Verbs, access
+from flexplan.schedule.emitter import Accesses, Emitter, Tasks, access
 from flexplan.schedule.passes import Pass
 from flexplan.units import round_up
 
 
-class HiddenVerbs(Verbs):
+class HiddenVerbs(Emitter):
     """load_ids, store_ids, load_hidden and store_hidden, and what the layers read and write of them."""
 
     def __init__(self, placement: Placement) -> None:
@@ -24,14 +24,14 @@ class HiddenVerbs(Verbs):
     # -- token ids and the rows of the token table ---------------------------------------------------------------
     def load_ids(self, p: Pass, k: int) -> Tasks:
         """The prompt's ids to the gpu, and the rows of the token table that are not there."""
-        tokens = self.p.rows(k) * self.p.new_tokens(p.i, k)
+        tokens = self.placement.rows(k) * self.placement.new_tokens(p.i, k)
         ids = self._ids_on_host(p, k)
         if p.i == 0:
             nbytes = tokens * ID_BYTES
             yield self._task("load_ids", p, 0, k, cost.up_work(nbytes), ids, access("ids", k, nbytes))
-        if self.p.gathers:
-            nbytes = tokens * self.p.shape.embed_size * self.p.shape.bytes_per_element
-            table, turn = self.p.table, self._turn(p, 0, 1, k)
+        if self.placement.gathers:
+            nbytes = tokens * self.placement.shape.embed_size * self.placement.shape.bytes_per_element
+            table, turn = self.placement.table, self._turn(p, 0, 1, k)
             homes = access("weights_cpu", table.j, table.part_bytes["cpu"])
             homes += access("weights_disk", table.j, table.part_bytes["disk"])
             rows_host = access("rows_host", turn, nbytes)
@@ -39,40 +39,40 @@ class HiddenVerbs(Verbs):
             yield self._task("load_rows", p, 0, k, cost.up_work(nbytes), rows_host, access("rows", turn, nbytes))
 
     def _ids_on_host(self, p: Pass, k: int) -> Accesses:
-        row_bytes = self.p.rows(k) * ID_BYTES
+        row_bytes = self.placement.rows(k) * ID_BYTES
         if p.i == 0:
-            return (Access("ids_host", k, 0, row_bytes * self.p.new_tokens(0, k)),)
+            return (Access("ids_host", k, 0, row_bytes * self.placement.new_tokens(0, k)),)
         return (Access("outputs", k, (p.i - 1) * row_bytes, p.i * row_bytes),)
 
     def store_ids(self, p: Pass, k: int) -> Tasks:
         """The new token of every row to the host."""
-        nbytes = self.p.rows(k) * ID_BYTES
+        nbytes = self.placement.rows(k) * ID_BYTES
         writes = (Access("outputs", k, p.i * nbytes, (p.i + 1) * nbytes),)
         yield self._task(
             "store_ids", p, len(self.layers) - 1, k, cost.down_work(nbytes), access("ids", k, nbytes), writes
         )
 
     def _embed_reads(self, p: Pass, k: int) -> Accesses:
-        tokens = self.p.rows(k) * self.p.new_tokens(p.i, k)
+        tokens = self.placement.rows(k) * self.placement.new_tokens(p.i, k)
         reads = access("ids", k, tokens * ID_BYTES)
-        if self.p.table.j != 0:
-            reads += access("weights_gpu", self.p.table.j, self.p.table.part_bytes["gpu"])
-        if self.p.gathers:
-            nbytes = tokens * self.p.shape.embed_size * self.p.shape.bytes_per_element
+        if self.placement.table.j != 0:
+            reads += access("weights_gpu", self.placement.table.j, self.placement.table.part_bytes["gpu"])
+        if self.placement.gathers:
+            nbytes = tokens * self.placement.shape.embed_size * self.placement.shape.bytes_per_element
             reads += access("rows", self._turn(p, 0, 1, k), nbytes)
         return reads
 
     # -- hidden states -------------------------------------------------------------------------------------------
     def _hidden(self, p: Pass, j: int, k: int, lo: int = 0, hi: int | None = None) -> Accesses:
         """The working slot of (j, k), or its bytes lo .. hi; where activations stay on the gpu it is their home."""
-        index = k if self.p.hidden_stays else self._turn(p, j, len(self.layers), k)
+        index = k if self.placement.hidden_stays else self._turn(p, j, len(self.layers), k)
         end = self._hidden_bytes(min(p.i, 1), k) if hi is None else hi
         return (Access("hidden_decode" if p.i else "hidden_prefill", index, lo, end),)
 
     def load_hidden(self, p: Pass, j: int, k: int) -> Tasks:
         """Hidden states that are not at home on the gpu, into the working slot of (j, k)."""
         gpu, cpu, disk = self._hidden_parts(min(p.i, 1), k)
-        if self.p.hidden_stays or not cpu + disk:
+        if self.placement.hidden_stays or not cpu + disk:
             return
         reads = access("hidden_cpu", k, cpu)
         if disk:
@@ -85,7 +85,7 @@ class HiddenVerbs(Verbs):
     def store_hidden(self, p: Pass, j: int, k: int) -> Tasks:
         """What (j, k) computed, to where the next layer will fetch it from."""
         gpu, cpu, disk = self._hidden_parts(min(p.i, 1), k)
-        if self.p.hidden_stays or not cpu + disk or j == len(self.layers) - 1:
+        if self.placement.hidden_stays or not cpu + disk or j == len(self.layers) - 1:
             return
         padded = round_up(disk, DISK_ALIGN)
         relay = access("hidden_relay", 2 * self._turn(p, j, len(self.layers), k) + 1, padded)
@@ -97,13 +97,13 @@ class HiddenVerbs(Verbs):
     def _hidden_in(self, p: Pass, j: int, k: int) -> tuple[Accesses, Accesses]:
         """(reads, writes) of taking up the hidden states: their part on the gpu is copied into the working slot."""
         gpu, cpu, disk = self._hidden_parts(min(p.i, 1), k)
-        if self.p.hidden_stays:
+        if self.placement.hidden_stays:
             return self._hidden(p, j, k), ()
         loaded = self._hidden(p, j, k, gpu) if cpu + disk else ()
         return loaded + access("hidden_gpu", k, gpu), self._hidden(p, j, k, 0, gpu) if gpu else ()
 
     def _hidden_out(self, p: Pass, j: int, k: int) -> Accesses:
         """The working slot, and the part of it that is at home on the gpu."""
-        if self.p.hidden_stays:
+        if self.placement.hidden_stays:
             return self._hidden(p, j, k)
         return self._hidden(p, j, k) + access("hidden_gpu", k, self._hidden_parts(min(p.i, 1), k)[0])

@@ -11,7 +11,7 @@ from flexplan.policy.blocks import Block, fill_blocks
 from flexplan.policy.policy import Policy
 from flexplan.problem.problem import Problem
 from flexplan.schedule.passes import Pass
-from flexplan.schedule.verbs import Steps
+from flexplan.schedule.verbs import Verbs
 
 Passes = Callable[[Block], Sequence[tuple[int, Sequence[int]]]]  # (token i, micro-batches in order), pass after pass
 
@@ -25,12 +25,12 @@ def graph_of(name: str, problem: Problem, policy: Policy, passes: Passes, live: 
     placement = Placement.of(problem.model, policy, block, live)
 
     def make(finished: Finished) -> Iterator[Sweep]:
-        steps, order, number = Steps(placement), passes(block), 0
+        verbs, order, number = Verbs(placement), passes(block), 0
         for n, (i, batches) in enumerate(order):
             ks = tuple(k for k in batches if not finished(k))
             if ks:
                 first_or_last = i in (0, block.gen_len - 1) or n == len(order) - 1
-                one = _OnePass(steps, Pass(number, i, ks), n == len(order) - 1)
+                one = _OnePass(verbs, Pass(number, i, ks), n == len(order) - 1)
                 # sparse attention loads another whole number of values from time to time
                 pattern = None if first_or_last else (ks, *(placement.chosen(i, k) for k in ks))
                 yield Sweep(i, ks, one.tasks(), pattern=pattern)
@@ -40,34 +40,34 @@ def graph_of(name: str, problem: Problem, policy: Policy, passes: Passes, live: 
 
 
 class _OnePass:
-    """Layer by layer, all micro-batches of a layer before the next; what later steps need arrives meanwhile."""
+    """Layer by layer, all micro-batches of a layer before the next; what later verbs need arrives meanwhile."""
 
-    def __init__(self, steps: Steps, p: Pass, last: bool) -> None:
-        self.steps = steps
+    def __init__(self, verbs: Verbs, p: Pass, last: bool) -> None:
+        self.verbs = verbs
         self.p = p
         self.last = last
-        self.overlap = steps.p.policy.overlap
+        self.overlap = verbs.placement.policy.overlap
 
     def tasks(self) -> Iterator[Task]:
-        steps, p = self.steps, self.p
-        self.order = [(j, k) for j in range(len(steps.layers)) for k in p.ks]
-        self.attention = [(j, k) for j, k in self.order if steps.layers[j].attends]
+        verbs, p = self.verbs, self.p
+        self.order = [(j, k) for j in range(len(verbs.layers)) for k in p.ks]
+        self.attention = [(j, k) for j, k in self.order if verbs.layers[j].attends]
         self.turns = {step: turn for turn, step in enumerate(self.attention)}
-        self.fetched: set[tuple[int, int]] = set()  # attention steps whose cache is on its way
-        split = [steps.begins(p, j, k) for j, k in self.attention]
+        self.fetched: set[tuple[int, int]] = set()  # attention verbs whose cache is on its way
+        split = [verbs.begins(p, j, k) for j, k in self.attention]
         # with one micro-batch the next step's hidden states are this step's result: nothing to fetch early
         self.hidden_early = self.overlap and len(p.ks) > 1 and not any(split)
-        # where only some are split, steps are not taken in this order
+        # where only some are split, verbs are not taken in this order
         self.cache_early = self.overlap and (all(split) or not any(split))
         # the host gathers the rows of all before it attends for one, or the others would wait for that
-        self.all_embed = steps.p.gathers and steps.p.policy.cpu_cache_compute
+        self.all_embed = verbs.placement.gathers and verbs.placement.policy.cpu_cache_compute
         if p.number == 0:
-            for j in range(steps.p.preloaded):  # nothing is on its way yet
+            for j in range(verbs.placement.preloaded):  # nothing is on its way yet
                 yield from self._load_now(0, j)
         for n, (j, k) in enumerate(self.order):
             yield from self._load_weight(j, k, n % len(p.ks))
             if j == 0:
-                yield from steps.load_ids(p, k)
+                yield from verbs.load_ids(p, k)
             yield from self._compute(n, j, k)
 
     def _load_weight(self, j: int, k: int, chunk: int) -> Iterator[Task]:
@@ -75,15 +75,15 @@ class _OnePass:
 
         They arrive in a chunk a micro-batch; where their slot was in use until now, all at once.
         """
-        steps, p = self.steps, self.p
-        for lead in range(steps.p.lookahead + 2):
-            later, layer = divmod(j + lead, len(steps.layers))
+        verbs, p = self.verbs, self.p
+        for lead in range(verbs.placement.lookahead + 2):
+            later, layer = divmod(j + lead, len(verbs.layers))
             number = p.number + later
-            skipped = self.last if later else not number and layer < steps.p.preloaded
-            if skipped or lead != steps.p.weight_leads[layer]:
+            skipped = self.last if later else not number and layer < verbs.placement.preloaded
+            if skipped or lead != verbs.placement.weight_leads[layer]:
                 continue
-            if lead >= steps.p.lookahead > 0:
-                yield from steps.load_weight(p, number, layer, k, chunk, len(p.ks))
+            if lead >= verbs.placement.lookahead > 0:
+                yield from verbs.load_weight(p, number, layer, k, chunk, len(p.ks))
             elif chunk == 0:
                 yield from self._load_now(number, layer)
 
@@ -91,12 +91,12 @@ class _OnePass:
         """In chunks all the same: what comes from disk is on two ways at a time."""
         ks = self.p.ks if self.overlap else self.p.ks[:1]
         for chunk, k in enumerate(ks):
-            yield from self.steps.load_weight(self.p, number, j, k, chunk, len(ks))
+            yield from self.verbs.load_weight(self.p, number, j, k, chunk, len(ks))
 
     def _compute(self, n: int, j: int, k: int) -> Iterator[Task]:
         """Step n of the pass; where it is split, the next layer's begins before this layer ends."""
-        steps, p = self.steps, self.p
-        if steps.begins(p, j, k):
+        verbs, p = self.verbs, self.p
+        if verbs.begins(p, j, k):
             if not self.overlap:
                 yield from self._begin(j, k)
         else:
@@ -105,10 +105,10 @@ class _OnePass:
             elif n + 1 < len(self.order):
                 yield from self._load_hidden(*self.order[n + 1])
             yield from self._load_cache(j, k)
-        yield from steps.finish(p, j, k)
-        yield from steps.store_hidden(p, j, k)
-        if j + 1 == len(steps.layers):
-            yield from steps.store_ids(p, k)
+        yield from verbs.finish(p, j, k)
+        yield from verbs.store_hidden(p, j, k)
+        if j + 1 == len(verbs.layers):
+            yield from verbs.store_ids(p, k)
         elif self.overlap and (j or not self.all_embed):
             yield from self._begin(j + 1, k)
         elif self.overlap and k == p.ks[-1]:
@@ -117,21 +117,21 @@ class _OnePass:
 
     def _begin(self, j: int, k: int) -> Iterator[Task]:
         """The first half of a step, where it is split."""
-        if self.steps.begins(self.p, j, k):
+        if self.verbs.begins(self.p, j, k):
             yield from self._load_hidden(j, k)
             yield from self._load_cache(j, k)
-            yield from self.steps.begin(self.p, j, k)
+            yield from self.verbs.begin(self.p, j, k)
 
     def _load_hidden(self, j: int, k: int) -> Iterator[Task]:
         if j:
-            yield from self.steps.load_hidden(self.p, j, k)
+            yield from self.verbs.load_hidden(self.p, j, k)
 
     def _load_cache(self, j: int, k: int) -> Iterator[Task]:
         """The cache of this attention step, if it is not on its way, and of the next one."""
-        if not self.steps.layers[j].attends:
+        if not self.verbs.layers[j].attends:
             return
         turn = self.turns[j, k]
         for step in self.attention[turn : turn + (2 if self.cache_early else 1)]:
             if step not in self.fetched:
                 self.fetched.add(step)
-                yield from self.steps.load_cache(self.p, *step)
+                yield from self.verbs.load_cache(self.p, *step)

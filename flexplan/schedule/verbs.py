@@ -1,4 +1,4 @@
-"""Steps: one function a verb of the schedule, which writes its tasks with their accesses and work.
+"""Verbs: one function a verb of the schedule, which writes its tasks with their accesses and work.
 
 A schedule only chooses the order.  What a verb reads and writes stands here and in the files of `verbs` once, so a
 schedule cannot forget an edge.  The paper's verbs: load_weight, load_cache, load_hidden, compute, store_cache,
@@ -21,7 +21,7 @@ from flexplan.schedule.passes import Pass
 from flexplan.schedule.weights import WeightVerbs
 
 
-class Steps(WeightVerbs, HiddenVerbs, CacheVerbs):
+class Verbs(WeightVerbs, HiddenVerbs, CacheVerbs):
     """Writes the tasks of one block, in the order in which its methods are called."""
 
     def __init__(self, placement: Placement) -> None:
@@ -30,7 +30,7 @@ class Steps(WeightVerbs, HiddenVerbs, CacheVerbs):
 
     def begins(self, p: Pass, j: int, k: int) -> bool:
         """True where the step is split in two: around attention on the host, or the values that it chooses."""
-        return bool(self.p.hosted(p.i, self.layers[j], k) or self._chosen(p, self.layers[j], k))
+        return bool(self.placement.hosted(p.i, self.layers[j], k) or self._chosen(p, self.layers[j], k))
 
     def begin(self, p: Pass, j: int, k: int) -> Tasks:
         """Projections and attention over what is on the gpu; then attention over the rest on the host.
@@ -39,12 +39,12 @@ class Steps(WeightVerbs, HiddenVerbs, CacheVerbs):
         """
         layer = self.layers[j]
         turn, hosted = self._attention_turn(p, layer, k), self._hosted_bytes(p, layer, k)
-        done = self.p.rows(k) * self.p.shape.q_size * self.p.shape.bytes_per_element - hosted
+        done = self.placement.rows(k) * self.placement.shape.q_size * self.placement.shape.bytes_per_element - hosted
         cached = self._home(layer.depth, k, "gpu") + self._cache_ring(p, layer, k)
         reads, written = self._hidden_in(p, j, k)
         writes = written + self._fresh(p, layer, k) + cached + access("attention", turn, done)
-        writes += access("queries", turn, hosted) + self._choices(p, layer, k) + self._chances(p, layer, k)
-        yield from self._open_weight(p, j, k)
+        writes += access("queries", turn, hosted) + self._choices(p, layer, k) + self._probs(p, layer, k)
+        yield from self._unpack_weight(p, j, k)
         yield self._task(
             "project", p, j, k, self._work.of("project", layer, p.i, k), self._weights(p, j) + reads + cached, writes
         )
@@ -55,24 +55,24 @@ class Steps(WeightVerbs, HiddenVerbs, CacheVerbs):
 
     def _hosted_bytes(self, p: Pass, layer: Layer, k: int) -> int:
         """Queries of the grains that the host attends over; as much comes back."""
-        width = self.p.shape.group_size * self.p.shape.head_dim * self.p.shape.bytes_per_element
-        return self.p.hosted(p.i, layer, k) * width
+        width = self.placement.shape.group_size * self.placement.shape.head_dim * self.placement.shape.bytes_per_element
+        return self.placement.hosted(p.i, layer, k) * width
 
     def _attend_on_host(self, p: Pass, j: int, k: int) -> Tasks:
         layer = self.layers[j]
-        s, turn, hosted = self.p.segment(layer, k), self._attention_turn(p, layer, k), self.p.hosted(p.i, layer, k)
+        s, turn, placement = self.placement.segment(layer, k), self._attention_turn(p, layer, k), self.placement
+        hosted, context = placement.hosted(p.i, layer, k), placement.context(p.i, k)
         nbytes = self._hosted_bytes(p, layer, k)
         queries_host, out = access("queries_host", turn, nbytes), access("attention_host", turn, nbytes)
         yield self._task("send_query", p, j, k, cost.down_work(nbytes), access("queries", turn, nbytes), queries_host)
         yield from self.store_cache(p, j, k)
         homes = self._home(layer.depth, k, "cpu") if s.grains[1] > s.shared else ()
         if s.grains[2]:
-            old = (self.p.context(p.i, k) - 1) * s.disk_row_bytes
+            old = (context - 1) * s.disk_row_bytes
             homes += access("cache_relay", turn, old) + self._cache_out(p, layer, k)
             out += (Access("cache_relay", turn, old, old + s.disk_row_bytes),)  # the new row beside the old ones
-        work = cost.host_attention_work(
-            self.p.shape, hosted, self.p.context(p.i, k), s.pair_bytes, self.p.policy.attn_sparsity
-        )
+        sparsity = placement.policy.attn_sparsity
+        work = cost.host_attention_work(placement.shape, hosted, context, s.pair_bytes, sparsity)
         yield self._task("attend", p, j, k, work, queries_host + homes, out)
         yield from self.write_cache(p, j, k)
 
@@ -80,14 +80,14 @@ class Steps(WeightVerbs, HiddenVerbs, CacheVerbs):
         """The rest of the step, or all of it where the gpu does all the attention."""
         layer = self.layers[j]
         work = self._work.of("compute", layer, p.i, k)
-        yield from self._open_weight(p, j, k)
+        yield from self._unpack_weight(p, j, k)
         if layer.role == EMBED:
             yield self._task(
                 "compute", p, j, k, work, self._weights(p, j) + self._embed_reads(p, k), self._hidden_out(p, j, k)
             )
         elif layer.role == HEAD:
             reads, written = self._hidden_in(p, j, k)
-            ids = access("ids", k, self.p.rows(k) * ID_BYTES)
+            ids = access("ids", k, self.placement.rows(k) * ID_BYTES)
             yield self._task("compute", p, j, k, work, self._weights(p, j) + reads, written + ids)
         elif layer.role == MLP:
             reads, written = self._hidden_in(p, j, k)
@@ -99,7 +99,7 @@ class Steps(WeightVerbs, HiddenVerbs, CacheVerbs):
 
     def _merge(self, p: Pass, j: int, k: int) -> Tasks:
         layer, turn = self.layers[j], self._attention_turn(p, self.layers[j], k)
-        size = self.p.rows(k) * self.p.shape.q_size * self.p.shape.bytes_per_element
+        size = self.placement.rows(k) * self.placement.shape.q_size * self.placement.shape.bytes_per_element
         reads = self._weights(p, j) + self._hidden(p, j, k) + access("attention", turn, size)
         nbytes = self._hosted_bytes(p, layer, k)
         if nbytes:
@@ -107,7 +107,7 @@ class Steps(WeightVerbs, HiddenVerbs, CacheVerbs):
             yield self._task("load_attention", p, j, k, cost.up_work(nbytes), home, back)
         else:
             yield from self._load_values(p, j, k)
-            reads += self._chances(p, layer, k) + self._values(p, layer, k)
+            reads += self._probs(p, layer, k) + self._values(p, layer, k)
         work = self._work.of("merge", layer, p.i, k)
         yield self._task("compute", p, j, k, work, reads, self._hidden_out(p, j, k))
 

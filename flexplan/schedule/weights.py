@@ -8,11 +8,11 @@ from flexplan.cost import work as cost
 from flexplan.graph.graph import Access
 from flexplan.placement.placement import Placement
 from flexplan.placement.weights import DISK_ALIGN, PIECE_ALIGN
-from flexplan.schedule.emitter import Accesses, Tasks, Verbs, access
+from flexplan.schedule.emitter import Accesses, Emitter, Tasks, access
 from flexplan.schedule.passes import Pass
 
 
-class WeightVerbs(Verbs):
+class WeightVerbs(Emitter):
     """load_weight, and what a compute task reads of a layer."""
 
     def __init__(self, placement: Placement) -> None:
@@ -22,10 +22,10 @@ class WeightVerbs(Verbs):
 
     def load_weight(self, p: Pass, number: int, j: int, k: int, chunk: int, chunks: int) -> Tasks:
         """Chunk ``chunk`` of ``chunks`` of layer j's streamed weights, for pass ``number``, while p computes k."""
-        w = self.p.weights[j]
+        w = self.placement.weights[j]
         index = self._weight_index(number, j)
         cpu, disk = w.part_bytes["cpu"], w.part_bytes["disk"]
-        part = 2 if number == 0 and j < self.p.preloaded else 0  # the first pass also loads these for the second
+        part = 2 if number == 0 and j < self.placement.preloaded else 0  # the first pass also loads these for the second
         lo, hi = _chunk(cpu, chunk, chunks, PIECE_ALIGN)
         if lo < hi:
             yield from self._load_cpu_weight(p, index, j, k, lo, hi, part)
@@ -39,7 +39,7 @@ class WeightVerbs(Verbs):
 
     def _load_cpu_weight(self, p: Pass, index: int, j: int, k: int, lo: int, hi: int, part: int) -> Tasks:
         home = (Access("weights_cpu", j, lo, hi),)
-        if not self.p.policy.pin_weight:
+        if not self.placement.policy.pin_weight:
             stage = (Access("weight_stage", index, lo, hi),)
             yield self._task("stage_weight", p, j, k, cost.copy_work(hi - lo), home, stage, part)
             home = stage
@@ -48,9 +48,9 @@ class WeightVerbs(Verbs):
 
     def _weights_of(self, p: Pass, j: int) -> Accesses:
         """What a compute task of layer j reads: the open weights, or the resident part and the slot of the ring."""
-        opened = self.p.weights[j].open_bytes
+        opened = self.placement.weights[j].unpacked_bytes
         if opened:
-            return access("weights_open", self._weight_index(p.number, j), opened)
+            return access("weights_unpacked", self._weight_index(p.number, j), opened)
         return self._stored_weights(p, j)
 
     def _weight_index(self, number: int, j: int) -> int:
@@ -58,20 +58,20 @@ class WeightVerbs(Verbs):
 
     def _stored_weights(self, p: Pass, j: int) -> Accesses:
         """Layer j's weights as they are stored: its resident part and its slot of the ring."""
-        w = self.p.weights[j]
+        w = self.placement.weights[j]
         resident = access("weights_gpu", j, w.part_bytes["gpu"])
         return resident + access("weight_ring", self._weight_index(p.number, j), w.blob_bytes)
 
-    def _open_weight(self, p: Pass, j: int, k: int) -> Tasks:
+    def _unpack_weight(self, p: Pass, j: int, k: int) -> Tasks:
         """Packed weights are unpacked once a pass, before the first micro-batch that computes with them."""
-        w, index = self.p.weights[j], self._weight_index(p.number, j)
-        slot = index % self.p.open_slots
-        if not w.open_bytes or self._opened.get(slot) == index:
+        w, index = self.placement.weights[j], self._weight_index(p.number, j)
+        slot = index % self.placement.unpacked_slots
+        if not w.unpacked_bytes or self._opened.get(slot) == index:
             return
         self._opened[slot] = index
-        work = cost.open_work(w.part_bytes["gpu"] + w.blob_bytes, w.open_bytes)
-        writes = access("weights_open", index, w.open_bytes)
-        yield self._task("open_weight", p, j, k, work, self._stored_weights(p, j), writes)
+        work = cost.open_work(w.part_bytes["gpu"] + w.blob_bytes, w.unpacked_bytes)
+        writes = access("weights_unpacked", index, w.unpacked_bytes)
+        yield self._task("unpack_weight", p, j, k, work, self._stored_weights(p, j), writes)
 
 
 def _chunk(nbytes: int, chunk: int, chunks: int, align: int) -> tuple[int, int]:

@@ -64,7 +64,7 @@ def _seconds(
     def of_layers(num_layers: int) -> dict[str, float]:
         model = problem.model.model_copy(update={"num_layers": num_layers})
         graph = schedule.build(problem.model_copy(update={"workload": workload, "model": model}), policy)
-        return seconds_of((task for sweep in graph.sweeps() if sweep.i == i for task in sweep.tasks), rates)
+        return busy_seconds((task for sweep in graph.sweeps() if sweep.i == i for task in sweep.tasks), rates)
 
     layers = problem.model.num_layers
     if layers <= _MORE:
@@ -74,7 +74,7 @@ def _seconds(
     return {name: few.get(name, 0.0) + times * (seconds - few.get(name, 0.0)) for name, seconds in more.items()}
 
 
-def seconds_of(tasks: Iterable[Task], rates: Rates) -> dict[str, float]:
+def busy_seconds(tasks: Iterable[Task], rates: Rates) -> dict[str, float]:
     """Seconds that these tasks take of every lane, one after the other, and of every resource at its full rate."""
     found: dict[str, float] = {}
     for task in tasks:

@@ -17,11 +17,11 @@ from flexplan.cost.work import Price, Rates
 from flexplan.errors import GraphError
 from flexplan.graph.graph import Sweep, TaskGraph
 from flexplan.graph.timeline import Span, Timeline
-from flexplan.simulation.sweeps import Program, Wait, programs
+from flexplan.simulation.sweeps import SweepProgram, Wait, programs
 
 _DONE = 1e-9  # share of a task that rounding may leave
 _MANY = 10_000  # speeds that are remembered
-Queued = tuple[Program, int, tuple[Wait, ...], int]  # number within the sweep, what it waits for, its work
+Queued = tuple[SweepProgram, int, tuple[Wait, ...], int]  # number within the sweep, what it waits for, its work
 
 
 def simulate_graph(
@@ -41,7 +41,7 @@ class _Lane:
         self.name = name
         self.place = place
         self.queue: deque[Queued] = deque()
-        self.program: Program | None = None  # of the task that runs
+        self.program: SweepProgram | None = None  # of the task that runs
         self.number = 0
         self.started_s = 0.0
         self.ended = -1  # number of its last task that has ended
@@ -52,7 +52,7 @@ class _Lane:
 class _Simulation:
     """``prices`` and ``left`` (the share still to do) are those of the running tasks, by the place of their lane."""
 
-    def __init__(self, source: Iterable[Program], keep: bool) -> None:
+    def __init__(self, source: Iterable[SweepProgram], keep: bool) -> None:
         self.source = iter(source)
         self.keep = keep
         self.timeline = Timeline()
@@ -98,7 +98,7 @@ class _Simulation:
         self.left.append(inf)
         return lane
 
-    def _count(self, program: Program) -> None:
+    def _count(self, program: SweepProgram) -> None:
         """What a sweep's tasks add up to; all of them will run."""
         self.timeline.num_tasks += program.num_tasks
         busy = self.timeline.resource_busy_s

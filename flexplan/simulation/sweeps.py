@@ -30,7 +30,7 @@ Layout = dict[str, LaneProgram]
 LaneWork = tuple[Work, str]
 
 
-class Program:
+class SweepProgram:
     """A sweep: ``first`` is the number of its first task; each work has a price and occurs some ``times``."""
 
     __slots__ = ("first", "i", "layout", "prices", "tasks", "times")
@@ -62,7 +62,7 @@ class _Derived:
 
 def programs(
     buffers: Mapping[str, Buffer], sweeps: Iterable[Sweep], rates: Rates, *, exact: bool = False
-) -> Iterator[Program]:
+) -> Iterator[SweepProgram]:
     """A program a sweep; ``exact`` derives them all and keeps their tasks."""
     return _Programs(buffers, rates, exact).of(sweeps)
 
@@ -79,13 +79,13 @@ class _Programs:
         self.growth: list[Work] | None = None  # known when the pattern repeats
         self.skipped: deque[tuple[int, Sweep]] = deque()
 
-    def of(self, sweeps: Iterable[Sweep]) -> Iterator[Program]:
+    def of(self, sweeps: Iterable[Sweep]) -> Iterator[SweepProgram]:
         for sweep in sweeps:
             if not self.run or sweep.pattern != self.run[0].sweep.pattern or sweep.pattern is None:
                 self._end_run()
             yield self._derive(sweep) if self.growth is None else self._repeat(sweep, self.growth)
 
-    def _derive(self, sweep: Sweep) -> Program:
+    def _derive(self, sweep: Sweep) -> SweepProgram:
         first = self.tracker.number
         derived = _derive(sweep, self.tracker)
         if sweep.pattern is not None and not self.exact:
@@ -94,11 +94,11 @@ class _Programs:
             self.growth = self._growth()
         return self._program(sweep, first, derived, sweep.tasks if self.exact else ())
 
-    def _program(self, sweep: Sweep, first: int, like: _Derived, tasks: Sequence[Task] = ()) -> Program:
+    def _program(self, sweep: Sweep, first: int, like: _Derived, tasks: Sequence[Task] = ()) -> SweepProgram:
         prices = [self.rates.price(*work) for work in like.works]
-        return Program(sweep.i, first, like.layout, prices, like.times, tasks)
+        return SweepProgram(sweep.i, first, like.layout, prices, like.times, tasks)
 
-    def _repeat(self, sweep: Sweep, growth: list[Work]) -> Program:
+    def _repeat(self, sweep: Sweep, growth: list[Work]) -> SweepProgram:
         last, number = self.run[-1], self.tracker.number
         last.works = [(work.plus(step), lane) for (work, lane), step in zip(last.works, growth, strict=True)]
         self.skipped.append((number, sweep))

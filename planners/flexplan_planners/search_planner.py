@@ -85,30 +85,30 @@ class SearchPlanner:
         """
         model, search = self.proposer.model(problem), Search(problem.workload.num_prompts, _SPREAD)
         search.explore(model, model.batch_sizes())
-        jury = Jury(problem, make(SCHEDULES, self.schedule))
+        ranking = Ranking(problem, make(SCHEDULES, self.schedule))
         kinds = {kind_of(optimum.program): optimum for optimum in reversed(search.best.ranked())}
         for optimum in sorted(kinds.values(), key=lambda o: o.seconds_per_prompt)[: self.candidates]:
-            jury.hear(optimum)
+            ranking.judge(optimum)
         sizes = list(model.batch_sizes())
         for nearby, gain in ((wider, 0.0), (halfway, _WORTH), (halfway, _WORTH)):
-            if jury.ranked():
-                best = jury.ranked()[0].optimum
-                most = best.seconds_per_prompt * (1 - gain) if gain else jury.worth_s
+            if ranking.ranked():
+                best = ranking.ranked()[0].optimum
+                most = best.seconds_per_prompt * (1 - gain) if gain else ranking.worth_s
                 for size in nearby(best, sizes):
                     sizes = sorted({*sizes, size})
-                    jury.hear(search.alike(model, size, kind_of(best.program), most))
-        for leader in jury.ranked()[:1]:
-            jury.hear(otherwise_split(model, leader.optimum, problem.workload.num_prompts))
-        return jury.ranked()
+                    ranking.judge(search.alike(model, size, kind_of(best.program), most))
+        for leader in ranking.ranked()[:1]:
+            ranking.judge(otherwise_split(model, leader.optimum, problem.workload.num_prompts))
+        return ranking.ranked()
 
 
-class Jury:
+class Ranking:
     """Simulates proposals, but none whose seconds by the program, a lower bound of the simulator's, are too many."""
 
     def __init__(self, problem: Problem, schedule: Schedule) -> None:
         self.problem = problem
         self.schedule = schedule
-        self.heard: dict[Policy, Candidate] = {}
+        self.judged: dict[Policy, Candidate] = {}
         self.best_s = inf
 
     @property
@@ -116,18 +116,18 @@ class Jury:
         """Seconds a prompt of a proposal that may be as good as equal to the best so far."""
         return self.best_s * (1 + _EQUAL)
 
-    def hear(self, optimum: Optimum | None) -> None:
+    def judge(self, optimum: Optimum | None) -> None:
         """Judge a proposal."""
         if optimum is None or optimum.seconds_per_prompt > self.worth_s:
             return
         policy = read_back(optimum.program, optimum.num_gpu_batches, optimum.solution.shares)
-        if policy not in self.heard:
-            self.heard[policy] = judged(self.problem, optimum, policy, self.schedule)
-            self.best_s = min(self.best_s, self.heard[policy].seconds_per_prompt)
+        if policy not in self.judged:
+            self.judged[policy] = judged(self.problem, optimum, policy, self.schedule)
+            self.best_s = min(self.best_s, self.judged[policy].seconds_per_prompt)
 
     def ranked(self) -> list[Candidate]:
         """The fastest first, but of those that are as good as equal the one with the fewest tasks."""
-        ranked = sorted(self.heard.values(), key=lambda c: c.seconds_per_prompt)
+        ranked = sorted(self.judged.values(), key=lambda c: c.seconds_per_prompt)
         equal = [c for c in ranked if c.seconds_per_prompt <= self.worth_s]
         return [*sorted(equal, key=lambda c: c.num_tasks), *ranked[len(equal) :]]
 

@@ -7,7 +7,14 @@ from dataclasses import replace
 import pytest
 
 from flexplan.model.layers import layer_tensors, schedule_layers
-from flexplan.plan.baselines import BASELINES, all_resident, faster_baseline, rival, rivals, whole_layers
+from flexplan.plan.baselines import (
+    BASELINES,
+    all_resident,
+    baseline_result,
+    baseline_results,
+    faster_baseline,
+    whole_layers,
+)
 from flexplan.plan.budgets import fits, largest_block, sizes
 from flexplan.plan.plan import Plan
 from flexplan.plan.planner import solve
@@ -22,25 +29,25 @@ TIGHT = Problem.of("facebook/opt-125m", hardware="t4-gcp", gpu_mem="240M", cpu_m
 
 def test_each_has_a_plan_or_a_reason() -> None:
     for problem in (SMALL, TIGHT):
-        for found in rivals(problem):
+        for found in baseline_results(problem):
             assert (found.plan is None) == bool(found.why_not), found.name
             if found.plan is not None:
                 assert found.plan.prediction.tokens_per_s > 0
 
 
 def test_what_does_not_fit_says_what_it_needs() -> None:
-    found = rival(GPU, TIGHT)
+    found = baseline_result(GPU, TIGHT)
     assert found.plan is None
     assert "gpu needs" in found.why_not
 
 
 def test_4_bit_is_planned() -> None:
-    found = rival(FOUR_BIT, SMALL)
+    found = baseline_result(FOUR_BIT, SMALL)
     assert found.plan is not None and found.plan.policy.compress_weight
 
 
 def test_a_baseline_has_the_largest_batch_that_fits() -> None:
-    found = rival(HOST, TIGHT.model_copy(update={"workload": TIGHT.workload.model_copy(update={"num_prompts": 9999})}))
+    found = baseline_result(HOST, TIGHT.model_copy(update={"workload": TIGHT.workload.model_copy(update={"num_prompts": 9999})}))
     assert found.plan is not None
     problem, policy, schedule = found.plan.problem, found.plan.policy, make(SCHEDULES, "zigzag")
     larger = next(size for size in sizes(problem) if size > policy.gpu_batch_size)
@@ -77,12 +84,12 @@ def test_a_slow_plan_is_beaten_by_a_baseline() -> None:
     slow = Plan.of(SMALL, Policy(2, 1, 0, 100, 0, 100, 0, 100, overlap=False))
     found = faster_baseline(slow)
     assert found is not None and found.plan is not None
-    fastest = max(r.plan.prediction.tokens_per_s for r in rivals(SMALL) if r.plan)
+    fastest = max(r.plan.prediction.tokens_per_s for r in baseline_results(SMALL) if r.plan)
     assert found.plan.prediction.tokens_per_s == fastest > slow.prediction.tokens_per_s
 
 
 def test_no_baseline_beats_itself() -> None:
-    best = max((r.plan for r in rivals(SMALL) if r.plan), key=lambda p: p.prediction.tokens_per_s)
+    best = max((r.plan for r in baseline_results(SMALL) if r.plan), key=lambda p: p.prediction.tokens_per_s)
     assert faster_baseline(best) is None
 
 

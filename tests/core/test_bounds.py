@@ -12,7 +12,7 @@ from flexplan.cost.work import Rates
 from flexplan.hardware.machine import hardware_from
 from flexplan.policy.policy import Policy
 from flexplan.problem.problem import Problem, Workload
-from flexplan.simulation.bounds import bound_of, seconds_of
+from flexplan.simulation.bounds import bound_of, busy_seconds
 from flexplan.simulation.prediction import predict
 
 
@@ -66,6 +66,6 @@ def test_of_few_layers_is_of_all() -> None:
     problem, policy = asked(), Policy(4, 2, 0, 100, 0, 100, 0, 100)
     one = Workload(prompt_lens=(24,) * 8, gen_len=1)
     graph = ZigZag().build(problem.model_copy(update={"workload": one}), policy)
-    whole = seconds_of(graph.tasks(), Rates(problem.hardware))
+    whole = busy_seconds(graph.tasks(), Rates(problem.hardware))
     bound = bound_of(problem, policy, ZigZag(), (24,) * 8)
     assert bound.prefill_s == pytest.approx(max(whole.values()), rel=1e-3)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from flexplan.errors import GraphError, InfeasiblePlan
 from flexplan.graph.checker import check_graph, check_memory, check_order
-from flexplan.graph.graph import Access, Buffer, Step, Sweep, Task, TaskGraph
+from flexplan.graph.graph import Access, Buffer, Node, Sweep, Task, TaskGraph
 from flexplan.model.catalog import model_shape
 from flexplan.plan.plan import Plan
 from flexplan.plan.planner import check_plan
@@ -96,7 +96,7 @@ def test_rows_that_stop_early_leave_a_graph_that_is_accepted() -> None:
 
     sweeps = list(graph.sweeps(finished))
     assert [sweep.ks for sweep in sweeps][:2] == [(0, 1, 2), (0, 2)]
-    check_order(graph.buffers, TaskGraph.of("stops", 3, graph.buffers, sweeps).steps())
+    check_order(graph.buffers, TaskGraph.of("stops", 3, graph.buffers, sweeps).nodes())
 
 
 # -- mutants ----------------------------------------------------------------------------------------------------
@@ -130,41 +130,41 @@ MUTATED = {
 class Mutant:
     what: str
     buffers: dict[str, Buffer]
-    steps: list[Step]
+    nodes: list[Node]
     held: int | None = None  # the task that nobody may wait for any more
 
 
-def mutants(graph: TaskGraph, steps: list[Step]) -> Iterator[Mutant]:
+def mutants(graph: TaskGraph, nodes: list[Node]) -> Iterator[Mutant]:
     """Each edge dropped, each edge moved to the task before on its lane, each ring one slot shorter."""
     before, last = {}, {}
-    for step in steps:
-        before[step.number] = last.get(step.task.lane)
-        last[step.task.lane] = step.number
-    for n, step in enumerate(steps):
-        for edge in step.after:
-            rest = tuple(other for other in step.after if other != edge)
+    for node in nodes:
+        before[node.number] = last.get(node.task.lane)
+        last[node.task.lane] = node.number
+    for n, node in enumerate(nodes):
+        for edge in node.after:
+            rest = tuple(other for other in node.after if other != edge)
             early = () if before[edge] is None else (before[edge],)
             for what, after in (("dropped", rest), ("moved", rest + early)):
-                mutated = [*steps[:n], step._replace(after=after), *steps[n + 1 :]]
-                yield Mutant(f"{edge}->{step.number} {what}", dict(graph.buffers), mutated, edge)
+                mutated = [*nodes[:n], node._replace(after=after), *nodes[n + 1 :]]
+                yield Mutant(f"{edge}->{node.number} {what}", dict(graph.buffers), mutated, edge)
     for name, b in graph.buffers.items():
         if len(b.offsets) > 1 and len(set(b.sizes)) == 1:
             shorter = replace(b, offsets=b.offsets[:-1], sizes=b.sizes[:-1])
-            yield Mutant(f"{name} shorter", {**graph.buffers, name: shorter}, steps)
+            yield Mutant(f"{name} shorter", {**graph.buffers, name: shorter}, nodes)
 
 
 Runs = list[tuple[int, int]]  # a stamp, and how many bytes in a row have it
 
 
 class Execution:
-    """Runs steps on symbolic memory: a write stamps bytes with the task's number, a read notes what it sees."""
+    """Runs nodes on symbolic memory: a write stamps bytes with the task's number, a read notes what it sees."""
 
-    def __init__(self, buffers: dict[str, Buffer], steps: Sequence[Step]) -> None:
-        self.steps = steps
+    def __init__(self, buffers: dict[str, Buffer], nodes: Sequence[Node]) -> None:
+        self.nodes = nodes
         self.lanes: dict[str, list[int]] = {}
-        for step in steps:
-            self.lanes.setdefault(step.task.lane, []).append(step.number)
-        spans = [[self._spans(buffers, accesses) for accesses in (s.task.reads, s.task.writes)] for s in steps]
+        for node in nodes:
+            self.lanes.setdefault(node.task.lane, []).append(node.number)
+        spans = [[self._spans(buffers, accesses) for accesses in (s.task.reads, s.task.writes)] for s in nodes]
         cuts = sorted({edge for both in spans for found in both for lo, hi in found for edge in (lo, hi)})
         place = {edge: n for n, edge in enumerate(cuts)}
         self.size = len(cuts)
@@ -184,7 +184,7 @@ class Execution:
 
     def seen(self, order: Sequence[int]) -> list[Runs]:
         """What each task reads, by number; into how many cells its bytes are cut makes no difference."""
-        memory, seen = [-1] * self.size, [[] for _ in self.steps]  # type: list[int], list[Runs]
+        memory, seen = [-1] * self.size, [[] for _ in self.nodes]  # type: list[int], list[Runs]
         for number in order:
             runs = groupby(self.reads[number], memory.__getitem__)
             seen[number] = [(stamp, sum(self.nbytes[cell] for cell in cells)) for stamp, cells in runs]
@@ -198,24 +198,24 @@ class Execution:
         order: list[int] = []
         at = dict.fromkeys(self.lanes, 0)
         taste = {lane: rng.random() for lane in self.lanes}
-        while len(order) < len(self.steps):
+        while len(order) < len(self.nodes):
             ready = [
                 numbers[at[lane]]
                 for lane, numbers in self.lanes.items()
-                if at[lane] < len(numbers) and done.issuperset(self.steps[numbers[at[lane]]].after)
+                if at[lane] < len(numbers) and done.issuperset(self.nodes[numbers[at[lane]]].after)
             ]
             free = [number for number in ready if number != held] or ready
             whim = rng.random() < 0.2
-            number = rng.choice(free) if whim else max(free, key=lambda n: taste[self.steps[n].task.lane])
+            number = rng.choice(free) if whim else max(free, key=lambda n: taste[self.nodes[n].task.lane])
             done.add(number)
             order.append(number)
-            at[self.steps[number].task.lane] += 1
+            at[self.nodes[number].task.lane] += 1
         return order
 
 
 def refused(mutant: Mutant) -> bool:
     try:
-        check_order(mutant.buffers, mutant.steps)
+        check_order(mutant.buffers, mutant.nodes)
     except GraphError:
         return True
     return False
@@ -223,8 +223,8 @@ def refused(mutant: Mutant) -> bool:
 
 def broken(mutant: Mutant, right: list[Runs], rng: random.Random, runs: int) -> bool:
     """Whether some legal execution reads other stamps than the sequential one of the graph that was mutated."""
-    execution = Execution(mutant.buffers, mutant.steps)
-    orders = [list(range(len(mutant.steps)))]
+    execution = Execution(mutant.buffers, mutant.nodes)
+    orders = [list(range(len(mutant.nodes)))]
     orders += [execution.order(rng, mutant.held if n % 2 == 0 else None) for n in range(runs)]
     return any(execution.seen(order) != right for order in orders)
 
@@ -233,14 +233,14 @@ def broken(mutant: Mutant, right: list[Runs], rng: random.Random, runs: int) -> 
 def test_no_mutant_that_an_execution_breaks_is_accepted(name: str, record_property: Any) -> None:
     schedule, p = MUTATED[name]
     graph = SCHEDULES[schedule].build(PROBLEM, p)
-    steps, rng = list(graph.steps()), random.Random(name)
-    check_order(graph.buffers, steps)
-    whole = Execution(dict(graph.buffers), steps)
-    right = whole.seen(range(len(steps)))
+    nodes, rng = list(graph.nodes()), random.Random(name)
+    check_order(graph.buffers, nodes)
+    whole = Execution(dict(graph.buffers), nodes)
+    right = whole.seen(range(len(nodes)))
     assert all(whole.seen(whole.order(rng, None)) == right for _ in range(10))
     counts = {"mutants": 0, "refused": 0, "refused and run": 0, "refused and broken": 0}
     missed = []
-    for n, mutant in enumerate(mutants(graph, steps)):
+    for n, mutant in enumerate(mutants(graph, nodes)):
         flagged = refused(mutant)
         counts["mutants"] += 1
         counts["refused"] += flagged
@@ -272,7 +272,7 @@ def use(index: int) -> Task:
 
 
 def check(*tasks: tuple[Task, tuple[int, ...]], ring: Buffer = RING) -> None:
-    check_order({"ring": ring, "weights_cpu": HOME}, [Step(n, task, after) for n, (task, after) in enumerate(tasks)])
+    check_order({"ring": ring, "weights_cpu": HOME}, [Node(n, task, after) for n, (task, after) in enumerate(tasks)])
 
 
 def test_a_ring_that_waits_for_its_readers_is_accepted() -> None:
@@ -305,7 +305,7 @@ def test_a_refusal_points_at_the_break(code: str, pointer: str, tasks: list[tupl
     home = Buffer("weights_cpu", "host.weights", (0,), (200,))
     with pytest.raises(GraphError) as refusal:
         check_order(
-            {"ring": RING, "weights_cpu": home}, [Step(n, task, after) for n, (task, after) in enumerate(tasks)]
+            {"ring": RING, "weights_cpu": home}, [Node(n, task, after) for n, (task, after) in enumerate(tasks)]
         )
     assert refusal.value.code == code
     assert pointer in refusal.value.message
@@ -315,9 +315,9 @@ def test_bytes_decide_not_names() -> None:
     """Two buffers in the same place: their accesses conflict though their names differ."""
     other = Buffer("other", "gpu.work", (50,), (100,))
     write = Task("write", "up", 0, 0, 0, writes=(Access("other", 0, 0, 100),))
-    steps = [Step(0, load(0), ()), Step(1, write, ()), Step(2, use(0), (0, 1))]
+    nodes = [Node(0, load(0), ()), Node(1, write, ()), Node(2, use(0), (0, 1))]
     with pytest.raises(GraphError) as refusal:
-        check_order({"ring": RING, "weights_cpu": HOME, "other": other}, steps)
+        check_order({"ring": RING, "weights_cpu": HOME, "other": other}, nodes)
     assert refusal.value.code == "FP815"
 
 
@@ -327,14 +327,14 @@ def test_a_chain_of_waits_is_as_good_as_a_wait() -> None:
 
 
 def test_appending_keeps_few_records() -> None:
-    """A cache that grows a row a step is read whole in every step: the checker's work stays linear."""
+    """A cache that grows a row a node is read whole in every node: the checker's work stays linear."""
     long = Buffer("ring", "gpu.work", (0,), (4000,))
-    steps = []
+    nodes = []
     for n in range(4000):
         row = Task("append", "gpu", n, 0, 0, writes=(Access("ring", 0, n, n + 1),))
         whole = Task("read", "up", n, 0, 0, reads=(Access("ring", 0, 0, n + 1),))
-        steps += [Step(2 * n, row, ()), Step(2 * n + 1, whole, (2 * n,))]
-    check_order({"ring": long}, steps)
+        nodes += [Node(2 * n, row, ()), Node(2 * n + 1, whole, (2 * n,))]
+    check_order({"ring": long}, nodes)
 
 
 # -- memory -----------------------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ def read(buffer: str, index: int, lane: str, lo: int = 0, hi: int = 10) -> Task:
 def edges(*tasks: Task, slots: int = 2) -> list[tuple[int, ...]]:
     buffer = Buffer("ring", "gpu.work", tuple(range(0, 10 * slots, 10)), (10,) * slots)
     graph = TaskGraph.of("test", 1, {"ring": buffer}, [Sweep(0, (0,), tasks)])
-    return [step.after for step in graph.steps()]
+    return [step.after for step in graph.nodes()]
 
 
 # -- text -------------------------------------------------------------------------------------------------------
@@ -187,7 +187,7 @@ def test_a_buffer_that_does_not_exist_is_named() -> None:
 
 
 def test_edges_point_back_and_to_other_lanes(graph: TaskGraph) -> None:
-    steps = list(graph.steps())
+    steps = list(graph.nodes())
     assert [step.number for step in steps] == list(range(len(steps)))
     for step in steps:
         assert list(step.after) == sorted(set(step.after))

@@ -23,7 +23,7 @@ from flexplan.model.catalog import model_shape
 from flexplan.policy.policy import Policy
 from flexplan.problem.problem import Problem
 from flexplan.simulation.simulator import share, simulate_graph
-from flexplan.simulation.sweeps import Program
+from flexplan.simulation.sweeps import SweepProgram
 from flexplan.simulation.sweeps import programs as programs_of
 
 GB = 1e9
@@ -230,7 +230,7 @@ def test_lanes_keep_their_order_and_run_one_task_at_a_time(schedule: Any, policy
 def test_nothing_starts_before_what_it_waits_for_has_ended(schedule: Any, policy: Policy) -> None:
     graph = schedule.build(PROBLEM, policy)
     span = {s.name: s for s in simulate_graph(graph, Rates(PROBLEM.hardware)).spans}
-    steps = list(graph.steps())
+    steps = list(graph.nodes())
     for step in steps:
         for other in step.after:
             assert span[step.task.name].start_s >= span[steps[other].task.name].end_s
@@ -278,7 +278,7 @@ def test_a_repeated_pattern_is_timed_as_if_every_task_were_built(
 
 
 def derived_and_repeated(graph: TaskGraph) -> tuple[int, int]:
-    found: list[Program] = list(programs_of(graph.buffers, graph.sweeps(), Rates(PROBLEM.hardware)))
+    found: list[SweepProgram] = list(programs_of(graph.buffers, graph.sweeps(), Rates(PROBLEM.hardware)))
     layouts = {id(program.layout) for program in found}
     return len(layouts), len(found) - len(layouts)
 

@@ -124,7 +124,7 @@ def test_a_plan_by_hand_is_told_of_a_faster_baseline() -> None:
 
 def test_a_plan_that_is_a_baseline_is_called_one() -> None:
     asked = problem(64, 64)
-    made = max((r.plan for r in explain(solve(asked)).rivals if r.plan), key=lambda p: p.prediction.tokens_per_s)
+    made = max((r.plan for r in explain(solve(asked)).baselines if r.plan), key=lambda p: p.prediction.tokens_per_s)
     found = explain(made)
     assert found.winner is not None
     assert "nothing faster was found" in printed(found)

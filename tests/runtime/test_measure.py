@@ -15,7 +15,7 @@ from flexplan_runtime.measure import profile as measure_module  # noqa: E402  (a
 from flexplan_runtime.measure.machine import fingerprint  # noqa: E402
 from flexplan_runtime.measure.microbench import QUICK  # noqa: E402
 from flexplan_runtime.measure.profile import measure  # noqa: E402
-from flexplan_runtime.measure.timing import Figure, seconds_of  # noqa: E402
+from flexplan_runtime.measure.timing import Figure, timed  # noqa: E402
 
 from flexplan.cli.app import app  # noqa: E402
 from flexplan.hardware.machine import Hardware  # noqa: E402
@@ -59,4 +59,4 @@ def test_a_median_is_not_moved_by_one_slow_run() -> None:
 
 
 def test_a_duration_is_that_of_one_call() -> None:
-    assert seconds_of(lambda: time.sleep(0.01), HOST, 0.05).value == pytest.approx(0.01, rel=0.5)
+    assert timed(lambda: time.sleep(0.01), HOST, 0.05).value == pytest.approx(0.01, rel=0.5)

@@ -173,7 +173,7 @@ def test_no_task_starts_before_those_it_waits_for_have_ended(tiny_opt: Path, tmp
         lm.generate(prompts, max_new_tokens=3)
         (block,) = blocks_of(lm, prompts, 3)
         spans = {span.name: span for span in lm.timeline.spans}
-        steps = list(block.graph.steps())
+        steps = list(block.graph.nodes())
     assert len(spans) == len(steps)  # a name is one task's
     for step in steps:
         for number in step.after:

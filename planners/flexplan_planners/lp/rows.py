@@ -136,7 +136,7 @@ class CostModel(Protocol):
 
 
 # -- the program, part by part -----------------------------------------------------------------------------------
-def seconds_of(phase: Phase) -> str:
+def seconds_name(phase: Phase) -> str:
     """The variable that stands for the seconds of a pass."""
     return f"seconds_{phase.name}"
 
@@ -155,7 +155,7 @@ def objective_unit(program: Program) -> float:
 def objective(program: Program) -> dict[str, float]:
     """Seconds of a block over its prompts; of equal ones the block with the least work on all lanes together."""
     scale, unit = units(program), objective_unit(program)
-    terms = {seconds_of(p): p.passes * scale[p.name] / unit for p in program.phases}
+    terms = {seconds_name(p): p.passes * scale[p.name] / unit for p in program.phases}
     for phase in program.phases:
         for row in phase.rows.values():
             for name, seconds in (*row.block.items(), *row.batch.items()):
@@ -179,7 +179,7 @@ def time_rows(program: Program, n: int | None) -> list[Constraint]:
         for lane, terms in _undominated(lanes).items():
             constant = terms.get(ONE, 0.0)
             negated = {name: -c for name, c in terms.items() if name != ONE}
-            rows.append(Constraint(f"{phase.name}_{lane}", {**negated, seconds_of(phase): 1.0}, ">=", constant))
+            rows.append(Constraint(f"{phase.name}_{lane}", {**negated, seconds_name(phase): 1.0}, ">=", constant))
     return rows
 
 
@@ -277,7 +277,7 @@ def solve_program(program: Program, n: int | None = None, pinned: Shares | None 
     if n:
         return Solution(n, shares, program.seconds(shares, n) / n, answer)
     scale = units(program)
-    seconds = sum(p.passes * scale[p.name] * answer.values[seconds_of(p)] for p in program.phases)
+    seconds = sum(p.passes * scale[p.name] * answer.values[seconds_name(p)] for p in program.phases)
     return Solution(1 / u, shares, seconds, answer)
 
 

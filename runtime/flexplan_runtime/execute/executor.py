@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from flexplan.graph.graph import GPU, INLINE, Finished, Step, Sweep, Task, TaskGraph, Tracker
+from flexplan.graph.graph import GPU, INLINE, Finished, Node, Sweep, Task, TaskGraph, Tracker
 from flexplan.graph.timeline import Span, Timeline
 from flexplan_runtime.execute.block import BlockState
 from flexplan_runtime.execute.env import ExecutionEnv
@@ -91,8 +91,8 @@ class Executor:
         tracker, before = Tracker(self.graph.buffers), None
         for sweep in self.graph.sweeps(finished):
             flying = Flying(sweep, [])
-            for step in tracker.steps(sweep):
-                flying.tokens.append(self._submit(step))
+            for node in tracker.nodes(sweep):
+                flying.tokens.append(self._submit(node))
                 self.pace.rest(before.tokens if before else ())
             if before:
                 self._land(before, flying.tokens)
@@ -102,11 +102,11 @@ class Executor:
         elif before:
             self._land(before, ())
 
-    def _submit(self, step: Step) -> Token:
-        lane = self._lane(step.task.lane)
-        token = self.tokens[step.number] = Token(step.number, step.task)
+    def _submit(self, node: Node) -> Token:
+        lane = self._lane(node.task.lane)
+        token = self.tokens[node.number] = Token(node.number, node.task)
         # a number that is not known any more belongs to a sweep that has ended
-        lane.submit(token, [self.tokens[n] for n in step.after if n in self.tokens])
+        lane.submit(token, [self.tokens[n] for n in node.after if n in self.tokens])
         return token
 
     def _lane(self, name: str) -> Lane:

@@ -17,11 +17,11 @@ from flexplan_runtime.models.base import Pieces
 def layer_weights(view: TaskView) -> dict[str, Pieces]:
     """The tensors of the task's layer, as row pieces in the order of their rows."""
     task = view.task
-    moving = next((a for a in task.reads if a.buffer in ("weight_ring", "weights_open")), None)
+    moving = next((a for a in task.reads if a.buffer in ("weight_ring", "weights_unpacked")), None)
     place = (task.j, -1 if moving is None else view.slot_number(moving))
     found = view.block.weights.get(place)
     if found is None:
-        opened = view.read("weights_open")
+        opened = view.read("weights_unpacked")
         found = _pieces(view) if opened is None else _whole(view, opened)
         view.block.weights[place] = found
     return found
@@ -47,15 +47,15 @@ def piece_view(data: Tensor, piece: Piece, start: int, dtype: torch.dtype) -> Te
 
 def whole_view(data: Tensor, w: LayerWeights, tensor: WeightTensor, dtype: torch.dtype) -> Tensor:
     """The same of a whole tensor in the open weights."""
-    start = w.opened[tensor]
-    flat = data[start : start + tensor.open_bytes].view(dtype)
+    start = w.unpacked[tensor]
+    flat = data[start : start + tensor.unpacked_bytes].view(dtype)
     return flat if tensor.cols == 1 else flat.view(tensor.rows, tensor.cols)
 
 
 def _whole(view: TaskView, opened: Tensor) -> dict[str, Pieces]:
     """Whole tensors, unpacked."""
     w = view.placement.weights[view.task.j]
-    return {tensor.name: (whole_view(opened, w, tensor, view.block.dtype),) for tensor in w.opened}
+    return {tensor.name: (whole_view(opened, w, tensor, view.block.dtype),) for tensor in w.unpacked}
 
 
 def _pieces(view: TaskView) -> dict[str, Pieces]:

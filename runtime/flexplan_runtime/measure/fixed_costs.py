@@ -31,7 +31,7 @@ _STREAMED = Policy(2, 2, 34, 33, 34, 33, 0, 50)
 
 
 @dataclass(frozen=True)
-class Pass:
+class PassSeconds:
     """Seconds of one of its layers, and of its first and last task together."""
 
     layer: Figure
@@ -74,7 +74,7 @@ def task_costs(trials: TrialModels) -> dict[str, Figure]:
     return found | ({"host_task_s": median(CPU)} if trials.env.device.type == "cpu" else {})
 
 
-def measured(trials: TrialModels, model: Model, policy: Policy, gpu_bytes_per_s: float) -> Pass:
+def measured(trials: TrialModels, model: Model, policy: Policy, gpu_bytes_per_s: float) -> PassSeconds:
     """A decoding pass beside reading the weights of its layers."""
     timeline = trials.decoded(model, policy, _NEW)
     starts_s = sorted(s.start_s for s in timeline.spans if s.name.startswith("compute@") and s.i > _CAPTURED)
@@ -84,7 +84,7 @@ def measured(trials: TrialModels, model: Model, policy: Policy, gpu_bytes_per_s:
     passes = [took_s[n : n + tasks] for n in range(0, len(took_s) - tasks + 1, tasks)]
     layers_s = [sum(took[n : n + parts]) - floor_s for took in passes for n in range(1, tasks - 1, parts)]
     ends_s = [took[0] + took[-1] for took in passes]
-    return Pass(Figure.of([max(1e-6, seconds) for seconds in layers_s]), Figure.of(ends_s))
+    return PassSeconds(Figure.of([max(1e-6, seconds) for seconds in layers_s]), Figure.of(ends_s))
 
 
 def _layer(s: ModelShape) -> Work:

@@ -39,7 +39,7 @@ class Figure:
         return f"{self.value:.3g} +- {self.spread_percent:.0f} %"
 
 
-def seconds_of(act: Callable[[], object], device: torch.device, budget_s: float) -> Figure:
+def timed(act: Callable[[], object], device: torch.device, budget_s: float) -> Figure:
     """Seconds of one call, warmed up, with the device's work finished; about ``budget_s`` are spent."""
     _once(act, device)
     values: list[float] = []
@@ -51,7 +51,7 @@ def seconds_of(act: Callable[[], object], device: torch.device, budget_s: float)
 
 def rate_of(amount: float, act: Callable[[], object], device: torch.device, budget_s: float) -> Figure:
     """Amount a second, where one call does ``amount``."""
-    took = seconds_of(act, device, budget_s)
+    took = timed(act, device, budget_s)
     return Figure(amount / took.value, took.spread_percent)
 
 

@@ -25,14 +25,14 @@ from flexplan_runtime.attention.sparse import (
     sparse_attention,
     weighted_values,
 )
-from flexplan_runtime.execute.handlers.hidden import take_up
+from flexplan_runtime.execute.handlers.hidden import working_in
 from flexplan_runtime.execute.layer_weights import layer_weights
 from flexplan_runtime.execute.views import TaskView
 
 
 def project(view: TaskView) -> None:
     """Queries, keys and values; attention over what is on the gpu; what the second half needs of the rest."""
-    s, hidden = view.segment, take_up(view)
+    s, hidden = view.segment, working_in(view)
     q, k, v = view.block.family.project(layer_weights(view), hidden, view.positions())
     _keep(view, k, v)
     q_GPH = q.reshape(s.num_grains, -1, s.head_dim)
@@ -55,13 +55,13 @@ def _choose(view: TaskView, q_GPH: Tensor, out_GPH: Tensor) -> None:
     s, old, batch = view.segment, view.old_tokens, view.batch
     pads, newest, packing = batch.grain_pads[s.grains[0] :], batch.position, view.block.cache_packing
     keys_GTH = by_grain(view.slot("cache_ring"), s, s.streamed, s.capacity, view.block.cache_dtype, 1)[:, 0, : old + 1]
-    chances = attention_weights(q_GPH, keys_GTH, pads, newest, view.block.family.scale, packing)
-    positions, chances = choose(chances, pads, newest, view.placement.policy.attn_sparsity)
+    probs = attention_weights(q_GPH, keys_GTH, pads, newest, view.block.family.scale, packing)
+    positions, probs = choose(probs, pads, newest, view.placement.policy.attn_sparsity)
     # a short row's surplus choices are the newest, whose place on the host is not filled yet; they weigh nothing
     view.slot("choices").view(torch.int64).copy_(value_rows(s, positions[:, :-1].clamp(max=old - 1)))
-    view.slot("chances").view(torch.float32).view(*q_GPH.shape[:2], -1).copy_(chances[:, :, :-1])
+    view.slot("probs").view(torch.float32).view(*q_GPH.shape[:2], -1).copy_(probs[:, :, :-1])
     value_G1H = by_grain(view.slot("fresh"), s, s.streamed, 1, view.block.cache_dtype)[:, 1]
-    out_GPH.copy_(weighted_values(chances[:, :, -1:], value_G1H, q_GPH, packing))
+    out_GPH.copy_(weighted_values(probs[:, :, -1:], value_G1H, q_GPH, packing))
 
 
 def attend(view: TaskView) -> None:
@@ -129,9 +129,9 @@ def _with_values(view: TaskView, part_GPH: Tensor) -> Tensor:
     """What `project` left of the streamed grains, and their chosen values."""
     s, done_GPH = view.segment, part_GPH.clone()
     to = done_GPH[s.grains[0] :]
-    chances = view.slot("chances").view(torch.float32).view(*to.shape[:2], -1)
-    values = view.slot("values").view(view.block.cache_dtype).view(s.streamed, chances.shape[2], -1)
-    to += weighted_values(chances, values, to, view.block.cache_packing)
+    probs = view.slot("probs").view(torch.float32).view(*to.shape[:2], -1)
+    values = view.slot("values").view(view.block.cache_dtype).view(s.streamed, probs.shape[2], -1)
+    to += weighted_values(probs, values, to, view.block.cache_packing)
     return done_GPH
 
 

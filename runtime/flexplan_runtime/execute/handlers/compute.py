@@ -8,15 +8,15 @@ from torch import Tensor
 from flexplan.model.tensors import ATTENTION, EMBED, HEAD
 from flexplan_runtime.execute.handlers.attention import layer_attention
 from flexplan_runtime.execute.handlers.gather import merge_rows
-from flexplan_runtime.execute.handlers.hidden import put_down, take_up, working
+from flexplan_runtime.execute.handlers.hidden import working, working_in, working_out
 from flexplan_runtime.execute.layer_weights import layer_weights, stored_pieces, whole_view
 from flexplan_runtime.execute.views import TaskView
 from flexplan_runtime.weights.packed import unpack
 
 
-def open_weight(view: TaskView) -> None:
+def unpack_weight(view: TaskView) -> None:
     """A layer's weights unpacked into whole tensors; what is not packed is copied beside them."""
-    w, slot = view.placement.weights[view.task.j], view.slot("weights_open")
+    w, slot = view.placement.weights[view.task.j], view.slot("weights_unpacked")
     for piece, data in stored_pieces(view):
         whole = whole_view(slot, w, piece.tensor, view.block.dtype)
         unpack(data, piece.tensor, whole[piece.row_lo : piece.row_hi])
@@ -30,10 +30,10 @@ def compute(view: TaskView) -> None:
     elif layer.role == HEAD:
         _head(view)
     else:
-        hidden_BSD = take_up(view)
+        hidden_BSD = working_in(view)
         for rows in view.row_spans():
             _transform(view, hidden_BSD[rows], rows)
-        put_down(view)
+        working_out(view)
 
 
 def _transform(view: TaskView, slot_BSD: Tensor, rows: slice) -> None:
@@ -54,11 +54,11 @@ def _embed(view: TaskView) -> None:
     for rows in view.row_spans():
         rows_BSE = merge_rows(view, ids_BS[rows], None if found_BSE is None else found_BSE[rows])
         hidden_BSD[rows] = view.block.family.embed(layer_weights(view), rows_BSE, positions_BS[rows])
-    put_down(view)
+    working_out(view)
 
 
 def _head(view: TaskView) -> None:
-    hidden, batch = take_up(view), view.batch
+    hidden, batch = working_in(view), view.batch
     logits = view.block.family.head(layer_weights(view), hidden[:, -1])
     chosen = view.block.sampling.choose(logits, batch.rows, view.task.i)
     if len(view.block.stop_ids):

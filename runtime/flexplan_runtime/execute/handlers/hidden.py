@@ -7,7 +7,7 @@ from torch import Tensor
 from flexplan_runtime.execute.views import TaskView
 
 
-def take_up(view: TaskView) -> Tensor:
+def working_in(view: TaskView) -> Tensor:
     """Hidden states (B, S, D) in the working slot; their part on the gpu comes from its home."""
     home = view.read("hidden_gpu")
     if home is not None:
@@ -25,7 +25,7 @@ def _slot(view: TaskView) -> Tensor:
     return view.slot("hidden_decode" if view.task.i else "hidden_prefill")
 
 
-def put_down(view: TaskView) -> None:
+def working_out(view: TaskView) -> None:
     """Of what is now in the working slot, the part that stays into its home on the gpu."""
     home = view.write("hidden_gpu")
     if home is not None:
