@@ -25,7 +25,8 @@ class WeightVerbs(Emitter):
         w = self.placement.weights[j]
         index = self._weight_index(number, j)
         cpu, disk = w.part_bytes["cpu"], w.part_bytes["disk"]
-        part = 2 if number == 0 and j < self.placement.preloaded else 0  # the first pass also loads these for the second
+        # the first pass also loads these for the second
+        part = 2 if number == 0 and j < self.placement.preloaded else 0
         lo, hi = _chunk(cpu, chunk, chunks, PIECE_ALIGN)
         if lo < hi:
             yield from self._load_cpu_weight(p, index, j, k, lo, hi, part)

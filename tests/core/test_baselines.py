@@ -47,7 +47,8 @@ def test_4_bit_is_planned() -> None:
 
 
 def test_a_baseline_has_the_largest_batch_that_fits() -> None:
-    found = baseline_result(HOST, TIGHT.model_copy(update={"workload": TIGHT.workload.model_copy(update={"num_prompts": 9999})}))
+    many = TIGHT.workload.model_copy(update={"num_prompts": 9999})
+    found = baseline_result(HOST, TIGHT.model_copy(update={"workload": many}))
     assert found.plan is not None
     problem, policy, schedule = found.plan.problem, found.plan.policy, make(SCHEDULES, "zigzag")
     larger = next(size for size in sizes(problem) if size > policy.gpu_batch_size)
