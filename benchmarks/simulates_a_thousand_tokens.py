@@ -8,7 +8,7 @@ import time
 
 from flexplan_planners.schedules.zigzag import ZigZag
 
-from flexplan.cost.work import Rates
+from flexplan.cost.rates import Rates
 from flexplan.policy.policy import Policy
 from flexplan.problem.problem import Problem
 from flexplan.simulation.simulator import simulate_graph

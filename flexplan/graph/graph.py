@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flexplan.graph.edges import Tracker
-from flexplan.graph.tasks import (
+from flexplan.graph.kinds import (
     CPU,
     D2H,
     DISK_READ,
@@ -26,15 +26,9 @@ from flexplan.graph.tasks import (
     INLINE,
     KINDS,
     LANES,
-    NOTHING,
-    Access,
-    Buffer,
     Kind,
-    Node,
-    Sweep,
-    Task,
-    Work,
 )
+from flexplan.graph.tasks import NOTHING, Access, Buffer, Node, Sweep, Task, Work
 from flexplan.graph.text import graph_lines, parse_graph, parse_name, parse_task
 
 __all__ = [

@@ -1,62 +1,13 @@
-"""Tasks: the words a task graph is written in, lanes, kinds, buffers, accesses and work."""
+"""Tasks: the words a task graph is written in: accesses, work, tasks, sweeps and buffers."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from operator import add
 from typing import NamedTuple
 
 from flexplan.errors import GraphError
-
-# -- lanes: ordering domains, each in order within itself ------------------------------------------------
-GPU = "gpu"
-H2D_WEIGHTS, H2D_CACHE, H2D_SMALL, D2H = "h2d_weights", "h2d_cache", "h2d_small", "d2h"
-DISK_READ, DISK_WRITE = "disk_read", "disk_write"
-CPU, HOST_COPY = "cpu", "host_copy"
-INLINE = "inline"
-LANES = (GPU, H2D_WEIGHTS, H2D_CACHE, H2D_SMALL, D2H, CPU, HOST_COPY, DISK_READ, DISK_WRITE, INLINE)
-
-
-class Kind(NamedTuple):
-    """What a task of this kind does: its lane, what it reads and writes.  A handler has the name of its kind."""
-
-    lane: str
-    reads: str
-    writes: str
-
-
-# The plug-in contract.  load_ and store_ cross the link, read_ and write_ reach the disk.
-KINDS: Mapping[str, Kind] = {
-    "read_weight": Kind(DISK_READ, "weights_disk", "weight_relay"),
-    "stage_weight": Kind(HOST_COPY, "weights_cpu", "weight_stage"),
-    "load_weight": Kind(H2D_WEIGHTS, "weights_cpu, weight_stage, weight_relay", "weight_ring"),
-    "unpack_weight": Kind(GPU, "weights_gpu, weight_ring", "weights_unpacked"),
-    "gather": Kind(CPU, "ids_host or outputs, weights_cpu, weights_disk", "rows_host"),
-    "load_rows": Kind(H2D_SMALL, "rows_host", "rows"),
-    "load_ids": Kind(H2D_SMALL, "ids_host", "ids"),
-    "read_hidden": Kind(DISK_READ, "hidden_disk", "hidden_relay"),
-    "load_hidden": Kind(H2D_SMALL, "hidden_cpu, hidden_relay", "hidden"),
-    "read_cache": Kind(DISK_READ, "cache_disk", "cache_relay"),
-    "load_cache": Kind(H2D_CACHE, "cache_cpu, cache_relay", "cache_ring"),
-    "project": Kind(
-        GPU, "weights, hidden, cache_gpu, cache_ring", "queries, fresh, attention, cache_gpu, choices, probs"
-    ),
-    "send_query": Kind(D2H, "queries", "queries_host"),
-    "attend": Kind(CPU, "queries_host, cache_cpu, cache_relay, cache_out", "attention_host"),
-    "load_attention": Kind(H2D_SMALL, "attention_host", "attention"),
-    "load_values": Kind(H2D_CACHE, "choices, cache_cpu", "values"),
-    "compute": Kind(
-        GPU,
-        "weights, hidden, cache_gpu, cache_ring, rows, ids, attention, probs, values",
-        "hidden, cache, fresh, ids",
-    ),
-    "store_cache": Kind(D2H, "fresh", "cache_cpu, cache_out"),
-    "write_cache": Kind(DISK_WRITE, "cache_out", "cache_disk"),
-    "store_hidden": Kind(D2H, "hidden", "hidden_cpu, hidden_relay"),
-    "write_hidden": Kind(DISK_WRITE, "hidden_relay", "hidden_disk"),
-    "store_ids": Kind(D2H, "ids", "outputs"),
-}
 
 
 class Access(NamedTuple):
@@ -127,7 +78,7 @@ class Task(NamedTuple):
 
 
 class Sweep:
-    """One pass over the layers: token ``i`` of the micro-batches ``ks``; its tasks are written when asked for.
+    """The tasks of one pass over the layers, token ``i`` of the micro-batches ``ks``; they are written when asked for.
 
     Sweeps that follow one another with an equal ``pattern`` are alike task for task, and every number in
     them (indices, bytes, work) grows by the same step from one to the next.  None promises nothing.

@@ -13,7 +13,7 @@ from flexplan.errors import InfeasiblePlan, PolicyError
 from flexplan.model.layers import layer_tensors, schedule_layers
 from flexplan.model.tensors import weight_tensors
 from flexplan.placement.cache import place_cache
-from flexplan.plan.budgets import largest, sizes
+from flexplan.plan.budgets import batch_sizes, largest
 from flexplan.plan.objectives import meets_latency
 from flexplan.plan.plan import Plan
 from flexplan.plugins import SCHEDULES, make
@@ -22,8 +22,9 @@ from flexplan.policy.lossy import lossy_fields
 from flexplan.policy.policy import Policy
 from flexplan.problem.problem import Problem, Workload
 from flexplan.problem.ragged import typical_lens
+from flexplan.schedule.protocol import Schedule
 from flexplan.simulation.bounds import bound_of
-from flexplan.simulation.prediction import Schedule, peak_bytes
+from flexplan.simulation.prediction import peak_bytes
 
 _DECIMALS = 3  # of a percent
 
@@ -158,7 +159,7 @@ def _at_its_best(baseline: Baseline, problem: Problem) -> Policy:
     def policy(size: int) -> Policy:
         return baseline.policy(problem, size)
 
-    choices, one = sizes(problem), policy(1)
+    choices, one = batch_sizes(problem), policy(1)
     most = max(1, largest(policy, choices, problem, _schedule(baseline.schedule)))
     if policy(most) == replace(one, gpu_batch_size=most):
         return policy(most)  # with the same shares, more sequences are never slower
@@ -193,7 +194,7 @@ def _most_sequences(problem: Problem, policy: Policy) -> int:
     weights = share / 100 * sum(t.nbytes for t in weight_tensors(s, policy.weight_packing(s.bytes_per_element)))
     shortest = fill_block(0, (_shortest(work),), work.gen_len, 1)
     sequence = sum(row[0].payload(tier) for row in place_cache(s, policy, shortest))
-    return min(sizes(problem)[-1], int((problem.budgets()[tier] - weights) // sequence))
+    return min(batch_sizes(problem)[-1], int((problem.budgets()[tier] - weights) // sequence))
 
 
 def _shortest(work: Workload) -> int:

@@ -1,26 +1,29 @@
-"""Block sizes: the largest micro-batch and the largest block that a placement has room for."""
+"""Budgets: what is over them, and the largest micro-batch and block that they have room for."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from flexplan.errors import InfeasiblePlan
 from flexplan.policy.policy import Policy
 from flexplan.problem.problem import Problem
-from flexplan.simulation.prediction import Schedule, peak_bytes
+from flexplan.schedule.protocol import Schedule
+from flexplan.simulation.prediction import peak_bytes
+from flexplan.units import format_size
 
 _MOST = 1 << 12  # sequences of a micro-batch; more never pay
 SIZES = sorted({size for e in range(13) for size in (1 << e, 3 << e >> 1) if 1 <= size <= _MOST})  # 1, 2, 3, 4, 6, ...
 
 
-def sizes(problem: Problem) -> list[int]:
+def batch_sizes(problem: Problem) -> list[int]:
     """Micro-batches to try: no more sequences than there are prompts."""
     most = problem.workload.num_prompts or _MOST
     return [*(size for size in SIZES if size < most), min(most, _MOST)]
 
 
-def fits(problem: Problem, policy: Policy, schedule: Schedule) -> bool:
+def block_fits(problem: Problem, policy: Policy, schedule: Schedule) -> bool:
     """Is every tier within its budget?"""
     need, budgets = peak_bytes(problem, policy, schedule), problem.budgets()
     return all(need[tier] <= budgets[tier] for tier in budgets)
@@ -28,7 +31,7 @@ def fits(problem: Problem, policy: Policy, schedule: Schedule) -> bool:
 
 def largest(policies: Callable[[int], Policy], choices: Sequence[int], problem: Problem, schedule: Schedule) -> int:
     """The largest of these ascending sizes whose policy fits; 0 where none does."""
-    number = bisect_left(choices, True, key=lambda size: not fits(problem, policies(size), schedule))
+    number = bisect_left(choices, True, key=lambda size: not block_fits(problem, policies(size), schedule))
     return choices[number - 1] if number else 0
 
 
@@ -46,3 +49,36 @@ def largest_block(problem: Problem, policy: Policy, schedule: Schedule) -> tuple
         return policy.gpu_batch_size, batches
     size = largest(of_size, range(1, policy.gpu_batch_size + 1), problem, schedule)
     return (size, 1) if size else None
+
+
+def refuse_over_budget(
+    need: Mapping[str, int], problem: Problem, smaller: Callable[[], tuple[int, int] | None] | None = None
+) -> None:
+    """Raise InfeasiblePlan where a tier needs more than its budget; ``smaller`` finds a block that works."""
+    budgets = problem.budgets()
+    over = tuple(tier for tier in budgets if need[tier] > budgets[tier])
+    if over:
+        given = {tier: getattr(problem.hardware, f"{tier}_bytes") for tier in over}
+        asked = {tier: problem.budget_for(tier, need[tier]) for tier in over}
+        what = "; ".join(f"{t} needs {format_size(asked[t])}, budget {format_size(given[t])}" for t in over)
+        block = smaller() if smaller else None
+        flags = " and ".join(f"--{tier}-mem" for tier in over)
+        raise InfeasiblePlan(
+            "FP401",
+            f"the policy does not fit: {what}",
+            fix=f"raise {flags}, or {_lower(over[0], block, smaller is not None)}",
+            binding=over,
+            smallest_budget_bytes={t: asked[t] if over == (t,) else None for t in budgets},
+            smallest_together_bytes=asked if len(over) > 1 else {},
+            block_that_works=block,
+        )
+
+
+def _lower(tier: str, block: tuple[int, int] | None, looked: bool) -> str:
+    """The knob to turn down."""
+    if block is not None:
+        return f"use gpu_batch_size {block[0]} and num_gpu_batches {block[1]}, which fit"
+    percent = {"gpu": "w_gpu_percent", "cpu": "w_cpu_percent"}.get(tier, "what is on disk")
+    if looked:
+        return f"lower {percent}: not even one sequence fits"
+    return f"lower {'num_gpu_batches' if tier == 'cpu' else 'gpu_batch_size'} or {percent}"

@@ -5,27 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from flexplan.cost.work import Rates
-from flexplan.errors import InfeasiblePlan, PolicyError
+from flexplan.cost.rates import Rates
+from flexplan.errors import PolicyError
 from flexplan.files import write_whole
 from flexplan.graph.graph import TaskGraph
 from flexplan.graph.timeline import Timeline
 from flexplan.placement.placement import Placement
-from flexplan.plan.budgets import largest_block
+from flexplan.plan.budgets import largest_block, refuse_over_budget
 from flexplan.plugins import SCHEDULES, make
 from flexplan.policy.blocks import full_block
 from flexplan.policy.policy import POLICY_VERSION, Policy, check_version, read_strict_json
 from flexplan.problem.problem import Problem
-from flexplan.simulation.prediction import Prediction, Schedule, peak_bytes, predict
+from flexplan.schedule.protocol import Schedule
+from flexplan.simulation.prediction import Prediction, peak_bytes, predict
 from flexplan.simulation.simulator import simulate_graph
-from flexplan.units import format_size
 
 
 @dataclass(frozen=True)
@@ -149,39 +149,6 @@ def load_policy(path: str | Path) -> Policy | Plan:
     text = read_policy_file(path)
     whole = {"policy", "problem"} & read_strict_json(text, "policy").keys()
     return Plan.from_json(text) if whole else Policy.from_json(text)
-
-
-def refuse_over_budget(
-    need: Mapping[str, int], problem: Problem, smaller: Callable[[], tuple[int, int] | None] | None = None
-) -> None:
-    """Raise InfeasiblePlan where a tier needs more than its budget; ``smaller`` finds a block that works."""
-    budgets = problem.budgets()
-    over = tuple(tier for tier in budgets if need[tier] > budgets[tier])
-    if over:
-        given = {tier: getattr(problem.hardware, f"{tier}_bytes") for tier in over}
-        asked = {tier: problem.budget_for(tier, need[tier]) for tier in over}
-        what = "; ".join(f"{t} needs {format_size(asked[t])}, budget {format_size(given[t])}" for t in over)
-        block = smaller() if smaller else None
-        flags = " and ".join(f"--{tier}-mem" for tier in over)
-        raise InfeasiblePlan(
-            "FP401",
-            f"the policy does not fit: {what}",
-            fix=f"raise {flags}, or {_lower(over[0], block, smaller is not None)}",
-            binding=over,
-            smallest_budget_bytes={t: asked[t] if over == (t,) else None for t in budgets},
-            smallest_together_bytes=asked if len(over) > 1 else {},
-            block_that_works=block,
-        )
-
-
-def _lower(tier: str, block: tuple[int, int] | None, looked: bool) -> str:
-    """The knob to turn down."""
-    if block is not None:
-        return f"use gpu_batch_size {block[0]} and num_gpu_batches {block[1]}, which fit"
-    percent = {"gpu": "w_gpu_percent", "cpu": "w_cpu_percent"}.get(tier, "what is on disk")
-    if looked:
-        return f"lower {percent}: not even one sequence fits"
-    return f"lower {'num_gpu_batches' if tier == 'cpu' else 'gpu_batch_size'} or {percent}"
 
 
 def _digest(policy: Policy, problem: Problem, schedule: str) -> str:

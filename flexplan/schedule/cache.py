@@ -8,8 +8,7 @@ from flexplan.cost import work as cost
 from flexplan.graph.graph import Access
 from flexplan.model.layers import Layer
 from flexplan.placement.placement import ID_BYTES, PROB_BYTES, Placement
-from flexplan.schedule.emitter import Accesses, Emitter, Tasks, access
-from flexplan.schedule.passes import Pass
+from flexplan.schedule.emitter import Accesses, Emitter, Pass, Tasks, access
 
 
 class CacheVerbs(Emitter):

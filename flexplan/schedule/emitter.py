@@ -8,10 +8,25 @@ from functools import cache
 from flexplan.graph.graph import INLINE, KINDS, Access, Task, Work
 from flexplan.placement.layout import Layout
 from flexplan.placement.placement import Placement
-from flexplan.schedule.passes import Pass
 
 Tasks = Iterator[Task]
 Accesses = tuple[Access, ...]
+
+
+class Pass:
+    """One pass over the layers: the ``number``-th of the graph, token ``i`` of the micro-batches ``ks`` in order."""
+
+    __slots__ = ("_place", "i", "ks", "number")
+
+    def __init__(self, number: int, i: int, ks: tuple[int, ...]) -> None:
+        self.number = number
+        self.i = i
+        self.ks = ks
+        self._place = {k: place for place, k in enumerate(ks)}
+
+    def turn(self, group: int, k: int) -> int:
+        """A running count within the pass, over (group, micro-batch)."""
+        return group * len(self.ks) + self._place[k]
 
 
 def access(buffer: str, index: int, size: int) -> Accesses:

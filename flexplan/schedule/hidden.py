@@ -8,8 +8,7 @@ from flexplan.cost import work as cost
 from flexplan.graph.graph import Access
 from flexplan.placement.placement import ID_BYTES, Placement
 from flexplan.placement.weights import DISK_ALIGN
-from flexplan.schedule.emitter import Accesses, Emitter, Tasks, access
-from flexplan.schedule.passes import Pass
+from flexplan.schedule.emitter import Accesses, Emitter, Pass, Tasks, access
 from flexplan.units import round_up
 
 

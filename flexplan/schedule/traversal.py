@@ -10,7 +10,7 @@ from flexplan.placement.placement import Placement
 from flexplan.policy.blocks import Block, fill_blocks
 from flexplan.policy.policy import Policy
 from flexplan.problem.problem import Problem
-from flexplan.schedule.passes import Pass
+from flexplan.schedule.emitter import Pass
 from flexplan.schedule.verbs import Verbs
 
 Passes = Callable[[Block], Sequence[tuple[int, Sequence[int]]]]  # (token i, micro-batches in order), pass after pass

@@ -15,9 +15,8 @@ from flexplan.model.tensors import EMBED, HEAD, MLP
 from flexplan.placement.placement import ID_BYTES, Placement
 from flexplan.schedule.cache import CacheVerbs
 from flexplan.schedule.compute_work import ComputeWork
-from flexplan.schedule.emitter import Tasks, access
+from flexplan.schedule.emitter import Pass, Tasks, access
 from flexplan.schedule.hidden import HiddenVerbs
-from flexplan.schedule.passes import Pass
 from flexplan.schedule.weights import WeightVerbs
 
 

@@ -8,8 +8,7 @@ from flexplan.cost import work as cost
 from flexplan.graph.graph import Access
 from flexplan.placement.placement import Placement
 from flexplan.placement.weights import DISK_ALIGN, PIECE_ALIGN
-from flexplan.schedule.emitter import Accesses, Emitter, Tasks, access
-from flexplan.schedule.passes import Pass
+from flexplan.schedule.emitter import Accesses, Emitter, Pass, Tasks, access
 
 
 class WeightVerbs(Emitter):

@@ -10,10 +10,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Protocol
 
-from flexplan.cost.work import Rates
-from flexplan.graph.graph import TaskGraph
+from flexplan.cost.rates import Rates
 from flexplan.graph.timeline import Timeline
 from flexplan.placement.layout import Layout
 from flexplan.placement.placement import Placement
@@ -22,20 +20,12 @@ from flexplan.policy.blocks import Block, fill_blocks
 from flexplan.policy.policy import Policy
 from flexplan.problem.problem import Problem, Workload
 from flexplan.problem.ragged import Lens, envelope, representatives
+from flexplan.schedule.protocol import Schedule
 from flexplan.simulation.simulator import simulate_graph
 
 _ALL_TOKENS, _ALL_LAYERS = 4, 16  # up to these, all are simulated
 _FEW_LAYERS = 2
 _FEW_SHAPES = 4  # of more blocks that all differ, bytes are those of a block that holds any of them
-
-
-class Schedule(Protocol):
-    """Turns a problem's first block under a policy into tasks.
-
-    ``build`` may be called often and must not keep state between calls.
-    """
-
-    def build(self, problem: Problem, policy: Policy) -> TaskGraph: ...
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from itertools import repeat
 from math import inf
 from operator import truediv
 
-from flexplan.cost.work import Price, Rates
+from flexplan.cost.rates import Price, Rates
 from flexplan.errors import GraphError
 from flexplan.graph.graph import Sweep, TaskGraph
 from flexplan.graph.timeline import Span, Timeline

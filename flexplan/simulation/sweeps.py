@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import sub
 
-from flexplan.cost.work import Price, Rates
+from flexplan.cost.rates import Price, Rates
 from flexplan.graph.graph import INLINE, KINDS, Buffer, Sweep, Task, Tracker, Work
 
 Wait = tuple[str, int]  # a lane, and the number on it that must have ended, counted from the sweep's first task

@@ -12,7 +12,8 @@ from flexplan.plugins import SCHEDULES, make
 from flexplan.policy.policy import Policy
 from flexplan.problem.problem import Problem, Workload
 from flexplan.problem.ragged import typical_lens
-from flexplan.simulation.prediction import Prediction, Schedule, predict_seconds, with_bytes
+from flexplan.schedule.protocol import Schedule
+from flexplan.simulation.prediction import Prediction, predict_seconds, with_bytes
 from flexplan_planners.fit.branch_and_bound import Optimum, Search, is_late, kind_of, per_prompt
 from flexplan_planners.fit.latency import within_latency
 from flexplan_planners.lp.rows import CostModel, solve_program

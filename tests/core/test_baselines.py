@@ -15,7 +15,7 @@ from flexplan.plan.baselines import (
     faster_baseline,
     whole_layers,
 )
-from flexplan.plan.budgets import fits, largest_block, sizes
+from flexplan.plan.budgets import batch_sizes, block_fits, largest_block
 from flexplan.plan.plan import Plan
 from flexplan.plan.planner import solve
 from flexplan.plugins import SCHEDULES, make
@@ -51,9 +51,9 @@ def test_a_baseline_has_the_largest_batch_that_fits() -> None:
     found = baseline_result(HOST, TIGHT.model_copy(update={"workload": many}))
     assert found.plan is not None
     problem, policy, schedule = found.plan.problem, found.plan.policy, make(SCHEDULES, "zigzag")
-    larger = next(size for size in sizes(problem) if size > policy.gpu_batch_size)
-    assert fits(problem, policy, schedule)
-    assert not fits(problem, replace(policy, gpu_batch_size=larger), schedule)
+    larger = next(size for size in batch_sizes(problem) if size > policy.gpu_batch_size)
+    assert block_fits(problem, policy, schedule)
+    assert not block_fits(problem, replace(policy, gpu_batch_size=larger), schedule)
 
 
 # -- device_map="auto" -------------------------------------------------------------------------------------------
@@ -66,7 +66,7 @@ def test_auto_keeps_whole_layers_on_the_gpu_and_copies_one_thing_at_a_time() -> 
     assert min(abs(on_gpu - sum(layers[:n])) for n in range(len(layers) + 1)) < 1e-4 * sum(layers)
     assert policy.w_gpu_percent + policy.w_cpu_percent == 100
     assert (policy.overlap, policy.pin_weight, policy.cache_gpu_percent) == (False, False, 100)
-    assert fits(TIGHT, policy, make(SCHEDULES, "rowwise"))
+    assert block_fits(TIGHT, policy, make(SCHEDULES, "rowwise"))
 
 
 def test_auto_with_room_for_all_is_all_resident() -> None:
@@ -77,7 +77,7 @@ def test_auto_goes_on_to_disk_where_the_host_is_full() -> None:
     problem = TIGHT.with_budgets(cpu=60 << 20, disk=4 << 30)
     policy = whole_layers(problem, 1)
     assert policy.w_disk_percent > 0
-    assert fits(problem, policy, make(SCHEDULES, "rowwise"))
+    assert block_fits(problem, policy, make(SCHEDULES, "rowwise"))
 
 
 # -- against a plan ----------------------------------------------------------------------------------------------

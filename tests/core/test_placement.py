@@ -17,7 +17,8 @@ from flexplan.model.shape import ModelShape
 from flexplan.model.tensors import WeightTensor, weight_tensors
 from flexplan.placement.layout import Layout, tier_of
 from flexplan.placement.placement import Placement
-from flexplan.plan.plan import Plan, refuse_over_budget
+from flexplan.plan.budgets import refuse_over_budget
+from flexplan.plan.plan import Plan
 from flexplan.policy.blocks import Block, MicroBatch, fill_blocks, full_block
 from flexplan.policy.policy import Policy
 from flexplan.problem.problem import Problem, Workload

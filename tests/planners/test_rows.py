@@ -13,7 +13,7 @@ from flexplan_planners.lp.switches import Switches
 from flexplan_planners.schedules.zigzag import ZigZag
 from problems import SHAPES, problem
 
-from flexplan.cost.work import Rates
+from flexplan.cost.rates import Rates
 from flexplan.graph.graph import Sweep
 from flexplan.placement.layout import Layout
 from flexplan.placement.placement import Placement

@@ -17,7 +17,7 @@ pytest.importorskip("transformers")
 from policies import blocks_of, left_padded, opened, random_prompts  # noqa: E402
 from tiny_models import CONFIGS, saved  # noqa: E402
 
-from flexplan.cost.work import Rates  # noqa: E402
+from flexplan.cost.rates import Rates  # noqa: E402
 from flexplan.graph.timeline import Timeline  # noqa: E402
 from flexplan.hardware.machine import Hardware, hardware_from  # noqa: E402
 from flexplan.model.config import read_config  # noqa: E402

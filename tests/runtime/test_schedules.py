@@ -28,7 +28,7 @@ from flexplan_runtime.memory.arenas import Arenas  # noqa: E402
 from injectors import Handler, wrap_handlers  # noqa: E402
 from policies import Case, blocks_of, covering, generated, opened, text_prompts, text_reference  # noqa: E402
 
-from flexplan.cost.work import Rates  # noqa: E402
+from flexplan.cost.rates import Rates  # noqa: E402
 from flexplan.graph.graph import Task, TaskGraph, Tracker  # noqa: E402
 from flexplan.hardware.machine import hardware_from  # noqa: E402
 from flexplan.policy.blocks import Block  # noqa: E402

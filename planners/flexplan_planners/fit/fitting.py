@@ -16,7 +16,8 @@ from flexplan.model.tensors import weight_tensors
 from flexplan.placement.layout import BUFFER_ALIGN
 from flexplan.policy.policy import Policy
 from flexplan.problem.problem import Problem
-from flexplan.simulation.prediction import Schedule, peak_bytes
+from flexplan.schedule.protocol import Schedule
+from flexplan.simulation.prediction import peak_bytes
 from flexplan.units import MiB
 from flexplan_planners.lp.rows import ACT, CACHE, WEIGHTS, Program, Shares, Solution, solve_program
 from flexplan_planners.lp.shares import read_back, shares_of

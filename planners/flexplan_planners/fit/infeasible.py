@@ -81,7 +81,7 @@ def smallest_budget(problem: Problem, programs: Sequence[Program], tier: str, wo
     if least > _PLENTY:
         return None
     need = round_up(problem.budget_for(tier, int(least)), MiB)
-    need = need if fits(programs, {**budgets, tier: problem.room(tier, need)}) else need + MiB
+    need = need if any_fits(programs, {**budgets, tier: problem.room(tier, need)}) else need + MiB
     while need > MiB and works(_with_budget(problem, tier, need - MiB)):  # rows of memory count a little too much
         need -= MiB
     return need
@@ -101,7 +101,7 @@ def least_bytes(program: Program, budgets: Budgets, tier: str) -> float:
     return answer.objective * MiB + terms.get(ONE, 0.0) + terms.get(INVERSE, 0.0) if answer.optimal else inf
 
 
-def fits(programs: Sequence[Program], budgets: Budgets) -> bool:
+def any_fits(programs: Sequence[Program], budgets: Budgets) -> bool:
     """Is there a policy at all?"""
     given = {tier: float(nbytes) for tier, nbytes in budgets.items()}
     return any(solve_program(replace(program, budgets=given), 1) is not None for program in programs)
@@ -111,7 +111,7 @@ def binding_tiers(programs: Sequence[Program], budgets: Budgets, smallest: Mappi
     """Each tier that would help alone; else each without which the others cannot help, however large."""
     alone = tuple(tier for tier, need in smallest.items() if need is not None)
     plenty = dict.fromkeys(budgets, _PLENTY)
-    short = tuple(tier for tier in budgets if not fits(programs, {**plenty, tier: budgets[tier]}))
+    short = tuple(tier for tier in budgets if not any_fits(programs, {**plenty, tier: budgets[tier]}))
     return alone or short or tuple(budgets)
 
 

@@ -14,7 +14,7 @@ from math import ceil
 from typing import Any
 
 from flexplan.cost import work as cost
-from flexplan.cost.work import Rates
+from flexplan.cost.rates import Rates
 from flexplan.graph.graph import (
     CPU,
     D2H,

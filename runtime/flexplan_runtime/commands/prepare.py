@@ -14,12 +14,14 @@ from flexplan.hardware.machine import Hardware, hardware_from
 from flexplan.job.runtime import RunRequest
 from flexplan.model.constants import ModelConstants
 from flexplan.model.shape import ModelShape
-from flexplan.plan.plan import Plan, refuse_over_budget
+from flexplan.plan.budgets import refuse_over_budget
+from flexplan.plan.plan import Plan
 from flexplan.plugins import SCHEDULES, make
 from flexplan.policy.policy import Policy
 from flexplan.problem.problem import Problem, Workload
 from flexplan.problem.prompts import Prompt
-from flexplan.simulation.prediction import Schedule, peak_bytes
+from flexplan.schedule.protocol import Schedule
+from flexplan.simulation.prediction import peak_bytes
 from flexplan_runtime.execute.env import ExecutionEnv
 from flexplan_runtime.execute.sampling import Sampling
 from flexplan_runtime.generate.prompts import refuse_bad_prompts

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.nn.functional import linear
 
-from flexplan.cost.work import Rates
+from flexplan.cost.rates import Rates
 from flexplan.errors import UsageError
 from flexplan.graph.graph import H2D_SMALL
 from flexplan.units import parse_size

@@ -22,7 +22,7 @@ from flexplan.plugins import SCHEDULES, make
 from flexplan.policy.blocks import fill_blocks, full_block
 from flexplan.policy.policy import Policy
 from flexplan.problem.problem import Problem, Workload
-from flexplan.simulation.prediction import Schedule
+from flexplan.schedule.protocol import Schedule
 from flexplan_runtime.execute.block import BlockState, batch_states
 from flexplan_runtime.execute.block_run import BlockPlan, BlockRun
 from flexplan_runtime.execute.capture import Replays
