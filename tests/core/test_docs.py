@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from flexplan.cli.app import app
-from flexplan.graph.tasks import KINDS
+from flexplan.graph.kinds import KINDS
 
 ROOT = Path(__file__).parents[2]
 DOCS = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
