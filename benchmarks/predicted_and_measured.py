@@ -25,10 +25,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
+from flexplan.cost.rates import Rates
 from flexplan_runtime import ExecutionEnv, OffloadedLM
 from peer import cap_gpu
 
-from flexplan.cost.work import Rates
 from flexplan.errors import FlexplanError
 from flexplan.graph.graph import TaskGraph, Work
 from flexplan.graph.timeline import Timeline

@@ -6,9 +6,9 @@ import argparse
 import resource
 import time
 
+from flexplan.cost.rates import Rates
 from flexplan_planners.schedules.zigzag import ZigZag
 
-from flexplan.cost.work import Rates
 from flexplan.policy.policy import Policy
 from flexplan.problem.problem import Problem
 from flexplan.simulation.simulator import simulate_graph

@@ -28,10 +28,10 @@ def main() -> None:
     shape, _ = read_model(args.model)
     policy = Policy(compress_weight=True, comp_weight_config=CompressionConfig(4, 64, args.group_dim))
     layer = [t for t in weight_tensors(shape.with_dtype(2), policy.weight_packing(2)) if t.layer == 0 and t.packing]
-    moved = sum(t.nbytes + t.open_bytes for t in layer)
+    moved = sum(t.nbytes + t.unpacked_bytes for t in layer)
     plain, copy = copied(layer)
     ours = seconds(ours_of(layer))
-    print(f"{args.model}, one layer: {sum(t.open_bytes for t in layer) / 1e9:.2f} GB in float16, packed in 4 bits")
+    print(f"{args.model}, one layer: {sum(t.unpacked_bytes for t in layer) / 1e9:.2f} GB in float16, packed in 4 bits")
     print(f"a plain copy on the device   {plain / seconds(copy) / 1e9:7.0f} GB/s read and written")
     print(f"flexplan                     {moved / ours / 1e9:7.0f} GB/s   {1e3 * ours:.3f} ms")
     if find_spec("flexgen") is None:
@@ -64,7 +64,7 @@ def ours_of(layer: list[WeightTensor]) -> Callable[[], None]:
 
 def copied(layer: list[WeightTensor]) -> tuple[int, Callable[[], None]]:
     """A copy of as many bytes as the layer unpacked."""
-    source = torch.empty(sum(t.open_bytes for t in layer), dtype=torch.uint8, device="cuda")
+    source = torch.empty(sum(t.unpacked_bytes for t in layer), dtype=torch.uint8, device="cuda")
     out = torch.empty_like(source)
 
     def act() -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from flexplan.cost.work import Rates
+from flexplan.cost.rates import Rates
 from flexplan.errors import InfeasiblePlan
 from flexplan.graph.checker import check_graph, check_memory
 from flexplan.graph.graph import TaskGraph

@@ -50,7 +50,7 @@ def solve(
     as_json: opt.JsonFlag = False,
 ) -> None:
     """Find where every tensor lives, and how fast that will be."""
-    from flexplan.cli.problem_file import JobFile
+    from flexplan.cli.problem_file import ProblemFile
     from flexplan.plan.planner import PLANNER_TIMEOUT_S
     from flexplan.plan.planner import solve as solve_problem
 
@@ -82,7 +82,7 @@ def solve(
         "cpu_cache_compute": cpu_cache_compute,
     }
     fields = _percent_fields(percent) | {key: value for key, value in switches.items() if value is not None}
-    asked = (JobFile.load(job) if job else JobFile(policy={})).over(flags, fields)
+    asked = (ProblemFile.load(job) if job else ProblemFile(policy={})).over(flags, fields)
     name, settings = asked.chosen_planner()
     problem = asked.problem()
     if output is not None:

@@ -28,7 +28,7 @@ from flexplan.problem.prompt_lengths import prompt_lens
 Size = str | int
 
 
-class JobFile(BaseModel):
+class ProblemFile(BaseModel):
     """What ``solve`` is asked; None is the stated default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -53,7 +53,7 @@ class JobFile(BaseModel):
     policy: Annotated[dict[str, Any], Field(default_factory=dict)]
 
     @classmethod
-    def load(cls, path: str | Path) -> JobFile:
+    def load(cls, path: str | Path) -> ProblemFile:
         """The file, with paths in it relative to its own directory; a UsageError names a wrong key."""
         try:
             given = tomllib.loads(Path(path).read_text(encoding="utf-8"))
@@ -70,7 +70,7 @@ class JobFile(BaseModel):
         }
         return job.model_copy(update=beside)
 
-    def over(self, flags: Mapping[str, Any], policy: Mapping[str, Any]) -> JobFile:
+    def over(self, flags: Mapping[str, Any], policy: Mapping[str, Any]) -> ProblemFile:
         """The same with what the command line says; a flag that is None leaves the file's value."""
         given = {key: value for key, value in flags.items() if value is not None}
         return self.model_copy(update={**given, "policy": {**self.policy, **policy}})
@@ -123,7 +123,7 @@ def _refusal(path: str | Path, error: ValidationError) -> UsageError:
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"] if part not in ("str", "int"))
     if first["type"] == "extra_forbidden":
-        known = list(JobFile.model_fields)
+        known = list(ProblemFile.model_fields)
         near = difflib.get_close_matches(where, known, 1)
         fix = f"did you mean {near[0]}?" if near else f"the keys are {', '.join(known)}"
         return UsageError("FP162", f"problem file {path}: {where}: no such key", fix=fix)

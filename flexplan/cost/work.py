@@ -163,9 +163,9 @@ def embed_work(s: ModelShape, tokens: int) -> Work:
 _shared = lru_cache(maxsize=4096)  # equal works are one object
 
 
-def open_work(stored_bytes: float, open_bytes: float) -> Work:
+def open_work(stored_bytes: float, unpacked_bytes: float) -> Work:
     """A layer's weights unpacked, or copied where they are not packed: read once, written once."""
-    return Work(gpu_bytes=stored_bytes + open_bytes)
+    return Work(gpu_bytes=stored_bytes + unpacked_bytes)
 
 
 # -- work of moving bytes --------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from flexplan.explanation.sensitivity import Gain, at_the_margin, gains
-from flexplan.plan.baselines import Rival, rivals
+from flexplan.plan.baselines import BaselineResult, rivals
 from flexplan.plan.plan import Plan
 from flexplan.plugins import SCHEDULES, make
 from flexplan.policy.blocks import fill_blocks
@@ -31,7 +31,7 @@ class Explanation:
     binding: tuple[str, ...]
     gains: tuple[Gain, ...]
     margins: Mapping[str, float]
-    rivals: tuple[Rival, ...]
+    rivals: tuple[BaselineResult, ...]
 
     @property
     def of_bound_percent(self) -> float:
@@ -44,7 +44,7 @@ class Explanation:
         return tuple(gain for gain in self.gains if gain.percent >= _WORTH_PERCENT)
 
     @property
-    def winner(self) -> Rival | None:
+    def winner(self) -> BaselineResult | None:
         """The baseline that is faster than the plan, or is the plan; None where the plan beats them all.
 
         A baseline that changes tokens counts only beside a plan that does.
@@ -58,7 +58,7 @@ class Explanation:
         return best[1] if best[0] > mine or best[1].plan.policy == self.plan.policy else None
 
     @property
-    def lossy_and_faster(self) -> tuple[Rival, ...]:
+    def lossy_and_faster(self) -> tuple[BaselineResult, ...]:
         """Baselines that are faster than the plan, but change tokens."""
         mine = self.plan.prediction.tokens_per_s
         faster = [r for r in self.rivals if r.plan and r.plan.prediction.tokens_per_s > mine]
@@ -112,7 +112,7 @@ def _heaviest_block_bound(plan: Plan) -> Bound:
     return bound_of(plan.problem, plan.policy, make(SCHEDULES, plan.schedule), tuple(heaviest))
 
 
-def _rival_object(rival: Rival) -> dict[str, Any]:
+def _rival_object(rival: BaselineResult) -> dict[str, Any]:
     found: dict[str, Any] = {"name": rival.name, "says": rival.says, "tokens_per_s": None, "why_not": rival.why_not}
     if rival.plan is not None:
         found |= {"tokens_per_s": rival.plan.prediction.tokens_per_s, "policy": rival.plan.policy.to_dict()}

@@ -31,7 +31,7 @@ KINDS: Mapping[str, Kind] = {
     "read_weight": Kind(DISK_READ, "weights_disk", "weight_relay"),
     "stage_weight": Kind(HOST_COPY, "weights_cpu", "weight_stage"),
     "load_weight": Kind(H2D_WEIGHTS, "weights_cpu, weight_stage, weight_relay", "weight_ring"),
-    "open_weight": Kind(GPU, "weights_gpu, weight_ring", "weights_open"),
+    "unpack_weight": Kind(GPU, "weights_gpu, weight_ring", "weights_unpacked"),
     "gather": Kind(CPU, "ids_host or outputs, weights_cpu, weights_disk", "rows_host"),
     "load_rows": Kind(H2D_SMALL, "rows_host", "rows"),
     "load_ids": Kind(H2D_SMALL, "ids_host", "ids"),
@@ -40,7 +40,7 @@ KINDS: Mapping[str, Kind] = {
     "read_cache": Kind(DISK_READ, "cache_disk", "cache_relay"),
     "load_cache": Kind(H2D_CACHE, "cache_cpu, cache_relay", "cache_ring"),
     "project": Kind(
-        GPU, "weights, hidden, cache_gpu, cache_ring", "queries, fresh, attention, cache_gpu, choices, chances"
+        GPU, "weights, hidden, cache_gpu, cache_ring", "queries, fresh, attention, cache_gpu, choices, probs"
     ),
     "send_query": Kind(D2H, "queries", "queries_host"),
     "attend": Kind(CPU, "queries_host, cache_cpu, cache_relay, cache_out", "attention_host"),
@@ -48,7 +48,7 @@ KINDS: Mapping[str, Kind] = {
     "load_values": Kind(H2D_CACHE, "choices, cache_cpu", "values"),
     "compute": Kind(
         GPU,
-        "weights, hidden, cache_gpu, cache_ring, rows, ids, attention, chances, values",
+        "weights, hidden, cache_gpu, cache_ring, rows, ids, attention, probs, values",
         "hidden, cache, fresh, ids",
     ),
     "store_cache": Kind(D2H, "fresh", "cache_cpu, cache_out"),

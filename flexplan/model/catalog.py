@@ -15,7 +15,7 @@ from typing import Any
 from flexplan.errors import UsageError
 from flexplan.files import is_directory, is_file
 from flexplan.model.config import read_config
-from flexplan.model.constants import ModelMath
+from flexplan.model.constants import ModelConstants
 from flexplan.model.shape import ModelShape
 
 Config = dict[str, Any]
@@ -247,7 +247,7 @@ def model_config(name: str) -> Config:
     return dict(_configs()[full])
 
 
-def read_model(name: str | Path) -> tuple[ModelShape, ModelMath]:
+def read_model(name: str | Path) -> tuple[ModelShape, ModelConstants]:
     """Sizes and constants of a model directory, a ``config.json``, or a model known by name.
 
     >>> read_model("opt-30b")[0].name

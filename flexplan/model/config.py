@@ -8,7 +8,7 @@ from typing import Any
 
 from flexplan.errors import ModelFilesError
 from flexplan.files import parse_json
-from flexplan.model.constants import ModelMath
+from flexplan.model.constants import ModelConstants
 from flexplan.model.families.fields import FAMILIES, Fields
 from flexplan.model.families.opt import read_opt
 from flexplan.model.families.rotary import read_rotary
@@ -17,7 +17,7 @@ from flexplan.model.shape import ModelShape
 _RUNS_CODE = ("auto_map", "custom_pipelines")
 
 
-def read_config(source: str | Path | Mapping[str, Any], name: str | None = None) -> tuple[ModelShape, ModelMath]:
+def read_config(source: str | Path | Mapping[str, Any], name: str | None = None) -> tuple[ModelShape, ModelConstants]:
     """Sizes and constants of a model, from its directory, its ``config.json`` or that file's content.
 
     In a directory, the end and pad ids of ``generation_config.json`` come before those of ``config.json``,
@@ -53,7 +53,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     return found
 
 
-def _parse(config: Mapping[str, Any], name: str, where: str) -> tuple[ModelShape, ModelMath]:
+def _parse(config: Mapping[str, Any], name: str, where: str) -> tuple[ModelShape, ModelConstants]:
     _refuse_code(config, where)
     family = config.get("model_type")
     if not isinstance(family, str) or family not in FAMILIES:

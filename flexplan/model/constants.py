@@ -1,4 +1,4 @@
-"""ModelMath: what the mathematics of a model needs beyond the sizes of its `ModelShape`."""
+"""ModelConstants: what the mathematics of a model needs beyond the sizes of its `ModelShape`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class RopeScaling(BaseModel):
     original_max_positions: int = 0
 
 
-class ModelMath(BaseModel):
+class ModelConstants(BaseModel):
     """What the mathematics of a model needs beyond its sizes.
 
     ``attention_scale`` multiplies the query-key products.  ``sliding_window`` is in tokens and None

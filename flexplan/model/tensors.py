@@ -41,7 +41,7 @@ class WeightTensor:
         return self.rows_bytes(self.rows)
 
     @property
-    def open_bytes(self) -> int:
+    def unpacked_bytes(self) -> int:
         """Bytes as layers compute with them."""
         return self.rows * self.cols * self.bytes_per_element
 

@@ -27,7 +27,7 @@ from flexplan.policy.policy import Policy
 from flexplan.units import round_up
 
 ID_BYTES = 8
-CHANCE_BYTES = 4  # an attention weight between the two halves of a step: float32
+PROB_BYTES = 4  # an attention weight between the two halves of a step: float32
 BUFFER_ALIGN = 4096
 _WHOLE_PAGES = frozenset(("disk.weights", "disk.work", "host.weights"))  # direct I/O; a layer is page-locked by itself
 TIER_OF_ARENA = {"gpu": "gpu", "host": "cpu", "pageable": "cpu", "disk": "disk"}
@@ -130,7 +130,7 @@ class Placement:
 
     # -- slots ---------------------------------------------------------------------------------------------
     @property
-    def open_slots(self) -> int:
+    def unpacked_slots(self) -> int:
         """Layers whose weights are unpacked on the gpu at a time: those that compute at the same time."""
         return 2 if self.policy.overlap and self.policy.splits_steps else 1
 
@@ -252,7 +252,7 @@ def _add_weights(layout: _Layout, p: Placement) -> None:
     layout.add("weights_cpu", cpu_arena, [w.part_bytes["cpu"] for w in p.weights])
     layout.add("weights_disk", "disk.weights", [w.part_bytes["disk"] for w in p.weights])
     layout.ring("weight_ring", "gpu.work", p.lookahead + 1, max(w.blob_bytes for w in streamed))
-    layout.ring("weights_open", "gpu.work", p.open_slots, max(w.open_bytes for w in p.weights))
+    layout.ring("weights_unpacked", "gpu.work", p.unpacked_slots, max(w.unpacked_bytes for w in p.weights))
     slots = 2 if p.policy.overlap else 1
     layout.ring("weight_relay", "host.work", slots, max(w.part_bytes["disk"] for w in streamed))
     if not p.policy.pin_weight:
@@ -308,7 +308,7 @@ def _add_attention(layout: _Layout, p: Placement) -> None:
         last = p.block.gen_len - 1
         values = max(s.streamed * p.chosen(last, s.k) for row in p.cache for s in row)
         layout.ring("choices", "gpu.work", p.live + 1, values * ID_BYTES)
-        layout.ring("chances", "gpu.work", p.live + 1, values * p.shape.group_size * CHANCE_BYTES)
+        layout.ring("probs", "gpu.work", p.live + 1, values * p.shape.group_size * PROB_BYTES)
         layout.ring("values", "gpu.work", 2 if p.policy.overlap else 1, values * p.cache[0][0].vector_bytes)
 
 

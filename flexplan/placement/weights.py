@@ -18,7 +18,7 @@ from flexplan.policy.policy import Policy
 from flexplan.units import round_up
 
 TIERS = ("gpu", "cpu", "disk")
-OPEN_ALIGN = 256
+UNPACKED_ALIGN = 256
 PIECE_ALIGN = 64  # a vector load never straddles two pieces
 DISK_ALIGN = 4096  # direct I/O
 
@@ -63,23 +63,23 @@ class LayerWeights:
     def opened(self) -> dict[WeightTensor, int]:
         """Where each tensor of the layer lies, whole and unpacked, in a slot of the open weights."""
         tensors = dict.fromkeys(piece.tensor for piece in self.pieces)
-        ends = accumulate(round_up(tensor.open_bytes, OPEN_ALIGN) for tensor in tensors)
+        ends = accumulate(round_up(tensor.unpacked_bytes, UNPACKED_ALIGN) for tensor in tensors)
         return dict(zip(tensors, chain((0,), ends), strict=False))
 
     @cached_property
-    def open_bytes(self) -> int:
+    def unpacked_bytes(self) -> int:
         """Bytes of the layer unpacked, 0 where nothing is packed and it computes from where it is stored."""
-        return opened_bytes(self.opened)
+        return bytes_unpacked(self.opened)
 
     def payload(self, tier: str) -> int:
         """Bytes of weights on a tier, padding apart."""
         return sum(piece.nbytes for piece in self.pieces if piece.tier == tier)
 
 
-def opened_bytes(tensors: Iterable[WeightTensor]) -> int:
+def bytes_unpacked(tensors: Iterable[WeightTensor]) -> int:
     """Bytes of a layer's tensors unpacked, 0 where none of them is packed."""
     tensors = list(tensors)
-    return sum(round_up(t.open_bytes, OPEN_ALIGN) for t in tensors) if any(t.packing for t in tensors) else 0
+    return sum(round_up(t.unpacked_bytes, UNPACKED_ALIGN) for t in tensors) if any(t.packing for t in tensors) else 0
 
 
 def place_weights(shape: ModelShape, policy: Policy) -> tuple[LayerWeights, ...]:

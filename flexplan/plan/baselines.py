@@ -39,7 +39,7 @@ class Baseline:
 
 
 @dataclass(frozen=True, slots=True)
-class Rival:
+class BaselineResult:
     """A baseline on a problem: its plan, or why there is none."""
 
     name: str
@@ -118,22 +118,22 @@ def _packed(problem: Problem, free: tuple[int, int]) -> tuple[int, int, int]:
 
 
 # -- against a plan ----------------------------------------------------------------------------------------------
-def rivals(problem: Problem) -> list[Rival]:
+def rivals(problem: Problem) -> list[BaselineResult]:
     """Every baseline on this problem."""
     return [rival(baseline, problem) for baseline in BASELINES]
 
 
-def rival(baseline: Baseline, problem: Problem) -> Rival:
+def rival(baseline: Baseline, problem: Problem) -> BaselineResult:
     """One baseline at its best size, or why it cannot be."""
     try:
         policy = _at_its_best(baseline, problem)
         plan = Plan.of(problem, policy, schedule=baseline.schedule, planner="manual")
     except (InfeasiblePlan, PolicyError) as error:
-        return Rival(baseline.name, baseline.says, None, error.message.removeprefix("the policy does not fit: "))
-    return Rival(baseline.name, baseline.says, plan)
+        return BaselineResult(baseline.name, baseline.says, None, error.message.removeprefix("the policy does not fit: "))
+    return BaselineResult(baseline.name, baseline.says, plan)
 
 
-def faster_baseline(plan: Plan) -> Rival | None:
+def faster_baseline(plan: Plan) -> BaselineResult | None:
     """The baseline that is predicted to be faster than a plan, if there is one; no token is changed by it.
 
     Bounds come first: what cannot win with all memory for its block, or at its best block, is not simulated.

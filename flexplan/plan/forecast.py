@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flexplan.cost.work import Rates
+from flexplan.cost.rates import Rates
 from flexplan.graph.timeline import Timeline
 from flexplan.plan.plan import Plan
 from flexplan.simulation.simulator import simulate_graph

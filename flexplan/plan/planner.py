@@ -18,7 +18,7 @@ from flexplan.plan.thirdparty import blamed_on, foreign_plan, is_foreign, name_o
 from flexplan.plugins import PLANNERS, SCHEDULES, make
 from flexplan.policy.blocks import fill_blocks
 from flexplan.problem.problem import Problem
-from flexplan.simulation.prediction import Schedule
+from flexplan.schedule.protocol import Schedule
 
 __all__ = ["Planner", "Schedule", "check_plan", "solve"]
 

@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from flexplan.explanation.explanation import Explanation, binding_tiers
-from flexplan.plan.baselines import Rival
+from flexplan.plan.baselines import BaselineResult
 from flexplan.plan.plan import Plan
 from flexplan.policy.lossy import lossy_fields, names_of
 from flexplan.report.tables import (
@@ -125,7 +125,7 @@ def rivals_table(found: Explanation) -> RenderableType:
     return words_table(("", "tokens per second", ""), rows, "Baselines")
 
 
-def _speed(rival: Rival, plan: Plan) -> list[str]:
+def _speed(rival: BaselineResult, plan: Plan) -> list[str]:
     if rival.plan is None:
         return ["-", rival.why_not]
     rate = rival.plan.prediction.tokens_per_s

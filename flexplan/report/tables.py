@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flexplan.answers import answers
-from flexplan.graph.tasks import LANES
+from flexplan.graph.kinds import LANES
 from flexplan.units import format_size
 
 if TYPE_CHECKING:

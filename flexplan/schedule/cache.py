@@ -7,7 +7,7 @@ from functools import cache
 from flexplan.cost import work as cost
 from flexplan.graph.graph import Access
 from flexplan.model.layers import Layer
-from flexplan.placement.placement import CHANCE_BYTES, ID_BYTES, Placement
+from flexplan.placement.placement import ID_BYTES, PROB_BYTES, Placement
 from flexplan.schedule.emitter import Accesses, Tasks, Verbs, access
 from flexplan.schedule.passes import Pass
 
@@ -71,10 +71,10 @@ class CacheVerbs(Verbs):
         """Which of them."""
         return access("choices", self._attention_turn(p, layer, k), self._chosen(p, layer, k) * ID_BYTES)
 
-    def _chances(self, p: Pass, layer: Layer, k: int) -> Accesses:
+    def _probs(self, p: Pass, layer: Layer, k: int) -> Accesses:
         """Their weights in each query head."""
-        nbytes = self._chosen(p, layer, k) * self.p.shape.group_size * CHANCE_BYTES
-        return access("chances", self._attention_turn(p, layer, k), nbytes)
+        nbytes = self._chosen(p, layer, k) * self.p.shape.group_size * PROB_BYTES
+        return access("probs", self._attention_turn(p, layer, k), nbytes)
 
     def _values(self, p: Pass, layer: Layer, k: int) -> Accesses:
         nbytes = self._chosen(p, layer, k) * self.p.segment(layer, k).vector_bytes

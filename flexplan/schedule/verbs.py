@@ -43,8 +43,8 @@ class Steps(WeightVerbs, HiddenVerbs, CacheVerbs):
         cached = self._home(layer.depth, k, "gpu") + self._cache_ring(p, layer, k)
         reads, written = self._hidden_in(p, j, k)
         writes = written + self._fresh(p, layer, k) + cached + access("attention", turn, done)
-        writes += access("queries", turn, hosted) + self._choices(p, layer, k) + self._chances(p, layer, k)
-        yield from self._open_weight(p, j, k)
+        writes += access("queries", turn, hosted) + self._choices(p, layer, k) + self._probs(p, layer, k)
+        yield from self._unpack_weight(p, j, k)
         yield self._task(
             "project", p, j, k, self._work.of("project", layer, p.i, k), self._weights(p, j) + reads + cached, writes
         )
@@ -80,7 +80,7 @@ class Steps(WeightVerbs, HiddenVerbs, CacheVerbs):
         """The rest of the step, or all of it where the gpu does all the attention."""
         layer = self.layers[j]
         work = self._work.of("compute", layer, p.i, k)
-        yield from self._open_weight(p, j, k)
+        yield from self._unpack_weight(p, j, k)
         if layer.role == EMBED:
             yield self._task(
                 "compute", p, j, k, work, self._weights(p, j) + self._embed_reads(p, k), self._hidden_out(p, j, k)
@@ -107,7 +107,7 @@ class Steps(WeightVerbs, HiddenVerbs, CacheVerbs):
             yield self._task("load_attention", p, j, k, cost.up_work(nbytes), home, back)
         else:
             yield from self._load_values(p, j, k)
-            reads += self._chances(p, layer, k) + self._values(p, layer, k)
+            reads += self._probs(p, layer, k) + self._values(p, layer, k)
         work = self._work.of("merge", layer, p.i, k)
         yield self._task("compute", p, j, k, work, reads, self._hidden_out(p, j, k))
 

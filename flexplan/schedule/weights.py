@@ -48,9 +48,9 @@ class WeightVerbs(Verbs):
 
     def _weights_of(self, p: Pass, j: int) -> Accesses:
         """What a compute task of layer j reads: the open weights, or the resident part and the slot of the ring."""
-        opened = self.p.weights[j].open_bytes
+        opened = self.p.weights[j].unpacked_bytes
         if opened:
-            return access("weights_open", self._weight_index(p.number, j), opened)
+            return access("weights_unpacked", self._weight_index(p.number, j), opened)
         return self._stored_weights(p, j)
 
     def _weight_index(self, number: int, j: int) -> int:
@@ -62,16 +62,16 @@ class WeightVerbs(Verbs):
         resident = access("weights_gpu", j, w.part_bytes["gpu"])
         return resident + access("weight_ring", self._weight_index(p.number, j), w.blob_bytes)
 
-    def _open_weight(self, p: Pass, j: int, k: int) -> Tasks:
+    def _unpack_weight(self, p: Pass, j: int, k: int) -> Tasks:
         """Packed weights are unpacked once a pass, before the first micro-batch that computes with them."""
         w, index = self.p.weights[j], self._weight_index(p.number, j)
-        slot = index % self.p.open_slots
-        if not w.open_bytes or self._opened.get(slot) == index:
+        slot = index % self.p.unpacked_slots
+        if not w.unpacked_bytes or self._opened.get(slot) == index:
             return
         self._opened[slot] = index
-        work = cost.open_work(w.part_bytes["gpu"] + w.blob_bytes, w.open_bytes)
-        writes = access("weights_open", index, w.open_bytes)
-        yield self._task("open_weight", p, j, k, work, self._stored_weights(p, j), writes)
+        work = cost.open_work(w.part_bytes["gpu"] + w.blob_bytes, w.unpacked_bytes)
+        writes = access("weights_unpacked", index, w.unpacked_bytes)
+        yield self._task("unpack_weight", p, j, k, work, self._stored_weights(p, j), writes)
 
 
 def _chunk(nbytes: int, chunk: int, chunks: int, align: int) -> tuple[int, int]:

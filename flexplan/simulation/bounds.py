@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from flexplan.cost.work import Rates
+from flexplan.cost.rates import Rates
 from flexplan.graph.graph import INLINE, KINDS, Task
 from flexplan.policy.policy import Policy
 from flexplan.problem.problem import Problem, Workload
-from flexplan.simulation.prediction import Schedule
+from flexplan.schedule.protocol import Schedule
 
 _FEW, _MORE = 2, 4  # layers
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Protocol
 
-from flexplan.cost.work import Rates
+from flexplan.cost.rates import Rates
 from flexplan.graph.graph import TaskGraph
 from flexplan.graph.timeline import Timeline
 from flexplan.placement.placement import Placement

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flexplan.schedule.protocol import Schedule
+
 from flexplan.errors import InfeasiblePlan
 from flexplan.plan.plan import Plan
 from flexplan.plugins import SCHEDULES, make
 from flexplan.policy.policy import Policy
 from flexplan.problem.problem import Problem
-from flexplan.simulation.prediction import Schedule
 from flexplan_planners.fit.branch_and_bound import Optimum, optimise
 from flexplan_planners.fit.fitting import fastest, fit
 from flexplan_planners.fit.infeasible import infeasible, roomy_hardware

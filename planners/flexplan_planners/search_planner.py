@@ -85,7 +85,7 @@ class SearchPlanner:
         """
         model, search = self.proposer.model(problem), Search(problem.workload.num_prompts, _SPREAD)
         search.explore(model, model.batch_sizes())
-        jury = Jury(problem, make(SCHEDULES, self.schedule))
+        jury = Ranking(problem, make(SCHEDULES, self.schedule))
         kinds = {kind_of(optimum.program): optimum for optimum in reversed(search.best.ranked())}
         for optimum in sorted(kinds.values(), key=lambda o: o.seconds_per_prompt)[: self.candidates]:
             jury.hear(optimum)
@@ -102,7 +102,7 @@ class SearchPlanner:
         return jury.ranked()
 
 
-class Jury:
+class Ranking:
     """Simulates proposals, but none whose seconds by the program, a lower bound of the simulator's, are too many."""
 
     def __init__(self, problem: Problem, schedule: Schedule) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 
 import pytest
+from flexplan.cost.rates import Rates
 from flexplan_planners.schedules.rowwise import RowWise
 from flexplan_planners.schedules.zigzag import ZigZag
 
-from flexplan.cost.work import Rates
 from flexplan.hardware.machine import hardware_from
 from flexplan.policy.policy import Policy
 from flexplan.problem.problem import Problem, Workload

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import typer
+from flexplan.graph.kinds import KINDS
 
 from flexplan.cli.app import app
-from flexplan.graph.tasks import KINDS
 
 ROOT = Path(__file__).parents[2]
 DOCS = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

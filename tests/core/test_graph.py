@@ -6,10 +6,10 @@ from typing import Any
 
 import networkx
 import pytest
+from flexplan.cost.rates import Rates
 from flexplan_planners.schedules.rowwise import RowWise
 from flexplan_planners.schedules.zigzag import ZigZag
 
-from flexplan.cost.work import Rates
 from flexplan.errors import GraphError
 from flexplan.graph.graph import KINDS, LANES, Access, Buffer, Sweep, Task, TaskGraph, Work, parse_name, parse_task
 from flexplan.model.catalog import model_shape

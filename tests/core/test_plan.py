@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flexplan.cost.rates import Rates
 
-from flexplan.cost.work import Rates
 from flexplan.errors import FlexplanError, InfeasiblePlan, PluginError, PolicyError
 from flexplan.hardware.machine import hardware_from
 from flexplan.model.catalog import model_shape

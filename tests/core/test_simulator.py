@@ -309,7 +309,7 @@ def test_a_pattern_that_does_not_repeat_is_derived(lie: str) -> None:
 
 _LONG = """
 import resource
-from flexplan.cost.work import Rates
+from flexplan.cost.rates import Rates
 from flexplan.policy.policy import Policy
 from flexplan.problem.problem import Problem
 from flexplan.simulation.simulator import simulate_graph

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator
 
 import pytest
+from flexplan.cost.rates import Rates
 from flexplan_planners.lp.bytes import Memory
 from flexplan_planners.lp.rows import Phase
 from flexplan_planners.lp.seconds import FlexplanCosts, PassWork
@@ -13,7 +14,6 @@ from flexplan_planners.lp.switches import Switches
 from flexplan_planners.schedules.zigzag import ZigZag
 from problems import SHAPES, problem
 
-from flexplan.cost.work import Rates
 from flexplan.graph.graph import Sweep
 from flexplan.placement.placement import Placement
 from flexplan.policy.blocks import full_block

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from flexplan_runtime.embedded import tiny_opt_prompts  # noqa: E402
-from flexplan_runtime.execute import block as job_module  # noqa: E402  (after importorskip)
+from flexplan_runtime.execute import block as block_module  # noqa: E402  (after importorskip)
 from policies import THREE_TIERS  # noqa: E402
 from transformers import AutoModelForCausalLM  # noqa: E402
 
@@ -40,13 +40,13 @@ def models(tiny_opt: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 def dtypes_run(monkeypatch: pytest.MonkeyPatch) -> set[Any]:
     """The dtypes of all numbers that jobs computed with."""
     seen: set[Any] = set()
-    plain = job_module.Job.__init__
+    plain = block_module.BlockState.__init__
 
     def noting(self: Any, *args: Any) -> None:
         plain(self, *args)
         seen.add(self.dtype)
 
-    monkeypatch.setattr(job_module.Job, "__init__", noting)
+    monkeypatch.setattr(block_module.BlockState, "__init__", noting)
     return seen
 
 

@@ -40,7 +40,7 @@ SPREAD = {"w_gpu_percent": 20.0, "w_cpu_percent": 40.0, "cache_gpu_percent": 20.
 SPREAD |= {"act_gpu_percent": 20.0, "act_cpu_percent": 40.0}
 HOSTED_KINDS = {"project", "send_query", "attend", "load_attention"}
 LOSSY = {  # kinds that only such policies have
-    "open_weight": {"compress_weight": True},
+    "unpack_weight": {"compress_weight": True},
     "load_values": {"attn_sparsity": 0.5, "cache_cpu_percent": 80.0},
 }
 STREAMED = Policy(2, 2, **SPREAD, pin_weight=False)

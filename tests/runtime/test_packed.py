@@ -179,7 +179,7 @@ def test_packed_bytes_move_and_are_opened_once_a_pass(tiny_opt: Path, tmp_path: 
         with opened(tiny_opt, policy, tmp_path) as lm:
             lm.generate(text_prompts(tiny_opt)[:8], max_new_tokens=4)
             moved.append(lm.env.ledger.moved["up_bytes", 2])
-            opens.append([span for span in lm.timeline.spans if span.name.startswith("open_weight")])
+            opens.append([span for span in lm.timeline.spans if span.name.startswith("unpack_weight")])
             num_layers = len(lm.layers) - 2
     assert moved[1] < moved[0] / 2.4  # the head stays in float32
     assert not opens[0]

@@ -1,4 +1,4 @@
-"""Sampling: the chances are transformers', and a seed fixes the text whatever the placement."""
+"""Sampling: the probs are transformers', and a seed fixes the text whatever the placement."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ PLACEMENTS = {
 }
 
 
-def chances_of(sampling: Sampling, logits: Tensor, monkeypatch: pytest.MonkeyPatch) -> Tensor:
+def probs_of(sampling: Sampling, logits: Tensor, monkeypatch: pytest.MonkeyPatch) -> Tensor:
     """The probabilities that the draw is given."""
     seen: list[Tensor] = []
     draw = torch.multinomial
 
-    def spy(chances: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        seen.append(chances)
-        return draw(chances, *args, **kwargs)
+    def spy(probs: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        seen.append(probs)
+        return draw(probs, *args, **kwargs)
 
     monkeypatch.setattr(torch, "multinomial", spy)
     sampling.choose(logits, range(len(logits)), 0)
     return torch.stack(seen)
 
 
-def transformers_chances(logits: Tensor, setting: dict[str, Any]) -> Tensor:
+def transformers_probs(logits: Tensor, setting: dict[str, Any]) -> Tensor:
     """Temperature, then top-k, then top-p, as its generate builds them."""
     from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
@@ -62,15 +62,15 @@ def transformers_chances(logits: Tensor, setting: dict[str, Any]) -> Tensor:
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_chances_are_those_of_transformers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probs_are_those_of_transformers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     logits = torch.randn(16, 200, generator=torch.Generator().manual_seed(1)) * 3
-    expected = transformers_chances(logits, SETTINGS[name])
-    found = chances_of(Sampling(True, **SETTINGS[name]), logits, monkeypatch)
+    expected = transformers_probs(logits, SETTINGS[name])
+    found = probs_of(Sampling(True, **SETTINGS[name]), logits, monkeypatch)
     assert torch.equal(found > 0, expected > 0)
     torch.testing.assert_close(found, expected)
 
 
-def test_draws_follow_the_chances() -> None:
+def test_draws_follow_the_probs() -> None:
     logits, rows = torch.tensor([[2.0, 1.0, 0.0, -1.0]]), 4000
     drawn = Sampling(True, top_k=3, seed=3).choose(logits.expand(rows, 4), range(rows), 5)
     found = torch.bincount(drawn, minlength=4) / rows
@@ -92,7 +92,7 @@ def test_rows_steps_and_seeds_draw_for_themselves() -> None:
 
 @pytest.mark.parametrize("name", PLACEMENTS)
 def test_a_seed_fixes_the_text_whatever_the_placement(name: str, tiny_opt: Path, tmp_path: Path) -> None:
-    """The chances of a row differ by rounding only; a draw would have to fall within it."""
+    """The probs of a row differ by rounding only; a draw would have to fall within it."""
     prompts, options = text_prompts(tiny_opt, 7), {"do_sample": True, "temperature": 1.2, "top_k": 50, "seed": 11}
     policy, schedule = PLACEMENTS[name]
     with opened(tiny_opt, Policy(7, 1), tmp_path) as lm:

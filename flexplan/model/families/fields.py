@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from flexplan.errors import ModelFilesError
-from flexplan.model.constants import Dtype, ModelMath
+from flexplan.model.constants import Dtype, ModelConstants
 from flexplan.model.shape import ModelShape
 
 OPT_DEFAULTS = {
@@ -156,9 +156,9 @@ class Fields:
         message = f"{self.where}: {whole} {size} is not a multiple of {part} {by}"
         return ModelFilesError("FP506", message, fix=f"correct {whole} or {part}")
 
-    def math(self, shape: ModelShape, **constants: Any) -> ModelMath:
+    def math(self, shape: ModelShape, **constants: Any) -> ModelConstants:
         """The constants of a family beside those that all have."""
-        return ModelMath(
+        return ModelConstants(
             attention_scale=shape.head_dim**-0.5,
             dtype=self.dtype(),
             bos_token_id=self.one_id("bos_token_id"),

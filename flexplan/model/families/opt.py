@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from flexplan.model.constants import ModelMath
+from flexplan.model.constants import ModelConstants
 from flexplan.model.families.fields import MOST_LAYERS, Fields
 from flexplan.model.shape import ModelShape
 
 
-def read_opt(f: Fields, name: str) -> tuple[ModelShape, ModelMath]:
+def read_opt(f: Fields, name: str) -> tuple[ModelShape, ModelConstants]:
     """Sizes and constants of an OPT model."""
     heads, kv_heads, head_dim = f.heads()
     pre_norm, biased, affine = (

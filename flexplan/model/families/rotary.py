@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 from flexplan.errors import ModelFilesError
-from flexplan.model.constants import ModelMath, RopeScaling
+from flexplan.model.constants import ModelConstants, RopeScaling
 from flexplan.model.families.fields import MOST_LAYERS, Fields, positive
 from flexplan.model.shape import ModelShape
 
 
-def read_rotary(f: Fields, name: str) -> tuple[ModelShape, ModelMath]:
+def read_rotary(f: Fields, name: str) -> tuple[ModelShape, ModelConstants]:
     """Sizes and constants of a Llama, Mistral, Mixtral or Qwen model."""
     heads, kv_heads, head_dim = f.heads()
     if head_dim % 2:

@@ -12,7 +12,7 @@ from math import ceil
 
 from flexplan.model.tensors import weight_tensors
 from flexplan.placement.cache import values_read
-from flexplan.placement.placement import BUFFER_ALIGN, CHANCE_BYTES, ID_BYTES
+from flexplan.placement.placement import BUFFER_ALIGN, ID_BYTES, PROB_BYTES
 from flexplan.placement.weights import DISK_ALIGN, PIECE_ALIGN
 from flexplan.placement.workspace import captured_bytes, mask_bytes, workspace_bytes
 from flexplan.problem.problem import Problem
@@ -114,7 +114,7 @@ class Memory:
     def choices(self) -> int:
         """Which those are and what they weigh, of one micro-batch and two grains that rounding moves."""
         grains = self.num_rows * self.shape.num_kv_heads + 2
-        return grains * self.chosen * (ID_BYTES + CHANCE_BYTES * self.shape.group_size)
+        return grains * self.chosen * (ID_BYTES + PROB_BYTES * self.shape.group_size)
 
     # -- rows --------------------------------------------------------------------------------------------------------
     def rows(self, s: Switches) -> dict[str, Row]:
@@ -124,7 +124,7 @@ class Memory:
     def _gpu(self, s: Switches) -> Row:
         """Resident weights + weight ring + open weights + resident cache + cache rings + hidden states + workspace."""
         ring, streams, split = s.weight_slots * s.largest_layer, not s.weights_stay, s.splits_steps
-        opened = s.open_slots * round_up(max(s.open_bytes), BUFFER_ALIGN)
+        opened = s.unpacked_slots * round_up(max(s.unpacked_bytes), BUFFER_ALIGN)
         hidden = 0 if s.act_stays else 3 * self.prompt_hidden + 3 * self.token_hidden
         fixed = self.weight_slack + self.workspace + hidden + opened + 32 * BUFFER_ALIGN
         fixed += (s.weight_slots * self._ring_slack + 2 * self.table_rows) if streams else 0

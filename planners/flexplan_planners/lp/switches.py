@@ -12,7 +12,7 @@ from flexplan.model.layers import layer_tensors, schedule_layers
 from flexplan.model.packing import Packing
 from flexplan.model.shape import ModelShape
 from flexplan.placement.cache import vector_bytes
-from flexplan.placement.weights import opened_bytes
+from flexplan.placement.weights import bytes_unpacked
 from flexplan.policy.policy import Policy
 from flexplan.problem.problem import Problem
 from flexplan_planners.lp.rows import ACT, CACHE, WEIGHTS
@@ -102,13 +102,13 @@ class Switches:
         return _layer_bytes(self.shape, self.sep_layer, self.weight_packing)
 
     @cached_property
-    def open_bytes(self) -> tuple[int, ...]:
+    def unpacked_bytes(self) -> tuple[int, ...]:
         """Bytes of the layers unpacked, 0 for those that are not packed."""
         return _open_bytes(self.shape, self.sep_layer, self.weight_packing)
 
     @property
-    def open_slots(self) -> int:
-        """Unpacked layers on the gpu at a time, as in `Placement.open_slots`."""
+    def unpacked_slots(self) -> int:
+        """Unpacked layers on the gpu at a time, as in `Placement.unpacked_slots`."""
         return 2 if self.splits_steps else 1
 
     @property
@@ -161,4 +161,4 @@ def _layer_bytes(shape: ModelShape, sep_layer: bool, packing: Packing | None) ->
 @cache
 def _open_bytes(shape: ModelShape, sep_layer: bool, packing: Packing | None) -> tuple[int, ...]:
     layers = (layer_tensors(shape, layer, packing) for layer in schedule_layers(shape, sep_layer))
-    return tuple(opened_bytes(tensors) for tensors in layers)
+    return tuple(bytes_unpacked(tensors) for tensors in layers)

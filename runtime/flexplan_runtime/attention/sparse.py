@@ -35,8 +35,8 @@ def sparse_attention(
     if isinstance(context, int):
         pairs_G2TH = pairs_G2TH[:, :, :context]
     newest = torch.as_tensor(context, device=q_GPH.device) - 1
-    chances = attention_weights(q_GPH, pairs_G2TH[:, 0], pads_G, newest, scale, packing)
-    positions, shares = choose(chances, pads_G, newest, sparsity)
+    probs = attention_weights(q_GPH, pairs_G2TH[:, 0], pads_G, newest, scale, packing)
+    positions, shares = choose(probs, pads_G, newest, sparsity)
     return weighted_values(shares, values_at(pairs_G2TH[:, 1], positions), q_GPH, packing)
 
 
@@ -50,20 +50,20 @@ def attention_weights(
     return scores.masked_fill_(unread[:, None], -torch.inf).softmax(-1)
 
 
-def choose(chances_GPT: Tensor, pads_G: Tensor, newest: Tensor, sparsity: float) -> tuple[Tensor, Tensor]:
+def choose(probs_GPT: Tensor, pads_G: Tensor, newest: Tensor, sparsity: float) -> tuple[Tensor, Tensor]:
     """Positions (G, R), the newest last, and weights of them (G, P, R) that sum to 1.
 
     Grains with fewer old positions than others have some positions with weight 0 among theirs.
     """
-    tokens = chances_GPT.shape[2]
+    tokens = probs_GPT.shape[2]
     most = values_read(sparsity, tokens - 1)
-    last = newest.expand(len(chances_GPT), 1)
-    ranked = chances_GPT.sum(1).scatter(1, last, -1.0).topk(most, sorted=True).indices
+    last = newest.expand(len(probs_GPT), 1)
+    ranked = probs_GPT.sum(1).scatter(1, last, -1.0).topk(most, sorted=True).indices
     old = newest - pads_G
     kept = (sparsity * old.double()).long().clamp(min=1).minimum(old)
     unread = torch.arange(most, device=ranked.device) >= kept[:, None]
     positions = torch.cat([ranked.where(~unread, last), last], 1)
-    shares = chances_GPT.gather(2, positions[:, None].expand(-1, chances_GPT.shape[1], -1))
+    shares = probs_GPT.gather(2, positions[:, None].expand(-1, probs_GPT.shape[1], -1))
     shares[:, :, :-1].masked_fill_(unread[:, None], 0.0)
     return positions, shares / shares.sum(-1, keepdim=True)
 

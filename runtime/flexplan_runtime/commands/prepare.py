@@ -12,7 +12,7 @@ import torch
 from flexplan.errors import ModelFilesError, PolicyError, PromptError, UsageError
 from flexplan.hardware.machine import Hardware, hardware_from
 from flexplan.job.runtime import RunRequest
-from flexplan.model.constants import ModelMath
+from flexplan.model.constants import ModelConstants
 from flexplan.model.shape import ModelShape
 from flexplan.plan.plan import Plan, refuse_over_budget
 from flexplan.plugins import SCHEDULES, make
@@ -41,7 +41,7 @@ class Ready:
     sampling: Sampling
     weights: str | Path
     shape: ModelShape
-    math: ModelMath
+    math: ModelConstants
     dtype: torch.dtype
     tokenizer: Tokenizer
     prompts: tuple[Prompt, ...]
@@ -118,7 +118,7 @@ def _find(request: RunRequest) -> tuple[str | Path, Path | None]:
     return directory, directory
 
 
-def _open(request: RunRequest, weights: str | Path) -> tuple[ModelShape, ModelMath]:
+def _open(request: RunRequest, weights: str | Path) -> tuple[ModelShape, ModelConstants]:
     try:
         shape, math, _ = open_model(request.model, weights, request.seed)
     except PolicyError:

@@ -125,11 +125,11 @@ class Job:
     # -- weights ---------------------------------------------------------------------------------------------
     def layer_weights(self, task: Task) -> dict[str, Pieces]:
         """The tensors of the task's layer, as row pieces in the order of their rows."""
-        moving = next((a for a in task.reads if a.buffer in ("weight_ring", "weights_open")), None)
+        moving = next((a for a in task.reads if a.buffer in ("weight_ring", "weights_unpacked")), None)
         slot = -1 if moving is None else self.placement.buffers[moving.buffer].slot(moving.index)
         found = self._layers.get((task.j, slot))
         if found is None:
-            if moving is not None and moving.buffer == "weights_open":
+            if moving is not None and moving.buffer == "weights_unpacked":
                 found = self._open_views(task, moving)
             else:
                 found = self._piece_views(task)
@@ -167,7 +167,7 @@ class Job:
     def whole_view(self, data: Tensor, w: LayerWeights, tensor: WeightTensor) -> Tensor:
         """The same of a whole tensor in the open weights."""
         start = w.opened[tensor]
-        flat = data[start : start + tensor.open_bytes].view(self.dtype)
+        flat = data[start : start + tensor.unpacked_bytes].view(self.dtype)
         return flat if tensor.cols == 1 else flat.view(tensor.rows, tensor.cols)
 
     # -- keys and values -------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from flexplan.placement.placement import Placement
 log = logging.getLogger(__name__)
 
 # what choosing leaves to its second half grows with the context, so no step of it is like another
-_GROWING = frozenset(("choices", "chances", "values"))
+_GROWING = frozenset(("choices", "probs", "values"))
 _WORTH = 3  # replays that pay for a capture
 _MOST = 4096  # steps that differ: of dozens of micro-batches and layers; a captured one takes memory of the device
 

@@ -8,9 +8,9 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from flexplan.cost.rates import Rates
 from torch.nn.functional import linear
 
-from flexplan.cost.work import Rates
 from flexplan.errors import UsageError
 from flexplan.graph.graph import H2D_SMALL
 from flexplan.units import parse_size

@@ -38,8 +38,8 @@ class Sampling:
         if not self.do_sample:
             return logits_BV.argmax(-1)
         scores = self._narrow(logits_BV.float() / self.temperature)
-        chances = torch.softmax(scores, -1).cpu()
-        drawn = [torch.multinomial(chances[b], 1, generator=self._generator(row, step)) for b, row in enumerate(rows)]
+        probs = torch.softmax(scores, -1).cpu()
+        drawn = [torch.multinomial(probs[b], 1, generator=self._generator(row, step)) for b, row in enumerate(rows)]
         return torch.cat(drawn).to(logits_BV.device)
 
     def _narrow(self, scores_BV: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 
-from flexplan.cost.work import Rates
+from flexplan.cost.rates import Rates
+
 from flexplan.graph.graph import KINDS, Task
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 import torch
+from flexplan.schedule.protocol import Schedule
 from torch import Tensor
 
 from flexplan.graph.timeline import Timeline
@@ -21,8 +22,7 @@ from flexplan.plugins import SCHEDULES, make
 from flexplan.policy.blocks import fill_blocks, full_block
 from flexplan.policy.policy import Policy
 from flexplan.problem.problem import Problem, Workload
-from flexplan.simulation.prediction import Schedule
-from flexplan_runtime.execute.block import Job, batch_states
+from flexplan_runtime.execute.block import batch_states
 from flexplan_runtime.execute.block_run import BlockPlan, BlockRun
 from flexplan_runtime.execute.capture import Replays
 from flexplan_runtime.execute.env import ExecutionEnv

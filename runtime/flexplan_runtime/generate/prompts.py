@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from flexplan.errors import PromptError
-from flexplan.model.constants import ModelMath
+from flexplan.model.constants import ModelConstants
 from flexplan.model.shape import ModelShape
 
 Stop = int | Sequence[int] | Literal["model"] | None
@@ -52,7 +52,7 @@ def refuse_bad_prompts(prompts: Sequence[Sequence[int]], max_new_tokens: int, sh
             )
 
 
-def stop_ids_of(stop: Stop, math: ModelMath) -> tuple[int, ...]:
+def stop_ids_of(stop: Stop, math: ModelConstants) -> tuple[int, ...]:
     """The ids that end a row: none, the checkpoint's own (``"model"``), or those given (0 too)."""
     if stop is None:
         return ()

@@ -46,10 +46,10 @@ def _decode(  # type: ignore[no-untyped-def]  # the compiler reads annotations a
         scores = tl.where(real[None, :], scores, float("-inf"))
         higher = tl.maximum(top, tl.max(scores, 1))
         safe = tl.where(higher == float("-inf"), 0.0, higher)
-        chances = tl.exp(scores - safe[:, None])
+        probs = tl.exp(scores - safe[:, None])
         shrink = tl.exp(top - safe)
-        total = total * shrink + tl.sum(chances, 1)
-        done = done * shrink[:, None] + tl.dot(chances.to(v.dtype), v, input_precision="ieee")
+        total = total * shrink + tl.sum(probs, 1)
+        done = done * shrink[:, None] + tl.dot(probs.to(v.dtype), v, input_precision="ieee")
         top = higher
     part = grain * SPLITS + split
     if SPLITS == 1:

@@ -91,10 +91,10 @@ def _decode(  # type: ignore[no-untyped-def]
         scores = tl.where(real[None, :], scores, float("-inf"))
         higher = tl.maximum(top, tl.max(scores, 1))
         safe = tl.where(higher == float("-inf"), 0.0, higher)
-        chances = tl.exp(scores - safe[:, None])
+        probs = tl.exp(scores - safe[:, None])
         shrink = tl.exp(top - safe)
-        total = total * shrink + tl.sum(chances, 1)
-        weights = chances.to(DTYPE)
+        total = total * shrink + tl.sum(probs, 1)
+        weights = probs.to(DTYPE)
         done_1 = done_1 * shrink[:, None] + tl.dot(weights, v_1, input_precision="ieee")
         done_2 = done_2 * shrink[:, None] + tl.dot(weights, v_2, input_precision="ieee")
         top = higher

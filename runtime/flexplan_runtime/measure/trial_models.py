@@ -10,7 +10,7 @@ import torch
 
 from flexplan.graph.timeline import Timeline
 from flexplan.model.catalog import read_model
-from flexplan.model.constants import ModelMath
+from flexplan.model.constants import ModelConstants
 from flexplan.model.shape import ModelShape
 from flexplan.model.tensors import weight_tensors
 from flexplan.policy.policy import Policy
@@ -18,7 +18,7 @@ from flexplan_runtime.execute.env import ExecutionEnv
 from flexplan_runtime.generate.lm import OffloadedLM
 from flexplan_runtime.weights.open import DUMMY
 
-Model = tuple[ModelShape, ModelMath]
+Model = tuple[ModelShape, ModelConstants]
 
 FAMILIES = ("facebook/opt-6.7b", "meta-llama/Llama-2-7b-hf")  # whose layers launch few and many kernels
 NEW = 6

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flexplan.model.constants import ModelMath
+from flexplan.model.constants import ModelConstants
 from flexplan.model.shape import ModelShape
 from flexplan.model.tensors import TOKENS
 
@@ -79,7 +79,7 @@ class Family(ABC):
     themselves; all tensors of a call are on one device.
     """
 
-    def __init__(self, shape: ModelShape, math: ModelMath) -> None:
+    def __init__(self, shape: ModelShape, math: ModelConstants) -> None:
         self.shape = shape
         self.math = math
 

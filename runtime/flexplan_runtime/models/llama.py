@@ -10,7 +10,7 @@ from collections.abc import Container, Iterator
 import torch
 from torch import Tensor
 
-from flexplan.model.constants import ModelMath
+from flexplan.model.constants import ModelConstants
 from flexplan.model.shape import ModelShape
 from flexplan.model.tensors import TOKENS
 from flexplan_runtime.kernels.norms import rms_norm
@@ -24,7 +24,7 @@ _PREFIXES = ("model.", "")
 class Llama(Family):
     """Root-mean-square norms, rotary positions, a gated feed-forward block."""
 
-    def __init__(self, shape: ModelShape, math: ModelMath) -> None:
+    def __init__(self, shape: ModelShape, math: ModelConstants) -> None:
         super().__init__(shape, math)
         self._activation = activation(math.activation)
         self._rotary = Rotary(math, shape.head_dim)

@@ -34,8 +34,8 @@ class Mixtral(Llama):
 
     def _route(self, w: Weights, x_TD: Tensor) -> tuple[Tensor, Tensor]:
         """Weights (float32) and indices (T, A) of each token's experts; the weights sum to 1."""
-        chances_TX = linear(x_TD, w["router.weight"]).float().softmax(-1)
-        top_TA, experts_TA = chances_TX.topk(self.shape.experts_per_token, dim=-1)
+        probs_TX = linear(x_TD, w["router.weight"]).float().softmax(-1)
+        top_TA, experts_TA = probs_TX.topk(self.shape.experts_per_token, dim=-1)
         return top_TA / top_TA.sum(-1, keepdim=True), experts_TA
 
     @classmethod

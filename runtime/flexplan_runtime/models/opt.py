@@ -10,7 +10,7 @@ from collections.abc import Container, Iterator
 import torch.nn.functional as F
 from torch import Tensor
 
-from flexplan.model.constants import ModelMath
+from flexplan.model.constants import ModelConstants
 from flexplan.model.shape import ModelShape
 from flexplan.model.tensors import TOKENS
 from flexplan_runtime.kernels.norms import layer_norm
@@ -23,7 +23,7 @@ _PREFIXES = ("model.decoder.", "decoder.", "")
 class Opt(Family):
     """Layer norms with biases, learned positions, a two-matrix feed-forward block."""
 
-    def __init__(self, shape: ModelShape, math: ModelMath) -> None:
+    def __init__(self, shape: ModelShape, math: ModelConstants) -> None:
         super().__init__(shape, math)
         self._activation = activation(math.activation)
 

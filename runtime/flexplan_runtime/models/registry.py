@@ -6,7 +6,7 @@ from collections.abc import Container
 from importlib import import_module
 
 from flexplan.errors import ModelFilesError
-from flexplan.model.constants import ModelMath
+from flexplan.model.constants import ModelConstants
 from flexplan.model.shape import ModelShape
 from flexplan_runtime.models.base import Family, Source
 
@@ -33,7 +33,7 @@ def family_class(name: str) -> type[Family]:
     return found
 
 
-def family(shape: ModelShape, math: ModelMath) -> Family:
+def family(shape: ModelShape, math: ModelConstants) -> Family:
     """The layer maths of a model."""
     return family_class(shape.family)(shape, math)
 

@@ -10,14 +10,14 @@ import math
 import torch
 from torch import Tensor
 
-from flexplan.model.constants import ModelMath, RopeScaling
+from flexplan.model.constants import ModelConstants, RopeScaling
 from flexplan_runtime.kernels.availability import compiles_for
 
 
 class Rotary:
     """Cosines and sines by position, computed in float32 as transformers does."""
 
-    def __init__(self, model_math: ModelMath, head_dim: int) -> None:
+    def __init__(self, model_math: ModelConstants, head_dim: int) -> None:
         self._on_device = {torch.device("cpu"): inverse_frequencies(model_math, head_dim)}
 
     def _frequencies(self, device: torch.device) -> Tensor:
@@ -47,7 +47,7 @@ def rotate(x_BSNH: Tensor, cos_BS1H: Tensor, sin_BS1H: Tensor) -> Tensor:
     return (x_BSNH * cos_BS1H).add_(torch.cat((-high, low), dim=-1).mul_(sin_BS1H))
 
 
-def inverse_frequencies(model_math: ModelMath, head_dim: int) -> Tensor:
+def inverse_frequencies(model_math: ModelConstants, head_dim: int) -> Tensor:
     """Radians a position for each of the head_dim / 2 pairs, float32."""
     assert model_math.rope_theta is not None
     inverse = 1.0 / (model_math.rope_theta ** (torch.arange(0, head_dim, 2, dtype=torch.float) / head_dim))

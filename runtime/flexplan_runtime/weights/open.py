@@ -9,7 +9,7 @@ import torch
 from flexplan.errors import PolicyError, UsageError
 from flexplan.model.catalog import read_model
 from flexplan.model.config import read_config
-from flexplan.model.constants import ModelMath
+from flexplan.model.constants import ModelConstants
 from flexplan.model.shape import ModelShape
 from flexplan_runtime.weights.checkpoint import WeightReader, open_checkpoint
 from flexplan_runtime.weights.download import is_model, resolve_model
@@ -18,10 +18,10 @@ from flexplan_runtime.weights.dummy import DummyCheckpoint
 DUMMY = "_DUMMY_"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
-Config = str | Path | tuple[ModelShape, ModelMath]
+Config = str | Path | tuple[ModelShape, ModelConstants]
 
 
-def open_model(config: Config, path: str | Path, seed: int) -> tuple[ModelShape, ModelMath, WeightReader]:
+def open_model(config: Config, path: str | Path, seed: int) -> tuple[ModelShape, ModelConstants, WeightReader]:
     """Shape, maths and weights; ``path`` ``"_DUMMY_"`` gives random weights of the named model's shape."""
     if str(path) == DUMMY:
         shape, math = config if isinstance(config, tuple) else read_model(str(config))
@@ -38,12 +38,12 @@ def _directory(config: Config, path: Path) -> Path:
     return resolve_model(config, path)
 
 
-def _read(config: str | Path, directory: Path) -> tuple[ModelShape, ModelMath]:
+def _read(config: str | Path, directory: Path) -> tuple[ModelShape, ModelConstants]:
     """The checkpoint's own config where it has one (the reference's layout has none)."""
     return read_config(directory) if (directory / "config.json").is_file() else read_model(str(config))
 
 
-def dtype_of(asked: str | torch.dtype | None, math: ModelMath) -> torch.dtype:
+def dtype_of(asked: str | torch.dtype | None, math: ModelConstants) -> torch.dtype:
     """The dtype asked for, else the checkpoint's."""
     name = str(asked or math.dtype).removeprefix("torch.")
     if name not in DTYPES:

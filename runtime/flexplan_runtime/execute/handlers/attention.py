@@ -56,13 +56,13 @@ def _choose(job: Job, task: Task, views: Views, q_GPH: Tensor, out_GPH: Tensor) 
     s, old, batch = job.segment(task), job.old_tokens(task), job.batches[task.k]
     pads, newest, packing = batch.grain_pads[s.grains[0] :], batch.position, job.cache_packing
     keys_GTH = by_grain(views.slot("cache_ring"), s, s.streamed, s.capacity, job.cache_dtype, 1)[:, 0, : old + 1]
-    chances = attention_weights(q_GPH, keys_GTH, pads, newest, job.family.scale, packing)
-    positions, chances = choose(chances, pads, newest, job.placement.policy.attn_sparsity)
+    probs = attention_weights(q_GPH, keys_GTH, pads, newest, job.family.scale, packing)
+    positions, probs = choose(probs, pads, newest, job.placement.policy.attn_sparsity)
     # a short row's surplus choices are the newest, whose place on the host is not filled yet; they weigh nothing
     views.slot("choices").view(torch.int64).copy_(value_rows(s, positions[:, :-1].clamp(max=old - 1)))
-    views.slot("chances").view(torch.float32).view(*q_GPH.shape[:2], -1).copy_(chances[:, :, :-1])
+    views.slot("probs").view(torch.float32).view(*q_GPH.shape[:2], -1).copy_(probs[:, :, :-1])
     value_G1H = by_grain(views.slot("fresh"), s, s.streamed, 1, job.cache_dtype)[:, 1]
-    out_GPH.copy_(weighted_values(chances[:, :, -1:], value_G1H, q_GPH, packing))
+    out_GPH.copy_(weighted_values(probs[:, :, -1:], value_G1H, q_GPH, packing))
 
 
 def attend(job: Job, task: Task, views: Views) -> None:
@@ -130,9 +130,9 @@ def _with_values(job: Job, task: Task, views: Views, part_GPH: Tensor) -> Tensor
     """What `project` left of the streamed grains, and their chosen values."""
     s, done_GPH = job.segment(task), part_GPH.clone()
     to = done_GPH[s.grains[0] :]
-    chances = views.slot("chances").view(torch.float32).view(*to.shape[:2], -1)
-    values = views.slot("values").view(job.cache_dtype).view(s.streamed, chances.shape[2], -1)
-    to += weighted_values(chances, values, to, job.cache_packing)
+    probs = views.slot("probs").view(torch.float32).view(*to.shape[:2], -1)
+    values = views.slot("values").view(job.cache_dtype).view(s.streamed, probs.shape[2], -1)
+    to += weighted_values(probs, values, to, job.cache_packing)
     return done_GPH
 
 

@@ -15,9 +15,9 @@ from flexplan_runtime.execute.views import Views
 from flexplan_runtime.weights.packed import unpack
 
 
-def open_weight(job: Job, task: Task, views: Views) -> None:
+def unpack_weight(job: Job, task: Task, views: Views) -> None:
     """A layer's weights unpacked into whole tensors; what is not packed is copied beside them."""
-    w, slot = job.placement.weights[task.j], views.slot("weights_open")
+    w, slot = job.placement.weights[task.j], views.slot("weights_unpacked")
     for piece, data in job.stored_pieces(task):
         whole = job.whole_view(slot, w, piece.tensor)
         unpack(data, piece.tensor, whole[piece.row_lo : piece.row_hi])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from flexplan_runtime.execute.handlers.attention import attend, project
-from flexplan_runtime.execute.handlers.compute import compute, open_weight
+from flexplan_runtime.execute.handlers.compute import compute, unpack_weight
 from flexplan_runtime.execute.handlers.transfers import (
     gather,
     load_cache,
@@ -23,7 +23,7 @@ HANDLERS: Mapping[str, Handler] = {
     "read_weight": read_disk,
     "stage_weight": transfer,
     "load_weight": transfer,
-    "open_weight": open_weight,
+    "unpack_weight": unpack_weight,
     "gather": gather,
     "load_rows": transfer,
     "load_ids": transfer,
