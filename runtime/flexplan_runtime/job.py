@@ -191,7 +191,7 @@ class Job:
 
 
 def batch_states(
-    placement: Placement, prompts: Sequence[Sequence[int]], first_row: int, device: torch.device
+    placement: Placement, prompts: Sequence[Sequence[int]], first_row: int, device: torch.device, *, causal: bool = True
 ) -> list[BatchState]:
     """The rows of every micro-batch; padding is on the left."""
     states = []
@@ -207,7 +207,7 @@ def batch_states(
                 host_grain_pads=grain_pads,
                 position=torch.zeros(1, dtype=torch.int64, device=device),
                 positions=torch.zeros(batch.num_rows, 1, dtype=torch.int64, device=device),
-                prompt_mask=prompt_mask(on_device, batch.prompt_len) if pads.any() else None,
+                prompt_mask=prompt_mask(on_device, batch.prompt_len, causal=causal) if pads.any() else None,
                 stopped=torch.zeros(batch.num_rows, dtype=torch.bool, device=device),
             )
         )
