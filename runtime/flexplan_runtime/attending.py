@@ -107,7 +107,7 @@ def layer_attention(job: Job, task: Task, views: Views, hidden: Tensor, rows: sl
     _keep(job, task, views, k, v, rows.start)
     if task.i == 0:
         mask = None if batch.prompt_mask is None else batch.prompt_mask[rows]
-        return prompt_attention(q, k, v, mask, job.family.scale, causal=job.family.math.causal)
+        return prompt_attention(q, k, v, mask, job.family.scale)
     cached = _cached(job, task, views.read("cache_gpu"), views.read("cache_ring"))
     if len(cached) == 1:  # queries as the projection left them
         done = _attend_cached(job, task, q[:, 0].unflatten(1, (k.shape[2], -1)), cached[0], 0)

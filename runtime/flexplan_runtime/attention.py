@@ -18,19 +18,14 @@ from flexplan_runtime.compiler import compiles_for
 _WITHOUT_PLANS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
-def prompt_attention(
-    q_BSNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask_B1SS: Tensor | None, scale: float, *, causal: bool = True
-) -> Tensor:
-    """Attention of a prompt over itself, (B, S, N x H); ``mask`` (True is read) where rows are padded.
-
-    Without a mask it is causal, or with ``causal`` false over the whole prompt.
-    """
+def prompt_attention(q_BSNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask_B1SS: Tensor | None, scale: float) -> Tensor:
+    """Attention of a prompt over itself, (B, S, N x H): by the mask (True is read), and without one causal."""
     q, k, v = (x.transpose(1, 2) for x in (q_BSNH, k_BSKH, v_BSKH))
     grouped = q.shape[1] != k.shape[1]
     # cuDNN's plans are kept by thread, and a job's threads are new: making one takes as long as several layers
     with nullcontext() if grouped and mask_B1SS is not None else sdpa_kernel(_WITHOUT_PLANS):
         out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask_B1SS, is_causal=causal and mask_B1SS is None, scale=scale, enable_gqa=grouped
+            q, k, v, attn_mask=mask_B1SS, is_causal=mask_B1SS is None, scale=scale, enable_gqa=grouped
         )
     return out.transpose(1, 2).flatten(2)
 
