@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from flexplan.answers import answering, take_descriptor
 from flexplan.cli.outcome import Commands
 from flexplan.cli.plan import explain, export, planners, simulate, solve
 from flexplan.cli.run import bench, demo, profile, run
+from flexplan.report.answers import answering, take_descriptor
 
 app = typer.Typer(
     cls=Commands,

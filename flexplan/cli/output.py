@@ -7,9 +7,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from flexplan.answers import answers, is_answers, openable
 from flexplan.errors import StorageError, UsageError
 from flexplan.files import write_whole
+from flexplan.report.answers import answers, is_answers, openable
 
 _FIX = "choose another path"
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flexplan.answers import say
 from flexplan.cli import options as opt
 from flexplan.cli.output import refuse_unwritable, save, write_text
 from flexplan.errors import PolicyError
+from flexplan.report.answers import say
 
 if TYPE_CHECKING:
     from flexplan.plan.plan import Plan

@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from flexplan.answers import say
 from flexplan.cli import options as opt
 from flexplan.cli.output import refuse_unwritable, save
 from flexplan.errors import UsageError
+from flexplan.report.answers import say
 
 
 def run(

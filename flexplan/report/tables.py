@@ -10,8 +10,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from flexplan.answers import answers
 from flexplan.graph.kinds import LANES
+from flexplan.report.answers import answers
 from flexplan.units import format_size
 
 if TYPE_CHECKING:
