@@ -68,6 +68,7 @@ class InfeasiblePlan(FlexplanError):
     gives, for each tier, the smallest budget that works when only that tier grows, or None where no budget of it
     helps; ``smallest_together_bytes`` budgets that work together where none does alone.  ``block_that_works`` is
     (gpu_batch_size, num_gpu_batches): with any of these budgets, or, for percents by hand, with those there are.
+    ``shortage`` is what is short, tier by tier, in words.
     """
 
     exit_code = 3
@@ -82,12 +83,14 @@ class InfeasiblePlan(FlexplanError):
         smallest_budget_bytes: Mapping[str, int | None] | None = None,
         smallest_together_bytes: Mapping[str, int] | None = None,
         block_that_works: tuple[int, int] | None = None,
+        shortage: str = "",
     ) -> None:
         super().__init__(code, message, fix=fix)
         self.binding = binding
         self.smallest_budget_bytes = dict(smallest_budget_bytes or {})
         self.smallest_together_bytes = dict(smallest_together_bytes or {})
         self.block_that_works = block_that_works
+        self.shortage = shortage or message
 
 
 class ModelFilesError(FlexplanError):

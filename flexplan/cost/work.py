@@ -8,6 +8,9 @@ from flexplan.graph.graph import Work
 from flexplan.model.shape import ModelShape
 
 _AS_IT_LIES = 3  # rows that a host's library multiplies with a matrix as it lies in memory
+# kernels beside products, norms and rotation
+_PROJECT_KERNELS, _MERGE_KERNELS, _MLP_KERNELS, _HEAD_KERNELS, _EMBED_KERNELS = 3, 2, 2, 4, 4
+_ROUTER_KERNELS, _EXPERT_KERNELS = 8, 4  # of a mixture: for all its tokens, and for those of each expert
 _ROTARY_KERNELS = 19  # sines and cosines of the positions, then a product, a swapped half, its product and a sum, twice
 
 
@@ -43,7 +46,7 @@ def _normed(s: ModelShape, width: int) -> int:
 
 def _norm_kernels(s: ModelShape) -> int:
     """A norm's kernels: a root-mean-square one is scaled by another."""
-    return 2 if s.gated else 1
+    return 2 if s.norm == "rms" else 1
 
 
 def layer_work(s: ModelShape, tokens: int) -> Work:
@@ -54,9 +57,11 @@ def layer_work(s: ModelShape, tokens: int) -> Work:
 def project_work(s: ModelShape, tokens: int) -> Work:
     """Norm, the query, key, value projections, rotation, and new keys and values to where they are kept."""
     width = s.q_size + 2 * s.kv_size
-    turned = s.q_size + s.kv_size if s.gated else 0
-    between = _normed(s, s.hidden_size) + (_normed(s, turned) if s.qk_norm else 0) + 9 * turned + 4 * s.kv_size
-    kernels = _norm_kernels(s) + (2 * _norm_kernels(s) if s.qk_norm else 0) + (_ROTARY_KERNELS if s.gated else 0) + 3
+    rotary = s.positions == "rotary"
+    turned = s.q_size + s.kv_size if rotary else 0
+    between = _normed(s, s.hidden_size) + 9 * turned + 4 * s.kv_size
+    between += _normed(s, s.q_size + s.kv_size) if s.qk_norm else 0
+    kernels = _norm_kernels(s) * (3 if s.qk_norm else 1) + (_ROTARY_KERNELS if rotary else 0) + _PROJECT_KERNELS
     matrix = s.hidden_size * width
     return _products(s, tokens, matrix, matrix, s.hidden_size + width, between, kernels)
 
@@ -107,7 +112,7 @@ def host_attention_work(s: ModelShape, grains: int, context: int, pair_bytes: in
 def merge_work(s: ModelShape, tokens: int) -> Work:
     """The output projection of attention, and what it is added to."""
     matrix = s.q_size * s.hidden_size
-    return _products(s, tokens, matrix, matrix, s.q_size + s.hidden_size, 3 * s.hidden_size, 2)
+    return _products(s, tokens, matrix, matrix, s.q_size + s.hidden_size, 3 * s.hidden_size, _MERGE_KERNELS)
 
 
 def experts_touched(s: ModelShape, tokens: int) -> float:
@@ -125,7 +130,8 @@ def mlp_work(s: ModelShape, tokens: int) -> Work:
     sent = 6 * s.hidden_size * experts if s.num_experts else 0  # to the experts and back
     between = _normed(s, s.hidden_size) + (5 if s.gated else 2) * s.ffn_size * experts + 3 * s.hidden_size + sent
     each = (2 if s.gated else 1) + 1
-    kernels = _norm_kernels(s) + 2 + (s.num_experts * (each + 4) + 8 if s.num_experts else each)
+    routed = s.num_experts * (each + _EXPERT_KERNELS) + _ROUTER_KERNELS
+    kernels = _norm_kernels(s) + _MLP_KERNELS + (routed if s.num_experts else each)
     touched = experts_touched(s, tokens)
     return _products(s, tokens, matrix * experts, matrix * touched, moved, between, kernels, 2 * touched)
 
@@ -133,12 +139,13 @@ def mlp_work(s: ModelShape, tokens: int) -> Work:
 def head_work(s: ModelShape, rows: int) -> Work:
     """Logits of the last positions, and the tokens chosen by them."""
     matrix = s.vocab_size * s.embed_size
-    return _products(s, rows, matrix, matrix, s.hidden_size + s.vocab_size, 0, _norm_kernels(s) + 4)._replace(samples=1)
+    moved, kernels = s.hidden_size + s.vocab_size, _norm_kernels(s) + _HEAD_KERNELS
+    return _products(s, rows, matrix, matrix, moved, 0, kernels)._replace(samples=1)
 
 
 def embed_work(s: ModelShape, tokens: int) -> Work:
     """Rows of the token table into hidden states."""
-    return Work(gpu_bytes=2 * tokens * s.hidden_size * s.bytes_per_element, kernels=4)
+    return Work(gpu_bytes=2 * tokens * s.hidden_size * s.bytes_per_element, kernels=_EMBED_KERNELS)
 
 
 _shared = lru_cache(maxsize=4096)  # equal works are one object

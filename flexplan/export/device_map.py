@@ -53,7 +53,7 @@ def nearest_cut(sizes: Sequence[int], due: Sequence[float], room: Sequence[float
     fitting = [(n, cut) for n, cut in fitting if all(x <= most for x, most in zip(n, room, strict=True))]
     if not fitting:
         raise InfeasiblePlan(
-            "FP405",
+            "FP408",
             "no map of whole modules fits the budgets that the plan fits: it cuts modules",
             fix="raise --cpu-mem, or give --disk-mem",
             binding=("cpu",),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from flexplan.export.base import DENSE, Export, asked_percents, no_counterpart, percents, refuse
-from flexplan.export.module_names import GGUF_FAMILIES, gguf_group
+from flexplan.export.module_names import LLAMA_LIKE, gguf_group
 from flexplan.model.tensors import weight_tensors
 from flexplan.plan.plan import Plan
 from flexplan.policy.policy import Policy
@@ -32,8 +32,8 @@ def llama_cpp_arguments(plan: Plan) -> Export:
     """
     problem, policy, free_bytes = plan.problem, plan.policy, plan.free_bytes
     family = problem.model.family
-    if family not in GGUF_FAMILIES:
-        raise no_counterpart(SYSTEM, f"the family {family}", f"it reads {', '.join(GGUF_FAMILIES)}")
+    if family not in LLAMA_LIKE:
+        raise no_counterpart(SYSTEM, f"the family {family}", f"it reads {', '.join(LLAMA_LIKE)}")
     refuse(SYSTEM, policy, _NO_DISK, "plan with --disk-mem 0")
     refuse(SYSTEM, policy, DENSE)
     sizes = _unit_bytes(problem)

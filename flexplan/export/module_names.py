@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
+from flexplan.errors import UsageError
 from flexplan.model.shape import ModelShape
 from flexplan.model.tensors import TOKENS, WeightTensor, weight_tensors
 
-GGUF_FAMILIES = ("llama", "mistral", "mixtral", "qwen2", "qwen3")  # llama.cpp reads no OPT
+LLAMA_LIKE = ("llama", "mistral", "mixtral", "qwen2", "qwen3")  # modules named as Llama's; llama.cpp reads these
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +31,21 @@ def transformers_modules(shape: ModelShape) -> list[Module]:
     return [Module(name, nbytes[name]) for name in _names(shape)]
 
 
+def _is_opt(shape: ModelShape) -> bool:
+    """Is a model's tree of modules OPT's, or Llama's?  Any other family is a UsageError."""
+    if shape.family != "opt" and shape.family not in LLAMA_LIKE:
+        known = ", ".join(("opt", *LLAMA_LIKE))
+        message = f"the modules of {shape.name}, a model of the family {shape.family!r}, are not known"
+        raise UsageError("FP133", message, fix=f"export a model of these families: {known}")
+    return shape.family == "opt"
+
+
+def _trunk(shape: ModelShape) -> str:
+    return "model.decoder" if _is_opt(shape) else "model"
+
+
 def _names(shape: ModelShape) -> list[str]:
-    opt = shape.family == "opt"
-    trunk = "model.decoder" if opt else "model"
+    opt, trunk = _is_opt(shape), _trunk(shape)
     projected = opt and shape.embed_size != shape.hidden_size
     parts = ["embed_tokens"]
     parts += ["embed_positions"] if opt else []
@@ -46,8 +59,7 @@ def _names(shape: ModelShape) -> list[str]:
 
 
 def _module_of(shape: ModelShape, tensor: WeightTensor) -> str:
-    opt = shape.family == "opt"
-    trunk = "model.decoder" if opt else "model"
+    opt, trunk = _is_opt(shape), _trunk(shape)
     if 0 <= tensor.layer < shape.num_layers:
         return f"{trunk}.layers.{tensor.layer}"
     outside = {

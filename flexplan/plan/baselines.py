@@ -129,9 +129,10 @@ def baseline_result(baseline: Baseline, problem: Problem) -> BaselineResult:
     try:
         policy = _at_its_best(baseline, problem)
         plan = Plan.of(problem, policy, schedule=baseline.schedule, planner="manual")
-    except (InfeasiblePlan, PolicyError) as error:
-        why_not = error.message.removeprefix("the policy does not fit: ")
-        return BaselineResult(baseline.name, baseline.says, None, why_not)
+    except InfeasiblePlan as error:
+        return BaselineResult(baseline.name, baseline.says, None, error.shortage)
+    except PolicyError as error:
+        return BaselineResult(baseline.name, baseline.says, None, error.message)
     return BaselineResult(baseline.name, baseline.says, plan)
 
 

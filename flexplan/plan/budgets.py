@@ -71,6 +71,7 @@ def refuse_over_budget(
             smallest_budget_bytes={t: asked[t] if over == (t,) else None for t in budgets},
             smallest_together_bytes=asked if len(over) > 1 else {},
             block_that_works=block,
+            shortage=what,
         )
 
 

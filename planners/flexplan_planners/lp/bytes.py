@@ -25,6 +25,9 @@ from flexplan_planners.lp.switches import Switches
 PERCENT_DECIMALS = 3
 _PERCENT_SLACK = 2 * 10.0 ** -(PERCENT_DECIMALS + 2)  # two shares rounded down, as parts of 1
 _SLOT_ALIGN = 256
+_BUFFERS, _BATCH_BUFFERS = 32, 8  # that begin at a page of their own: of a block, and more with each micro-batch; at most
+_MOVED_GRAINS = 5  # that rounding moves to another tier than the shares say, at most
+_RELAYED_ROWS = 4  # of the disk's cache, in the two slots of the relay and the two of what goes out
 _BATCHES = 8  # of a block, to tell how a typical micro-batch is padded
 
 
@@ -102,9 +105,9 @@ class Memory:
 
     @cached_property
     def workspace(self) -> int:
-        context, apart = self.prompt + self.problem.workload.gen_len, self.sep_layer
-        once = workspace_bytes(self.shape, self.num_rows, self.prompt, context, self.sparsity, sep_layer=apart)
-        return once + captured_bytes(self.shape, self.num_rows, context, self.sparsity, sep_layer=apart)
+        context, split = self.prompt + self.problem.workload.gen_len, self.sep_layer
+        once = workspace_bytes(self.shape, self.num_rows, self.prompt, context, self.sparsity, sep_layer=split)
+        return once + captured_bytes(self.shape, self.num_rows, context, self.sparsity, sep_layer=split)
 
     @cached_property
     def chosen(self) -> int:
@@ -123,15 +126,15 @@ class Memory:
         return {"gpu": self._gpu(s), "cpu": self._cpu(s), "disk": self._disk(s)}
 
     def _gpu(self, s: Switches) -> Row:
-        """Resident weights + weight ring + open weights + resident cache + cache rings + hidden states + workspace."""
+        """Resident weights + weight ring + unpacked weights + resident cache + cache rings + hidden states + workspace."""
         ring, streams, split = s.weight_slots * s.largest_layer, not s.weights_stay, s.splits_steps
         opened = s.unpacked_slots * round_up(max(s.unpacked_bytes), BUFFER_ALIGN)
         hidden = 0 if s.act_stays else 3 * self.prompt_hidden + 3 * self.token_hidden
-        fixed = self.weight_slack + self.workspace + hidden + opened + 32 * BUFFER_ALIGN
+        fixed = self.weight_slack + self.workspace + hidden + opened + _BUFFERS * BUFFER_ALIGN
         fixed += (s.weight_slots * self._ring_slack + 2 * self.table_rows) if streams else 0
-        fixed += 5 * self.capacity * self.grain if s.cache != "gpu" else 0  # grains that rounding moves
+        fixed += _MOVED_GRAINS * self.capacity * self.grain if s.cache != "gpu" else 0
         fixed += self.queries if split else 0
-        each = self.token_hidden + self.num_rows * self.prompt * ID_BYTES + 8 * BUFFER_ALIGN
+        each = self.token_hidden + self.num_rows * self.prompt * ID_BYTES + _BATCH_BUFFERS * BUFFER_ALIGN
         each += (self.prompt_hidden if s.act_stays else 0) + (self.queries if split else 0)
         each += self.shape.num_layers * _SLOT_ALIGN + mask_bytes(self.num_rows, self.prompt)
         moved = 2 * self.layer_prompt_cache + self._brought(s)
@@ -158,15 +161,15 @@ class Memory:
     def _cpu(self, s: Switches) -> Row:
         """Weights + cache + activations at home on the host, and the relays of the disk."""
         largest, streams, hosted = s.largest_layer, not s.weights_stay, s.cache == "host"
-        fixed = 32 * BUFFER_ALIGN
+        fixed = _BUFFERS * BUFFER_ALIGN
         if streams:
             fixed += (2 * self.shape.num_layers + 3) * BUFFER_ALIGN  # each layer begins a page
             fixed += int(_PERCENT_SLACK * self.weights) + self.weight_slack + 4 * self._ring_slack + 2 * self.table_rows
         if s.cache != "gpu":
-            fixed += 5 * self.capacity * self.grain
-            fixed += 4 * self.capacity * DISK_ALIGN if s.disk == "all" else 0
+            fixed += _MOVED_GRAINS * self.capacity * self.grain
+            fixed += _RELAYED_ROWS * self.capacity * DISK_ALIGN if s.disk == "all" else 0
         outputs = self.num_rows * self.problem.workload.gen_len * ID_BYTES
-        each = self.num_rows * self.prompt * ID_BYTES + outputs + self.shape.num_layers * _SLOT_ALIGN + 8 * BUFFER_ALIGN
+        each = self.num_rows * self.prompt * ID_BYTES + outputs + self.shape.num_layers * _SLOT_ALIGN + _BATCH_BUFFERS * BUFFER_ALIGN
         cache, answers = self.shape.num_layers * self.typical_cache, 2 * self.queries if hosted else 0
         each += int(_PERCENT_SLACK * cache) if s.cache != "gpu" else 0
         relay = 2 * self.layer_cache + 2 * self.layer_prompt_cache
@@ -193,7 +196,7 @@ class Memory:
         """Weights, cache and activations at home on disk, in aligned pieces."""
         if s.disk == "none":
             return Row()
-        fixed, each = 32 * BUFFER_ALIGN, 8 * BUFFER_ALIGN
+        fixed, each = _BUFFERS * BUFFER_ALIGN, _BATCH_BUFFERS * BUFFER_ALIGN
         if not s.weights_stay:
             fixed += int(_PERCENT_SLACK * self.weights) + self.weight_slack + 2 * s.num_layers * DISK_ALIGN
         if s.cache != "gpu" and s.disk == "all":

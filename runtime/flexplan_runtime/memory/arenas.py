@@ -40,7 +40,7 @@ class Ledger:
             budget = self.budgets.get(tier)
             if budget is not None and used + nbytes > budget:
                 raise InfeasiblePlan(
-                    "FP404",
+                    "FP407",
                     f"{arena} needs {format_size(nbytes)}, {tier} has {format_size(budget - used)} "
                     f"of {format_size(budget)} left",
                     fix=f"raise --{tier}-mem, or lower gpu_batch_size",

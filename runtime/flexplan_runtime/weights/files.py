@@ -52,7 +52,7 @@ class WeightFile:
                 os.close(fd)
         except OSError as error:
             raise StorageError(
-                "FP610", f"{self.path}: cannot be read: {error.strerror}", fix="check the disk and run again"
+                "FP613", f"{self.path}: cannot be read: {error.strerror}", fix="check the disk and run again"
             ) from error
 
     def _check(self, found: os.stat_result) -> None:
