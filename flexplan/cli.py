@@ -10,6 +10,7 @@ import typer
 from flexplan.outcome import Commands
 from flexplan.plancommands import explain, export, planners, simulate, solve
 from flexplan.runcommands import bench, demo, profile, run
+from flexplan.streams import guarded
 
 app = typer.Typer(
     cls=Commands,
@@ -25,7 +26,7 @@ for command in (solve, simulate, explain, export, planners, run, bench, profile,
 def main() -> None:
     """The program."""
     gc.set_threshold(100_000)  # planning makes tasks by the hundred thousand, none in a cycle: a sixth of its time
-    app()
+    guarded(app)
 
 
 @app.callback()

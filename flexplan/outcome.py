@@ -14,7 +14,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from flexplan.errors import FlexplanError, InfeasiblePlan, InternalError
+from flexplan.errors import FlexplanError, InfeasiblePlan, InternalError, visible
 
 _INTERRUPTED = 130
 
@@ -34,7 +34,9 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             with spoken_warnings():
-                return super().invoke(ctx)
+                found = super().invoke(ctx)
+                sys.stdout.flush()  # what is full is said here, like any error
+                return found
         except FlexplanError as error:
             _show(error, ctx.meta)
             raise typer.Exit(error.exit_code) from None
@@ -72,7 +74,7 @@ def spoken_warnings() -> Iterator[None]:
 
 
 def _warn(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    print(visible(f"warning: {message}"), file=sys.stderr)
 
 
 def _show(error: FlexplanError, meta: dict[str, Any]) -> None:

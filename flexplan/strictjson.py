@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any, NoReturn
+
+_TO_ESCAPE = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def parse_json(text: str) -> Any:
@@ -19,6 +22,16 @@ def parse_json(text: str) -> Any:
         return json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def json_line(found: Any) -> str:
+    """One line of JSON: letters as they are, but escaped what ends a line somewhere, moves a terminal, or is no letter.
+
+    >>> json_line({"text": "Grüße"})
+    '{"text": "Grüße"}'
+    """
+    text = json.dumps(found, ensure_ascii=False)
+    return _TO_ESCAPE.sub(lambda letter: f"\\u{ord(letter[0]):04x}", text)
 
 
 def is_file(name: str | Path) -> bool:
