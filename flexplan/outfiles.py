@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from flexplan.answers import answers
 from flexplan.errors import StorageError, UsageError, visible
 from flexplan.streams import pour
 from flexplan.strictjson import write_whole
@@ -219,8 +220,8 @@ def _descriptor(path: Path) -> int | None:
 
 
 def _real(number: int) -> int:
-    """Standard output may have been given another number."""
-    return sys.stdout.fileno() if number == 1 else number
+    """Answers have a number of their own."""
+    return answers().fileno() if number == 1 else number
 
 
 def _resolved(path: Path) -> Path:

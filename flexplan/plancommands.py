@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flexplan import options as opt
+from flexplan.answers import say
 from flexplan.errors import PolicyError, visible
 from flexplan.outfiles import deliver, refuse_unwritable
 
@@ -91,7 +92,7 @@ def solve(
     if output is not None:
         deliver(output, plan.to_json() + "\n")
     if as_json:
-        print(plan.to_json())
+        say(plan.to_json())
     else:
         _show_plan(plan)
 
@@ -115,7 +116,7 @@ def simulate(
         deliver(trace, timeline.chrome_trace())
     if as_json:
         seconds = {"prefill_s": timeline.prefill_s, "decode_s": timeline.decode_s, "total_s": timeline.end_s}
-        print(json.dumps(seconds | {"num_tasks": timeline.num_tasks, "lane_busy_s": timeline.lane_busy_s}, indent=2))
+        say(json.dumps(seconds | {"num_tasks": timeline.num_tasks, "lane_busy_s": timeline.lane_busy_s}, indent=2))
         return
     from flexplan import tables
 
@@ -128,7 +129,7 @@ def explain(policy: opt.PolicyFile, as_json: opt.JsonFlag = False) -> None:
     with _busy("solving again with more of each resource"):
         found = plan.explain()
     if as_json:
-        print(json.dumps(found.to_dict(), indent=2))
+        say(json.dumps(found.to_dict(), indent=2))
         return
     from flexplan import sentences, tables
 
@@ -145,9 +146,9 @@ def export(
 
     found = export_plan(_load_plan(policy), to)
     if as_json:
-        print(json.dumps(asdict(found), indent=2))
+        say(json.dumps(asdict(found), indent=2))
         return
-    print(visible(export_text(found)))
+    say(visible(export_text(found)))
     for line in found.report():
         print(visible(line), file=sys.stderr)
 
@@ -167,9 +168,7 @@ def planners(as_json: opt.JsonFlag = False) -> None:
         for _, point in sorted(available(group).items())
     ]
     if as_json:
-        print(
-            json.dumps([dict(zip(("group", "name", "object", "origin"), row, strict=True)) for row in rows], indent=2)
-        )
+        say(json.dumps([dict(zip(("group", "name", "object", "origin"), row, strict=True)) for row in rows], indent=2))
         return
     from flexplan import tables
 

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from flexplan import options as opt
+from flexplan.answers import say
 from flexplan.errors import UsageError, visible
 from flexplan.outfiles import deliver, refuse_unwritable
 
@@ -115,7 +116,7 @@ def bench(
         refuse_unwritable(trace, (policy, request.model, hardware))
     report = jobs.bench(request, machine)
     if as_json:
-        print(json.dumps(jobs.bench_object(report), indent=2))
+        say(json.dumps(jobs.bench_object(report), indent=2))
     else:
         from flexplan import tables
 
@@ -138,7 +139,7 @@ def profile(
     refuse_unwritable(output)
     found = find_runtime().profile(device, offload_dir, lambda line: print(line, file=sys.stderr))
     if as_json:
-        print(found.model_dump_json(indent=2))
+        say(found.model_dump_json(indent=2))
     else:
         from flexplan import tables
 
@@ -153,7 +154,7 @@ def demo(as_json: opt.JsonFlag = False) -> None:
 
     report = jobs.demo()
     if as_json:
-        print(json.dumps(jobs.demo_object(report), indent=2))
+        say(json.dumps(jobs.demo_object(report), indent=2))
     else:
         from flexplan import tables
 

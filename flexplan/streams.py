@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TextIO, cast
 
+from flexplan.answers import answers, take_descriptor
 from flexplan.errors import StorageError
 
 READER_GONE = 141  # what a shell reports of a program that a closed pipe ended
@@ -18,6 +19,7 @@ READER_GONE = 141  # what a shell reports of a program that a closed pipe ended
 def guarded(program: Callable[[], object]) -> None:
     """Run the program; what standard output loses on its way ends it with an error, nobody's standard error does."""
     _hold_closed()
+    take_descriptor()
     sys.stdout, sys.stderr = cast(TextIO, _Output(sys.stdout)), cast(TextIO, _Messages(sys.stderr))
     try:
         try:
@@ -30,17 +32,18 @@ def guarded(program: Callable[[], object]) -> None:
 
 
 def pour(text: str) -> None:
-    """Write to standard output, as UTF-8 whatever the terminal speaks; raises OSError."""
-    sys.stdout.flush()
-    raw = getattr(sys.stdout, "buffer", None)
+    """Write an answer as UTF-8, whatever the terminal speaks; raises OSError."""
+    stream = answers()
+    stream.flush()
+    raw = getattr(stream, "buffer", None)
     if raw is None:  # a notebook's
-        sys.stdout.write(text)
+        stream.write(text)
         return
     try:
         raw.write(text.encode())
         raw.flush()
     except OSError:
-        _silence(sys.stdout)
+        _silence(stream)
         raise
 
 

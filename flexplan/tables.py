@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from flexplan.answers import answers
 from flexplan.errors import visible
 from flexplan.tasks import LANES
 from flexplan.units import format_duration, format_size
@@ -41,7 +41,7 @@ class _Visible(Console):
 
 def console() -> Console:
     """Standard output; plain where it is no terminal or NO_COLOR is set."""
-    return _Visible(highlight=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
+    return _Visible(file=answers(), highlight=False, width=None if answers().isatty() else _PLAIN_WIDTH)
 
 
 def table(title: str, head: Sequence[str], rows: Iterable[Row]) -> RenderableType:
