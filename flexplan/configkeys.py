@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from flexplan.errors import ModelFilesError
+from flexplan.limits import MOST_LAYERS
 from flexplan.modelmath import Dtype, ModelMath
 from flexplan.shapes import ModelShape
 
@@ -64,7 +65,6 @@ _SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size
 _ACTIVATIONS = ("relu", "gelu", "gelu_new", "gelu_pytorch_tanh", "silu")
 _DTYPE_BYTES: dict[Dtype, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
 _MOST = 1 << 30
-MOST_LAYERS = 4096
 
 
 class Fields:

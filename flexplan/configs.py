@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from flexplan.configkeys import FAMILIES, Fields
 from flexplan.errors import ModelFilesError
+from flexplan.limits import shown
 from flexplan.modelmath import ModelMath
 from flexplan.optconfig import read_opt
 from flexplan.rotaryconfig import read_rotary
@@ -60,7 +63,12 @@ def _parse(config: Mapping[str, Any], name: str, where: str) -> tuple[ModelShape
         known = ", ".join(FAMILIES)
         raise ModelFilesError("FP504", f"{where}: model_type is {family!r}", fix=f"use a model of these types: {known}")
     fields = Fields(config, family, where)
-    return read_opt(fields, name) if family == "opt" else read_rotary(fields, name)
+    try:
+        return read_opt(fields, name) if family == "opt" else read_rotary(fields, name)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        what = f"{'.'.join(map(str, first['loc'])) or 'sizes'} {shown(first['input'])}: {first['msg']}"
+        raise ModelFilesError("FP503", f"{where}: {what}", fix="download the file again") from None
 
 
 def _refuse_code(config: Mapping[str, Any], where: str) -> None:

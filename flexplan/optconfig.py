@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from flexplan.configkeys import MOST_LAYERS, Fields
+from flexplan.configkeys import Fields
+from flexplan.limits import MOST_LAYERS
 from flexplan.modelmath import ModelMath
 from flexplan.shapes import ModelShape
 

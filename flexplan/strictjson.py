@@ -8,6 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Any, NoReturn
 
+from flexplan.limits import shown
+
 
 def parse_json(text: str) -> Any:
     """What a JSON text says; a ValueError names the duplicate key or the number that is not one.
@@ -16,9 +18,14 @@ def parse_json(text: str) -> Any:
     {'cores': 16}
     """
     try:
-        return json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
+        found = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
+        if "\\u" in text:
+            json.dumps(found, ensure_ascii=False).encode()  # half a character pair can be written nowhere
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    except UnicodeEncodeError:
+        raise ValueError("an escape is half a pair: no character") from None
+    return found
 
 
 def is_file(name: str | Path) -> bool:
@@ -57,7 +64,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise ValueError(f"key {key!r} stands there twice")
+            raise ValueError(f"key {shown(key)} stands there twice")
         found[key] = value
     return found
 
