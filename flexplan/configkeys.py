@@ -11,7 +11,6 @@ from types import MappingProxyType
 from typing import Any
 
 from flexplan.errors import ModelFilesError
-from flexplan.limits import MOST_LAYERS
 from flexplan.modelmath import Dtype, ModelMath
 from flexplan.shapes import ModelShape
 

@@ -10,6 +10,7 @@ from flexplan.baselines import Rival, rivals
 from flexplan.blocks import distinct_blocks
 from flexplan.bounds import Bound, bound_of
 from flexplan.gains import Gain, at_the_margin, gains
+from flexplan.limits import wrong_type
 from flexplan.lossy import lossy_fields
 from flexplan.plan import Plan
 from flexplan.plugins import SCHEDULES, make
@@ -86,6 +87,8 @@ class Explanation:
 
 def explain_plan(plan: Plan) -> Explanation:
     """Times by lane, the tiers that are full, the value of more, and the baselines."""
+    if not isinstance(plan, Plan):
+        raise wrong_type("explain_plan", "a Plan", plan, "solve(Problem.of(...)) makes one")
     found = sorted(gains(plan), key=lambda gain: -gain.percent)
     return Explanation(
         plan,

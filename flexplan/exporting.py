@@ -9,6 +9,7 @@ import shlex
 from flexplan import devicemap, llamacpp, vllmflags
 from flexplan.errors import UsageError
 from flexplan.export import Export
+from flexplan.limits import wrong_type
 from flexplan.plan import Plan
 
 SYSTEMS = (devicemap.SYSTEM, llamacpp.SYSTEM, vllmflags.SYSTEM)

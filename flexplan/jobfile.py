@@ -11,7 +11,6 @@ Keys are the flags' names with underscores; ``[policy]`` holds policy fields for
 from __future__ import annotations
 
 import difflib
-import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +22,7 @@ from flexplan.errors import UsageError
 from flexplan.limits import MOST_FILE_BYTES, read_limited, shown
 from flexplan.lossy import allowed_fields
 from flexplan.objective import Objective
-from flexplan.policy import Policy
+from flexplan.policy import CompressionConfig, Policy
 from flexplan.problem import Problem
 from flexplan.promptlens import prompt_lens
 
@@ -108,7 +107,7 @@ class JobFile(BaseModel):
                 "FP161", f"planner {name} chooses {fields} itself", fix="use --planner manual, or leave them out"
             )
         if name == "manual":
-            options["policy"] = Policy.from_dict(_plain(self.policy))
+            options["policy"] = Policy(**{name: _field(value) for name, value in self.policy.items()})
         return name, options
 
 
@@ -126,13 +125,9 @@ def _parsed(text: str, path: str | Path) -> dict[str, Any]:
     raise UsageError("FP160", f"problem file {path} is not TOML: {why:.300}", fix="correct the line")
 
 
-def _plain(policy: Mapping[str, Any]) -> dict[str, Any]:
-    """Policy fields as JSON has them: a date becomes text, which no field takes."""
-    try:
-        found: dict[str, Any] = json.loads(json.dumps(policy, default=str))
-    except (RecursionError, ValueError) as error:
-        raise UsageError("FP162", f"[policy] does not read: {error}", fix="give plain policy fields") from None
-    return found
+def _field(value: Any) -> Any:
+    """A policy field; a table of its own is a compression."""
+    return CompressionConfig(**value) if isinstance(value, dict) else value
 
 
 def _beside(directory: Path, value: str | None) -> str | None:

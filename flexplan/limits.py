@@ -84,7 +84,6 @@ def read_limited(path: str | Path, most_bytes: int) -> str:
     return found.decode("utf-8-sig")
 
 
-
 def _opened(path: str, flags: int) -> int:
     """A descriptor of a regular file, or of a pipe that is open already."""
     handle = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)

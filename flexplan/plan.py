@@ -15,7 +15,7 @@ from flexplan.devicemap import DeviceMap, device_map
 from flexplan.errors import InfeasiblePlan, PolicyError, UsageError
 from flexplan.graph import TaskGraph
 from flexplan.layers import schedule_layers
-from flexplan.limits import MOST_PLAN_BYTES, read_limited, wrong_type
+from flexplan.limits import MOST_FILE_BYTES, MOST_PLAN_BYTES, read_limited, wrong_type
 from flexplan.placement import Placement
 from flexplan.planfile import PlanFile, digest, first_difference
 from flexplan.plugins import SCHEDULES, make
@@ -167,7 +167,8 @@ def read_policy_file(path: str | Path) -> str:
 def load_policy(path: str | Path) -> Policy | Plan:
     """A file with a whole plan, or with nothing but policy fields."""
     text = read_policy_file(path)
-    whole = {"policy", "problem"} & read_strict_json(text, "policy", MOST_PLAN_BYTES).keys()
+    most = MOST_PLAN_BYTES if '"problem"' in text else MOST_FILE_BYTES
+    whole = {"policy", "problem"} & read_strict_json(text, "policy", most).keys()
     return Plan.from_json(text) if whole else Policy.from_json(text)
 
 
@@ -209,8 +210,16 @@ def _refuse_endless(problem: Problem, policy: Policy) -> None:
     batches, tokens = policy.num_gpu_batches, problem.workload.gen_len
     steps = batches * len(schedule_layers(problem.model, policy.sep_layer))
     for what, count, most in (
-        (f"{batches} micro-batches over {problem.model.num_layers} layers are {steps} steps a pass", steps, _MOST_STEPS),
-        (f"{batches} micro-batches of {tokens} new tokens are {batches * tokens} passes", batches * tokens, _MOST_PASSES),
+        (
+            f"{batches} micro-batches over {problem.model.num_layers} layers are {steps} steps a pass",
+            steps,
+            _MOST_STEPS,
+        ),
+        (
+            f"{batches} micro-batches of {tokens} new tokens are {batches * tokens} passes",
+            batches * tokens,
+            _MOST_PASSES,
+        ),
         (f"{batches} micro-batches of {policy.gpu_batch_size} sequences", policy.block_size, _MOST_ROWS),
     ):
         if count > most:

@@ -71,7 +71,9 @@ def _refuse_wrong(problem: object, planner: object, timeout_s: float) -> None:
     if not isinstance(problem, Problem):
         raise wrong_type("solve", "a Problem", problem, "solve(Problem.of(model, gpu_mem=..., cpu_mem=...))")
     if isinstance(planner, type) or not (isinstance(planner, str) or hasattr(planner, "plan")):
-        raise wrong_type("solve", "a planner's name or an instance", planner, "an instance has the method plan(problem)")
+        raise wrong_type(
+            "solve", "a planner's name or an instance", planner, "an instance has the method plan(problem)"
+        )
     if not 0 < timeout_s <= _MOST_TIMEOUT_S:
         message = f"a planner's time {timeout_s} s, allowed above 0 and up to {_MOST_TIMEOUT_S:.0f}"
         raise UsageError("FP119", message, fix="correct --planner-timeout")

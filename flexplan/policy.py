@@ -236,7 +236,9 @@ def check_version(version: object, what: str) -> None:
     """Refuse a file of another version."""
     if version != POLICY_VERSION or isinstance(version, bool):
         raise PolicyError(
-            "FP204", f"{what} version {shown(version)}; this flexplan reads {POLICY_VERSION}", fix="solve again, or upgrade"
+            "FP204",
+            f"{what} version {shown(version)}; this flexplan reads {POLICY_VERSION}",
+            fix="solve again, or upgrade",
         )
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from flexplan.configkeys import MOST_LAYERS, Fields, positive
+from flexplan.configkeys import Fields, positive
 from flexplan.errors import ModelFilesError
+from flexplan.limits import MOST_LAYERS
 from flexplan.modelmath import ModelMath, RopeScaling
 from flexplan.shapes import ModelShape
 
