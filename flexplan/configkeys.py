@@ -13,6 +13,7 @@ from typing import Any
 from flexplan.errors import ModelFilesError
 from flexplan.modelmath import Dtype, ModelMath
 from flexplan.shapes import ModelShape
+from flexplan.tokenrules import read_ids
 
 OPT_DEFAULTS = {
     "activation_function": "relu",
@@ -115,13 +116,7 @@ class Fields:
 
     def ids(self, key: str) -> tuple[int, ...]:
         """Token ids; none where the key is null or -1, which some checkpoints write for none."""
-        value = self.values.get(key)
-        if value is None or (value == -1 and type(value) is int):
-            return ()
-        found, vocab_size = value if isinstance(value, list) else [value], self.count("vocab_size")
-        if not all(type(i) is int and 0 <= i < vocab_size for i in found):
-            raise self.wrong(key, f"token ids from 0 to {vocab_size - 1}")
-        return tuple(found)
+        return read_ids(self.values.get(key), key, self.where)
 
     def one_id(self, key: str) -> int | None:
         """One token id, the first if there are several."""

@@ -13,6 +13,7 @@ from flexplan.optconfig import read_opt
 from flexplan.rotaryconfig import read_rotary
 from flexplan.shapes import ModelShape
 from flexplan.strictjson import parse_json
+from flexplan.tokenrules import read_ids, read_rules
 
 _RUNS_CODE = ("auto_map", "custom_pipelines")
 
@@ -20,19 +21,30 @@ _RUNS_CODE = ("auto_map", "custom_pipelines")
 def read_config(source: str | Path | Mapping[str, Any], name: str | None = None) -> tuple[ModelShape, ModelMath]:
     """Sizes and constants of a model, from its directory, its ``config.json`` or that file's content.
 
-    In a directory, the end and pad ids of ``generation_config.json`` come before those of ``config.json``,
-    as they do in transformers.  A missing dtype counts as float16.
+    As in transformers, a directory's generation config is `generation_config.json`, end and pad ids included, and
+    only where there is none the same keys of `config.json`.  A missing dtype counts as float16.
     """
     if isinstance(source, Mapping):
-        return _parse(source, name or str(source.get("model_type", "model")), "config.json")
+        shape, math = _parse(source, name or str(source.get("model_type", "model")), "config.json")
+        return shape, math.model_copy(update={"rules": read_rules(source, shape.vocab_size, "config.json")})
     path = Path(source)
     directory = path if path.is_dir() else path.parent
-    config = _read_object(directory / "config.json" if path.is_dir() else path)
-    generation = directory / "generation_config.json"
-    if generation.is_file():
-        ids = _read_object(generation)
-        config = config | {k: ids[k] for k in ("eos_token_id", "pad_token_id") if ids.get(k) is not None}
-    return _parse(config, name or directory.resolve().name, str(path))
+    where = directory / "config.json" if path.is_dir() else path
+    config = _read_object(where)
+    shape, math = _parse(config, name or directory.resolve().name, str(path))
+    beside = directory / "generation_config.json"
+    if beside.is_file():
+        where, config = beside, _read_object(beside)
+    return shape, math.model_copy(update=_generation(config, shape.vocab_size, str(where)))
+
+
+def _generation(config: Mapping[str, Any], vocab_size: int, where: str) -> dict[str, Any]:
+    """What `ModelMath` takes from a generation config."""
+    return {
+        "eos_token_ids": read_ids(config.get("eos_token_id"), "eos_token_id", where),
+        "pad_token_id": next(iter(read_ids(config.get("pad_token_id"), "pad_token_id", where)), None),
+        "rules": read_rules(config, vocab_size, where),
+    }
 
 
 def shape_from_config(source: str | Path | Mapping[str, Any], name: str | None = None) -> ModelShape:

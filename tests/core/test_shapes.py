@@ -212,6 +212,10 @@ def test_end_and_pad_ids_of_the_generation_config_come_first(tmp_path: Path) -> 
     assert (math.eos_token_ids, math.pad_token_id, math.bos_token_id) == ((7, 8), 9, 1)
 
 
+def test_ids_beyond_the_vocabulary_are_kept_though_they_never_match() -> None:
+    assert read_config(small("llama", eos_token_id=[2, 50256]))[1].eos_token_ids == (2, 50256)
+
+
 @pytest.mark.parametrize("written", [None, -1])
 def test_an_id_of_null_or_minus_one_is_none(written: int | None) -> None:
     assert read_config(small("llama", pad_token_id=written))[1].pad_token_id is None
@@ -261,7 +265,7 @@ NONSENSE: list[tuple[Config, str, list[str]]] = [
     (small("llama", rope_scaling=LLAMA3 | {"original_max_position_embeddings": "8k"}), "FP503", ["8k"]),
     (small("llama", partial_rotary_factor=0.5), "FP504", ["0.5"]),
     (small("llama", rope_parameters={"partial_rotary_factor": 0.5}), "FP504", ["0.5"]),
-    (small("llama", eos_token_id=100), "FP503", ["100", "99"]),
+    (small("llama", eos_token_id=2.5), "FP503", ["2.5", "token id"]),
     (small("llama", eos_token_id=[2, True]), "FP503", ["eos_token_id"]),
     (small("llama", bos_token_id="1"), "FP503", ["'1'"]),
     (small("llama", dtype="int8"), "FP503", ["int8"]),
