@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from flexplan.answers import answers, is_answers, openable
 from flexplan.errors import StorageError, UsageError
 from flexplan.strictjson import write_whole
 
@@ -15,8 +15,8 @@ _FIX = "choose another path"
 
 
 def refuse_unwritable(path: Path) -> None:
-    """Raise UsageError where ``path`` could not be written; ``-`` is standard output."""
-    if str(path) == "-":
+    """Raise UsageError where ``path`` could not be written; standard output by any of its names."""
+    if is_answers(path):
         return
     target = path.resolve()
     if target.is_dir():
@@ -34,10 +34,10 @@ def refuse_unwritable(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all; a device or pipe as it comes, ``-`` to standard output."""
-    if str(path) == "-":
-        sys.stdout.write(text)
-        sys.stdout.flush()
+    """Write a file whole or not at all; a device or pipe as it comes, standard output by any of its names."""
+    if is_answers(path):
+        answers().write(text)
+        answers().flush()
         return
     target = path.resolve()
     if _is_special(target):
@@ -49,7 +49,7 @@ def write_text(path: Path, text: str) -> None:
 def save(path: Path, write: Callable[[Path], object]) -> None:
     """Call ``write`` with the path; the system's refusal is a StorageError."""
     try:
-        write(path)
+        write(openable(path))
     except OSError as error:
         raise StorageError("FP610", f"{path} cannot be written: {error.strerror or error}", fix=_FIX) from error
 

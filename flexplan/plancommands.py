@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flexplan import options as opt
+from flexplan.answers import say
 from flexplan.errors import PolicyError
 from flexplan.outfiles import refuse_unwritable, save, write_text
 
@@ -91,7 +92,7 @@ def solve(
     if output is not None:
         write_text(output, plan.to_json() + "\n")
     if as_json:
-        print(plan.to_json())
+        say(plan.to_json())
     else:
         _show_plan(plan)
 
@@ -113,7 +114,7 @@ def simulate(
         save(trace, timeline.to_chrome_trace)
     if as_json:
         seconds = {"prefill_s": timeline.prefill_s, "decode_s": timeline.decode_s, "total_s": timeline.end_s}
-        print(json.dumps(seconds | {"num_tasks": timeline.num_tasks, "lane_busy_s": timeline.lane_busy_s}, indent=2))
+        say(json.dumps(seconds | {"num_tasks": timeline.num_tasks, "lane_busy_s": timeline.lane_busy_s}, indent=2))
         return
     from flexplan import tables
 
@@ -126,7 +127,7 @@ def explain(policy: opt.PolicyFile, as_json: opt.JsonFlag = False) -> None:
     with _busy("solving again with more of each resource"):
         found = plan.explain()
     if as_json:
-        print(json.dumps(found.to_dict(), indent=2))
+        say(json.dumps(found.to_dict(), indent=2))
         return
     from flexplan import sentences, tables
 
@@ -143,9 +144,9 @@ def export(
 
     found = export_plan(_load_plan(policy), to)
     if as_json:
-        print(json.dumps(asdict(found), indent=2))
+        say(json.dumps(asdict(found), indent=2))
         return
-    print(export_text(found))
+    say(export_text(found))
     for line in found.report():
         print(line, file=sys.stderr)
 
@@ -165,9 +166,7 @@ def planners(as_json: opt.JsonFlag = False) -> None:
         for _, point in sorted(available(group).items())
     ]
     if as_json:
-        print(
-            json.dumps([dict(zip(("group", "name", "object", "origin"), row, strict=True)) for row in rows], indent=2)
-        )
+        say(json.dumps([dict(zip(("group", "name", "object", "origin"), row, strict=True)) for row in rows], indent=2))
         return
     from flexplan import tables
 

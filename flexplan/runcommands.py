@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from flexplan import options as opt
+from flexplan.answers import say
 from flexplan.errors import UsageError
 from flexplan.outfiles import refuse_unwritable, save
 
@@ -114,7 +115,7 @@ def bench(
     if trace is not None:
         save(trace, lambda path: report.predicted.to_chrome_trace(path, ("measured", report.measured)))
     if as_json:
-        print(json.dumps(jobs.bench_object(report), indent=2))
+        say(json.dumps(jobs.bench_object(report), indent=2))
         return
     from flexplan import tables
 
@@ -136,7 +137,7 @@ def profile(
     found = find_runtime().profile(device, offload_dir, lambda line: print(line, file=sys.stderr))
     found.save(output)
     if as_json:
-        print(found.model_dump_json(indent=2))
+        say(found.model_dump_json(indent=2))
         return
     from flexplan import tables
 
@@ -150,7 +151,7 @@ def demo(as_json: opt.JsonFlag = False) -> None:
 
     report = jobs.demo()
     if as_json:
-        print(json.dumps(jobs.demo_object(report), indent=2))
+        say(json.dumps(jobs.demo_object(report), indent=2))
     else:
         from flexplan import tables
 

@@ -21,6 +21,18 @@ def parse_json(text: str) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
+def parse_lenient(text: str) -> Any:
+    """The same of a text that Python or Windows wrote: NaN, Infinity and a byte order mark are let pass.
+
+    >>> parse_lenient('\\ufeff{"limit": Infinity}')
+    {'limit': inf}
+    """
+    try:
+        return json.loads(text.removeprefix("\ufeff"), object_pairs_hook=_object)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def is_file(name: str | Path) -> bool:
     """Whether a text names a file; False, where Path raises, for a text that could name none."""
     try:

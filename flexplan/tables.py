@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from flexplan.answers import answers
 from flexplan.tasks import LANES
 from flexplan.units import format_size
 
@@ -31,7 +31,7 @@ _NUMBER = re.compile(r"[-+]?[\d.,]+( |$)")  # what begins with a number is one
 
 def console() -> Console:
     """Standard output; plain where it is no terminal or NO_COLOR is set."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
+    return Console(file=answers(), highlight=False, width=None if answers().isatty() else _PLAIN_WIDTH)
 
 
 def table(title: str, head: Sequence[str], rows: Iterable[Row]) -> RenderableType:

@@ -69,12 +69,12 @@ def read_rules(config: Mapping[str, Any], vocab_size: int, where: str) -> TokenR
     return rules
 
 
-def read_ids(value: Any, key: str, where: str) -> Ids:
-    """End, begin or pad ids: one or several; those below 0 or past the vocabulary never match a token."""
+def read_ids(value: Any, key: str, where: str, vocab_size: int) -> Ids:
+    """End, begin or pad ids: one or several, or none; those that the vocabulary does not have never match a token."""
     given = [] if value is None else value if isinstance(value, list) else [value]
     if not all(type(i) is int and -_MOST_ID <= i <= _MOST_ID for i in given):
         _refuse(where, key, value, "a token id or a list of them")
-    return tuple(i for i in given if i >= 0)
+    return tuple(i for i in given if 0 <= i < vocab_size)
 
 
 def _refuse_others(config: Mapping[str, Any], where: str) -> None:

@@ -216,7 +216,8 @@ class OffloadedLM:
 
     def _job(self, plan: BlockPlan, sampling: Sampling, stops: tuple[int, ...]) -> Job:
         """The job of a block; a block of the same shape as the one before takes over its captured steps."""
-        states = batch_states(plan.placement, plan.prompts, plan.first_row, self.env.device)
+        causal = self.math.causal
+        states = batch_states(plan.placement, plan.prompts, plan.first_row, self.env.device, causal=causal)
         for k, state in enumerate(states):
             state.penalties = self._penalties(plan, k, stops)
         shapes = tuple((len(s.rows), s.prompt_mask is None) for s in states)
