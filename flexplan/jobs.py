@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flexplan.errors import UsageError
+from flexplan.errors import NoNumbers, UsageError
 from flexplan.hardware import Hardware
 from flexplan.outfiles import refuse_unwritable, write_text
 from flexplan.plan import Plan
@@ -103,6 +103,20 @@ def run_to_file(request: RunRequest, prompts: str | None, output: Path) -> None:
         report = find_runtime().run(replace(request, prompts=given or ()), progress)
     write_text(output, "".join(completion_line(c) for c in report.completions))
     print(_summary(report), file=sys.stderr)
+    _refuse_broken(report)
+
+
+def _refuse_broken(report: RunReport) -> None:
+    """Raise NoNumbers, the output being written, where a prompt could not be completed."""
+    broken = [c for c in report.completions if c.finish_reason == "error"]
+    if broken:
+        names = ", ".join(repr(c.id)[:60] for c in broken[:10]) + (", ..." if len(broken) > 10 else "")
+        raise NoNumbers(
+            "FP1102",
+            f"the logits of {len(broken)} of {len(report.completions)} prompts became NaN or infinite in "
+            f"{report.dtype}: id {names}; in the output their finish_reason is error, all others are whole",
+            fix="give --dtype bfloat16 or float32, or look for damaged weights",
+        )
 
 
 def completion_line(completion: Completion) -> str:

@@ -68,7 +68,7 @@ class Problem(BaseModel):
     @model_validator(mode="after")
     def _fits_the_context(self) -> Problem:
         need, have = self.workload.prompt_len + self.workload.gen_len, self.model.max_positions
-        if need > have:
+        if need - 1 > have:  # the last token is never read
             raise UsageError(
                 "FP111",
                 f"prompt {self.workload.prompt_len} + output {self.workload.gen_len} = {need} tokens, "

@@ -328,6 +328,7 @@ NONSENSE: list[tuple[Config, str, list[str]]] = [
     (small("llama", rope_scaling=LLAMA3 | {"original_max_position_embeddings": "8k"}), "FP503", ["8k"]),
     (small("llama", partial_rotary_factor=0.5), "FP504", ["0.5"]),
     (small("llama", rope_parameters={"partial_rotary_factor": 0.5}), "FP504", ["0.5"]),
+    (small("llama", eos_token_id=2.5), "FP503", ["2.5", "token id"]),
     (small("llama", eos_token_id=[2, True]), "FP503", ["eos_token_id"]),
     (small("llama", bos_token_id="1"), "FP503", ["'1'"]),
     (small("llama", dtype="int8"), "FP503", ["int8"]),
