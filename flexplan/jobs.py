@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flexplan.errors import UsageError
+from flexplan.errors import NoNumbers, UsageError
 from flexplan.hardware import Hardware
 from flexplan.outfiles import deliver, refuse_existing, refuse_unwritable
 from flexplan.plan import Plan
@@ -120,6 +120,20 @@ def run_to_file(request: RunRequest, prompts: str | None, output: OutputFile) ->
     lines = "".join(completion_line(c) for c in report.completions)
     deliver(output.path, lines, (request.offload_dir,))
     print(_summary(report), file=sys.stderr)
+    _refuse_broken(report)
+
+
+def _refuse_broken(report: RunReport) -> None:
+    """Raise NoNumbers, the output being written, where a prompt could not be completed."""
+    broken = [c for c in report.completions if c.finish_reason == "error"]
+    if broken:
+        names = ", ".join(repr(c.id)[:60] for c in broken[:10]) + (", ..." if len(broken) > 10 else "")
+        raise NoNumbers(
+            "FP1102",
+            f"the logits of {len(broken)} of {len(report.completions)} prompts became NaN or infinite in "
+            f"{report.dtype}: id {names}; in the output their finish_reason is error, all others are whole",
+            fix="give --dtype bfloat16 or float32, or look for damaged weights",
+        )
 
 
 def completion_line(completion: Completion) -> str:

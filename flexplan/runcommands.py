@@ -33,7 +33,7 @@ def run(
     do_sample: Annotated[
         bool, typer.Option("--do-sample", help="Draw tokens; without it the likeliest is taken.")
     ] = False,
-    temperature: Annotated[float | None, typer.Option(help="With --do-sample. [1.0]")] = None,
+    temperature: Annotated[float | None, typer.Option(help="With --do-sample. [the model's, else 1.0]")] = None,
     top_k: Annotated[int | None, typer.Option(help="With --do-sample: only the likeliest so many.")] = None,
     top_p: Annotated[
         float | None, typer.Option(help="With --do-sample: only the likeliest that make up this much.")

@@ -21,7 +21,7 @@ class Span(NamedTuple):
     end_s: float
 
 
-@dataclass
+@dataclass(repr=False)
 class Timeline:
     """Spans in order of their end, and what they add up to.
 
@@ -35,6 +35,9 @@ class Timeline:
     sweep_end_s: dict[int, float] = field(default_factory=dict)
     num_tasks: int = 0
     peak_bytes: dict[str, int] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"Timeline({self.num_tasks} tasks on {len(self.lane_busy_s)} lanes, {self.end_s:.6g} s)"
 
     def add(self, span: Span, keep: bool = True) -> None:
         """Count a span; ``keep`` it for traces."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 
 from flexplan.errors import UsageError
+from flexplan.limits import MOST_BYTES, shown
 
 KiB, MiB, GiB, TiB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 
 _POWER = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
-_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGTP]?)(I?B?)\s*$", re.IGNORECASE)
+_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGTP]?)(I?B?)\s*$", re.IGNORECASE | re.ASCII)
+_MOST_DIGITS = 40
 
 _DAY_S = 86400
 _DURATIONS = (  # from how many seconds on, in which unit
@@ -29,15 +31,25 @@ def parse_size(text: str | int) -> int:
     (17179869184, 1500000000, 4096)
     """
     if isinstance(text, int) and not isinstance(text, bool):
-        if text < 0:
-            raise UsageError("FP101", f"size {text} is negative", fix="give 0 or more bytes")
-        return text
+        return _believed(text, text)
     match = _SIZE.match(text) if isinstance(text, str) else None
     if match is None:
-        raise UsageError("FP101", f"size {text!r} is not a size", fix="write 16G (2**30), 16GB (10**9) or bytes")
+        raise UsageError("FP101", f"size {shown(text)} is not a size", fix="write 16G (2**30), 16GB (10**9) or bytes")
     number, prefix, suffix = match.group(1), match.group(2).upper(), match.group(3).upper()
     base = 1000 if suffix == "B" and prefix else 1024
-    return round(float(number) * int(base ** _POWER[prefix]))
+    factor = int(base ** _POWER[prefix])
+    if len(number) > _MOST_DIGITS:
+        raise UsageError("FP101", f"size {shown(text)} is too large", fix=f"give at most {MOST_BYTES} bytes")
+    return _believed(int(number) * factor if number.isdigit() else round(float(number) * factor), text)
+
+
+def _believed(nbytes: int, given: object) -> int:
+    """The bytes, if there can be so many."""
+    if nbytes < 0:
+        raise UsageError("FP101", f"size {shown(given)} is negative", fix="give 0 or more bytes")
+    if nbytes > MOST_BYTES:
+        raise UsageError("FP101", f"size {shown(given)} is too large", fix=f"give at most {MOST_BYTES} bytes")
+    return nbytes
 
 
 def format_size(nbytes: float) -> str:
