@@ -11,6 +11,7 @@ from flexplan.export import device_map as devicemap
 from flexplan.export import llamacpp
 from flexplan.export import vllm as vllmflags
 from flexplan.export.base import Export
+from flexplan.limits import wrong_type
 from flexplan.plan.plan import Plan
 
 SYSTEMS = (devicemap.SYSTEM, llamacpp.SYSTEM, vllmflags.SYSTEM)
@@ -18,6 +19,8 @@ SYSTEMS = (devicemap.SYSTEM, llamacpp.SYSTEM, vllmflags.SYSTEM)
 
 def export_plan(plan: Plan, to: str) -> Export:
     """The plan in another system's words; a UsageError names what is unknown or has no counterpart."""
+    if not isinstance(plan, Plan):
+        raise wrong_type("export_plan", "a Plan", plan, "solve(Problem.of(...)) makes one")
     if to == devicemap.SYSTEM:
         return plan.to_device_map().export
     if to == llamacpp.SYSTEM:
