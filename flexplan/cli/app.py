@@ -10,7 +10,8 @@ import typer
 from flexplan.cli.outcome import Commands
 from flexplan.cli.plan import explain, export, planners, simulate, solve
 from flexplan.cli.run import bench, demo, profile, run
-from flexplan.report.answers import answering, take_descriptor
+from flexplan.cli.streams import guarded
+from flexplan.report.answers import answering
 
 app = typer.Typer(
     cls=Commands,
@@ -26,8 +27,7 @@ for command in (solve, simulate, explain, export, planners, run, bench, profile,
 def main() -> None:
     """The program."""
     gc.set_threshold(100_000)  # planning makes tasks by the hundred thousand, none in a cycle: a sixth of its time
-    take_descriptor()
-    app()
+    guarded(app)
 
 
 @app.callback()

@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from flexplan.explanation.sensitivity import Gain, at_the_margin, gains
+from flexplan.limits import wrong_type
 from flexplan.plan.baselines import BaselineResult, baseline_results
 from flexplan.plan.plan import Plan
 from flexplan.plugins import SCHEDULES, make
-from flexplan.policy.blocks import fill_blocks
+from flexplan.policy.blocks import distinct_blocks
 from flexplan.policy.lossy import lossy_fields
 from flexplan.simulation.bounds import Bound, bound_of
 
@@ -87,6 +88,8 @@ class Explanation:
 
 def explain(plan: Plan) -> Explanation:
     """Times by lane, the tiers that are full, the value of more, and the baselines."""
+    if not isinstance(plan, Plan):
+        raise wrong_type("explain", "a Plan", plan, "solve(Problem.of(...)) makes one")
     found = sorted(gains(plan), key=lambda gain: -gain.percent)
     return Explanation(
         plan,
@@ -107,7 +110,7 @@ def binding_tiers(plan: Plan) -> tuple[str, ...]:
 def _heaviest_block_bound(plan: Plan) -> Bound:
     blocks = [
         [b.prompt_len for b in block.batches for _ in b.rows]
-        for block in fill_blocks(plan.problem.workload, plan.policy)
+        for block, _ in distinct_blocks(plan.problem.workload, plan.policy)
     ]
     heaviest = max(blocks, key=lambda lens: (len(lens), sum(lens)))
     return bound_of(plan.problem, plan.policy, make(SCHEDULES, plan.schedule), tuple(heaviest))

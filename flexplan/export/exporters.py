@@ -12,6 +12,7 @@ from flexplan.export import llamacpp, vllm
 from flexplan.export.base import Export
 from flexplan.export.device_map import SYSTEM as DEVICE_MAP
 from flexplan.export.device_map import device_map
+from flexplan.limits import wrong_type
 from flexplan.plan.plan import Plan
 
 _EXPORTERS: Mapping[str, Callable[[Plan], Export]] = {
@@ -23,6 +24,8 @@ _EXPORTERS: Mapping[str, Callable[[Plan], Export]] = {
 
 def export_plan(plan: Plan, to: str) -> Export:
     """The plan in another system's words; a UsageError names what is unknown or has no counterpart."""
+    if not isinstance(plan, Plan):
+        raise wrong_type("export_plan", "a Plan", plan, "solve(Problem.of(...)) makes one")
     if to in _EXPORTERS:
         return _EXPORTERS[to](plan)
     near = difflib.get_close_matches(to, _EXPORTERS, 1)

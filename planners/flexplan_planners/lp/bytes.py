@@ -25,7 +25,7 @@ from flexplan_planners.lp.switches import Switches
 PERCENT_DECIMALS = 3
 _PERCENT_SLACK = 2 * 10.0 ** -(PERCENT_DECIMALS + 2)  # two shares rounded down, as parts of 1
 _SLOT_ALIGN = 256
-_BUFFERS, _BATCH_BUFFERS = 32, 8  # that begin at a page of their own: of a block, and more with each micro-batch; at most
+_BUFFERS, _BATCH_BUFFERS = 32, 8  # that begin at a page of their own, at most: of a block, of a micro-batch
 _MOVED_GRAINS = 5  # that rounding moves to another tier than the shares say, at most
 _RELAYED_ROWS = 4  # of the disk's cache, in the two slots of the relay and the two of what goes out
 _BATCHES = 8  # of a block, to tell how a typical micro-batch is padded
@@ -126,7 +126,7 @@ class Memory:
         return {"gpu": self._gpu(s), "cpu": self._cpu(s), "disk": self._disk(s)}
 
     def _gpu(self, s: Switches) -> Row:
-        """Resident weights + weight ring + unpacked weights + resident cache + cache rings + hidden states + workspace."""
+        """Weights at home, in the ring and unpacked + cache at home and in rings + hidden states + workspace."""
         ring, streams, split = s.weight_slots * s.largest_layer, not s.weights_stay, s.splits_steps
         opened = s.unpacked_slots * round_up(max(s.unpacked_bytes), BUFFER_ALIGN)
         hidden = 0 if s.act_stays else 3 * self.prompt_hidden + 3 * self.token_hidden
@@ -169,7 +169,8 @@ class Memory:
             fixed += _MOVED_GRAINS * self.capacity * self.grain
             fixed += _RELAYED_ROWS * self.capacity * DISK_ALIGN if s.disk == "all" else 0
         outputs = self.num_rows * self.problem.workload.gen_len * ID_BYTES
-        each = self.num_rows * self.prompt * ID_BYTES + outputs + self.shape.num_layers * _SLOT_ALIGN + _BATCH_BUFFERS * BUFFER_ALIGN
+        each = self.num_rows * self.prompt * ID_BYTES + outputs
+        each += self.shape.num_layers * _SLOT_ALIGN + _BATCH_BUFFERS * BUFFER_ALIGN
         cache, answers = self.shape.num_layers * self.typical_cache, 2 * self.queries if hosted else 0
         each += int(_PERCENT_SLACK * cache) if s.cache != "gpu" else 0
         relay = 2 * self.layer_cache + 2 * self.layer_prompt_cache

@@ -13,6 +13,7 @@ from flexplan.placement.placement import Placement
 from flexplan_runtime.attention.dense import prompt_mask
 from flexplan_runtime.attention.host import HostAttention
 from flexplan_runtime.execute.capture import Replays
+from flexplan_runtime.execute.penalties import Penalties
 from flexplan_runtime.execute.sampling import Sampling
 from flexplan_runtime.kernels.quantisation import pack_vectors
 from flexplan_runtime.memory.arenas import Ledger
@@ -31,6 +32,7 @@ class BatchState:
     positions: Tensor  # (B, 1) the same in each row's own counting, of a step
     prompt_mask: Tensor | None  # None where nothing is padded and attention is causal
     stopped: Tensor  # (B,) bool
+    penalties: Penalties | None = None  # None where the model's generation config has no rule
 
     def prompt_positions(self, prompt_len: int) -> Tensor:
         """(B, S) positions of the padded prompt in each row's own counting; padding is negative."""
@@ -46,7 +48,7 @@ class BatchState:
 
     def renew(self, other: BatchState) -> None:
         """Take over another block's rows; the tensors stay where captured steps and host attention expect them."""
-        self.rows = other.rows
+        self.rows, self.penalties = other.rows, other.penalties
         for name in ("pads", "grain_pads", "host_grain_pads", "position", "positions", "stopped"):
             getattr(self, name).copy_(getattr(other, name))
         if self.prompt_mask is not None and other.prompt_mask is not None:

@@ -58,10 +58,15 @@ def _embed(view: TaskView) -> None:
 
 
 def _head(view: TaskView) -> None:
-    hidden, batch = working_in(view), view.batch
-    logits = view.block.family.head(layer_weights(view), hidden[:, -1])
-    chosen = view.block.sampling.choose(logits, batch.rows, view.task.i)
-    if len(view.block.stop_ids):
-        chosen = torch.where(batch.stopped, view.block.pad_id, chosen)
-        batch.stopped |= torch.isin(chosen, view.block.stop_ids)
+    block, batch, i = view.block, view.batch, view.task.i
+    hidden = working_in(view)
+    logits = block.family.head(layer_weights(view), hidden[:, -1])
+    if batch.penalties is not None:
+        logits = batch.penalties(logits, i)
+    chosen = block.sampling.choose(logits, batch.rows, i)
+    if len(block.stop_ids):
+        chosen = torch.where(batch.stopped, block.pad_id, chosen)
+        batch.stopped |= torch.isin(chosen, block.stop_ids)
+    if batch.penalties is not None:
+        batch.penalties.note(chosen, i)
     view.slot("ids").view(torch.int64).copy_(chosen)

@@ -93,5 +93,5 @@ def store_cache(view: TaskView) -> None:
 
 def gather(view: TaskView) -> None:
     """Rows of the token table that are off the gpu."""
-    ids = view.source().view(torch.int64)
+    ids = view.source().view(torch.int64).clamp(min=0)  # of a row that no token was chosen for
     gather_rows(view, ids, view.target())
