@@ -20,7 +20,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar
 
 # control characters but for tab and line feed, what turns the direction of writing around, halves of a pair
@@ -34,6 +34,18 @@ def visible(text: str) -> str:
     'model \\x1b[31m'
     """
     return _INVISIBLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def did_you_mean(name: str, known: Collection[str], otherwise: str, *, most: int = 1, cutoff: float = 0.6) -> str:
+    """The known names nearest to a wrong one, as a question; ``otherwise`` where none is near.
+
+    >>> did_you_mean("zigzgag", ["rowwise", "zigzag"], "see flexplan planners")
+    'did you mean zigzag?'
+    """
+    from difflib import get_close_matches  # only for those who mistype
+
+    near = get_close_matches(name, known, most, cutoff)
+    return f"did you mean {' or '.join(near)}?" if near else otherwise
 
 
 class FlexplanError(Exception):

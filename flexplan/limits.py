@@ -9,9 +9,9 @@ import os
 import stat
 import unicodedata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationError
 
 MOST_BYTES = 1 << 60  # of a tier, a buffer or a size that is typed
 MOST_LAYERS = 1 << 10  # the deepest models have some 130
@@ -93,3 +93,20 @@ def _opened(path: str, flags: int) -> int:
         raise ValueError(f"it is a {'directory' if stat.S_ISDIR(mode) else 'device or a pipe'}, not a regular file")
     os.set_blocking(handle, True)
     return handle
+
+
+class Refused(NamedTuple):
+    """The first thing wrong with what was given: where it stands, what is said of it, whether nobody knows the name."""
+
+    where: str
+    says: str
+    unknown: bool
+
+
+def first_refused(error: ValidationError) -> Refused:
+    """What pydantic refused first, in words that show no more of a value than a line."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    given = "missing" if first["type"] == "missing" else f"{shown(first['input'])} refused"
+    unknown = first["type"] in ("unexpected_keyword_argument", "extra_forbidden")
+    return Refused(where[:200], f"{given}, {first['msg']}", unknown)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from flexplan.errors import PluginError, UsageError
+from flexplan.errors import PluginError, UsageError, did_you_mean
 
 PLANNERS, SCHEDULES, RUNTIMES = "flexplan.planners", "flexplan.schedules", "flexplan.runtimes"
 
@@ -21,8 +20,7 @@ def load(group: str, name: str) -> Any:
     points = available(group)
     if name not in points:
         what = group.rpartition(".")[2]
-        near = difflib.get_close_matches(name, points, 1)
-        fix = f"did you mean {near[0]}?" if near else f"installed: {', '.join(sorted(points)) or 'none'}"
+        fix = did_you_mean(name, points, f"installed: {', '.join(sorted(points)) or 'none'}")
         raise UsageError("FP130", f"no {what[:-1]} is called {name!r}", fix=fix)
     try:
         return points[name].load()

@@ -16,6 +16,7 @@ from flexplan.cost.rates import Rates
 from flexplan.errors import InfeasiblePlan
 from flexplan.graph.checker import check_graph, check_memory
 from flexplan.graph.graph import TaskGraph
+from flexplan.graph.kinds import TIERS
 from flexplan.model.shape import ModelShape
 from flexplan.placement.layout import Layout
 from flexplan.placement.placement import Placement
@@ -27,7 +28,6 @@ from flexplan.problem.problem import Problem
 from flexplan.simulation.simulator import simulate_graph
 from flexplan.units import MiB
 
-TIERS = ("gpu", "cpu", "disk")
 _SHARES = (
     (100.0, 0.0, 100.0, 0.0, 100.0, 0.0),
     (0.0, 100.0, 0.0, 100.0, 0.0, 100.0),

@@ -10,7 +10,6 @@ Keys are the flags' names with underscores; ``[policy]`` holds policy fields for
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,8 +17,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from flexplan.errors import UsageError
-from flexplan.limits import MOST_FILE_BYTES, read_limited, shown
+from flexplan.errors import UsageError, did_you_mean
+from flexplan.limits import MOST_FILE_BYTES, first_refused, read_limited
 from flexplan.policy.lossy import allowed_fields
 from flexplan.policy.policy import CompressionConfig, Policy
 from flexplan.problem.objective import Objective
@@ -136,12 +135,10 @@ def _beside(directory: Path, value: str | None) -> str | None:
 
 
 def _refusal(path: str | Path, error: ValidationError) -> UsageError:
-    first = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"] if part not in ("str", "int"))
-    if first["type"] == "extra_forbidden":
+    first = first_refused(error)
+    where = ".".join(part for part in first.where.split(".") if part not in ("str", "int"))  # of a union's members
+    if first.unknown:
         known = list(ProblemFile.model_fields)
-        near = difflib.get_close_matches(where, known, 1)
-        fix = f"did you mean {near[0]}?" if near else f"the keys are {', '.join(known)}"
-        return UsageError("FP162", f"problem file {path}: {where:.200}: no such key", fix=fix)
-    message = f"problem file {path}: {where}: {shown(first['input'])} refused, {first['msg']}"
-    return UsageError("FP162", message, fix=f"correct {where}")
+        fix = did_you_mean(where, known, f"the keys are {', '.join(known)}")
+        return UsageError("FP162", f"problem file {path}: {where}: no such key", fix=fix)
+    return UsageError("FP169", f"problem file {path}: {where}: {first.says}", fix=f"correct {where}")

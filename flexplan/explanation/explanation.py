@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from flexplan.explanation.sensitivity import Gain, at_the_margin, gains
+from flexplan.graph.kinds import TIERS
 from flexplan.limits import wrong_type
 from flexplan.plan.baselines import BaselineResult, baseline_results
 from flexplan.plan.plan import Plan
@@ -16,7 +17,6 @@ from flexplan.policy.lossy import lossy_fields
 from flexplan.simulation.bounds import Bound, bound_of
 
 _FULL = 0.95  # a tier that is used this far binds
-_TIERS = ("gpu", "cpu", "disk")
 _WORTH_PERCENT = 1.0  # a gain that people would pay for
 
 
@@ -104,7 +104,7 @@ def explain(plan: Plan) -> Explanation:
 def binding_tiers(plan: Plan) -> tuple[str, ...]:
     """The tiers that are used up."""
     budgets, need = plan.problem.budgets(), plan.prediction.peak_bytes
-    return tuple(tier for tier in _TIERS if budgets[tier] and need[tier] >= _FULL * budgets[tier])
+    return tuple(tier for tier in TIERS if budgets[tier] and need[tier] >= _FULL * budgets[tier])
 
 
 def _heaviest_block_bound(plan: Plan) -> Bound:

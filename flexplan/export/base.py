@@ -9,7 +9,6 @@ from typing import Any
 from flexplan.errors import PolicyError
 from flexplan.policy.policy import Policy
 
-TIERS = ("gpu", "cpu", "disk")
 DENSE = {
     "compress_weight": False,
     "compress_cache": False,

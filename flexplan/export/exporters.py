@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import shlex
 from collections.abc import Callable, Mapping
 
-from flexplan.errors import UsageError
+from flexplan.errors import UsageError, did_you_mean
 from flexplan.export import llamacpp, vllm
 from flexplan.export.base import Export
 from flexplan.export.device_map import SYSTEM as DEVICE_MAP
@@ -28,8 +27,7 @@ def export_plan(plan: Plan, to: str) -> Export:
         raise wrong_type("export_plan", "a Plan", plan, "solve(Problem.of(...)) makes one")
     if to in _EXPORTERS:
         return _EXPORTERS[to](plan)
-    near = difflib.get_close_matches(to, _EXPORTERS, 1)
-    fix = f"did you mean {near[0]}?" if near else f"the systems are {', '.join(_EXPORTERS)}"
+    fix = did_you_mean(to, _EXPORTERS, f"the systems are {', '.join(_EXPORTERS)}")
     raise UsageError("FP132", f"no exporter is called {to!r}", fix=fix)
 
 

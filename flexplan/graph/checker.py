@@ -18,10 +18,10 @@ from typing import NoReturn
 
 from flexplan.errors import GraphError, InfeasiblePlan
 from flexplan.graph.graph import Access, Buffer, Node, Sweep, Task, TaskGraph
+from flexplan.graph.kinds import tier_of
 from flexplan.units import format_size
 
 INITIAL = frozenset({"weights_gpu", "weights_cpu", "weights_disk", "ids_host"})  # filled before the first task
-TIERS = {"gpu": "gpu", "host": "cpu", "pageable": "cpu", "disk": "disk"}
 KNOBS = {"gpu": "gpu_batch_size or w_gpu_percent", "cpu": "num_gpu_batches or w_cpu_percent", "disk": "num_gpu_batches"}
 WINDOW = 1 << 16  # tasks that an edge reaches back; an older one proves nothing
 _CONTEXT = 3  # lines around a break
@@ -56,7 +56,7 @@ def check_budgets(graph: TaskGraph, budgets: Mapping[str, int], extra: Mapping[s
     _check_slots(graph.buffers.values())
     need = dict.fromkeys(budgets, 0) | dict(extra or {})
     for arena, nbytes in graph.arena_bytes().items():
-        need[TIERS[arena.partition(".")[0]]] += nbytes
+        need[tier_of(arena)] += nbytes
     over = tuple(tier for tier, budget in budgets.items() if need[tier] > budget)
     if over:
         tier = over[0]

@@ -1,4 +1,4 @@
-"""Kinds and lanes: what a task can be, and in whose order it runs.  The plug-in contract."""
+"""Kinds, lanes and tiers: what a task can be, in whose order it runs, whose memory it takes.  The plug-in contract."""
 
 from __future__ import annotations
 
@@ -12,6 +12,20 @@ DISK_READ, DISK_WRITE = "disk_read", "disk_write"
 CPU, HOST_COPY = "cpu", "host_copy"
 INLINE = "inline"
 LANES = (GPU, H2D_WEIGHTS, H2D_CACHE, H2D_SMALL, D2H, CPU, HOST_COPY, DISK_READ, DISK_WRITE, INLINE)
+
+
+# -- tiers: what a budget is given for, the fastest and dearest first -------------------------------------
+TIERS = ("gpu", "cpu", "disk")
+_TIER_OF_ARENA = {"gpu": "gpu", "host": "cpu", "pageable": "cpu", "disk": "disk"}
+
+
+def tier_of(arena: str) -> str:
+    """The tier whose budget an arena is charged to.
+
+    >>> tier_of("pageable.weights")
+    'cpu'
+    """
+    return _TIER_OF_ARENA[arena.partition(".")[0]]
 
 
 class Kind(NamedTuple):

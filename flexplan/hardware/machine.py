@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 from functools import cache
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from flexplan.errors import UsageError
+from flexplan.errors import UsageError, did_you_mean
 from flexplan.files import is_file, parse_json, write_whole
 from flexplan.hardware.presets import DEFAULT_PRESET, PRESETS
-from flexplan.limits import MOST_FILE_BYTES, Bytes, FixedSeconds, PlainText, Rate, read_limited, shown
+from flexplan.limits import MOST_FILE_BYTES, Bytes, FixedSeconds, PlainText, Rate, first_refused, read_limited
 from flexplan.units import MiB, parse_size
 
 __all__ = ["DEFAULT_PRESET", "DISK_REQUEST_BYTES", "Hardware", "hardware_from", "preset_names"]
@@ -102,7 +101,9 @@ class Hardware(BaseModel):
         try:
             return cls.model_validate(found)
         except ValidationError as error:
-            raise UsageError("FP122", f"hardware file {path}: {_first(error)}", fix="correct the field") from error
+            first = first_refused(error)
+            message = f"hardware file {path}: {first.where or 'the file'}: {first.says}"
+            raise UsageError("FP122", message, fix="correct the field") from error
 
     def save(self, path: str | Path) -> None:
         """Write the file that `load` reads, whole or not at all."""
@@ -172,8 +173,7 @@ def hardware_from(source: str | Path | Hardware = DEFAULT_PRESET) -> Hardware:
     name = str(source).lower()
     if name in PRESETS:
         return _preset(name)
-    close = difflib.get_close_matches(name, PRESETS, n=2, cutoff=0.4)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"presets are {', '.join(PRESETS)}"
+    hint = did_you_mean(name, PRESETS, f"presets are {', '.join(PRESETS)}", most=2, cutoff=0.4)
     raise UsageError("FP123", f"hardware {str(source)!r} is neither a file nor a preset", fix=hint)
 
 
@@ -181,11 +181,3 @@ def hardware_from(source: str | Path | Hardware = DEFAULT_PRESET) -> Hardware:
 def _preset(name: str) -> Hardware:
     named = {"name": name, "fingerprint": f"preset:{name}", "preset": True}
     return Hardware.model_validate(named | dict(PRESETS[name]))
-
-
-def _first(error: ValidationError) -> str:
-    """The first thing wrong, as ``field: what, and what stood there``."""
-    first = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in first["loc"]) or "the file"
-    given = "" if first["type"] == "missing" else f", but is {shown(first['input'])}"
-    return f"{place}: {first['msg']}{given}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flexplan.graph.kinds import TIERS
 from flexplan.model.packing import Packing
 from flexplan.model.shape import ModelShape
 from flexplan.placement.apportion import Allotment
@@ -79,7 +80,7 @@ class Segment:
 
     def payload(self, tier: str) -> int:
         """Bytes of keys and values on a tier, padding apart."""
-        return self.grains[("gpu", "cpu", "disk").index(tier)] * self.capacity * self.pair_bytes
+        return self.grains[TIERS.index(tier)] * self.capacity * self.pair_bytes
 
 
 def values_read(sparsity: float, old: int) -> int:

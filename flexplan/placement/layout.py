@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import lcm
 
+from flexplan.graph.kinds import TIERS, tier_of
 from flexplan.graph.tasks import Buffer
 from flexplan.model.shape import ModelShape
 from flexplan.placement.cache import Segment
 from flexplan.placement.placement import ID_BYTES, PROB_BYTES, Placement
-from flexplan.placement.weights import DISK_ALIGN, TIERS
+from flexplan.placement.weights import DISK_ALIGN
 from flexplan.placement.workspace import captured_bytes, mask_bytes, workspace_bytes
 from flexplan.policy.blocks import Block
 from flexplan.policy.policy import Policy
@@ -25,16 +26,6 @@ from flexplan.units import round_up
 
 BUFFER_ALIGN = 4096
 _WHOLE_PAGES = frozenset(("disk.weights", "disk.work", "host.weights"))  # direct I/O; a layer is page-locked by itself
-TIER_OF_ARENA = {"gpu": "gpu", "host": "cpu", "pageable": "cpu", "disk": "disk"}
-
-
-def tier_of(arena: str) -> str:
-    """The tier whose budget an arena is charged to.
-
-    >>> tier_of("pageable.weights")
-    'cpu'
-    """
-    return TIER_OF_ARENA[arena.partition(".")[0]]
 
 
 @dataclass(frozen=True)

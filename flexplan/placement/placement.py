@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
+from flexplan.graph.kinds import TIERS
 from flexplan.model.layers import Layer, schedule_layers
 from flexplan.model.shape import ModelShape
 from flexplan.model.tensors import TOKENS
 from flexplan.placement.apportion import cut
 from flexplan.placement.cache import Segment, place_cache, values_read
 from flexplan.placement.prefetch import lookahead, weight_leads
-from flexplan.placement.weights import TIERS, LayerWeights, Piece, place_weights
+from flexplan.placement.weights import LayerWeights, Piece, place_weights
 from flexplan.policy.blocks import Block
 from flexplan.policy.policy import Policy
 

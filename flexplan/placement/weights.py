@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate, chain
 
+from flexplan.graph.kinds import TIERS
 from flexplan.model.layers import is_gathered, layer_tensors, schedule_layers
 from flexplan.model.shape import ModelShape
 from flexplan.model.tensors import WeightTensor, weight_tensors
 from flexplan.policy.policy import Policy
 from flexplan.units import round_up
 
-TIERS = ("gpu", "cpu", "disk")
 UNPACKED_ALIGN = 256
 PIECE_ALIGN = 64  # a vector load never straddles two pieces
 DISK_ALIGN = 4096  # direct I/O

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from flexplan.errors import InfeasiblePlan
+from flexplan.graph.kinds import TIERS
 from flexplan.plan.plan import Plan
 from flexplan.problem.problem import Problem
 from flexplan.units import MiB, format_size, round_up
 
 Solve = Callable[[Problem], Plan]  # raises InfeasiblePlan
 
-_TIERS = ("gpu", "cpu", "disk")  # the dearest first
 _STEP = 32  # a budget is found to a part of so many
 
 
@@ -43,7 +43,7 @@ def smallest_memory(solve: Solve, problem: Problem) -> Plan:
     best = solve(problem)
     if best.prediction.tokens_per_s < wanted:
         raise _too_slow(best, wanted)
-    for tier in _TIERS:
+    for tier in TIERS:
         best = _least_of(tier, solve, best, wanted)
     return best
 
@@ -83,7 +83,7 @@ def _capacity(plan: Plan, tier: str) -> int:
 
 def _too_slow(best: Plan, wanted: float) -> InfeasiblePlan:
     hardware, fastest = best.problem.hardware, best.prediction.tokens_per_s
-    have = ", ".join(f"{tier} {format_size(getattr(hardware, f'{tier}_bytes'))}" for tier in _TIERS)
+    have = ", ".join(f"{tier} {format_size(getattr(hardware, f'{tier}_bytes'))}" for tier in TIERS)
     return InfeasiblePlan(
         "FP406",
         f"the fastest plan with {have} makes {fastest:.4g} tokens per second, --min-throughput asks for {wanted:g}",

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flexplan.errors import PolicyError
-from flexplan.limits import MOST_PLAN_BYTES, Bytes, PlainText, shown
+from flexplan.limits import MOST_PLAN_BYTES, Bytes, PlainText, first_refused, shown
 from flexplan.policy.policy import check_version, read_strict_json
 from flexplan.problem.problem import Problem
 
@@ -110,7 +110,6 @@ def first_difference(written: Any, implied: Any, where: str = "") -> str | None:
 
 
 def _refusal(error: ValidationError, where: str = "") -> PolicyError:
-    first = error.errors(include_url=False)[0]
-    place = ".".join([*filter(None, [where]), *(str(part) for part in first["loc"])])
-    given = "" if first["type"] == "missing" else f", but is {shown(first['input'])}"
-    return PolicyError("FP208", f"the plan does not read: {place:.200}: {first['msg']}{given}", fix=_FIX)
+    first = first_refused(error)
+    place = ".".join(filter(None, (where, first.where)))
+    return PolicyError("FP208", f"the plan does not read: {place}: {first.says}", fix=_FIX)

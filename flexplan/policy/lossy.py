@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from flexplan.errors import UsageError
+from flexplan.errors import UsageError, did_you_mean
 from flexplan.policy.policy import Policy
 
 LOSSY: Mapping[str, str] = {  # name -> policy field
@@ -50,8 +49,7 @@ def names_of(fields: Mapping[str, Any]) -> list[str]:
 def _allowed(asked: str) -> tuple[str, Any]:
     name, colon, share = asked.partition(":")
     if name not in LOSSY:
-        near = difflib.get_close_matches(name, LOSSY, 1)
-        fix = f"did you mean {near[0]}?" if near else f"the names are {', '.join(LOSSY)}"
+        fix = did_you_mean(name, LOSSY, f"the names are {', '.join(LOSSY)}")
         raise UsageError("FP115", f"--allow {asked}: nothing is called that", fix=fix)
     if (name == "sparse") != bool(colon):
         fix = "sparse takes the share of the values that are read, as in sparse:0.1; the others take nothing"

@@ -10,9 +10,10 @@ from typing import Annotated, Any, TypeVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from flexplan.errors import PolicyError
+from flexplan.errors import PolicyError, did_you_mean
 from flexplan.files import parse_json
-from flexplan.limits import MOST_FILE_BYTES, shown
+from flexplan.graph.kinds import TIERS
+from flexplan.limits import MOST_FILE_BYTES, first_refused, shown
 from flexplan.model.packing import Packing
 
 POLICY_VERSION = 1
@@ -177,7 +178,7 @@ class Policy:
 
     def shares(self, what: str) -> tuple[float, float, float]:
         """(gpu, cpu, disk) as fractions of 1, of ``what``: "w", "cache" or "act"."""
-        return tuple(getattr(self, f"{what}_{tier}_percent") / 100 for tier in ("gpu", "cpu", "disk"))
+        return tuple(getattr(self, f"{what}_{tier}_percent") / 100 for tier in TIERS)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, ready for JSON."""
@@ -256,18 +257,12 @@ def read_strict_json(text: str | bytes, what: str, most_bytes: int = MOST_FILE_B
 
 
 def _refusal(error: ValidationError) -> PolicyError:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return PolicyError("FP207", f"{where:.200}: no such field", fix=_did_you_mean(str(first["loc"][-1])))
-    return PolicyError(
-        "FP201", f"{where}: {shown(first['input'])} refused, {first['msg']}", fix=f"correct {where or 'the policy'}"
-    )
+    first = first_refused(error)
+    if first.unknown:
+        return PolicyError("FP207", f"{first.where}: no such field", fix=_did_you_mean(first.where.rpartition(".")[2]))
+    return PolicyError("FP201", f"{first.where}: {first.says}", fix=f"correct {first.where or 'the policy'}")
 
 
 def _did_you_mean(name: str) -> str:
-    import difflib  # only on the way to an error
-
     known = [*field_names(), *(f.name for f in fields(CompressionConfig))]
-    near = difflib.get_close_matches(name, known, 1)
-    return f"did you mean {near[0]}?" if near else "the fields are " + ", ".join(field_names())
+    return did_you_mean(name, known, "the fields are " + ", ".join(field_names()))

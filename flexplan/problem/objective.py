@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from flexplan.errors import UsageError
-from flexplan.limits import Wish, shown
+from flexplan.limits import Wish, first_refused, shown
 
 
 class Objective(BaseModel):
@@ -49,10 +49,9 @@ class Objective(BaseModel):
         try:
             return cls(**given)
         except ValidationError as error:
-            first = error.errors()[0]
-            flag = {"max_latency_s": "--max-latency", "min_tokens_per_s": "--min-throughput"}[str(first["loc"][0])]
-            message = f"{flag} {shown(first['input'])} refused, {first['msg']}"
-            raise UsageError("FP114", message, fix=f"give {flag} a number above 0") from None
+            first = first_refused(error)
+            flag = {"max_latency_s": "--max-latency", "min_tokens_per_s": "--min-throughput"}[first.where]
+            raise UsageError("FP114", f"{flag} {first.says}", fix=f"give {flag} a number above 0") from None
 
     @property
     def bounded(self) -> bool:

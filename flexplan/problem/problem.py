@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from flexplan.errors import UsageError
 from flexplan.hardware.machine import DEFAULT_PRESET, Hardware, hardware_from
-from flexplan.limits import MOST_NEW_TOKENS, MOST_PROMPTS, Tokens, shown
+from flexplan.limits import MOST_NEW_TOKENS, MOST_PROMPTS, Tokens, first_refused
 from flexplan.model.catalog import model_shape
 from flexplan.model.shape import ModelShape
 from flexplan.problem.objective import Objective
@@ -48,11 +48,8 @@ class Workload(BaseModel):
         try:
             return cls(**given)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise UsageError(
-                "FP110", f"workload {where}: {shown(first['input'])} refused, {first['msg']}", fix=f"correct {where}"
-            ) from None
+            first = first_refused(error)
+            raise UsageError("FP110", f"workload {first.where}: {first.says}", fix=f"correct {first.where}") from None
 
 
 class Problem(BaseModel):

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flexplan.errors import visible
-from flexplan.graph.kinds import LANES
+from flexplan.graph.kinds import LANES, TIERS
 from flexplan.report.answers import answers
 from flexplan.units import format_duration, format_size
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from flexplan.plan.plan import Plan
     from flexplan.policy.policy import Policy
 
-TIERS = ("gpu", "cpu", "disk")
 KINDS = {"w": "weights", "cache": "KV cache", "act": "activations"}
 SWITCHES = ("overlap", "sep_layer", "pin_weight", "cpu_cache_compute", "compress_weight", "compress_cache")
 Row = Sequence[str]

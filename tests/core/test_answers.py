@@ -71,9 +71,9 @@ def test_an_error_as_json_and_help_are_answers_too() -> None:
 
 def test_a_library_writes_nothing_to_standard_output() -> None:
     text = """
-from flexplan import Problem, simulate, solve
+from flexplan import Problem, explain, simulate, solve
 plan = solve(Problem.of("opt-125m", gpu_mem="200M", cpu_mem="1G", prompt_len=16, gen_len=4, num_prompts=8))
-simulate(plan), plan.explain()
+simulate(plan), explain(plan)
 """
     result = python(text)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")

@@ -17,7 +17,7 @@ import pytest
 from flexplan import Hardware, Plan, Policy, Problem, Workload, simulate, solve
 from flexplan.cli.problem_file import ProblemFile
 from flexplan.errors import FlexplanError, PolicyError, UsageError
-from flexplan.explanation.explanation import explain_plan
+from flexplan.explanation.explanation import explain
 from flexplan.export.exporters import export_plan
 from flexplan.limits import shown
 from flexplan.plan.plan import load_policy
@@ -257,7 +257,7 @@ def test_equal_values_are_one_in_a_set_and_a_cache(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [PLAN, PLAN.graph, simulate(PLAN), PLAN.problem, PLAN.explain()], ids=lambda v: type(v).__name__
+    "value", [PLAN, PLAN.graph, simulate(PLAN), PLAN.problem, explain(PLAN)], ids=lambda v: type(v).__name__
 )
 def test_what_is_shown_at_a_prompt_is_short(value: Any) -> None:
     assert len(repr(value)) < 5000
@@ -267,7 +267,7 @@ def test_a_name_instead_of_a_problem_is_told_what_to_write() -> None:
     with pytest.raises(TypeError, match=r"solve takes a Problem, not str 'facebook/opt-30b': solve\(Problem\.of\("):
         solve("facebook/opt-30b")  # type: ignore[arg-type]
     for wrong in (PROBLEM, "plan.json", None):
-        for ask in (simulate, explain_plan, check_plan, lambda plan: export_plan(plan, "vllm")):
+        for ask in (simulate, explain, check_plan, lambda plan: export_plan(plan, "vllm")):
             with pytest.raises(TypeError, match="takes a Plan"):
                 ask(wrong)  # type: ignore[operator]
     with pytest.raises(TypeError, match="takes a Problem and a Policy"):

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexplan.errors import InfeasiblePlan
+from flexplan.graph.kinds import TIERS, tier_of
 from flexplan.graph.tasks import Buffer
 from flexplan.model.catalog import model_shape
 from flexplan.model.shape import ModelShape
 from flexplan.model.tensors import WeightTensor, weight_tensors
-from flexplan.placement.layout import Layout, tier_of
+from flexplan.placement.layout import Layout
 from flexplan.placement.placement import Placement
 from flexplan.plan.budgets import refuse_over_budget
 from flexplan.plan.plan import Plan
@@ -24,7 +25,6 @@ from flexplan.policy.policy import Policy
 from flexplan.problem.problem import Problem, Workload
 from flexplan.simulation.prediction import peak_bytes
 
-TIERS = ("gpu", "cpu", "disk")
 SHAPES = {
     name: model_shape(name).model_copy(update={"num_layers": layers})
     for name, layers in [

@@ -17,6 +17,7 @@ import numpy as np
 from flexplan_planners.lp.rows import ACT, CACHE, ONE, WEIGHTS, Program
 from flexplan_planners.lp.shares import shares_of
 
+from flexplan.graph.kinds import TIERS
 from flexplan.placement.cache import place_cache
 from flexplan.placement.layout import Layout
 from flexplan.placement.placement import Placement
@@ -25,7 +26,6 @@ from flexplan.policy.blocks import full_block
 from flexplan.policy.policy import Policy
 from flexplan.problem.problem import Problem
 
-TIERS = ("gpu", "cpu", "disk")
 WORDS = {"w": WEIGHTS, "cache": CACHE, "act": ACT}
 THINGS = tuple(WORDS.values())
 STEP = 10  # percent

@@ -15,6 +15,7 @@ from problems import SHAPES, problem
 
 from flexplan.cost.rates import Rates
 from flexplan.graph.graph import Sweep
+from flexplan.graph.kinds import TIERS
 from flexplan.placement.layout import Layout
 from flexplan.placement.placement import Placement
 from flexplan.policy.blocks import full_block
@@ -22,7 +23,6 @@ from flexplan.policy.policy import Policy
 from flexplan.problem.problem import Problem
 
 LOSSY = {"compress_weight": True, "compress_cache": True, "attn_sparsity": 0.3}
-TIERS = ("gpu", "cpu", "disk")
 PROBLEMS = [
     *(problem(256, 256, 256, model=model, prompt_len=24, gen_len=3) for model in SHAPES),
     Problem.of("facebook/opt-1.3b", prompt_len=64, gen_len=3),

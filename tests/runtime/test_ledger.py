@@ -9,8 +9,8 @@ import pytest
 from flexplan_runtime import ExecutionEnv, OffloadedLM
 from flexplan_runtime.embedded import tiny_opt_path
 
+from flexplan.graph.kinds import TIERS
 from flexplan.placement.placement import Placement
-from flexplan.placement.weights import TIERS
 from flexplan.policy.blocks import fill_blocks
 from flexplan.policy.policy import Policy
 from flexplan.problem.problem import Workload

@@ -19,12 +19,13 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
+from flexplan.graph.kinds import TIERS
 from flexplan_planners.lp.solver import Answer, Constraint, minimise
 
 ONE = "one"  # the constant among the terms
 INVERSE = "u"  # 1 / num_gpu_batches
 SHORTAGE = "shortage"  # what a block needs beyond the budgets, as a part of them
-WEIGHTS, CACHE, ACT = (tuple(f"{what}_{tier}" for tier in ("gpu", "cpu", "disk")) for what in ("w", "cache", "act"))
+WEIGHTS, CACHE, ACT = (tuple(f"{what}_{tier}" for tier in TIERS) for what in ("w", "cache", "act"))
 SHARES = (*WEIGHTS, *CACHE, *ACT)
 
 Terms = Mapping[str, float]

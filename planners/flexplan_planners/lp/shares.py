@@ -5,13 +5,14 @@ from __future__ import annotations
 from math import floor
 from typing import Any
 
+from flexplan.graph.kinds import TIERS
 from flexplan.policy.policy import Policy
 from flexplan_planners.lp.bytes import PERCENT_DECIMALS
 from flexplan_planners.lp.rows import Program, Shares
 
 
 def read_back(program: Program, num_gpu_batches: int, shares: Shares) -> Policy:
-    """The policy of a solution: percents of three decimals, rounded down on the faster tiers."""
+    """The policy of a solution: percents of three decimals, rounded down on the faster TIERS."""
     percents: dict[str, float] = {}
     for what in ("w", "cache", "act"):
         gpu, cpu = (_percent(shares[f"{what}_{tier}"]) for tier in ("gpu", "cpu"))
@@ -24,11 +25,10 @@ def read_back(program: Program, num_gpu_batches: int, shares: Shares) -> Policy:
 
 def shares_of(policy: Policy) -> dict[str, float]:
     """The shares of a policy, as the program names them."""
-    tiers = ("gpu", "cpu", "disk")
     return {
         f"{what}_{tier}": share
         for what in ("w", "cache", "act")
-        for tier, share in zip(tiers, policy.shares(what), strict=True)
+        for tier, share in zip(TIERS, policy.shares(what), strict=True)
     }
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
+from flexplan.graph.kinds import tier_of
 from flexplan.job.runtime import BenchReport, Completion, Listener, RunReport
-from flexplan.placement.layout import tier_of
 from flexplan.plan.plan import Plan, simulate
 from flexplan_runtime.commands.prepare import Ready
 from flexplan_runtime.generate.lm import Generation, OffloadedLM
