@@ -107,6 +107,6 @@ def first_refused(error: ValidationError) -> Refused:
     """What pydantic refused first, in words that show no more of a value than a line."""
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"])
-    given = "missing" if first["type"] == "missing" else f"{shown(first['input'])} refused"
+    given = "" if first["type"] == "missing" else f"{shown(first['input'])} refused, "
     unknown = first["type"] in ("unexpected_keyword_argument", "extra_forbidden")
-    return Refused(where[:200], f"{given}, {first['msg']}", unknown)
+    return Refused(where[:200], given + first["msg"], unknown)
