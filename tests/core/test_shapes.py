@@ -248,6 +248,12 @@ def test_a_config_may_hold_what_python_and_windows_write(tmp_path: Path) -> None
     assert read_config(tmp_path, "llama") == read_config(small("llama"))
 
 
+def test_experts_have_two_names_as_in_transformers() -> None:
+    transformers = pytest.importorskip("transformers")
+    config = small("mixtral", num_experts=3, num_local_experts=5)
+    assert shape_from_config(config).num_experts == transformers.AutoConfig.for_model(**config).num_local_experts == 3
+
+
 @pytest.mark.parametrize("key", ["auto_map", "custom_pipelines"])
 def test_code_beside_a_model_type_that_is_known_is_not_asked_for(key: str) -> None:
     assert read_config(small("llama", **{key: {"AutoModelForCausalLM": "their.Model"}})) == read_config(small("llama"))

@@ -154,6 +154,7 @@ IGNORED: dict[str, Draw] = {
     "moe_intermediate_size": one_of(8),
     "compression_config": one_of({"bits": 4}),
     "time_step_limit": one_of([0.0, float("inf")]),
+    "use_cache": one_of(True, False),
     "unheard_of": one_of({"nested": [1, None]}, float("nan")),
 }
 
