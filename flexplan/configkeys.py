@@ -11,8 +11,10 @@ from types import MappingProxyType
 from typing import Any
 
 from flexplan.errors import ModelFilesError
+from flexplan.limits import MOST_LAYERS as MOST_LAYERS
 from flexplan.modelmath import Dtype, ModelMath
 from flexplan.shapes import ModelShape
+from flexplan.tokenrules import read_ids
 
 # what transformers reads for every family, though none of their own configurations has it
 _ANY = {"is_causal": True, "sliding_window": None, "attention_chunk_size": None, "layer_types": None}
@@ -66,9 +68,7 @@ _SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size
 _ACTIVATIONS = ("relu", "gelu", "gelu_new", "gelu_pytorch_tanh", "silu")
 _DTYPE_BYTES: dict[Dtype, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
 _DTYPE_ALIASES = {"half": "float16", "float": "float32"}
-_MOST_ID = 1 << 63
 MOST = 1 << 30
-MOST_LAYERS = 4096
 
 
 class Fields:
@@ -119,12 +119,7 @@ class Fields:
 
     def ids(self, key: str) -> tuple[int, ...]:
         """Token ids; those that the vocabulary does not have never come up, and some checkpoints write -1 for none."""
-        value = self.values.get(key)
-        found = value if isinstance(value, list) else [] if value is None else [value]
-        if not all(type(i) is int and -_MOST_ID <= i < _MOST_ID for i in found):
-            raise self.wrong(key, "token ids")
-        vocab_size = self.count("vocab_size")
-        return tuple(i for i in found if 0 <= i < vocab_size)
+        return read_ids(self.values.get(key), key, self.where, self.count("vocab_size"))
 
     def one_id(self, key: str) -> int | None:
         """One token id, the first if there are several."""

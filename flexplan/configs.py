@@ -7,13 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from flexplan.configkeys import FAMILIES, Fields
 from flexplan.errors import ModelFilesError
+from flexplan.limits import shown
 from flexplan.modelmath import ModelMath
 from flexplan.optconfig import read_opt
 from flexplan.rotaryconfig import read_rotary
 from flexplan.shapes import ModelShape
 from flexplan.strictjson import parse_lenient
+from flexplan.tokenrules import read_ids, read_rules
 from flexplan.weightheaders import StoredAt, same_numbers, stored_dtype, stored_tensors
 
 _RUNS_CODE = ("auto_map", "custom_pipelines")
@@ -41,23 +45,35 @@ _TOKENS = (
 def read_config(source: str | Path | Mapping[str, Any], name: str | None = None) -> tuple[ModelShape, ModelMath]:
     """Sizes and constants of a model, from its directory, its ``config.json`` or that file's content.
 
-    In a directory, the end and pad ids of ``generation_config.json`` come before those of ``config.json``,
-    as they do in transformers.  Where the config names no dtype, or ties a head to the token table that is stored
-    apart, the tensors of a directory decide; without them, a missing dtype counts as float16.
+    As in transformers, a directory's generation config is `generation_config.json`, end and pad ids included, and
+    only where there is none the same keys of `config.json`.  Where the config names no dtype, or ties a head to the
+    token table that is stored apart, the tensors of a directory decide; without them, a missing dtype counts as
+    float16.
     """
     if isinstance(source, Mapping):
-        return _parse(source, name or str(source.get("model_type", "model")), "config.json")
+        shape, math = _parse(source, name or str(source.get("model_type", "model")), "config.json")
+        return shape, math.model_copy(update={"rules": read_rules(source, shape.vocab_size, "config.json")})
     path = Path(source)
     directory = path if path.is_dir() else path.parent
-    config = _read_object(directory / "config.json" if path.is_dir() else path)
-    generation = directory / "generation_config.json"
-    if generation.is_file():
-        ids = _read_object(generation)
-        config = config | {k: ids[k] for k in ("eos_token_id", "pad_token_id") if ids.get(k) is not None}
+    where = directory / "config.json" if path.is_dir() else path
+    config = _read_object(where)
+    beside = directory / "generation_config.json"
+    generation, its_place = (_read_object(beside), beside) if beside.is_file() else (config, where)
     if (directory / _PACKED_BESIDE).is_file():
         config = config | {_PACKED_BESIDE: True}
     config = config | _by_tensors(config, directory)
-    return _parse(config, name or directory.resolve().name, str(path))
+    shape, math = _parse(config, name or directory.resolve().name, str(path))
+    return shape, math.model_copy(update=_generation(generation, shape.vocab_size, str(its_place)))
+
+
+def _generation(config: Mapping[str, Any], vocab_size: int, where: str) -> dict[str, Any]:
+    """What `ModelMath` takes from a generation config."""
+    pads = read_ids(config.get("pad_token_id"), "pad_token_id", where, vocab_size)
+    return {
+        "eos_token_ids": read_ids(config.get("eos_token_id"), "eos_token_id", where, vocab_size),
+        "pad_token_id": pads[0] if pads else None,
+        "rules": read_rules(config, vocab_size, where),
+    }
 
 
 def shape_from_config(source: str | Path | Mapping[str, Any], name: str | None = None) -> ModelShape:
@@ -111,7 +127,12 @@ def _parse(config: Mapping[str, Any], name: str, where: str) -> tuple[ModelShape
     _refuse_packed(config, where)
     _refuse_other_maths(config, where)
     fields = Fields(config, family, where)
-    return read_opt(fields, name) if family == "opt" else read_rotary(fields, name)
+    try:
+        return read_opt(fields, name) if family == "opt" else read_rotary(fields, name)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        what = f"{'.'.join(map(str, first['loc'])) or 'sizes'} {shown(first['input'])}: {first['msg']}"
+        raise ModelFilesError("FP503", f"{where}: {what}", fix="download the file again") from None
 
 
 def _unsupported(config: Mapping[str, Any], where: str) -> ModelFilesError:

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from flexplan.tokenrules import TokenRules
+
 RopeType = Literal["linear", "dynamic", "yarn", "longrope", "llama3"]
 Dtype = Literal["float32", "float16", "bfloat16"]
 
@@ -55,3 +57,4 @@ class ModelMath(BaseModel):
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     pad_token_id: int | None = None
+    rules: TokenRules = TokenRules()

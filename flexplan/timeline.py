@@ -21,7 +21,7 @@ class Span(NamedTuple):
     end_s: float
 
 
-@dataclass
+@dataclass(repr=False)
 class Timeline:
     """Spans in order of their end, and what they add up to.
 
@@ -35,6 +35,9 @@ class Timeline:
     sweep_end_s: dict[int, float] = field(default_factory=dict)
     num_tasks: int = 0
     peak_bytes: dict[str, int] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"Timeline({self.num_tasks} tasks on {len(self.lane_busy_s)} lanes, {self.end_s:.6g} s)"
 
     def add(self, span: Span, keep: bool = True) -> None:
         """Count a span; ``keep`` it for traces."""
@@ -69,8 +72,12 @@ class Timeline:
 
     def to_chrome_trace(self, path: str | Path, *others: tuple[str, Timeline], name: str = "predicted") -> None:
         """Write a trace for Perfetto or chrome://tracing; ``others`` are shown beside as processes of their own."""
+        Path(path).write_text(self.chrome_trace(*others, name=name))
+
+    def chrome_trace(self, *others: tuple[str, Timeline], name: str = "predicted") -> str:
+        """The text of that trace."""
         events = [e for n, (label, t) in enumerate([(name, self), *others], 1) for e in t._events(n, label)]
-        Path(path).write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}))
+        return json.dumps({"traceEvents": events, "displayTimeUnit": "ms"})
 
     def _events(self, pid: int, label: str) -> Iterable[dict[str, object]]:
         yield {"ph": "M", "pid": pid, "tid": 0, "name": "process_name", "args": {"name": label}}

@@ -22,6 +22,7 @@ from flexplan_runtime.attention import prompt_mask
 from flexplan_runtime.disk import ScratchFile
 from flexplan_runtime.hostcall import HostAttention
 from flexplan_runtime.models.base import Family, Pieces
+from flexplan_runtime.penalties import Penalties
 from flexplan_runtime.quantisation import pack_vectors
 from flexplan_runtime.replay import Replays
 from flexplan_runtime.sampling import Sampling
@@ -39,10 +40,11 @@ class BatchState:
     positions: Tensor  # (B, 1) the same in each row's own counting, of a step
     prompt_mask: Tensor | None  # None where nothing is padded and attention is causal
     stopped: Tensor  # (B,) bool
+    penalties: Penalties | None = None  # None where the model's generation config has no rule
 
     def renew(self, other: BatchState) -> None:
         """Take over another block's rows; the tensors stay where captured steps and host attention expect them."""
-        self.rows = other.rows
+        self.rows, self.penalties = other.rows, other.penalties
         for name in ("pads", "grain_pads", "host_grain_pads", "position", "positions", "stopped"):
             getattr(self, name).copy_(getattr(other, name))
         if self.prompt_mask is not None and other.prompt_mask is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
@@ -22,6 +22,7 @@ from flexplan.policy import Policy
 from flexplan.prediction import Schedule
 from flexplan.problem import Problem, Workload
 from flexplan.timeline import Timeline
+from flexplan.tokenrules import Ids
 from flexplan_runtime.arenas import Arenas
 from flexplan_runtime.blockrun import BlockPlan, BlockRun
 from flexplan_runtime.compiler import has_triton
@@ -32,8 +33,9 @@ from flexplan_runtime.models.families import family
 from flexplan_runtime.opening import Config, dtype_of, open_model, refuse_other_model
 from flexplan_runtime.packedfiles import PackedFiles
 from flexplan_runtime.packedweights import read_packed
+from flexplan_runtime.penalties import Penalties
 from flexplan_runtime.preparing import prepare_steps
-from flexplan_runtime.prompts import Stop, padded, refuse_bad_prompts, rows_of, stop_ids_of
+from flexplan_runtime.prompts import Stop, padded, refuse_bad_prompts, refuse_broken, rows_of, stop_ids_of
 from flexplan_runtime.replay import Replays
 from flexplan_runtime.sampling import Sampling
 
@@ -42,10 +44,14 @@ Progress = Callable[[int, int], None]  # (tokens generated so far, tokens asked 
 
 @dataclass(frozen=True)
 class Generation:
-    """New tokens of every prompt in the order of the input, each up to and with its stop token."""
+    """New tokens of every prompt in the order of the input, each up to and with its stop token.
+
+    ``broken``: for each prompt whose logits became NaN or infinite, how many tokens it has; all others are whole.
+    """
 
     tokens: list[list[int]]
     timelines: list[Timeline]
+    broken: Mapping[int, int] = field(default_factory=dict)
 
 
 class OffloadedLM:
@@ -108,8 +114,8 @@ class OffloadedLM:
         attention_mask: Tensor | None = None,
         *,
         max_new_tokens: int = 32,
-        do_sample: bool = False,
-        temperature: float = 1.0,
+        do_sample: bool | None = None,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int = 0,
@@ -120,11 +126,18 @@ class OffloadedLM:
         """Token ids (rows, longest prompt + longest continuation), as ``transformers`` returns them.
 
         Rows are in the order of the input, padded on the left for shorter prompts and on the right after a
-        row's stop.  ``stop``: None never stops, ``"model"`` stops at the checkpoint's end ids.
+        row's stop.  ``stop``: None never stops, ``"model"`` stops at the checkpoint's end ids.  The rules of the
+        checkpoint's generation config always hold; its temperature and its kin only with ``do_sample``, without which
+        the likeliest token is taken.  Raises NoNumbers, which has all tokens, where a row's logits become NaN or
+        infinite.
         """
-        prompts, stops = rows_of(input_ids, attention_mask), stop_ids_of(stop, self.math)
-        sampling = Sampling(do_sample, temperature, top_k, top_p, seed)
-        done = self.complete(prompts, max_new_tokens, sampling=sampling, stops=stops, progress=progress)
+        stops = stop_ids_of(stop, self.math)
+        pad, ends = self.math.pad_token_id if pad_token_id is None else pad_token_id, self._end_ids(stops)
+        prompts = rows_of(input_ids, attention_mask, None if pad in ends else pad)
+        sampling = Sampling.of(self.math.rules, do_sample, temperature, top_k, top_p, seed)
+        widths = [input_ids.shape[1]] * len(prompts) if isinstance(input_ids, Tensor) else None
+        done = self.complete(prompts, max_new_tokens, sampling=sampling, stops=stops, progress=progress, widths=widths)
+        refuse_broken(done.broken, done.tokens, self.dtype)
         return padded(prompts, done.tokens, self._pad_id(pad_token_id, stops))
 
     def complete(
@@ -135,10 +148,15 @@ class OffloadedLM:
         sampling: Sampling | None = None,
         stops: Sequence[int] = (),
         progress: Progress | None = None,
+        widths: Sequence[int] | None = None,
     ) -> Generation:
-        """The new tokens only; any number of prompts, block after block in the order of the input."""
+        """The new tokens only; any number of prompts, block after block in the order of the input.
+
+        ``widths``: what each prompt counts as where a rule counts it; its tokens, unless padding counts, too.
+        """
         refuse_bad_prompts(prompts, max_new_tokens, self.shape)
-        plans = self._plan_blocks(prompts, max_new_tokens)
+        plans = self._plan_blocks(prompts, max_new_tokens, widths or [len(prompt) for prompt in prompts])
+        broken: dict[int, int] = {}
         tokens: list[list[int]] = []
         timelines = []
         self._make_room([plan.placement for plan in plans])
@@ -149,10 +167,11 @@ class OffloadedLM:
             finally:
                 if run.stuck or self._work.busy or self._weights.busy:  # what may yet be written to is not used again
                     self._replace_work()
+            broken |= {plan.first_row + row: place for row, place in run.broken.items()}
             tokens += run.tokens
         if timelines:
             self.timeline = timelines[-1]
-        return Generation(tokens, timelines)
+        return Generation(tokens, timelines, broken)
 
     def close(self) -> None:
         """Give all memory and disk space back."""
@@ -172,18 +191,21 @@ class OffloadedLM:
         self.close()
 
     # -- blocks ------------------------------------------------------------------------------------------------
-    def _plan_blocks(self, prompts: Sequence[Sequence[int]], gen_len: int) -> list[BlockPlan]:
+    def _plan_blocks(self, prompts: Sequence[Sequence[int]], gen_len: int, widths: Sequence[int]) -> list[BlockPlan]:
         """Blocks in input order, each with the graph of its very lengths."""
         size = self.policy.block_size
         return [
-            self._plan_block(prompts[first : first + size], first, gen_len) for first in range(0, len(prompts), size)
+            self._plan_block(prompts[first : first + size], widths[first : first + size], first, gen_len)
+            for first in range(0, len(prompts), size)
         ]
 
-    def _plan_block(self, prompts: Sequence[Sequence[int]], first: int, gen_len: int) -> BlockPlan:
+    def _plan_block(
+        self, prompts: Sequence[Sequence[int]], widths: Sequence[int], first: int, gen_len: int
+    ) -> BlockPlan:
         workload = Workload(prompt_lens=tuple(map(len, prompts)), gen_len=gen_len)
         graph = self.schedule.build(Problem(model=self.shape, hardware=self._here(), workload=workload), self.policy)
         block = next(fill_blocks(workload, self.policy))
-        return BlockPlan(prompts, first, graph, Placement.of(self.shape, self.policy, block, graph.live))
+        return BlockPlan(prompts, widths, first, graph, Placement.of(self.shape, self.policy, block, graph.live))
 
     def _block_run(
         self, plan: BlockPlan, sampling: Sampling, stops: Sequence[int], total: int, progress: Progress | None
@@ -196,6 +218,8 @@ class OffloadedLM:
         """The job of a block; a block of the same shape as the one before takes over its captured steps."""
         causal = self.math.causal
         states = batch_states(plan.placement, plan.prompts, plan.first_row, self.env.device, causal=causal)
+        for k, state in enumerate(states):
+            state.penalties = self._penalties(plan, k, stops)
         shapes = tuple((len(s.rows), s.prompt_mask is None) for s in states)
         lens = tuple(batch.prompt_len for batch in plan.placement.block.batches)
         key = (shapes, lens, plan.placement.block.gen_len, plan.graph.live, sampling, stops)
@@ -221,7 +245,7 @@ class OffloadedLM:
             self._pad_id(None, stops),
             states,
             self.env.num_threads,
-            Replays(plan.placement) if self._replays(sampling) else None,
+            Replays(plan.placement, self._chooses_by_step(sampling)) if self._replays() else None,
         )
         self._last_job = (key, job)
         return job
@@ -240,9 +264,29 @@ class OffloadedLM:
         self._work.close()
         self._work = Arenas(sizes or {}, self.env.ledger, self.env.device, self.env.offload_dir)
 
-    def _replays(self, sampling: Sampling) -> bool:
-        """Steps can be captured where nothing in them asks the host: no draws, no counting of experts."""
-        return self.env.device.type == "cuda" and has_triton() and not sampling.do_sample and not self.shape.num_experts
+    def _penalties(self, plan: BlockPlan, k: int, stops: Ids) -> Penalties | None:
+        """What the model's rules are to the rows of a micro-batch."""
+        if not self.math.rules.change_logits:
+            return None
+        block = plan.placement.block
+        rows = block.batches[k].rows
+        prompts, widths = [plan.prompts[row] for row in rows], [plan.widths[row] for row in rows]
+        lens, ends = (block.batches[k].prompt_len, block.gen_len), self._end_ids(stops)
+        return Penalties(
+            [self.math.rules] * len(rows), ends, prompts, widths, lens, self.shape.vocab_size, self.env.device
+        )
+
+    def _end_ids(self, stops: Ids) -> Ids:
+        """The ids that rules call the end, also where nothing stops there."""
+        return stops or self.math.eos_token_ids
+
+    def _replays(self) -> bool:
+        """Steps can be captured where nothing in them asks the host: no counting of experts."""
+        return self.env.device.type == "cuda" and has_triton() and not self.shape.num_experts
+
+    def _chooses_by_step(self, sampling: Sampling) -> bool:
+        """Draws and rules know which token they choose."""
+        return sampling.do_sample or self.math.rules.change_logits
 
     def _here(self) -> Hardware:
         """The budgets of the environment; a schedule reads nothing else of a machine."""
