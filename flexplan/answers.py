@@ -7,13 +7,11 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import ParamSpec, TextIO, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_NAMES = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 _answers: TextIO | None = None  # where answers go while a command is at work
 
 
@@ -25,16 +23,6 @@ def say(text: str) -> None:
 def answers() -> TextIO:
     """The stream for answers."""
     return _answers or sys.stdout
-
-
-def is_answers(path: Path) -> bool:
-    """Does this name standard output?  Descriptor 1 no longer is it, so it is never opened by such a name."""
-    return str(path) in _NAMES
-
-
-def openable(path: Path) -> Path:
-    """``path``, or under which name the stream for answers can be opened."""
-    return Path(f"/dev/fd/{answers().fileno()}") if is_answers(path) else path
 
 
 def take_descriptor() -> None:

@@ -12,10 +12,11 @@ from typing import Annotated
 
 import typer
 
-from flexplan.answers import answering, take_descriptor
+from flexplan.answers import answering
 from flexplan.outcome import Commands
 from flexplan.plancommands import explain, export, planners, simulate, solve
 from flexplan.runcommands import bench, demo, profile, run
+from flexplan.streams import guarded
 
 app = typer.Typer(
     cls=Commands,
@@ -31,9 +32,8 @@ for command in (solve, simulate, explain, export, planners, run, bench, profile,
 def main() -> None:
     """The program."""
     gc.set_threshold(100_000)  # planning makes tasks by the hundred thousand, none in a cycle: a sixth of its time
-    take_descriptor()
     signals.listen()
-    signals.hearing(app)
+    signals.hearing(lambda: guarded(app))
 
 
 @app.callback()

@@ -19,8 +19,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
+
+# control characters but for tab and line feed, what turns the direction of writing around, halves of a pair
+_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    r"""A text that does nothing to a terminal but stand there: a name may hold escape codes.
+
+    >>> visible("model \x1b[31m")
+    'model \\x1b[31m'
+    """
+    return _INVISIBLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class FlexplanError(Exception):
@@ -41,7 +54,7 @@ class FlexplanError(Exception):
             lines.append(f"fix: {self.fix}")
         if self.state:
             lines.append(f"state: {self.state}")
-        return "\n".join(lines)
+        return visible("\n".join(lines))
 
 
 class InternalError(FlexplanError):

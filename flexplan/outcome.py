@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from flexplan import signals
-from flexplan.errors import FlexplanError, InfeasiblePlan, InternalError
+from flexplan.errors import FlexplanError, InfeasiblePlan, InternalError, visible
 
 _INTERRUPTED = 130
 
@@ -30,12 +30,15 @@ class Commands(TyperGroup):
         end = args.index("--") if "--" in args else len(args)
         ctx.meta["debug"] = "--debug" in args[:end]
         ctx.meta["json"] = "--json" in args[:end]
-        return super().parse_args(ctx, [a for n, a in enumerate(args) if a != "--debug" or n > end])
+        with _visible_refusals():
+            return super().parse_args(ctx, [a for n, a in enumerate(args) if a != "--debug" or n > end])
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            with spoken_warnings():
-                return super().invoke(ctx)
+            with spoken_warnings(), _visible_refusals():
+                found = super().invoke(ctx)
+                sys.stdout.flush()  # what is full is said here, like any error
+                return found
         except KeyboardInterrupt:
             _interrupted()
         except FlexplanError as error:
@@ -56,6 +59,17 @@ class Commands(TyperGroup):
 def _interrupted() -> NoReturn:
     print("interrupted", file=sys.stderr)
     raise typer.Exit(_INTERRUPTED) from None
+
+
+@contextmanager
+def _visible_refusals() -> Iterator[None]:
+    """A command line that does not parse is repeated by the parser as it was typed."""
+    try:
+        yield
+    except Exception as error:
+        if hasattr(error, "format_message") and hasattr(error, "message"):
+            error.message = visible(str(error.message))
+        raise
 
 
 def error_object(error: FlexplanError) -> dict[str, Any]:
@@ -81,7 +95,7 @@ def spoken_warnings() -> Iterator[None]:
 
 
 def _warn(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    print(visible(f"warning: {message}"), file=sys.stderr)
 
 
 def _show(error: FlexplanError, meta: dict[str, Any]) -> None:

@@ -39,7 +39,7 @@ def check() -> None:
 
 
 class Deferred:
-    """Leaves imports alone, where the exception is swallowed or makes others fail in their own ways; a second one ends."""
+    """Leaves imports alone, where the exception is swallowed or makes others fail oddly; a second one ends."""
 
     def __enter__(self) -> None:
         global _deferred

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any, NoReturn
 
 from flexplan.limits import shown
+
+_TO_ESCAPE = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def parse_json(text: str) -> Any:
@@ -26,6 +29,16 @@ def parse_json(text: str) -> Any:
     except UnicodeEncodeError:
         raise ValueError("an escape is half a pair: no character") from None
     return found
+
+
+def json_line(found: Any) -> str:
+    """One line of JSON: letters as they are, but escaped what ends a line somewhere, moves a terminal, or is no letter.
+
+    >>> json_line({"text": "Grüße"})
+    '{"text": "Grüße"}'
+    """
+    text = json.dumps(found, ensure_ascii=False)
+    return _TO_ESCAPE.sub(lambda letter: f"\\u{ord(letter[0]):04x}", text)
 
 
 def parse_lenient(text: str) -> Any:

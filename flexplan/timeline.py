@@ -72,8 +72,12 @@ class Timeline:
 
     def to_chrome_trace(self, path: str | Path, *others: tuple[str, Timeline], name: str = "predicted") -> None:
         """Write a trace for Perfetto or chrome://tracing; ``others`` are shown beside as processes of their own."""
+        Path(path).write_text(self.chrome_trace(*others, name=name))
+
+    def chrome_trace(self, *others: tuple[str, Timeline], name: str = "predicted") -> str:
+        """The text of that trace."""
         events = [e for n, (label, t) in enumerate([(name, self), *others], 1) for e in t._events(n, label)]
-        Path(path).write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}))
+        return json.dumps({"traceEvents": events, "displayTimeUnit": "ms"})
 
     def _events(self, pid: int, label: str) -> Iterable[dict[str, object]]:
         yield {"ph": "M", "pid": pid, "tid": 0, "name": "process_name", "args": {"name": label}}

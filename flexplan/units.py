@@ -13,6 +13,16 @@ _POWER = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGTP]?)(I?B?)\s*$", re.IGNORECASE | re.ASCII)
 _MOST_DIGITS = 40
 
+_DAY_S = 86400
+_DURATIONS = (  # from how many seconds on, in which unit
+    (2 * 365 * _DAY_S, 365 * _DAY_S, "years"),
+    (2 * _DAY_S, _DAY_S, "days"),
+    (2 * 3600, 3600, "h"),
+    (600, 60, "min"),
+    (1, 1, "s"),
+    (float("-inf"), 1e-3, "ms"),
+)
+
 
 def parse_size(text: str | int) -> int:
     """Bytes meant by a size; an int is bytes already.
@@ -52,6 +62,17 @@ def format_size(nbytes: float) -> str:
         if abs(nbytes) >= 1024**step:
             return f"{nbytes / 1024**step:.2f} {prefix}iB ({nbytes / 1000**step:.2f} {prefix}B)"
     return f"{nbytes:.0f} B"
+
+
+def format_duration(duration_s: float) -> str:
+    """A duration for people, with three digits.
+
+    >>> format_duration(0.01234), format_duration(349.2), format_duration(5025), format_duration(30459575)
+    ('12.3 ms', '349 s', '83.8 min', '353 days')
+    """
+    unit_s, name = next((unit_s, name) for from_s, unit_s, name in _DURATIONS if duration_s >= from_s)
+    count = duration_s / unit_s
+    return f"{count:.3g} {name}" if count < 100 else f"{count:,.0f} {name}"
 
 
 def round_up(nbytes: int, alignment: int) -> int:

@@ -62,7 +62,9 @@ def run(model: Path, place: Path, *more: str, **switches: Any) -> list[list[int]
     policy.write_text(json.dumps(THREE_TIERS | switches))
     prompts.write_text("\n".join(tiny_opt_prompts()[:4]))
     base = ["run", str(policy), "-o", str(out), "--model", str(model), "--prompts", str(prompts), "--device", "cpu"]
-    result = CliRunner().invoke(app, [*base, "--offload-dir", str(place / "off"), "--max-new-tokens", "8", *more])
+    result = CliRunner().invoke(
+        app, [*base, "--offload-dir", str(place / "off"), "--max-new-tokens", "8", "--overwrite", *more]
+    )
     assert result.exit_code == 0, result.output
     return [json.loads(line)["token_ids"] for line in out.read_text().splitlines()]
 
