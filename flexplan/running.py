@@ -101,11 +101,15 @@ class BenchReport:
 
 @dataclass(frozen=True)
 class DemoReport:
-    """The whole path on the embedded model: each plan that was run, and whether all gave the one-tier run's tokens."""
+    """The whole path on the embedded model: each plan that was run, and whether all gave the one-tier run's tokens.
+
+    ``timed`` is a larger model, whose time can be predicted: the embedded one's tasks take microseconds.
+    """
 
     runs: Mapping[str, BenchReport]
     model_bytes: int
     tokens_equal: bool
+    timed: BenchReport
 
 
 Say = Callable[[str], None]
