@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from flexplan.hardware import Hardware
     from flexplan.plan import Plan
     from flexplan.policy import Policy
-    from flexplan.running import BenchReport, DemoReport, Shares
+    from flexplan.running import BenchReport, DemoReport, Finding, Shares
     from flexplan.timeline import Timeline
 
 TIERS = ("gpu", "cpu", "disk")
@@ -207,6 +207,11 @@ def demo_view(report: DemoReport) -> RenderableType:
         Text("\nPredicted and measured, on random weights", style="bold"),
         bench_view(report.timed),
     )
+
+
+def findings_table(findings: Iterable[Finding]) -> RenderableType:
+    """What `flexplan doctor` looked at."""
+    return words_table(("part", "state", "found", "costs"), ([f.part, f.state, f.found, f.costs] for f in findings))
 
 
 _WHY_NOT_TIMED = (
