@@ -120,13 +120,6 @@ def _cache() -> Iterator[Finding]:
 def _memory() -> Iterator[Finding]:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     yield Finding("memory", "ok", f"{format_size(total)}, {len(os.sched_getaffinity(0))} cores for this process")
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # of version 2 and version 1, as a container sees them
-        try:
-            limit = int((Path("/sys/fs/cgroup") / name).read_text())
-        except (OSError, ValueError):  # none, or "max"
-            continue
-        if limit < total:
-            yield Finding("container", "ok", f"limited to {format_size(limit)} of memory", "more ends the process")
 
 
 def _runtime() -> Iterator[Finding]:

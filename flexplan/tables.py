@@ -203,6 +203,8 @@ def demo_view(report: DemoReport) -> RenderableType:
         words_table(("prompt", "what the model goes on with"), texts),
         table("Runs", _RUN_HEAD, [_run_row(name, run) for name, run in report.runs.items()]),
         Text(_WHY_NOT_TIMED),
+        moved_table(last),
+        shares_table(last.plan.policy, last.run.realised),
         Text(f"\ntokens equal: {'yes' if report.tokens_equal else 'no'} (to those of the run on one tier)"),
         Text("\nPredicted and measured, on random weights", style="bold"),
         bench_view(report.timed),

@@ -11,6 +11,7 @@ from flexplan.running import Finding
 from flexplan.units import format_size
 from flexplan_runtime.compiler import has_triton
 from flexplan_runtime.hostattention.build import COMPILERS, library, library_path
+from flexplan_runtime.hostlimits import room
 from flexplan_runtime.machine import cores, cpu_model, memory_bytes
 
 
@@ -18,6 +19,9 @@ def examine() -> Iterator[Finding]:
     """Devices first."""
     free = format_size(memory_bytes("MemAvailable"))
     yield Finding("processor", "ok", f"{cpu_model()}, {cores()} cores, {free} of memory free")
+    if limit := room():
+        found = f"{limit.whose} leaves {format_size(max(0, limit.left_bytes))} of {format_size(limit.limit_bytes)}"
+        yield Finding("memory limit", "ok", found, "plans that need more are refused")
     yield from _devices()
     yield _compiler()
     yield _kernel()

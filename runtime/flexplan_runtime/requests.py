@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from flexplan.errors import ModelFilesError, PolicyError, PromptError, UsageError
+from flexplan.errors import InfeasiblePlan, ModelFilesError, PolicyError, PromptError, UsageError
 from flexplan.hardware import Hardware, hardware_from
 from flexplan.modelmath import ModelMath
 from flexplan.plan import Plan, refuse_over_budget
@@ -20,8 +20,11 @@ from flexplan.problem import Problem, Workload
 from flexplan.promptfile import Prompt
 from flexplan.running import RunRequest
 from flexplan.shapes import ModelShape
+from flexplan.units import format_size
+from flexplan_runtime.arenas import Ledger
 from flexplan_runtime.download import resolve_model
 from flexplan_runtime.env import ExecutionEnv
+from flexplan_runtime.hostlimits import refuse_beyond, room
 from flexplan_runtime.machine import fingerprint
 from flexplan_runtime.opening import DUMMY, dtype_of, open_model, refuse_other_model
 from flexplan_runtime.prompts import refuse_bad_prompts
@@ -144,11 +147,30 @@ def _refuse_prompts(prompts: Sequence[Prompt], ids: list[list[int]], new_tokens:
 
 
 def _refuse_over_budget(ready: Ready) -> None:
-    if all(size is None for size in ready.env.ledger.budgets.values()):
+    """By the budgets that were asked for, and by what containers and the process itself are limited to."""
+    ledger = ready.env.ledger
+    if all(size is None for size in ledger.budgets.values()) and room() is None:
         return
     problem = ready.problem()
     schedule: Schedule = make(SCHEDULES, ready.schedule)
-    refuse_over_budget(peak_bytes(problem, ready.policy, schedule), problem)
+    need = peak_bytes(problem, ready.policy, schedule)
+    refuse_over_budget(need, problem)
+    host = need["cpu"] + (need["disk"] if ledger.disk_in_memory else 0)
+    _refuse_disk_in_memory(need, host, ledger)
+    refuse_beyond(host + (need["gpu"] if ready.env.device.type == "cpu" else 0), "the plan")
+
+
+def _refuse_disk_in_memory(need: Mapping[str, int], host_bytes: int, ledger: Ledger) -> None:
+    budget = ledger.budgets.get("cpu")
+    if ledger.disk_in_memory is None or budget is None or host_bytes <= budget:
+        return
+    what = f"the disk tier's {format_size(need['disk'])} beside {format_size(need['cpu'])} of the host's"
+    raise InfeasiblePlan(
+        "FP409",
+        f"--offload-dir {ledger.disk_in_memory} lies in host memory (tmpfs): {what}, --cpu-mem {format_size(budget)}",
+        fix="give an --offload-dir on a disk, or raise --cpu-mem",
+        binding=("cpu",),
+    )
 
 
 def _warn_of_other_machine(plan: Plan, device: torch.device) -> None:
