@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+TYPE_CHECKING = False  # typing takes longer to import than all of this
 
 if TYPE_CHECKING:
     from flexplan.errors import FlexplanError, InfeasiblePlan
-    from flexplan.graph.graph import TaskGraph
+    from flexplan.graph.graph import Task, TaskGraph
     from flexplan.graph.tasks import Task
     from flexplan.graph.timeline import Timeline
     from flexplan.hardware.machine import Hardware

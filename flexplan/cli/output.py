@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from flexplan.cli.streams import pour
 from flexplan.errors import StorageError, UsageError, visible
 from flexplan.files import write_whole
 from flexplan.report.answers import answers
-from flexplan.streams import pour
 from flexplan.units import format_size
 
 _FIX = "choose another path"

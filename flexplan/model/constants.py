@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from flexplan.tokenrules import TokenRules
+from flexplan.model.token_rules import TokenRules
 
 RopeType = Literal["linear", "dynamic", "yarn", "longrope", "llama3"]
 Dtype = Literal["float32", "float16", "bfloat16"]

@@ -17,7 +17,7 @@ from flexplan.limits import MOST_FILE_BYTES, MOST_PLAN_BYTES, read_limited, wron
 from flexplan.model.layers import schedule_layers
 from flexplan.placement.placement import Placement
 from flexplan.plan.budgets import largest_block
-from flexplan.planfile import PlanFile, digest, first_difference
+from flexplan.plan.plan_file import PlanFile, digest, first_difference
 from flexplan.plugins import SCHEDULES, make
 from flexplan.policy.blocks import full_block
 from flexplan.policy.policy import POLICY_VERSION, Policy, read_strict_json

@@ -21,8 +21,8 @@ from flexplan.explanation.explanation import explain_plan
 from flexplan.export.exporters import export_plan
 from flexplan.limits import shown
 from flexplan.plan.plan import load_policy
+from flexplan.plan.plan_file import digest
 from flexplan.plan.planner import check_plan
-from flexplan.planfile import digest
 from flexplan.units import parse_size
 
 PROBLEM = Problem.of("facebook/opt-125m", prompt_len=16, gen_len=4, num_prompts=10)

@@ -14,7 +14,7 @@ from flexplan.errors import ModelFilesError
 from flexplan.limits import MOST_LAYERS as MOST_LAYERS
 from flexplan.model.constants import Dtype, ModelConstants
 from flexplan.model.shape import ModelShape
-from flexplan.tokenrules import read_ids
+from flexplan.model.token_rules import read_ids
 
 # what transformers reads for every family, though none of their own configurations has it
 _ANY = {"is_causal": True, "sliding_window": None, "attention_chunk_size": None, "layer_types": None}
@@ -59,7 +59,7 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "mixtral": ROTARY_DEFAULTS
         | _MISTRAL
         | {"rms_norm_eps": 1e-5, "rope_theta": 1e6, "sliding_window": None}
-        | {"num_local_experts": 8, "num_experts_per_tok": 2},
+        | {"num_local_experts": 8, "num_experts": None, "num_experts_per_tok": 2},
         "qwen2": ROTARY_DEFAULTS | _WINDOW | {"num_key_value_heads": 32},
         "qwen3": ROTARY_DEFAULTS | _WINDOW | {"num_key_value_heads": 32, "head_dim": 128, "attention_bias": False},
     }

@@ -20,12 +20,12 @@ from flexplan.placement.workspace import rows_at_once
 from flexplan_runtime.attention.dense import prompt_mask
 from flexplan_runtime.attention.host import HostAttention
 from flexplan_runtime.execute.capture import Replays
+from flexplan_runtime.execute.penalties import Penalties
 from flexplan_runtime.execute.sampling import Sampling
 from flexplan_runtime.kernels.quantisation import pack_vectors
 from flexplan_runtime.memory.arenas import Arenas, Ledger
 from flexplan_runtime.memory.disk import ScratchFile
 from flexplan_runtime.models.base import Family, Pieces
-from flexplan_runtime.penalties import Penalties
 
 
 @dataclass
