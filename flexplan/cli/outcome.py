@@ -9,11 +9,12 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
+from flexplan import signals
 from flexplan.errors import FlexplanError, InfeasiblePlan, InternalError, visible
 
 _INTERRUPTED = 130
@@ -38,18 +39,26 @@ class Commands(TyperGroup):
                 found = super().invoke(ctx)
                 sys.stdout.flush()  # what is full is said here, like any error
                 return found
+        except KeyboardInterrupt:
+            _interrupted()
         except FlexplanError as error:
+            if signals.came():  # an import that was interrupted fails in ways of its own
+                _interrupted()
             _show(error, ctx.meta)
             raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            raise typer.Exit(_INTERRUPTED) from None
         except Exception as error:
+            if signals.came():
+                _interrupted()
             if isinstance(error, typer.Exit | typer.Abort | BrokenPipeError) or hasattr(error, "format_message"):
                 raise  # typer's own ways to end
             what = next(iter(str(error).splitlines()), "")
             _show(InternalError("FP001", f"{type(error).__name__}: {what}", fix=_report_it(ctx.meta)), ctx.meta)
             raise typer.Exit(InternalError.exit_code) from None
+
+
+def _interrupted() -> NoReturn:
+    print("interrupted", file=sys.stderr)
+    raise typer.Exit(_INTERRUPTED) from None
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from flexplan.model.families.fields import FAMILIES, Fields
 from flexplan.model.families.opt import read_opt
 from flexplan.model.families.rotary import read_rotary
 from flexplan.model.shape import ModelShape
-from flexplan.model.stored import same_numbers, stored_dtype, stored_tensors
+from flexplan.model.stored import StoredAt, same_numbers, stored_dtype, stored_tensors
 from flexplan.model.token_rules import read_ids, read_rules
 
 _RUNS_CODE = ("auto_map", "custom_pipelines")
@@ -34,7 +34,12 @@ _OTHER_MATHS = {
     "text_encoder": "a model within a model",
 }
 _HEAD = "lm_head.weight"
-_TOKENS = ("model.embed_tokens.weight", "model.decoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+_TOKENS = (
+    "model.embed_tokens.weight",
+    "model.decoder.embed_tokens.weight",
+    "decoder.embed_tokens.weight",
+    "embed_tokens.weight",
+)
 
 
 def read_config(source: str | Path | Mapping[str, Any], name: str | None = None) -> tuple[ModelShape, ModelConstants]:
@@ -95,18 +100,24 @@ def _by_tensors(config: Mapping[str, Any], directory: Path) -> dict[str, Any]:
     if not config.get("dtype") and not config.get("torch_dtype"):
         found["dtype"] = stored_dtype(directory)
     family = config.get("model_type")
-    tied = isinstance(family, str) and FAMILIES.get(family, {}).get("tie_word_embeddings")
-    if config.get("tie_word_embeddings", tied) is True and _has_own_head(directory):
+    if not isinstance(family, str) or family not in FAMILIES:
+        return found
+    tied = config.get("tie_word_embeddings", FAMILIES[family]["tie_word_embeddings"])
+    tokens, head = _token_table_and_head(directory)
+    if tied is True and tokens and head and not same_numbers(tokens, head):
         found["tie_word_embeddings"] = False
         message = f"{directory}: tie_word_embeddings is true, but {_HEAD} is stored and differs: it is used untied"
         warnings.warn(message, stacklevel=4)
+    if tied is False and tokens and not head:
+        message = f"{directory}: tie_word_embeddings is false, but the files hold no {_HEAD}"
+        fix = "use the whole checkpoint; or set tie_word_embeddings to true if the head is the token table"
+        raise ModelFilesError("FP508", message, fix=fix)
     return found
 
 
-def _has_own_head(directory: Path) -> bool:
+def _token_table_and_head(directory: Path) -> tuple[StoredAt | None, StoredAt | None]:
     stored = stored_tensors(directory)
-    tokens = next((stored[name] for name in (*_TOKENS, "embed_tokens.weight") if name in stored), None)
-    return tokens is not None and _HEAD in stored and not same_numbers(tokens, stored[_HEAD])
+    return next((stored[name] for name in _TOKENS if name in stored), None), stored.get(_HEAD)
 
 
 def _parse(config: Mapping[str, Any], name: str, where: str) -> tuple[ModelShape, ModelConstants]:

@@ -45,11 +45,9 @@ def stored_dtype(directory: Path) -> str | None:
 
 
 def stored_tensors(directory: Path) -> dict[str, StoredAt]:
-    """Every tensor of a model directory by its name."""
-    found: dict[str, StoredAt] = {}
-    for file in _files(directory)[0]:
-        found |= _header(*_state(file))
-    return found
+    """Every tensor of a model directory by its name; none unless all of its files can be read."""
+    headers = [_header(*_state(file)) for file in _files(directory)[0]]
+    return {name: at for header in headers for name, at in header.items()} if all(headers) else {}
 
 
 def same_numbers(one: StoredAt, other: StoredAt) -> bool:

@@ -92,11 +92,13 @@ GENERATION: Mapping[str, Draw] = {
 
 
 def random_model(draw: random.Random) -> tuple[PreTrainedConfig, Tensor]:
-    """A configuration, and prompts of one or several rows, some of them padded on the left with its pad id."""
+    """A configuration, and prompts of one or several rows, some of them with what may be padding on the left."""
     make, sizes, keys = FAMILIES[draw.choice(sorted(FAMILIES))]
     config = make(**sizes | {key: value(draw) for key, value in keys.items()})
     rows, length = draw.randint(1, 4), draw.randint(1, 9)
-    return config, torch.tensor([[token(draw) for _ in range(length)] for _ in range(rows)])
+    ids = [[token(draw) for _ in range(length)] for _ in range(rows)]
+    pad = draw.choice((0, 1))
+    return config, torch.tensor([[pad] * pads + row[pads:] for row in ids for pads in [draw.randrange(length)]])
 
 
 def random_generation(draw: random.Random, vocab_size: int) -> dict[str, Any]:

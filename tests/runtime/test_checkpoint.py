@@ -325,6 +325,14 @@ def test_an_index_may_be_wrong_about_where_a_tensor_is_and_name_tensors_that_nob
     torch.testing.assert_close(our_logits(path, IDS_BS), expected.detach(), atol=1e-4, rtol=1e-4)
 
 
+def test_an_untied_head_that_is_not_stored_is_refused_when_the_config_is_read(copy_of: Callable[[str], Path]) -> None:
+    path = copy_of("llama")
+    rewrite(path / SINGLE, lambda t: t.pop("lm_head.weight"))
+    with pytest.raises(ModelFilesError, match=r"tie_word_embeddings is false.*lm_head") as refused:
+        read_config(path)
+    assert refused.value.code == "FP508"
+
+
 def test_tensors_that_nobody_needs_are_left_alone(copy_of: Callable[[str], Path]) -> None:
     path = copy_of("llama")
     expected = our_logits(path, IDS_BS)

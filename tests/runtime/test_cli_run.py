@@ -238,7 +238,7 @@ class TestBeforeWeightsAreLoaded:
         desk.refused(desk.run(), 2, "attn_sparsity", "cache_disk_percent")
 
     def test_a_device_that_is_none(self, desk: Desk) -> None:
-        desk.refused(desk.run("--device", "gpu7"), 2, "gpu7", "cuda:0")
+        desk.refused(desk.run("--device", "gpu7"), 2, "gpu7", "use --device")
 
     def test_a_dtype_that_is_none(self, desk: Desk) -> None:
         desk.refused(desk.run("--dtype", "float8"), 2, "float8", "bfloat16")

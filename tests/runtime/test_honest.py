@@ -19,10 +19,7 @@ from policies import Case, blocks_of, covering, opened, random_prompts, text_pro
 from tiny_models import CONFIGS, saved  # noqa: E402
 
 from flexplan.errors import InfeasiblePlan  # noqa: E402
-from flexplan.graph.kinds import (
-    TIERS,
-    tier_of,
-)
+from flexplan.graph.kinds import TIERS, tier_of  # noqa: E402
 from flexplan.model.tensors import weight_bytes  # noqa: E402
 from flexplan.placement.layout import Layout  # noqa: E402
 from flexplan.placement.placement import Placement  # noqa: E402

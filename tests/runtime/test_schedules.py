@@ -16,10 +16,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from flexplan_runtime.execute import block_run as blockrun  # noqa: E402
-from flexplan_runtime.execute import (
-    executor,
-    lanes,
-)
+from flexplan_runtime.execute import executor, lanes  # noqa: E402
 from flexplan_runtime.execute.handlers import attention as attending  # noqa: E402
 from flexplan_runtime.execute.handlers import compute as computing  # noqa: E402
 from flexplan_runtime.execute.handlers import table as handlers  # noqa: E402

@@ -59,7 +59,7 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "mixtral": ROTARY_DEFAULTS
         | _MISTRAL
         | {"rms_norm_eps": 1e-5, "rope_theta": 1e6, "sliding_window": None}
-        | {"num_local_experts": 8, "num_experts_per_tok": 2},
+        | {"num_local_experts": 8, "num_experts": None, "num_experts_per_tok": 2},
         "qwen2": ROTARY_DEFAULTS | _WINDOW | {"num_key_value_heads": 32},
         "qwen3": ROTARY_DEFAULTS | _WINDOW | {"num_key_value_heads": 32, "head_dim": 128, "attention_bias": False},
     }

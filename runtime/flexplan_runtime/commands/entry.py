@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from flexplan.hardware.machine import Hardware
-from flexplan.job.runtime import BenchReport, DemoReport, Listener, RunReport, RunRequest, Say
+from flexplan.job.runtime import BenchReport, DemoReport, Finding, Listener, RunReport, RunRequest, Say
 from flexplan.plan.plan import Plan
 from flexplan_runtime.commands.prepare import make_ready
 from flexplan_runtime.commands.run import bench_ready, run_ready
@@ -37,6 +37,12 @@ class TorchRuntime:
         from flexplan_runtime.commands.demo import show_demo  # likewise
 
         return show_demo(say, listener)
+
+    def examine(self) -> tuple[Finding, ...]:
+        """Devices and compilers."""
+        from flexplan_runtime.commands.examine import examine  # likewise
+
+        return tuple(examine())
 
 
 def _planner(request: RunRequest) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from flexplan.errors import ModelFilesError, PolicyError, PromptError, UsageError
+from flexplan.errors import InfeasiblePlan, ModelFilesError, PolicyError, PromptError, UsageError
 from flexplan.hardware.machine import Hardware, hardware_from
 from flexplan.job.runtime import RunRequest
 from flexplan.model.constants import ModelConstants
@@ -22,11 +22,14 @@ from flexplan.problem.problem import Problem, Workload
 from flexplan.problem.prompts import Prompt
 from flexplan.schedule.protocol import Schedule
 from flexplan.simulation.prediction import peak_bytes
+from flexplan.units import format_size
 from flexplan_runtime.execute.env import ExecutionEnv
 from flexplan_runtime.execute.sampling import Sampling
 from flexplan_runtime.generate.prompts import refuse_bad_prompts
 from flexplan_runtime.generate.tokenizer import Tokenizer
 from flexplan_runtime.measure.machine import fingerprint
+from flexplan_runtime.memory.arenas import Ledger
+from flexplan_runtime.memory.host_limits import refuse_beyond, room
 from flexplan_runtime.weights.download import resolve_model
 from flexplan_runtime.weights.open import DUMMY, dtype_of, open_model, refuse_other_model
 
@@ -146,11 +149,30 @@ def _refuse_prompts(prompts: Sequence[Prompt], ids: list[list[int]], new_tokens:
 
 
 def _refuse_over_budget(ready: Ready) -> None:
-    if all(size is None for size in ready.env.ledger.budgets.values()):
+    """By the budgets that were asked for, and by what containers and the process itself are limited to."""
+    ledger = ready.env.ledger
+    if all(size is None for size in ledger.budgets.values()) and room() is None:
         return
     problem = ready.problem()
     schedule: Schedule = make(SCHEDULES, ready.schedule)
-    refuse_over_budget(peak_bytes(problem, ready.policy, schedule), problem)
+    need = peak_bytes(problem, ready.policy, schedule)
+    refuse_over_budget(need, problem)
+    host = need["cpu"] + (need["disk"] if ledger.disk_in_memory else 0)
+    _refuse_disk_in_memory(need, host, ledger)
+    refuse_beyond(host + (need["gpu"] if ready.env.device.type == "cpu" else 0), "the plan")
+
+
+def _refuse_disk_in_memory(need: Mapping[str, int], host_bytes: int, ledger: Ledger) -> None:
+    budget = ledger.budgets.get("cpu")
+    if ledger.disk_in_memory is None or budget is None or host_bytes <= budget:
+        return
+    what = f"the disk tier's {format_size(need['disk'])} beside {format_size(need['cpu'])} of the host's"
+    raise InfeasiblePlan(
+        "FP409",
+        f"--offload-dir {ledger.disk_in_memory} lies in host memory (tmpfs): {what}, --cpu-mem {format_size(budget)}",
+        fix="give an --offload-dir on a disk, or raise --cpu-mem",
+        binding=("cpu",),
+    )
 
 
 def _warn_of_other_machine(plan: Plan, device: torch.device) -> None:

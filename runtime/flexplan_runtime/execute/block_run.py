@@ -13,6 +13,7 @@ from flexplan.placement.placement import ID_BYTES, Placement
 from flexplan_runtime.execute.block import BlockState
 from flexplan_runtime.execute.env import ExecutionEnv
 from flexplan_runtime.execute.executor import Executor
+from flexplan_runtime.execute.penalties import Given
 from flexplan_runtime.execute.sampling import NO_TOKEN
 from flexplan_runtime.memory.block_memory import BlockMemory
 
@@ -24,7 +25,7 @@ class BlockPlan:
     """The prompts of a block, its graph and where its bytes go."""
 
     prompts: Sequence[Sequence[int]]
-    widths: Sequence[int]  # tokens of each prompt, those that its caller padded it with, too
+    given: Sequence[Given]  # the same as their caller gave them, padding included
     first_row: int
     graph: TaskGraph
     placement: Placement

@@ -28,10 +28,17 @@ from flexplan_runtime.execute.block import BlockState, batch_states
 from flexplan_runtime.execute.block_run import BlockPlan, BlockRun
 from flexplan_runtime.execute.capture import Replays
 from flexplan_runtime.execute.env import ExecutionEnv
-from flexplan_runtime.execute.penalties import Penalties
+from flexplan_runtime.execute.penalties import Given, Penalties
 from flexplan_runtime.execute.sampling import Sampling
 from flexplan_runtime.execute.warm_up import prepare_steps
-from flexplan_runtime.generate.prompts import Stop, padded, refuse_bad_prompts, refuse_broken, rows_of, stop_ids_of
+from flexplan_runtime.generate.prompts import (
+    Stop,
+    padded,
+    refuse_bad_prompts,
+    refuse_broken,
+    rows_of,
+    stop_ids_of,
+)
 from flexplan_runtime.kernels.availability import has_triton
 from flexplan_runtime.memory.arenas import Arenas
 from flexplan_runtime.memory.block_memory import BlockMemory
@@ -135,12 +142,11 @@ class OffloadedLM:
         """
         stops = stop_ids_of(stop, self.math)
         pad, ends = self.math.pad_token_id if pad_token_id is None else pad_token_id, self._end_ids(stops)
-        prompts = rows_of(input_ids, attention_mask, None if pad in ends else pad)
+        prompts, given = rows_of(input_ids, attention_mask, None if pad in ends else pad)
         sampling = Sampling.of(self.math.rules, do_sample, temperature, top_k, top_p, seed)
-        widths = [input_ids.shape[1]] * len(prompts) if isinstance(input_ids, Tensor) else None
-        done = self.complete(prompts, max_new_tokens, sampling=sampling, stops=stops, progress=progress, widths=widths)
+        done = self.complete(prompts, max_new_tokens, sampling=sampling, stops=stops, progress=progress, given=given)
         refuse_broken(done.broken, done.tokens, self.dtype)
-        return padded(prompts, done.tokens, self._pad_id(pad_token_id, stops))
+        return padded([row.ids for row in given], done.tokens, self._pad_id(pad_token_id, stops))
 
     def complete(
         self,
@@ -150,14 +156,14 @@ class OffloadedLM:
         sampling: Sampling | None = None,
         stops: Sequence[int] = (),
         progress: Progress | None = None,
-        widths: Sequence[int] | None = None,
+        given: Sequence[Given] | None = None,
     ) -> Generation:
         """The new tokens only; any number of prompts, block after block in the order of the input.
 
-        ``widths``: what each prompt counts as where a rule counts it; its tokens, unless padding counts, too.
+        ``given``: the prompts with the padding of their caller, which some rules of transformers look at.
         """
         refuse_bad_prompts(prompts, max_new_tokens, self.shape)
-        plans = self._plan_blocks(prompts, max_new_tokens, widths or [len(prompt) for prompt in prompts])
+        plans = self._plan_blocks(prompts, max_new_tokens, given or [Given(prompt) for prompt in prompts])
         broken: dict[int, int] = {}
         tokens: list[list[int]] = []
         timelines = []
@@ -193,21 +199,21 @@ class OffloadedLM:
         self.close()
 
     # -- blocks ------------------------------------------------------------------------------------------------
-    def _plan_blocks(self, prompts: Sequence[Sequence[int]], gen_len: int, widths: Sequence[int]) -> list[BlockPlan]:
+    def _plan_blocks(self, prompts: Sequence[Sequence[int]], gen_len: int, given: Sequence[Given]) -> list[BlockPlan]:
         """Blocks in input order, each with the graph of its very lengths."""
         size = self.policy.block_size
         return [
-            self._plan_block(prompts[first : first + size], widths[first : first + size], first, gen_len)
+            self._plan_block(prompts[first : first + size], given[first : first + size], first, gen_len)
             for first in range(0, len(prompts), size)
         ]
 
     def _plan_block(
-        self, prompts: Sequence[Sequence[int]], widths: Sequence[int], first: int, gen_len: int
+        self, prompts: Sequence[Sequence[int]], given: Sequence[Given], first: int, gen_len: int
     ) -> BlockPlan:
         workload = Workload(prompt_lens=tuple(map(len, prompts)), gen_len=gen_len)
         graph = self.schedule.build(Problem(model=self.shape, hardware=self._here(), workload=workload), self.policy)
         block = next(fill_blocks(workload, self.policy))
-        return BlockPlan(prompts, widths, first, graph, Placement.of(self.shape, self.policy, block, graph.live))
+        return BlockPlan(prompts, given, first, graph, Placement.of(self.shape, self.policy, block, graph.live))
 
     def _block_run(
         self, plan: BlockPlan, sampling: Sampling, stops: Sequence[int], total: int, progress: Progress | None
@@ -269,12 +275,9 @@ class OffloadedLM:
         if not self.math.rules.change_logits:
             return None
         block = plan.placement.block
-        rows = block.batches[k].rows
-        prompts, widths = [plan.prompts[row] for row in rows], [plan.widths[row] for row in rows]
-        lens, ends = (block.batches[k].prompt_len, block.gen_len), self._end_ids(stops)
-        return Penalties(
-            [self.math.rules] * len(rows), ends, prompts, widths, lens, self.shape.vocab_size, self.env.device
-        )
+        given = [plan.given[row] for row in block.batches[k].rows]
+        rules, ends = [self.math.rules] * len(given), self._end_ids(stops)
+        return Penalties(rules, ends, given, block.gen_len, self.shape.vocab_size, self.env.device)
 
     def _end_ids(self, stops: Ids) -> Ids:
         """The ids that rules call the end, also where nothing stops there."""
