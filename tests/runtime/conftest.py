@@ -12,7 +12,7 @@ import pytest
 def disk_is_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Temporary directories count as a disk even where they are a tmpfs: tests give budgets for three tiers."""
     if find_spec("torch") is not None:
-        for module in ("env", "machine"):
+        for module in ("execute.env", "measure.machine"):
             monkeypatch.setattr(f"flexplan_runtime.{module}.in_memory", lambda _: False)
 
 
