@@ -9,11 +9,12 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
+from flexplan import signals
 from flexplan.errors import FlexplanError, InfeasiblePlan, InternalError, PluginError, visible
 from flexplan.exhausted import exhausted, refuse_too_little
 
@@ -40,15 +41,23 @@ class Commands(TyperGroup):
                 found = super().invoke(ctx)
                 sys.stdout.flush()  # what is full is said here, like any error
                 return found
-        except FlexplanError as error:
-            raise _ended(_truer(error), ctx.meta) from None
         except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            raise typer.Exit(_INTERRUPTED) from None
+            _interrupted()
+        except FlexplanError as error:
+            if signals.came():  # an import that was interrupted fails in ways of its own
+                _interrupted()
+            raise _ended(_truer(error), ctx.meta) from None
         except Exception as error:
+            if signals.came():
+                _interrupted()
             if isinstance(error, typer.Exit | typer.Abort | BrokenPipeError) or hasattr(error, "format_message"):
                 raise  # typer's own ways to end
             raise _ended(exhausted(error) or _bug(error, ctx.meta), ctx.meta) from None
+
+
+def _interrupted() -> NoReturn:
+    print("interrupted", file=sys.stderr)
+    raise typer.Exit(_INTERRUPTED) from None
 
 
 @contextmanager
