@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -146,6 +147,21 @@ def profile(
         tables.console().print(tables.hardware_table(found))
     deliver(output, found.model_dump_json(indent=2) + "\n", (offload_dir,))
     print(visible(f"written to {output}"), file=sys.stderr)
+
+
+def doctor(as_json: opt.JsonFlag = False) -> None:
+    """Say what this installation has and lacks, and what that costs; exit code 2 where something is broken."""
+    from flexplan.doctor import broken, examine
+
+    findings = examine()
+    if as_json:
+        say(json.dumps({"ok": not broken(findings), "findings": list(map(asdict, findings))}, indent=2))
+    else:
+        from flexplan import tables
+
+        tables.console().print(tables.findings_table(findings))
+    if broken(findings):
+        raise typer.Exit(2)
 
 
 def demo(as_json: opt.JsonFlag = False) -> None:
