@@ -151,7 +151,7 @@ def profile(
 
 def doctor(as_json: opt.JsonFlag = False) -> None:
     """Say what this installation has and lacks, and what that costs; exit code 2 where something is broken."""
-    from flexplan.doctor import broken, examine
+    from flexplan.cli.doctor import broken, examine
 
     findings = examine()
     if as_json:

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 import flexplan
-from flexplan import doctor
+from flexplan.cli import doctor
 from flexplan.cli.app import app
 from flexplan.job.runtime import Finding
 

@@ -40,7 +40,7 @@ class TorchRuntime:
 
     def examine(self) -> tuple[Finding, ...]:
         """Devices and compilers."""
-        from flexplan_runtime.examining import examine  # likewise
+        from flexplan_runtime.commands.examine import examine  # likewise
 
         return tuple(examine())
 

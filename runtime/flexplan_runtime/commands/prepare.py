@@ -25,9 +25,9 @@ from flexplan_runtime.execute.env import ExecutionEnv
 from flexplan_runtime.execute.sampling import Sampling
 from flexplan_runtime.generate.prompts import refuse_bad_prompts
 from flexplan_runtime.generate.tokenizer import Tokenizer
-from flexplan_runtime.hostlimits import refuse_beyond, room
 from flexplan_runtime.measure.machine import fingerprint
 from flexplan_runtime.memory.arenas import Ledger
+from flexplan_runtime.memory.host_limits import refuse_beyond, room
 from flexplan_runtime.weights.download import resolve_model
 from flexplan_runtime.weights.open import DUMMY, dtype_of, open_model, refuse_other_model
 

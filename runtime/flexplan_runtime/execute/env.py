@@ -16,9 +16,9 @@ from flexplan.graph.graph import H2D_SMALL
 from flexplan.units import parse_size
 from flexplan_runtime.execute.lanes import HOST_LANES
 from flexplan_runtime.execute.throttle import Throttle
-from flexplan_runtime.hostlimits import in_memory
 from flexplan_runtime.kernels.norms import layer_norm
 from flexplan_runtime.memory.arenas import Ledger
+from flexplan_runtime.memory.host_limits import in_memory
 
 # they launch kernels and drive copies; without them host attention collapses beside a busy link
 _CORES_THAT_DRIVE_A_DEVICE = 2

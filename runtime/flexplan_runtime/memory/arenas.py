@@ -15,9 +15,9 @@ from flexplan.errors import InfeasiblePlan, MemoryExhausted
 from flexplan.placement.placement import tier_of
 from flexplan.placement.weights import TIERS
 from flexplan.units import format_size
-from flexplan_runtime.hostlimits import refuse_beyond
 from flexplan_runtime.memory.disk import ScratchFile
 from flexplan_runtime.memory.host import HostBlock, aligned_bytes
+from flexplan_runtime.memory.host_limits import refuse_beyond
 
 
 class Ledger:
@@ -104,7 +104,7 @@ class Arenas:
         self.disk: dict[str, ScratchFile] = {}
         self._sizes = dict(sizes)
         self._taken: list[str] = []
-        refuse_beyond(self._host_bytes(), " and ".join(sizes))
+        refuse_beyond(self._host_bytes(), " and ".join(sizes), own_bytes=0)
         try:
             for name, nbytes in sizes.items():  # all are charged, or refused, before any is allocated
                 self.ledger.take(name, nbytes)
