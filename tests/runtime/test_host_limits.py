@@ -13,11 +13,11 @@ from typer.testing import CliRunner, Result
 pytest.importorskip("torch")
 
 import torch
-from flexplan_runtime import hostlimits
 from flexplan_runtime.commands import prepare as requests
 from flexplan_runtime.execute import env
 from flexplan_runtime.measure import machine
 from flexplan_runtime.memory import arenas
+from flexplan_runtime.memory import host_limits as hostlimits
 from flexplan_runtime.memory.arenas import Arenas, Ledger
 from flexplan_runtime.memory.host_limits import Room, in_memory, room
 from policies import THREE_TIERS
@@ -149,7 +149,7 @@ def test_a_plan_beyond_a_containers_limit_is_refused_before_weights_are_loaded(
 def test_arenas_beyond_a_limit_are_refused_before_any_is_allocated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limited(monkeypatch, 100 * MiB)
+    limited(monkeypatch, 39 * MiB)
     monkeypatch.setattr(arenas, "aligned_bytes", lambda *_: pytest.fail("allocated"))
     ledger = Ledger({})
     with pytest.raises(MemoryExhausted, match=r"gpu\.work"):
