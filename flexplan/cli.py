@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from flexplan import signals
+
+if signals.is_program():  # what is imported next takes a fifth of a second
+    signals.listen()
+
 import gc
 from typing import Annotated
 
@@ -27,7 +32,8 @@ for command in (solve, simulate, explain, export, planners, run, bench, profile,
 def main() -> None:
     """The program."""
     gc.set_threshold(100_000)  # planning makes tasks by the hundred thousand, none in a cycle: a sixth of its time
-    guarded(app)
+    signals.listen()
+    signals.hearing(lambda: guarded(app))
 
 
 def _say_version(asked: bool) -> None:

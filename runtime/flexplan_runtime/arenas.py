@@ -104,7 +104,7 @@ class Arenas:
         self.disk: dict[str, ScratchFile] = {}
         self._sizes = dict(sizes)
         self._taken: list[str] = []
-        refuse_beyond(self._host_bytes(), " and ".join(sizes))
+        refuse_beyond(self._host_bytes(), " and ".join(sizes), own_bytes=0)
         try:
             for name, nbytes in sizes.items():  # all are charged, or refused, before any is allocated
                 self.ledger.take(name, nbytes)

@@ -15,7 +15,7 @@ from flexplan.units import MiB, format_size
 PROC = Path("/proc")
 _IN_MEMORY = frozenset(("tmpfs", "ramfs", "devtmpfs", "hugetlbfs"))
 _UNLIMITED = 1 << 60  # version 1 says "none" with a number near 2**63
-_OWN_BYTES = 64 * MiB  # what loading and libraries take beside the arenas
+OWN_BYTES = 64 * MiB  # what loading and libraries take beside the arenas
 # files of a group, by version: limits, what is used, and which of that the kernel takes back when it is short
 _FILES = {
     "cgroup": (("memory.limit_in_bytes",), "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")),
@@ -47,12 +47,12 @@ def room(proc: Path = PROC) -> Room | None:
     return min((*_group_rooms(proc), *_own_rooms(proc)), key=lambda found: found.left_bytes, default=None)
 
 
-def refuse_beyond(need_bytes: int, what: str) -> None:
+def refuse_beyond(need_bytes: int, what: str, own_bytes: int = OWN_BYTES) -> None:
     """Raise MemoryExhausted where host memory of this size would end the process, which the kernel does unasked."""
     found = room()
-    if found is None or need_bytes + _OWN_BYTES <= found.left_bytes:
+    if found is None or need_bytes + own_bytes <= found.left_bytes:
         return
-    left = format_size(max(0, found.left_bytes - _OWN_BYTES))
+    left = format_size(max(0, found.left_bytes - own_bytes))
     raise MemoryExhausted(
         "FP710",
         f"{what} needs {format_size(need_bytes)} of host memory, {found.whose} leaves {left} "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -43,8 +44,18 @@ def rows_of(
         )
     masks = attention_mask.bool()
     prompts = [row[mask].tolist() for row, mask in zip(input_ids, masks, strict=True)]
+    _warn_of_right_padding(masks)
     leads = masks.int().argmax(-1).tolist() if masks.numel() else []
     return prompts, [Given(row, lead) for row, lead in zip(input_ids.tolist(), leads, strict=True)]
+
+
+def _warn_of_right_padding(masks: Tensor) -> None:
+    rows = (~masks[:, -1:]).any(-1).nonzero().flatten().tolist()
+    if rows:
+        message = (
+            f"rows {_few(rows)} end with padding; they are completed after their last token, as if padded on the left"
+        )
+        warnings.warn(message, stacklevel=4)
 
 
 def refuse_bad_prompts(prompts: Sequence[Sequence[int]], max_new_tokens: int, shape: ModelShape) -> None:

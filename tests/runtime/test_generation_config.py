@@ -146,6 +146,16 @@ def test_padded_rows_give_transformers_tokens(name: str, model: Path, tmp_path: 
         assert torch.equal(new_tokens(lm, ids), expected)  # the padding is known by its id
 
 
+def test_padding_on_the_right_is_said(model: Path, tmp_path: Path) -> None:
+    """transformers would continue after the padding, and says so, too."""
+    with_generation(model, ENDS)
+    ids = torch.tensor([[9, 40, 1], [3, 8, 12]])
+    with opened(model, SPREAD, tmp_path) as lm:
+        with pytest.warns(UserWarning, match="rows 0 end with padding"):
+            found = new_tokens(lm, ids)
+        assert torch.equal(found[0], new_tokens(lm, torch.tensor([[9, 40], [3, 8]]))[0, : found.shape[1]])
+
+
 PLACEMENTS = {
     "one row at a time": (Policy(1, 1), "zigzag"),
     "all in one": (Policy(5, 1), "zigzag"),

@@ -145,7 +145,7 @@ def test_a_plan_beyond_a_containers_limit_is_refused_before_weights_are_loaded(
 def test_arenas_beyond_a_limit_are_refused_before_any_is_allocated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limited(monkeypatch, 100 * MiB)
+    limited(monkeypatch, 39 * MiB)
     monkeypatch.setattr(arenas, "aligned_bytes", lambda *_: pytest.fail("allocated"))
     ledger = Ledger({})
     with pytest.raises(MemoryExhausted, match=r"gpu\.work"):

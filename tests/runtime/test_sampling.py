@@ -83,6 +83,14 @@ def test_chances_are_those_of_transformers(name: str, monkeypatch: pytest.Monkey
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("temperature", [1e-40, 1e-300, 5e-324])
+def test_next_to_no_temperature_is_greedy(temperature: float) -> None:
+    logits = torch.randn(5, 50, generator=torch.Generator().manual_seed(2))
+    for setting in ({}, {"top_p": 0.9, "top_k": 3}, {"typical_p": 0.9, "eta_cutoff": 0.1, "min_p": 0.1}):
+        drawn = Sampling(True, temperature, **setting).choose(logits, range(5), 0)
+        assert torch.equal(drawn, logits.argmax(-1))
+
+
 def test_draws_follow_the_chances() -> None:
     logits, rows = torch.tensor([[2.0, 1.0, 0.0, -1.0]]), 4000
     drawn = Sampling(True, top_k=3, seed=3).choose(logits.expand(rows, 4), range(rows), 5)
