@@ -65,6 +65,13 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     }
 )
 _SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+# other names of the same functions; what sets them apart in transformers is how they are computed
+_SAME_ACTIVATIONS = {
+    "swish": "silu",
+    "gelu_python": "gelu",
+    "gelu_fast": "gelu_pytorch_tanh",
+    "gelu_accurate": "gelu_pytorch_tanh",
+}
 _ACTIVATIONS = ("relu", "gelu", "gelu_new", "gelu_pytorch_tanh", "silu")
 _DTYPE_BYTES: dict[Dtype, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
 _DTYPE_ALIASES = {"half": "float16", "float": "float32"}
@@ -112,7 +119,7 @@ class Fields:
     def activation(self, key: str) -> str:
         """The name of an activation function."""
         value = self.values.get(key)
-        value = "silu" if value == "swish" else value
+        value = _SAME_ACTIVATIONS.get(value, value) if isinstance(value, str) else value
         if value not in _ACTIVATIONS:
             raise self.wrong(key, f"one of {', '.join(_ACTIVATIONS)}")
         return str(value)

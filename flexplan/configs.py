@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -106,13 +107,19 @@ def _by_tensors(config: Mapping[str, Any], directory: Path) -> dict[str, Any]:
     tokens, head = _token_table_and_head(directory)
     if tied is True and tokens and head and not same_numbers(tokens, head):
         found["tie_word_embeddings"] = False
-        message = f"{directory}: tie_word_embeddings is true, but {_HEAD} is stored and differs: it is used untied"
-        warnings.warn(message, stacklevel=4)
+        _say_untied(directory, head)
     if tied is False and tokens and not head:
         message = f"{directory}: tie_word_embeddings is false, but the files hold no {_HEAD}"
         fix = "use the whole checkpoint; or set tie_word_embeddings to true if the head is the token table"
         raise ModelFilesError("FP508", message, fix=fix)
     return found
+
+
+@lru_cache(maxsize=64)
+def _say_untied(directory: Path, _head: StoredAt) -> None:
+    """Once for the same files, which a command may read more than once."""
+    message = f"{directory}: tie_word_embeddings is true, but {_HEAD} is stored and differs: it is used untied"
+    warnings.warn(message, stacklevel=5)
 
 
 def _token_table_and_head(directory: Path) -> tuple[StoredAt | None, StoredAt | None]:

@@ -140,13 +140,16 @@ POLICIES = {
 
 @pytest.mark.skipif(CUDA, reason="there all tests of tokens run on these kernels")
 @pytest.mark.parametrize("name", POLICIES)
-@pytest.mark.parametrize("model", ["opt", "llama"])
+@pytest.mark.parametrize("model", ["opt", "llama", "stretched"])
 def test_tokens_are_those_of_the_framework(
     model: str, name: str, tiny_opt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shape, math = read_model("meta-llama/Llama-3.1-8B")
     size = {"hidden_size": 64, "embed_size": 64, "num_heads": 4, "num_kv_heads": 2, "head_dim": 16, "ffn_size": 96}
     shape = shape.model_copy(update=size | {"num_layers": 2, "vocab_size": 200})
+    if model == "stretched":  # past its original context from the first new token on
+        scaling = RopeScaling(type="dynamic", factor=4.0, original_max_positions=5, attention_factor=1.1)
+        math = math.model_copy(update={"rope_scaling": scaling})
     config, weights = (str(tiny_opt), tiny_opt) if model == "opt" else ((shape, math), "_DUMMY_")
     budgets = {"gpu_mem": "1G", "cpu_mem": "1G", "disk_mem": "1G"}
 
