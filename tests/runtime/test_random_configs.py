@@ -170,18 +170,45 @@ IGNORED: dict[str, Draw] = {
 }
 
 
+DYNAMIC = {"type": "dynamic", "factor": 2.0}
+# what a directory may ask for is honoured, not refused
+HONOURED: tuple[tuple[str, Config], ...] = (
+    *((family, {"is_causal": False}) for family in sorted(FAMILIES)),
+    ("mistral", {"is_causal": False, "sliding_window": LONGEST - 1}),
+    ("mistral", {"sliding_window": LONGEST - 1}),
+    ("llama", {"sliding_window": LONGEST - 1}),
+    ("llama", {"attention_chunk_size": LONGEST - 1}),
+    ("qwen2", {"use_sliding_window": True, "sliding_window": 8}),  # from layer 28 on
+    ("qwen3", {"use_sliding_window": True, "sliding_window": 8, "layer_types": ["attention"] * 2}),
+    ("llama", {"rope_scaling": DYNAMIC, "max_position_embeddings": 16, "use_cache": False}),
+    ("llama", {"partial_rotary_factor": 0.5}),
+    ("llama", {"auto_map": {"AutoModelForCausalLM": "modeling_x.X"}, "torch_dtype": "float"}),
+    ("llama", {"bos_token_id": 50256, "eos_token_id": [2, 50256], "pad_token_id": -1}),
+    ("llama", {"attention_bias": True, "mlp_bias": True, "hidden_act": "gelu_fast"}),
+    ("opt", {"activation_function": "gelu_python", "enable_bias": False}),
+    ("mixtral", {"num_experts": 4, "num_local_experts": 8, "num_experts_per_tok": 1}),
+    ("qwen2", {"head_dim": 16, "attention_bias": True}),
+    ("qwen3", {"attention_bias": True, "tie_word_embeddings": True}),
+    ("llama", {"time_step_limit": [0.0, float("inf"), float("nan")]}),
+)
+
+
 def drawn(seed: int) -> Config:
     """A small config of some family with random keys."""
     r = random.Random(seed)
-    family = r.choice(sorted(FAMILIES))
+    base = small(r.choice(sorted(FAMILIES)))
+    read = {key: READ[key](r) for key in r.sample(sorted(READ), r.randrange(1, 6))}
+    return base | read | {key: IGNORED[key](r) for key in r.sample(sorted(IGNORED), r.randrange(1, 8))}
+
+
+def small(family: str) -> Config:
+    """A small config of a family."""
     sizes: Config = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
     sizes |= {"ffn_dim" if family == "opt" else "intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 8}
     base = {"model_type": family, **sizes, "max_position_embeddings": 64, "dtype": "float32"}
     if family == "opt":
         base["word_embed_proj_dim"] = 32
-    base |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    read = {key: READ[key](r) for key in r.sample(sorted(READ), r.randrange(1, 6))}
-    return base | read | {key: IGNORED[key](r) for key in r.sample(sorted(IGNORED), r.randrange(1, 8))}
+    return base | {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
 
 def save(config: Config, directory: Path) -> bool:
@@ -226,3 +253,9 @@ def test_tokens_are_those_of_transformers_or_the_config_is_refused(part: int, tm
         if save(drawn(seed), directory):
             found.append(outcome(directory, seed, tmp_path))
     assert "the same" in found  # a law about nothing would always hold
+
+
+@pytest.mark.parametrize(("family", "asked"), HONOURED)
+def test_what_a_config_asks_for_is_honoured(family: str, asked: Config, tmp_path: Path) -> None:
+    assert save(small(family) | asked, tmp_path / "model")
+    assert outcome(tmp_path / "model", 0, tmp_path) == "the same"

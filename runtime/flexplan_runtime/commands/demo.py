@@ -75,7 +75,8 @@ def show_demo(say: Say, listener: Listener) -> DemoReport:
 
 def _show(scratch: Path, say: Say, listener: Listener) -> DemoReport:
     say("measuring this machine, quickly")
-    hardware = measure(None, scratch, _nothing, SHORT_ON_CUDA if torch.cuda.is_available() else SHORT_ON_CPU)
+    sizes = SHORT_ON_CUDA if torch.cuda.is_available() else SHORT_ON_CPU
+    hardware = measure(None, scratch, lambda line: say(line) if line.startswith("warning") else None, sizes)
     whole = make_ready(_request(ONE_TIER, scratch))
     say(f"{whole.shape.name} is {format_size(weight_bytes(whole.shape))} of weights in float32; running it on one tier")
     expected = [c.token_ids for c in run_ready(whole, listener).completions]
@@ -131,7 +132,3 @@ def _request(policy: Policy | Plan, scratch: Path) -> RunRequest:
         max_new_tokens=NEW_TOKENS,
         stop_at_end_token=False,  # so that every row is as long as planned
     )
-
-
-def _nothing(line: str) -> None:
-    """Says nothing."""
