@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping
 from functools import lru_cache
@@ -12,13 +13,15 @@ from pydantic import ValidationError
 
 from flexplan.errors import ModelFilesError
 from flexplan.files import parse_lenient
-from flexplan.limits import shown
+from flexplan.limits import MOST_FILE_BYTES, read_limited, shown
 from flexplan.model.constants import ModelConstants
 from flexplan.model.families.fields import FAMILIES, Fields
 from flexplan.model.families.opt import read_opt
 from flexplan.model.families.rotary import read_rotary
+from flexplan.model.header import what_it_is
+from flexplan.model.places import model_name
 from flexplan.model.shape import ModelShape
-from flexplan.model.stored import StoredAt, same_numbers, stored_dtype, stored_tensors
+from flexplan.model.stored import StoredAt, not_weights, packed_weight, same_numbers, stored_dtype, stored_tensors
 from flexplan.model.token_rules import read_ids, read_rules
 
 _RUNS_CODE = ("auto_map", "custom_pipelines")
@@ -34,6 +37,7 @@ _OTHER_MATHS = {
     "generator": "a model within a model",
     "text_encoder": "a model within a model",
 }
+_UNPACKED = "use the checkpoint in float16 or bfloat16; flexplan compresses weights itself"
 _HEAD = "lm_head.weight"
 _TOKENS = (
     "model.embed_tokens.weight",
@@ -59,11 +63,11 @@ def read_config(source: str | Path | Mapping[str, Any], name: str | None = None)
     where = directory / "config.json" if path.is_dir() else path
     config = _read_object(where)
     beside = directory / "generation_config.json"
-    generation, its_place = (_read_object(beside), beside) if beside.is_file() else (config, where)
-    if (directory / _PACKED_BESIDE).is_file():
+    generation, its_place = (_read_object(beside), beside) if os.path.lexists(beside) else (config, where)
+    if os.path.lexists(directory / _PACKED_BESIDE):
         config = config | {_PACKED_BESIDE: True}
     config = config | _by_tensors(config, directory)
-    shape, math = _parse(config, name or directory.resolve().name, str(path))
+    shape, math = _parse(config, name or model_name(directory), str(path))
     return shape, math.model_copy(update=_generation(generation, shape.vocab_size, str(its_place)))
 
 
@@ -84,12 +88,18 @@ def shape_from_config(source: str | Path | Mapping[str, Any], name: str | None =
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        found = parse_lenient(path.read_text(encoding="utf-8"))
+        text = read_limited(path, MOST_FILE_BYTES)
     except OSError as error:
         reason = error.strerror or error
         raise ModelFilesError("FP501", f"{path} cannot be read: {reason}", fix="point at a model directory") from error
     except ValueError as error:
-        raise ModelFilesError("FP501", f"{path} is not JSON: {error}", fix="download the file again") from error
+        raise ModelFilesError("FP501", f"{path} cannot be read: {error}", fix="download the file again") from error
+    try:
+        found = parse_lenient(text)
+    except ValueError as error:
+        what = what_it_is(text[:64].encode())
+        said = f"is {what}" if what else f"is not JSON: {error}"
+        raise ModelFilesError("FP501", f"{path} {said}", fix="download the file again") from error
     if not isinstance(found, dict):
         raise ModelFilesError("FP501", f"{path} holds a {type(found).__name__}, not an object", fix="download it again")
     return found
@@ -124,6 +134,10 @@ def _say_untied(directory: Path, _head: StoredAt) -> None:
 
 def _token_table_and_head(directory: Path) -> tuple[StoredAt | None, StoredAt | None]:
     stored = stored_tensors(directory)
+    if what := not_weights(directory):
+        raise ModelFilesError("FP527", f"{directory}: {what}", fix="fetch the weights themselves")
+    if what := packed_weight(stored):
+        raise ModelFilesError("FP504", f"{directory}: {what}: packed weights are not read", fix=_UNPACKED)
     return next((stored[name] for name in _TOKENS if name in stored), None), stored.get(_HEAD)
 
 
@@ -157,9 +171,17 @@ def _refuse_packed(config: Mapping[str, Any], where: str) -> None:
     if key:
         raise ModelFilesError(
             "FP504",
-            f"{where}: {key!r} says that the weights are packed already",
-            fix="use the checkpoint in float16 or bfloat16; flexplan compresses weights itself",
+            f"{where}: {key!r} says that the weights are packed already{_method(key, config[key])}",
+            fix=_UNPACKED,
         )
+
+
+def _method(key: str, value: Any) -> str:
+    """By what, as far as it is said."""
+    names = {"quantization": "MLX", _PACKED_BESIDE: "modelopt"}
+    given = value.get("quant_method") if isinstance(value, Mapping) else None
+    method = given if isinstance(given, str) else names.get(key)
+    return f", by {method:.40}" if method else ""
 
 
 def _refuse_other_maths(config: Mapping[str, Any], where: str) -> None:

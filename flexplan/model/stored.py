@@ -14,12 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from flexplan.files import parse_json
+from flexplan.limits import read_limited, shown
+from flexplan.model.header import read_header, what_it_is
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_MOST_HEADER_BYTES = 100 << 20
-_MOST_INDEX_BYTES = 100 << 20
+_MOST_INDEX_BYTES = 8 << 20
+_MOST_SHARDS = 1 << 12
+_MOST_POINTER_BYTES = 1 << 12
 _CHUNK_BYTES = 4 << 20
+_MATRICES = ("proj.weight", "fc1.weight", "fc2.weight", "embed_tokens.weight", "lm_head.weight")
 # those in which a model can compute; codes of eight bits and fewer are not
 _FLOATS: Mapping[str, str] = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -69,24 +73,46 @@ def _same_bytes(one: StoredAt, other: StoredAt, *_states: object) -> bool:
     return True
 
 
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors files that a model directory should have; none where its index says nothing of use."""
+    return _files(directory)[0]
+
+
+def read_index(index: Path) -> tuple[dict[str, str], Mapping[str, Any]]:
+    """Which file holds which tensor, and what the index says of them all; ValueError says what is wrong with it."""
+    try:
+        content = parse_json(read_limited(index, _MOST_INDEX_BYTES))
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ValueError(f"cannot be read as JSON: {error}") from error
+    shards = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(shards, dict) or not shards:
+        raise ValueError("has no weight_map")
+    weight_map = {name: shard if isinstance(shard, str) else shown(shard) for name, shard in shards.items()}
+    files = len(set(weight_map.values()))
+    if files > _MOST_SHARDS:
+        raise ValueError(f"names {files} files, allowed are {_MOST_SHARDS}")
+    metadata = content.get("metadata")
+    return weight_map, metadata if isinstance(metadata, dict) else {}
+
+
 def _files(directory: Path) -> tuple[list[Path], Mapping[str, Any]]:
     """The files that hold the weights, in the order of transformers, and what their index says of them."""
-    single, index = directory / SINGLE, directory / INDEX
+    single = directory / SINGLE
     if single.is_file():
         return [single], {}
+    weight_map, metadata = _index(*_state(directory / INDEX))
+    beside = sorted(name for name in set(weight_map.values()) if "/" not in name and "\0" not in name)
+    return [directory / name for name in beside], metadata
+
+
+@lru_cache(maxsize=8)
+def _index(index: Path, *_state: int) -> tuple[Mapping[str, str], Mapping[str, Any]]:
     try:
-        content = parse_json(index.read_text(encoding="utf-8")) if _is_small(index) else {}
-    except (OSError, ValueError):
-        return [], {}
-    content = content if isinstance(content, dict) else {}
-    shards, metadata = content.get("weight_map"), content.get("metadata")
-    names = {name for name in shards.values() if isinstance(name, str)} if isinstance(shards, dict) else set()
-    beside = sorted(name for name in names if "/" not in name and "\0" not in name)
-    return [directory / name for name in beside], metadata if isinstance(metadata, dict) else {}
-
-
-def _is_small(index: Path) -> bool:
-    return index.is_file() and index.stat().st_size <= _MOST_INDEX_BYTES
+        return read_index(index)
+    except ValueError:
+        return {}, {}
 
 
 def _state(file: Path) -> tuple[Path, int, int]:
@@ -100,21 +126,33 @@ def _state(file: Path) -> tuple[Path, int, int]:
 
 @lru_cache(maxsize=256)
 def _header(file: Path, size: int, _changed_ns: int) -> dict[str, StoredAt]:
-    if not file.is_file():  # what is no regular file might never end
-        return {}
     try:
+        if not file.is_file():  # what is no regular file might never end
+            return {}
         with file.open("rb") as opened:
-            length = int.from_bytes(opened.read(8), "little")
-            if length > min(size - 8, _MOST_HEADER_BYTES):
-                return {}
-            header = parse_json(opened.read(length).decode("utf-8"))
-        return {name: _entry(file, 8 + length, entry) for name, entry in header.items() if name != "__metadata__"}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            entries = read_header(opened, size)
+    except (OSError, ValueError):
         return {}
+    return {name: StoredAt(file, at.dtype_name, at.shape, at.begin, at.nbytes) for name, at in entries.items()}
 
 
-def _entry(file: Path, data: int, entry: Mapping[str, Any]) -> StoredAt:
-    begin, end = entry["data_offsets"]
-    return StoredAt(
-        file, str(entry["dtype"]), tuple(map(int, entry["shape"])), data + int(begin), int(end) - int(begin)
-    )
+def not_weights(directory: Path) -> str:
+    """What stands in the place of a model's weights, as ``FILE is ...``; empty where nothing says it is anything else.
+
+    Files of a few bytes are looked at: git-lfs leaves such where it did not fetch.
+    """
+    for file in weight_files(directory):
+        try:
+            small = file.is_file() and file.stat().st_size <= _MOST_POINTER_BYTES
+            what = what_it_is(file.read_bytes()) if small else ""
+        except OSError:
+            what = ""
+        if what:
+            return f"{file.name} is {what}"
+    return ""
+
+
+def packed_weight(stored: Mapping[str, StoredAt]) -> str:
+    """Name and dtype of a matrix that is stored in other numbers than floats of 16 bits and more, or nothing."""
+    codes = ((name, at) for name, at in stored.items() if name.endswith(_MATRICES) and at.dtype_name not in _FLOATS)
+    return next((f"{name} is stored as {at.dtype_name}" for name, at in codes), "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,12 @@ import pytest
 from flexplan.errors import ModelFilesError, UsageError
 from flexplan.model.catalog import model_config, model_names, model_shape, read_model
 from flexplan.model.config import read_config
+from flexplan.model.families.others import why_not
 from flexplan.model.tensors import weight_bytes, weight_tensors
+
+
+# models whose config.json is the same are the same to both
+DISTINCT = tuple({json.dumps(model_config(n), sort_keys=True): n for n in reversed(model_names())}.values())
 
 
 @cache
@@ -25,20 +31,22 @@ def on_meta(name: str) -> Any:
     return model
 
 
-@pytest.mark.parametrize("name", model_names())
+@pytest.mark.parametrize("name", DISTINCT)
 def test_weights_are_as_many_bytes_as_transformers_allocates(name: str) -> None:
-    assert weight_bytes(model_shape(name)) == sum(p.numel() * p.element_size() for p in on_meta(name).parameters())
+    assert weight_bytes(model_shape(name).with_dtype(2)) == sum(
+        p.numel() * p.element_size() for p in on_meta(name).parameters()
+    )
 
 
-@pytest.mark.parametrize("name", model_names())
+@pytest.mark.parametrize("name", DISTINCT)
 def test_keys_and_values_are_as_wide_as_the_projections_of_transformers(name: str) -> None:
     projections = [
         module.weight for path, module in on_meta(name).named_modules() if path.endswith((".k_proj", ".v_proj"))
     ]
-    assert model_shape(name).kv_bytes_per_token == sum(w.shape[0] * w.element_size() for w in projections)
+    assert model_shape(name).with_dtype(2).kv_bytes_per_token == sum(w.shape[0] * w.element_size() for w in projections)
 
 
-@pytest.mark.parametrize("name", model_names())
+@pytest.mark.parametrize("name", DISTINCT)
 def test_queries_and_the_feed_forward_are_as_wide_as_those_of_transformers(name: str) -> None:
     shape = model_shape(name)
     rows = {t.name: t.rows for t in weight_tensors(shape) if t.layer == 0}
@@ -51,7 +59,7 @@ def test_queries_and_the_feed_forward_are_as_wide_as_those_of_transformers(name:
     assert out.shape == (shape.hidden_size, shape.q_size)
 
 
-@pytest.mark.parametrize("name", model_names())
+@pytest.mark.parametrize("name", DISTINCT)
 def test_constants_are_those_of_transformers(name: str) -> None:
     config, (shape, math) = on_meta(name).config, read_model(name)
     eos = config.eos_token_id
@@ -86,6 +94,117 @@ def test_dtype_of_a_config_in_either_dialect(key: str, dtype: str) -> None:
     config = {k: v for k, v in model_config("opt-125m").items() if k != "torch_dtype"}
     shape, math = read_config(config | {key: dtype})
     assert (math.dtype, shape.bytes_per_element) == (dtype, 4 if dtype == "float32" else 2)
+
+
+# in millions of parameters, as their makers or the hub state them
+STATED = {
+    "meta-llama/Llama-3.3-70B-Instruct": 70_554,
+    "meta-llama/Meta-Llama-3.1-8B-Instruct": 8_030,
+    "deepseek-ai/DeepSeek-R1-Distill-Llama-70B": 70_554,
+    "deepseek-ai/DeepSeek-R1-Distill-Llama-8B": 8_030,
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": 1_777,
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B": 7_616,
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-14B": 14_770,
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-32B": 32_764,
+    "mistralai/Mistral-Nemo-Instruct-2407": 12_248,
+    "mistralai/Mistral-Small-24B-Instruct-2501": 23_572,
+    "mistralai/Mistral-Small-Instruct-2409": 22_247,
+    "mistralai/Mistral-Large-Instruct-2407": 122_610,
+    "mistralai/Codestral-22B-v0.1": 22_247,
+    "Qwen/QwQ-32B": 32_764,
+    "Qwen/Qwen2-0.5B": 494,
+    "Qwen/Qwen2-72B-Instruct": 72_706,
+    "Qwen/Qwen2.5-Coder-0.5B": 494,
+    "Qwen/Qwen2.5-Coder-1.5B-Instruct": 1_544,
+    "Qwen/Qwen2.5-Coder-3B": 3_086,
+    "Qwen/Qwen2.5-Coder-7B": 7_616,
+    "Qwen/Qwen2.5-Coder-14B-Instruct": 14_770,
+    "Qwen/Qwen2.5-Coder-32B-Instruct": 32_764,
+    "Qwen/Qwen3-4B-Instruct-2507": 4_022,
+    "Qwen/Qwen3-8B-Base": 8_191,
+    "TinyLlama/TinyLlama-1.1B-Chat-v1.0": 1_100,
+    "codellama/CodeLlama-7b-hf": 6_739,
+    "codellama/CodeLlama-34b-hf": 33_744,
+    "codellama/CodeLlama-70b-hf": 68_977,
+    "huggyllama/llama-65b": 65_286,
+    "lmsys/vicuna-13b-v1.5": 13_016,
+    "01-ai/Yi-6B": 6_061,
+    "01-ai/Yi-34B": 34_389,
+    "01-ai/Yi-1.5-9B-Chat": 8_829,
+    "deepseek-ai/deepseek-llm-7b-base": 6_910,
+    "deepseek-ai/deepseek-llm-67b-base": 67_425,
+    "deepseek-ai/deepseek-coder-6.7b-instruct": 6_740,
+    "deepseek-ai/deepseek-coder-33b-base": 33_343,
+    "NousResearch/Hermes-3-Llama-3.1-8B": 8_030,
+}
+
+
+@pytest.mark.parametrize("name", STATED)
+def test_models_have_as_many_parameters_as_their_makers_state(name: str) -> None:
+    assert weight_bytes(model_shape(name).with_dtype(1)) / 1e6 == pytest.approx(STATED[name], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("other", "name"),
+    [
+        ("meta-llama/Meta-Llama-3.1-8B-Instruct", "meta-llama/Llama-3.1-8B-Instruct"),
+        ("Meta-Llama-3.1-405B", "meta-llama/Llama-3.1-405B"),
+        ("unsloth/Meta-Llama-3.1-8B", "meta-llama/Llama-3.1-8B"),
+        ("unsloth/Llama-3.2-1B-Instruct", "meta-llama/Llama-3.2-1B-Instruct"),
+        ("NousResearch/Llama-2-7b-hf", "meta-llama/Llama-2-7b-hf"),
+        ("NousResearch/Meta-Llama-3-8B", "meta-llama/Meta-Llama-3-8B"),
+    ],
+)
+def test_a_mirror_or_an_older_name_is_the_same_model(other: str, name: str) -> None:
+    assert model_shape(other) == model_shape(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("openai/gpt-oss-20b", "gpt_oss"),
+        ("deepseek-ai/DeepSeek-V3", "DeepSeek"),
+        ("deepseek-ai/DeepSeek-R1", "DeepSeek"),
+        ("deepseek-ai/DeepSeek-V2-Lite", "DeepSeek"),
+        ("google/gemma-2-9b-it", "gemma"),
+        ("google/codegemma-7b", "gemma"),
+        ("microsoft/phi-4", "phi"),
+        ("microsoft/Phi-3.5-mini-instruct", "phi"),
+        ("zai-org/GLM-4.5-Air", "glm"),
+        ("THUDM/chatglm3-6b", "glm"),
+        ("Qwen/Qwen3-30B-A3B-Instruct-2507", "experts"),
+        ("Qwen/Qwen2-57B-A14B", "experts"),
+        ("Qwen/Qwen2.5-VL-7B-Instruct", "images"),
+        ("Qwen/Qwen3-Next-80B-A3B-Instruct", "experts"),
+        ("meta-llama/Llama-4-Scout-17B-16E", "llama4"),
+        ("meta-llama/Llama-3.2-11B-Vision-Instruct", "images"),
+        ("mistralai/Mistral-Small-3.1-24B-Instruct-2503", "images"),
+        ("tiiuae/falcon-40b", "falcon"),
+        ("bigscience/bloom-7b1", "bloom"),
+        ("gpt2", "gpt2"),
+        ("EleutherAI/gpt-neox-20b", "gpt_neox"),
+        ("mosaicml/mpt-7b", "mpt"),
+        ("CohereForAI/c4ai-command-r-v01", "cohere"),
+        ("ibm-granite/granite-3.1-8b-base", "granite"),
+        ("allenai/OLMo-2-1124-7B", "olmo"),
+        ("bigcode/starcoder2-15b", "starcoder"),
+        ("google/flan-t5-xxl", "decoder"),
+        ("TheBloke/Llama-2-7B-GPTQ", "packed weights (gptq)"),
+        ("Qwen/Qwen2.5-7B-Instruct-AWQ", "packed weights (awq)"),
+        ("unsloth/Llama-3.2-1B-Instruct-bnb-4bit", "packed weights (bnb)"),
+        ("mlx-community/Llama-3.2-1B-Instruct", "packed weights (MLX)"),
+    ],
+)
+def test_a_model_that_cannot_run_is_called_so_by_name(name: str, said: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        model_shape(name)
+    assert refused.value.code == "FP124"
+    assert said in refused.value.message
+    assert "llama" in refused.value.fix and "did you mean" not in refused.value.fix
+
+
+def test_nothing_is_said_against_a_model_of_the_catalog() -> None:
+    assert not [name for name in model_names() if why_not(name)]
 
 
 def test_short_names_are_unique() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,14 +13,13 @@ import torch
 from torch import Tensor
 
 from flexplan.errors import ModelFilesError
-from flexplan.files import parse_json
+from flexplan.limits import shown
 from flexplan.model.shape import ModelShape
+from flexplan.model.stored import INDEX, SINGLE, read_index
 from flexplan_runtime.models.base import Source
 from flexplan_runtime.models.registry import parameter_sources
 from flexplan_runtime.weights.files import StoredTensor, read_npy, read_safetensors
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 CHUNK_BYTES = 64 << 20
 _CODE_BEARING = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _MOST_LISTED = 100
@@ -129,7 +129,19 @@ def _entries(directory: Path) -> list[str]:
         raise ModelFilesError("FP520", f"{directory}: cannot be read: {error.strerror}", fix=fix) from error
     if not names:
         raise ModelFilesError("FP520", f"{directory}: is empty", fix=fix)
+    if odd := [name for name in names if not _is_ordinary(directory / name)]:
+        message = f"{directory}: {', '.join(map(shown, odd[:3]))}: a pipe, a socket or a device, where a file should be"
+        raise ModelFilesError("FP526", message, fix="take it out of the directory")
     return names
+
+
+def _is_ordinary(path: Path) -> bool:
+    """Whether it may be opened: what is neither file nor directory might never answer."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # a link to nowhere: whoever needs it says so
+        return True
+    return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
 
 
 @dataclass
@@ -190,10 +202,14 @@ def _single(path: Path, problems: list[str]) -> _Found:
 
 def _sharded(directory: Path, problems: list[str]) -> _Found:
     """The tensors of all shards that the index names; a name that could leave the directory is never opened."""
-    weight_map = _weight_map(directory / INDEX)
-    found, holder = _Found(), dict[str, str]()
-    for shard in dict.fromkeys(weight_map.values()):
-        expected = [name for name, at in weight_map.items() if at == shard]
+    found, holder, held = _Found(), dict[str, str](), dict[str, list[str]]()
+    try:
+        weight_map, _ = read_index(directory / INDEX)
+    except ValueError as error:
+        raise _all_problems(directory, [f"{INDEX}: {error}"]) from error
+    for name, shard in weight_map.items():
+        held.setdefault(shard, []).append(name)
+    for shard, expected in held.items():
         for name, tensor in _shard(directory, shard, expected, found, problems):
             if holder.setdefault(name, shard) != shard:
                 problems.append(f"{name}: is in two shards, {holder[name]} and {shard}")
@@ -225,19 +241,6 @@ def _is_plain(shard: object) -> bool:
         and not shard.startswith(".")
         and not set(shard) & set("/\\\0")
     )
-
-
-def _weight_map(index: Path) -> dict[str, str]:
-    try:
-        if not index.is_file():
-            raise ValueError("it is not a regular file")
-        content = parse_json(index.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise _all_problems(index.parent, [f"{index.name}: cannot be read as JSON: {error}"]) from error
-    weight_map = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise _all_problems(index.parent, [f"{index.name}: has no weight_map"])
-    return {name: shard if isinstance(shard, str) else repr(shard) for name, shard in weight_map.items()}
 
 
 def _mismatch(source: Source, stored: StoredTensor | None) -> list[str]:

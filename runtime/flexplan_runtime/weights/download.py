@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from flexplan.errors import ModelFilesError
+from flexplan.model.places import cached, downloads, has_config, hub_cache, hub_name, snapshot_within
+from flexplan.model.stored import weight_files
 
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_BARE_OPT = re.compile(r"opt-[\d.]+[mb]")
 _SIGNS = ("config.json", "*.safetensors", "*.safetensors.index.json", "*embed_tokens.weight*", "pytorch_model*.bin")
 _WANTED = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "tokenizer*", "LICENSE*"]
 _UNWANTED = ["*/*", "consolidated*"]
@@ -21,31 +19,35 @@ def resolve_model(path_or_name: str | Path, parent: Path | None = None) -> Path:
     """The directory of a model.
 
     With a `parent`: in it the last part of the name, the whole name, or either with the "-np" of FlexLLMGen's
-    format, else that directory itself.  Without one: `path_or_name` as a path, then the download cache.  A name on
-    the Hugging Face hub that is nowhere is downloaded to `parent` (else to the cache); ModelFilesError if that fails.
+    format, else that directory itself.  Without one: `path_or_name` as a path, then flexplan's downloads.  Then the
+    cache of the Hugging Face hub, where it has all the weights.  A name on the hub that is nowhere is downloaded to
+    `parent` (else to flexplan's downloads); ModelFilesError if that fails.
     """
     name = str(path_or_name)
     given = Path(name).expanduser()
-    hub_name = _hub_name(name)
-    root = (parent or _cache_directory()).expanduser()
-    if parent is None and given.exists() and (hub_name is None or is_model(given)):
-        return given
-    found = next(filter(is_model, _places(root, hub_name or given.name, itself=parent is not None)), None)
+    hub_id = hub_name(name)
+    root = (parent or downloads()).expanduser()
+    if parent is None and given.exists() and (hub_id is None or is_model(given)):
+        return snapshot_within(given)
+    found = next(filter(is_model, _places(root, hub_id or given.name, itself=parent is not None)), None)
     if found is not None:
         return found
     if is_model(given):
         return given
-    if hub_name is None:
+    if hub_id is None:
         raise ModelFilesError(
             "FP520",
             f"{name}: there is no such model directory" + (f", nor one in {root}" if parent else ""),
             fix="give a model directory, or a Hugging Face name such as facebook/opt-125m",
         )
-    target = _target(root, hub_name, itself=parent is not None)
+    whole = next(filter(_has_weights, cached(hub_id)), None)
+    if whole is not None:
+        return whole
+    target = _target(root, hub_id, itself=parent is not None)
     if target.exists() and not _is_empty(target):
-        message = f"{target}: holds no model, and {hub_name} cannot be downloaded over it"
+        message = f"{target}: holds no model, and {hub_id} cannot be downloaded over it"
         raise ModelFilesError("FP520", message, fix="give another directory, or move what is there away")
-    return _download(hub_name, target)
+    return _download(hub_id, target)
 
 
 def is_model(directory: Path) -> bool:
@@ -56,19 +58,13 @@ def is_model(directory: Path) -> bool:
         return False
 
 
+def _has_weights(directory: Path) -> bool:
+    files = weight_files(directory)
+    return has_config(directory) and bool(files) and all(file.is_file() for file in files)
+
+
 def _is_empty(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
-
-
-def _hub_name(name: str) -> str | None:
-    if _BARE_OPT.fullmatch(name):
-        return f"facebook/{name}"
-    return name if _HUB_NAME.fullmatch(name) and ".." not in name else None
-
-
-def _cache_directory() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path("~/.cache").expanduser()) / "flexplan" / "models"
 
 
 def _places(root: Path, name: str, *, itself: bool) -> Iterator[Path]:
@@ -79,11 +75,11 @@ def _places(root: Path, name: str, *, itself: bool) -> Iterator[Path]:
         yield root
 
 
-def _target(root: Path, hub_name: str, *, itself: bool) -> Path:
+def _target(root: Path, hub_id: str, *, itself: bool) -> Path:
     """Where a download goes; the cache keeps the organisation, so that two models of one name stay apart."""
     if not itself:
-        return root / hub_name
-    last = hub_name.rpartition("/")[2]
+        return root / hub_id
+    last = hub_id.rpartition("/")[2]
     return root if root.name == last else root / last
 
 
@@ -101,7 +97,7 @@ def _download(name: str, target: Path) -> Path:
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise ModelFilesError(
             "FP530",
-            f"{name}: is not in {target.parent}, and cannot be downloaded: {reason}",
+            f"{name}: is not in {target.parent}, nor whole in {hub_cache()}, and cannot be downloaded: {reason}",
             fix=f"check the name and the network, or put the model's files in {target}",
         ) from error
     return _finish(name, partial, target)

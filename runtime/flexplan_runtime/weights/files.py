@@ -12,17 +12,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import torch
 
 from flexplan.errors import StorageError
-from flexplan.files import parse_json
+from flexplan.model.header import read_header, what_it_is
 
 T = TypeVar("T")
 
-MAX_HEADER_BYTES = 100 << 20
 _SAFETENSORS_DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -30,6 +29,8 @@ _SAFETENSORS_DTYPES = {
     "BF16": torch.bfloat16,
 }
 _NPY_DTYPES = {"<f8": torch.float64, "<f4": torch.float32, "<f2": torch.float16}
+_MOST_DIMENSIONS = 16
+_MOST_ELEMENTS = 1 << 48  # of one dimension
 _OPEN_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe with no writer must not hang the open
 
 
@@ -113,49 +114,29 @@ def _identity(found: os.stat_result) -> tuple[int, int, int]:
 
 
 def _safetensors(file: WeightFile, opened: BinaryIO) -> dict[str, StoredTensor]:
-    length = int.from_bytes(opened.read(8), "little")
-    if file.size < 8 or length > file.size - 8:
-        raise ValueError(f"is truncated or no safetensors file: {file.size} bytes, the header alone needs {length + 8}")
-    if length > MAX_HEADER_BYTES:
-        raise ValueError(f"header of {length} bytes, allowed are {MAX_HEADER_BYTES}")
-    try:
-        header = parse_json(opened.read(length).decode("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"header is not JSON: {error}") from error
-    if not isinstance(header, dict):
-        raise ValueError("header is not a JSON object")
-    tensors = {n: _entry(file, 8 + length, n, e) for n, e in header.items() if n != "__metadata__"}
-    needed = 8 + length + max((entry["data_offsets"][1] for n, entry in header.items() if n in tensors), default=0)
-    if needed != file.size:
-        what = "is truncated" if file.size < needed else "is longer than its header says"
-        raise ValueError(f"{what}: {file.size} bytes, its header needs {needed}")
-    return tensors
-
-
-def _entry(file: WeightFile, data: int, name: str, entry: Any) -> StoredTensor:
-    """One line of the header, with its numbers checked against each other."""
-    try:
-        dtype_name, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
-    except (TypeError, KeyError, ValueError) as error:
-        raise ValueError(f"header entry {name!r} is malformed") from error
-    numbers_ok = isinstance(shape, list) and all(type(n) is int and n >= 0 for n in [*shape, begin, end])
-    if not (isinstance(dtype_name, str) and numbers_ok and begin <= end):
-        raise ValueError(f"header entry {name!r} is malformed")
-    dtype = _SAFETENSORS_DTYPES.get(dtype_name)
-    if dtype is not None and end - begin != prod(shape) * dtype.itemsize:
-        raise ValueError(f"{name}: {end - begin} bytes, its shape {shape} of {dtype_name} needs another number")
-    return StoredTensor(file, data + begin, tuple(shape), dtype, dtype_name)
+    return {
+        name: StoredTensor(file, at.begin, at.shape, _SAFETENSORS_DTYPES.get(at.dtype_name), at.dtype_name)
+        for name, at in read_header(opened, file.size).items()
+    }
 
 
 def _npy(file: WeightFile, opened: BinaryIO) -> StoredTensor:
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    beginning = what_it_is(opened.read(64))
+    if beginning:
+        raise ValueError(f"is {beginning}")
+    opened.seek(0)
     version = np.lib.format.read_magic(opened)
     if version not in readers:
         raise ValueError(f"is a .npy file of version {version}, known are 1.0 and 2.0")
     try:
         shape, fortran_order, dtype = readers[version](opened)
-    except (RecursionError, MemoryError) as error:  # what nested brackets can do to its parser
+    except ValueError:
+        raise
+    except Exception as error:  # its parser is Python's, which brackets and keys of all kinds lead astray
         raise ValueError("header is malformed") from error
+    if len(shape) > _MOST_DIMENSIONS or not all(0 <= n <= _MOST_ELEMENTS for n in shape):
+        raise ValueError(f"its shape is none of at most {_MOST_DIMENSIONS} whole numbers")
     if fortran_order and len(shape) > 1:
         raise ValueError("is stored column by column, save it with numpy.ascontiguousarray")
     needed = opened.tell() + prod(shape) * dtype.itemsize

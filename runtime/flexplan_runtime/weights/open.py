@@ -10,6 +10,7 @@ from flexplan.errors import PolicyError, UsageError
 from flexplan.model.catalog import read_model
 from flexplan.model.config import read_config
 from flexplan.model.constants import ModelConstants
+from flexplan.model.places import has_config
 from flexplan.model.shape import ModelShape
 from flexplan_runtime.weights.checkpoint import WeightReader, open_checkpoint
 from flexplan_runtime.weights.download import is_model, resolve_model
@@ -49,7 +50,7 @@ def _directory(config: Config, path: Path) -> Path:
 
 def _read(config: str | Path, directory: Path) -> tuple[ModelShape, ModelConstants]:
     """The checkpoint's own config where it has one (the reference's layout has none)."""
-    return read_config(directory) if (directory / "config.json").is_file() else read_model(str(config))
+    return read_config(directory) if has_config(directory) else read_model(str(config))
 
 
 def dtype_of(asked: str | torch.dtype | None, math: ModelConstants) -> torch.dtype:

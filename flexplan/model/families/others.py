@@ -1,0 +1,56 @@
+"""Families that flexplan does not compute, and files that it does not read, by what the names of models say."""
+
+from __future__ import annotations
+
+import re
+
+# of a name without its owner, in lower case; the first that fits counts
+_PACKED = re.compile(
+    r"(?:^|[-_.])(gguf|awq|gptq|exl2|fp8|int4|int8|w4a16|w8a8|bnb|4bit|8bit|mlx|nvfp4|mxfp4)(?=[-_.]|$)"
+)
+_FAMILIES = {
+    r"gpt-?oss": "gpt_oss",
+    r"deepseek-(v[23]|r1(?!-distill)|moe|vl|prover-v2|coder-v2)": "DeepSeek with experts of its own kind",
+    r"(code|pali|shield|med|data)?gemma": "gemma",
+    r"phi-?[\d]|phi-moe": "phi",
+    r"(chat)?glm": "glm",
+    r"(qwen[\d.]*|qvq)-?(vl|omni|audio)|qvq": "Qwen with images or sound",
+    r"qwen[\d.]*-.*(a\d+(\.\d+)?b|moe)|qwen3-coder|qwen3-next|qwen3\.\d|qwen1\.5-moe": "Qwen with experts",
+    r"qwen-\d": "qwen, the first",
+    r"llama-4|llama-guard-4": "llama4",
+    r"llama-3\.2-(11b|90b)": "mllama, with images",
+    r"mistral-(small-[34]|medium|large-3)|pixtral|magistral|devstral-small-2|ministral-3": "mistral3, with images",
+    r"mamba-codestral|mamba|falcon-mamba|zamba|jamba|recurrent|rwkv": "a recurrent family",
+    r"falcon-?(\d+b|rw|h1|e-)": "falcon",
+    r"bloom|mt0": "bloom",
+    r"(distil)?gpt-?2|dialogpt": "gpt2",
+    r"gpt-neox|gpt-neo|gpt-j|pythia|dolly|stablelm|redpajama": "gpt_neox",
+    r"(mpt-|dbrx)": "mpt or dbrx",
+    r"starcoder|santacoder|codegen|incoder|polycoder": "starcoder",
+    r"(c4ai-)?command|aya-|tiny-aya": "cohere",
+    r"(power)?granite": "granite",
+    r"olmo|flexolmo": "olmo",
+    r"internlm|baichuan|xverse|minicpm|kimi|moonlight|minimax|ernie|hunyuan|step-?\d|seed-oss|exaone|solar-pro": (
+        "another family"
+    ),
+    r"nemotron|minitron|.*-nemotron-(nano|super|ultra)": "nemotron",
+    r"grok|arctic|openelm|smollm3|smolvlm|lfm|apertus|llava|idefics|persimmon|fuyu|biogpt|xglm": "another family",
+    r"(flan-|m|by|ul2|long-?)?t5|bart|pegasus|(distil|ro|al|modern|de)?bert(a|-|$)|whisper|clip|bge-|e5-": (
+        "one that is no decoder alone"
+    ),
+}
+
+
+def why_not(name: str) -> str:
+    """Why no model of this name runs; empty where nothing is known against it.
+
+    >>> why_not("openai/gpt-oss-20b"), why_not("facebook/opt-30b")
+    ('is of a family that flexplan does not compute: gpt_oss', '')
+    """
+    owner, _, tail = name.lower().rpartition("/")
+    for pattern, family in _FAMILIES.items():
+        if re.match(pattern, tail):
+            return f"is of a family that flexplan does not compute: {family}"
+    packed = _PACKED.search(tail)
+    method = "MLX" if owner == "mlx-community" else packed[1] if packed else ""
+    return f"holds packed weights ({method}), by its name" if method else ""
