@@ -87,15 +87,13 @@ def what_it_is(beginning: bytes) -> str:
 
 
 def _parse(raw: bytes) -> dict[str, Any]:
-    if not raw.startswith(b"{"):
-        raise ValueError("header is not a JSON object")
     if raw.count(b"{") > MOST_TENSORS + 2:
         raise ValueError(f"header names more than {MOST_TENSORS} tensors")
     try:
         header = parse_json(raw.decode("utf-8"))
     except ValueError as error:
         raise ValueError(f"header is not JSON: {error}") from error
-    if not isinstance(header, dict):
+    if not isinstance(header, dict) or not raw.startswith(b"{"):
         raise ValueError("header is not a JSON object")
     return header
 
@@ -113,7 +111,7 @@ def _entry(data: int, name: str, entry: Any) -> Entry:
     if not (isinstance(dtype_name, str) and isinstance(shape, list) and _are_counts([begin, end]) and begin <= end):
         raise ValueError(f"header entry {name!r:.200} is malformed")
     if len(shape) > _MOST_DIMENSIONS or not _are_counts(shape):
-        raise ValueError(f"{name!r:.200}: its shape is none of at most {_MOST_DIMENSIONS} whole numbers")
+        raise ValueError(f"header entry {name!r:.200} is malformed: its shape is not up to {_MOST_DIMENSIONS} counts")
     if dtype_name not in _BITS:
         raise ValueError(f"{name!r:.200}: dtype {dtype_name!r:.80} is not known")
     if (end - begin) * 8 != prod(shape) * _BITS[dtype_name]:

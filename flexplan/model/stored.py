@@ -23,7 +23,7 @@ _MOST_INDEX_BYTES = 8 << 20
 _MOST_SHARDS = 1 << 12
 _MOST_POINTER_BYTES = 1 << 12
 _CHUNK_BYTES = 4 << 20
-_MATRICES = ("proj.weight", "fc1.weight", "fc2.weight", "embed_tokens.weight", "lm_head.weight")
+_MATRICES = ("proj.weight", "fc1.weight", "fc2.weight")
 # those in which a model can compute; codes of eight bits and fewer are not
 _FLOATS: Mapping[str, str] = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 

@@ -15,7 +15,6 @@ from flexplan.model.config import read_config
 from flexplan.model.families.others import why_not
 from flexplan.model.tensors import weight_bytes, weight_tensors
 
-
 # models whose config.json is the same are the same to both
 DISTINCT = tuple({json.dumps(model_config(n), sort_keys=True): n for n in reversed(model_names())}.values())
 

@@ -181,7 +181,7 @@ def test_tensors_wider_than_models_compute_are_refused_by_name(models: dict[str,
         read_config(directory)
 
 
-@pytest.mark.parametrize("content", [b"", b"version https://git-lfs", b"\xff" * 16, b"\x02" + b"\0" * 7 + b"[]"])
+@pytest.mark.parametrize("content", [b"", b"no tensors at all", b"\xff" * 16, b"\x02" + b"\0" * 7 + b"[]"])
 def test_files_that_cannot_be_read_say_nothing_about_the_dtype(
     content: bytes, models: dict[str, Path], tmp_path: Path
 ) -> None:

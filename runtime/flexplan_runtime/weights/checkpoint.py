@@ -130,7 +130,7 @@ def _entries(directory: Path) -> list[str]:
     if not names:
         raise ModelFilesError("FP520", f"{directory}: is empty", fix=fix)
     if odd := [name for name in names if not _is_ordinary(directory / name)]:
-        message = f"{directory}: {', '.join(map(shown, odd[:3]))}: a pipe, a socket or a device, where a file should be"
+        message = f"{directory}: {', '.join(map(shown, odd[:3]))} is a pipe, a socket or a device, not a regular file"
         raise ModelFilesError("FP526", message, fix="take it out of the directory")
     return names
 
