@@ -13,7 +13,7 @@ import typer
 from flexplan import options as opt
 from flexplan.answers import say
 from flexplan.errors import UsageError, visible
-from flexplan.outfiles import deliver, refuse_unwritable
+from flexplan.outfiles import deliver, refuse_closed_output, refuse_unwritable
 
 
 def run(
@@ -113,6 +113,7 @@ def bench(
         dummy_prompt_len=prompt_len,
     )
     machine = None if hardware is None else hardware_from(hardware)
+    refuse_closed_output()
     if trace is not None:
         refuse_unwritable(trace, (policy, request.model, hardware))
     report = jobs.bench(request, machine)
@@ -137,6 +138,7 @@ def profile(
     """Measure this machine, for `--hardware`."""
     from flexplan.running import find_runtime
 
+    refuse_closed_output()
     refuse_unwritable(output)
     found = find_runtime().profile(device, offload_dir, lambda line: print(line, file=sys.stderr))
     if as_json:
@@ -168,6 +170,7 @@ def demo(as_json: opt.JsonFlag = False) -> None:
     """The whole path on the embedded model: plan, run, compare."""
     from flexplan import jobs
 
+    refuse_closed_output()
     report = jobs.demo()
     if as_json:
         say(json.dumps(jobs.demo_object(report), indent=2))

@@ -154,7 +154,7 @@ class OffloadedLM:
         ``given``: the prompts with the padding of their caller, which some rules of transformers look at.
         """
         refuse_bad_prompts(prompts, max_new_tokens, self.shape)
-        plans = self._plan_blocks(prompts, max_new_tokens, given or [Given(prompt) for prompt in prompts])
+        plans = self._plan_blocks(prompts, max_new_tokens, given)
         broken: dict[int, int] = {}
         tokens: list[list[int]] = []
         timelines = []
@@ -190,8 +190,11 @@ class OffloadedLM:
         self.close()
 
     # -- blocks ------------------------------------------------------------------------------------------------
-    def _plan_blocks(self, prompts: Sequence[Sequence[int]], gen_len: int, given: Sequence[Given]) -> list[BlockPlan]:
+    def _plan_blocks(
+        self, prompts: Sequence[Sequence[int]], gen_len: int, given: Sequence[Given] | None = None
+    ) -> list[BlockPlan]:
         """Blocks in input order, each with the graph of its very lengths."""
+        given = given or [Given(prompt) for prompt in prompts]
         size = self.policy.block_size
         return [
             self._plan_block(prompts[first : first + size], given[first : first + size], first, gen_len)

@@ -51,21 +51,23 @@ class Penalties:
             for history, first in ((self._ids_BT, 0), (self._own_BT, lead)):
                 history[n] = ids[first]  # a token that was there counts once, however often it was
                 history[n, self._width - len(ids) + first : self._width] = torch.tensor(ids[first:])
-        self._ids_BT, self._own_BT = self._ids_BT.to(device), self._own_BT.to(device)
+        # what a mask hides may be no token
+        self._ids_BT, self._own_BT = (ids.clamp(0, vocab_size - 1).to(device) for ids in (self._ids_BT, self._own_BT))
         self._first_B1 = (self._width - torch.tensor(widths))[:, None].to(device)
-        self._changes = tuple(_changes(_Rows(rules, ends, widths, gen_len, vocab_size, device)))
-        self._mend = any(rule.remove_invalid_values for rule in rules)
+        rows = _Rows(rules, ends, widths, gen_len, vocab_size, device)
+        self._changes = tuple(_changes(rows))
+        self._strict_B1 = torch.tensor([[not rule.remove_invalid_values] for rule in rules]).to(device)
 
     def __call__(self, logits_BV: Tensor, step: int) -> Tensor:
         """The logits from which the token of this step is chosen, in float32; what is no number stays none."""
         scores_BV = logits_BV.float()
         total = self._width + step
         past = Past(self._ids_BT[:, :total], self._own_BT[:, :total], self._first_B1, step)
-        broken_B1 = ~scores_BV.amax(-1, keepdim=True).isfinite()
+        broken_B1 = ~scores_BV.amax(-1, keepdim=True).isfinite() & self._strict_B1
         for change in self._changes:
             scores_BV = change(scores_BV, past)
         scores_BV = scores_BV.clamp(max=torch.finfo(scores_BV.dtype).max)  # what a rule made too large is chosen, too
-        return scores_BV if self._mend else scores_BV.masked_fill(broken_B1, torch.nan)
+        return scores_BV.masked_fill(broken_B1, torch.nan)
 
     def note(self, chosen_B: Tensor, step: int) -> None:
         """Remember the tokens of a step."""
@@ -128,9 +130,9 @@ def _changes(rows: _Rows) -> Iterator[Change]:
     if least is not None:
         yield partial(_until, rows.end_marks, least)
     yield from _forced(rows)
-    mended = rows.each(lambda rule, _: 1.0 if rule.remove_invalid_values else None, 0.0)
+    mended = rows.each(lambda rule, _: rule.remove_invalid_values or None, False)
     if mended is not None:
-        yield partial(_mended, mended > 0)
+        yield partial(_mended, mended)
     begin = rows.each(lambda rule, _: (rule.exponential_decay_length_penalty or (None,))[0], 1 << 60)
     factor = rows.each(lambda rule, _: (rule.exponential_decay_length_penalty or (0, None))[1], 1.0, torch.float64)
     if begin is not None and factor is not None:
