@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from flexplan.cli.app import app
+from flexplan.cli.exhausted import exhausted
 from flexplan.errors import PluginError
-from flexplan.exhausted import exhausted
 from flexplan.plan import planner as planning
 
 SMALL = ("solve", "--model", "facebook/opt-125m", "--prompt-len", "16", "--gen-len", "4", "--gpu-batch-size", "2")
