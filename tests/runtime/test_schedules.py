@@ -26,6 +26,7 @@ from injectors import Handler, wrap_handlers  # noqa: E402
 from policies import Case, blocks_of, covering, generated, opened, text_prompts, text_reference  # noqa: E402
 
 from flexplan.cost.rates import Rates  # noqa: E402
+from flexplan.errors import NoNumbers  # noqa: E402
 from flexplan.graph.graph import Task, TaskGraph, Tracker  # noqa: E402
 from flexplan.hardware.machine import hardware_from  # noqa: E402
 from flexplan.policy.blocks import Block  # noqa: E402
@@ -232,4 +233,8 @@ def test_delays_would_show_a_missing_edge(tiny_opt: Path, tmp_path: Path, monkey
     for hosted in (False, True):  # nothing on disk, where checksums would be the first to tell
         policy = Policy(2, 4, 30.0, 70.0, 30.0, 70.0, 30.0, 70.0, cpu_cache_compute=hosted)
         case = Case(policy, num_prompts=8)
-        assert not torch.equal(generated(tiny_opt, case, expected.prompts, tmp_path), expected.expected(case))
+        try:
+            found = generated(tiny_opt, case, expected.prompts, tmp_path)
+        except NoNumbers:  # the poison itself has come through
+            continue
+        assert not torch.equal(found, expected.expected(case))
