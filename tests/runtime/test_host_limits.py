@@ -210,6 +210,16 @@ def test_a_device_that_is_not_here_is_refused_with_those_that_are(name: str, tmp
     assert "cpu" in found.value.fix and not list(tmp_path.iterdir())
 
 
+def test_a_device_beyond_the_last_is_refused_with_all_there_are(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name in ("cuda:2", "cuda:99", "mps"):
+        with pytest.raises(UsageError, match=f"device '{name}'.* here are cuda:0, cuda:1, cpu"):
+            env.ExecutionEnv.create(tmp_path, device=name)
+
+
 @pytest.mark.parametrize(
     ("spelt", "meant"),
     [("fp16", "float16"), ("half", "float16"), ("FP32", "float32"), ("float", "float32"), ("bf16", "bfloat16")],
