@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 from flexplan import cost
 from flexplan.graph import Access
 from flexplan.layers import Layer
 from flexplan.passes import Pass
 from flexplan.placement import CHANCE_BYTES, ID_BYTES, Placement
-from flexplan.verbs import Accesses, Tasks, Verbs, access
+from flexplan.verbs import Accesses, Tasks, Verbs, access, remembered
 
 
 class CacheVerbs(Verbs):
@@ -17,7 +15,7 @@ class CacheVerbs(Verbs):
 
     def __init__(self, placement: Placement) -> None:
         super().__init__(placement)
-        self._home = cache(self._home_of)  # what does not depend on the pass is written once
+        self._home = remembered(self._home_of)  # what does not depend on the pass is written once
 
     def _attention_turn(self, p: Pass, layer: Layer, k: int) -> int:
         return self._turn(p, layer.depth, self.p.shape.num_layers, k)

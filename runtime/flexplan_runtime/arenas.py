@@ -48,10 +48,12 @@ class Ledger:
                 )
             self.held[arena] = self.held.get(arena, 0) + nbytes
 
-    def give_back(self, arena: str) -> None:
-        """The arena is gone."""
+    def give_back(self, arena: str, nbytes: int) -> None:
+        """An arena of this size is gone; another model's of the same name stays charged."""
         with self._lock:
-            self.held.pop(arena, None)
+            self.held[arena] = self.held.get(arena, 0) - nbytes
+            if self.held[arena] <= 0:
+                del self.held[arena]
 
     def count(self, resource: str, i: int, nbytes: int) -> None:
         """Bytes that crossed a link or reached the disk for token i."""
@@ -86,11 +88,11 @@ class Arenas:
         self._blocks: dict[str, HostBlock] = {}
         self.disk: dict[str, ScratchFile] = {}
         self._sizes = dict(sizes)
-        self._taken: list[str] = []
+        self._taken: dict[str, int] = {}
         try:
             for name, nbytes in sizes.items():  # all are charged, or refused, before any is allocated
                 self.ledger.take(name, nbytes)
-                self._taken.append(name)
+                self._taken[name] = nbytes
             for name, nbytes in sizes.items():
                 self._allocate(name, nbytes, scratch)
         except BaseException:
@@ -147,8 +149,8 @@ class Arenas:
         self.memory.clear()
         for block in self._blocks.values():
             block.close()
-        for name in self._taken:
-            self.ledger.give_back(name)
+        for name, nbytes in self._taken.items():
+            self.ledger.give_back(name, nbytes)
         self._blocks.clear()
         self.disk.clear()
         self._taken.clear()

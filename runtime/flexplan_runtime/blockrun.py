@@ -30,11 +30,12 @@ class BlockPlan:
 class BlockRun:
     """One block from prompts to new tokens."""
 
-    def __init__(self, plan: BlockPlan, job: Job, env: ExecutionEnv, report: Report) -> None:
+    def __init__(self, plan: BlockPlan, job: Job, env: ExecutionEnv, report: Report, *, trace: bool = False) -> None:
         self.plan = plan
         self.job = job
         self.env = env
         self.report = report
+        self.trace = trace
         self.stops = frozenset(job.stop_ids.tolist())
         self.tokens: list[list[int]] = [[] for _ in plan.prompts]
         self.stuck = False  # a task that did not end may still write to the job's memory
@@ -43,7 +44,7 @@ class BlockRun:
         """Fill in the prompts and execute; ``tokens`` then holds every row's new tokens."""
         for k in range(len(self.plan.placement.block.batches)):
             self._fill_prompt(k)
-        executor = Executor(self.plan.graph, self.job, self.env, self._take)
+        executor = Executor(self.plan.graph, self.job, self.env, self._take, trace=self.trace)
         try:
             return executor.run(self.finished)
         finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from flexplan.blocks import fill_blocks, full_block
+from flexplan.errors import UsageError
 from flexplan.hardware import Hardware, hardware_from
 from flexplan.layers import Layer
 from flexplan.placement import Placement
@@ -27,6 +28,7 @@ from flexplan_runtime.blockrun import BlockPlan, BlockRun
 from flexplan_runtime.compiler import has_triton
 from flexplan_runtime.env import ExecutionEnv
 from flexplan_runtime.job import Job, batch_states
+from flexplan_runtime.lanes import forget_frames
 from flexplan_runtime.loading import load_weights
 from flexplan_runtime.models.families import family
 from flexplan_runtime.opening import Config, dtype_of, open_model, refuse_other_model
@@ -42,7 +44,10 @@ Progress = Callable[[int, int], None]  # (tokens generated so far, tokens asked 
 
 @dataclass(frozen=True)
 class Generation:
-    """New tokens of every prompt in the order of the input, each up to and with its stop token."""
+    """New tokens of every prompt in the order of the input, each up to and with its stop token.
+
+    And each block's measured timeline: sums, and with ``trace=True`` every task.
+    """
 
     tokens: list[list[int]]
     timelines: list[Timeline]
@@ -55,6 +60,10 @@ class OffloadedLM:
     (``"_DUMMY_"``: random ones); ``policy`` is a Policy or a Plan.  ``packed_cache`` is a directory where packed
     weights are kept, so that a later opening need not quantise them.  Raises what cannot be run before it
     allocates: PolicyError, ModelFilesError, InfeasiblePlan.
+
+    Calls from several threads, also to other models of the same environment, run one after the other; one from inside
+    another (its ``progress``, a signal handler), from a forked process or after `close` is a UsageError.  After an
+    error a model may be used again.
     """
 
     def __init__(
@@ -70,7 +79,9 @@ class OffloadedLM:
         packed_cache: str | Path | None = None,
     ) -> None:
         plan = policy if isinstance(policy, Plan) else None
+        env.turn.refuse_other_process("OffloadedLM")
         self.env = env
+        self._closed = False
         self.policy: Policy = policy.policy if isinstance(policy, Plan) else policy
         chosen = schedule or (plan.schedule if plan else "zigzag")
         self.schedule: Schedule = make(SCHEDULES, chosen) if isinstance(chosen, str) else chosen
@@ -116,15 +127,17 @@ class OffloadedLM:
         stop: Stop = None,
         pad_token_id: int | None = None,
         progress: Progress | None = None,
+        trace: bool = False,
     ) -> Tensor:
         """Token ids (rows, longest prompt + longest continuation), as ``transformers`` returns them.
 
         Rows are in the order of the input, padded on the left for shorter prompts and on the right after a
         row's stop.  ``stop``: None never stops, ``"model"`` stops at the checkpoint's end ids.
+        With ``trace`` the ``timeline`` keeps every task, not only their sums.
         """
         prompts, stops = rows_of(input_ids, attention_mask), stop_ids_of(stop, self.math)
         sampling = Sampling(do_sample, temperature, top_k, top_p, seed)
-        done = self.complete(prompts, max_new_tokens, sampling=sampling, stops=stops, progress=progress)
+        done = self.complete(prompts, max_new_tokens, sampling=sampling, stops=stops, progress=progress, trace=trace)
         return padded(prompts, done.tokens, self._pad_id(pad_token_id, stops))
 
     def complete(
@@ -135,33 +148,65 @@ class OffloadedLM:
         sampling: Sampling | None = None,
         stops: Sequence[int] = (),
         progress: Progress | None = None,
+        trace: bool = False,
     ) -> Generation:
-        """The new tokens only; any number of prompts, block after block in the order of the input."""
+        """The new tokens only; any number of prompts, block after block in the order of the input.
+
+        With ``trace`` the timelines keep every task: some 250 bytes each, of which a block has thousands.
+        """
+        if trace and not self.env.timed:
+            raise UsageError("FP148", "trace=True in an environment with timed=False", fix="leave one of them out")
         refuse_bad_prompts(prompts, max_new_tokens, self.shape)
-        plans = self._plan_blocks(prompts, max_new_tokens)
-        tokens: list[list[int]] = []
-        timelines = []
-        self._make_room([plan.placement for plan in plans])
-        for plan in plans:
-            run = self._block_run(plan, sampling or Sampling(), stops, len(prompts) * max_new_tokens, progress)
+        with self.env.turn.taken("generate"):
+            self._refuse_closed()
             try:
-                timelines.append(run.run())
+                done = self._complete(prompts, max_new_tokens, sampling or Sampling(), stops, progress, trace)
+            except BaseException as error:
+                forget_frames(error)
+                raise
+        if done.timelines:
+            self.timeline = done.timelines[-1]
+        return done
+
+    def _complete(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        sampling: Sampling,
+        stops: Sequence[int],
+        progress: Progress | None,
+        trace: bool,
+    ) -> Generation:
+        self._make_room(
+            _largest((plan.placement for plan in self._plan_blocks(prompts, max_new_tokens)), weights=False)
+        )
+        done = Generation([], [])
+        for plan in self._plan_blocks(prompts, max_new_tokens):  # once more: those of a long job fill memory
+            run = self._block_run(plan, sampling, stops, len(prompts) * max_new_tokens, progress, trace)
+            try:
+                done.timelines.append(run.run())
             finally:
                 if run.stuck or self._work.busy or self._weights.busy:  # what may yet be written to is not used again
                     self._replace_work()
-            tokens += run.tokens
-        if timelines:
-            self.timeline = timelines[-1]
-        return Generation(tokens, timelines)
+            done.tokens.extend(run.tokens)
+        return done
 
     def close(self) -> None:
-        """Give all memory and disk space back."""
-        self._last_job = None
-        self.env.ledger.forget("w", "cache", "act")
-        self._work.close()
-        self._weights.close()
-        if self.env.device.type != "cpu":
-            gc.collect()  # a caught error's frames may still hold views of device memory
+        """Give all memory and disk space back, after a call of another thread that is under way."""
+        if self.env.turn.elsewhere:
+            return  # a forked child: all of it is the parent's
+        with self.env.turn.taken("close"):
+            self._closed = True
+            self._last_job = None
+            self.env.ledger.forget("w", "cache", "act")
+            self._work.close()
+            self._weights.close()
+            if self.env.device.type != "cpu":
+                gc.collect()  # a caught error's frames may still hold views of device memory
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise UsageError("FP147", "the model is closed", fix="open it again, or generate before close()")
 
     def __enter__(self) -> OffloadedLM:
         return self
@@ -172,12 +217,11 @@ class OffloadedLM:
         self.close()
 
     # -- blocks ------------------------------------------------------------------------------------------------
-    def _plan_blocks(self, prompts: Sequence[Sequence[int]], gen_len: int) -> list[BlockPlan]:
+    def _plan_blocks(self, prompts: Sequence[Sequence[int]], gen_len: int) -> Iterator[BlockPlan]:
         """Blocks in input order, each with the graph of its very lengths."""
         size = self.policy.block_size
-        return [
-            self._plan_block(prompts[first : first + size], first, gen_len) for first in range(0, len(prompts), size)
-        ]
+        for first in range(0, len(prompts), size):
+            yield self._plan_block(prompts[first : first + size], first, gen_len)
 
     def _plan_block(self, prompts: Sequence[Sequence[int]], first: int, gen_len: int) -> BlockPlan:
         workload = Workload(prompt_lens=tuple(map(len, prompts)), gen_len=gen_len)
@@ -186,11 +230,18 @@ class OffloadedLM:
         return BlockPlan(prompts, first, graph, Placement.of(self.shape, self.policy, block, graph.live))
 
     def _block_run(
-        self, plan: BlockPlan, sampling: Sampling, stops: Sequence[int], total: int, progress: Progress | None
+        self,
+        plan: BlockPlan,
+        sampling: Sampling,
+        stops: Sequence[int],
+        total: int,
+        progress: Progress | None,
+        trace: bool,
     ) -> BlockRun:
         before = plan.first_row * plan.placement.block.gen_len
         job = self._job(plan, sampling, tuple(stops))
-        return BlockRun(plan, job, self.env, lambda n: progress(before + n, total) if progress else None)
+        report = (lambda n: progress(before + n, total)) if progress else (lambda n: None)
+        return BlockRun(plan, job, self.env, report, trace=trace)
 
     def _job(self, plan: BlockPlan, sampling: Sampling, stops: tuple[int, ...]) -> Job:
         """The job of a block; a block of the same shape as the one before takes over its captured steps."""
@@ -225,13 +276,16 @@ class OffloadedLM:
         self._last_job = (key, job)
         return job
 
-    def _make_room(self, placements: Sequence[Placement]) -> None:
+    def _make_room(self, sizes: Mapping[str, int]) -> None:
         """Arenas for everything but the weights; those of the call before serve again if they are large enough."""
-        sizes = _largest(placements, weights=False)
         if self._work.holds(sizes):
             return
         self._replace_work(sizes)
-        self._work.lock(self.env.loading_threads, touch=True)
+        try:
+            self._work.lock(self.env.loading_threads, touch=True)
+        except BaseException:
+            self._replace_work()
+            raise
 
     def _replace_work(self, sizes: Mapping[str, int] | None = None) -> None:
         """Arenas of these sizes, none by default, instead of those that were."""
@@ -263,7 +317,7 @@ class OffloadedLM:
         return {what: self.env.ledger.shares(what) for what in ("w", "cache", "act") if what in stored}
 
 
-def _largest(placements: Sequence[Placement], *, weights: bool) -> dict[str, int]:
+def _largest(placements: Iterable[Placement], *, weights: bool) -> dict[str, int]:
     """Bytes of each arena that is enough for every one of the placements."""
     sizes: dict[str, int] = {}
     for placement in placements:
