@@ -4,19 +4,20 @@
 #   make test    all tests but those on downloaded weights
 #   make lint    ruff, mypy and the import rules
 #
-# TORCH is the version the tests were run with; any in pyproject.toml's range will do. On Linux it is the
-# CUDA build, several GB. Without an NVIDIA GPU the CPU build is enough: give pip the CPU index named on
-# PyTorch's "get started" page, as in  make demo PIP_EXTRA="--extra-index-url <address> --retries 0".
+# CONSTRAINTS holds the versions that the tests were run with;  make demo CONSTRAINTS=  takes the newest in
+# pyproject.toml's ranges. torch on Linux is the CUDA build, several GB. Without an NVIDIA GPU the CPU build is
+# enough: give pip the CPU index named on PyTorch's "get started" page, as in
+#   make demo PIP_EXTRA="--extra-index-url <address> --retries 0"
 
 PYTHON ?= python3
 VENV ?= .venv
-TORCH ?= torch==2.13.0
+CONSTRAINTS ?= constraints.txt
 PIP_EXTRA ?=
 WORKERS ?= 2
 PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install $(PIP_EXTRA)
+PIP := $(BIN)/python -m pip --disable-pip-version-check install $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) $(PIP_EXTRA)
 
 .PHONY: demo test lint clean
 
@@ -39,10 +40,10 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "flexplan needs Python 3.11 or newer; try: make PYTHON=python3.12 VENV=.venv"; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 
-$(VENV)/.demo: pyproject.toml | $(BIN)/python
-	$(PIP) "$(TORCH)" -e ".[runtime]"
+$(VENV)/.demo: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
+	$(PIP) -e ".[runtime]"
 	touch $@
 
-$(VENV)/.dev: pyproject.toml | $(BIN)/python
-	$(PIP) "$(TORCH)" -e ".[dev]"
+$(VENV)/.dev: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
+	$(PIP) -e ".[dev]"
 	touch $@ $(VENV)/.demo

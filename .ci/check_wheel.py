@@ -49,7 +49,7 @@ def check_contents(wheel: Path) -> None:
 def check_planning_without_torch(wheel: Path, environment: Path) -> None:
     venv.create(environment, with_pip=True)
     python = environment / "bin" / "python"
-    run(python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", wheel)
+    run(python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "-c", "constraints.txt", wheel)
     found = run(python, "-c", f"from importlib.util import find_spec; print(*filter(find_spec, {TENSOR_LIBRARIES!r}))")
     assert not found.strip(), f"the core dependencies brought {found}"
     print(run(environment / "bin" / "flexplan", "solve", "--gpu-mem", "16G", "--cpu-mem", "200G"))

@@ -64,6 +64,18 @@ def fill_blocks(workload: Workload, policy: Policy) -> Iterator[Block]:
         yield fill_block(first, row_lens, workload.gen_len, policy.gpu_batch_size)
 
 
+def distinct_blocks(workload: Workload, policy: Policy) -> Iterator[tuple[Block, int]]:
+    """The blocks of a workload, and how many are alike: of prompts of one length, two kinds at most, however many."""
+    if workload.prompt_lens:
+        for block in fill_blocks(workload, policy):
+            yield block, 1
+        return
+    whole, rest = divmod(workload.num_prompts or policy.block_size, policy.block_size)
+    for rows, count in ((policy.block_size, whole), (rest, 1)):
+        if rows and count:
+            yield fill_block(0, (workload.prompt_len,) * rows, workload.gen_len, policy.gpu_batch_size), count
+
+
 def full_block(workload: Workload, policy: Policy) -> Block:
     """The block that planning counts on: full, every prompt as long as the longest."""
     lens = (workload.prompt_len,) * policy.block_size

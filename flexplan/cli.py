@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from flexplan.answers import answering
 from flexplan.outcome import Commands
 from flexplan.plancommands import explain, export, planners, simulate, solve
 from flexplan.runcommands import bench, demo, profile, run
+from flexplan.streams import guarded
 
 app = typer.Typer(
     cls=Commands,
@@ -19,13 +21,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (solve, simulate, explain, export, planners, run, bench, profile, demo):
-    app.command()(command)
+    app.command()(answering(command))
 
 
 def main() -> None:
     """The program."""
     gc.set_threshold(100_000)  # planning makes tasks by the hundred thousand, none in a cycle: a sixth of its time
-    app()
+    guarded(app)
 
 
 @app.callback()

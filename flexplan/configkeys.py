@@ -11,10 +11,14 @@ from types import MappingProxyType
 from typing import Any
 
 from flexplan.errors import ModelFilesError
+from flexplan.limits import MOST_LAYERS as MOST_LAYERS
 from flexplan.modelmath import Dtype, ModelMath
 from flexplan.shapes import ModelShape
+from flexplan.tokenrules import read_ids
 
-OPT_DEFAULTS = {
+# what transformers reads for every family, though none of their own configurations has it
+_ANY = {"is_causal": True, "sliding_window": None, "attention_chunk_size": None, "layer_types": None}
+OPT_DEFAULTS = _ANY | {
     "activation_function": "relu",
     "max_position_embeddings": 2048,
     "word_embed_proj_dim": None,
@@ -27,7 +31,7 @@ OPT_DEFAULTS = {
     "eos_token_id": 2,
     "pad_token_id": 1,
 }
-ROTARY_DEFAULTS = {
+ROTARY_DEFAULTS = _ANY | {
     "hidden_act": "silu",
     "max_position_embeddings": 32768,
     "num_key_value_heads": None,
@@ -42,7 +46,7 @@ ROTARY_DEFAULTS = {
     "eos_token_id": None,
     "pad_token_id": None,
 }
-_WINDOW = {"sliding_window": 4096, "use_sliding_window": False, "layer_types": None}
+_WINDOW = {"sliding_window": 4096, "use_sliding_window": False, "max_window_layers": 28}
 _MISTRAL = {"bos_token_id": 1, "eos_token_id": 2, "num_key_value_heads": 8, "max_position_embeddings": 131072}
 # transformers' default of every optional key that a family reads
 FAMILIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -63,8 +67,8 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 _SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 _ACTIVATIONS = ("relu", "gelu", "gelu_new", "gelu_pytorch_tanh", "silu")
 _DTYPE_BYTES: dict[Dtype, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
-_MOST = 1 << 30
-MOST_LAYERS = 4096
+_DTYPE_ALIASES = {"half": "float16", "float": "float32"}
+MOST = 1 << 30
 
 
 class Fields:
@@ -87,7 +91,7 @@ class Fields:
         message = f"{self.where}: {key} is {self.values.get(key)!r}, allowed is {allowed}"
         return ModelFilesError("FP503", message, fix=f"correct {key} or download the file again")
 
-    def count(self, key: str, most: int = _MOST) -> int:
+    def count(self, key: str, most: int = MOST) -> int:
         """A whole number from 1 to ``most``."""
         value = self.values.get(key)
         if type(value) is not int or not 1 <= value <= most:
@@ -114,27 +118,23 @@ class Fields:
         return str(value)
 
     def ids(self, key: str) -> tuple[int, ...]:
-        """Token ids; none where the key is null or -1, which some checkpoints write for none."""
-        value = self.values.get(key)
-        if value is None or (value == -1 and type(value) is int):
-            return ()
-        found, vocab_size = value if isinstance(value, list) else [value], self.count("vocab_size")
-        if not all(type(i) is int and 0 <= i < vocab_size for i in found):
-            raise self.wrong(key, f"token ids from 0 to {vocab_size - 1}")
-        return tuple(found)
+        """Token ids; those that the vocabulary does not have never come up, and some checkpoints write -1 for none."""
+        return read_ids(self.values.get(key), key, self.where, self.count("vocab_size"))
 
     def one_id(self, key: str) -> int | None:
         """One token id, the first if there are several."""
         return next(iter(self.ids(key)), None)
 
     def dtype(self) -> Dtype:
-        """Of the stored weights; float16 where none is given."""
+        """In which the model computes unless another is asked for; float16 where none is given."""
         value = self.given.get("dtype") or self.given.get("torch_dtype") or "float16"
+        name = str(value).removeprefix("torch.")
         for known in _DTYPE_BYTES:
-            if str(value).removeprefix("torch.") == known:
+            if _DTYPE_ALIASES.get(name, name) == known:
                 return known
         allowed = ", ".join(_DTYPE_BYTES)
-        raise ModelFilesError("FP503", f"{self.where}: dtype is {value!r}", fix=f"use a checkpoint in {allowed}")
+        fix = f"use a checkpoint in {allowed}, or name one of these as its dtype"
+        raise ModelFilesError("FP503", f"{self.where}: dtype is {value!r}", fix=fix)
 
     def bytes_per_element(self) -> int:
         """Bytes of one stored weight."""
@@ -151,6 +151,45 @@ class Fields:
             raise self.uneven("hidden_size", hidden, "num_attention_heads", heads)
         return heads, kv_heads, self.count("head_dim") if "head_dim" in self else hidden // heads
 
+    def window(self) -> int | None:
+        """How many tokens a layer reads at most, where one reads fewer than all."""
+        sizes = {"sliding_attention": self._size("sliding_window"), "chunked_attention": None}
+        if "use_sliding_window" not in self.values:
+            sizes["chunked_attention"] = self._size("attention_chunk_size")
+        elif not self.flag("use_sliding_window"):
+            sizes["sliding_attention"] = None
+        kinds = set(self._layer_kinds(sizes))
+        for kind in kinds - {"full_attention"}:
+            if sizes.get(kind) is None:
+                raise self.wrong("layer_types", "full_attention only, as sliding_window or use_sliding_window say")
+        if self.family in ("mistral", "mixtral"):  # they slide whatever the types of their layers are
+            kinds.add("sliding_attention")
+        return min((n for kind, n in sizes.items() if n is not None and kind in kinds), default=None)
+
+    def _size(self, key: str) -> int | None:
+        return self.count(key) if key in self else None
+
+    def _layer_kinds(self, sizes: Mapping[str, int | None]) -> list[str]:
+        """The kind of attention of every layer, as written or as transformers takes it from the other keys."""
+        layers, given = self.count("num_hidden_layers", MOST_LAYERS), self.values.get("layer_types")
+        if given is None:
+            default = next((kind for kind, n in sizes.items() if n is not None), "full_attention")
+            first = self.whole("max_window_layers") if "max_window_layers" in self.values else 0
+            return [default if i >= first else "full_attention" for i in range(layers)]
+        known = {"attention": "full_attention", "full_attention": "full_attention", **{kind: kind for kind in sizes}}
+        if not isinstance(given, list) or len(given) != layers or not all(isinstance(k, str) for k in given):
+            raise self.wrong("layer_types", f"a list of {layers}, as many as num_hidden_layers")
+        if not known.keys() >= set(given):
+            raise self.wrong("layer_types", "a list of full_attention and sliding_attention")
+        return [known[kind] for kind in given]
+
+    def whole(self, key: str) -> int:
+        """A whole number from 0."""
+        value = self.values.get(key)
+        if type(value) is not int or not 0 <= value <= MOST:
+            raise self.wrong(key, f"a whole number from 0 to {MOST}")
+        return value
+
     def uneven(self, whole: str, size: int, part: str, by: int) -> ModelFilesError:
         """The error for sizes that do not divide."""
         message = f"{self.where}: {whole} {size} is not a multiple of {part} {by}"
@@ -161,6 +200,7 @@ class Fields:
         return ModelMath(
             attention_scale=shape.head_dim**-0.5,
             dtype=self.dtype(),
+            causal=self.flag("is_causal"),
             bos_token_id=self.one_id("bos_token_id"),
             eos_token_ids=self.ids("eos_token_id"),
             pad_token_id=self.one_id("pad_token_id"),

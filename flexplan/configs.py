@@ -2,37 +2,73 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from flexplan.configkeys import FAMILIES, Fields
 from flexplan.errors import ModelFilesError
+from flexplan.limits import shown
 from flexplan.modelmath import ModelMath
 from flexplan.optconfig import read_opt
 from flexplan.rotaryconfig import read_rotary
 from flexplan.shapes import ModelShape
-from flexplan.strictjson import parse_json
+from flexplan.strictjson import parse_lenient
+from flexplan.tokenrules import read_ids, read_rules
+from flexplan.weightheaders import same_numbers, stored_dtype, stored_tensors
 
 _RUNS_CODE = ("auto_map", "custom_pipelines")
+_PACKED_BESIDE = "hf_quant_config.json"
+_PACKED = ("quantization_config", "quantization", _PACKED_BESIDE)
+# keys by which transformers would compute something else, or nothing at all, in the families that are read here
+_OTHER_MATHS = {
+    "is_encoder_decoder": "an encoder",
+    "per_layer_config": "layers that differ from each other",
+    "kv_sharing_modes": "layers that share their keys and values",
+    "text_config": "a model within a model",
+    "decoder": "a model within a model",
+    "generator": "a model within a model",
+    "text_encoder": "a model within a model",
+}
+_HEAD = "lm_head.weight"
+_TOKENS = ("model.embed_tokens.weight", "model.decoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 
 
 def read_config(source: str | Path | Mapping[str, Any], name: str | None = None) -> tuple[ModelShape, ModelMath]:
     """Sizes and constants of a model, from its directory, its ``config.json`` or that file's content.
 
-    In a directory, the end and pad ids of ``generation_config.json`` come before those of ``config.json``,
-    as they do in transformers.  A missing dtype counts as float16.
+    As in transformers, a directory's generation config is `generation_config.json`, end and pad ids included, and
+    only where there is none the same keys of `config.json`.  Where the config names no dtype, or ties a head to the
+    token table that is stored apart, the tensors of a directory decide; without them, a missing dtype counts as
+    float16.
     """
     if isinstance(source, Mapping):
-        return _parse(source, name or str(source.get("model_type", "model")), "config.json")
+        shape, math = _parse(source, name or str(source.get("model_type", "model")), "config.json")
+        return shape, math.model_copy(update={"rules": read_rules(source, shape.vocab_size, "config.json")})
     path = Path(source)
     directory = path if path.is_dir() else path.parent
-    config = _read_object(directory / "config.json" if path.is_dir() else path)
-    generation = directory / "generation_config.json"
-    if generation.is_file():
-        ids = _read_object(generation)
-        config = config | {k: ids[k] for k in ("eos_token_id", "pad_token_id") if ids.get(k) is not None}
-    return _parse(config, name or directory.resolve().name, str(path))
+    where = directory / "config.json" if path.is_dir() else path
+    config = _read_object(where)
+    beside = directory / "generation_config.json"
+    generation, its_place = (_read_object(beside), beside) if beside.is_file() else (config, where)
+    if (directory / _PACKED_BESIDE).is_file():
+        config = config | {_PACKED_BESIDE: True}
+    config = config | _by_tensors(config, directory)
+    shape, math = _parse(config, name or directory.resolve().name, str(path))
+    return shape, math.model_copy(update=_generation(generation, shape.vocab_size, str(its_place)))
+
+
+def _generation(config: Mapping[str, Any], vocab_size: int, where: str) -> dict[str, Any]:
+    """What `ModelMath` takes from a generation config."""
+    pads = read_ids(config.get("pad_token_id"), "pad_token_id", where, vocab_size)
+    return {
+        "eos_token_ids": read_ids(config.get("eos_token_id"), "eos_token_id", where, vocab_size),
+        "pad_token_id": pads[0] if pads else None,
+        "rules": read_rules(config, vocab_size, where),
+    }
 
 
 def shape_from_config(source: str | Path | Mapping[str, Any], name: str | None = None) -> ModelShape:
@@ -42,7 +78,7 @@ def shape_from_config(source: str | Path | Mapping[str, Any], name: str | None =
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        found = parse_json(path.read_text(encoding="utf-8"))
+        found = parse_lenient(path.read_text(encoding="utf-8"))
     except OSError as error:
         reason = error.strerror or error
         raise ModelFilesError("FP501", f"{path} cannot be read: {reason}", fix="point at a model directory") from error
@@ -53,27 +89,63 @@ def _read_object(path: Path) -> dict[str, Any]:
     return found
 
 
+def _by_tensors(config: Mapping[str, Any], directory: Path) -> dict[str, Any]:
+    """What the stored tensors say where the config is silent or wrong, as transformers takes it from them."""
+    found: dict[str, Any] = {}
+    if not config.get("dtype") and not config.get("torch_dtype"):
+        found["dtype"] = stored_dtype(directory)
+    family = config.get("model_type")
+    tied = isinstance(family, str) and FAMILIES.get(family, {}).get("tie_word_embeddings")
+    if config.get("tie_word_embeddings", tied) is True and _has_own_head(directory):
+        found["tie_word_embeddings"] = False
+        message = f"{directory}: tie_word_embeddings is true, but {_HEAD} is stored and differs: it is used untied"
+        warnings.warn(message, stacklevel=4)
+    return found
+
+
+def _has_own_head(directory: Path) -> bool:
+    stored = stored_tensors(directory)
+    tokens = next((stored[name] for name in (*_TOKENS, "embed_tokens.weight") if name in stored), None)
+    return tokens is not None and _HEAD in stored and not same_numbers(tokens, stored[_HEAD])
+
+
 def _parse(config: Mapping[str, Any], name: str, where: str) -> tuple[ModelShape, ModelMath]:
-    _refuse_code(config, where)
     family = config.get("model_type")
     if not isinstance(family, str) or family not in FAMILIES:
-        known = ", ".join(FAMILIES)
-        raise ModelFilesError("FP504", f"{where}: model_type is {family!r}", fix=f"use a model of these types: {known}")
+        raise _unsupported(config, where)
+    _refuse_packed(config, where)
+    _refuse_other_maths(config, where)
     fields = Fields(config, family, where)
-    return read_opt(fields, name) if family == "opt" else read_rotary(fields, name)
+    try:
+        return read_opt(fields, name) if family == "opt" else read_rotary(fields, name)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        what = f"{'.'.join(map(str, first['loc'])) or 'sizes'} {shown(first['input'])}: {first['msg']}"
+        raise ModelFilesError("FP503", f"{where}: {what}", fix="download the file again") from None
 
 
-def _refuse_code(config: Mapping[str, Any], where: str) -> None:
-    for key in _RUNS_CODE:
-        if config.get(key):
-            raise ModelFilesError(
-                "FP505",
-                f"{where}: {key!r} asks to run code that came with the model; flexplan runs none",
-                fix="use a checkpoint of a model type that transformers has itself",
-            )
-    if config.get("quantization_config") is not None:
+def _unsupported(config: Mapping[str, Any], where: str) -> ModelFilesError:
+    """The error for a type that is not read; one that only its own code could run is told so."""
+    family, fix = config.get("model_type"), f"use a model of these types: {', '.join(FAMILIES)}"
+    code = next((key for key in _RUNS_CODE if config.get(key)), None)
+    if code and not isinstance(family, str):
+        message = f"{where}: {code!r} asks to run code that came with the model; flexplan runs none"
+        return ModelFilesError("FP505", message, fix=fix)
+    return ModelFilesError("FP504", f"{where}: model_type is {family!r}, which flexplan does not support", fix=fix)
+
+
+def _refuse_packed(config: Mapping[str, Any], where: str) -> None:
+    key = next((key for key in _PACKED if config.get(key) is not None), None)
+    if key:
         raise ModelFilesError(
             "FP504",
-            f"{where}: 'quantization_config' says that the weights are packed already",
+            f"{where}: {key!r} says that the weights are packed already",
             fix="use the checkpoint in float16 or bfloat16; flexplan compresses weights itself",
         )
+
+
+def _refuse_other_maths(config: Mapping[str, Any], where: str) -> None:
+    for key, what in _OTHER_MATHS.items():
+        if config.get(key) not in (None, False):
+            message = f"{where}: {key!r} asks for {what}, which flexplan does not compute"
+            raise ModelFilesError("FP507", message, fix=f"use a model without it; flexplan reads {', '.join(FAMILIES)}")

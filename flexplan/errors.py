@@ -13,13 +13,27 @@
     ├── MemoryExhausted             7   FP7xx   an allocation failed
     ├── GraphError                  1   FP8xx   a schedule that would compute wrong tokens
     ├── PluginError                 3   FP9xx   a planner, schedule or runtime misbehaves
-    └── DeadlineExceeded            9   FP10xx  no progress
+    ├── DeadlineExceeded            9   FP10xx  no progress
+    └── NoNumbers                   5   FP11xx  logits from which no token can be chosen
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
+
+# control characters but for tab and line feed, what turns the direction of writing around, halves of a pair
+_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    r"""A text that does nothing to a terminal but stand there: a name may hold escape codes.
+
+    >>> visible("model \x1b[31m")
+    'model \\x1b[31m'
+    """
+    return _INVISIBLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class FlexplanError(Exception):
@@ -40,7 +54,7 @@ class FlexplanError(Exception):
             lines.append(f"fix: {self.fix}")
         if self.state:
             lines.append(f"state: {self.state}")
-        return "\n".join(lines)
+        return visible("\n".join(lines))
 
 
 class InternalError(FlexplanError):
@@ -116,6 +130,29 @@ class PluginError(FlexplanError):
     """A planner, schedule or runtime that does not keep its contract."""
 
     exit_code = 3
+
+
+class NoNumbers(FlexplanError):
+    """Logits of some prompts became NaN or infinite; those of all others did not.
+
+    ``broken`` gives the first new token, counted from 0, that each of these rows has no logits for; ``tokens`` are
+    the new tokens of all rows, up to there.
+    """
+
+    exit_code = 5
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        fix: str = "",
+        broken: Mapping[int, int] | None = None,
+        tokens: Sequence[Sequence[int]] = (),
+    ) -> None:
+        super().__init__(code, message, fix=fix)
+        self.broken = dict(broken or {})
+        self.tokens = tokens
 
 
 class DeadlineExceeded(FlexplanError):

@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from flexplan.baselines import Rival, rivals
-from flexplan.blocks import fill_blocks
+from flexplan.blocks import distinct_blocks
 from flexplan.bounds import Bound, bound_of
 from flexplan.gains import Gain, at_the_margin, gains
+from flexplan.limits import wrong_type
 from flexplan.lossy import lossy_fields
 from flexplan.plan import Plan
 from flexplan.plugins import SCHEDULES, make
@@ -86,6 +87,8 @@ class Explanation:
 
 def explain_plan(plan: Plan) -> Explanation:
     """Times by lane, the tiers that are full, the value of more, and the baselines."""
+    if not isinstance(plan, Plan):
+        raise wrong_type("explain_plan", "a Plan", plan, "solve(Problem.of(...)) makes one")
     found = sorted(gains(plan), key=lambda gain: -gain.percent)
     return Explanation(
         plan,
@@ -106,7 +109,7 @@ def binding_tiers(plan: Plan) -> tuple[str, ...]:
 def _heaviest_block_bound(plan: Plan) -> Bound:
     blocks = [
         [b.prompt_len for b in block.batches for _ in b.rows]
-        for block in fill_blocks(plan.problem.workload, plan.policy)
+        for block, _ in distinct_blocks(plan.problem.workload, plan.policy)
     ]
     heaviest = max(blocks, key=lambda lens: (len(lens), sum(lens)))
     return bound_of(plan.problem, plan.policy, make(SCHEDULES, plan.schedule), tuple(heaviest))

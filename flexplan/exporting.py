@@ -9,6 +9,7 @@ import shlex
 from flexplan import devicemap, llamacpp, vllmflags
 from flexplan.errors import UsageError
 from flexplan.export import Export
+from flexplan.limits import wrong_type
 from flexplan.plan import Plan
 
 SYSTEMS = (devicemap.SYSTEM, llamacpp.SYSTEM, vllmflags.SYSTEM)
@@ -16,6 +17,8 @@ SYSTEMS = (devicemap.SYSTEM, llamacpp.SYSTEM, vllmflags.SYSTEM)
 
 def export_plan(plan: Plan, to: str) -> Export:
     """The plan in another system's words; a UsageError names what is unknown or has no counterpart."""
+    if not isinstance(plan, Plan):
+        raise wrong_type("export_plan", "a Plan", plan, "solve(Problem.of(...)) makes one")
     if to == devicemap.SYSTEM:
         return plan.to_device_map().export
     if to == llamacpp.SYSTEM:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flexplan.cost import Rates
+from flexplan.limits import wrong_type
 from flexplan.plan import Plan
 from flexplan.simulator import simulate_graph
 from flexplan.timeline import Timeline
@@ -16,6 +17,8 @@ def simulate(plan: Plan, *, keep: bool = True) -> Timeline:
     >>> simulate(plan).busiest_lane()
     'gpu'
     """
+    if not isinstance(plan, Plan):
+        raise wrong_type("simulate", "a Plan", plan, "solve(Problem.of(...)) makes one")
     timeline = simulate_graph(plan.graph, Rates(plan.problem.hardware), keep=keep)
     timeline.peak_bytes = dict(plan.prediction.peak_bytes)
     return timeline

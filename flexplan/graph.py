@@ -74,7 +74,7 @@ def never(k: int) -> bool:
     return False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TaskGraph:
     """The buffers, and an iterator of sweeps; a sweep is made when it is asked for."""
 
@@ -82,6 +82,9 @@ class TaskGraph:
     live: int  # micro-batches in flight at a time
     buffers: Mapping[str, Buffer]
     make: Callable[[Finished], Iterator[Sweep]] = field(compare=False)
+
+    def __repr__(self) -> str:
+        return f"TaskGraph({self.schedule!r}, {self.live} micro-batches in flight, {len(self.buffers)} buffers)"
 
     def sweeps(self, finished: Finished = never) -> Iterator[Sweep]:
         """The sweeps in order; ``finished`` is asked before each, so a block that stopped ends."""

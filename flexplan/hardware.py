@@ -7,17 +7,17 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flexplan.errors import UsageError
+from flexplan.limits import MOST_FILE_BYTES, Bytes, FixedSeconds, PlainText, Rate, read_limited, shown
 from flexplan.presets import DEFAULT_PRESET, PRESETS
 from flexplan.strictjson import is_file, parse_json, write_whole
 from flexplan.units import MiB, parse_size
 
 __all__ = ["DEFAULT_PRESET", "DISK_REQUEST_BYTES", "Hardware", "hardware_from", "preset_names"]
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Spread = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 DISK_REQUEST_BYTES = 8 * MiB  # of a longer transfer; several are in flight
 _PACKED_RATE = 0.5  # of one core, attention over 4-bit keys reads half the bytes and attends to twice the tokens
 
@@ -32,68 +32,70 @@ class Hardware(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    name: str
-    fingerprint: str
+    name: PlainText
+    fingerprint: PlainText
     preset: bool
-    measured_on: str = ""
-    spread_percent: dict[str, NonNegative] = {}
+    measured_on: PlainText = ""
+    spread_percent: Annotated[dict[PlainText, Spread], Field(max_length=100)] = {}
 
     # capacities
-    gpu_bytes: NonNegativeInt
-    cpu_bytes: NonNegativeInt
-    disk_bytes: NonNegativeInt
-    cores: PositiveInt
+    gpu_bytes: Bytes
+    cpu_bytes: Bytes
+    disk_bytes: Bytes
+    cores: Annotated[int, Field(ge=1, le=1 << 20)]
     host_only: bool = False  # the host computes, too: the "gpu" is its cores, the "link" their copies
     # device memory that is nobody's tensor: library workspaces, captured steps, what the allocator rounds
-    gpu_overhead_bytes: NonNegativeInt = 0
+    gpu_overhead_bytes: Bytes = 0
 
     # the GPU: 16-bit dense products at prefill shapes, and its own memory
-    gpu_flops_per_s: Positive
-    gpu_bytes_per_s: Positive
+    gpu_flops_per_s: Rate
+    gpu_bytes_per_s: Rate
 
     # the link, pinned: host to device, device to host, the sum of both at once; and unpinned
-    link_up_bytes_per_s: Positive
-    link_down_bytes_per_s: Positive
-    link_duplex_bytes_per_s: Positive
-    pageable_up_bytes_per_s: Positive
+    link_up_bytes_per_s: Rate
+    link_down_bytes_per_s: Rate
+    link_duplex_bytes_per_s: Rate
+    pageable_up_bytes_per_s: Rate
 
     # the host: the roof that attention and all copies share, attention alone, and its arithmetic
-    host_bytes_per_s: Positive
-    host_attention_bytes_per_s: Positive
-    host_flops_per_s: Positive
-    host_attention_packed_bytes_per_s: Positive | None = None  # over 4-bit keys and values; None where not measured
+    host_bytes_per_s: Rate
+    host_attention_bytes_per_s: Rate
+    host_flops_per_s: Rate
+    host_attention_packed_bytes_per_s: Rate | None = None  # over 4-bit keys and values; None where not measured
 
     # the disk, past the page cache
-    disk_read_bytes_per_s: Positive
-    disk_write_bytes_per_s: Positive
+    disk_read_bytes_per_s: Rate
+    disk_write_bytes_per_s: Rate
     # and of a transfer that is one request; None where not measured, then like longer ones
-    disk_one_read_bytes_per_s: Positive | None = None
+    disk_one_read_bytes_per_s: Rate | None = None
 
     # the GPU's attention over 4-bit keys and values; None where not measured, then like other memory
-    gpu_packed_attention_bytes_per_s: Positive | None = None
+    gpu_packed_attention_bytes_per_s: Rate | None = None
     # the kernels between two products, norms and activations; None likewise
-    gpu_between_bytes_per_s: Positive | None = None
+    gpu_between_bytes_per_s: Rate | None = None
     # where the host computes: its library lays a matrix out anew before several rows are multiplied with it; likewise
-    gpu_matrix_bytes_per_s: Positive | None = None
+    gpu_matrix_bytes_per_s: Rate | None = None
 
     # the fixed time of a layer task on the GPU, of each of its products and other kernels, of choosing a micro-batch's
     # next tokens, of a copy, a task on the host and a disk request
-    kernel_s: Positive
-    product_s: Positive = 1e-9
-    launch_s: Positive = 1e-9
-    sample_s: Positive = 1e-9
-    copy_s: Positive
-    host_task_s: Positive
-    disk_request_s: Positive
+    kernel_s: FixedSeconds
+    product_s: FixedSeconds = 1e-9
+    launch_s: FixedSeconds = 1e-9
+    sample_s: FixedSeconds = 1e-9
+    copy_s: FixedSeconds
+    host_task_s: FixedSeconds
+    disk_request_s: FixedSeconds
 
     @classmethod
     def load(cls, path: str | Path) -> Hardware:
         """The hardware a file describes; an unknown, missing, doubled or wrong field is a UsageError that names it."""
         try:
-            found = parse_json(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            message = f"hardware file {path} cannot be read: {error.strerror or error}"
+            text = read_limited(path, MOST_FILE_BYTES)
+        except (OSError, ValueError) as error:
+            message = f"hardware file {path} cannot be read: {getattr(error, 'strerror', None) or error}"
             raise UsageError("FP121", message, fix="write one with: flexplan profile -o FILE") from error
+        try:
+            found = parse_json(text)
         except ValueError as error:
             message = f"hardware file {path} is not JSON: {error}"
             raise UsageError("FP121", message, fix="write it again with: flexplan profile -o FILE") from error
@@ -109,6 +111,12 @@ class Hardware(BaseModel):
         except OSError as error:
             message = f"hardware file {path} cannot be written: {error.strerror or error}"
             raise UsageError("FP121", message, fix="choose another path") from error
+
+    def __hash__(self) -> int:
+        return hash(tuple(getattr(self, name) for name in _HASHED))
+
+    def __repr__(self) -> str:
+        return f"Hardware({self.name!r}, {self.gpu_bytes=}, {self.cpu_bytes=}, {self.disk_bytes=})".replace("self.", "")
 
     @property
     def disk_one_read_rate(self) -> float:
@@ -141,6 +149,9 @@ class Hardware(BaseModel):
         """The same machine with other capacities, as sizes (``16G``) or bytes; None leaves one as it is."""
         asked = {"gpu_bytes": gpu, "cpu_bytes": cpu, "disk_bytes": disk}
         return self.model_copy(update={key: parse_size(size) for key, size in asked.items() if size is not None})
+
+
+_HASHED = tuple(name for name in Hardware.model_fields if name != "spread_percent")  # which is a dict
 
 
 def preset_names() -> tuple[str, ...]:
@@ -176,5 +187,5 @@ def _first(error: ValidationError) -> str:
     """The first thing wrong, as ``field: what, and what stood there``."""
     first = error.errors(include_url=False)[0]
     place = ".".join(str(part) for part in first["loc"]) or "the file"
-    given = "" if first["type"] == "missing" else f", but is {first['input']!r:.80}"
+    given = "" if first["type"] == "missing" else f", but is {shown(first['input'])}"
     return f"{place}: {first['msg']}{given}"

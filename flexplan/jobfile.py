@@ -19,6 +19,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flexplan.errors import UsageError
+from flexplan.limits import MOST_FILE_BYTES, read_limited, shown
 from flexplan.lossy import allowed_fields
 from flexplan.objective import Objective
 from flexplan.policy import CompressionConfig, Policy
@@ -26,6 +27,8 @@ from flexplan.problem import Problem
 from flexplan.promptlens import prompt_lens
 
 Size = str | int
+
+_MOST_PARTS = 2000  # dots or brackets of a problem file
 
 
 class JobFile(BaseModel):
@@ -56,11 +59,10 @@ class JobFile(BaseModel):
     def load(cls, path: str | Path) -> JobFile:
         """The file, with paths in it relative to its own directory; a UsageError names a wrong key."""
         try:
-            given = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
+            text = read_limited(path, MOST_FILE_BYTES)
+        except (OSError, ValueError) as error:
             raise UsageError("FP160", f"problem file {path} cannot be read: {error}", fix="give a TOML file") from None
-        except tomllib.TOMLDecodeError as error:
-            raise UsageError("FP160", f"problem file {path} is not TOML: {error}", fix="correct the line") from None
+        given = _parsed(text, path)
         try:
             job = cls.model_validate(given)
         except ValidationError as error:
@@ -109,6 +111,20 @@ class JobFile(BaseModel):
         return name, options
 
 
+def _parsed(text: str, path: str | Path) -> dict[str, Any]:
+    """The tables of a TOML text; UsageError where it is none, or nested or long beyond sense."""
+    parts = max(map(text.count, (".", "[", "{")), default=0)
+    try:
+        if parts > _MOST_PARTS:  # tables within tables are read in time that is square in their depth
+            raise ValueError(f"it has {parts} tables or dotted keys, allowed {_MOST_PARTS}")
+        return tomllib.loads(text)
+    except RecursionError:
+        why = "it is nested too deeply"
+    except ValueError as error:  # a TOMLDecodeError, or a number of thousands of digits
+        why = str(error)
+    raise UsageError("FP160", f"problem file {path} is not TOML: {why:.300}", fix="correct the line")
+
+
 def _field(value: Any) -> Any:
     """A policy field; a table of its own is a compression."""
     return CompressionConfig(**value) if isinstance(value, dict) else value
@@ -126,6 +142,6 @@ def _refusal(path: str | Path, error: ValidationError) -> UsageError:
         known = list(JobFile.model_fields)
         near = difflib.get_close_matches(where, known, 1)
         fix = f"did you mean {near[0]}?" if near else f"the keys are {', '.join(known)}"
-        return UsageError("FP162", f"problem file {path}: {where}: no such key", fix=fix)
-    message = f"problem file {path}: {where}: {first['input']!r:.80} refused, {first['msg']}"
+        return UsageError("FP162", f"problem file {path}: {where:.200}: no such key", fix=fix)
+    message = f"problem file {path}: {where}: {shown(first['input'])} refused, {first['msg']}"
     return UsageError("FP162", message, fix=f"correct {where}")

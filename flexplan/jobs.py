@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flexplan.errors import UsageError
+from flexplan.errors import NoNumbers, UsageError
 from flexplan.hardware import Hardware
-from flexplan.outfiles import refuse_unwritable, write_text
+from flexplan.outfiles import deliver, refuse_existing, refuse_unwritable
 from flexplan.plan import Plan
 from flexplan.policy import Policy
 from flexplan.progress import Progress
-from flexplan.promptfile import read_prompts
+from flexplan.promptfile import Prompt, read_prompts
 from flexplan.running import BenchReport, Completion, DemoReport, RunReport, RunRequest, find_runtime
+from flexplan.strictjson import json_line
 from flexplan.tables import per_second
 from flexplan.timeline import Timeline
-from flexplan.units import format_size, parse_size
+from flexplan.units import format_duration, format_size, parse_size
 
 DEFAULT_NEW_TOKENS = 32
+_LINE_BYTES = 90  # of an output line, beside the prompt and its answer
 
 
 # -- what was typed ----------------------------------------------------------------------------------------------
@@ -89,20 +91,49 @@ def capacities_of(plan: Plan) -> dict[str, int]:
 
 
 # -- run ---------------------------------------------------------------------------------------------------------
-def run_to_file(request: RunRequest, prompts: str | None, output: Path) -> None:
-    """Read the prompts, run them and write one JSON line each."""
-    from dataclasses import replace
+@dataclass(frozen=True)
+class OutputFile:
+    """Where a job writes, what it reads, and whether what is there may be replaced."""
 
+    path: Path
+    inputs: tuple[str | None, ...] = ()
+    overwrite: bool = False
+
+    def refuse(self, prompts: Iterable[Prompt]) -> None:
+        """Raise what can be known before the work; an answer repeats its prompt."""
+        at_least_bytes = sum(len(prompt.content) + _LINE_BYTES for prompt in prompts)
+        refuse_unwritable(self.path, self.inputs, at_least_bytes)
+        if not self.overwrite:
+            refuse_existing(self.path)
+
+
+def run_to_file(request: RunRequest, prompts: str | None, output: OutputFile) -> None:
+    """Read the prompts, run them and write one JSON line each."""
     given = None if prompts is None else read_prompts(prompts)
-    refuse_unwritable(output)
+    output.refuse(given or ())
     if given == ():
         print("there are no prompts", file=sys.stderr)
-        write_text(output, "")
+        deliver(output.path, "")
         return
     with Progress() as progress:
         report = find_runtime().run(replace(request, prompts=given or ()), progress)
-    write_text(output, "".join(completion_line(c) for c in report.completions))
+    lines = "".join(completion_line(c) for c in report.completions)
+    deliver(output.path, lines, (request.offload_dir,))
     print(_summary(report), file=sys.stderr)
+    _refuse_broken(report)
+
+
+def _refuse_broken(report: RunReport) -> None:
+    """Raise NoNumbers, the output being written, where a prompt could not be completed."""
+    broken = [c for c in report.completions if c.finish_reason == "error"]
+    if broken:
+        names = ", ".join(repr(c.id)[:60] for c in broken[:10]) + (", ..." if len(broken) > 10 else "")
+        raise NoNumbers(
+            "FP1102",
+            f"the logits of {len(broken)} of {len(report.completions)} prompts became NaN or infinite in "
+            f"{report.dtype}: id {names}; in the output their finish_reason is error, all others are whole",
+            fix="give --dtype bfloat16 or float32, or look for damaged weights",
+        )
 
 
 def completion_line(completion: Completion) -> str:
@@ -115,15 +146,15 @@ def completion_line(completion: Completion) -> str:
         "finish_reason": completion.finish_reason,
         "num_prompt_tokens": completion.num_prompt_tokens,
     }
-    return json.dumps(found) + "\n"
+    return json_line(found) + "\n"
 
 
 def _summary(report: RunReport) -> str:
     rate = per_second(report.num_tokens, report.run_s)
     peaks = ", ".join(f"{tier} {format_size(nbytes)}" for tier, nbytes in report.peak_bytes.items())
     return (
-        f"{len(report.completions):,} prompts, {report.num_tokens:,} new tokens in {report.run_s:.1f} s "
-        f"({rate:.2f} tokens/s), weights loaded in {report.load_s:.1f} s\nmemory at its highest: {peaks}"
+        f"{len(report.completions):,} prompts, {report.num_tokens:,} new tokens in {format_duration(report.run_s)} "
+        f"({rate:.2f} tokens/s), weights loaded in {format_duration(report.load_s)}\nmemory at its highest: {peaks}"
     )
 
 

@@ -6,20 +6,33 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-RopeType = Literal["linear", "llama3"]
+from flexplan.tokenrules import TokenRules
+
+RopeType = Literal["linear", "dynamic", "yarn", "longrope", "llama3"]
 Dtype = Literal["float32", "float16", "bfloat16"]
 
 
 class RopeScaling(BaseModel):
-    """How rotary frequencies are stretched; only llama3 reads more than the factor."""
+    """How rotary frequencies are stretched.
+
+    ``factor`` is read by all but longrope, which has a factor for each pair of a head's elements: the ``short`` ones
+    up to the original context, the ``long`` ones beyond it.  ``attention_factor`` multiplies cosines and sines.
+    ``original_max_positions``: where dynamic begins to stretch, or the context that the others stretch.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     type: RopeType
-    factor: float
+    factor: float = 1.0
+    original_max_positions: int = 0
+    attention_factor: float = 1.0
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
-    original_max_positions: int = 0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    short_factors: tuple[float, ...] = ()
+    long_factors: tuple[float, ...] = ()
 
 
 class ModelMath(BaseModel):
@@ -28,6 +41,7 @@ class ModelMath(BaseModel):
     ``attention_scale`` multiplies the query-key products.  ``sliding_window`` is in tokens and None
     where no sequence can reach it; ModelShape.max_positions never exceeds it, so full attention is exact.
     ``dtype`` is the checkpoint's, in which a model computes unless another is asked for.
+    ``causal`` is False where the tokens of a prompt see those after them, too.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -36,9 +50,11 @@ class ModelMath(BaseModel):
     norm_eps: float
     attention_scale: float
     dtype: Dtype = "float16"
+    causal: bool = True
     rope_theta: float | None = None
     rope_scaling: RopeScaling | None = None
     sliding_window: int | None = None
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     pad_token_id: int | None = None
+    rules: TokenRules = TokenRules()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from flexplan.errors import UsageError
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+from flexplan.limits import Wish, shown
 
 
 class Objective(BaseModel):
@@ -20,8 +19,8 @@ class Objective(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    max_latency_s: Positive | None = None
-    min_tokens_per_s: Positive | None = None
+    max_latency_s: Wish | None = None
+    min_tokens_per_s: Wish | None = None
 
     @classmethod
     def of(
@@ -52,7 +51,7 @@ class Objective(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             flag = {"max_latency_s": "--max-latency", "min_tokens_per_s": "--min-throughput"}[str(first["loc"][0])]
-            message = f"{flag} {first['input']!r} refused, {first['msg']}"
+            message = f"{flag} {shown(first['input'])} refused, {first['msg']}"
             raise UsageError("FP114", message, fix=f"give {flag} a number above 0") from None
 
     @property
@@ -80,5 +79,5 @@ def _parsed(text: str | None) -> tuple[float | None, float | None]:
     try:
         return {"latency": (float(value), None), "memory": (None, float(value))}[name]
     except (KeyError, ValueError):
-        message = f"--objective {text!r}; allowed is throughput, latency:SECONDS or memory:TOKENS_PER_S"
+        message = f"--objective {shown(text)}; allowed is throughput, latency:SECONDS or memory:TOKENS_PER_S"
         raise UsageError("FP114", message, fix="give one of these, as in --objective latency:60") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flexplan.configkeys import MOST_LAYERS, Fields
+from flexplan.errors import ModelFilesError
 from flexplan.modelmath import ModelMath
 from flexplan.shapes import ModelShape
 
@@ -14,6 +15,10 @@ def read_opt(f: Fields, name: str) -> tuple[ModelShape, ModelMath]:
         f.flag(k) for k in ("do_layer_norm_before", "enable_bias", "layer_norm_elementwise_affine")
     )
     embed_key = "word_embed_proj_dim" if "word_embed_proj_dim" in f else "hidden_size"
+    positions, window = f.count("max_position_embeddings"), f.window()
+    if window is not None and window < positions:
+        message = f"{f.where}: layers read {window} of {positions} positions, supported are OPT models that read all"
+        raise ModelFilesError("FP504", message, fix="remove sliding_window, attention_chunk_size and layer_types")
     shape = ModelShape(
         name=name,
         family="opt",
@@ -28,7 +33,7 @@ def read_opt(f: Fields, name: str) -> tuple[ModelShape, ModelMath]:
         embed_size=f.count(embed_key),
         tied_embeddings=f.flag("tie_word_embeddings"),
         positions="learned",
-        max_positions=f.count("max_position_embeddings"),
+        max_positions=positions,
         position_offset=2,
         norm="layer",
         pre_norm=pre_norm,

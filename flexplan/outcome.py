@@ -14,7 +14,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from flexplan.errors import FlexplanError, InfeasiblePlan, InternalError
+from flexplan.errors import FlexplanError, InfeasiblePlan, InternalError, visible
 
 _INTERRUPTED = 130
 
@@ -29,12 +29,15 @@ class Commands(TyperGroup):
         end = args.index("--") if "--" in args else len(args)
         ctx.meta["debug"] = "--debug" in args[:end]
         ctx.meta["json"] = "--json" in args[:end]
-        return super().parse_args(ctx, [a for n, a in enumerate(args) if a != "--debug" or n > end])
+        with _visible_refusals():
+            return super().parse_args(ctx, [a for n, a in enumerate(args) if a != "--debug" or n > end])
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            with spoken_warnings():
-                return super().invoke(ctx)
+            with spoken_warnings(), _visible_refusals():
+                found = super().invoke(ctx)
+                sys.stdout.flush()  # what is full is said here, like any error
+                return found
         except FlexplanError as error:
             _show(error, ctx.meta)
             raise typer.Exit(error.exit_code) from None
@@ -47,6 +50,17 @@ class Commands(TyperGroup):
             what = next(iter(str(error).splitlines()), "")
             _show(InternalError("FP001", f"{type(error).__name__}: {what}", fix=_report_it(ctx.meta)), ctx.meta)
             raise typer.Exit(InternalError.exit_code) from None
+
+
+@contextmanager
+def _visible_refusals() -> Iterator[None]:
+    """A command line that does not parse is repeated by the parser as it was typed."""
+    try:
+        yield
+    except Exception as error:
+        if hasattr(error, "format_message") and hasattr(error, "message"):
+            error.message = visible(str(error.message))
+        raise
 
 
 def error_object(error: FlexplanError) -> dict[str, Any]:
@@ -72,7 +86,7 @@ def spoken_warnings() -> Iterator[None]:
 
 
 def _warn(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    print(visible(f"warning: {message}"), file=sys.stderr)
 
 
 def _show(error: FlexplanError, meta: dict[str, Any]) -> None:

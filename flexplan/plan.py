@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
 from collections.abc import Callable, Mapping
@@ -10,16 +9,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from flexplan.blocks import full_block
 from flexplan.blocksizes import largest_block
 from flexplan.devicemap import DeviceMap, device_map
-from flexplan.errors import InfeasiblePlan, PolicyError
+from flexplan.errors import InfeasiblePlan, PolicyError, UsageError
 from flexplan.graph import TaskGraph
+from flexplan.layers import schedule_layers
+from flexplan.limits import MOST_FILE_BYTES, MOST_PLAN_BYTES, read_limited, wrong_type
 from flexplan.placement import Placement
+from flexplan.planfile import PlanFile, digest, first_difference
 from flexplan.plugins import SCHEDULES, make
-from flexplan.policy import POLICY_VERSION, Policy, check_version, read_strict_json
+from flexplan.policy import POLICY_VERSION, Policy, read_strict_json
 from flexplan.prediction import Prediction, Schedule, peak_bytes, predict
 from flexplan.problem import Problem
 from flexplan.strictjson import write_whole
@@ -27,6 +27,10 @@ from flexplan.units import format_size
 
 if TYPE_CHECKING:
     from flexplan.explaining import Explanation
+
+_MOST_STEPS = 100_000  # layers x micro-batches of a pass: some 600,000 tasks, seconds of checking
+_MOST_PASSES = 1 << 22  # tokens x micro-batches of a block
+_MOST_ROWS = 1 << 18  # sequences of a block
 
 
 @dataclass(frozen=True)
@@ -52,13 +56,25 @@ class Plan:
     ) -> Plan:
         """The plan of a policy: placed, held against the budgets and simulated, unless the prediction is known.
 
-        Raises InfeasiblePlan with the tiers that are too small.
+        Raises InfeasiblePlan with the tiers that are too small, UsageError for more steps than can be planned.
         """
+        for given, wanted in ((problem, Problem), (policy, Policy)):
+            if not isinstance(given, wanted):
+                raise wrong_type("Plan.of", "a Problem and a Policy", given, "Plan.of(Problem.of(...), Policy(...))")
+        _refuse_endless(problem, policy)
         chosen: Schedule = make(SCHEDULES, schedule)
         refuse_over_budget(peak_bytes(problem, policy, chosen), problem, lambda: largest_block(problem, policy, chosen))
         placement = Placement.of(problem.model, policy, full_block(problem.workload, policy))
         promised = prediction or predict(problem, policy, chosen)
         return cls(policy, problem, schedule, planner, placement.realised(), promised)
+
+    def __hash__(self) -> int:
+        return hash((self.policy, self.problem, self.schedule, self.planner))
+
+    def __repr__(self) -> str:
+        asked = f"{self.problem.model.name} on {self.problem.hardware.name}"
+        rate = self.prediction.tokens_per_s
+        return f"Plan({asked}, planner={self.planner!r}, schedule={self.schedule!r}, tokens_per_s={rate:.4g})"
 
     @property
     def graph(self) -> TaskGraph:
@@ -88,16 +104,23 @@ class Plan:
     # -- files -------------------------------------------------------------------------------------------------
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data, the same object for ``--json`` and ``-o``."""
-        asked = {what: [100 * share for share in self.policy.shares(what)] for what in self.realised}
+        numbers = self._numbers()
+        digests = {"of": _digest(self.policy, self.problem, self.schedule), "sum": digest(numbers)}
         return {
             "version": POLICY_VERSION,
             "planner": self.planner,
             "schedule": self.schedule,
             "policy": self.policy.to_dict(),
-            "placement": {"asked": asked, "realised": {k: list(v) for k, v in self.realised.items()}},
-            "prediction": {**asdict(self.prediction), "of": _digest(self.policy, self.problem, self.schedule)},
+            "placement": numbers["placement"],
+            "prediction": numbers["prediction"] | digests,
             "problem": self.problem.model_dump(mode="json"),
         }
+
+    def _numbers(self) -> dict[str, Any]:
+        """What follows from policy, problem and schedule, as plain data."""
+        asked = {what: [100 * share for share in self.policy.shares(what)] for what in self.realised}
+        realised = {what: list(shares) for what, shares in self.realised.items()}
+        return {"placement": {"asked": asked, "realised": realised}, "prediction": asdict(self.prediction)}
 
     def to_json(self) -> str:
         """The plan as JSON."""
@@ -114,38 +137,38 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """The plan that ``to_json`` wrote."""
-        given = read_strict_json(text, "plan")
-        check_version(given.get("version"), "plan")
-        missing = {"policy", "problem", "schedule", "prediction", "placement"} - given.keys()
-        if missing:
-            raise PolicyError("FP208", f"the plan lacks {', '.join(sorted(missing))}", fix="solve again")
-        policy = Policy.from_dict(given["policy"])
-        try:
-            problem = Problem.model_validate_json(json.dumps(given["problem"]))
-            schedule, planner = str(given["schedule"]), str(given.get("planner", "manual"))
-            stored = dict(given["prediction"])
-            if stored.pop("of", None) != _digest(policy, problem, schedule):
-                warnings.warn("the policy was edited: placement and prediction are computed anew", stacklevel=2)
-                return cls.of(problem, policy, schedule=schedule, planner=planner)
-            realised = {what: tuple(shares) for what, shares in given["placement"]["realised"].items()}
-            return cls(policy, problem, schedule, planner, realised, Prediction(**stored))
-        except (ValidationError, AttributeError, TypeError, KeyError, ValueError) as error:
-            raise PolicyError("FP208", f"the plan does not read: {error}", fix="solve again") from None
+        """The plan that ``to_json`` wrote; none of its numbers is believed: they are computed, and must agree.
+
+        PolicyError where placement or prediction do not follow from the policy.
+        """
+        given = PlanFile.read(text)
+        policy, problem = Policy.from_dict(given.policy), given.read_problem()
+        edited = given.prediction.of != _digest(policy, problem, given.schedule)
+        if edited:
+            warnings.warn("the policy was edited: placement and prediction are computed anew", stacklevel=2)
+        plan = cls.of(problem, policy, schedule=given.schedule, planner=given.planner)
+        difference = first_difference(given.numbers, plan._numbers())
+        if edited or difference is None:
+            return plan
+        if given.prediction.sum != digest(given.numbers):
+            raise PolicyError("FP213", f"the plan was edited: {difference}", fix="edit the policy only, or solve again")
+        warnings.warn("another flexplan wrote this plan: placement and prediction are computed anew", stacklevel=2)
+        return plan
 
 
 def read_policy_file(path: str | Path) -> str:
     """The text of a policy or plan file."""
     try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_limited(path, MOST_PLAN_BYTES)
+    except (OSError, ValueError) as error:
         raise PolicyError("FP209", f"cannot read {path}: {error}", fix="give the file that solve -o wrote") from None
 
 
 def load_policy(path: str | Path) -> Policy | Plan:
     """A file with a whole plan, or with nothing but policy fields."""
     text = read_policy_file(path)
-    whole = {"policy", "problem"} & read_strict_json(text, "policy").keys()
+    most = MOST_PLAN_BYTES if '"problem"' in text else MOST_FILE_BYTES
+    whole = {"policy", "problem"} & read_strict_json(text, "policy", most).keys()
     return Plan.from_json(text) if whole else Policy.from_json(text)
 
 
@@ -182,6 +205,26 @@ def _lower(tier: str, block: tuple[int, int] | None, looked: bool) -> str:
     return f"lower {'num_gpu_batches' if tier == 'cpu' else 'gpu_batch_size'} or {percent}"
 
 
+def _refuse_endless(problem: Problem, policy: Policy) -> None:
+    """Raise UsageError for a block that no machine runs, before it is laid out."""
+    batches, tokens = policy.num_gpu_batches, problem.workload.gen_len
+    steps = batches * len(schedule_layers(problem.model, policy.sep_layer))
+    for what, count, most in (
+        (
+            f"{batches} micro-batches over {problem.model.num_layers} layers are {steps} steps a pass",
+            steps,
+            _MOST_STEPS,
+        ),
+        (
+            f"{batches} micro-batches of {tokens} new tokens are {batches * tokens} passes",
+            batches * tokens,
+            _MOST_PASSES,
+        ),
+        (f"{batches} micro-batches of {policy.gpu_batch_size} sequences", policy.block_size, _MOST_ROWS),
+    ):
+        if count > most:
+            raise UsageError("FP118", f"{what}, allowed {most}", fix="lower num_gpu_batches, gpu_batch_size or gen_len")
+
+
 def _digest(policy: Policy, problem: Problem, schedule: str) -> str:
-    text = json.dumps([policy.to_dict(), problem.model_dump(mode="json"), schedule], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return digest(policy.to_dict(), problem.model_dump(mode="json"), schedule)

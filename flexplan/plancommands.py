@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flexplan import options as opt
-from flexplan.errors import PolicyError
-from flexplan.outfiles import refuse_unwritable, save, write_text
+from flexplan.answers import say
+from flexplan.errors import PolicyError, visible
+from flexplan.outfiles import deliver, refuse_unwritable
 
 if TYPE_CHECKING:
     from flexplan.plan import Plan
@@ -85,13 +86,13 @@ def solve(
     name, settings = asked.chosen_planner()
     problem = asked.problem()
     if output is not None:
-        refuse_unwritable(output)
+        refuse_unwritable(output, (job, asked.model, asked.hardware, asked.prompts, asked.tokenizer))
     with _busy(f"{name} is planning"):
         plan = solve_problem(problem, name, timeout_s=asked.planner_timeout or PLANNER_TIMEOUT_S, **settings)
     if output is not None:
-        write_text(output, plan.to_json() + "\n")
+        deliver(output, plan.to_json() + "\n")
     if as_json:
-        print(plan.to_json())
+        say(plan.to_json())
     else:
         _show_plan(plan)
 
@@ -107,13 +108,15 @@ def simulate(
     from flexplan.forecast import simulate as simulate_plan
 
     plan = _load_plan(policy)
+    if trace is not None:
+        refuse_unwritable(trace, (policy,))
     with _busy("simulating"):
         timeline = simulate_plan(plan, keep=trace is not None)
     if trace is not None:
-        save(trace, timeline.to_chrome_trace)
+        deliver(trace, timeline.chrome_trace())
     if as_json:
         seconds = {"prefill_s": timeline.prefill_s, "decode_s": timeline.decode_s, "total_s": timeline.end_s}
-        print(json.dumps(seconds | {"num_tasks": timeline.num_tasks, "lane_busy_s": timeline.lane_busy_s}, indent=2))
+        say(json.dumps(seconds | {"num_tasks": timeline.num_tasks, "lane_busy_s": timeline.lane_busy_s}, indent=2))
         return
     from flexplan import tables
 
@@ -126,7 +129,7 @@ def explain(policy: opt.PolicyFile, as_json: opt.JsonFlag = False) -> None:
     with _busy("solving again with more of each resource"):
         found = plan.explain()
     if as_json:
-        print(json.dumps(found.to_dict(), indent=2))
+        say(json.dumps(found.to_dict(), indent=2))
         return
     from flexplan import sentences, tables
 
@@ -143,11 +146,11 @@ def export(
 
     found = export_plan(_load_plan(policy), to)
     if as_json:
-        print(json.dumps(asdict(found), indent=2))
+        say(json.dumps(asdict(found), indent=2))
         return
-    print(export_text(found))
+    say(visible(export_text(found)))
     for line in found.report():
-        print(line, file=sys.stderr)
+        print(visible(line), file=sys.stderr)
 
 
 def planners(as_json: opt.JsonFlag = False) -> None:
@@ -165,9 +168,7 @@ def planners(as_json: opt.JsonFlag = False) -> None:
         for _, point in sorted(available(group).items())
     ]
     if as_json:
-        print(
-            json.dumps([dict(zip(("group", "name", "object", "origin"), row, strict=True)) for row in rows], indent=2)
-        )
+        say(json.dumps([dict(zip(("group", "name", "object", "origin"), row, strict=True)) for row in rows], indent=2))
         return
     from flexplan import tables
 

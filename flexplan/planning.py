@@ -10,8 +10,10 @@ from typing import Any, Protocol
 from flexplan.baselines import faster_baseline
 from flexplan.blocks import fill_blocks
 from flexplan.checker import check_accesses, check_budgets, check_order
+from flexplan.errors import UsageError
 from flexplan.foreign import blamed_on, foreign_plan, is_foreign, name_of
 from flexplan.goals import refuse_late, smallest_memory
+from flexplan.limits import wrong_type
 from flexplan.pause import collector_paused
 from flexplan.placement import Placement
 from flexplan.plan import Plan
@@ -23,6 +25,7 @@ from flexplan.weight_leads import fewer_layers
 __all__ = ["Planner", "Schedule", "check_plan", "solve"]
 
 PLANNER_TIMEOUT_S = 60.0
+_MOST_TIMEOUT_S = 1e7  # four months
 
 _CHECKED_TOKENS = 3  # the prompt, a first and a last token: what lies between repeats
 _CHECKED_LAYERS = 3  # more than a ring of weights has slots, with the embedding and the head
@@ -54,12 +57,26 @@ def solve(
     planner of another package has ``timeout_s`` seconds, and nothing of its plan but the policy and the schedule is
     believed.
     """
+    _refuse_wrong(problem, planner, timeout_s)
     ask = _asked_apart(planner, options, timeout_s) if is_foreign(planner) else _asked(planner, options)
     if problem.objective.min_tokens_per_s is not None:
         return smallest_memory(ask, problem)
     plan = ask(problem)
     ours = isinstance(planner, str) and planner != "manual" and not is_foreign(planner)
     return _or_baseline(plan) if ours and "schedule" not in options else plan
+
+
+def _refuse_wrong(problem: object, planner: object, timeout_s: float) -> None:
+    """Raise TypeError for what is neither a problem nor a planner, UsageError for no time at all or too much."""
+    if not isinstance(problem, Problem):
+        raise wrong_type("solve", "a Problem", problem, "solve(Problem.of(model, gpu_mem=..., cpu_mem=...))")
+    if isinstance(planner, type) or not (isinstance(planner, str) or hasattr(planner, "plan")):
+        raise wrong_type(
+            "solve", "a planner's name or an instance", planner, "an instance has the method plan(problem)"
+        )
+    if not 0 < timeout_s <= _MOST_TIMEOUT_S:
+        message = f"a planner's time {timeout_s} s, allowed above 0 and up to {_MOST_TIMEOUT_S:.0f}"
+        raise UsageError("FP119", message, fix="correct --planner-timeout")
 
 
 def _asked(planner: str | Planner, options: Mapping[str, Any]) -> Ask:
@@ -105,6 +122,8 @@ def check_plan(plan: Plan) -> None:
 
     Layers are alike; what differs between passes shows in three to five of them.  Raises InfeasiblePlan or GraphError.
     """
+    if not isinstance(plan, Plan):
+        raise wrong_type("check_plan", "a Plan", plan, "solve(problem) makes one")
     problem, graph = plan.problem, plan.graph
     block = next(fill_blocks(problem.workload, plan.policy))
     placement = Placement.of(problem.model, plan.policy, block, graph.live)

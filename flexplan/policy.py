@@ -7,19 +7,21 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Annotated, Any, TypeVar
 
-from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from flexplan.errors import PolicyError
+from flexplan.limits import MOST_FILE_BYTES, shown
 from flexplan.packing import Packing
 from flexplan.strictjson import parse_json
 
 POLICY_VERSION = 1
-_MAX_FILE_BYTES = 1 << 20
+_MOST_SEQUENCES = 1 << 20  # of a micro-batch, or micro-batches of a block
 PACKED_BITS = (4, 8)
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 Percent = Annotated[float, Field(ge=0, le=100)]
+Sequences = Annotated[int, Field(ge=1, le=_MOST_SEQUENCES)]
 T = TypeVar("T")
 
 
@@ -27,7 +29,7 @@ def _speaking(cls: type[T]) -> type[T]:
     """Make the constructor raise PolicyError, with the field, the value and what is allowed."""
     validate = cls.__init__
 
-    def __init__(self: T, *args: Any, **kwargs: Any) -> None:
+    def __init__(self: T, /, *args: Any, **kwargs: Any) -> None:
         try:
             validate(self, *args, **kwargs)
         except ValidationError as error:
@@ -44,7 +46,7 @@ class CompressionConfig:
     """Group-wise quantisation: ``group_size`` neighbours along ``group_dim`` share one scale (and zero point)."""
 
     num_bits: Annotated[int, Field(ge=2, le=8)] = 4
-    group_size: PositiveInt = 64
+    group_size: Annotated[int, Field(ge=1, le=1 << 16)] = 64
     group_dim: Annotated[int, Field(ge=0, le=2)] = 0
     symmetric: bool = False
     enabled: bool = True
@@ -71,8 +73,8 @@ class Policy:
     attends over by copying them meanwhile, so that the link's room is used, too.
     """
 
-    gpu_batch_size: PositiveInt = 4
-    num_gpu_batches: PositiveInt = 1
+    gpu_batch_size: Sequences = 4
+    num_gpu_batches: Sequences = 1
     w_gpu_percent: Percent = 100.0
     w_cpu_percent: Percent = 0.0
     cache_gpu_percent: Percent = 100.0
@@ -234,14 +236,16 @@ def check_version(version: object, what: str) -> None:
     """Refuse a file of another version."""
     if version != POLICY_VERSION or isinstance(version, bool):
         raise PolicyError(
-            "FP204", f"{what} version {version!r}; this flexplan reads {POLICY_VERSION}", fix="solve again, or upgrade"
+            "FP204",
+            f"{what} version {shown(version)}; this flexplan reads {POLICY_VERSION}",
+            fix="solve again, or upgrade",
         )
 
 
-def read_strict_json(text: str | bytes, what: str) -> dict[str, Any]:
+def read_strict_json(text: str | bytes, what: str, most_bytes: int = MOST_FILE_BYTES) -> dict[str, Any]:
     """One JSON object; duplicate keys, NaN, infinities, deep or huge input raise PolicyError."""
-    if len(text) > _MAX_FILE_BYTES:
-        raise PolicyError("FP205", f"{what} is {len(text)} bytes, allowed {_MAX_FILE_BYTES}", fix="solve again")
+    if len(text) > most_bytes:
+        raise PolicyError("FP205", f"{what} is {len(text)} bytes, allowed {most_bytes}", fix="solve again")
     try:
         found = parse_json(text.decode() if isinstance(text, bytes) else text)
     except ValueError as error:
@@ -255,9 +259,9 @@ def _refusal(error: ValidationError) -> PolicyError:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return PolicyError("FP207", f"{where}: no such field", fix=_did_you_mean(str(first["loc"][-1])))
+        return PolicyError("FP207", f"{where:.200}: no such field", fix=_did_you_mean(str(first["loc"][-1])))
     return PolicyError(
-        "FP201", f"{where}: {first['input']!r} refused, {first['msg']}", fix=f"correct {where or 'the policy'}"
+        "FP201", f"{where}: {shown(first['input'])} refused, {first['msg']}", fix=f"correct {where or 'the policy'}"
     )
 
 

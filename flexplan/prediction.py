@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Protocol
 
-from flexplan.blocks import Block, fill_blocks
+from flexplan.blocks import Block, distinct_blocks, fill_blocks
 from flexplan.cost import Rates
 from flexplan.graph import TaskGraph
 from flexplan.lengths import Lens, envelope, representatives
@@ -53,6 +53,9 @@ class Prediction:
     lane_busy_s: dict[str, dict[str, float]] = field(default_factory=dict)
     block_s: float = 0.0
 
+    def __hash__(self) -> int:
+        return hash((self.tokens_per_s, self.prefill_s, self.decode_s, self.block_s))
+
     @property
     def total_s(self) -> float:
         return self.prefill_s + self.decode_s
@@ -88,7 +91,9 @@ def predict_seconds(problem: Problem, policy: Policy, schedule: Schedule) -> Pre
     Equal blocks are simulated once, of many unequal ones a few.
     """
     rates = Rates(problem.hardware)
-    shapes = Counter(_shape_of(block) for block in fill_blocks(problem.workload, policy))
+    shapes: Counter[Lens] = Counter()
+    for block, count in distinct_blocks(problem.workload, policy):
+        shapes[_shape_of(block)] += count
     counts = representatives(shapes)
     times = {lens: _block_time(_of_lens(problem, lens), policy, schedule, rates) for lens in counts}
     prefill = sum(times[lens].prefill_s * n for lens, n in counts.items())
@@ -116,7 +121,7 @@ def _busy_s(times: Mapping[Lens, _BlockTime], counts: Mapping[Lens, float], phas
 def peak_bytes(problem: Problem, policy: Policy, schedule: Schedule) -> dict[str, int]:
     """Bytes of each tier: the largest block's arenas."""
     peaks: dict[str, int] = {"gpu": 0, "cpu": 0, "disk": 0}
-    shapes = {_shape_of(block) for block in fill_blocks(problem.workload, policy)}
+    shapes = {_shape_of(block) for block, _ in distinct_blocks(problem.workload, policy)}
     for lens in shapes if len(shapes) <= _FEW_SHAPES else envelope(list(shapes)):
         part = _of_lens(problem, lens)
         live = schedule.build(part, policy).live
@@ -159,6 +164,8 @@ def _batch_sets(problem: Problem, policy: Policy, schedule: Schedule) -> Iterato
     """The micro-batches that share a pass, and how many such sets are alike."""
     batches = next(fill_blocks(problem.workload, policy)).batches
     few = _of_layers(problem, min(problem.model.num_layers, _FEW_LAYERS))
+    short = few.workload.model_copy(update={"gen_len": min(few.workload.gen_len, _ALL_TOKENS)})
+    few = few.model_copy(update={"workload": short})
     sets = {sweep.ks: None for sweep in schedule.build(few, policy).sweeps()}
     shapes = {ks: tuple((batches[k].num_rows, batches[k].prompt_len) for k in ks) for ks in sets}
     first = {shape: ks for ks, shape in reversed(shapes.items())}

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from flexplan.catalog import model_shape
 from flexplan.errors import UsageError
 from flexplan.hardware import DEFAULT_PRESET, Hardware, hardware_from
+from flexplan.limits import MOST_NEW_TOKENS, MOST_PROMPTS, Tokens, shown
 from flexplan.objective import Objective
 from flexplan.shapes import ModelShape
 from flexplan.units import parse_size
@@ -25,10 +26,10 @@ class Workload(BaseModel):
 
     model_config = _STRICT
 
-    prompt_len: PositiveInt = 512
-    gen_len: PositiveInt = 32
-    num_prompts: PositiveInt | None = None
-    prompt_lens: Annotated[tuple[PositiveInt, ...], Field(strict=False)] = ()
+    prompt_len: Tokens = 512
+    gen_len: Annotated[int, Field(ge=1, le=MOST_NEW_TOKENS)] = 32
+    num_prompts: Annotated[int, Field(ge=1, le=MOST_PROMPTS)] | None = None
+    prompt_lens: Annotated[tuple[Tokens, ...], Field(strict=False)] = ()
 
     @model_validator(mode="after")
     def _agree(self) -> Workload:
@@ -36,6 +37,10 @@ class Workload(BaseModel):
             object.__setattr__(self, "prompt_len", max(self.prompt_lens))
             object.__setattr__(self, "num_prompts", len(self.prompt_lens))
         return self
+
+    def __repr__(self) -> str:
+        lens = f", {len(self.prompt_lens)} prompt_lens" if self.prompt_lens else ""
+        return f"Workload(prompt_len={self.prompt_len}, gen_len={self.gen_len}, num_prompts={self.num_prompts}{lens})"
 
     @classmethod
     def of(cls, **given: Any) -> Workload:
@@ -46,7 +51,7 @@ class Workload(BaseModel):
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             raise UsageError(
-                "FP110", f"workload {where}: {first['input']!r} refused, {first['msg']}", fix=f"correct {where}"
+                "FP110", f"workload {where}: {shown(first['input'])} refused, {first['msg']}", fix=f"correct {where}"
             ) from None
 
 
@@ -63,7 +68,7 @@ class Problem(BaseModel):
     @model_validator(mode="after")
     def _fits_the_context(self) -> Problem:
         need, have = self.workload.prompt_len + self.workload.gen_len, self.model.max_positions
-        if need > have:
+        if need - 1 > have:  # the last token is never read
             raise UsageError(
                 "FP111",
                 f"prompt {self.workload.prompt_len} + output {self.workload.gen_len} = {need} tokens, "

@@ -7,6 +7,8 @@ import time
 from types import TracebackType
 from typing import Any
 
+from flexplan.units import format_duration
+
 _LINE_EVERY_S = 5.0
 
 
@@ -40,7 +42,7 @@ class Progress:
         elif now >= self._next_line_s:
             self._next_line_s = now + _LINE_EVERY_S
             left = (total - done) / max(1e-9, rate)
-            print(f"{done:,} of {total:,} tokens, {rate:.1f} tokens/s, {left:,.0f} s left", file=sys.stderr)
+            print(f"{done:,} of {total:,} tokens, {rate:.1f} tokens/s, {format_duration(left)} left", file=sys.stderr)
 
     def __enter__(self) -> Progress:
         return self

@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from flexplan import options as opt
-from flexplan.errors import UsageError
-from flexplan.outfiles import refuse_unwritable, save
+from flexplan.answers import say
+from flexplan.errors import UsageError, visible
+from flexplan.outfiles import deliver, refuse_unwritable
 
 
 def run(
@@ -32,7 +33,7 @@ def run(
     do_sample: Annotated[
         bool, typer.Option("--do-sample", help="Draw tokens; without it the likeliest is taken.")
     ] = False,
-    temperature: Annotated[float | None, typer.Option(help="With --do-sample. [1.0]")] = None,
+    temperature: Annotated[float | None, typer.Option(help="With --do-sample. [the model's, else 1.0]")] = None,
     top_k: Annotated[int | None, typer.Option(help="With --do-sample: only the likeliest so many.")] = None,
     top_p: Annotated[
         float | None, typer.Option(help="With --do-sample: only the likeliest that make up this much.")
@@ -41,6 +42,7 @@ def run(
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Never stop at an end token.")] = False,
     dummy: opt.Dummy = False,
     prompt_len: Annotated[int | None, typer.Option(help="Tokens of a random prompt. [the plan's]")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in OUT.")] = False,
 ) -> None:
     """Complete every prompt."""
     from flexplan import jobs
@@ -67,7 +69,7 @@ def run(
         dummy_prompt_len=prompt_len,
         **{key: value for key, value in drawing.items() if value is not None},
     )
-    jobs.run_to_file(request, prompts, output)
+    jobs.run_to_file(request, prompts, jobs.OutputFile(output, (policy, prompts, request.model), overwrite))
 
 
 def bench(
@@ -110,15 +112,17 @@ def bench(
         dummy_prompt_len=prompt_len,
     )
     machine = None if hardware is None else hardware_from(hardware)
-    report = jobs.bench(request, machine)
     if trace is not None:
-        save(trace, lambda path: report.predicted.to_chrome_trace(path, ("measured", report.measured)))
+        refuse_unwritable(trace, (policy, request.model, hardware))
+    report = jobs.bench(request, machine)
     if as_json:
-        print(json.dumps(jobs.bench_object(report), indent=2))
-        return
-    from flexplan import tables
+        say(json.dumps(jobs.bench_object(report), indent=2))
+    else:
+        from flexplan import tables
 
-    tables.console().print(tables.bench_view(report))
+        tables.console().print(tables.bench_view(report))
+    if trace is not None:  # last: what was measured is said, whatever becomes of the file
+        deliver(trace, report.predicted.chrome_trace(("measured", report.measured)), (offload_dir,))
 
 
 def profile(
@@ -134,14 +138,14 @@ def profile(
 
     refuse_unwritable(output)
     found = find_runtime().profile(device, offload_dir, lambda line: print(line, file=sys.stderr))
-    found.save(output)
     if as_json:
-        print(found.model_dump_json(indent=2))
-        return
-    from flexplan import tables
+        say(found.model_dump_json(indent=2))
+    else:
+        from flexplan import tables
 
-    tables.console().print(tables.hardware_table(found))
-    print(f"written to {output}", file=sys.stderr)
+        tables.console().print(tables.hardware_table(found))
+    deliver(output, found.model_dump_json(indent=2) + "\n", (offload_dir,))
+    print(visible(f"written to {output}"), file=sys.stderr)
 
 
 def demo(as_json: opt.JsonFlag = False) -> None:
@@ -150,7 +154,7 @@ def demo(as_json: opt.JsonFlag = False) -> None:
 
     report = jobs.demo()
     if as_json:
-        print(json.dumps(jobs.demo_object(report), indent=2))
+        say(json.dumps(jobs.demo_object(report), indent=2))
     else:
         from flexplan import tables
 

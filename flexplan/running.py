@@ -45,7 +45,7 @@ class RunRequest:
     packed_cache: Path | None = None  # a directory where packed weights are kept
     max_new_tokens: int = 32
     do_sample: bool = False
-    temperature: float = 1.0
+    temperature: float | None = None  # the model's own with do_sample, else 1
     top_k: int | None = None
     top_p: float | None = None
     seed: int = 0
@@ -56,7 +56,10 @@ class RunRequest:
 
 @dataclass(frozen=True)
 class Completion:
-    """One prompt's answer; ``token_ids`` ends with the stop token where one was met."""
+    """One prompt's answer; ``token_ids`` ends with the stop token where one was met.
+
+    ``finish_reason``: ``"stop"``, ``"length"``, or ``"error"`` where the logits became NaN or infinite.
+    """
 
     id: str | int
     prompt: str | tuple[int, ...]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from flexplan.limits import MOST_LAYERS, PlainText, Tokens, Width
 
 Positions = Literal["learned", "rotary"]
 Norm = Literal["layer", "rms"]
@@ -20,20 +22,20 @@ class ModelShape(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    name: str
-    family: str
-    num_layers: PositiveInt
-    hidden_size: PositiveInt
-    num_heads: PositiveInt
-    num_kv_heads: PositiveInt
-    head_dim: PositiveInt
-    ffn_size: PositiveInt
+    name: PlainText
+    family: PlainText
+    num_layers: Annotated[int, Field(ge=1, le=MOST_LAYERS)]
+    hidden_size: Width
+    num_heads: Width
+    num_kv_heads: Width
+    head_dim: Width
+    ffn_size: Width
     gated: bool
-    vocab_size: PositiveInt
-    embed_size: PositiveInt
+    vocab_size: Tokens
+    embed_size: Width
     tied_embeddings: bool
     positions: Positions
-    max_positions: PositiveInt
+    max_positions: Annotated[int, Field(ge=1, le=1 << 40)]
     norm: Norm
     pre_norm: bool = True
     final_norm: bool = True
@@ -43,10 +45,18 @@ class ModelShape(BaseModel):
     out_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False
-    num_experts: NonNegativeInt = 0
-    experts_per_token: NonNegativeInt = 0
-    position_offset: NonNegativeInt = 0
-    bytes_per_element: PositiveInt = 2
+    num_experts: Annotated[int, Field(ge=0, le=1 << 16)] = 0
+    experts_per_token: Annotated[int, Field(ge=0, le=1 << 16)] = 0
+    position_offset: Annotated[int, Field(ge=0, le=1 << 16)] = 0
+    bytes_per_element: Annotated[int, Field(ge=1, le=8)] = 2
+
+    @model_validator(mode="after")
+    def _agree(self) -> ModelShape:
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"num_heads {self.num_heads} is no multiple of num_kv_heads {self.num_kv_heads}")
+        if self.experts_per_token > self.num_experts or bool(self.num_experts) != bool(self.experts_per_token):
+            raise ValueError(f"experts_per_token {self.experts_per_token} of num_experts {self.num_experts}")
+        return self
 
     @property
     def q_size(self) -> int:

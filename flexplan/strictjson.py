@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any, NoReturn
+
+from flexplan.limits import shown
+
+_TO_ESCAPE = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def parse_json(text: str) -> Any:
@@ -16,7 +21,34 @@ def parse_json(text: str) -> Any:
     {'cores': 16}
     """
     try:
-        return json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
+        found = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
+        if "\\u" in text:
+            json.dumps(found, ensure_ascii=False).encode()  # half a character pair can be written nowhere
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except UnicodeEncodeError:
+        raise ValueError("an escape is half a pair: no character") from None
+    return found
+
+
+def json_line(found: Any) -> str:
+    """One line of JSON: letters as they are, but escaped what ends a line somewhere, moves a terminal, or is no letter.
+
+    >>> json_line({"text": "Grüße"})
+    '{"text": "Grüße"}'
+    """
+    text = json.dumps(found, ensure_ascii=False)
+    return _TO_ESCAPE.sub(lambda letter: f"\\u{ord(letter[0]):04x}", text)
+
+
+def parse_lenient(text: str) -> Any:
+    """The same of a text that Python or Windows wrote: NaN, Infinity and a byte order mark are let pass.
+
+    >>> parse_lenient('\\ufeff{"limit": Infinity}')
+    {'limit': inf}
+    """
+    try:
+        return json.loads(text.removeprefix("\ufeff"), object_pairs_hook=_object)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
@@ -57,7 +89,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise ValueError(f"key {key!r} stands there twice")
+            raise ValueError(f"key {shown(key)} stands there twice")
         found[key] = value
     return found
 

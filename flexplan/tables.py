@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from flexplan.answers import answers
+from flexplan.errors import visible
 from flexplan.tasks import LANES
-from flexplan.units import format_size
+from flexplan.units import format_duration, format_size
 
 if TYPE_CHECKING:
     from flexplan.hardware import Hardware
@@ -29,9 +31,17 @@ _PLAIN_WIDTH = 120  # of a file or a pipe
 _NUMBER = re.compile(r"[-+]?[\d.,]+( |$)")  # what begins with a number is one
 
 
+class _Visible(Console):
+    """A console that shows the escape codes of a name, and obeys only its own."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+
 def console() -> Console:
     """Standard output; plain where it is no terminal or NO_COLOR is set."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
+    return _Visible(file=answers(), highlight=False, width=None if answers().isatty() else _PLAIN_WIDTH)
 
 
 def table(title: str, head: Sequence[str], rows: Iterable[Row]) -> RenderableType:
@@ -260,14 +270,12 @@ def in_order(lanes: Iterable[str]) -> list[str]:
 
 
 def seconds(value: float) -> str:
-    """Seconds with three digits.
+    """A duration.
 
     >>> seconds(0.01234), seconds(349.2)
     ('12.3 ms', '349 s')
     """
-    if value < 1:
-        return f"{value * 1e3:.3g} ms"
-    return f"{value:.3g} s" if value < 100 else f"{value:.0f} s"
+    return format_duration(value)
 
 
 def share_of(part: float, whole: float) -> str:

@@ -22,7 +22,7 @@ class Span(NamedTuple):
     end_s: float
 
 
-@dataclass
+@dataclass(repr=False)
 class Timeline:
     """Spans in order of their end, and what they add up to.
 
@@ -36,6 +36,9 @@ class Timeline:
     sweep_end_s: dict[int, float] = field(default_factory=dict)
     num_tasks: int = 0
     peak_bytes: dict[str, int] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"Timeline({self.num_tasks} tasks on {len(self.lane_busy_s)} lanes, {self.end_s:.6g} s)"
 
     def add(self, span: Span, keep: bool = True) -> None:
         """Count a span; ``keep`` it for traces."""
@@ -75,10 +78,14 @@ class Timeline:
 
     def to_chrome_trace(self, path: str | Path, *others: tuple[str, Timeline], name: str = "predicted") -> None:
         """Write a trace for Perfetto or chrome://tracing; ``others`` are shown beside as processes of their own."""
+        Path(path).write_text(self.chrome_trace(*others, name=name))
+
+    def chrome_trace(self, *others: tuple[str, Timeline], name: str = "predicted") -> str:
+        """The text of that trace."""
         for timeline in (self, *(t for _, t in others)):
             timeline._refuse_without_spans()
         events = [e for n, (label, t) in enumerate([(name, self), *others], 1) for e in t._events(n, label)]
-        Path(path).write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}))
+        return json.dumps({"traceEvents": events, "displayTimeUnit": "ms"})
 
     def _refuse_without_spans(self) -> None:
         if self.num_tasks and not self.spans:

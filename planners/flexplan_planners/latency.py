@@ -71,7 +71,8 @@ def _quickest(solve: Solve, problem: Problem) -> Plan:
 
 
 def _bounded(problem: Problem, most: float | None) -> Problem:
-    return problem.model_copy(update={"objective": Objective(max_latency_s=most)})
+    # a share of what was asked for may be less than anyone may ask for
+    return problem.model_copy(update={"objective": Objective().model_copy(update={"max_latency_s": most})})
 
 
 def _speed(plan: Plan) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import highspy
 import pulp
 
 Sense = Literal["<=", ">=", "=="]
@@ -57,7 +58,7 @@ def minimise(objective: Mapping[str, float], constraints: Sequence[Constraint], 
     problem.setObjective(_expression(variables, objective))
     for row in constraints:
         problem.addConstraint(_compare(_expression(variables, row.terms), row), row.name)
-    status = _status(problem.solve(pulp.HiGHS(msg=False)))
+    status = _status(problem.solve(_Silent(msg=False)))
     if status == _INFEASIBLE:
         return Answer("infeasible")
     if status == _UNBOUNDED:
@@ -73,6 +74,22 @@ def minimise(objective: Mapping[str, float], constraints: Sequence[Constraint], 
 def _holds(values: Mapping[str, float | None], constraints: Sequence[Constraint]) -> bool:
     known = {name: value for name, value in values.items() if value is not None}
     return len(known) == len(values) and all(row.violation(known) <= _TOLERANCE for row in constraints)
+
+
+class _SilentHighs(highspy.Highs):  # type: ignore[misc]  # untyped here
+    """HiGHS that writes nothing: since 1.16 it greets as soon as callbacks are enabled, which is when it is made."""
+
+    def enableCallbacks(self) -> None:
+        self.setOptionValue("output_flag", False)
+        super().enableCallbacks()
+
+
+class _Silent(pulp.HiGHS):  # type: ignore[misc]  # untyped here
+    """PuLP's HiGHS around it."""
+
+    def createAndConfigureSolver(self, lp: Any) -> None:
+        lp.solverModel = _SilentHighs()
+        lp.solverModel.setOptionValue("output_flag", False)  # an older one enables callbacks later, or never
 
 
 # -- where PuLP 3 and 4 differ -----------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ _WITHOUT_PLANS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SD
 
 
 def prompt_attention(q_BSNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask_B1SS: Tensor | None, scale: float) -> Tensor:
-    """Causal attention of a prompt over itself, (B, S, N x H); ``mask`` (True is read) where rows are padded."""
+    """Attention of a prompt over itself, (B, S, N x H): by the mask (True is read), and without one causal."""
     q, k, v = (x.transpose(1, 2) for x in (q_BSNH, k_BSKH, v_BSKH))
     grouped = q.shape[1] != k.shape[1]
     # cuDNN's plans are kept by thread, and a job's threads are new: making one takes as long as several layers
@@ -56,13 +56,13 @@ def grain_attention(q_GPH: Tensor, k_GTH: Tensor, v_GTH: Tensor, pads_G: Tensor 
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)[:, 0]
 
 
-def prompt_mask(pads_B: Tensor, length: int) -> Tensor:
-    """(B, 1, S, S), True where position s may read position t: not later, and not padding.
+def prompt_mask(pads_B: Tensor, length: int, *, causal: bool = True) -> Tensor:
+    """(B, 1, S, S), True where position s may read position t: not later if ``causal``, and not padding.
 
     A padded position reads itself, so that it stays finite; nobody reads it.
     """
     position = torch.arange(length, device=pads_B.device)
-    causal = position[None, :] <= position[:, None]
+    seen = position[None, :] <= (position[:, None] if causal else length)
     real = position[None, :] >= pads_B[:, None]
     itself = torch.eye(length, dtype=torch.bool, device=pads_B.device)
-    return ((causal[None] & real[:, None, :]) | itself[None])[:, None]
+    return ((seen[None] & real[:, None, :]) | itself[None])[:, None]

@@ -13,6 +13,7 @@ from flexplan.timeline import Timeline
 from flexplan_runtime.env import ExecutionEnv
 from flexplan_runtime.executor import Executor
 from flexplan_runtime.job import Job
+from flexplan_runtime.sampling import NO_TOKEN
 
 Report = Callable[[int], None]  # tokens of this block so far
 
@@ -22,6 +23,7 @@ class BlockPlan:
     """The prompts of a block, its graph and where its bytes go."""
 
     prompts: Sequence[Sequence[int]]
+    widths: Sequence[int]  # tokens of each prompt, those that its caller padded it with, too
     first_row: int
     graph: TaskGraph
     placement: Placement
@@ -38,10 +40,14 @@ class BlockRun:
         self.trace = trace
         self.stops = frozenset(job.stop_ids.tolist())
         self.tokens: list[list[int]] = [[] for _ in plan.prompts]
+        self.broken: dict[int, int] = {}
         self.stuck = False  # a task that did not end may still write to the job's memory
 
     def run(self) -> Timeline:
-        """Fill in the prompts and execute; ``tokens`` then holds every row's new tokens."""
+        """Fill in the prompts and execute; ``tokens`` then holds every row's new tokens.
+
+        ``broken``: for a row whose logits became no numbers, how many tokens it has.
+        """
         for k in range(len(self.plan.placement.block.batches)):
             self._fill_prompt(k)
         executor = Executor(self.plan.graph, self.job, self.env, self._take, trace=self.trace)
@@ -51,12 +57,12 @@ class BlockRun:
             self.stuck = executor.stuck
 
     def finished(self, k: int) -> bool:
-        """Have all rows of micro-batch k met a stop token?"""
+        """Have all rows of micro-batch k met a stop token, or logits that are no numbers?"""
         rows = self.plan.placement.block.batches[k].rows
-        return bool(self.stops) and all(self._stopped(row) for row in rows)
+        return all(self._stopped(row) for row in rows)
 
     def _stopped(self, row: int) -> bool:
-        return bool(self.tokens[row]) and self.tokens[row][-1] in self.stops
+        return row in self.broken or (bool(self.tokens[row]) and self.tokens[row][-1] in self.stops)
 
     def _fill_prompt(self, k: int) -> None:
         """The prompts of a micro-batch, padded on the left."""
@@ -74,6 +80,10 @@ class BlockRun:
             size = batch.num_rows * ID_BYTES
             chosen = self.job.arena_bytes(Access("outputs", k, sweep.i * size, (sweep.i + 1) * size)).view(torch.int64)
             for row, token in zip(batch.rows, chosen.tolist(), strict=True):
-                if not self._stopped(row):
+                if self._stopped(row):
+                    continue
+                if token == NO_TOKEN:
+                    self.broken[row] = len(self.tokens[row])
+                else:
                     self.tokens[row].append(token)
         self.report(sum(map(len, self.tokens)))

@@ -62,8 +62,12 @@ def _embed(job: Job, task: Task, views: Views) -> None:
 def _head(job: Job, task: Task, views: Views) -> None:
     hidden, batch = take_up(job, task, views), job.batches[task.k]
     logits = job.family.head(job.layer_weights(task), hidden[:, -1])
+    if batch.penalties is not None:
+        logits = batch.penalties(logits, task.i)
     chosen = job.sampling.choose(logits, batch.rows, task.i)
     if len(job.stop_ids):
         chosen = torch.where(batch.stopped, job.pad_id, chosen)
         batch.stopped |= torch.isin(chosen, job.stop_ids)
+    if batch.penalties is not None:
+        batch.penalties.note(chosen, task.i)
     views.slot("ids").view(torch.int64).copy_(chosen)

@@ -13,6 +13,7 @@ from flexplan.plan import Plan
 from flexplan.running import BenchReport, Completion, Listener, RunReport
 from flexplan_runtime.arenas import Ledger
 from flexplan_runtime.lm import Generation, OffloadedLM
+from flexplan_runtime.prompts import refuse_broken
 from flexplan_runtime.requests import Ready
 
 MOVES = ("up_bytes", "down_bytes", "read_bytes", "write_bytes")
@@ -48,6 +49,7 @@ def bench_ready(ready: Ready, plan: Plan, listener: Listener) -> BenchReport:
         watch = Watch(lm.env.ledger, listener)
         began_s = time.perf_counter()
         done = generate(ready, lm, watch, trace=True)
+        refuse_broken(done.broken, done.tokens, lm.dtype)  # what is no number may be quicker, too
         report = _report(ready, lm, done, watch, load_s, time.perf_counter() - began_s)
     device_peak = int(torch.cuda.max_memory_allocated(ready.env.device)) if on_device else None
     return BenchReport(plan, predicted, done.timelines[0], report, _moved(plan, lm.env.ledger), device_peak)
@@ -106,7 +108,7 @@ class Watch:
 
 def _report(ready: Ready, lm: OffloadedLM, done: Generation, watch: Watch, load_s: float, run_s: float) -> RunReport:
     return RunReport(
-        completions=completions(ready, done.tokens),
+        completions=completions(ready, done),
         load_s=load_s,
         run_s=run_s,
         timelines=tuple(done.timelines),
@@ -116,7 +118,7 @@ def _report(ready: Ready, lm: OffloadedLM, done: Generation, watch: Watch, load_
     )
 
 
-def completions(ready: Ready, tokens: Sequence[Sequence[int]]) -> tuple[Completion, ...]:
+def completions(ready: Ready, done: Generation) -> tuple[Completion, ...]:
     """New tokens as people read them."""
     return tuple(
         Completion(
@@ -124,8 +126,14 @@ def completions(ready: Ready, tokens: Sequence[Sequence[int]]) -> tuple[Completi
             prompt=prompt.content,
             text=ready.tokenizer.decode(new),
             token_ids=tuple(new),
-            finish_reason="stop" if new and new[-1] in ready.stops else "length",
+            finish_reason=_reason(ready, new, n in done.broken),
             num_prompt_tokens=len(ids),
         )
-        for prompt, ids, new in zip(ready.prompts, ready.ids, tokens, strict=True)
+        for n, (prompt, ids, new) in enumerate(zip(ready.prompts, ready.ids, done.tokens, strict=True))
     )
+
+
+def _reason(ready: Ready, new: Sequence[int], is_broken: bool) -> str:
+    if is_broken:
+        return "error"
+    return "stop" if new and new[-1] in ready.stops else "length"

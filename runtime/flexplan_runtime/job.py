@@ -22,6 +22,7 @@ from flexplan_runtime.attention import prompt_mask
 from flexplan_runtime.disk import ScratchFile
 from flexplan_runtime.hostcall import HostAttention
 from flexplan_runtime.models.base import Family, Pieces
+from flexplan_runtime.penalties import Penalties
 from flexplan_runtime.quantisation import pack_vectors
 from flexplan_runtime.replay import Replays
 from flexplan_runtime.sampling import Sampling
@@ -37,12 +38,13 @@ class BatchState:
     host_grain_pads: Tensor  # int64, as the host's kernel takes them
     position: Tensor  # (1,) place of the newest token, counted on the device so that a step can be replayed
     positions: Tensor  # (B, 1) the same in each row's own counting, of a step
-    prompt_mask: Tensor | None  # None where nothing is padded
+    prompt_mask: Tensor | None  # None where nothing is padded and attention is causal
     stopped: Tensor  # (B,) bool
+    penalties: Penalties | None = None  # None where the model's generation config has no rule
 
     def renew(self, other: BatchState) -> None:
         """Take over another block's rows; the tensors stay where captured steps and host attention expect them."""
-        self.rows = other.rows
+        self.rows, self.penalties = other.rows, other.penalties
         for name in ("pads", "grain_pads", "host_grain_pads", "position", "positions", "stopped"):
             getattr(self, name).copy_(getattr(other, name))
         if self.prompt_mask is not None and other.prompt_mask is not None:
@@ -191,7 +193,7 @@ class Job:
 
 
 def batch_states(
-    placement: Placement, prompts: Sequence[Sequence[int]], first_row: int, device: torch.device
+    placement: Placement, prompts: Sequence[Sequence[int]], first_row: int, device: torch.device, *, causal: bool = True
 ) -> list[BatchState]:
     """The rows of every micro-batch; padding is on the left."""
     states = []
@@ -207,7 +209,9 @@ def batch_states(
                 host_grain_pads=grain_pads,
                 position=torch.zeros(1, dtype=torch.int64, device=device),
                 positions=torch.zeros(batch.num_rows, 1, dtype=torch.int64, device=device),
-                prompt_mask=prompt_mask(on_device, batch.prompt_len) if pads.any() else None,
+                prompt_mask=prompt_mask(on_device, batch.prompt_len, causal=causal)
+                if pads.any() or not causal
+                else None,
                 stopped=torch.zeros(batch.num_rows, dtype=torch.bool, device=device),
             )
         )

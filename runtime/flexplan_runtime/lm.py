@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
@@ -23,8 +24,9 @@ from flexplan.policy import Policy
 from flexplan.prediction import Schedule
 from flexplan.problem import Problem, Workload
 from flexplan.timeline import Timeline
+from flexplan.tokenrules import Ids
 from flexplan_runtime.arenas import Arenas
-from flexplan_runtime.blockrun import BlockPlan, BlockRun
+from flexplan_runtime.blockrun import BlockPlan, BlockRun, Report
 from flexplan_runtime.compiler import has_triton
 from flexplan_runtime.env import ExecutionEnv
 from flexplan_runtime.job import Job, batch_states
@@ -34,8 +36,9 @@ from flexplan_runtime.models.families import family
 from flexplan_runtime.opening import Config, dtype_of, open_model, refuse_other_model
 from flexplan_runtime.packedfiles import PackedFiles
 from flexplan_runtime.packedweights import read_packed
+from flexplan_runtime.penalties import Penalties
 from flexplan_runtime.preparing import prepare_steps
-from flexplan_runtime.prompts import Stop, padded, refuse_bad_prompts, rows_of, stop_ids_of
+from flexplan_runtime.prompts import Stop, padded, refuse_bad_prompts, refuse_broken, rows_of, stop_ids_of
 from flexplan_runtime.replay import Replays
 from flexplan_runtime.sampling import Sampling
 
@@ -46,11 +49,13 @@ Progress = Callable[[int, int], None]  # (tokens generated so far, tokens asked 
 class Generation:
     """New tokens of every prompt in the order of the input, each up to and with its stop token.
 
-    And each block's measured timeline: sums, and with ``trace=True`` every task.
+    ``broken``: for each prompt whose logits became NaN or infinite, how many tokens it has; all others are whole.
+    ``timelines`` has each block's as measured: sums, and with ``trace=True`` every task.
     """
 
     tokens: list[list[int]]
     timelines: list[Timeline]
+    broken: Mapping[int, int] = field(default_factory=dict)
 
 
 class OffloadedLM:
@@ -119,8 +124,8 @@ class OffloadedLM:
         attention_mask: Tensor | None = None,
         *,
         max_new_tokens: int = 32,
-        do_sample: bool = False,
-        temperature: float = 1.0,
+        do_sample: bool | None = None,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int = 0,
@@ -132,12 +137,20 @@ class OffloadedLM:
         """Token ids (rows, longest prompt + longest continuation), as ``transformers`` returns them.
 
         Rows are in the order of the input, padded on the left for shorter prompts and on the right after a
-        row's stop.  ``stop``: None never stops, ``"model"`` stops at the checkpoint's end ids.
-        With ``trace`` the ``timeline`` keeps every task, not only their sums.
+        row's stop.  ``stop``: None never stops, ``"model"`` stops at the checkpoint's end ids.  The rules of the
+        checkpoint's generation config always hold; its temperature and its kin only with ``do_sample``, without which
+        the likeliest token is taken.  Raises NoNumbers, which has all tokens, where a row's logits become NaN or
+        infinite.  With ``trace`` the ``timeline`` keeps every task, not only their sums.
         """
-        prompts, stops = rows_of(input_ids, attention_mask), stop_ids_of(stop, self.math)
-        sampling = Sampling(do_sample, temperature, top_k, top_p, seed)
-        done = self.complete(prompts, max_new_tokens, sampling=sampling, stops=stops, progress=progress, trace=trace)
+        stops = stop_ids_of(stop, self.math)
+        pad, ends = self.math.pad_token_id if pad_token_id is None else pad_token_id, self._end_ids(stops)
+        prompts = rows_of(input_ids, attention_mask, None if pad in ends else pad)
+        sampling = Sampling.of(self.math.rules, do_sample, temperature, top_k, top_p, seed)
+        widths = [input_ids.shape[1]] * len(prompts) if isinstance(input_ids, Tensor) else None
+        done = self.complete(
+            prompts, max_new_tokens, sampling=sampling, stops=stops, progress=progress, widths=widths, trace=trace
+        )
+        refuse_broken(done.broken, done.tokens, self.dtype)
         return padded(prompts, done.tokens, self._pad_id(pad_token_id, stops))
 
     def complete(
@@ -148,48 +161,28 @@ class OffloadedLM:
         sampling: Sampling | None = None,
         stops: Sequence[int] = (),
         progress: Progress | None = None,
+        widths: Sequence[int] | None = None,
         trace: bool = False,
     ) -> Generation:
         """The new tokens only; any number of prompts, block after block in the order of the input.
 
+        ``widths``: what each prompt counts as where a rule counts it; its tokens, unless padding counts, too.
         With ``trace`` the timelines keep every task: some 250 bytes each, of which a block has thousands.
         """
         if trace and not self.env.timed:
             raise UsageError("FP148", "trace=True in an environment with timed=False", fix="leave one of them out")
         refuse_bad_prompts(prompts, max_new_tokens, self.shape)
-        with self.env.turn.taken("generate"):
-            self._refuse_closed()
-            try:
-                done = self._complete(prompts, max_new_tokens, sampling or Sampling(), stops, progress, trace)
-            except BaseException as error:
-                forget_frames(error)
-                raise
-        if done.timelines:
-            self.timeline = done.timelines[-1]
-        return done
-
-    def _complete(
-        self,
-        prompts: Sequence[Sequence[int]],
-        max_new_tokens: int,
-        sampling: Sampling,
-        stops: Sequence[int],
-        progress: Progress | None,
-        trace: bool,
-    ) -> Generation:
-        self._make_room(
-            _largest((plan.placement for plan in self._plan_blocks(prompts, max_new_tokens)), weights=False)
-        )
-        done = Generation([], [])
-        for plan in self._plan_blocks(prompts, max_new_tokens):  # once more: those of a long job fill memory
-            run = self._block_run(plan, sampling, stops, len(prompts) * max_new_tokens, progress, trace)
-            try:
-                done.timelines.append(run.run())
-            finally:
-                if run.stuck or self._work.busy or self._weights.busy:  # what may yet be written to is not used again
-                    self._replace_work()
-            done.tokens.extend(run.tokens)
-        return done
+        given = prompts, max_new_tokens, widths or [len(prompt) for prompt in prompts]
+        total, chosen = len(prompts) * max_new_tokens, sampling or Sampling()
+        with self._turn():
+            self._make_room(_largest((plan.placement for plan in self._plan_blocks(*given)), weights=False))
+            blocks = [  # planned once more: the plans of a long job would fill memory
+                self._complete_block(plan, chosen, stops, _report(plan, total, progress), trace)
+                for plan in self._plan_blocks(*given)
+            ]
+        if blocks:
+            self.timeline = blocks[-1].timelines[-1]
+        return _joined(blocks)
 
     def close(self) -> None:
         """Give all memory and disk space back, after a call of another thread that is under way."""
@@ -204,10 +197,6 @@ class OffloadedLM:
             if self.env.device.type != "cpu":
                 gc.collect()  # a caught error's frames may still hold views of device memory
 
-    def _refuse_closed(self) -> None:
-        if self._closed:
-            raise UsageError("FP147", "the model is closed", fix="open it again, or generate before close()")
-
     def __enter__(self) -> OffloadedLM:
         return self
 
@@ -216,36 +205,53 @@ class OffloadedLM:
     ) -> None:
         self.close()
 
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """This call's turn in the environment; whoever keeps an error of it keeps no memory of the tiers."""
+        with self.env.turn.taken("generate"):
+            if self._closed:
+                raise UsageError("FP147", "the model is closed", fix="open it again, or generate before close()")
+            try:
+                yield
+            except BaseException as error:
+                forget_frames(error)
+                raise
+
     # -- blocks ------------------------------------------------------------------------------------------------
-    def _plan_blocks(self, prompts: Sequence[Sequence[int]], gen_len: int) -> Iterator[BlockPlan]:
+    def _plan_blocks(
+        self, prompts: Sequence[Sequence[int]], gen_len: int, widths: Sequence[int]
+    ) -> Iterator[BlockPlan]:
         """Blocks in input order, each with the graph of its very lengths."""
         size = self.policy.block_size
         for first in range(0, len(prompts), size):
-            yield self._plan_block(prompts[first : first + size], first, gen_len)
+            yield self._plan_block(prompts[first : first + size], widths[first : first + size], first, gen_len)
 
-    def _plan_block(self, prompts: Sequence[Sequence[int]], first: int, gen_len: int) -> BlockPlan:
+    def _plan_block(
+        self, prompts: Sequence[Sequence[int]], widths: Sequence[int], first: int, gen_len: int
+    ) -> BlockPlan:
         workload = Workload(prompt_lens=tuple(map(len, prompts)), gen_len=gen_len)
         graph = self.schedule.build(Problem(model=self.shape, hardware=self._here(), workload=workload), self.policy)
         block = next(fill_blocks(workload, self.policy))
-        return BlockPlan(prompts, first, graph, Placement.of(self.shape, self.policy, block, graph.live))
+        return BlockPlan(prompts, widths, first, graph, Placement.of(self.shape, self.policy, block, graph.live))
 
-    def _block_run(
-        self,
-        plan: BlockPlan,
-        sampling: Sampling,
-        stops: Sequence[int],
-        total: int,
-        progress: Progress | None,
-        trace: bool,
-    ) -> BlockRun:
-        before = plan.first_row * plan.placement.block.gen_len
-        job = self._job(plan, sampling, tuple(stops))
-        report = (lambda n: progress(before + n, total)) if progress else (lambda n: None)
-        return BlockRun(plan, job, self.env, report, trace=trace)
+    def _complete_block(
+        self, plan: BlockPlan, sampling: Sampling, stops: Sequence[int], report: Report, trace: bool
+    ) -> Generation:
+        run = BlockRun(plan, self._job(plan, sampling, tuple(stops)), self.env, report, trace=trace)
+        try:
+            timeline = run.run()
+        finally:
+            if run.stuck or self._work.busy or self._weights.busy:  # what may yet be written to is not used again
+                self._replace_work()
+        broken = {plan.first_row + row: place for row, place in run.broken.items()}
+        return Generation(run.tokens, [timeline], broken)
 
     def _job(self, plan: BlockPlan, sampling: Sampling, stops: tuple[int, ...]) -> Job:
         """The job of a block; a block of the same shape as the one before takes over its captured steps."""
-        states = batch_states(plan.placement, plan.prompts, plan.first_row, self.env.device)
+        causal = self.math.causal
+        states = batch_states(plan.placement, plan.prompts, plan.first_row, self.env.device, causal=causal)
+        for k, state in enumerate(states):
+            state.penalties = self._penalties(plan, k, stops)
         shapes = tuple((len(s.rows), s.prompt_mask is None) for s in states)
         lens = tuple(batch.prompt_len for batch in plan.placement.block.batches)
         key = (shapes, lens, plan.placement.block.gen_len, plan.graph.live, sampling, stops)
@@ -271,7 +277,7 @@ class OffloadedLM:
             self._pad_id(None, stops),
             states,
             self.env.num_threads,
-            Replays(plan.placement) if self._replays(sampling) else None,
+            Replays(plan.placement, self._chooses_by_step(sampling)) if self._replays() else None,
         )
         self._last_job = (key, job)
         return job
@@ -293,9 +299,29 @@ class OffloadedLM:
         self._work.close()
         self._work = Arenas(sizes or {}, self.env.ledger, self.env.device, self.env.offload_dir)
 
-    def _replays(self, sampling: Sampling) -> bool:
-        """Steps can be captured where nothing in them asks the host: no draws, no counting of experts."""
-        return self.env.device.type == "cuda" and has_triton() and not sampling.do_sample and not self.shape.num_experts
+    def _penalties(self, plan: BlockPlan, k: int, stops: Ids) -> Penalties | None:
+        """What the model's rules are to the rows of a micro-batch."""
+        if not self.math.rules.change_logits:
+            return None
+        block = plan.placement.block
+        rows = block.batches[k].rows
+        prompts, widths = [plan.prompts[row] for row in rows], [plan.widths[row] for row in rows]
+        lens, ends = (block.batches[k].prompt_len, block.gen_len), self._end_ids(stops)
+        return Penalties(
+            [self.math.rules] * len(rows), ends, prompts, widths, lens, self.shape.vocab_size, self.env.device
+        )
+
+    def _end_ids(self, stops: Ids) -> Ids:
+        """The ids that rules call the end, also where nothing stops there."""
+        return stops or self.math.eos_token_ids
+
+    def _replays(self) -> bool:
+        """Steps can be captured where nothing in them asks the host: no counting of experts."""
+        return self.env.device.type == "cuda" and has_triton() and not self.shape.num_experts
+
+    def _chooses_by_step(self, sampling: Sampling) -> bool:
+        """Draws and rules know which token they choose."""
+        return sampling.do_sample or self.math.rules.change_logits
 
     def _here(self) -> Hardware:
         """The budgets of the environment; a schedule reads nothing else of a machine."""
@@ -315,6 +341,21 @@ class OffloadedLM:
         """
         stored = {what for what, _ in self.env.ledger.stored}
         return {what: self.env.ledger.shares(what) for what in ("w", "cache", "act") if what in stored}
+
+
+def _report(plan: BlockPlan, total: int, progress: Progress | None) -> Report:
+    """Tells the caller of a block's tokens, those of the blocks before counted in."""
+    before = plan.first_row * plan.placement.block.gen_len
+    return lambda n: progress(before + n, total) if progress else None
+
+
+def _joined(blocks: Sequence[Generation]) -> Generation:
+    """Block after block."""
+    return Generation(
+        [row for block in blocks for row in block.tokens],
+        [timeline for block in blocks for timeline in block.timelines],
+        {row: place for block in blocks for row, place in block.broken.items()},
+    )
 
 
 def _largest(placements: Iterable[Placement], *, weights: bool) -> dict[str, int]:

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from flexplan.errors import PromptError
+from flexplan.errors import NoNumbers, PromptError
 from flexplan.modelmath import ModelMath
 from flexplan.shapes import ModelShape
 
 Stop = int | Sequence[int] | Literal["model"] | None
 
 
-def rows_of(input_ids: Tensor | Sequence[Sequence[int]], attention_mask: Tensor | None) -> list[list[int]]:
-    """The prompts without padding."""
+def rows_of(
+    input_ids: Tensor | Sequence[Sequence[int]], attention_mask: Tensor | None, pad_id: int | None = None
+) -> list[list[int]]:
+    """The prompts without padding, which is what the mask says; in a tensor without one, every ``pad_id``.
+
+    Lists of ids have no padding.
+    """
     if not isinstance(input_ids, Tensor):
         return [[int(token) for token in row] for row in input_ids]
     if attention_mask is None:
-        return [[int(token) for token in row] for row in input_ids.tolist()]
+        return [[int(token) for token in row if token != pad_id] for row in input_ids.tolist()]
     if attention_mask.shape != input_ids.shape:
         raise PromptError(
             "FP301",
@@ -37,11 +42,11 @@ def refuse_bad_prompts(prompts: Sequence[Sequence[int]], max_new_tokens: int, sh
     for n, row in enumerate(prompts):
         if not row:
             raise PromptError("FP303", f"prompt {n} has no tokens", fix="leave it out, or begin it with a token")
-        if len(row) + max_new_tokens > shape.max_positions:
+        if len(row) + max_new_tokens - 1 > shape.max_positions:  # the last one is never read
             raise PromptError(
                 "FP304",
                 f"prompt {n} has {len(row)} tokens + {max_new_tokens} new = {len(row) + max_new_tokens}, "
-                f"{shape.name} reads {shape.max_positions}",
+                f"{shape.name} reads {shape.max_positions}, and not the last one",
                 fix="shorten it, or lower max_new_tokens",
             )
         if not 0 <= min(row) <= max(row) < shape.vocab_size:
@@ -50,6 +55,25 @@ def refuse_bad_prompts(prompts: Sequence[Sequence[int]], max_new_tokens: int, sh
                 f"prompt {n} has token ids {min(row)} to {max(row)}, the vocabulary has {shape.vocab_size}",
                 fix="use this model's tokenizer",
             )
+
+
+def refuse_broken(broken: Mapping[int, int], tokens: Sequence[Sequence[int]], dtype: torch.dtype) -> None:
+    """Raise NoNumbers where there are rows that no token could be chosen for."""
+    if not broken:
+        return
+    (row, *others), name = sorted(broken), str(dtype).removeprefix("torch.")
+    also = f", and so are logits of {len(others)} other prompts: {_few(others)}" if others else ""
+    raise NoNumbers(
+        "FP1101",
+        f"the logits for new token {broken[row]} of prompt {row} are NaN or infinite in {name}{also}",
+        fix="take a dtype with a wider range (bfloat16, float32), or look for damaged weights",
+        broken=broken,
+        tokens=tokens,
+    )
+
+
+def _few(rows: Sequence[int]) -> str:
+    return ", ".join(map(str, rows[:10])) + (", ..." if len(rows) > 10 else "")
 
 
 def stop_ids_of(stop: Stop, math: ModelMath) -> tuple[int, ...]:

@@ -30,8 +30,10 @@ class Replays:
     A task is the same one when all of its slots are: in the built-in schedules, in every pass.
     """
 
-    def __init__(self, placement: Placement) -> None:
+    def __init__(self, placement: Placement, chooses_by_step: bool = False) -> None:
         self._placement = placement
+        # what the head does then is another thing at each step
+        self._eager = len(placement.layers) - 1 if chooses_by_step else None
         self._seen: dict[Hashable, int] = {}  # the token at which a task was first met
         self._graphs: dict[Hashable, Any] = {}
         self._pool = torch.cuda.graph_pool_handle()
@@ -63,7 +65,7 @@ class Replays:
 
         A prompt keeps the gpu busy by itself, and what its kernels allocate would be held twice.
         """
-        if KINDS[task.kind].lane != GPU or task.i == 0:
+        if KINDS[task.kind].lane != GPU or task.i == 0 or task.j == self._eager:
             return False
         return not any(access.buffer in _GROWING for access in (*task.reads, *task.writes))
 

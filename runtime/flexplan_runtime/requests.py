@@ -69,10 +69,10 @@ def make_ready(request: RunRequest) -> Ready:
     plan = request.policy if isinstance(request.policy, Plan) else None
     policy = plan.policy if plan else request.policy
     assert isinstance(policy, Policy)
-    sampling = Sampling(request.do_sample, request.temperature, request.top_k, request.top_p, request.seed)
     env = environment(request)
     weights, directory = _find(request)
     shape, math = _open(request, weights)
+    sampling = _sampling(request, math)
     if plan:
         refuse_other_model(plan.problem.model, shape)
         _warn_of_other_machine(plan, env.device)
@@ -86,6 +86,11 @@ def make_ready(request: RunRequest) -> Ready:
     ready = Ready(request, policy, schedule, sampling, weights, shape, math, dtype, tokenizer, tuple(prompts), ids, env)
     _refuse_over_budget(ready)
     return ready
+
+
+def _sampling(request: RunRequest, math: ModelMath) -> Sampling:
+    asked = request.temperature, request.top_k, request.top_p, request.seed
+    return Sampling.of(math.rules, request.do_sample or None, *asked)
 
 
 def environment(request: RunRequest) -> ExecutionEnv:

@@ -1,14 +1,19 @@
-"""From logits to the next token: greedy, or drawn after temperature, top-k and top-p, as transformers orders them."""
+"""From logits to the next token: greedy, or drawn from what temperature and its kin leave, in transformers' order."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from flexplan.errors import UsageError
+from flexplan.tokenrules import TokenRules
+
+NO_TOKEN = -1  # chosen where the logits are no numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +25,43 @@ class Sampling:
     top_k: int | None = None
     top_p: float | None = None
     seed: int = 0
+    min_p: float | None = None
+    typical_p: float | None = None
+    epsilon_cutoff: float | None = None
+    eta_cutoff: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        rules: TokenRules,
+        do_sample: bool | None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+    ) -> Sampling:
+        """What was asked for, and where draws were, the model's own settings for what was not.
+
+        None is greedy, too, but says what the model asks for.
+        """
+        if do_sample is None and rules.do_sample:
+            settings = ", ".join(f"{key} {value}" for key, value in rules.draws.items())
+            warnings.warn(
+                f"the model's generation config asks for draws ({settings}); this run is greedy", stacklevel=2
+            )
+        own = rules if do_sample else TokenRules()
+        if own.not_drawn:
+            raise UsageError(
+                "FP153",
+                f"the model's generation config has {', '.join(own.not_drawn)}, which draws do not honour",
+                fix="take it out of generation_config.json, or leave do_sample off",
+            )
+        if temperature is None:
+            temperature = 1.0 if own.temperature is None else own.temperature
+        top_k = (own.top_k or None) if top_k is None else top_k  # 0 is transformers' word for all
+        top_p = own.top_p if top_p is None else top_p
+        cutoffs = (own.min_p, own.typical_p, own.epsilon_cutoff, own.eta_cutoff)
+        return cls(bool(do_sample), temperature, top_k, top_p, seed, *cutoffs)
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < torch.inf:
@@ -34,10 +76,15 @@ class Sampling:
             raise UsageError("FP152", f"top_p {self.top_p} is outside (0, 1]", fix="leave it out to keep all tokens")
 
     def choose(self, logits_BV: Tensor, rows: Sequence[int], step: int) -> Tensor:
-        """The next token of each row, (B,)."""
-        if not self.do_sample:
-            return logits_BV.argmax(-1)
-        scores = self._narrow(logits_BV.float() / self.temperature)
+        """The next token of each row, (B,); `NO_TOKEN` where no logit, or one that is no number, stands out."""
+        best_B, likeliest_B = logits_BV.max(-1)
+        usable_B = best_B.isfinite()
+        chosen_B = self._draw(logits_BV, usable_B, rows, step) if self.do_sample else likeliest_B
+        return torch.where(usable_B, chosen_B, NO_TOKEN)
+
+    def _draw(self, logits_BV: Tensor, usable_B: Tensor, rows: Sequence[int], step: int) -> Tensor:
+        logits_BV = logits_BV.float().masked_fill(~usable_B[:, None], 0.0)
+        scores = self._narrow(logits_BV / self.temperature)
         chances = torch.softmax(scores, -1).cpu()
         drawn = [torch.multinomial(chances[b], 1, generator=self._generator(row, step)) for b, row in enumerate(rows)]
         return torch.cat(drawn).to(logits_BV.device)
@@ -51,9 +98,50 @@ class Sampling:
             outside = ordered.softmax(-1).cumsum(-1) <= 1 - self.top_p
             outside[:, -1] = False  # the likeliest token is always kept
             scores_BV = scores_BV.masked_fill(outside.scatter(1, order, outside), -torch.inf)
+        if self.min_p is not None:
+            scores_BV = _above(scores_BV, partial(_share, self.min_p))
+        if self.typical_p is not None and 0 < self.typical_p < 1:
+            scores_BV = _typical(scores_BV, self.typical_p)
+        if self.epsilon_cutoff is not None and 0 < self.epsilon_cutoff < 1:
+            scores_BV = _above(scores_BV, partial(_fixed, self.epsilon_cutoff))
+        if self.eta_cutoff is not None and 0 < self.eta_cutoff < 1:
+            scores_BV = _above(scores_BV, partial(_eta, self.eta_cutoff))
         return scores_BV
 
     def _generator(self, row: int, step: int) -> torch.Generator:
         """A generator of its own for every (seed, row, step): text never depends on which rows ran together."""
         mixed = (self.seed * 0x9E3779B97F4A7C15 + row * 0xBF58476D1CE4E5B9 + step * 0x94D049BB133111EB) % 2**63
         return torch.Generator().manual_seed(mixed)
+
+
+def _above(scores_BV: Tensor, least: Callable[[Tensor], Tensor]) -> Tensor:
+    """Tokens whose chance is not below ``least`` of all chances, and the likeliest."""
+    chances = scores_BV.softmax(-1)
+    below = (chances < least(chances)) & (scores_BV < scores_BV.amax(-1, keepdim=True))
+    return scores_BV.masked_fill(below, -torch.inf)
+
+
+def _entropy(chances_BV: Tensor) -> Tensor:
+    return -(chances_BV * chances_BV.log()).nansum(-1, keepdim=True)
+
+
+def _share(share: float, chances_BV: Tensor) -> Tensor:
+    return share * chances_BV.amax(-1, keepdim=True)
+
+
+def _fixed(cutoff: float, chances_BV: Tensor) -> Tensor:
+    return torch.full_like(chances_BV[:, :1], cutoff)
+
+
+def _eta(cutoff: float, chances_BV: Tensor) -> Tensor:
+    return (cutoff**0.5 * torch.exp(-_entropy(chances_BV))).clamp(max=cutoff)
+
+
+def _typical(scores_BV: Tensor, mass: float) -> Tensor:
+    """Tokens as surprising as is usual here, until they make up ``mass``."""
+    chances = scores_BV.softmax(-1)
+    unusual, order = (-chances.log() - _entropy(chances)).abs().sort()
+    last = (chances.gather(-1, order).cumsum(-1) < mass).sum(-1, keepdim=True).clamp(max=scores_BV.shape[-1] - 1)
+    outside = unusual > unusual.gather(-1, last)
+    outside[:, 0] = False
+    return scores_BV.masked_fill(outside.scatter(1, order, outside), -torch.inf)

@@ -49,20 +49,20 @@ def norm_cuda(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float,
 
 @triton.jit(do_not_specialize=["heads"])
 def _turn(  # type: ignore[no-untyped-def]
-    x_ptr, positions_ptr, frequencies_ptr, out_ptr, heads, x_row, x_head,
+    x_ptr, positions_ptr, frequencies_ptr, out_ptr, heads, x_row, x_head, frequencies_row, factor,
     HALF: tl.constexpr, BLOCK: tl.constexpr, ACCURATE: tl.constexpr,
 ):  # fmt: skip
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     h = tl.arange(0, BLOCK)
     inside = h < HALF
     angle = tl.maximum(tl.load(positions_ptr + row), 0).to(tl.float32)
-    angle *= tl.load(frequencies_ptr + h, mask=inside, other=0.0)
+    angle *= tl.load(frequencies_ptr + row * frequencies_row + h, mask=inside, other=0.0)
     dtype: tl.constexpr = out_ptr.dtype.element_ty
     if ACCURATE:
         cos, sin = libdevice.cos(angle), libdevice.sin(angle)
     else:
         cos, sin = tl.cos(angle), tl.sin(angle)
-    cos, sin = cos.to(dtype).to(tl.float32), sin.to(dtype).to(tl.float32)
+    cos, sin = (cos * factor).to(dtype).to(tl.float32), (sin * factor).to(dtype).to(tl.float32)
     x_at = x_ptr + row * x_row + head * x_head + h
     low = tl.load(x_at, mask=inside, other=0.0).to(tl.float32)
     high = tl.load(x_at + HALF, mask=inside, other=0.0).to(tl.float32)
@@ -74,12 +74,16 @@ def _turn(  # type: ignore[no-untyped-def]
     tl.store(out_at + HALF, second.to(dtype), mask=inside)
 
 
-def turn_cuda(x_B1NH: Tensor, positions_B1: Tensor, frequencies: Tensor) -> Tensor:
-    """Rotary positions: each row's heads turned by its position times ``frequencies`` (H / 2)."""
+def turn_cuda(x_B1NH: Tensor, positions_B1: Tensor, frequencies: Tensor, factor: float = 1.0) -> Tensor:
+    """Rotary positions: each row's heads turned by its position times ``frequencies``, (H / 2) or one row for each.
+
+    ``factor`` multiplies cosines and sines before they are rounded.
+    """
     rows, _, heads, size = x_B1NH.shape
     out = torch.empty(x_B1NH.shape, dtype=x_B1NH.dtype, device=x_B1NH.device)
     _turn[(rows, heads)](
         x_B1NH, positions_B1, frequencies, out, heads, x_B1NH.stride(0), x_B1NH.stride(2),
+        frequencies.stride(0) if frequencies.dim() == 2 else 0, factor,
         HALF=size // 2, BLOCK=triton.next_power_of_2(size // 2), ACCURATE=x_B1NH.is_cuda, num_warps=1,
     )  # fmt: skip
     return out

@@ -101,5 +101,5 @@ def store_cache(job: Job, task: Task, views: Views) -> None:
 
 def gather(job: Job, task: Task, views: Views) -> None:
     """Rows of the token table that are off the gpu."""
-    ids = job.arena_bytes(task.reads[0]).view(torch.int64)
+    ids = job.arena_bytes(task.reads[0]).view(torch.int64).clamp(min=0)  # of a row that no token was chosen for
     gather_rows(job, task, ids, job.arena_bytes(task.writes[0]))

@@ -139,9 +139,10 @@ class _Found:
     tensors: dict[str, StoredTensor] = field(default_factory=dict)
     npy_paths: dict[str, Path] = field(default_factory=dict)
     in_bad_files: set[str] = field(default_factory=set)  # their file is among the problems already
+    misplaced: dict[str, str] = field(default_factory=dict)  # their shard does not have them; fine if nobody asks
 
     def __contains__(self, name: object) -> bool:
-        return name in self.tensors or name in self.npy_paths or name in self.in_bad_files
+        return any(name in known for known in (self.tensors, self.npy_paths, self.in_bad_files, self.misplaced))
 
     def get(self, name: str, problems: list[str]) -> StoredTensor | None:
         """The tensor `name`, None where there is none; a new problem is added to `problems`."""
@@ -151,6 +152,8 @@ class _Found:
             except ValueError as error:
                 self.in_bad_files.add(name)
                 problems.append(f"{self.npy_paths[name].name}: {error}")
+        if name in self.misplaced and name not in self.tensors:
+            problems.append(f"{name}: the index says it is in {self.misplaced[name]}, which does not have it")
         if name not in self:
             problems.append(f"{name}: is missing")
         return self.tensors.get(name)
@@ -210,10 +213,7 @@ def _shard(
         problems.append(f"{shard}: {error}")
         found.in_bad_files.update(expected)
         return
-    for name in expected:
-        if name not in tensors:
-            problems.append(f"{name}: the index says it is in {shard}, which does not have it")
-            found.in_bad_files.add(name)
+    found.misplaced |= {name: str(shard) for name in expected if name not in tensors}
     yield from tensors.items()
 
 

@@ -20,6 +20,7 @@ from flexplan_runtime.models.families import family  # noqa: E402
 from flexplan_runtime.weights import INDEX, SINGLE, open_checkpoint  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 from tiny_models import CONFIGS, logits, our_logits, reference_logits, saved, saved_npy  # noqa: E402
+from transformers import AutoModelForCausalLM  # noqa: E402
 
 from flexplan.configs import read_config, shape_from_config  # noqa: E402
 from flexplan.errors import ModelFilesError, StorageError  # noqa: E402
@@ -305,11 +306,51 @@ def test_truncated_and_missing_shards_are_both_named(copy_of: Callable[[str], Pa
     assert f"{first.name}: is truncated" in text
 
 
-def test_a_tensor_that_is_not_in_its_shard(copy_of: Callable[[str], Path]) -> None:
+def test_a_tensor_that_is_in_no_shard(copy_of: Callable[[str], Path]) -> None:
     path = copy_of("sharded")
-    other = sorted(path.glob("*.safetensors"))[-1].name
-    edit_index(path, lambda m: m.update({UP: other}))
-    assert f"{UP}: the index says it is in {other}, which does not have it" in problems(path)
+    shards = sorted(path.glob("*.safetensors"))
+    holder = next(file for file in shards if UP in load_file(file))
+    rewrite(holder, lambda t: t.pop(UP))
+    assert f"{UP}: the index says it is in {holder.name}, which does not have it" in problems(path)
+
+
+def test_an_index_may_be_wrong_about_where_a_tensor_is_and_name_tensors_that_nobody_needs(
+    originals: dict[str, Path], copy_of: Callable[[str], Path]
+) -> None:
+    path = copy_of("sharded")
+    other, first = (sorted(path.glob("*.safetensors"))[n].name for n in (-1, 0))
+    edit_index(path, lambda m: m.update({UP: other, "model.layers.0.self_attn.rotary_emb.inv_freq": first}))
+    assert torch.equal(our_logits(path, IDS_BS), our_logits(originals["sharded"], IDS_BS))
+    expected = AutoModelForCausalLM.from_pretrained(path)(IDS_BS).logits
+    torch.testing.assert_close(our_logits(path, IDS_BS), expected.detach(), atol=1e-4, rtol=1e-4)
+
+
+def test_tensors_that_nobody_needs_are_left_alone(copy_of: Callable[[str], Path]) -> None:
+    path = copy_of("llama")
+    expected = our_logits(path, IDS_BS)
+    more = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4), "model.layers.7.mlp.x": torch.ones(1, 1)}
+    rewrite(path / SINGLE, lambda t: t.update(more))
+    assert torch.equal(our_logits(path, IDS_BS), expected)
+
+
+def test_a_head_and_its_tied_table_are_one_whichever_is_stored(copy_of: Callable[[str], Path]) -> None:
+    path = copy_of("opt")
+    expected = our_logits(path, IDS_BS)
+    rewrite(path / SINGLE, lambda t: t.update({"lm_head.weight": t.pop("model.decoder.embed_tokens.weight")}))
+    assert torch.equal(our_logits(path, IDS_BS), expected)
+    theirs = AutoModelForCausalLM.from_pretrained(path)(IDS_BS).logits.detach()
+    torch.testing.assert_close(expected, theirs, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("model", ["opt", "llama tied"])
+def test_a_tied_head_that_is_stored_and_differs_is_used_untied_with_a_warning(model: str, tmp_path: Path) -> None:
+    saved(CONFIGS[model], tmp_path)
+    rewrite(tmp_path / SINGLE, lambda t: t.update({"lm_head.weight": torch.randn(99, 32)}))
+    with pytest.warns(UserWarning, match="lm_head.weight is stored and differs"):
+        shape = shape_from_config(tmp_path)
+    assert not shape.tied_embeddings
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path)(IDS_BS).logits.detach()
+    torch.testing.assert_close(our_logits(tmp_path, IDS_BS), theirs, atol=1e-4, rtol=1e-4)
 
 
 def test_a_tensor_in_two_shards(copy_of: Callable[[str], Path]) -> None:

@@ -19,7 +19,9 @@ from flexplan_runtime import lm as lm_module  # noqa: E402  (after importorskip)
 from policies import THREE_TIERS  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 
+from flexplan import jobs  # noqa: E402
 from flexplan.cli import app  # noqa: E402
+from flexplan.running import Completion  # noqa: E402
 
 POLICY = THREE_TIERS | {"cpu_cache_compute": True}
 TEXTS = ["The with statement", "A class definition", "Python", "An exception is raised when", "If"]
@@ -119,6 +121,41 @@ def test_json_lines_keep_their_ids_and_take_token_ids(desk: Desk) -> None:
     assert rows[0]["token_ids"] == rows[1]["token_ids"]
 
 
+def test_letters_of_a_prompt_come_back_as_they_are(desk: Desk) -> None:
+    desk.prompts.write_text("Grüße, 你好\n", encoding="utf-8")
+    assert desk.run().exit_code == 0
+    assert "Grüße, 你好" in desk.out.read_text(encoding="utf-8")
+    assert "Grüße, 你好".encode() in desk.run("-o", "-").stdout_bytes
+
+
+def test_what_was_computed_outlives_a_directory_that_goes_away(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = desk.place / "short-lived"
+    place.mkdir()
+    whole = jobs.completion_line
+
+    def remove(completion: Completion) -> str:
+        shutil.rmtree(place, ignore_errors=True)
+        return whole(completion)
+
+    monkeypatch.setattr(jobs, "completion_line", remove)
+    result = desk.run("-o", place / "out.jsonl")
+    assert result.exit_code == 6 and "FP001" not in result.stderr
+    (kept,) = (desk.place / "off").glob("flexplan-rescued-*.jsonl")
+    assert str(kept) in result.stderr
+    rows = [json.loads(line) for line in kept.read_text().splitlines()]
+    assert [row["prompt"] for row in rows] == TEXTS
+
+
+def test_what_stands_in_an_output_is_replaced_when_asked(desk: Desk) -> None:
+    desk.out.write_text("earlier\n")
+    result = desk.run()
+    assert result.exit_code == 2 and "--overwrite" in result.stderr
+    assert desk.out.read_text() == "earlier\n"
+    result = desk.run("--overwrite")
+    assert result.exit_code == 0 and "is replaced" in result.stderr
+    assert len(desk.rows()) == len(TEXTS)
+
+
 def test_output_can_be_standard_output(desk: Desk) -> None:
     result = desk.run("-o", "-")
     assert [json.loads(line)["prompt"] for line in result.stdout.splitlines()] == TEXTS
@@ -136,7 +173,7 @@ def test_a_row_ends_at_the_models_end_token_unless_told_otherwise(desk: Desk, tm
     desk.run("--model", model)
     (row,) = desk.rows()
     assert (row["finish_reason"], row["token_ids"][-1], third in row["token_ids"][:-1]) == ("stop", third, False)
-    desk.run("--model", model, "--ignore-eos")
+    desk.run("--model", model, "--ignore-eos", "--overwrite")
     (row,) = desk.rows()
     assert (row["finish_reason"], len(row["token_ids"])) == ("length", NEW)
 
@@ -144,7 +181,7 @@ def test_a_row_ends_at_the_models_end_token_unless_told_otherwise(desk: Desk, tm
 def test_drawn_tokens_follow_the_seed(desk: Desk) -> None:
     drawn = []
     for seed in ("1", "1", "2"):
-        desk.run("--do-sample", "--temperature", "2.0", "--top-k", "50", "--seed", seed)
+        desk.run("--do-sample", "--temperature", "2.0", "--top-k", "50", "--seed", seed, "--overwrite")
         drawn.append([row["token_ids"] for row in desk.rows()])
     assert drawn[0] == drawn[1] != drawn[2]
 
@@ -217,6 +254,12 @@ class TestBeforeWeightsAreLoaded:
 
     def test_text_for_a_dummy_without_tokenizer(self, desk: Desk) -> None:
         desk.refused(desk.run("--dummy", "--model", "opt-125m", "--prompts", desk.prompts), 2, "line 1", "prompt_ids")
+
+    def test_an_output_that_is_an_input(self, desk: Desk) -> None:
+        for given in (desk.prompts, desk.policy):
+            before = given.read_bytes()
+            desk.refused(desk.run("-o", given, "--overwrite"), 2, "also an input")
+            assert given.read_bytes() == before
 
     def test_an_output_that_cannot_be_written_comes_before_the_model(self, desk: Desk) -> None:
         desk.refused(

@@ -13,12 +13,18 @@ from typer.testing import CliRunner
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from flexplan_runtime import job as job_module  # noqa: E402  (after importorskip)
+from alone import by_flexplan, by_transformers  # noqa: E402  (after importorskip)
+from flexplan_runtime import job as job_module  # noqa: E402
 from flexplan_runtime.embedded import tiny_opt_prompts  # noqa: E402
+from flexplan_runtime.weights import INDEX, SINGLE  # noqa: E402
 from policies import THREE_TIERS  # noqa: E402
-from transformers import AutoModelForCausalLM  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
+from tiny_models import ROTARY, reference_model, saved  # noqa: E402
+from transformers import AutoModelForCausalLM, LlamaConfig  # noqa: E402
 
 from flexplan.cli import app  # noqa: E402
+from flexplan.configs import read_config  # noqa: E402
+from flexplan.errors import ModelFilesError  # noqa: E402
 
 WIDTHS = {"float32": 4, "float16": 2, "bfloat16": 2}
 each_dtype = pytest.mark.parametrize("dtype", WIDTHS)
@@ -56,7 +62,9 @@ def run(model: Path, place: Path, *more: str, **switches: Any) -> list[list[int]
     policy.write_text(json.dumps(THREE_TIERS | switches))
     prompts.write_text("\n".join(tiny_opt_prompts()[:4]))
     base = ["run", str(policy), "-o", str(out), "--model", str(model), "--prompts", str(prompts), "--device", "cpu"]
-    result = CliRunner().invoke(app, [*base, "--offload-dir", str(place / "off"), "--max-new-tokens", "8", *more])
+    result = CliRunner().invoke(
+        app, [*base, "--offload-dir", str(place / "off"), "--max-new-tokens", "8", "--overwrite", *more]
+    )
     assert result.exit_code == 0, result.output
     return [json.loads(line)["token_ids"] for line in out.read_text().splitlines()]
 
@@ -96,3 +104,97 @@ def test_bench_takes_the_checkpoints_or_what_is_asked_for(dtype: str, models: di
         assert all(moved["counted"] == moved["planned"] > 0 for moved in report["moved_bytes"].values())
     share = found["moved_bytes"]["up_bytes"]["counted"] / float32["moved_bytes"]["up_bytes"]["counted"]
     assert share == pytest.approx(WIDTHS[dtype] / 4, rel=0.05)
+
+
+@each_dtype
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_config_that_names_no_dtype_takes_that_of_the_tensors(
+    dtype: str, sharded: bool, models: dict[str, Path], tmp_path: Path
+) -> None:
+    """As transformers does; and a plan reckons with what will run."""
+    model = without_dtype(models[dtype], tmp_path / "model", sharded=sharded)
+    shape, math = read_config(model)
+    loaded = AutoModelForCausalLM.from_pretrained(model)
+    assert (math.dtype, shape.bytes_per_element) == (dtype, WIDTHS[dtype])
+    assert loaded.dtype == getattr(torch, dtype)
+    plan = [
+        "solve",
+        "--model",
+        str(model),
+        "--gpu-mem",
+        "300M",
+        "--cpu-mem",
+        "1G",
+        "--prompt-len",
+        "8",
+        "--gen-len",
+        "4",
+    ]
+    solved = CliRunner().invoke(app, [*plan, "--json"])
+    assert json.loads(solved.stdout)["problem"]["model"]["bytes_per_element"] == WIDTHS[dtype]
+
+
+def test_activations_beyond_float16_are_not_computed_in_it(tmp_path: Path) -> None:
+    """A model that was trained in bfloat16, whose config does not say so."""
+    config = LlamaConfig(**ROTARY)
+    model = reference_model(config)
+    for name, parameter in model.named_parameters():
+        if "down_proj" in name:
+            torch.nn.init.normal_(parameter, std=4e4)
+    model.bfloat16().save_pretrained(tmp_path / "saved")
+    directory = without_dtype(tmp_path / "saved", tmp_path / "model")
+    prompts = [[5, 6, 7], [60, 3]]
+    assert by_flexplan(directory, prompts, 6, tmp_path) == by_transformers(directory, prompts, 6)
+
+
+def test_the_first_float_by_name_decides_among_several(tmp_path: Path) -> None:
+    saved(LlamaConfig(**ROTARY), tmp_path / "saved")
+    directory = without_dtype(tmp_path / "saved", tmp_path / "model")
+    tensors = load_file(directory / SINGLE)
+    changed = {name: t.half() if name == "lm_head.weight" else t for name, t in tensors.items()}
+    save_file({"a_count": torch.ones(1, dtype=torch.int64)} | changed, directory / SINGLE)
+    assert read_config(directory)[1].dtype == "float16"
+    assert AutoModelForCausalLM.from_pretrained(directory).dtype == torch.float16
+
+
+def test_an_index_that_names_a_dtype_comes_before_the_tensors(models: dict[str, Path], tmp_path: Path) -> None:
+    directory = without_dtype(models["float32"], tmp_path / "model", sharded=True)
+    index = json.loads((directory / INDEX).read_text())
+    (directory / INDEX).write_text(json.dumps(index | {"metadata": index["metadata"] | {"dtype": "bfloat16"}}))
+    assert read_config(directory)[1].dtype == "bfloat16"
+    assert AutoModelForCausalLM.from_pretrained(directory).dtype == torch.bfloat16
+
+
+def test_a_config_that_names_a_dtype_comes_before_both(models: dict[str, Path], tmp_path: Path) -> None:
+    directory = without_dtype(models["float32"], tmp_path / "model")
+    for key in ("dtype", "torch_dtype"):
+        config = json.loads((directory / "config.json").read_text())
+        (directory / "config.json").write_text(json.dumps(config | {key: "bfloat16"}))
+        assert read_config(directory)[1].dtype == "bfloat16"
+        (directory / "config.json").write_text(json.dumps(config))
+
+
+def test_tensors_wider_than_models_compute_are_refused_by_name(models: dict[str, Path], tmp_path: Path) -> None:
+    directory = without_dtype(models["float32"], tmp_path / "model")
+    save_file({name: t.double() for name, t in load_file(directory / SINGLE).items()}, directory / SINGLE)
+    with pytest.raises(ModelFilesError, match="float64"):
+        read_config(directory)
+
+
+@pytest.mark.parametrize("content", [b"", b"version https://git-lfs", b"\xff" * 16, b"\x02" + b"\0" * 7 + b"[]"])
+def test_files_that_cannot_be_read_say_nothing_about_the_dtype(
+    content: bytes, models: dict[str, Path], tmp_path: Path
+) -> None:
+    directory = without_dtype(models["float32"], tmp_path / "model")
+    (directory / SINGLE).write_bytes(content)
+    assert read_config(directory)[1].dtype == "float16"
+
+
+def without_dtype(model: Path, place: Path, *, sharded: bool = False) -> Path:
+    """The same model, whose config names no dtype."""
+    options = {"max_shard_size": "40KB"} if sharded else {}
+    AutoModelForCausalLM.from_pretrained(model).save_pretrained(place, **options)
+    config = json.loads((place / "config.json").read_text())
+    config.pop("dtype")
+    (place / "config.json").write_text(json.dumps(config))
+    return place

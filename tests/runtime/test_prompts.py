@@ -34,8 +34,8 @@ def test_no_prompts_give_an_empty_result(nothing: Any, lm: OffloadedLM) -> None:
 BAD = {
     "empty": ([[5], []], {}, ("prompt 1", "no tokens")),
     "mask hides all": (torch.tensor([[5, 6]]), {"attention_mask": torch.tensor([[0, 0]])}, ("prompt 0", "no tokens")),
-    "too long": ([[5], [7] * 509], {"max_new_tokens": 4}, ("prompt 1", "509", "513", "512")),
-    "too many tokens asked for": ([[5]], {"max_new_tokens": 512}, ("513", "512")),
+    "too long": ([[5], [7] * 510], {"max_new_tokens": 4}, ("prompt 1", "510", "514", "512")),
+    "too many tokens asked for": ([[5]], {"max_new_tokens": 513}, ("514", "512")),
     "id past the vocabulary": ([[5, VOCABULARY]], {}, ("prompt 0", "2048")),
     "negative id": ([[-1, 5]], {}, ("prompt 0", "-1", "2048")),
     "no new tokens": ([[5]], {"max_new_tokens": 0}, ("max_new_tokens 0", "1")),

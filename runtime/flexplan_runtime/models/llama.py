@@ -14,7 +14,7 @@ from flexplan.modelmath import ModelMath
 from flexplan.shapes import ModelShape
 from flexplan.tensors import TOKENS
 from flexplan_runtime.models.activations import activation
-from flexplan_runtime.models.base import Family, Source, Weights, joined, residual, stacked, whole
+from flexplan_runtime.models.base import Family, Source, Weights, first_found, joined, residual, stacked, whole
 from flexplan_runtime.models.rope import Rotary
 from flexplan_runtime.norms import rms_norm
 
@@ -72,7 +72,9 @@ class Llama(Family):
             yield from cls.mlp_sources(s, f"{prefix}layers.{layer}.", layer, found)
         yield from stacked([f"{prefix}norm.weight"], [s.hidden_size], None, "final_norm.weight", s.num_layers)
         tokens = f"{prefix}embed_tokens.weight"
-        name, hf = (TOKENS, tokens) if s.tied_embeddings else ("lm_head.weight", "lm_head.weight")
+        name, hf = ("lm_head.weight", "lm_head.weight")
+        if s.tied_embeddings:  # transformers ties from whichever of the two is stored
+            name, hf = TOKENS, first_found([tokens, "lm_head.weight"], found)
         yield from stacked([hf], [s.vocab_size], s.hidden_size, name, s.num_layers)
 
     @classmethod

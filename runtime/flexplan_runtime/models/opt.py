@@ -102,7 +102,9 @@ def _head_sources(s: ModelShape, prefix: str, found: Container[str]) -> Iterator
         rows = [s.embed_size]
         yield from stacked([f"{prefix}project_out.weight"], rows, s.hidden_size, "project_out.weight", s.num_layers)
     tokens = f"{prefix}embed_tokens.weight"
-    name, hf = (TOKENS, tokens) if s.tied_embeddings else ("lm_head.weight", "lm_head.weight")
+    name, hf = ("lm_head.weight", "lm_head.weight")
+    if s.tied_embeddings:  # transformers ties from whichever of the two is stored
+        name, hf = TOKENS, first_found([tokens, "lm_head.weight"], found)
     yield from stacked([hf], [s.vocab_size], s.embed_size, name, s.num_layers)
 
 

@@ -1,0 +1,231 @@
+"""Penalties: logits as the rules of a model's generation config change them before a token is chosen.
+
+Tensor shapes: B rows, V vocabulary, T tokens so far, n sequences; R is 1 where all rows have one rule, else B.
+The order is transformers'; a row's history is its own prompt and its own new tokens, never the padding before them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from flexplan.tokenrules import Ids, TokenRules
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What rows hold when a token is chosen: ``step`` new ones; before ``pads`` there is nothing of the row's own."""
+
+    ids_BT: Tensor
+    pads_B1: Tensor
+    step: int
+
+
+Change = Callable[[Tensor, Past], Tensor]
+
+
+class Penalties:
+    """The rules of a micro-batch and the history that they look at, on the device where logits are.
+
+    ``widths`` are the tokens of each prompt as ``min_length`` counts them: those that the caller padded it with, too.
+    """
+
+    def __init__(
+        self,
+        rules: Sequence[TokenRules],
+        ends: Ids,
+        prompts: Sequence[Sequence[int]],
+        widths: Sequence[int],
+        lens: tuple[int, int],
+        vocab_size: int,
+        device: torch.device,
+    ) -> None:
+        prompt_len, gen_len = lens  # of the micro-batch, in tokens
+        # padding repeats the first token: a token that was there counts once however often it was
+        rows = [[row[0]] * (prompt_len - len(row)) + list(row) + [row[0]] * gen_len for row in prompts]
+        self._history_BT = torch.tensor(rows).to(device)
+        self._pads_B1 = torch.tensor([[prompt_len - len(row)] for row in prompts]).to(device)
+        self._prompt_len = prompt_len
+        self._changes = tuple(_changes(_Rows(rules, ends, widths, gen_len, vocab_size, device)))
+        self._mend = any(rule.remove_invalid_values for rule in rules)
+
+    def __call__(self, logits_BV: Tensor, step: int) -> Tensor:
+        """The logits from which the token of this step is chosen, in float32; what is no number stays none."""
+        scores_BV = logits_BV.float()
+        past = Past(self._history_BT[:, : self._prompt_len + step], self._pads_B1, step)
+        broken_B1 = ~scores_BV.amax(-1, keepdim=True).isfinite()
+        for change in self._changes:
+            scores_BV = change(scores_BV, past)
+        return scores_BV if self._mend else scores_BV.masked_fill(broken_B1, torch.nan)
+
+    def note(self, chosen_B: Tensor, step: int) -> None:
+        """Remember the tokens of a step."""
+        self._history_BT[:, self._prompt_len + step] = chosen_B.clamp(min=0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The rules of some rows as tensors of one value a row, or of one for all where they are alike."""
+
+    rules: Sequence[TokenRules]
+    ends: Ids
+    widths: Sequence[int]
+    gen_len: int
+    vocab_size: int
+    device: torch.device
+
+    def each(
+        self, value: Callable[[TokenRules, int], float | None], otherwise: float, dtype: torch.dtype | None = None
+    ) -> Tensor | None:
+        """(R, 1): a value of each row by its rules and width; None where no row has one."""
+        found = [value(rule, width) for rule, width in zip(self.rules, self.widths, strict=True)]
+        if all(v is None for v in found):
+            return None
+        values = [otherwise if v is None else v for v in found]
+        if len(set(values)) == 1:
+            values = values[:1]
+        return torch.tensor(values, dtype=dtype, device=self.device)[:, None]
+
+    def marks(self, tokens: Callable[[TokenRules], Ids]) -> Tensor | None:
+        """(R, V): the tokens that a rule names; None where no row's names any."""
+        found = [tokens(rule) for rule in self.rules]
+        if not any(found):
+            return None
+        marked = torch.zeros(1 if len(set(found)) == 1 else len(found), self.vocab_size, dtype=torch.bool)
+        for row, ids in zip(marked, found, strict=False):
+            row[list(ids)] = True
+        return marked.to(self.device)
+
+    @property
+    def end_marks(self) -> Tensor:
+        """(1, V): the tokens that end a row."""
+        marked = torch.zeros(1, self.vocab_size, dtype=torch.bool)
+        marked[0, [end for end in self.ends if end < self.vocab_size]] = True
+        return marked.to(self.device)
+
+
+def _changes(rows: _Rows) -> Iterator[Change]:
+    """What is asked for, in transformers' order."""
+    yield from _sequences(rows, lambda rule: dict(rule.sequence_bias))
+    penalty = rows.each(lambda rule, _: rule.repetition_penalty if rule.repetition_penalty != 1 else None, 1.0)
+    if penalty is not None:
+        yield partial(_repeated, penalty)
+    sizes = rows.each(lambda rule, _: rule.no_repeat_ngram_size, 0)
+    for size in sorted({rule.no_repeat_ngram_size for rule in rows.rules} - {0}):
+        yield partial(_ngrams, size, sizes == size)
+    yield from _sequences(rows, lambda rule: _bad_words(rule, rows.ends))
+    least = rows.each(lambda rule, width: _least(rule, width) or None, 0)
+    if least is not None:
+        yield partial(_until, rows.end_marks, least)
+    yield from _forced(rows)
+    mended = rows.each(lambda rule, _: 1.0 if rule.remove_invalid_values else None, 0.0)
+    if mended is not None:
+        yield partial(_mended, mended > 0)
+    begin = rows.each(lambda rule, _: (rule.exponential_decay_length_penalty or (None,))[0], 1 << 60)
+    factor = rows.each(lambda rule, _: (rule.exponential_decay_length_penalty or (0, None))[1], 1.0, torch.float64)
+    if begin is not None and factor is not None:
+        yield partial(_eager, rows.end_marks, begin, factor)
+    if (marks := rows.marks(lambda rule: rule.suppress_tokens)) is not None:
+        yield partial(_never, marks)
+    if (marks := rows.marks(lambda rule: rule.begin_suppress_tokens)) is not None:
+        # a first token that is forced is not the one that the text begins with
+        first = rows.each(lambda rule, width: int(width == 1 and rule.forced_bos_token_id is not None), 0)
+        yield partial(_at, marks, first)
+
+
+def _least(rule: TokenRules, width: int) -> int:
+    """New tokens before a row may end."""
+    return max(0, rule.min_length - width) if rule.min_new_tokens is None else rule.min_new_tokens
+
+
+def _bad_words(rule: TokenRules, ends: Ids) -> dict[Ids, float]:
+    """Sequences that never come about; an end token is not a bad word."""
+    return {word: -torch.inf for word in rule.bad_words_ids if not (len(word) == 1 and word[0] in ends)}
+
+
+def _forced(rows: _Rows) -> Iterator[Change]:
+    bos = rows.marks(lambda rule: () if rule.forced_bos_token_id is None else (rule.forced_bos_token_id,))
+    if bos is not None:
+        yield partial(_only, bos, rows.each(lambda rule, width: 0 if width == 1 else -1, -1))
+    eos = rows.marks(lambda rule: rule.forced_eos_token_id)
+    if eos is not None:
+        yield partial(_only, eos, rows.each(lambda rule, width: rows.gen_len - 1, -1))
+
+
+def _sequences(rows: _Rows, of: Callable[[TokenRules], dict[Ids, float]]) -> Iterator[Change]:
+    """Biases of whole sequences: one change for all of one length."""
+    found = [of(rule) for rule in rows.rules]
+    alike = all(biases == found[0] for biases in found)
+    words = sorted({word for biases in found for word in biases}, key=lambda word: (len(word), word))
+    for length in sorted(set(map(len, words))):
+        here = [word for word in words if len(word) == length]
+        biases_Rn = torch.tensor([[biases.get(word, 0.0) for word in here] for biases in found[: 1 if alike else None]])
+        before_nT = torch.tensor([word[:-1] for word in here], dtype=torch.int64).view(len(here), length - 1)
+        last_n = torch.tensor([word[-1] for word in here])
+        yield partial(_biased, before_nT.to(rows.device), last_n.to(rows.device), biases_Rn.to(rows.device))
+
+
+# -- the changes themselves ----------------------------------------------------------------------------------------
+def _biased(before_nT: Tensor, last_n: Tensor, biases_Rn: Tensor, scores_BV: Tensor, past: Past) -> Tensor:
+    """Bias the token that would complete a sequence."""
+    length, total = before_nT.shape[1], past.ids_BT.shape[1]
+    if length > total:
+        return scores_BV
+    ending_BT = past.ids_BT[:, total - length :]
+    met_Bn = (ending_BT[:, None] == before_nT).all(-1) & (total - length >= past.pads_B1)
+    bias_BV = torch.zeros_like(scores_BV).index_add_(1, last_n, torch.where(met_Bn, biases_Rn, 0.0))
+    return scores_BV + bias_BV
+
+
+def _repeated(penalty_R1: Tensor, scores_BV: Tensor, past: Past) -> Tensor:
+    """Every token that was there is less likely, once."""
+    found_BT = scores_BV.gather(1, past.ids_BT)
+    return scores_BV.scatter(1, past.ids_BT, torch.where(found_BT < 0, found_BT * penalty_R1, found_BT / penalty_R1))
+
+
+def _ngrams(size: int, held_R1: Tensor, scores_BV: Tensor, past: Past) -> Tensor:
+    """No run of ``size`` tokens comes twice."""
+    total = past.ids_BT.shape[1]
+    if total < size:
+        return scores_BV
+    windows_BTn = past.ids_BT.unfold(1, size, 1)
+    ending_Bn = past.ids_BT[:, total + 1 - size :]
+    places_T = torch.arange(total + 1 - size, device=scores_BV.device)
+    again_BT = (windows_BTn[..., :-1] == ending_Bn[:, None]).all(-1) & (places_T >= past.pads_B1) & held_R1
+    counts_BV = torch.zeros_like(scores_BV).scatter_add_(1, windows_BTn[..., -1], again_BT.to(scores_BV.dtype))
+    return scores_BV.masked_fill(counts_BV > 0, -torch.inf)
+
+
+def _until(ends_1V: Tensor, least_R1: Tensor, scores_BV: Tensor, past: Past) -> Tensor:
+    """No end before so many new tokens."""
+    return scores_BV.masked_fill(ends_1V & (past.step < least_R1), -torch.inf)
+
+
+def _only(marks_RV: Tensor, step_R1: Tensor, scores_BV: Tensor, past: Past) -> Tensor:
+    """At this step these tokens alone, all alike."""
+    forced_RV = torch.where(marks_RV, 0.0, -torch.inf)
+    return torch.where((past.step == step_R1) & marks_RV.any(-1, keepdim=True), forced_RV, scores_BV)
+
+
+def _mended(held_R1: Tensor, scores_BV: Tensor, past: Past) -> Tensor:
+    """Numbers instead of what is none."""
+    return torch.where(held_R1, scores_BV.nan_to_num(0.0), scores_BV)
+
+
+def _eager(ends_1V: Tensor, begin_R1: Tensor, factor_R1: Tensor, scores_BV: Tensor, past: Past) -> Tensor:
+    """From a step on an end becomes likelier with each token."""
+    over_R1 = (past.step - begin_R1).clamp(min=0)
+    extra_BV = (scores_BV.abs() * (factor_R1**over_R1 - 1).float()).masked_fill(~scores_BV.isfinite(), 0.0)
+    return scores_BV + extra_BV.masked_fill(~ends_1V, 0.0)
+
+
+def _never(marks_RV: Tensor, scores_BV: Tensor, past: Past) -> Tensor:
+    return scores_BV.masked_fill(marks_RV, -torch.inf)
+
+
+def _at(marks_RV: Tensor, step_R1: Tensor, scores_BV: Tensor, past: Past) -> Tensor:
+    return scores_BV.masked_fill(marks_RV & (past.step == step_R1), -torch.inf)
