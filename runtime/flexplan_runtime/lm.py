@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -172,7 +172,7 @@ class OffloadedLM:
         if trace and not self.env.timed:
             raise UsageError("FP148", "trace=True in an environment with timed=False", fix="leave one of them out")
         refuse_bad_prompts(prompts, max_new_tokens, self.shape)
-        given = prompts, max_new_tokens, widths or [len(prompt) for prompt in prompts]
+        given = prompts, max_new_tokens, widths
         total, chosen = len(prompts) * max_new_tokens, sampling or Sampling()
         with self._turn():
             self._make_room(_largest((plan.placement for plan in self._plan_blocks(*given)), weights=False))
@@ -219,10 +219,10 @@ class OffloadedLM:
 
     # -- blocks ------------------------------------------------------------------------------------------------
     def _plan_blocks(
-        self, prompts: Sequence[Sequence[int]], gen_len: int, widths: Sequence[int]
+        self, prompts: Sequence[Sequence[int]], gen_len: int, widths: Sequence[int] | None = None
     ) -> Iterator[BlockPlan]:
         """Blocks in input order, each with the graph of its very lengths."""
-        size = self.policy.block_size
+        size, widths = self.policy.block_size, widths or list(map(len, prompts))
         for first in range(0, len(prompts), size):
             yield self._plan_block(prompts[first : first + size], widths[first : first + size], first, gen_len)
 

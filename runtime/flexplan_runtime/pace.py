@@ -45,10 +45,10 @@ def _begin() -> None:
     global _runs, _before
     with _lock:
         if _runs == 0:
-            *young, old = gc.get_threshold()
+            youngest, young, old = gc.get_threshold()
             _before = sys.getswitchinterval(), old
             sys.setswitchinterval(_SWITCH_S)
-            gc.set_threshold(*young, _NEVER)
+            gc.set_threshold(youngest, young, _NEVER)
         _runs += 1
 
 
@@ -58,10 +58,10 @@ def _end() -> None:
         _runs -= 1
         if _runs == 0:
             patience_s, usual = _before
-            *young, old = gc.get_threshold()
+            youngest, young, old = gc.get_threshold()
             sys.setswitchinterval(patience_s)
             if old == _NEVER:  # nobody has set it meanwhile
-                gc.set_threshold(*young, usual)
+                gc.set_threshold(youngest, young, usual)
 
 
 class Pace:
