@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+TYPE_CHECKING = False  # typing takes longer to import than all of this
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from flexplan.errors import FlexplanError, InfeasiblePlan
     from flexplan.forecast import simulate
     from flexplan.graph import Task, TaskGraph

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from flexplan import signals
+
+if signals.is_program():  # what is imported next takes a fifth of a second
+    signals.listen()
+
 import gc
 from typing import Annotated
 
 import typer
 
-from flexplan.answers import answering
+from flexplan.answers import answering, say
 from flexplan.outcome import Commands
 from flexplan.plancommands import explain, export, planners, simulate, solve
-from flexplan.runcommands import bench, demo, profile, run
+from flexplan.runcommands import bench, demo, doctor, profile, run
 from flexplan.streams import guarded
 
 app = typer.Typer(
@@ -20,16 +25,30 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (solve, simulate, explain, export, planners, run, bench, profile, demo):
+for command in (solve, simulate, explain, export, planners, run, bench, profile, demo, doctor):
     app.command()(answering(command))
 
 
 def main() -> None:
     """The program."""
     gc.set_threshold(100_000)  # planning makes tasks by the hundred thousand, none in a cycle: a sixth of its time
-    guarded(app)
+    signals.listen()
+    signals.hearing(lambda: guarded(app))
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        import flexplan
+
+        say(f"flexplan {flexplan.__version__}")
+        raise typer.Exit
 
 
 @app.callback()
-def about(debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False) -> None:
+def about(
+    debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say the version and end.")
+    ] = False,
+) -> None:
     """Plan and run language models that do not fit the GPU."""

@@ -59,12 +59,19 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "mixtral": ROTARY_DEFAULTS
         | _MISTRAL
         | {"rms_norm_eps": 1e-5, "rope_theta": 1e6, "sliding_window": None}
-        | {"num_local_experts": 8, "num_experts_per_tok": 2},
+        | {"num_local_experts": 8, "num_experts": None, "num_experts_per_tok": 2},
         "qwen2": ROTARY_DEFAULTS | _WINDOW | {"num_key_value_heads": 32},
         "qwen3": ROTARY_DEFAULTS | _WINDOW | {"num_key_value_heads": 32, "head_dim": 128, "attention_bias": False},
     }
 )
 _SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+# other names of the same functions; what sets them apart in transformers is how they are computed
+_SAME_ACTIVATIONS = {
+    "swish": "silu",
+    "gelu_python": "gelu",
+    "gelu_fast": "gelu_pytorch_tanh",
+    "gelu_accurate": "gelu_pytorch_tanh",
+}
 _ACTIVATIONS = ("relu", "gelu", "gelu_new", "gelu_pytorch_tanh", "silu")
 _DTYPE_BYTES: dict[Dtype, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
 _DTYPE_ALIASES = {"half": "float16", "float": "float32"}
@@ -112,7 +119,7 @@ class Fields:
     def activation(self, key: str) -> str:
         """The name of an activation function."""
         value = self.values.get(key)
-        value = "silu" if value == "swish" else value
+        value = _SAME_ACTIVATIONS.get(value, value) if isinstance(value, str) else value
         if value not in _ACTIVATIONS:
             raise self.wrong(key, f"one of {', '.join(_ACTIVATIONS)}")
         return str(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from flexplan.rotaryconfig import read_rotary
 from flexplan.shapes import ModelShape
 from flexplan.strictjson import parse_lenient
 from flexplan.tokenrules import read_ids, read_rules
-from flexplan.weightheaders import same_numbers, stored_dtype, stored_tensors
+from flexplan.weightheaders import StoredAt, same_numbers, stored_dtype, stored_tensors
 
 _RUNS_CODE = ("auto_map", "custom_pipelines")
 _PACKED_BESIDE = "hf_quant_config.json"
@@ -34,7 +35,12 @@ _OTHER_MATHS = {
     "text_encoder": "a model within a model",
 }
 _HEAD = "lm_head.weight"
-_TOKENS = ("model.embed_tokens.weight", "model.decoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+_TOKENS = (
+    "model.embed_tokens.weight",
+    "model.decoder.embed_tokens.weight",
+    "decoder.embed_tokens.weight",
+    "embed_tokens.weight",
+)
 
 
 def read_config(source: str | Path | Mapping[str, Any], name: str | None = None) -> tuple[ModelShape, ModelMath]:
@@ -95,18 +101,30 @@ def _by_tensors(config: Mapping[str, Any], directory: Path) -> dict[str, Any]:
     if not config.get("dtype") and not config.get("torch_dtype"):
         found["dtype"] = stored_dtype(directory)
     family = config.get("model_type")
-    tied = isinstance(family, str) and FAMILIES.get(family, {}).get("tie_word_embeddings")
-    if config.get("tie_word_embeddings", tied) is True and _has_own_head(directory):
+    if not isinstance(family, str) or family not in FAMILIES:
+        return found
+    tied = config.get("tie_word_embeddings", FAMILIES[family]["tie_word_embeddings"])
+    tokens, head = _token_table_and_head(directory)
+    if tied is True and tokens and head and not same_numbers(tokens, head):
         found["tie_word_embeddings"] = False
-        message = f"{directory}: tie_word_embeddings is true, but {_HEAD} is stored and differs: it is used untied"
-        warnings.warn(message, stacklevel=4)
+        _say_untied(directory, head)
+    if tied is False and tokens and not head:
+        message = f"{directory}: tie_word_embeddings is false, but the files hold no {_HEAD}"
+        fix = "use the whole checkpoint; or set tie_word_embeddings to true if the head is the token table"
+        raise ModelFilesError("FP508", message, fix=fix)
     return found
 
 
-def _has_own_head(directory: Path) -> bool:
+@lru_cache(maxsize=64)
+def _say_untied(directory: Path, _head: StoredAt) -> None:
+    """Once for the same files, which a command may read more than once."""
+    message = f"{directory}: tie_word_embeddings is true, but {_HEAD} is stored and differs: it is used untied"
+    warnings.warn(message, stacklevel=5)
+
+
+def _token_table_and_head(directory: Path) -> tuple[StoredAt | None, StoredAt | None]:
     stored = stored_tensors(directory)
-    tokens = next((stored[name] for name in (*_TOKENS, "embed_tokens.weight") if name in stored), None)
-    return tokens is not None and _HEAD in stored and not same_numbers(tokens, stored[_HEAD])
+    return next((stored[name] for name in _TOKENS if name in stored), None), stored.get(_HEAD)
 
 
 def _parse(config: Mapping[str, Any], name: str, where: str) -> tuple[ModelShape, ModelMath]:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from flexplan.errors import FlexplanError, PluginError
+from flexplan.limits import MOST_PLAN_BYTES
 from flexplan.plan import Plan
 from flexplan.plugins import PLANNERS, available
 from flexplan.policy import Policy, read_strict_json
@@ -40,7 +41,7 @@ def foreign_plan(problem: Problem, planner: Any, options: Mapping[str, Any], tim
     else:
         text = apart.answer_of_instance(problem, planner, name, timeout_s)
     with blamed_on(name):
-        given = read_strict_json(text, "its plan")
+        given = read_strict_json(text, "its plan", MOST_PLAN_BYTES)
         policy, schedule = Policy.from_dict(given["policy"]), str(given["schedule"])
         if given["problem"] != problem.model_dump(mode="json"):
             raise _refused("its plan answers another problem")

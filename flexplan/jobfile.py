@@ -132,7 +132,10 @@ def _field(value: Any) -> Any:
 
 def _beside(directory: Path, value: str | None) -> str | None:
     """A path as the file means it; a name that is no path there stays a name."""
-    return str(directory / value) if value and (directory / value).exists() else value
+    try:
+        return str(directory / value) if value and (directory / value).exists() else value
+    except (OSError, ValueError):  # no file could be called so
+        return value
 
 
 def _refusal(path: str | Path, error: ValidationError) -> UsageError:

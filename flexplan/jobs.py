@@ -210,4 +210,5 @@ def demo_object(report: DemoReport) -> dict[str, Any]:
         "model_bytes": report.model_bytes,
         "completions": [{"prompt": c.prompt, "text": c.text} for c in completions],
         "runs": {name: bench_object(run) for name, run in report.runs.items()},
+        "timed": {"model": report.timed.plan.problem.model.name, **bench_object(report.timed)},
     }

@@ -9,12 +9,14 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
-from flexplan.errors import FlexplanError, InfeasiblePlan, InternalError, visible
+from flexplan import signals
+from flexplan.errors import FlexplanError, InfeasiblePlan, InternalError, PluginError, visible
+from flexplan.exhausted import exhausted, refuse_too_little
 
 _INTERRUPTED = 130
 
@@ -35,21 +37,27 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             with spoken_warnings(), _visible_refusals():
+                refuse_too_little()
                 found = super().invoke(ctx)
                 sys.stdout.flush()  # what is full is said here, like any error
                 return found
-        except FlexplanError as error:
-            _show(error, ctx.meta)
-            raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            raise typer.Exit(_INTERRUPTED) from None
+            _interrupted()
+        except FlexplanError as error:
+            if signals.came():  # an import that was interrupted fails in ways of its own
+                _interrupted()
+            raise _ended(_truer(error), ctx.meta) from None
         except Exception as error:
+            if signals.came():
+                _interrupted()
             if isinstance(error, typer.Exit | typer.Abort | BrokenPipeError) or hasattr(error, "format_message"):
                 raise  # typer's own ways to end
-            what = next(iter(str(error).splitlines()), "")
-            _show(InternalError("FP001", f"{type(error).__name__}: {what}", fix=_report_it(ctx.meta)), ctx.meta)
-            raise typer.Exit(InternalError.exit_code) from None
+            raise _ended(exhausted(error) or _bug(error, ctx.meta), ctx.meta) from None
+
+
+def _interrupted() -> NoReturn:
+    print("interrupted", file=sys.stderr)
+    raise typer.Exit(_INTERRUPTED) from None
 
 
 @contextmanager
@@ -89,12 +97,24 @@ def _warn(message: Warning | str, category: type[Warning], *where: Any, **more: 
     print(visible(f"warning: {message}"), file=sys.stderr)
 
 
-def _show(error: FlexplanError, meta: dict[str, Any]) -> None:
+def _truer(error: FlexplanError) -> FlexplanError:
+    """A plug-in is not to blame where the machine is at a limit."""
+    return (exhausted(error) if isinstance(error, PluginError) else None) or error
+
+
+def _bug(error: Exception, meta: dict[str, Any]) -> InternalError:
+    what = next(iter(str(error).splitlines()), "")
+    return InternalError("FP001", f"{type(error).__name__}: {what}", fix=_report_it(meta))
+
+
+def _ended(error: FlexplanError, meta: dict[str, Any]) -> typer.Exit:
+    """Show an error; the exception that ends the program with its code."""
     if meta["debug"] or os.environ.get("FLEXPLAN_DEBUG"):
         traceback.print_exc()
     print(error, file=sys.stderr)
     if meta["json"]:
         print(json.dumps(error_object(error), indent=2))
+    return typer.Exit(error.exit_code)
 
 
 def _report_it(meta: dict[str, Any]) -> str:

@@ -39,6 +39,11 @@ def refuse_unwritable(path: Path, inputs: Iterable[str | Path | None] = (), at_l
     _refuse_input(path, number, [given for given in inputs if given is not None])
 
 
+def refuse_closed_output() -> None:
+    """Raise where a long command could say its answer nowhere."""
+    refuse_unwritable(Path("-"))
+
+
 def refuse_existing(path: Path) -> None:
     """Raise UsageError where something is in the file already."""
     if _descriptor(path) is None and _old_bytes(path):
@@ -122,8 +127,8 @@ def deliver(path: Path, text: str, places: Iterable[Path] = ()) -> None:
         kept = _rescue(path, text, places)
         if kept is None:
             raise
-        state = f"what was computed is kept in {kept}"
-        raise StorageError(error.code, error.message, fix=f"make room, then move {kept}", state=state) from error
+        message = f"{error.message}; what was computed is kept in {kept}"
+        raise StorageError(error.code, message, fix="move that file to where there is room") from error
     if old_bytes:
         print(visible(f"{path} was there, {format_size(old_bytes)}, and is replaced"), file=sys.stderr)
 

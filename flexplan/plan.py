@@ -22,6 +22,7 @@ from flexplan.plugins import SCHEDULES, make
 from flexplan.policy import POLICY_VERSION, Policy, read_strict_json
 from flexplan.prediction import Prediction, Schedule, peak_bytes, predict
 from flexplan.problem import Problem
+from flexplan.shapes import ModelShape
 from flexplan.strictjson import write_whole
 from flexplan.units import format_size
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 _MOST_STEPS = 100_000  # layers x micro-batches of a pass: some 600,000 tasks, seconds of checking
 _MOST_PASSES = 1 << 22  # tokens x micro-batches of a block
-_MOST_ROWS = 1 << 18  # sequences of a block
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Plan:
         for given, wanted in ((problem, Problem), (policy, Policy)):
             if not isinstance(given, wanted):
                 raise wrong_type("Plan.of", "a Problem and a Policy", given, "Plan.of(Problem.of(...), Policy(...))")
-        _refuse_endless(problem, policy)
+        refuse_endless(problem.model, policy, problem.workload.gen_len)
         chosen: Schedule = make(SCHEDULES, schedule)
         refuse_over_budget(peak_bytes(problem, policy, chosen), problem, lambda: largest_block(problem, policy, chosen))
         placement = Placement.of(problem.model, policy, full_block(problem.workload, policy))
@@ -205,13 +205,13 @@ def _lower(tier: str, block: tuple[int, int] | None, looked: bool) -> str:
     return f"lower {'num_gpu_batches' if tier == 'cpu' else 'gpu_batch_size'} or {percent}"
 
 
-def _refuse_endless(problem: Problem, policy: Policy) -> None:
+def refuse_endless(model: ModelShape, policy: Policy, tokens: int) -> None:
     """Raise UsageError for a block that no machine runs, before it is laid out."""
-    batches, tokens = policy.num_gpu_batches, problem.workload.gen_len
-    steps = batches * len(schedule_layers(problem.model, policy.sep_layer))
+    batches = policy.num_gpu_batches
+    steps = batches * len(schedule_layers(model, policy.sep_layer))
     for what, count, most in (
         (
-            f"{batches} micro-batches over {problem.model.num_layers} layers are {steps} steps a pass",
+            f"{batches} micro-batches over {model.num_layers} layers are {steps} steps a pass",
             steps,
             _MOST_STEPS,
         ),
@@ -220,7 +220,6 @@ def _refuse_endless(problem: Problem, policy: Policy) -> None:
             batches * tokens,
             _MOST_PASSES,
         ),
-        (f"{batches} micro-batches of {policy.gpu_batch_size} sequences", policy.block_size, _MOST_ROWS),
     ):
         if count > most:
             raise UsageError("FP118", f"{what}, allowed {most}", fix="lower num_gpu_batches, gpu_batch_size or gen_len")

@@ -54,7 +54,8 @@ def solve(
 
     ``options`` go to the planner's constructor, for instance ``schedule="rowwise"``.  Where a baseline is predicted
     to be faster it is the answer, unless the planner is ``manual`` or an instance, or the schedule is given.  A
-    planner of another package has ``timeout_s`` seconds, and nothing of its plan but the policy and the schedule is
+    planner of another package has ``timeout_s`` seconds (an instance that holds the interpreter has no limit: give its
+    name), and nothing of its plan but the policy and the schedule is
     believed.
     """
     _refuse_wrong(problem, planner, timeout_s)

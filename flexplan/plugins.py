@@ -6,6 +6,7 @@ import difflib
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from flexplan import signals
 from flexplan.errors import PluginError, UsageError
 
 PLANNERS, SCHEDULES, RUNTIMES = "flexplan.planners", "flexplan.schedules", "flexplan.runtimes"
@@ -25,7 +26,8 @@ def load(group: str, name: str) -> Any:
         fix = f"did you mean {near[0]}?" if near else f"installed: {', '.join(sorted(points)) or 'none'}"
         raise UsageError("FP130", f"no {what[:-1]} is called {name!r}", fix=fix)
     try:
-        return points[name].load()
+        with signals.Deferred():
+            return points[name].load()
     except Exception as error:  # anything may happen while a stranger's module is imported
         raise PluginError(
             "FP901", f"{points[name].value} ({name}) does not load: {error!r}", fix="correct or uninstall that package"

@@ -7,6 +7,7 @@ import time
 from types import TracebackType
 from typing import Any
 
+from flexplan import signals
 from flexplan.units import format_duration
 
 _LINE_EVERY_S = 5.0
@@ -23,6 +24,7 @@ class Progress:
 
     def stage(self, what: str) -> None:
         """A new stage."""
+        signals.check()
         self._stop()
         if sys.stderr.isatty():
             self._bar = _bar()
@@ -35,6 +37,7 @@ class Progress:
 
     def tokens(self, done: int, total: int) -> None:
         """So many tokens of all that may come."""
+        signals.check()
         now = time.monotonic()
         rate = done / max(1e-9, now - self._began_s)
         if self._bar is not None:

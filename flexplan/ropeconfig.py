@@ -24,6 +24,9 @@ def read_rope(f: Fields, head_dim: int) -> tuple[float, RopeScaling | None]:
     kind = table.get("rope_type", table.get("type", "default"))
     if kind == "default":
         return theta, None
+    if table["partial_rotary_factor"] not in (None, 1):  # transformers' families here read it with a scaling only
+        message = f"{f.where}: partial_rotary_factor is {table['partial_rotary_factor']!r}, supported is 1"
+        raise ModelFilesError("FP504", message, fix="use a model whose heads rotate whole")
     if not isinstance(kind, str) or kind not in _KINDS:
         raise ModelFilesError(
             "FP504",
@@ -51,11 +54,7 @@ def _table(f: Fields) -> Table:
         message = f"{f.where}: {key} has a table for {', '.join(map(repr, nested))}, supported is one for all layers"
         raise ModelFilesError("FP504", message, fix="use a model whose layers all turn alike")
     outer = {"rope_theta": f.values["rope_theta"], "partial_rotary_factor": f.values["partial_rotary_factor"]}
-    table = outer | given
-    if table["partial_rotary_factor"] not in (None, 1, 1.0):
-        message = f"{f.where}: partial_rotary_factor is {table['partial_rotary_factor']!r}, supported is 1"
-        raise ModelFilesError("FP504", message, fix="use a model whose heads rotate whole")
-    return table
+    return outer | given
 
 
 class _Rope:

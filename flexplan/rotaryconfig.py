@@ -57,5 +57,6 @@ def _experts(f: Fields) -> tuple[int, int]:
     """Experts of a layer and those that a token uses; none where the family has none."""
     if f.family != "mixtral":
         return 0, 0
-    experts = f.count("num_local_experts", MOST_LAYERS)
+    key = "num_experts" if "num_experts" in f else "num_local_experts"  # two names; the general one wins
+    experts = f.count(key, MOST_LAYERS)
     return experts, f.count("num_experts_per_tok", experts)

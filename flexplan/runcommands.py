@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,7 @@ import typer
 from flexplan import options as opt
 from flexplan.answers import say
 from flexplan.errors import UsageError, visible
-from flexplan.outfiles import deliver, refuse_unwritable
+from flexplan.outfiles import deliver, refuse_closed_output, refuse_unwritable
 
 
 def run(
@@ -112,6 +113,7 @@ def bench(
         dummy_prompt_len=prompt_len,
     )
     machine = None if hardware is None else hardware_from(hardware)
+    refuse_closed_output()
     if trace is not None:
         refuse_unwritable(trace, (policy, request.model, hardware))
     report = jobs.bench(request, machine)
@@ -136,6 +138,7 @@ def profile(
     """Measure this machine, for `--hardware`."""
     from flexplan.running import find_runtime
 
+    refuse_closed_output()
     refuse_unwritable(output)
     found = find_runtime().profile(device, offload_dir, lambda line: print(line, file=sys.stderr))
     if as_json:
@@ -148,10 +151,26 @@ def profile(
     print(visible(f"written to {output}"), file=sys.stderr)
 
 
+def doctor(as_json: opt.JsonFlag = False) -> None:
+    """Say what this installation has and lacks, and what that costs; exit code 2 where something is broken."""
+    from flexplan.doctor import broken, examine
+
+    findings = examine()
+    if as_json:
+        say(json.dumps({"ok": not broken(findings), "findings": list(map(asdict, findings))}, indent=2))
+    else:
+        from flexplan import tables
+
+        tables.console().print(tables.findings_table(findings))
+    if broken(findings):
+        raise typer.Exit(2)
+
+
 def demo(as_json: opt.JsonFlag = False) -> None:
     """The whole path on the embedded model: plan, run, compare."""
     from flexplan import jobs
 
+    refuse_closed_output()
     report = jobs.demo()
     if as_json:
         say(json.dumps(jobs.demo_object(report), indent=2))

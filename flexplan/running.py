@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from flexplan.errors import PluginError, UsageError
 from flexplan.hardware import Hardware
@@ -101,11 +101,25 @@ class BenchReport:
 
 @dataclass(frozen=True)
 class DemoReport:
-    """The whole path on the embedded model: each plan that was run, and whether all gave the one-tier run's tokens."""
+    """The whole path on the embedded model: each plan that was run, and whether all gave the one-tier run's tokens.
+
+    ``timed`` is a larger model, whose time can be predicted: the embedded one's tasks take microseconds.
+    """
 
     runs: Mapping[str, BenchReport]
     model_bytes: int
     tokens_equal: bool
+    timed: BenchReport
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that ``flexplan doctor`` looked at; ``costs`` is what lacking it costs."""
+
+    part: str
+    state: Literal["ok", "missing", "broken"]
+    found: str
+    costs: str = ""
 
 
 Say = Callable[[str], None]
@@ -125,6 +139,9 @@ class Runtime(Protocol):
 
     def demo(self, say: Say, listener: Listener) -> DemoReport:
         """Plan, run and compare the embedded model."""
+
+    def examine(self) -> tuple[Finding, ...]:
+        """What it finds here, for ``flexplan doctor``."""
 
 
 def find_runtime(name: str = "torch") -> Runtime:

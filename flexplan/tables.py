@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from flexplan.hardware import Hardware
     from flexplan.plan import Plan
     from flexplan.policy import Policy
-    from flexplan.running import BenchReport, DemoReport, Shares
+    from flexplan.running import BenchReport, DemoReport, Finding, Shares
     from flexplan.timeline import Timeline
 
 TIERS = ("gpu", "cpu", "disk")
@@ -196,18 +196,30 @@ def _in_units(name: str, value: object) -> str:
 
 
 def demo_view(report: DemoReport) -> RenderableType:
-    """The text, the runs side by side, the last one's timeline, and whether placement changed a token."""
+    """The text, the runs side by side, whether placement changed a token, and a model large enough to be timed."""
     last = list(report.runs.values())[-1]
     texts = [[str(c.prompt), " ".join((c.text or "").split())] for c in last.run.completions]
     return Group(
         words_table(("prompt", "what the model goes on with"), texts),
         table("Runs", _RUN_HEAD, [_run_row(name, run) for name, run in report.runs.items()]),
-        Text(f"\n{list(report.runs)[-1]}, in full:", style="bold"),
-        bench_view(last),
+        Text(_WHY_NOT_TIMED),
+        moved_table(last),
+        shares_table(last.plan.policy, last.run.realised),
         Text(f"\ntokens equal: {'yes' if report.tokens_equal else 'no'} (to those of the run on one tier)"),
+        Text("\nPredicted and measured, on random weights", style="bold"),
+        bench_view(report.timed),
     )
 
 
+def findings_table(findings: Iterable[Finding]) -> RenderableType:
+    """What `flexplan doctor` looked at."""
+    return words_table(("part", "state", "found", "costs"), ([f.part, f.state, f.found, f.costs] for f in findings))
+
+
+_WHY_NOT_TIMED = (
+    "Tasks of a model this small take microseconds, and what the operating system does between two of them as long:\n"
+    "these predictions may be off by a factor. How well time is predicted, the larger model below shows."
+)
 _RUN_HEAD = ("", "weights gpu/cpu/disk %", "KV cache gpu/cpu/disk %", "tokens/s predicted", "measured")
 
 

@@ -2,7 +2,7 @@
 
 Planning has to know two things that stand only there: the dtype where ``config.json`` names none, and whether a head
 is stored beside the token table that it is said to be.  Files that cannot be read count as none: the runtime, which
-needs them, says what is wrong.
+needs them, says what is wrong.  What is too large to be looked through is refused.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from flexplan.errors import ModelFilesError
 from flexplan.strictjson import parse_json
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_MOST_HEADER_BYTES = 100 << 20
-_MOST_INDEX_BYTES = 100 << 20
+# ten times what the largest models have; planning is to answer at once, whatever lies in a directory
+_MOST_HEADER_BYTES = 8 << 20
+_MOST_INDEX_BYTES = 16 << 20
+_MOST_FILES = 4096
 _CHUNK_BYTES = 4 << 20
 # those in which a model can compute; codes of eight bits and fewer are not
 _FLOATS: Mapping[str, str] = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -45,10 +48,13 @@ def stored_dtype(directory: Path) -> str | None:
 
 
 def stored_tensors(directory: Path) -> dict[str, StoredAt]:
-    """Every tensor of a model directory by its name."""
+    """Every tensor of a model directory by its name; none unless all of its files can be read."""
     found: dict[str, StoredAt] = {}
     for file in _files(directory)[0]:
-        found |= _header(*_state(file))
+        header = _header(*_state(file))
+        if not header:
+            return {}
+        found |= header
     return found
 
 
@@ -83,12 +89,22 @@ def _files(directory: Path) -> tuple[list[Path], Mapping[str, Any]]:
     content = content if isinstance(content, dict) else {}
     shards, metadata = content.get("weight_map"), content.get("metadata")
     names = {name for name in shards.values() if isinstance(name, str)} if isinstance(shards, dict) else set()
+    _refuse_more(index, "files", len(names), _MOST_FILES)
     beside = sorted(name for name in names if "/" not in name and "\0" not in name)
     return [directory / name for name in beside], metadata if isinstance(metadata, dict) else {}
 
 
 def _is_small(index: Path) -> bool:
-    return index.is_file() and index.stat().st_size <= _MOST_INDEX_BYTES
+    if not index.is_file():
+        return False
+    _refuse_more(index, "bytes", index.stat().st_size, _MOST_INDEX_BYTES)
+    return True
+
+
+def _refuse_more(file: Path, what: str, found: int, most: int) -> None:
+    if found > most:
+        message = f"{file}: {found} {what}, allowed are {most}"
+        raise ModelFilesError("FP509", message, fix="give a checkpoint as it was published, or save it again")
 
 
 def _state(file: Path) -> tuple[Path, int, int]:
@@ -107,8 +123,9 @@ def _header(file: Path, size: int, _changed_ns: int) -> dict[str, StoredAt]:
     try:
         with file.open("rb") as opened:
             length = int.from_bytes(opened.read(8), "little")
-            if length > min(size - 8, _MOST_HEADER_BYTES):
+            if length > size - 8:
                 return {}
+            _refuse_more(file, "bytes of header", length, _MOST_HEADER_BYTES)
             header = parse_json(opened.read(length).decode("utf-8"))
         return {name: _entry(file, 8 + length, entry) for name, entry in header.items() if name != "__metadata__"}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):

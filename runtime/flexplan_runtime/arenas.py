@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from flexplan.placement import tier_of
 from flexplan.units import format_size
 from flexplan.weight_placement import TIERS
 from flexplan_runtime.disk import ScratchFile
+from flexplan_runtime.hostlimits import refuse_beyond
 from flexplan_runtime.hostmemory import HostBlock, aligned_bytes
 
 
@@ -23,30 +25,38 @@ class Ledger:
 
     ``stored`` counts bytes of weights, cache and activations ("w", "cache", "act") by the tier that was made
     their home, where they are put there: the shares that were realised, not those that were asked.
+    ``disk_in_memory`` names a directory of the disk tier that lies in host memory: it is charged for it, too.
     """
 
-    def __init__(self, budgets: Mapping[str, int | None]) -> None:
+    def __init__(self, budgets: Mapping[str, int | None], disk_in_memory: Path | None = None) -> None:
         self.budgets = dict(budgets)
+        self.disk_in_memory = disk_in_memory
         self.held: dict[str, int] = {}
         self.moved: Counter[tuple[str, int]] = Counter()
         self.stored: Counter[tuple[str, str]] = Counter()
+        self._warned = False
         self._lock = threading.Lock()
 
     def take(self, arena: str, nbytes: int) -> None:
         """Charge an arena to its tier; over the budget is an InfeasiblePlan, and nothing is charged."""
-        tier = tier_of(arena)
         with self._lock:
-            used = sum(size for name, size in self.held.items() if tier_of(name) == tier)
-            budget = self.budgets.get(tier)
-            if budget is not None and used + nbytes > budget:
-                raise InfeasiblePlan(
-                    "FP404",
-                    f"{arena} needs {format_size(nbytes)}, {tier} has {format_size(budget - used)} "
-                    f"of {format_size(budget)} left",
-                    fix=f"raise --{tier}-mem, or lower gpu_batch_size",
-                    binding=(tier,),
-                )
+            for tier in self.charged(arena):
+                used = sum(size for name, size in self.held.items() if tier in self.charged(name))
+                budget = self.budgets.get(tier)
+                if budget is not None and used + nbytes > budget:
+                    raise InfeasiblePlan(
+                        "FP404",
+                        f"{arena} needs {format_size(nbytes)}, {tier} has {format_size(budget - used)} "
+                        f"of {format_size(budget)} left",
+                        fix=f"raise --{tier}-mem, or lower gpu_batch_size",
+                        binding=(tier,),
+                    )
             self.held[arena] = self.held.get(arena, 0) + nbytes
+
+    def charged(self, arena: str) -> tuple[str, ...]:
+        """The tiers whose budgets an arena is charged to."""
+        tier = tier_of(arena)
+        return ("disk", "cpu") if tier == "disk" and self.disk_in_memory else (tier,)
 
     def give_back(self, arena: str, nbytes: int) -> None:
         """An arena of this size is gone; another model's of the same name stays charged."""
@@ -54,6 +64,13 @@ class Ledger:
             self.held[arena] = self.held.get(arena, 0) - nbytes
             if self.held[arena] <= 0:
                 del self.held[arena]
+
+    def warn_of_memory(self) -> None:
+        """Say once that the disk tier is host memory."""
+        if self.disk_in_memory and not self._warned:
+            self._warned = True
+            message = f"--offload-dir {self.disk_in_memory} lies in host memory (tmpfs): the disk tier is charged to it"
+            warnings.warn(message, stacklevel=2)
 
     def count(self, resource: str, i: int, nbytes: int) -> None:
         """Bytes that crossed a link or reached the disk for token i."""
@@ -89,6 +106,7 @@ class Arenas:
         self.disk: dict[str, ScratchFile] = {}
         self._sizes = dict(sizes)
         self._taken: dict[str, int] = {}
+        refuse_beyond(self._host_bytes(), " and ".join(sizes), own_bytes=0)
         try:
             for name, nbytes in sizes.items():  # all are charged, or refused, before any is allocated
                 self.ledger.take(name, nbytes)
@@ -99,10 +117,16 @@ class Arenas:
             self.close()
             raise
 
+    def _host_bytes(self) -> int:
+        """Of host memory; where the host computes, the device's tier is that as well."""
+        tiers = {"cpu", "gpu"} if self.device.type == "cpu" else {"cpu"}
+        return sum(nbytes for name, nbytes in self._sizes.items() if tiers.intersection(self.ledger.charged(name)))
+
     def _allocate(self, name: str, nbytes: int, scratch: Path) -> None:
         if name.endswith(".workspace"):
             return  # charged, but allocated by the kernels themselves
         if name.startswith("disk"):
+            self.ledger.warn_of_memory()
             self.disk[name] = ScratchFile(scratch, nbytes)
             return
         try:

@@ -13,6 +13,7 @@ from flexplan.timeline import Timeline
 from flexplan_runtime.env import ExecutionEnv
 from flexplan_runtime.executor import Executor
 from flexplan_runtime.job import Job
+from flexplan_runtime.prompts import Given
 from flexplan_runtime.sampling import NO_TOKEN
 
 Report = Callable[[int], None]  # tokens of this block so far
@@ -23,7 +24,7 @@ class BlockPlan:
     """The prompts of a block, its graph and where its bytes go."""
 
     prompts: Sequence[Sequence[int]]
-    widths: Sequence[int]  # tokens of each prompt, those that its caller padded it with, too
+    given: Sequence[Given]  # the same as their caller gave them, padding included
     first_row: int
     graph: TaskGraph
     placement: Placement

@@ -1,10 +1,17 @@
-"""The demo: the embedded model, planned for budgets smaller than itself, run on three tiers, and compared."""
+"""The demo: the embedded model, planned for budgets smaller than itself, run on three tiers, and compared.
+
+Its tasks take microseconds, less than threads of other lanes keep a core from them: placement is shown on it, and time
+on a larger model with random weights.
+"""
 
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import torch
 
 from flexplan.hardware import Hardware
 from flexplan.plan import Plan
@@ -13,11 +20,11 @@ from flexplan.policy import Policy
 from flexplan.promptfile import Prompt
 from flexplan.running import BenchReport, DemoReport, Listener, RunRequest, Say
 from flexplan.tensors import weight_bytes
-from flexplan.units import KiB, MiB, format_size
+from flexplan.units import GiB, KiB, MiB, format_size
 from flexplan_runtime.embedded import tiny_opt_path
 from flexplan_runtime.fulfil import bench_ready, run_ready
 from flexplan_runtime.measure import measure
-from flexplan_runtime.microbench import QUICK
+from flexplan_runtime.microbench import SHORT_ON_CPU, SHORT_ON_CUDA
 from flexplan_runtime.requests import make_ready
 
 PROMPTS = (
@@ -42,6 +49,21 @@ THREE_TIERS = Policy(
     cache_cpu_percent=30,
     cpu_cache_compute=True,
 )
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A model whose tasks take a millisecond or more on such a machine, and room for a part of it."""
+
+    model: str
+    dtype: str
+    prompt_len: int
+    new_tokens: int
+    budgets: Mapping[str, int]
+
+
+TIMED_ON_HOST = Timed("facebook/opt-125m", "float32", 64, 8, {"gpu": 350 * MiB, "cpu": 640 * MiB, "disk": 2 * GiB})
+TIMED_ON_CUDA = Timed("facebook/opt-1.3b", "float16", 128, 16, {"gpu": 1 * GiB, "cpu": 4 * GiB, "disk": 8 * GiB})
 BY_PLANNER, BY_HAND = "the planner's choice", "every tier at work"
 
 
@@ -53,7 +75,8 @@ def show_demo(say: Say, listener: Listener) -> DemoReport:
 
 def _show(scratch: Path, say: Say, listener: Listener) -> DemoReport:
     say("measuring this machine, quickly")
-    hardware = measure(None, scratch, _nothing, QUICK)
+    sizes = SHORT_ON_CUDA if torch.cuda.is_available() else SHORT_ON_CPU
+    hardware = measure(None, scratch, lambda line: say(line) if line.startswith("warning") else None, sizes)
     whole = make_ready(_request(ONE_TIER, scratch))
     say(f"{whole.shape.name} is {format_size(weight_bytes(whole.shape))} of weights in float32; running it on one tier")
     expected = [c.token_ids for c in run_ready(whole, listener).completions]
@@ -64,7 +87,28 @@ def _show(scratch: Path, say: Say, listener: Listener) -> DemoReport:
         ready = make_ready(_request(plan, scratch))
         runs[name] = bench_ready(ready, plan, listener)
     equal = all([c.token_ids for c in report.run.completions] == expected for report in runs.values())
-    return DemoReport(runs, weight_bytes(whole.shape), equal)
+    return DemoReport(runs, weight_bytes(whole.shape), equal, _timed(scratch, hardware, say, listener))
+
+
+def _timed(scratch: Path, hardware: Hardware, say: Say, listener: Listener) -> BenchReport:
+    """A model that does not fit, predicted and measured."""
+    timed = TIMED_ON_HOST if hardware.host_only else TIMED_ON_CUDA
+    request = RunRequest(
+        policy=ONE_TIER,
+        model=timed.model,
+        offload_dir=scratch,
+        dtype=timed.dtype,
+        max_new_tokens=timed.new_tokens,
+        stop_at_end_token=False,
+        dummy=True,
+        dummy_prompt_len=timed.prompt_len,
+    )
+    whole = make_ready(request).problem(hardware)
+    room = " and ".join(f"{format_size(timed.budgets[tier])} of {tier} memory" for tier in ("gpu", "cpu"))
+    say(f"{timed.model}, {format_size(weight_bytes(whole.model))} of random weights: planning for {room}")
+    plan = solve(whole.model_copy(update={"hardware": whole.hardware.with_budget(**timed.budgets)}))
+    ready = make_ready(replace(request, policy=plan, budgets=timed.budgets))
+    return bench_ready(ready, plan, listener)
 
 
 def _plans(scratch: Path, hardware: Hardware, say: Say) -> dict[str, Plan]:
@@ -88,7 +132,3 @@ def _request(policy: Policy | Plan, scratch: Path) -> RunRequest:
         max_new_tokens=NEW_TOKENS,
         stop_at_end_token=False,  # so that every row is as long as planned
     )
-
-
-def _nothing(line: str) -> None:
-    """Says nothing."""

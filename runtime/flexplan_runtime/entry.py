@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flexplan.hardware import Hardware
 from flexplan.plan import Plan
-from flexplan.running import BenchReport, DemoReport, Listener, RunReport, RunRequest, Say
+from flexplan.running import BenchReport, DemoReport, Finding, Listener, RunReport, RunRequest, Say
 from flexplan_runtime.fulfil import bench_ready, run_ready
 from flexplan_runtime.requests import make_ready
 
@@ -37,6 +37,12 @@ class TorchRuntime:
         from flexplan_runtime.demo import show_demo  # likewise
 
         return show_demo(say, listener)
+
+    def examine(self) -> tuple[Finding, ...]:
+        """Devices and compilers."""
+        from flexplan_runtime.examining import examine  # likewise
+
+        return tuple(examine())
 
 
 def _planner(request: RunRequest) -> str:

@@ -15,6 +15,7 @@ from flexplan.errors import UsageError
 from flexplan.graph import H2D_SMALL
 from flexplan.units import parse_size
 from flexplan_runtime.arenas import Ledger
+from flexplan_runtime.hostlimits import in_memory
 from flexplan_runtime.lanes import HOST_LANES
 from flexplan_runtime.norms import layer_norm
 from flexplan_runtime.throttle import Throttle
@@ -44,7 +45,7 @@ class ExecutionEnv:
         timed: bool = True,
     ) -> None:
         self.offload_dir = offload_dir
-        self.ledger = Ledger(budgets)
+        self.ledger = Ledger(budgets, offload_dir if in_memory(offload_dir) else None)
         self.device = device
         self.num_threads = num_threads
         self.deadline_s = deadline_s
@@ -99,13 +100,7 @@ class ExecutionEnv:
         timed: bool = True,
     ) -> ExecutionEnv:
         """An environment; sizes are text such as ``16G`` or bytes, ``device`` is cuda where there is one, else cpu."""
-        name = device or ("cuda:0" if torch.cuda.is_available() else "cpu")
-        try:
-            chosen = torch.device(name)
-        except RuntimeError:
-            raise UsageError("FP140", f"device {name!r} is not a device", fix="use cuda:0 or cpu") from None
-        if chosen.type == "cuda" and not torch.cuda.is_available():
-            raise UsageError("FP141", f"device {name!r}: this machine has no CUDA device", fix="use --device cpu")
+        chosen = _device(device)
         asked = {"gpu": gpu_mem, "cpu": cpu_mem, "disk": disk_mem}
         budgets = {tier: None if size is None else parse_size(size) for tier, size in asked.items()}
         cores = len(os.sched_getaffinity(0)) - _CORES_THAT_DRIVE_A_DEVICE
@@ -124,6 +119,27 @@ class ExecutionEnv:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _device(name: str | None) -> torch.device:
+    """The device of this name, which this machine has and this runtime computes on; by default the first of them."""
+    here = [f"cuda:{n}" for n in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    try:
+        chosen = torch.device(name or (here or ["cpu"])[0])
+    except RuntimeError:
+        raise _no_device("FP140", f"device {name!r} is not a device", here) from None
+    if chosen.type not in ("cuda", "cpu"):
+        raise _no_device("FP143", f"device {name!r}: flexplan computes on CUDA devices and on the host only", here)
+    if chosen.type == "cuda" and not here:
+        raise _no_device("FP141", f"device {name!r}: this machine has no CUDA device", here)
+    if (chosen.index or 0) >= (len(here) if chosen.type == "cuda" else 1):
+        raise _no_device("FP144", f"device {name!r}: there are not so many", here)
+    return torch.device("cpu") if chosen.type == "cpu" else chosen
+
+
+def _no_device(code: str, message: str, here: list[str]) -> UsageError:
+    words = ", ".join((*here, "cpu"))
+    return UsageError(code, f"{message}; here are {words}" if here else message, fix=f"use --device {words}")
 
 
 def _wake(device: torch.device) -> None:

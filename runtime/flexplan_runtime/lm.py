@@ -38,7 +38,7 @@ from flexplan_runtime.packedfiles import PackedFiles
 from flexplan_runtime.packedweights import read_packed
 from flexplan_runtime.penalties import Penalties
 from flexplan_runtime.preparing import prepare_steps
-from flexplan_runtime.prompts import Stop, padded, refuse_bad_prompts, refuse_broken, rows_of, stop_ids_of
+from flexplan_runtime.prompts import Given, Stop, padded, refuse_bad_prompts, refuse_broken, rows_of, stop_ids_of
 from flexplan_runtime.replay import Replays
 from flexplan_runtime.sampling import Sampling
 
@@ -144,14 +144,13 @@ class OffloadedLM:
         """
         stops = stop_ids_of(stop, self.math)
         pad, ends = self.math.pad_token_id if pad_token_id is None else pad_token_id, self._end_ids(stops)
-        prompts = rows_of(input_ids, attention_mask, None if pad in ends else pad)
+        prompts, given = rows_of(input_ids, attention_mask, None if pad in ends else pad)
         sampling = Sampling.of(self.math.rules, do_sample, temperature, top_k, top_p, seed)
-        widths = [input_ids.shape[1]] * len(prompts) if isinstance(input_ids, Tensor) else None
         done = self.complete(
-            prompts, max_new_tokens, sampling=sampling, stops=stops, progress=progress, widths=widths, trace=trace
+            prompts, max_new_tokens, sampling=sampling, stops=stops, progress=progress, given=given, trace=trace
         )
         refuse_broken(done.broken, done.tokens, self.dtype)
-        return padded(prompts, done.tokens, self._pad_id(pad_token_id, stops))
+        return padded([row.ids for row in given], done.tokens, self._pad_id(pad_token_id, stops))
 
     def complete(
         self,
@@ -161,24 +160,24 @@ class OffloadedLM:
         sampling: Sampling | None = None,
         stops: Sequence[int] = (),
         progress: Progress | None = None,
-        widths: Sequence[int] | None = None,
+        given: Sequence[Given] | None = None,
         trace: bool = False,
     ) -> Generation:
         """The new tokens only; any number of prompts, block after block in the order of the input.
 
-        ``widths``: what each prompt counts as where a rule counts it; its tokens, unless padding counts, too.
+        ``given``: the prompts with the padding of their caller, which some rules of transformers look at.
         With ``trace`` the timelines keep every task: some 250 bytes each, of which a block has thousands.
         """
         if trace and not self.env.timed:
             raise UsageError("FP148", "trace=True in an environment with timed=False", fix="leave one of them out")
         refuse_bad_prompts(prompts, max_new_tokens, self.shape)
-        given = prompts, max_new_tokens, widths
+        asked = prompts, max_new_tokens, given
         total, chosen = len(prompts) * max_new_tokens, sampling or Sampling()
         with self._turn():
-            self._make_room(_largest((plan.placement for plan in self._plan_blocks(*given)), weights=False))
+            self._make_room(_largest((plan.placement for plan in self._plan_blocks(*asked)), weights=False))
             blocks = [  # planned once more: the plans of a long job would fill memory
                 self._complete_block(plan, chosen, stops, _report(plan, total, progress), trace)
-                for plan in self._plan_blocks(*given)
+                for plan in self._plan_blocks(*asked)
             ]
         if blocks:
             self.timeline = blocks[-1].timelines[-1]
@@ -219,20 +218,20 @@ class OffloadedLM:
 
     # -- blocks ------------------------------------------------------------------------------------------------
     def _plan_blocks(
-        self, prompts: Sequence[Sequence[int]], gen_len: int, widths: Sequence[int] | None = None
+        self, prompts: Sequence[Sequence[int]], gen_len: int, given: Sequence[Given] | None = None
     ) -> Iterator[BlockPlan]:
         """Blocks in input order, each with the graph of its very lengths."""
-        size, widths = self.policy.block_size, widths or list(map(len, prompts))
+        size, given = self.policy.block_size, given or [Given(prompt) for prompt in prompts]
         for first in range(0, len(prompts), size):
-            yield self._plan_block(prompts[first : first + size], widths[first : first + size], first, gen_len)
+            yield self._plan_block(prompts[first : first + size], given[first : first + size], first, gen_len)
 
     def _plan_block(
-        self, prompts: Sequence[Sequence[int]], widths: Sequence[int], first: int, gen_len: int
+        self, prompts: Sequence[Sequence[int]], given: Sequence[Given], first: int, gen_len: int
     ) -> BlockPlan:
         workload = Workload(prompt_lens=tuple(map(len, prompts)), gen_len=gen_len)
         graph = self.schedule.build(Problem(model=self.shape, hardware=self._here(), workload=workload), self.policy)
         block = next(fill_blocks(workload, self.policy))
-        return BlockPlan(prompts, widths, first, graph, Placement.of(self.shape, self.policy, block, graph.live))
+        return BlockPlan(prompts, given, first, graph, Placement.of(self.shape, self.policy, block, graph.live))
 
     def _complete_block(
         self, plan: BlockPlan, sampling: Sampling, stops: Sequence[int], report: Report, trace: bool
@@ -304,12 +303,9 @@ class OffloadedLM:
         if not self.math.rules.change_logits:
             return None
         block = plan.placement.block
-        rows = block.batches[k].rows
-        prompts, widths = [plan.prompts[row] for row in rows], [plan.widths[row] for row in rows]
-        lens, ends = (block.batches[k].prompt_len, block.gen_len), self._end_ids(stops)
-        return Penalties(
-            [self.math.rules] * len(rows), ends, prompts, widths, lens, self.shape.vocab_size, self.env.device
-        )
+        given = [plan.given[row] for row in block.batches[k].rows]
+        rules, ends = [self.math.rules] * len(given), self._end_ids(stops)
+        return Penalties(rules, ends, given, block.gen_len, self.shape.vocab_size, self.env.device)
 
     def _end_ids(self, stops: Ids) -> Ids:
         """The ids that rules call the end, also where nothing stops there."""

@@ -49,6 +49,8 @@ class Sizes:
 
 ON_CPU = Sizes(256 * MiB, 1024, 768, 32, 512 * MiB, 256 * MiB, 0.6, 3)
 ON_CUDA = Sizes(1024 * MiB, 4096, 8192, 8, 1024 * MiB, 1024 * MiB, 1.0, 1)
+SHORT_ON_CPU = Sizes(64 * MiB, 128, 768, 8, 64 * MiB, 64 * MiB, 0.1, 1)  # still more than a cache holds
+SHORT_ON_CUDA = Sizes(256 * MiB, 1024, 4096, 8, 128 * MiB, 256 * MiB, 0.1, 1)
 QUICK = Sizes(16 * MiB, 64, 512, 2, 8 * MiB, 16 * MiB, 0.05, 1)
 _SEVERAL = 4  # rows
 

@@ -17,6 +17,15 @@ from flexplan_runtime.weights import WeightReader, open_checkpoint
 
 DUMMY = "_DUMMY_"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_ALIASES = {
+    short: name
+    for name, shorts in {
+        "float32": ("float32", "fp32", "f32", "float", "single"),
+        "float16": ("float16", "fp16", "f16", "half"),
+        "bfloat16": ("bfloat16", "bf16"),
+    }.items()
+    for short in shorts
+}  # as other tools spell them
 
 Config = str | Path | tuple[ModelShape, ModelMath]
 
@@ -46,6 +55,7 @@ def _read(config: str | Path, directory: Path) -> tuple[ModelShape, ModelMath]:
 def dtype_of(asked: str | torch.dtype | None, math: ModelMath) -> torch.dtype:
     """The dtype asked for, else the checkpoint's."""
     name = str(asked or math.dtype).removeprefix("torch.")
+    name = _ALIASES.get(name.lower(), name)
     if name not in DTYPES:
         raise UsageError("FP142", f"dtype {name!r} is not one of {', '.join(DTYPES)}", fix="choose one of these")
     return DTYPES[name]

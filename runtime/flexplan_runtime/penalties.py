@@ -1,7 +1,8 @@
 """Penalties: logits as the rules of a model's generation config change them before a token is chosen.
 
 Tensor shapes: B rows, V vocabulary, T tokens so far, n sequences; R is 1 where all rows have one rule, else B.
-The order is transformers'; a row's history is its own prompt and its own new tokens, never the padding before them.
+The order is transformers', and so is what padding counts for: rules of sequences and lengths see it where the caller
+gave it, the repetition penalty does not.  A row never sees what a micro-batch pads it with.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ import torch
 from torch import Tensor
 
 from flexplan.tokenrules import Ids, TokenRules
+from flexplan_runtime.prompts import Given
 
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """What rows hold when a token is chosen: ``step`` new ones; before ``pads`` there is nothing of the row's own."""
+    """What rows hold when a token is chosen, ``step`` new ones included."""
 
-    ids_BT: Tensor
-    pads_B1: Tensor
+    ids_BT: Tensor  # a row that is shorter than others begins with its first token, over and over
+    own_BT: Tensor  # the same where padding of the caller is its first token, too
+    first_B1: Tensor  # where the row begins, that padding included
     step: int
 
 
@@ -29,42 +32,47 @@ Change = Callable[[Tensor, Past], Tensor]
 
 
 class Penalties:
-    """The rules of a micro-batch and the history that they look at, on the device where logits are.
-
-    ``widths`` are the tokens of each prompt as ``min_length`` counts them: those that the caller padded it with, too.
-    """
+    """The rules of a micro-batch and the history that they look at, on the device where logits are."""
 
     def __init__(
         self,
         rules: Sequence[TokenRules],
         ends: Ids,
-        prompts: Sequence[Sequence[int]],
-        widths: Sequence[int],
-        lens: tuple[int, int],
+        given: Sequence[Given],
+        gen_len: int,
         vocab_size: int,
         device: torch.device,
     ) -> None:
-        prompt_len, gen_len = lens  # of the micro-batch, in tokens
-        # padding repeats the first token: a token that was there counts once however often it was
-        rows = [[row[0]] * (prompt_len - len(row)) + list(row) + [row[0]] * gen_len for row in prompts]
-        self._history_BT = torch.tensor(rows).to(device)
-        self._pads_B1 = torch.tensor([[prompt_len - len(row)] for row in prompts]).to(device)
-        self._prompt_len = prompt_len
-        self._changes = tuple(_changes(_Rows(rules, ends, widths, gen_len, vocab_size, device)))
-        self._mend = any(rule.remove_invalid_values for rule in rules)
+        widths = [len(row.ids) for row in given]
+        self._width = max(widths)
+        self._ids_BT = torch.zeros(len(given), self._width + gen_len, dtype=torch.int64)
+        self._own_BT = self._ids_BT.clone()
+        for n, (ids, lead) in enumerate(given):
+            for history, first in ((self._ids_BT, 0), (self._own_BT, lead)):
+                history[n] = ids[first]  # a token that was there counts once, however often it was
+                history[n, self._width - len(ids) + first : self._width] = torch.tensor(ids[first:])
+        # what a mask hides may be no token
+        self._ids_BT, self._own_BT = (ids.clamp(0, vocab_size - 1).to(device) for ids in (self._ids_BT, self._own_BT))
+        self._first_B1 = (self._width - torch.tensor(widths))[:, None].to(device)
+        rows = _Rows(rules, ends, widths, gen_len, vocab_size, device)
+        self._changes = tuple(_changes(rows))
+        self._strict_B1 = torch.tensor([[not rule.remove_invalid_values] for rule in rules]).to(device)
 
     def __call__(self, logits_BV: Tensor, step: int) -> Tensor:
         """The logits from which the token of this step is chosen, in float32; what is no number stays none."""
         scores_BV = logits_BV.float()
-        past = Past(self._history_BT[:, : self._prompt_len + step], self._pads_B1, step)
-        broken_B1 = ~scores_BV.amax(-1, keepdim=True).isfinite()
+        total = self._width + step
+        past = Past(self._ids_BT[:, :total], self._own_BT[:, :total], self._first_B1, step)
+        broken_B1 = ~scores_BV.amax(-1, keepdim=True).isfinite() & self._strict_B1
         for change in self._changes:
             scores_BV = change(scores_BV, past)
-        return scores_BV if self._mend else scores_BV.masked_fill(broken_B1, torch.nan)
+        scores_BV = scores_BV.clamp(max=torch.finfo(scores_BV.dtype).max)  # what a rule made too large is chosen, too
+        return scores_BV.masked_fill(broken_B1, torch.nan)
 
     def note(self, chosen_B: Tensor, step: int) -> None:
         """Remember the tokens of a step."""
-        self._history_BT[:, self._prompt_len + step] = chosen_B.clamp(min=0)
+        for history_BT in (self._ids_BT, self._own_BT):
+            history_BT[:, self._width + step] = chosen_B.clamp(min=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +130,9 @@ def _changes(rows: _Rows) -> Iterator[Change]:
     if least is not None:
         yield partial(_until, rows.end_marks, least)
     yield from _forced(rows)
-    mended = rows.each(lambda rule, _: 1.0 if rule.remove_invalid_values else None, 0.0)
+    mended = rows.each(lambda rule, _: rule.remove_invalid_values or None, False)
     if mended is not None:
-        yield partial(_mended, mended > 0)
+        yield partial(_mended, mended)
     begin = rows.each(lambda rule, _: (rule.exponential_decay_length_penalty or (None,))[0], 1 << 60)
     factor = rows.each(lambda rule, _: (rule.exponential_decay_length_penalty or (0, None))[1], 1.0, torch.float64)
     if begin is not None and factor is not None:
@@ -176,15 +184,15 @@ def _biased(before_nT: Tensor, last_n: Tensor, biases_Rn: Tensor, scores_BV: Ten
     if length > total:
         return scores_BV
     ending_BT = past.ids_BT[:, total - length :]
-    met_Bn = (ending_BT[:, None] == before_nT).all(-1) & (total - length >= past.pads_B1)
+    met_Bn = (ending_BT[:, None] == before_nT).all(-1) & (total - length >= past.first_B1)
     bias_BV = torch.zeros_like(scores_BV).index_add_(1, last_n, torch.where(met_Bn, biases_Rn, 0.0))
     return scores_BV + bias_BV
 
 
 def _repeated(penalty_R1: Tensor, scores_BV: Tensor, past: Past) -> Tensor:
     """Every token that was there is less likely, once."""
-    found_BT = scores_BV.gather(1, past.ids_BT)
-    return scores_BV.scatter(1, past.ids_BT, torch.where(found_BT < 0, found_BT * penalty_R1, found_BT / penalty_R1))
+    found_BT = scores_BV.gather(1, past.own_BT)
+    return scores_BV.scatter(1, past.own_BT, torch.where(found_BT < 0, found_BT * penalty_R1, found_BT / penalty_R1))
 
 
 def _ngrams(size: int, held_R1: Tensor, scores_BV: Tensor, past: Past) -> Tensor:
@@ -195,7 +203,7 @@ def _ngrams(size: int, held_R1: Tensor, scores_BV: Tensor, past: Past) -> Tensor
     windows_BTn = past.ids_BT.unfold(1, size, 1)
     ending_Bn = past.ids_BT[:, total + 1 - size :]
     places_T = torch.arange(total + 1 - size, device=scores_BV.device)
-    again_BT = (windows_BTn[..., :-1] == ending_Bn[:, None]).all(-1) & (places_T >= past.pads_B1) & held_R1
+    again_BT = (windows_BTn[..., :-1] == ending_Bn[:, None]).all(-1) & (places_T >= past.first_B1) & held_R1
     counts_BV = torch.zeros_like(scores_BV).scatter_add_(1, windows_BTn[..., -1], again_BT.to(scores_BV.dtype))
     return scores_BV.masked_fill(counts_BV > 0, -torch.inf)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,27 +13,49 @@ from flexplan.errors import NoNumbers, PromptError
 from flexplan.modelmath import ModelMath
 from flexplan.shapes import ModelShape
 
+
+class Given(NamedTuple):
+    """A row as its caller gave it: ``lead`` is the padding before its first token."""
+
+    ids: Sequence[int]
+    lead: int = 0
+
+
 Stop = int | Sequence[int] | Literal["model"] | None
 
 
 def rows_of(
     input_ids: Tensor | Sequence[Sequence[int]], attention_mask: Tensor | None, pad_id: int | None = None
-) -> list[list[int]]:
-    """The prompts without padding, which is what the mask says; in a tensor without one, every ``pad_id``.
+) -> tuple[list[list[int]], list[Given]]:
+    """The prompts without padding, and as they were given.
 
-    Lists of ids have no padding.
+    Padding is what the mask says; in a tensor without one, every ``pad_id``.  Lists of ids have none.
     """
     if not isinstance(input_ids, Tensor):
-        return [[int(token) for token in row] for row in input_ids]
+        rows = [[int(token) for token in row] for row in input_ids]
+        return rows, [Given(row) for row in rows]
     if attention_mask is None:
-        return [[int(token) for token in row if token != pad_id] for row in input_ids.tolist()]
+        attention_mask = torch.ones_like(input_ids) if pad_id is None else input_ids != pad_id
     if attention_mask.shape != input_ids.shape:
         raise PromptError(
             "FP301",
             f"attention_mask is {tuple(attention_mask.shape)}, input_ids {tuple(input_ids.shape)}",
             fix="give one mask value a token",
         )
-    return [row[mask.bool()].tolist() for row, mask in zip(input_ids, attention_mask, strict=True)]
+    masks = attention_mask.bool()
+    prompts = [row[mask].tolist() for row, mask in zip(input_ids, masks, strict=True)]
+    _warn_of_right_padding(masks)
+    leads = masks.int().argmax(-1).tolist() if masks.numel() else []
+    return prompts, [Given(row, lead) for row, lead in zip(input_ids.tolist(), leads, strict=True)]
+
+
+def _warn_of_right_padding(masks: Tensor) -> None:
+    rows = (~masks[:, -1:]).any(-1).nonzero().flatten().tolist()
+    if rows:
+        message = (
+            f"rows {_few(rows)} end with padding; they are completed after their last token, as if padded on the left"
+        )
+        warnings.warn(message, stacklevel=4)
 
 
 def refuse_bad_prompts(prompts: Sequence[Sequence[int]], max_new_tokens: int, shape: ModelShape) -> None:

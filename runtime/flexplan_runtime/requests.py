@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from flexplan.errors import ModelFilesError, PolicyError, PromptError, UsageError
+from flexplan.errors import InfeasiblePlan, ModelFilesError, PolicyError, PromptError, UsageError
 from flexplan.hardware import Hardware, hardware_from
 from flexplan.modelmath import ModelMath
-from flexplan.plan import Plan, refuse_over_budget
+from flexplan.plan import Plan, refuse_endless, refuse_over_budget
 from flexplan.plugins import SCHEDULES, make
 from flexplan.policy import Policy
 from flexplan.prediction import Schedule, peak_bytes
@@ -20,8 +20,11 @@ from flexplan.problem import Problem, Workload
 from flexplan.promptfile import Prompt
 from flexplan.running import RunRequest
 from flexplan.shapes import ModelShape
+from flexplan.units import format_size
+from flexplan_runtime.arenas import Ledger
 from flexplan_runtime.download import resolve_model
 from flexplan_runtime.env import ExecutionEnv
+from flexplan_runtime.hostlimits import refuse_beyond, room
 from flexplan_runtime.machine import fingerprint
 from flexplan_runtime.opening import DUMMY, dtype_of, open_model, refuse_other_model
 from flexplan_runtime.prompts import refuse_bad_prompts
@@ -72,6 +75,7 @@ def make_ready(request: RunRequest) -> Ready:
     env = environment(request)
     weights, directory = _find(request)
     shape, math = _open(request, weights)
+    refuse_endless(shape, policy, request.max_new_tokens)
     sampling = _sampling(request, math)
     if plan:
         refuse_other_model(plan.problem.model, shape)
@@ -109,7 +113,11 @@ def random_prompts(request: RunRequest, policy: Policy, shape: ModelShape) -> tu
     """One block of distinct prompts of random tokens."""
     longest = shape.max_positions - request.max_new_tokens
     length = request.dummy_prompt_len or max(1, min(512, longest))
-    generator = torch.Generator().manual_seed(request.seed)
+    if length > max(1, longest):
+        asked = f"--prompt-len {length} + {request.max_new_tokens} new tokens"
+        message = f"{asked}, {shape.name} reads {shape.max_positions}"
+        raise UsageError("FP168", message, fix="lower --prompt-len or --max-new-tokens")
+    generator = torch.Generator().manual_seed(request.seed % (1 << 63))
     rows = torch.randint(shape.vocab_size, (policy.block_size, length), generator=generator).tolist()
     return tuple(Prompt(n, tuple(row), n + 1) for n, row in enumerate(rows))
 
@@ -144,11 +152,30 @@ def _refuse_prompts(prompts: Sequence[Prompt], ids: list[list[int]], new_tokens:
 
 
 def _refuse_over_budget(ready: Ready) -> None:
-    if all(size is None for size in ready.env.ledger.budgets.values()):
+    """By the budgets that were asked for, and by what containers and the process itself are limited to."""
+    ledger = ready.env.ledger
+    if all(size is None for size in ledger.budgets.values()) and room() is None:
         return
     problem = ready.problem()
     schedule: Schedule = make(SCHEDULES, ready.schedule)
-    refuse_over_budget(peak_bytes(problem, ready.policy, schedule), problem)
+    need = peak_bytes(problem, ready.policy, schedule)
+    refuse_over_budget(need, problem)
+    host = need["cpu"] + (need["disk"] if ledger.disk_in_memory else 0)
+    _refuse_disk_in_memory(need, host, ledger)
+    refuse_beyond(host + (need["gpu"] if ready.env.device.type == "cpu" else 0), "the plan")
+
+
+def _refuse_disk_in_memory(need: Mapping[str, int], host_bytes: int, ledger: Ledger) -> None:
+    budget = ledger.budgets.get("cpu")
+    if ledger.disk_in_memory is None or budget is None or host_bytes <= budget:
+        return
+    what = f"the disk tier's {format_size(need['disk'])} beside {format_size(need['cpu'])} of the host's"
+    raise InfeasiblePlan(
+        "FP409",
+        f"--offload-dir {ledger.disk_in_memory} lies in host memory (tmpfs): {what}, --cpu-mem {format_size(budget)}",
+        fix="give an --offload-dir on a disk, or raise --cpu-mem",
+        binding=("cpu",),
+    )
 
 
 def _warn_of_other_machine(plan: Plan, device: torch.device) -> None:

@@ -78,13 +78,14 @@ class Sampling:
     def choose(self, logits_BV: Tensor, rows: Sequence[int], step: int) -> Tensor:
         """The next token of each row, (B,); `NO_TOKEN` where no logit, or one that is no number, stands out."""
         best_B, likeliest_B = logits_BV.max(-1)
-        usable_B = best_B.isfinite()
-        chosen_B = self._draw(logits_BV, usable_B, rows, step) if self.do_sample else likeliest_B
-        return torch.where(usable_B, chosen_B, NO_TOKEN)
+        broken_B = best_B - best_B != 0  # NaN and infinity less themselves are NaN; `isfinite` is more kernels
+        chosen_B = self._draw(logits_BV, broken_B, rows, step) if self.do_sample else likeliest_B
+        return chosen_B.masked_fill(broken_B, NO_TOKEN)
 
-    def _draw(self, logits_BV: Tensor, usable_B: Tensor, rows: Sequence[int], step: int) -> Tensor:
-        logits_BV = logits_BV.float().masked_fill(~usable_B[:, None], 0.0)
-        scores = self._narrow(logits_BV / self.temperature)
+    def _draw(self, logits_BV: Tensor, broken_B: Tensor, rows: Sequence[int], step: int) -> Tensor:
+        logits_BV = logits_BV.float().masked_fill(broken_B[:, None], 0.0)
+        below_BV = logits_BV - logits_BV.amax(-1, keepdim=True)  # so that no temperature makes one infinite
+        scores = self._narrow(below_BV / max(self.temperature, torch.finfo(below_BV.dtype).tiny))
         chances = torch.softmax(scores, -1).cpu()
         drawn = [torch.multinomial(chances[b], 1, generator=self._generator(row, step)) for b, row in enumerate(rows)]
         return torch.cat(drawn).to(logits_BV.device)

@@ -37,9 +37,14 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("command", ["solve", "simulate", "explain", "export", "planners"])
+@pytest.mark.parametrize("command", ["solve", "simulate", "explain", "export", "planners", "doctor"])
 def test_json_on_standard_output_is_json_whatever_the_solver_prints(command: str, policy: Path) -> None:
-    args = {"solve": SMALL, "export": ("export", policy, "--to", "llama.cpp"), "planners": ("planners",)}
+    args = {
+        "solve": SMALL,
+        "export": ("export", policy, "--to", "llama.cpp"),
+        "planners": ("planners",),
+        "doctor": ("doctor",),
+    }
     result = python(PROGRAM, *args.get(command, (command, policy)), "--json")
     assert json.loads(result.stdout), result.stderr
     assert "HiGHS" not in result.stderr

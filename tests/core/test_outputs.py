@@ -192,6 +192,13 @@ def test_a_full_or_closed_stream_is_the_error_that_it_is(tmp_path: Path, where: 
         assert json.loads((tmp_path / "plan").read_text())["policy"]
 
 
+@pytest.mark.parametrize("command", ["bench plan --model none", "profile -o hardware", "demo"])
+def test_a_long_command_looks_first_whether_it_can_say_its_answer(tmp_path: Path, command: str) -> None:
+    assert shell("$SOLVE -o plan", tmp_path).returncode == 0
+    found = shell(f"{sys.executable} -c '{PROGRAM}' {command} >&-", tmp_path)
+    assert found.returncode == 2 and "closed" in found.stderr and "loading" not in found.stderr
+
+
 def test_a_full_stream_that_is_not_buffered_is_no_bug_either(tmp_path: Path) -> None:
     found = shell("$SOLVE >/dev/full", tmp_path, PYTHONUNBUFFERED="1")
     assert found.returncode == 6 and "No space left" in found.stderr

@@ -248,6 +248,12 @@ def test_a_config_may_hold_what_python_and_windows_write(tmp_path: Path) -> None
     assert read_config(tmp_path, "llama") == read_config(small("llama"))
 
 
+def test_experts_have_two_names_as_in_transformers() -> None:
+    transformers = pytest.importorskip("transformers")
+    config = small("mixtral", num_experts=3, num_local_experts=5)
+    assert shape_from_config(config).num_experts == transformers.AutoConfig.for_model(**config).num_local_experts == 3
+
+
 @pytest.mark.parametrize("key", ["auto_map", "custom_pipelines"])
 def test_code_beside_a_model_type_that_is_known_is_not_asked_for(key: str) -> None:
     assert read_config(small("llama", **{key: {"AutoModelForCausalLM": "their.Model"}})) == read_config(small("llama"))
@@ -326,8 +332,8 @@ NONSENSE: list[tuple[Config, str, list[str]]] = [
     (small("llama", rope_scaling={"type": "linear"}), "FP503", ["factor"]),
     (small("llama", rope_scaling=LLAMA3 | {"low_freq_factor": 4.0}), "FP506", ["4.0"]),
     (small("llama", rope_scaling=LLAMA3 | {"original_max_position_embeddings": "8k"}), "FP503", ["8k"]),
-    (small("llama", partial_rotary_factor=0.5), "FP504", ["0.5"]),
-    (small("llama", rope_parameters={"partial_rotary_factor": 0.5}), "FP504", ["0.5"]),
+    (small("llama", rope_scaling=YARN, partial_rotary_factor=0.5), "FP504", ["0.5"]),
+    (small("llama", rope_scaling={"type": "linear", "factor": 2.0, "partial_rotary_factor": 0.5}), "FP504", ["0.5"]),
     (small("llama", eos_token_id=2.5), "FP503", ["2.5", "token id"]),
     (small("llama", eos_token_id=[2, True]), "FP503", ["eos_token_id"]),
     (small("llama", bos_token_id="1"), "FP503", ["'1'"]),

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,7 +103,7 @@ class AnotherProblem(Good):
 
 class AMillionTasks(Good):
     def plan(self, problem: Problem) -> Plan:
-        return replace(super().plan(problem), policy=replace(self.policy, gpu_batch_size=1, num_gpu_batches=1_000_000))
+        return replace(super().plan(problem), policy=replace(self.policy, gpu_batch_size=1, num_gpu_batches=200_000))
 
 
 class NoSuchSchedule(Good):
@@ -133,6 +136,68 @@ class LeavesAChild(Good):
     def plan(self, problem: Problem) -> Plan:
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         Path(self.pid_file).write_text(str(child.pid))
+        return super().plan(problem)
+
+
+class LeavesASession(Good):
+    """Leaves a process behind in a session of its own, twice forked, which holds the pipe of the answer."""
+
+    def __init__(self, pid_file: str, hang: bool = False) -> None:
+        self.pid_file, self.hang = pid_file, hang
+
+    def plan(self, problem: Problem) -> Plan:
+        if not os.fork():
+            os.setsid()
+            if not os.fork():
+                Path(self.pid_file).write_text(str(os.getpid()))
+                time.sleep(600)
+            os._exit(0)
+        while not Path(self.pid_file).exists() or self.hang:
+            time.sleep(0.01)
+        return super().plan(problem)
+
+
+class ReturnsTwice(Good):
+    def plan(self, problem: Problem) -> Plan:
+        os.fork()
+        return super().plan(problem)
+
+
+class FloodsForEver(Good):
+    """Writes to whatever may be the pipe of the answer."""
+
+    def plan(self, problem: Problem) -> Plan:
+        while True:
+            for descriptor in range(3, 20):
+                with suppress(OSError):
+                    os.write(descriptor, b"x" * (1 << 20))
+
+
+class HoldsTheInterpreter:
+    def plan(self, problem: Problem) -> Plan:
+        re.match(r"(a+)+$", "a" * 60 + "b")
+        raise AssertionError
+
+
+class IgnoresAll:
+    def plan(self, problem: Problem) -> Plan:
+        for number in range(1, 32):
+            with suppress(OSError):
+                signal.signal(number, signal.SIG_IGN)
+        time.sleep(600)
+        raise AssertionError
+
+
+class Stops:
+    def plan(self, problem: Problem) -> Plan:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        raise AssertionError
+
+
+class KillsItsParent(Good):
+    def plan(self, problem: Problem) -> Plan:
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(600)
         return super().plan(problem)
 
 

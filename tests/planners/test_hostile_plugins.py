@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -24,12 +28,30 @@ BROKEN = {
     "OutOfRange": ("FP906", "w_gpu_percent"),
     "OverBudget": ("FP906", "gpu needs"),
     "AnotherProblem": ("FP906", "another problem"),
-    "AMillionTasks": ("FP906", "1000000 micro-batches"),
+    "AMillionTasks": ("FP906", "200000 micro-batches"),
     "NoSuchSchedule": ("FP906", "boustrophedon"),
     "HalfAPlan": ("FP906", "policy"),
 }
-BROKEN_APART = {"Dies": ("FP903", "exit code 3"), "Floods": ("FP903", "allowed")}
-APART = ("Good", "Noisy", "Boastful", "Refuses", "Hangs", "LeavesAChild", *BROKEN, *BROKEN_APART)
+BROKEN_APART = {
+    "Dies": ("FP903", "exit code 3"),
+    "Floods": ("FP903", "allowed"),
+    "FloodsForEver": ("FP903", "allowed"),
+    "KillsItsParent": ("FP903", "no answer"),
+}
+HANG = ("Hangs", "HoldsTheInterpreter", "IgnoresAll", "Stops")
+APART = (
+    "LeavesASession",
+    "ReturnsTwice",
+    *HANG[1:],
+    "Good",
+    "Noisy",
+    "Boastful",
+    "Refuses",
+    "Hangs",
+    "LeavesAChild",
+    *BROKEN,
+    *BROKEN_APART,
+)
 
 
 @pytest.fixture
@@ -85,7 +107,7 @@ def test_what_is_wrong_with_a_plugin_is_said_with_its_name(name: str, installed:
     assert error.value.code == code
 
 
-@pytest.mark.parametrize("name", ["Hangs", "import"])
+@pytest.mark.parametrize("name", [*HANG, "import"])
 def test_a_plugin_that_hangs_is_stopped(name: str, installed: Path) -> None:
     began = time.monotonic()
     with pytest.raises(PluginError, match=f"planner hostile-{name} gave no answer within 1 s"):
@@ -97,10 +119,31 @@ def test_what_a_plugin_prints_is_not_its_answer(installed: Path) -> None:
     assert solve(small_problem(), "hostile-Noisy").planner == "good"
 
 
-def test_what_a_plugin_leaves_running_is_ended(installed: Path) -> None:
+@pytest.mark.parametrize("name", ["LeavesAChild", "LeavesASession"])
+def test_what_a_plugin_leaves_running_is_ended(name: str, installed: Path) -> None:
     pid_file = installed / "pid"
-    assert solve(small_problem(), "hostile-LeavesAChild", pid_file=str(pid_file)).planner == "good"
-    deadline = time.monotonic() + 10
+    assert solve(small_problem(), f"hostile-{name}", pid_file=str(pid_file)).planner == "good"
+    assert not is_running(int(pid_file.read_text()))
+
+
+def test_a_plugin_that_forks_answers_once(installed: Path) -> None:
+    assert solve(small_problem(), "hostile-ReturnsTwice").planner == "good"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_what_a_planner_does_ends_with_the_program(number: int, installed: Path) -> None:
+    pid_file = installed / "pid"
+    code = (
+        "from flexplan import solve; from flexplan.testing import small_problem\n"
+        f"solve(small_problem(), 'hostile-LeavesASession', pid_file={str(pid_file)!r}, hang=True)"
+    )
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    child = subprocess.Popen([sys.executable, "-c", code], env=env)
+    deadline = time.monotonic() + 30
+    while not (pid_file.exists() and pid_file.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    child.send_signal(number)
+    child.wait()
     while is_running(int(pid_file.read_text())) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not is_running(int(pid_file.read_text()))

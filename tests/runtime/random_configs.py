@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from tiny_models import OPT, ROTARY
+from tiny_models import LLAMA3, OPT, ROTARY
 from torch import Tensor
 from transformers import (
     LlamaConfig,
@@ -43,21 +43,41 @@ def lists(of: Draw, most: int) -> Draw:
 
 
 # -- models: the keys of config.json that change the mathematics, by family ----------------------------------------
+ROPE = (
+    {"rope_type": "default", "rope_theta": 500.0},
+    {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 4.0},
+    {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 2.0},
+    {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0, "original_max_position_embeddings": 10},
+    LLAMA3,
+)
+KEYS: Mapping[str, Draw] = {
+    "rope_parameters": one_of(*ROPE),
+    "hidden_act": one_of("silu", "gelu", "relu"),
+    "rms_norm_eps": one_of(1e-6, 1e-3),
+    "tie_word_embeddings": one_of(True, False),
+    "num_key_value_heads": one_of(1, 2, 4),
+}
 FAMILIES: Mapping[str, tuple[type[PreTrainedConfig], Mapping[str, Any], Mapping[str, Draw]]] = {
     "opt": (
         OPTConfig,
         OPT,
-        {"activation_function": one_of("relu", "gelu"), "tie_word_embeddings": one_of(True, False)},
+        {
+            "activation_function": one_of("relu", "gelu"),
+            "tie_word_embeddings": one_of(True, False),
+            "enable_bias": one_of(True, False),
+            "do_layer_norm_before": one_of(True, True, False),
+            "word_embed_proj_dim": one_of(32, 16),
+        },
     ),
-    "llama": (
-        LlamaConfig,
-        ROTARY,
-        {"attention_bias": one_of(True, False), "mlp_bias": one_of(True, False), "rms_norm_eps": one_of(1e-6, 1e-3)},
+    "llama": (LlamaConfig, ROTARY, KEYS | {"attention_bias": one_of(True, False), "mlp_bias": one_of(True, False)}),
+    "mistral": (MistralConfig, ROTARY | {"sliding_window": None, "head_dim": 8}, KEYS | {"head_dim": one_of(8, 16)}),
+    "mixtral": (
+        MixtralConfig,
+        ROTARY | {"num_local_experts": 4, "head_dim": 8},
+        KEYS | {"num_experts_per_tok": one_of(1, 2)},
     ),
-    "mistral": (MistralConfig, ROTARY | {"sliding_window": None}, {"head_dim": one_of(8, 16)}),
-    "mixtral": (MixtralConfig, ROTARY | {"num_local_experts": 4}, {"num_experts_per_tok": one_of(1, 2)}),
-    "qwen2": (Qwen2Config, ROTARY, {"tie_word_embeddings": one_of(True, False)}),
-    "qwen3": (Qwen3Config, ROTARY, {"head_dim": one_of(8, 16), "attention_bias": one_of(True, False)}),
+    "qwen2": (Qwen2Config, ROTARY, KEYS),
+    "qwen3": (Qwen3Config, ROTARY, KEYS | {"head_dim": one_of(8, 16), "attention_bias": one_of(True, False)}),
 }
 
 # -- generation_config.json ----------------------------------------------------------------------------------------
@@ -92,11 +112,13 @@ GENERATION: Mapping[str, Draw] = {
 
 
 def random_model(draw: random.Random) -> tuple[PreTrainedConfig, Tensor]:
-    """A configuration, and prompts of one or several rows, some of them padded on the left with its pad id."""
+    """A configuration, and prompts of one or several rows, some of them with what may be padding on the left."""
     make, sizes, keys = FAMILIES[draw.choice(sorted(FAMILIES))]
-    config = make(**sizes | {key: value(draw) for key, value in keys.items()})
+    config = make(**sizes | {key: keys[key](draw) for key in draw.sample(sorted(keys), draw.randint(0, len(keys)))})
     rows, length = draw.randint(1, 4), draw.randint(1, 9)
-    return config, torch.tensor([[token(draw) for _ in range(length)] for _ in range(rows)])
+    ids = [[token(draw) for _ in range(length)] for _ in range(rows)]
+    pad = draw.choice((0, 1))
+    return config, torch.tensor([[pad] * pads + row[pads:] for row in ids for pads in [draw.randrange(length)]])
 
 
 def random_generation(draw: random.Random, vocab_size: int) -> dict[str, Any]:

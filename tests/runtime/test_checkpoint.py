@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -246,7 +247,10 @@ def test_an_oversize_header_is_not_read(copy_of: Callable[[str], Path]) -> None:
     with (path / SINGLE).open("wb") as file:  # a sparse file
         file.write((1 << 40).to_bytes(8, "little"))
         file.truncate((1 << 40) + 8)
-    assert "allowed are" in problems(path)
+    shape = shape_from_config(CONFIGS["llama"].to_dict())
+    for read in (lambda: open_checkpoint(path, shape), lambda: read_config(path)):
+        with pytest.raises(ModelFilesError, match="allowed are"):
+            read()
 
 
 def test_bytes_after_the_last_tensor(copy_of: Callable[[str], Path]) -> None:
@@ -323,6 +327,28 @@ def test_an_index_may_be_wrong_about_where_a_tensor_is_and_name_tensors_that_nob
     assert torch.equal(our_logits(path, IDS_BS), our_logits(originals["sharded"], IDS_BS))
     expected = AutoModelForCausalLM.from_pretrained(path)(IDS_BS).logits
     torch.testing.assert_close(our_logits(path, IDS_BS), expected.detach(), atol=1e-4, rtol=1e-4)
+
+
+def test_an_untied_head_that_is_not_stored_is_refused_when_the_config_is_read(copy_of: Callable[[str], Path]) -> None:
+    path = copy_of("llama")
+    rewrite(path / SINGLE, lambda t: t.pop("lm_head.weight"))
+    with pytest.raises(ModelFilesError, match=r"tie_word_embeddings is false.*lm_head") as refused:
+        read_config(path)
+    assert refused.value.code == "FP508"
+
+
+def test_a_header_or_an_index_that_is_too_large_to_look_through_is_refused_at_once(
+    copy_of: Callable[[str], Path],
+) -> None:
+    one, many = copy_of("llama"), copy_of("sharded")
+    with_header(one / SINGLE, b" " * (9 << 20))
+    edit_index(many, lambda m: m.update({f"t{n}": f"{n}.safetensors" for n in range(60_000)}))
+    for path, said in ((one, "bytes of header"), (many, "files")):
+        started = time.perf_counter()
+        with pytest.raises(ModelFilesError, match=said) as refused:
+            read_config(path)
+        assert refused.value.code == "FP509"
+        assert time.perf_counter() - started < 1
 
 
 def test_tensors_that_nobody_needs_are_left_alone(copy_of: Callable[[str], Path]) -> None:

@@ -195,6 +195,17 @@ def test_dummy_weights_need_neither_files_nor_prompts(desk: Desk) -> None:
     assert all(row["text"] is None and len(row["prompt"]) == 5 for row in rows)
 
 
+@pytest.mark.parametrize("length", [10**18, 10**400], ids=["18 digits", "400 digits"])
+def test_random_prompts_that_the_model_cannot_read_are_not_made(length: int, desk: Desk) -> None:
+    result = desk.run("--dummy", "--model", "facebook/opt-125m", "--prompt-len", str(length), "--max-new-tokens", "2")
+    desk.refused(result, 2, "--prompt-len", "2048")
+
+
+def test_a_block_that_no_machine_runs_is_not_laid_out(desk: Desk) -> None:
+    desk.policy.write_text('{"gpu_batch_size": 1, "num_gpu_batches": 200000}')
+    desk.refused(desk.run("--dummy", "--model", "facebook/opt-125m"), 2, "200000 micro-batches")
+
+
 def test_more_host_memory_than_there_is_is_a_warning(desk: Desk) -> None:
     result = desk.run("--cpu-mem", "100T")
     assert result.exit_code == 0
@@ -238,7 +249,7 @@ class TestBeforeWeightsAreLoaded:
         desk.refused(desk.run(), 2, "attn_sparsity", "cache_disk_percent")
 
     def test_a_device_that_is_none(self, desk: Desk) -> None:
-        desk.refused(desk.run("--device", "gpu7"), 2, "gpu7", "cuda:0")
+        desk.refused(desk.run("--device", "gpu7"), 2, "gpu7", "use --device")
 
     def test_a_dtype_that_is_none(self, desk: Desk) -> None:
         desk.refused(desk.run("--dtype", "float8"), 2, "float8", "bfloat16")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.gpu
 
 from flexplan_runtime import ExecutionEnv, OffloadedLM  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig  # noqa: E402
 
 from flexplan.catalog import read_model  # noqa: E402
@@ -115,3 +118,64 @@ def test_a_wide_batch_takes_the_memory_that_was_planned(name: str, rows: int, se
         planned = sum(nbytes for arena, nbytes in env.ledger.held.items() if arena.startswith("gpu"))
         peak = torch.cuda.max_memory_allocated() - before
         assert 0.95 * planned <= peak <= planned + 128 * MiB, f"{peak / planned:.1%} of {planned / MiB:.0f} MiB"
+
+
+RULES = {
+    "repetition_penalty": 1.3,
+    "no_repeat_ngram_size": 2,
+    "min_new_tokens": 4,
+    "bad_words_ids": [[5], [7, 11]],
+    "suppress_tokens": [3, 4],
+    "exponential_decay_length_penalty": [5, 1.1],
+}
+
+
+def test_rules_of_a_generation_config_hold_where_steps_are_captured(model: tuple[Path, Any], tmp_path: Path) -> None:
+    path = Path(shutil.copytree(model[0], tmp_path / "model"))
+    (path / "generation_config.json").write_text(json.dumps(RULES | {"eos_token_id": [2, 9], "pad_token_id": 1}))
+    ids = torch.tensor([[9, 40, 77, 20, 9], [3, 3, 8, 61, 3], [50, 51, 52, 53, 54], [7, 8, 7, 8, 7]])
+    reference = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).cuda()
+    mask = torch.ones_like(ids).cuda()
+    expected = reference.generate(ids.cuda(), attention_mask=mask, max_new_tokens=24, do_sample=False).cpu()
+    for policy in (Policy(2, 2), Policy(1, 4, 0, 100, 50, 50), Policy(4, 1, 50, 50, 0, 100, cpu_cache_compute=True)):
+        with (
+            ExecutionEnv.create(tmp_path, device="cuda:0", deadline_s=60) as env,
+            OffloadedLM(str(path), env, path, policy, dtype="float32") as lm,
+        ):
+            for _ in range(2):  # the second time takes over what the first has captured
+                assert torch.equal(lm.generate(ids, max_new_tokens=24, stop="model"), expected), policy
+
+
+def test_draws_are_the_same_where_steps_are_captured(model: tuple[Path, Any], tmp_path: Path) -> None:
+    path, _ = model
+    found = []
+    for policy in (Policy(4, 1), Policy(1, 1), Policy(2, 2, 0, 100)):
+        with (
+            ExecutionEnv.create(tmp_path, device="cuda:0", deadline_s=60) as env,
+            OffloadedLM(str(path), env, path, policy, dtype="float32") as lm,
+        ):
+            found.append(lm.generate(PROMPTS, max_new_tokens=NEW, do_sample=True, seed=3, pad_token_id=1))
+    assert all(torch.equal(tokens, found[0]) for tokens in found)
+
+
+def test_a_row_without_numbers_ends_alone(model: tuple[Path, Any], tmp_path: Path) -> None:
+    path = Path(shutil.copytree(model[0], tmp_path / "model"))
+    tensors = load_file(path / "model.safetensors")
+    table = next(name for name in tensors if "embed_tokens" in name)
+    told = int(model[1][0, -NEW])  # what the first row says first
+    tensors["lm_head.weight"] = tensors.get("lm_head.weight", tensors[table]).clone()
+    tensors[table][told] = torch.nan
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((path / "config.json").read_text()) | {"tie_word_embeddings": False}
+    (path / "config.json").write_text(json.dumps(config))
+    prompts = [row for row in PROMPTS if told not in row]
+    for policy in (Policy(2, 2), Policy(2, 2, 0, 100, 50, 50), Policy(4, 1, 50, 50, 0, 100, cpu_cache_compute=True)):
+        with (
+            ExecutionEnv.create(tmp_path, device="cuda:0", deadline_s=60) as env,
+            OffloadedLM(str(path), env, path, policy, dtype="float32") as lm,
+        ):
+            done = lm.complete(prompts, NEW)
+        assert done.broken
+        for row, tokens in enumerate(done.tokens):
+            told_at = tokens.index(told) + 1 if told in tokens else NEW
+            assert len(tokens) == told_at and done.broken.get(row, NEW) == told_at

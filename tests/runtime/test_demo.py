@@ -27,6 +27,8 @@ def test_demo_puts_weights_and_cache_on_all_tiers_and_keeps_the_tokens() -> None
     for run in found["runs"].values():
         assert all(run["held_peak_bytes"][tier] <= budget for tier, budget in demo.BUDGETS.items())
         assert all(moved["planned"] == moved["counted"] for moved in run["moved_bytes"].values())
+    assert found["timed"]["predicted"]["total_s"] > 0.2  # long enough to mean something
+    assert all(moved["planned"] > 0 for name, moved in found["timed"]["moved_bytes"].items() if name == "up_bytes")
     assert len({c["text"] for c in found["completions"]}) == len(demo.PROMPTS)
 
 
@@ -43,5 +45,6 @@ def test_demo_shows_text_timelines_and_equality_and_fails_where_tokens_differ(mo
     monkeypatch.setattr(demo, "run_ready", other_tokens)
     result = CliRunner().invoke(app, ["demo"])
     assert result.exit_code == 1
-    for words in ("what the model goes on with", "predicted", "measured", "disk_read", "KV cache", "tokens equal: no"):
+    shown = ("what the model goes on with", "predicted", "measured", "disk to host", "KV cache", "tokens equal: no")
+    for words in shown:
         assert words in result.stdout

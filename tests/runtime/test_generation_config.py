@@ -54,6 +54,7 @@ RULES: dict[str, dict[str, Any]] = {
     "an end that grows likely": {"exponential_decay_length_penalty": [2, 1.6]},
     "numbers instead of what is none": {"remove_invalid_values": True},
     "draws that a greedy run leaves": {"temperature": 0.6, "top_p": 0.9, "top_k": 20, "typical_p": 0.9},
+    "an end that is sure in the end": {"exponential_decay_length_penalty": [0, 1e9]},
     "all together": {
         "repetition_penalty": 1.2,
         "no_repeat_ngram_size": 3,
@@ -134,7 +135,7 @@ def test_a_beginning_is_forced_after_one_token(model: Path, tmp_path: Path) -> N
     assert expected[:, 0].tolist() == [33, 33]
 
 
-@pytest.mark.parametrize("name", ["repetition", "no pair twice", "bad words", "least length", "suppressed at first"])
+@pytest.mark.parametrize("name", RULES)
 def test_padded_rows_give_transformers_tokens(name: str, model: Path, tmp_path: Path) -> None:
     with_generation(model, ENDS | RULES[name])
     ids, mask = PROMPTS.clone(), torch.ones_like(PROMPTS)
@@ -143,6 +144,35 @@ def test_padded_rows_give_transformers_tokens(name: str, model: Path, tmp_path: 
     with opened(model, SPREAD, tmp_path) as lm:
         assert torch.equal(new_tokens(lm, ids, mask), expected)
         assert torch.equal(new_tokens(lm, ids), expected)  # the padding is known by its id
+
+
+def test_padding_on_the_right_is_said(model: Path, tmp_path: Path) -> None:
+    """transformers would continue after the padding, and says so, too."""
+    with_generation(model, ENDS)
+    ids = torch.tensor([[9, 40, 1], [3, 8, 12]])
+    with opened(model, SPREAD, tmp_path) as lm:
+        with pytest.warns(UserWarning, match="rows 0 end with padding"):
+            found = new_tokens(lm, ids)
+        assert torch.equal(found[0], new_tokens(lm, torch.tensor([[9, 40], [3, 8]]))[0, : found.shape[1]])
+
+
+PLACEMENTS = {
+    "one row at a time": (Policy(1, 1), "zigzag"),
+    "all in one": (Policy(5, 1), "zigzag"),
+    "row by row": (Policy(2, 3, 0.0, 0.0), "rowwise"),
+    "attention on the host": (Policy(3, 2, 50.0, 20.0, 0.0, 50.0, cpu_cache_compute=True), "zigzag"),
+    "nothing at once": (Policy(2, 2, overlap=False, sep_layer=False), "zigzag"),
+}
+
+
+@pytest.mark.parametrize("name", PLACEMENTS)
+def test_rules_hold_wherever_tensors_live(name: str, model: Path, tmp_path: Path) -> None:
+    with_generation(model, ENDS | RULES["all together"])
+    rows = torch.cat([PROMPTS, PROMPTS.flip(1), PROMPTS.roll(1, 1)])
+    expected = of_transformers(model, rows, torch.ones_like(rows))
+    policy, schedule = PLACEMENTS[name]
+    with opened(model, policy, tmp_path, schedule=schedule) as lm:
+        assert torch.equal(new_tokens(lm, rows), expected)
 
 
 def test_a_row_has_its_tokens_whatever_runs_beside_it(model: Path, tmp_path: Path) -> None:

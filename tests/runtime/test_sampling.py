@@ -27,6 +27,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "top-p": {"top_p": 0.8},
     "narrow top-p": {"top_p": 0.01},
     "all of top-p": {"top_p": 1.0},
+    "min-p": {"min_p": 0.1},
+    "typical": {"typical_p": 0.7},
+    "a fixed cutoff": {"epsilon_cutoff": 0.02},
+    "a cutoff by entropy": {"eta_cutoff": 0.05},
+    "every one": {"temperature": 0.8, "top_k": 30, "min_p": 0.02, "typical_p": 0.9, "epsilon_cutoff": 0.003},
     "all three": {"temperature": 0.7, "top_k": 20, "top_p": 0.9},
 }
 PLACEMENTS = {
@@ -53,11 +58,19 @@ def chances_of(sampling: Sampling, logits: Tensor, monkeypatch: pytest.MonkeyPat
 
 
 def transformers_chances(logits: Tensor, setting: dict[str, Any]) -> Tensor:
-    """Temperature, then top-k, then top-p, as its generate builds them."""
-    from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+    """In the order in which its generate builds them."""
+    from transformers.generation import logits_process as made
 
-    makers = {"temperature": TemperatureLogitsWarper, "top_k": TopKLogitsWarper, "top_p": TopPLogitsWarper}
-    processors = LogitsProcessorList([make(setting[key]) for key, make in makers.items() if key in setting])
+    makers = {
+        "temperature": made.TemperatureLogitsWarper,
+        "top_k": made.TopKLogitsWarper,
+        "top_p": made.TopPLogitsWarper,
+        "min_p": made.MinPLogitsWarper,
+        "typical_p": made.TypicalLogitsWarper,
+        "epsilon_cutoff": made.EpsilonLogitsWarper,
+        "eta_cutoff": made.EtaLogitsWarper,
+    }
+    processors = made.LogitsProcessorList([make(setting[key]) for key, make in makers.items() if key in setting])
     return torch.softmax(processors(torch.zeros(len(logits), 1, dtype=torch.long), logits), -1)
 
 
@@ -68,6 +81,14 @@ def test_chances_are_those_of_transformers(name: str, monkeypatch: pytest.Monkey
     found = chances_of(Sampling(True, **SETTINGS[name]), logits, monkeypatch)
     assert torch.equal(found > 0, expected > 0)
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("temperature", [1e-40, 1e-300, 5e-324])
+def test_next_to_no_temperature_is_greedy(temperature: float) -> None:
+    logits = torch.randn(5, 50, generator=torch.Generator().manual_seed(2))
+    for setting in ({}, {"top_p": 0.9, "top_k": 3}, {"typical_p": 0.9, "eta_cutoff": 0.1, "min_p": 0.1}):
+        drawn = Sampling(True, temperature, **setting).choose(logits, range(5), 0)
+        assert torch.equal(drawn, logits.argmax(-1))
 
 
 def test_draws_follow_the_chances() -> None:

@@ -23,6 +23,7 @@ from policies import Case, blocks_of, covering, generated, opened, text_prompts,
 
 from flexplan.blocks import Block  # noqa: E402
 from flexplan.cost import Rates  # noqa: E402
+from flexplan.errors import NoNumbers  # noqa: E402
 from flexplan.graph import Task, TaskGraph, Tracker  # noqa: E402
 from flexplan.hardware import hardware_from  # noqa: E402
 from flexplan.policy import Policy  # noqa: E402
@@ -227,4 +228,8 @@ def test_delays_would_show_a_missing_edge(tiny_opt: Path, tmp_path: Path, monkey
     for hosted in (False, True):  # nothing on disk, where checksums would be the first to tell
         policy = Policy(2, 4, 30.0, 70.0, 30.0, 70.0, 30.0, 70.0, cpu_cache_compute=hosted)
         case = Case(policy, num_prompts=8)
-        assert not torch.equal(generated(tiny_opt, case, expected.prompts, tmp_path), expected.expected(case))
+        try:
+            found = generated(tiny_opt, case, expected.prompts, tmp_path)
+        except NoNumbers:  # the poison itself has come through
+            continue
+        assert not torch.equal(found, expected.expected(case))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,10 +20,11 @@ pytestmark = MARKS
 from flexplan_runtime import ExecutionEnv, OffloadedLM  # noqa: E402
 from flexplan_runtime.attention import grain_attention  # noqa: E402
 from flexplan_runtime.decodekernel import decode_attention_cuda  # noqa: E402
-from flexplan_runtime.models.rope import rotate  # noqa: E402
+from flexplan_runtime.models.rope import Rotary, rotate  # noqa: E402
 from flexplan_runtime.stepkernels import norm_cuda, put_pairs_cuda, turn_cuda  # noqa: E402
 
 from flexplan.catalog import read_model  # noqa: E402
+from flexplan.modelmath import ModelMath, RopeScaling  # noqa: E402
 from flexplan.policy import Policy  # noqa: E402
 
 ULPS = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
@@ -61,6 +63,37 @@ def test_queries_turn_as_they_lie_in_a_projection(dtype: torch.dtype, heads: int
     angles = positions.clamp(min=0)[..., None, None].float() * frequencies
     angles = torch.cat((angles, angles), -1)
     near(turn_cuda(x, positions, frequencies), rotate(x, angles.cos().to(dtype), angles.sin().to(dtype)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_queries_turn_each_by_its_own_frequencies_and_are_scaled(dtype: torch.dtype) -> None:
+    size, rows = 16, 3
+    x = torch.randn(rows, 1, 4, size, device=DEVICE).to(dtype)
+    positions = torch.tensor([[1900], [-3], [7]], device=DEVICE)
+    frequencies = torch.rand(rows, size // 2, device=DEVICE)
+    angles = positions.clamp(min=0)[..., None, None].float() * frequencies[:, None, None]
+    angles = torch.cat((angles, angles), -1)
+    cos, sin = (turn.mul_(1.3).to(dtype) for turn in (angles.cos(), angles.sin()))
+    near(turn_cuda(x, positions, frequencies, 1.3), rotate(x, cos, sin))
+
+
+@pytest.mark.skipif(not CUDA, reason="no CUDA device")
+@pytest.mark.parametrize("kind", ["dynamic", "longrope", "yarn"])
+def test_a_captured_turn_follows_positions_past_the_original_context(kind: Any) -> None:
+    factors = {"short_factors": (1.0,) * 8, "long_factors": (4.0,) * 8} if kind == "longrope" else {"factor": 4.0}
+    scaling = RopeScaling(type=kind, original_max_positions=16, attention_factor=1.2, **factors)
+    rotary = Rotary(
+        ModelMath(activation="silu", norm_eps=1e-6, attention_scale=1, rope_theta=1e4, rope_scaling=scaling), 16
+    )
+    positions, x = torch.tensor([[5], [-2], [14]], device=DEVICE), torch.randn(3, 1, 4, 16, device=DEVICE)
+    rotary.turned(positions, x)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        (found,) = rotary.turned(positions, x)
+    for _ in range(24):
+        positions.add_(1)
+        graph.replay()
+        torch.testing.assert_close(found.cpu(), rotary.turned(positions.cpu(), x.cpu())[0], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.uint8])
@@ -107,13 +140,16 @@ POLICIES = {
 
 @pytest.mark.skipif(CUDA, reason="there all tests of tokens run on these kernels")
 @pytest.mark.parametrize("name", POLICIES)
-@pytest.mark.parametrize("model", ["opt", "llama"])
+@pytest.mark.parametrize("model", ["opt", "llama", "stretched"])
 def test_tokens_are_those_of_the_framework(
     model: str, name: str, tiny_opt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shape, math = read_model("meta-llama/Llama-3.1-8B")
     size = {"hidden_size": 64, "embed_size": 64, "num_heads": 4, "num_kv_heads": 2, "head_dim": 16, "ffn_size": 96}
     shape = shape.model_copy(update=size | {"num_layers": 2, "vocab_size": 200})
+    if model == "stretched":  # past its original context from the first new token on
+        scaling = RopeScaling(type="dynamic", factor=4.0, original_max_positions=5, attention_factor=1.1)
+        math = math.model_copy(update={"rope_scaling": scaling})
     config, weights = (str(tiny_opt), tiny_opt) if model == "opt" else ((shape, math), "_DUMMY_")
     budgets = {"gpu_mem": "1G", "cpu_mem": "1G", "disk_mem": "1G"}
 

@@ -1,0 +1,63 @@
+"""Ctrl-C and SIGTERM end the program quietly whenever they come."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+_PROGRAM = "import sys; sys.argv[0] = 'flexplan'; from flexplan.cli import main; main()"
+_SWALLOWS = "import os, signal\ntry:\n    os.kill(os.getpid(), signal.{0})\nexcept BaseException:\n    pass\n{1}\n"
+
+
+def program(*args: str, paths: tuple[Path, ...] = ()) -> subprocess.Popen[str]:
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([*map(str, paths), *filter(None, sys.path)])}
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", _PROGRAM, *args]
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=env)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("module", ["gc", "typer", "flexplan.outcome", "flexplan.plancommands"])
+def test_it_ends_while_the_program_is_imported(module: str, number: int, code: int, tmp_path: Path) -> None:
+    """A finder that raises the signal as soon as a module is asked for."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\nclass F:\n    def find_spec(self, name, *rest):\n"
+        f"        name == {module!r} and os.kill(os.getpid(), {number:d})\nsys.meta_path.insert(0, F())\n"
+        f"sys.modules.pop({module!r}, None)\n"
+    )
+    child = program("solve", paths=(tmp_path,))
+    out, err = child.communicate(timeout=60)
+    assert (child.returncode, out, err) == (code, "", "interrupted\n")
+
+
+@pytest.mark.parametrize("after", ["raise ImportError('half of numpy')", "class Planner:\n    pass"])
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_plugin_that_swallows_it_is_not_blamed(name: str, code: int, after: str, tmp_path: Path) -> None:
+    (tmp_path / "swallows.py").write_text(_SWALLOWS.format(name, after))
+    info = tmp_path / "swallows-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: swallows\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[flexplan.schedules]\nswallows = swallows:Planner\n")
+    child = program("solve", "--planner", "manual", "--schedule", "swallows", paths=(tmp_path,))
+    out, err = child.communicate(timeout=60)
+    assert (child.returncode, out) == (code, "")
+    assert "Traceback" not in err and "FP" not in err and err.endswith("interrupted\n")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_it_ends_a_command_at_work(number: int, code: int) -> None:
+    child = program("solve", "/dev/stdin")  # which waits for a problem that never comes
+    time.sleep(1)
+    child.send_signal(number)
+    assert (child.wait(timeout=60), child.stderr and child.stderr.read()) == (code, "interrupted\n")
+
+
+def test_a_program_that_uses_the_library_keeps_its_own_handlers() -> None:
+    code = "import signal; a = signal.getsignal(2); import flexplan.cli; assert signal.getsignal(2) is a"
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
