@@ -33,11 +33,12 @@ class BlockPlan:
 class BlockRun:
     """One block from prompts to new tokens."""
 
-    def __init__(self, plan: BlockPlan, job: Job, env: ExecutionEnv, report: Report) -> None:
+    def __init__(self, plan: BlockPlan, job: Job, env: ExecutionEnv, report: Report, *, trace: bool = False) -> None:
         self.plan = plan
         self.job = job
         self.env = env
         self.report = report
+        self.trace = trace
         self.stops = frozenset(job.stop_ids.tolist())
         self.tokens: list[list[int]] = [[] for _ in plan.prompts]
         self.broken: dict[int, int] = {}
@@ -50,7 +51,7 @@ class BlockRun:
         """
         for k in range(len(self.plan.placement.block.batches)):
             self._fill_prompt(k)
-        executor = Executor(self.plan.graph, self.job, self.env, self._take)
+        executor = Executor(self.plan.graph, self.job, self.env, self._take, trace=self.trace)
         try:
             return executor.run(self.finished)
         finally:
