@@ -120,7 +120,7 @@ def measure(row: str, args: argparse.Namespace) -> dict[str, object]:
         if cuda:
             torch.cuda.reset_peak_memory_stats()
         start = time.perf_counter()
-        lm.generate(prompts, max_new_tokens=args.gen_len)
+        lm.generate(prompts, max_new_tokens=args.gen_len, trace=True)
         wall_s = time.perf_counter() - start
         attended = attention_rate(plan.graph, lm.timeline)  # a trace keeps two passes
         timeline, peak = lm.timeline, torch.cuda.max_memory_allocated() if cuda else 0

@@ -86,7 +86,7 @@ def test_tasks_of_a_lane_are_measured_one_after_the_other(
         ExecutionEnv.create(tmp_path, device="cuda:0") as env,
         OffloadedLM(str(path), env, path, policy, dtype="float32") as lm,
     ):
-        lm.generate(PROMPTS, max_new_tokens=NEW)
+        lm.generate(PROMPTS, max_new_tokens=NEW, trace=True)
     for lane in {span.lane for span in lm.timeline.spans}:
         spans = [span for span in lm.timeline.spans if span.lane == lane]
         assert all(span.start_s < span.end_s for span in spans)

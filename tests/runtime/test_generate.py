@@ -179,7 +179,7 @@ def test_a_block_ends_when_all_its_rows_have_stopped(schedule: str, tiny_opt: Pa
     stops = sorted({int(tokens[row, 2]) for row in range(4)})
     ended = [next(i for i in range(4) if int(tokens[row, i]) in stops) for row in range(4)]
     with opened(tiny_opt, SPREAD, tmp_path, schedule=schedule) as lm:
-        output = lm.generate(prompts, max_new_tokens=30, stop=stops)
+        output = lm.generate(prompts, max_new_tokens=30, stop=stops, trace=True)
         longest = max(map(len, prompts))
         assert output.shape[1] == longest + max(ended) + 1
         ran = passes(lm)

@@ -70,7 +70,7 @@ def measured_and_simulated(
         lm.env.throttle, throttle = None, lm.env.throttle
         lm.generate(prompts, max_new_tokens=2)  # what only the first call does is not the schedule's
         lm.env.throttle = throttle
-        lm.generate(prompts, max_new_tokens=2)
+        lm.generate(prompts, max_new_tokens=2, trace=True)
         (block,) = blocks_of(lm, prompts, 2)
         return lm.timeline, simulate_graph(block.graph, rates)
 

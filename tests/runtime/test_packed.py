@@ -177,7 +177,7 @@ def test_packed_bytes_move_and_are_opened_once_a_pass(tiny_opt: Path, tmp_path: 
     moved, opens = [], []
     for policy in (plain, replace(plain, compress_weight=True, compress_cache=True)):
         with opened(tiny_opt, policy, tmp_path) as lm:
-            lm.generate(text_prompts(tiny_opt)[:8], max_new_tokens=4)
+            lm.generate(text_prompts(tiny_opt)[:8], max_new_tokens=4, trace=True)
             moved.append(lm.env.ledger.moved["up_bytes", 2])
             opens.append([span for span in lm.timeline.spans if span.name.startswith("unpack_weight")])
             num_layers = len(lm.layers) - 2

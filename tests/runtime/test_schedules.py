@@ -103,7 +103,7 @@ def test_another_order_of_micro_batches_gives_the_same_tokens(
     policy = POLICIES[name]
     case, expected = Case(policy, num_prompts=policy.block_size - 1), text_reference(tiny_opt)
     with opened(tiny_opt, policy, tmp_path, schedule=schedule()) as lm:
-        output = lm.generate(expected.prompts[: case.num_prompts], max_new_tokens=4, pad_token_id=0)
+        output = lm.generate(expected.prompts[: case.num_prompts], max_new_tokens=4, pad_token_id=0, trace=True)
         ran = [span.name for span in lm.timeline.spans if span.name.startswith("compute@")]
     assert torch.equal(output, expected.expected(case))
     if schedule is Reversed:  # it really was another order
@@ -158,7 +158,7 @@ def test_a_loop_over_layers_would_be_found() -> None:
 def test_each_lane_runs_in_the_order_that_was_simulated(case: Case, tiny_opt: Path, tmp_path: Path) -> None:
     prompts = text_prompts(tiny_opt)[: min(case.num_prompts, case.policy.block_size)]
     with opened(tiny_opt, case.policy, tmp_path, schedule=case.schedule) as lm:
-        lm.generate(prompts, max_new_tokens=case.gen_len)
+        lm.generate(prompts, max_new_tokens=case.gen_len, trace=True)
         (block,) = blocks_of(lm, prompts, case.gen_len)
         simulated = simulate_graph(block.graph, Rates(hardware_from()))
     assert lm.timeline.num_tasks == simulated.num_tasks
@@ -168,7 +168,7 @@ def test_each_lane_runs_in_the_order_that_was_simulated(case: Case, tiny_opt: Pa
 def test_no_task_starts_before_those_it_waits_for_have_ended(tiny_opt: Path, tmp_path: Path) -> None:
     prompts = text_prompts(tiny_opt, 7)
     with opened(tiny_opt, POLICIES["attention on the host"], tmp_path) as lm:
-        lm.generate(prompts, max_new_tokens=3)
+        lm.generate(prompts, max_new_tokens=3, trace=True)
         (block,) = blocks_of(lm, prompts, 3)
         spans = {span.name: span for span in lm.timeline.spans}
         steps = list(block.graph.nodes())

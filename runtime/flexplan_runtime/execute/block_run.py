@@ -35,13 +35,21 @@ class BlockRun:
     """One block from prompts to new tokens."""
 
     def __init__(
-        self, plan: BlockPlan, state: BlockState, memory: BlockMemory, env: ExecutionEnv, report: Report
+        self,
+        plan: BlockPlan,
+        state: BlockState,
+        memory: BlockMemory,
+        env: ExecutionEnv,
+        report: Report,
+        *,
+        trace: bool = False,
     ) -> None:
         self.plan = plan
         self.state = state
         self.memory = memory
         self.env = env
         self.report = report
+        self.trace = trace
         self.stops = frozenset(state.stop_ids.tolist())
         self.tokens: list[list[int]] = [[] for _ in plan.prompts]
         self.broken: dict[int, int] = {}
@@ -54,7 +62,7 @@ class BlockRun:
         """
         for k in range(len(self.plan.placement.block.batches)):
             self._fill_prompt(k)
-        executor = Executor(self.plan.graph, self.state, self.memory, self.env, self._take)
+        executor = Executor(self.plan.graph, self.state, self.memory, self.env, self._take, trace=self.trace)
         try:
             return executor.run(self.finished)
         finally:
