@@ -30,7 +30,8 @@ from peer import cap_gpu
 
 from flexplan.cost.rates import Rates
 from flexplan.errors import FlexplanError
-from flexplan.graph.graph import TaskGraph, Work
+from flexplan.graph.graph import TaskGraph
+from flexplan.graph.tasks import Work
 from flexplan.graph.timeline import Timeline
 from flexplan.plan.plan import Plan
 from flexplan.plan.planner import solve

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flexplan.errors import UsageError
-from flexplan.graph.graph import LANES
+from flexplan.graph.kinds import LANES
 
 
 class Span(NamedTuple):

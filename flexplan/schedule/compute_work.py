@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flexplan.cost import work as cost
-from flexplan.graph.graph import NOTHING, Work
+from flexplan.graph.tasks import NOTHING, Work
 from flexplan.model.layers import TRANSFORMER, Layer
 from flexplan.model.tensors import EMBED, HEAD, MLP
 from flexplan.placement.placement import Placement

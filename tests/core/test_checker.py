@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from flexplan.errors import GraphError, InfeasiblePlan
 from flexplan.graph.checker import check_graph, check_memory, check_order
-from flexplan.graph.graph import Access, Buffer, Node, Sweep, Task, TaskGraph
+from flexplan.graph.graph import TaskGraph
+from flexplan.graph.tasks import Access, Buffer, Node, Sweep, Task
 from flexplan.model.catalog import model_shape
 from flexplan.plan.plan import Plan
 from flexplan.plan.planner import check_plan

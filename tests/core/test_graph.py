@@ -11,7 +11,10 @@ from flexplan_planners.schedules.zigzag import ZigZag
 
 from flexplan.cost.rates import Rates
 from flexplan.errors import GraphError
-from flexplan.graph.graph import KINDS, LANES, Access, Buffer, Sweep, Task, TaskGraph, Work, parse_name, parse_task
+from flexplan.graph.graph import TaskGraph
+from flexplan.graph.kinds import KINDS, LANES
+from flexplan.graph.tasks import Access, Buffer, Sweep, Task, Work
+from flexplan.graph.text import parse_name, parse_task
 from flexplan.model.catalog import model_shape
 from flexplan.policy.policy import Policy
 from flexplan.problem.problem import Problem

@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexplan.graph.checker import check_graph
-from flexplan.graph.graph import CPU, GPU, INLINE, KINDS, Sweep, TaskGraph
+from flexplan.graph.graph import TaskGraph
+from flexplan.graph.kinds import CPU, GPU, INLINE, KINDS
+from flexplan.graph.tasks import Sweep
 from flexplan.model.catalog import model_shape
 from flexplan.policy.policy import Policy
 from flexplan.problem.problem import Problem

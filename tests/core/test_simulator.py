@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from flexplan.cost.rates import Price, Rates
 from flexplan.errors import GraphError
-from flexplan.graph.graph import Access, Buffer, Sweep, Task, TaskGraph, Work
+from flexplan.graph.graph import TaskGraph
+from flexplan.graph.tasks import Access, Buffer, Sweep, Task, Work
 from flexplan.graph.timeline import Timeline
 from flexplan.hardware.machine import DISK_REQUEST_BYTES, hardware_from
 from flexplan.model.catalog import model_shape

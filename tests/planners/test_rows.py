@@ -14,8 +14,8 @@ from flexplan_planners.schedules.zigzag import ZigZag
 from problems import SHAPES, problem
 
 from flexplan.cost.rates import Rates
-from flexplan.graph.graph import Sweep
 from flexplan.graph.kinds import TIERS
+from flexplan.graph.tasks import Sweep
 from flexplan.placement.layout import Layout
 from flexplan.placement.placement import Placement
 from flexplan.policy.blocks import full_block

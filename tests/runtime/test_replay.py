@@ -12,7 +12,9 @@ torch = pytest.importorskip("torch")
 from flexplan_runtime.execute import capture as replay  # noqa: E402
 
 from flexplan import Policy, Problem  # noqa: E402
-from flexplan.graph.graph import GPU, Task, TaskGraph  # noqa: E402
+from flexplan.graph.graph import TaskGraph  # noqa: E402
+from flexplan.graph.kinds import GPU  # noqa: E402
+from flexplan.graph.tasks import Task  # noqa: E402
 from flexplan.placement.placement import Placement  # noqa: E402
 from flexplan.plan.plan import Plan  # noqa: E402
 from flexplan.policy.blocks import full_block  # noqa: E402

@@ -27,7 +27,9 @@ from policies import Case, blocks_of, covering, generated, opened, text_prompts,
 
 from flexplan.cost.rates import Rates  # noqa: E402
 from flexplan.errors import NoNumbers  # noqa: E402
-from flexplan.graph.graph import Task, TaskGraph, Tracker  # noqa: E402
+from flexplan.graph.edges import Tracker  # noqa: E402
+from flexplan.graph.graph import TaskGraph  # noqa: E402
+from flexplan.graph.tasks import Task  # noqa: E402
 from flexplan.hardware.machine import hardware_from  # noqa: E402
 from flexplan.policy.blocks import Block  # noqa: E402
 from flexplan.policy.policy import Policy  # noqa: E402

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from flexplan.graph.graph import Access, Sweep, TaskGraph
+from flexplan.graph.graph import TaskGraph
+from flexplan.graph.tasks import Access, Sweep
 from flexplan.graph.timeline import Timeline
 from flexplan.placement.placement import ID_BYTES, Placement
 from flexplan_runtime.execute.block import BlockState

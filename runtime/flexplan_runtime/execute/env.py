@@ -12,7 +12,7 @@ from torch.nn.functional import linear
 
 from flexplan.cost.rates import Rates
 from flexplan.errors import UsageError
-from flexplan.graph.graph import H2D_SMALL
+from flexplan.graph.kinds import H2D_SMALL
 from flexplan.units import parse_size
 from flexplan_runtime.execute.lanes import HOST_LANES
 from flexplan_runtime.execute.throttle import Throttle

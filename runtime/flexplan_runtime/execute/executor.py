@@ -9,7 +9,10 @@ from typing import Any
 
 import torch
 
-from flexplan.graph.graph import GPU, INLINE, Finished, Node, Sweep, Task, TaskGraph, Tracker
+from flexplan.graph.edges import Tracker
+from flexplan.graph.graph import Finished, TaskGraph
+from flexplan.graph.kinds import GPU, INLINE
+from flexplan.graph.tasks import Node, Sweep, Task
 from flexplan.graph.timeline import Span, Timeline
 from flexplan_runtime.execute.block import BlockState
 from flexplan_runtime.execute.env import ExecutionEnv
