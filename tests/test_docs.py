@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import os
 import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import networkx
 import pytest
 import typer
 
@@ -25,22 +28,69 @@ def anchors(document: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in words}
 
 
-def named_files() -> list[str]:
-    """The files of docs/structure.md: a heading names the folder, the first cell of a row the file."""
-    folder, found = "", []
-    for line in (ROOT / "docs" / "structure.md").read_text().splitlines():
-        if line.startswith("## "):
-            folder = ""
-        if heading := re.match(r"##+ .*`([\w/]+/)`$", line):
-            folder = heading[1]
-        elif folder and (row := re.match(r"\| `(\w+\.\w+)` \|", line)):
-            found.append(folder + row[1])
-    return found
+ROOMS = {"flexplan": ROOT / "flexplan", "planners": ROOT / "planners", "runtime": ROOT / "runtime"}
+MOST_FILES = 15  # of a folder: beyond, a newcomer loses the way
 
 
-def sources() -> Iterator[str]:
-    for room in ("flexplan", "planners", "runtime"):
-        yield from (str(p.relative_to(ROOT)) for p in (ROOT / room).rglob("*") if p.suffix in SOURCES)
+def folders() -> Iterator[Path]:
+    """The rooms: every folder with an ``__init__.py`` below the three towers, itself included."""
+    for tower in ROOMS.values():
+        yield from sorted(init.parent for init in tower.rglob("__init__.py"))
+
+
+def face(folder: Path) -> str:
+    return ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
+
+
+def files_of(folder: Path) -> set[str]:
+    named = (path for path in folder.iterdir() if path.suffix in SOURCES and path.name != "__init__.py")
+    return {path.stem if path.suffix == ".py" else path.name for path in named}
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts if parts[0] == "flexplan" else parts[1:])
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Our modules that a file imports, not those of ``if TYPE_CHECKING``."""
+    tree = ast.parse(path.read_text())
+    for_types = {
+        id(node)
+        for branch in ast.walk(tree)
+        if isinstance(branch, ast.If) and "TYPE_CHECKING" in ast.unparse(branch.test)
+        for node in ast.walk(branch)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and id(node) not in for_types:
+            yield from [node.module] if node.module and node.module.startswith("flexplan") else []
+
+
+def order() -> list[str]:
+    """The folders as the import rules order them, the lowest first."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = {contract["containers"][0]: contract["layers"] for contract in contracts if contract["type"] == "layers"}
+    places = {"flexplan": "flexplan", "flexplan_planners": "planners", "flexplan_runtime": "runtime"}
+    return [
+        f"{room}.{name.strip()}" for room in places for layer in reversed(layers[room]) for name in layer.split("|")
+    ]
+
+
+def rooms() -> str:
+    """The list of rooms in docs/structure.md: the first sentence of each folder's face."""
+    ranks = {name: rank for rank, name in enumerate(order())}
+    lines: list[tuple[str, int, str]] = []
+    for folder in folders():
+        parts = folder.relative_to(ROOT).parts
+        package = parts if parts[0] == "flexplan" else parts[1:]
+        if len(package) > 1:
+            rank = ranks[".".join(package[:2])]
+            lines.append((parts[0], rank, f"| `{'/'.join(parts)}/` | {face(folder).splitlines()[0]} |"))
+    tables = []
+    for tower in ROOMS:
+        rows = [line for room, _, line in sorted(lines) if room == tower]
+        tables.append("\n".join(["| room | what it is |", "|---|---|", *rows]))
+    return "\n\n".join(tables)
 
 
 @each_document
@@ -59,22 +109,50 @@ def test_examples_are_python(document: Path) -> None:
         compile(example, document.name, "exec")
 
 
-def test_every_file_has_its_sentence_and_every_sentence_its_file() -> None:
-    assert sorted(named_files()) == sorted(sources())
+def test_a_room_says_what_lies_in_it() -> None:
+    """A line a file, no more and no less."""
+    for folder in folders():
+        named = {line.split()[0] for line in face(folder).splitlines()[1:] if line[:1].strip()}
+        files = files_of(folder)
+        if folder.parent.name in ("planners", "runtime") or folder == ROOT / "flexplan":
+            continue  # the towers: public names
+        assert files <= named, f"{folder.relative_to(ROOT)}: {sorted(files - named)} have no line"
+        assert len(files) <= MOST_FILES, f"{folder.relative_to(ROOT)} is a hall"
+
+
+def test_the_page_lists_the_rooms() -> None:
+    page = ROOT / "docs" / "structure.md"
+    head, _, rest = page.read_text().partition("<!-- rooms -->\n")
+    _, mark, tail = rest.partition("<!-- end of rooms -->")
+    wanted = f"{head}<!-- rooms -->\n{rooms()}\n{mark}{tail}"
+    if os.environ.get("FLEXPLAN_WRITE_DOCS"):
+        page.write_text(wanted)
+    assert page.read_text() == wanted, "write it anew: FLEXPLAN_WRITE_DOCS=1 pytest tests/test_docs.py"
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    """At the top of a file or inside of a function; what only types need does not count."""
+    graph = networkx.DiGraph()
+    for tower in ("flexplan", "planners/flexplan_planners", "runtime/flexplan_runtime"):
+        for path in (ROOT / tower).rglob("*.py"):
+            if path.name != "__init__.py":
+                graph.add_edges_from((module_of(path), name) for name in imported(path))
+    circles = [part for part in networkx.strongly_connected_components(graph) if len(part) > 1]
+    assert not circles
+
+
+def test_no_room_has_a_public_name() -> None:
+    """Or ``from flexplan import simulate`` would give a folder once it was imported."""
+    import flexplan
+
+    assert not {folder.name for folder in folders()} - {"flexplan"} & set(flexplan.__all__)
 
 
 def test_paths_in_prose_exist() -> None:
     rooms = "flexplan|planners|runtime|tests|examples|benchmarks|docs"
-    for document in DOCS:
+    for document in (d for d in DOCS if d.name != "CHANGELOG.md"):  # which remembers what was moved
         for path in re.findall(rf"`((?:{rooms})/[\w/.-]+)`", document.read_text()):
             assert (ROOT / path).exists(), f"{document.name}: {path}"
-
-
-def test_files_stand_in_the_order_of_the_floors() -> None:
-    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
-    floors = [layer.strip("()") for layer in reversed(contracts[0]["layers"])]
-    named = [Path(name).stem for name in named_files() if name.startswith("flexplan/")]
-    assert named == [*floors, "__init__"]
 
 
 def test_kinds_are_those_of_the_code() -> None:
