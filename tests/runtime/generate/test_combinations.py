@@ -64,8 +64,8 @@ INTRODUCTION = """\
 
 Every two features, planned and then run on the embedded model; `tests/runtime/generate/test_combinations.py` writes
 this page and holds it true. What is not named in a pair is as in the policy around it: two micro-batches of two
-prompts, weights, cache and activations each 30 % on the GPU, 40 % on the host and 30 % on disk, `overlap`, `sep_layer` and
-`pin_weight` on, the rest off, schedule `zigzag`.
+prompts, weights, cache and activations each 30 % on the GPU, 40 % on the host and 30 % on disk, `overlap`,
+`sep_layer` and `pin_weight` on, the rest off, schedule `zigzag`.
 
 - **yes**: works; the tokens are those of the same weights, cache and values read with everything on the GPU.
 - **memory**: works where the cache is not on disk (half of it on the GPU, half on the host); refused in the policy
