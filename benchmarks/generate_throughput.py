@@ -60,7 +60,7 @@ def main() -> None:
             if cuda:
                 torch.cuda.reset_peak_memory_stats()
             start = time.perf_counter()
-            lm.generate(prompts, max_new_tokens=args.gen_len)
+            lm.generate(prompts, max_new_tokens=args.gen_len, trace=bool(args.trace))
             wall_s = time.perf_counter() - start
             print(json.dumps({**report(args, policy, lm.timeline, init_s, wall_s), **memory(env, cuda)}), flush=True)
         if args.trace:

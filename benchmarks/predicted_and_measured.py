@@ -30,7 +30,8 @@ from peer import cap_gpu
 
 from flexplan.cost.rates import Rates
 from flexplan.errors import FlexplanError
-from flexplan.graph.graph import TaskGraph, Work
+from flexplan.graph.graph import TaskGraph
+from flexplan.graph.tasks import Work
 from flexplan.graph.timeline import Timeline
 from flexplan.plan.plan import Plan
 from flexplan.plan.planner import solve
@@ -120,7 +121,7 @@ def measure(row: str, args: argparse.Namespace) -> dict[str, object]:
         if cuda:
             torch.cuda.reset_peak_memory_stats()
         start = time.perf_counter()
-        lm.generate(prompts, max_new_tokens=args.gen_len)
+        lm.generate(prompts, max_new_tokens=args.gen_len, trace=True)
         wall_s = time.perf_counter() - start
         attended = attention_rate(plan.graph, lm.timeline)  # a trace keeps two passes
         timeline, peak = lm.timeline, torch.cuda.max_memory_allocated() if cuda else 0

@@ -1,4 +1,4 @@
-"""What keeping the measured timeline costs: OPT-6.7B resident, small steps, with and without, by turns.
+"""What measuring tasks, and keeping a span of each, costs: OPT-6.7B resident, small steps, with and without, by turns.
 
     python benchmarks/timeline_costs_little.py [--rows 2] [--turns 9]
 
@@ -37,7 +37,7 @@ def main() -> None:
         for turn in range(2 * given.turns):
             env.timed = turn % 2 == 0
             began_s = time.perf_counter()
-            lm.complete(prompts, given.gen_len)
+            lm.complete(prompts, given.gen_len, trace=env.timed)
             seconds[env.timed].append(time.perf_counter() - began_s)
     timed, plain = (sorted(seconds[kept]) for kept in (True, False))
     cost = 100 * (median(timed) / median(plain) - 1)

@@ -156,5 +156,5 @@ Of a model's directory `generation_config.json` counts, and only where there is 
 so it is in transformers, and so it is for the end and pad ids. Keys that transformers does not know ask for nothing
 there, and nothing here.
 
-This page is written by `FLEXPLAN_WRITE_DOCS=1 pytest tests/core/test_parameters.py` from `flexplan/parameters.py`.
+This page is written by `FLEXPLAN_WRITE_DOCS=1 pytest tests/flexplan/test_parameters.py` from `flexplan/parameters.py`.
 """

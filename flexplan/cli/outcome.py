@@ -15,8 +15,8 @@ import typer
 from typer.core import TyperGroup
 
 from flexplan import signals
+from flexplan.cli.exhausted import exhausted, refuse_too_little
 from flexplan.errors import FlexplanError, InfeasiblePlan, InternalError, PluginError, visible
-from flexplan.exhausted import exhausted, refuse_too_little
 
 _INTERRUPTED = 130
 

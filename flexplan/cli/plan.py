@@ -7,7 +7,7 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 def solve(
+    context: typer.Context,
     job: Annotated[str | None, typer.Argument(metavar="[JOB.TOML]", help="A problem file; flags override it.")] = None,
     gpu_mem: opt.GpuMem = None,
     cpu_mem: opt.CpuMem = None,
@@ -49,40 +50,12 @@ def solve(
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the plan there.")] = None,
     as_json: opt.JsonFlag = False,
 ) -> None:
-    """Find where every tensor lives, and how fast that will be."""
+    """Find where every tensor lives, and how fast that will be."""  # the flags are read by name, off the context
     from flexplan.cli.problem_file import ProblemFile
     from flexplan.plan.planner import PLANNER_TIMEOUT_S
     from flexplan.plan.planner import solve as solve_problem
 
-    flags = {
-        "model": model,
-        "hardware": hardware,
-        "gpu_mem": gpu_mem,
-        "cpu_mem": cpu_mem,
-        "disk_mem": disk_mem,
-        "prompt_len": prompt_len,
-        "gen_len": gen_len,
-        "num_prompts": num_prompts,
-        "prompts": prompts,
-        "tokenizer": tokenizer,
-        "objective": objective,
-        "max_latency": max_latency,
-        "min_throughput": min_throughput,
-        "allow": None if allow is None else allow.split(","),
-        "planner": planner,
-        "planner_timeout": planner_timeout,
-        "schedule": schedule,
-    }
-    switches = {
-        "gpu_batch_size": gpu_batch_size,
-        "num_gpu_batches": num_gpu_batches,
-        "overlap": overlap,
-        "sep_layer": sep_layer,
-        "pin_weight": pin_weight,
-        "cpu_cache_compute": cpu_cache_compute,
-    }
-    fields = _percent_fields(percent) | {key: value for key, value in switches.items() if value is not None}
-    asked = (ProblemFile.load(job) if job else ProblemFile(policy={})).over(flags, fields)
+    asked = ProblemFile.asked(job, context.params)
     name, settings = asked.chosen_planner()
     problem = asked.problem()
     if output is not None:
@@ -178,11 +151,6 @@ def planners(as_json: opt.JsonFlag = False) -> None:
 
 
 # -- what the commands share -------------------------------------------------------------------------------------
-def _percent_fields(percent: opt.Percents | None) -> dict[str, Any]:
-    names = ("w_gpu", "w_cpu", "cache_gpu", "cache_cpu", "act_gpu", "act_cpu")
-    return {} if percent is None else {f"{name}_percent": value for name, value in zip(names, percent, strict=True)}
-
-
 def _load_plan(path: str) -> Plan:
     from flexplan.plan.plan import Plan, load_policy
 

@@ -20,13 +20,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from flexplan.errors import UsageError, did_you_mean
 from flexplan.limits import MOST_FILE_BYTES, first_refused, read_limited
 from flexplan.policy.lossy import allowed_fields
-from flexplan.policy.policy import CompressionConfig, Policy
+from flexplan.policy.policy import CompressionConfig, Policy, field_names
 from flexplan.problem.objective import Objective
 from flexplan.problem.problem import Problem
 from flexplan.problem.prompt_lengths import prompt_lens
 
 Size = str | int
 
+# as --percent takes them
+PERCENTS = tuple(f"{what}_{tier}_percent" for what in ("w", "cache", "act") for tier in ("gpu", "cpu"))
 _MOST_PARTS = 2000  # dots or brackets of a problem file
 
 
@@ -71,10 +73,17 @@ class ProblemFile(BaseModel):
         }
         return job.model_copy(update=beside)
 
-    def over(self, flags: Mapping[str, Any], policy: Mapping[str, Any]) -> ProblemFile:
-        """The same with what the command line says; a flag that is None leaves the file's value."""
-        given = {key: value for key, value in flags.items() if value is not None}
-        return self.model_copy(update={**given, "policy": {**self.policy, **policy}})
+    @classmethod
+    def asked(cls, path: str | None, flags: Mapping[str, Any]) -> ProblemFile:
+        """What the command line says by its flags, over what a file says; None leaves the file's value."""
+        file = cls.load(path) if path else cls(policy={})
+        said = {name: value for name, value in flags.items() if value is not None}
+        keys = {name: value for name, value in said.items() if name in cls.model_fields}
+        fields = {name: value for name, value in said.items() if name in field_names()}
+        fields |= dict(zip(PERCENTS, said.get("percent", ()), strict=False))
+        if "allow" in keys:
+            keys["allow"] = keys["allow"].split(",")
+        return file.model_copy(update={**keys, "policy": {**file.policy, **fields}})
 
     def problem(self) -> Problem:
         """The problem, the defaults filled in."""

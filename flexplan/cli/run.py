@@ -46,15 +46,16 @@ def run(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in OUT.")] = False,
 ) -> None:
     """Complete every prompt."""
-    from flexplan.cli import launch as jobs
+    from flexplan.cli.launch import OutputFile, run_to_file
+    from flexplan.job.request import budget_bytes, refuse_idle_sampling, request_of
     from flexplan.plan.plan import load_policy
 
     drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-    jobs.refuse_idle_sampling(do_sample, drawing)
-    budgets = jobs.sizes({"gpu": gpu_mem, "cpu": cpu_mem, "disk": disk_mem})
+    refuse_idle_sampling(do_sample, drawing)
+    budgets = budget_bytes({"gpu": gpu_mem, "cpu": cpu_mem, "disk": disk_mem})
     if prompts is None and not dummy:
         raise UsageError("FP163", "there are no --prompts", fix="give --prompts FILE, or --dummy for random ones")
-    request = jobs.request_of(
+    request = request_of(
         load_policy(policy),
         model,
         budgets,
@@ -70,7 +71,7 @@ def run(
         dummy_prompt_len=prompt_len,
         **{key: value for key, value in drawing.items() if value is not None},
     )
-    jobs.run_to_file(request, prompts, jobs.OutputFile(output, (policy, prompts, request.model), overwrite))
+    run_to_file(request, prompts, OutputFile(output, (policy, prompts, request.model), overwrite))
 
 
 def bench(
@@ -94,14 +95,15 @@ def bench(
     as_json: opt.JsonFlag = False,
 ) -> None:
     """Run one block of random prompts, and lay what was predicted beside what was measured."""
-    from flexplan.cli import launch as jobs
+    from flexplan.cli import launch
     from flexplan.hardware.machine import hardware_from
+    from flexplan.job.request import budget_bytes, request_of
     from flexplan.plan.plan import load_policy
 
-    request = jobs.request_of(
+    request = request_of(
         load_policy(policy),
         model,
-        jobs.sizes({"gpu": gpu_mem, "cpu": cpu_mem, "disk": disk_mem}),
+        budget_bytes({"gpu": gpu_mem, "cpu": cpu_mem, "disk": disk_mem}),
         offload_dir=offload_dir,
         device=device,
         dtype=dtype,
@@ -116,9 +118,11 @@ def bench(
     refuse_closed_output()
     if trace is not None:
         refuse_unwritable(trace, (policy, request.model, hardware))
-    report = jobs.bench(request, machine)
+    report = launch.bench(request, machine)
     if as_json:
-        say(json.dumps(jobs.bench_object(report), indent=2))
+        from flexplan.report.objects import bench_object
+
+        say(json.dumps(bench_object(report), indent=2))
     else:
         from flexplan.report import tables
 
@@ -168,12 +172,14 @@ def doctor(as_json: opt.JsonFlag = False) -> None:
 
 def demo(as_json: opt.JsonFlag = False) -> None:
     """The whole path on the embedded model: plan, run, compare."""
-    from flexplan.cli import launch as jobs
+    from flexplan.cli import launch
 
     refuse_closed_output()
-    report = jobs.demo()
+    report = launch.demo()
     if as_json:
-        say(json.dumps(jobs.demo_object(report), indent=2))
+        from flexplan.report.objects import demo_object
+
+        say(json.dumps(demo_object(report), indent=2))
     else:
         from flexplan.report import tables
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from flexplan.graph.graph import Work
+from flexplan.graph.tasks import Work
 from flexplan.model.shape import ModelShape
 
 _AS_IT_LIES = 3  # rows that a host's library multiplies with a matrix as it lies in memory

@@ -1,1 +1,13 @@
-"""explanation."""
+"""Why a plan is as fast as it is, and what would make it faster.
+
+explanation  What limits a plan, what more would bring, and the baselines: put together.
+sensitivity  What more of each resource would bring, found by solving again.
+"""
+
+from flexplan.explanation.explanation import Explanation, binding_tiers, explain
+
+__all__ = [
+    "Explanation",
+    "binding_tiers",
+    "explain",
+]

@@ -17,8 +17,9 @@ from itertools import pairwise
 from typing import NoReturn
 
 from flexplan.errors import GraphError, InfeasiblePlan
-from flexplan.graph.graph import Access, Buffer, Node, Sweep, Task, TaskGraph
+from flexplan.graph.graph import TaskGraph
 from flexplan.graph.kinds import tier_of
+from flexplan.graph.tasks import Access, Buffer, Node, Sweep, Task
 from flexplan.units import format_size
 
 INITIAL = frozenset({"weights_gpu", "weights_cpu", "weights_disk", "ids_host"})  # filled before the first task

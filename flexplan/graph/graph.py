@@ -3,7 +3,6 @@
 Edges are not drawn by hand.  A task names what it reads and writes, (buffer, index, bytes); the slot is
 ``index mod slots``.  Executed one after the other in the order of the graph, every read sees the last
 write before it; ``Tracker`` derives from that the edges which keep it so when lanes run side by side.
-The whole contract can be imported from here.
 """
 
 from __future__ import annotations
@@ -13,52 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flexplan.graph.edges import Tracker
-from flexplan.graph.kinds import (
-    CPU,
-    D2H,
-    DISK_READ,
-    DISK_WRITE,
-    GPU,
-    H2D_CACHE,
-    H2D_SMALL,
-    H2D_WEIGHTS,
-    HOST_COPY,
-    INLINE,
-    KINDS,
-    LANES,
-    Kind,
-)
-from flexplan.graph.tasks import NOTHING, Access, Buffer, Node, Sweep, Task, Work
-from flexplan.graph.text import graph_lines, parse_graph, parse_name, parse_task
-
-__all__ = [
-    "CPU",
-    "D2H",
-    "DISK_READ",
-    "DISK_WRITE",
-    "GPU",
-    "H2D_CACHE",
-    "H2D_SMALL",
-    "H2D_WEIGHTS",
-    "HOST_COPY",
-    "INLINE",
-    "KINDS",
-    "LANES",
-    "NOTHING",
-    "Access",
-    "Buffer",
-    "Finished",
-    "Kind",
-    "Node",
-    "Sweep",
-    "Task",
-    "TaskGraph",
-    "Tracker",
-    "Work",
-    "never",
-    "parse_name",
-    "parse_task",
-]
+from flexplan.graph.tasks import Buffer, Node, Sweep, Task
+from flexplan.graph.text import graph_lines, parse_graph
 
 Finished = Callable[[int], bool]  # has every row of micro-batch k stopped?
 

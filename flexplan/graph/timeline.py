@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from flexplan.graph.graph import LANES
+from flexplan.errors import UsageError
+from flexplan.graph.kinds import LANES
 
 
 class Span(NamedTuple):
@@ -25,7 +26,7 @@ class Span(NamedTuple):
 class Timeline:
     """Spans in order of their end, and what they add up to.
 
-    A timeline of a very long job may leave ``spans`` empty; the sums are always there.
+    The sums are always there; ``spans`` only where a trace was asked for, as each takes some 250 bytes.
     """
 
     spans: list[Span] = field(default_factory=list)
@@ -43,11 +44,15 @@ class Timeline:
         """Count a span; ``keep`` it for traces."""
         if keep:
             self.spans.append(span)
+        self.count(span.lane, span.i, span.start_s, span.end_s)
+
+    def count(self, lane: str, i: int, start_s: float, end_s: float) -> None:
+        """Count a task of token i that is not kept."""
         self.num_tasks += 1
-        self.end_s = max(self.end_s, span.end_s)
-        self.lane_busy_s[span.lane] = self.lane_busy_s.get(span.lane, 0.0) + span.end_s - span.start_s
-        if span.end_s > self.sweep_end_s.get(span.i, 0.0):
-            self.sweep_end_s[span.i] = span.end_s
+        self.end_s = max(self.end_s, end_s)
+        self.lane_busy_s[lane] = self.lane_busy_s.get(lane, 0.0) + end_s - start_s
+        if end_s > self.sweep_end_s.get(i, 0.0):
+            self.sweep_end_s[i] = end_s
 
     @property
     def prefill_s(self) -> float:
@@ -65,6 +70,7 @@ class Timeline:
 
     def lane_order(self) -> Mapping[str, list[str]]:
         """Task names of each lane in the order in which they started."""
+        self._refuse_without_spans()
         order: dict[str, list[str]] = {}
         for span in sorted(self.spans, key=lambda s: s.start_s):
             order.setdefault(span.lane, []).append(span.name)
@@ -76,8 +82,17 @@ class Timeline:
 
     def chrome_trace(self, *others: tuple[str, Timeline], name: str = "predicted") -> str:
         """The text of that trace."""
+        for timeline in (self, *(t for _, t in others)):
+            timeline._refuse_without_spans()
         events = [e for n, (label, t) in enumerate([(name, self), *others], 1) for e in t._events(n, label)]
         return json.dumps({"traceEvents": events, "displayTimeUnit": "ms"})
+
+    def _refuse_without_spans(self) -> None:
+        if self.num_tasks and not self.spans:
+            message = f"of the timeline's {self.num_tasks:,} tasks only the sums were kept"
+            raise UsageError(
+                "FP149", message, fix="ask for spans: generate(..., trace=True), simulate_graph(keep=True)"
+            )
 
     def _events(self, pid: int, label: str) -> Iterable[dict[str, object]]:
         yield {"ph": "M", "pid": pid, "tid": 0, "name": "process_name", "args": {"name": label}}

@@ -12,8 +12,8 @@ from typing import Any, BinaryIO
 
 from flexplan.files import parse_json
 
-MOST_HEADER_BYTES = 16 << 20  # the largest models have some thousands of tensors, of 100 bytes each
-MOST_TENSORS = 1 << 16  # in one file
+_MOST_HEADER_BYTES = 8 << 20  # the largest models have some thousands of tensors in a file, of 100 bytes each
+_MOST_TENSORS = 1 << 16  # in one file
 _MOST_DIMENSIONS = 16
 _MOST_ELEMENTS = 1 << 48  # of one dimension
 _BITS = {
@@ -60,6 +60,16 @@ class Entry:
     nbytes: int
 
 
+class TooMuch(ValueError):
+    """More than is looked through; whoever plans is to be answered at once, whatever lies in a directory."""
+
+
+def refuse_more(what: str, found: int, most: int) -> None:
+    """A TooMuch where more is found than is looked through."""
+    if found > most:
+        raise TooMuch(f"{found} {what}, allowed are {most}")
+
+
 def read_header(opened: BinaryIO, size: int) -> dict[str, Entry]:
     """The tensors of a file of `size` bytes by name; ValueError says what is wrong with it."""
     first = opened.read(8)
@@ -69,8 +79,7 @@ def read_header(opened: BinaryIO, size: int) -> dict[str, Entry]:
         if what:
             raise ValueError(f"is {what}")
         raise ValueError(f"is truncated or no safetensors file: {size} bytes, the header alone needs {length + 8}")
-    if length > MOST_HEADER_BYTES:
-        raise ValueError(f"header of {length} bytes, allowed are {MOST_HEADER_BYTES}")
+    refuse_more("bytes of header", length, _MOST_HEADER_BYTES)
     header = _parse(opened.read(length))
     metadata = header.pop("__metadata__", None)
     if metadata is not None and not _is_texts(metadata):
@@ -87,8 +96,7 @@ def what_it_is(beginning: bytes) -> str:
 
 
 def _parse(raw: bytes) -> dict[str, Any]:
-    if raw.count(b"{") > MOST_TENSORS + 2:
-        raise ValueError(f"header names more than {MOST_TENSORS} tensors")
+    refuse_more("tensors", raw.count(b"{") - 2, _MOST_TENSORS)
     try:
         header = parse_json(raw.decode("utf-8"))
     except ValueError as error:

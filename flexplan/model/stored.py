@@ -2,7 +2,7 @@
 
 Planning has to know two things that stand only there: the dtype where ``config.json`` names none, and whether a head
 is stored beside the token table that it is said to be.  Files that cannot be read count as none: the runtime, which
-needs them, says what is wrong.
+needs them, says what is wrong.  What is too large to be looked through is refused.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from flexplan.errors import ModelFilesError
 from flexplan.files import parse_json
 from flexplan.limits import read_limited, shown
-from flexplan.model.header import read_header, what_it_is
+from flexplan.model.header import TooMuch, read_header, refuse_more, what_it_is
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_MOST_INDEX_BYTES = 8 << 20
-_MOST_SHARDS = 1 << 12
+# ten times what the largest models have; planning is to answer at once, whatever lies in a directory
+_MOST_INDEX_BYTES = 16 << 20
+_MOST_FILES = 4096
 _MOST_POINTER_BYTES = 1 << 12
 _CHUNK_BYTES = 4 << 20
 _MATRICES = ("proj.weight", "fc1.weight", "fc2.weight")
@@ -50,8 +52,13 @@ def stored_dtype(directory: Path) -> str | None:
 
 def stored_tensors(directory: Path) -> dict[str, StoredAt]:
     """Every tensor of a model directory by its name; none unless all of its files can be read."""
-    headers = [_header(*_state(file)) for file in _files(directory)[0]]
-    return {name: at for header in headers for name, at in header.items()} if all(headers) else {}
+    found: dict[str, StoredAt] = {}
+    for file in _files(directory)[0]:
+        header = _header(*_state(file))
+        if not header:
+            return {}
+        found |= header
+    return found
 
 
 def same_numbers(one: StoredAt, other: StoredAt) -> bool:
@@ -81,7 +88,11 @@ def weight_files(directory: Path) -> list[Path]:
 def read_index(index: Path) -> tuple[dict[str, str], Mapping[str, Any]]:
     """Which file holds which tensor, and what the index says of them all; ValueError says what is wrong with it."""
     try:
+        if index.is_file():
+            refuse_more("bytes", index.stat().st_size, _MOST_INDEX_BYTES)
         content = parse_json(read_limited(index, _MOST_INDEX_BYTES))
+    except TooMuch:
+        raise
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror}") from error
     except ValueError as error:
@@ -90,9 +101,7 @@ def read_index(index: Path) -> tuple[dict[str, str], Mapping[str, Any]]:
     if not isinstance(shards, dict) or not shards:
         raise ValueError("has no weight_map")
     weight_map = {name: shard if isinstance(shard, str) else shown(shard) for name, shard in shards.items()}
-    files = len(set(weight_map.values()))
-    if files > _MOST_SHARDS:
-        raise ValueError(f"names {files} files, allowed are {_MOST_SHARDS}")
+    refuse_more("files", len(set(weight_map.values())), _MOST_FILES)
     metadata = content.get("metadata")
     return weight_map, metadata if isinstance(metadata, dict) else {}
 
@@ -111,6 +120,8 @@ def _files(directory: Path) -> tuple[list[Path], Mapping[str, Any]]:
 def _index(index: Path, *_state: int) -> tuple[Mapping[str, str], Mapping[str, Any]]:
     try:
         return read_index(index)
+    except TooMuch as error:
+        raise _too_much(index, error) from error
     except ValueError:
         return {}, {}
 
@@ -131,9 +142,15 @@ def _header(file: Path, size: int, _changed_ns: int) -> dict[str, StoredAt]:
             return {}
         with file.open("rb") as opened:
             entries = read_header(opened, size)
+    except TooMuch as error:
+        raise _too_much(file, error) from error
     except (OSError, ValueError):
         return {}
     return {name: StoredAt(file, at.dtype_name, at.shape, at.begin, at.nbytes) for name, at in entries.items()}
+
+
+def _too_much(file: Path, error: TooMuch) -> ModelFilesError:
+    return ModelFilesError("FP509", f"{file}: {error}", fix="give a checkpoint as it was published, or save it again")
 
 
 def not_weights(directory: Path) -> str:

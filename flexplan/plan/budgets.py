@@ -6,7 +6,9 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from flexplan.errors import InfeasiblePlan
+from flexplan.errors import InfeasiblePlan, UsageError
+from flexplan.model.layers import schedule_layers
+from flexplan.model.shape import ModelShape
 from flexplan.policy.policy import Policy
 from flexplan.problem.problem import Problem
 from flexplan.schedule.protocol import Schedule
@@ -14,6 +16,8 @@ from flexplan.simulation.prediction import peak_bytes
 from flexplan.units import format_size
 
 _MOST = 1 << 12  # sequences of a micro-batch; more never pay
+_MOST_STEPS = 100_000  # layers x micro-batches of a pass: some 600,000 tasks, seconds of checking
+_MOST_PASSES = 1 << 22  # tokens x micro-batches of a block
 SIZES = sorted({size for e in range(13) for size in (1 << e, 3 << e >> 1) if 1 <= size <= _MOST})  # 1, 2, 3, 4, 6, ...
 
 
@@ -83,3 +87,23 @@ def _lower(tier: str, block: tuple[int, int] | None, looked: bool) -> str:
     if looked:
         return f"lower {percent}: not even one sequence fits"
     return f"lower {'num_gpu_batches' if tier == 'cpu' else 'gpu_batch_size'} or {percent}"
+
+
+def refuse_endless(model: ModelShape, policy: Policy, tokens: int) -> None:
+    """Raise UsageError for a block that no machine runs, before it is laid out."""
+    batches = policy.num_gpu_batches
+    steps = batches * len(schedule_layers(model, policy.sep_layer))
+    for what, count, most in (
+        (
+            f"{batches} micro-batches over {model.num_layers} layers are {steps} steps a pass",
+            steps,
+            _MOST_STEPS,
+        ),
+        (
+            f"{batches} micro-batches of {tokens} new tokens are {batches * tokens} passes",
+            batches * tokens,
+            _MOST_PASSES,
+        ),
+    ):
+        if count > most:
+            raise UsageError("FP118", f"{what}, allowed {most}", fix="lower num_gpu_batches, gpu_batch_size or gen_len")

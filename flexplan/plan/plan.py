@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from flexplan.cost.rates import Rates
-from flexplan.errors import PolicyError, UsageError
+from flexplan.errors import PolicyError
 from flexplan.files import write_whole
 from flexplan.graph.graph import TaskGraph
 from flexplan.graph.timeline import Timeline
 from flexplan.limits import MOST_FILE_BYTES, MOST_PLAN_BYTES, read_limited, wrong_type
-from flexplan.model.layers import schedule_layers
 from flexplan.placement.placement import Placement
-from flexplan.plan.budgets import largest_block, refuse_over_budget
+from flexplan.plan.budgets import largest_block, refuse_endless, refuse_over_budget
 from flexplan.plan.plan_file import PlanFile, digest, first_difference
 from flexplan.plugins import SCHEDULES, make
 from flexplan.policy.blocks import full_block
@@ -26,10 +25,6 @@ from flexplan.problem.problem import Problem
 from flexplan.schedule.protocol import Schedule
 from flexplan.simulation.prediction import Prediction, peak_bytes, predict
 from flexplan.simulation.simulator import simulate_graph
-
-_MOST_STEPS = 100_000  # layers x micro-batches of a pass: some 600,000 tasks, seconds of checking
-_MOST_PASSES = 1 << 22  # tokens x micro-batches of a block
-_MOST_ROWS = 1 << 18  # sequences of a block
 
 
 @dataclass(frozen=True)
@@ -60,7 +55,7 @@ class Plan:
         for given, wanted in ((problem, Problem), (policy, Policy)):
             if not isinstance(given, wanted):
                 raise wrong_type("Plan.of", "a Problem and a Policy", given, "Plan.of(Problem.of(...), Policy(...))")
-        _refuse_endless(problem, policy)
+        refuse_endless(problem.model, policy, problem.workload.gen_len)
         chosen: Schedule = make(SCHEDULES, schedule)
         refuse_over_budget(peak_bytes(problem, policy, chosen), problem, lambda: largest_block(problem, policy, chosen))
         placement = Placement.of(problem.model, policy, full_block(problem.workload, policy))
@@ -174,27 +169,6 @@ def load_policy(path: str | Path) -> Policy | Plan:
     most = MOST_PLAN_BYTES if '"problem"' in text else MOST_FILE_BYTES
     whole = {"policy", "problem"} & read_strict_json(text, "policy", most).keys()
     return Plan.from_json(text) if whole else Policy.from_json(text)
-
-
-def _refuse_endless(problem: Problem, policy: Policy) -> None:
-    """Raise UsageError for a block that no machine runs, before it is laid out."""
-    batches, tokens = policy.num_gpu_batches, problem.workload.gen_len
-    steps = batches * len(schedule_layers(problem.model, policy.sep_layer))
-    for what, count, most in (
-        (
-            f"{batches} micro-batches over {problem.model.num_layers} layers are {steps} steps a pass",
-            steps,
-            _MOST_STEPS,
-        ),
-        (
-            f"{batches} micro-batches of {tokens} new tokens are {batches * tokens} passes",
-            batches * tokens,
-            _MOST_PASSES,
-        ),
-        (f"{batches} micro-batches of {policy.gpu_batch_size} sequences", policy.block_size, _MOST_ROWS),
-    ):
-        if count > most:
-            raise UsageError("FP118", f"{what}, allowed {most}", fix="lower num_gpu_batches, gpu_batch_size or gen_len")
 
 
 def _digest(policy: Policy, problem: Problem, schedule: str) -> str:

@@ -1,1 +1,34 @@
-"""policy."""
+"""Policies: what a planner decides.
+
+blocks  Which prompts run together: blocks and micro-batches.
+lossy   The policy fields that change tokens, and which of them a user allowed.
+policy  `Policy` and `CompressionConfig`: every field, strict.
+"""
+
+from flexplan.policy.blocks import Block, distinct_blocks, fill_block, fill_blocks, full_block
+from flexplan.policy.lossy import allowed_fields, lossy_fields, names_of
+from flexplan.policy.policy import (
+    POLICY_VERSION,
+    CompressionConfig,
+    Policy,
+    check_version,
+    field_names,
+    read_strict_json,
+)
+
+__all__ = [
+    "POLICY_VERSION",
+    "Block",
+    "CompressionConfig",
+    "Policy",
+    "allowed_fields",
+    "check_version",
+    "distinct_blocks",
+    "field_names",
+    "fill_block",
+    "fill_blocks",
+    "full_block",
+    "lossy_fields",
+    "names_of",
+    "read_strict_json",
+]

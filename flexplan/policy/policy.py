@@ -17,7 +17,7 @@ from flexplan.limits import MOST_FILE_BYTES, first_refused, shown
 from flexplan.model.packing import Packing
 
 POLICY_VERSION = 1
-_MOST_SEQUENCES = 1 << 20  # of a micro-batch, or micro-batches of a block
+_MOST_SEQUENCES = 1 << 18  # of a block
 PACKED_BITS = (4, 8)
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -102,6 +102,13 @@ class Policy:
                     f"{what}_gpu_percent {gpu:g} + {what}_cpu_percent {cpu:g} = {gpu + cpu:g}, allowed 0 to 100 in all",
                     fix="lower one of the two; what they leave of 100 goes to disk",
                 )
+        if self.block_size > _MOST_SEQUENCES:
+            raise PolicyError(
+                "FP210",
+                f"gpu_batch_size {self.gpu_batch_size} x num_gpu_batches {self.num_gpu_batches} = {self.block_size} "
+                f"sequences, allowed {_MOST_SEQUENCES}",
+                fix="lower one of the two",
+            )
         if not 0 < self.attn_sparsity <= 1:
             raise PolicyError(
                 "FP203",

@@ -1,1 +1,7 @@
-"""report."""
+"""What people read: tables, sentences, and plain data for `--json`.
+
+answers    Standard output for answers alone, whatever libraries write there.
+objects    What ran as plain data, for `--json` and output lines.
+sentences  What an explanation says to people.
+tables     Tables for people on a terminal.
+"""

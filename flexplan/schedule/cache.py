@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 from flexplan.cost import work as cost
-from flexplan.graph.graph import Access
+from flexplan.graph.tasks import Access
 from flexplan.model.layers import Layer
 from flexplan.placement.placement import ID_BYTES, PROB_BYTES, Placement
-from flexplan.schedule.emitter import Accesses, Emitter, Pass, Tasks, access
+from flexplan.schedule.emitter import Accesses, Emitter, Pass, Tasks, access, remembered
 
 
 class CacheVerbs(Emitter):
@@ -16,7 +14,7 @@ class CacheVerbs(Emitter):
 
     def __init__(self, placement: Placement) -> None:
         super().__init__(placement)
-        self._home = cache(self._home_of)  # what does not depend on the pass is written once
+        self._home = remembered(self._home_of)  # what does not depend on the pass is written once
 
     def _attention_turn(self, p: Pass, layer: Layer, k: int) -> int:
         return self._turn(p, layer.depth, self.placement.shape.num_layers, k)

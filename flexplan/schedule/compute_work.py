@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 from flexplan.cost import work as cost
-from flexplan.graph.graph import NOTHING, Work
+from flexplan.graph.tasks import NOTHING, Work
 from flexplan.model.layers import TRANSFORMER, Layer
 from flexplan.model.tensors import EMBED, HEAD, MLP
 from flexplan.placement.placement import Placement
+from flexplan.schedule.emitter import remembered
 
 
 class ComputeWork:
@@ -18,7 +17,7 @@ class ComputeWork:
         self.placement = placement
         self._pair_bytes = placement.cache[0][0].pair_bytes
         self._sparsity = placement.policy.attn_sparsity
-        self._of_lengths = lru_cache(maxsize=4096)(self._work)
+        self._of_lengths = remembered(self._work, maxsize=4096)
 
     def of(self, half: str, layer: Layer, i: int, k: int) -> Work:
         """Work of a half of compute (project, merge) or all of it (compute), for token i of micro-batch k."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import cache, lru_cache
+from typing import Any, TypeVar
+from weakref import WeakMethod
 
-from flexplan.graph.graph import INLINE, KINDS, Access, Task, Work
+from flexplan.graph.kinds import INLINE, KINDS
+from flexplan.graph.tasks import Access, Task, Work
 from flexplan.placement.layout import Layout
 from flexplan.placement.placement import Placement
 
 Tasks = Iterator[Task]
 Accesses = tuple[Access, ...]
+T = TypeVar("T")
 
 
 class Pass:
@@ -32,6 +36,18 @@ class Pass:
 def access(buffer: str, index: int, size: int) -> Accesses:
     """The first ``size`` bytes of a slot, if there are any."""
     return (Access(buffer, index, 0, size),) if size else ()
+
+
+def remembered(method: Callable[..., T], maxsize: int | None = None) -> Callable[..., T]:
+    """What a method of a living object answers, kept without a cycle, which only a collection would free."""
+    weak = WeakMethod(method)
+
+    def answer(*args: Any) -> T:
+        alive = weak()
+        assert alive is not None, "only the object itself asks"
+        return alive(*args)
+
+    return lru_cache(maxsize)(answer)
 
 
 class Emitter:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from flexplan.cost import work as cost
-from flexplan.graph.graph import Access
+from flexplan.graph.tasks import Access
 from flexplan.placement.placement import ID_BYTES, Placement
 from flexplan.placement.weights import DISK_ALIGN
 from flexplan.schedule.emitter import Accesses, Emitter, Pass, Tasks, access

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from flexplan.graph.graph import Finished, Sweep, Task, TaskGraph
+from flexplan.graph.graph import Finished, TaskGraph
+from flexplan.graph.tasks import Sweep, Task
 from flexplan.placement.layout import Layout
 from flexplan.placement.placement import Placement
 from flexplan.policy.blocks import Block, fill_blocks

@@ -9,7 +9,7 @@ the values that sparse attention chose.
 from __future__ import annotations
 
 from flexplan.cost import work as cost
-from flexplan.graph.graph import Access
+from flexplan.graph.tasks import Access
 from flexplan.model.layers import Layer
 from flexplan.model.tensors import EMBED, HEAD, MLP
 from flexplan.placement.placement import ID_BYTES, Placement

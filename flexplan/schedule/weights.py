@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 from flexplan.cost import work as cost
-from flexplan.graph.graph import Access
+from flexplan.graph.tasks import Access
 from flexplan.placement.placement import Placement
 from flexplan.placement.weights import DISK_ALIGN, PIECE_ALIGN
-from flexplan.schedule.emitter import Accesses, Emitter, Pass, Tasks, access
+from flexplan.schedule.emitter import Accesses, Emitter, Pass, Tasks, access, remembered
 
 
 class WeightVerbs(Emitter):
@@ -17,7 +15,7 @@ class WeightVerbs(Emitter):
     def __init__(self, placement: Placement) -> None:
         super().__init__(placement)
         self._opened: dict[int, int] = {}  # the index that each slot of the open weights holds
-        self._weights = lru_cache(maxsize=256)(self._weights_of)  # all micro-batches of a layer read the same
+        self._weights = remembered(self._weights_of, maxsize=256)  # all micro-batches of a layer read the same
 
     def load_weight(self, p: Pass, number: int, j: int, k: int, chunk: int, chunks: int) -> Tasks:
         """Chunk ``chunk`` of ``chunks`` of layer j's streamed weights, for pass ``number``, while p computes k."""

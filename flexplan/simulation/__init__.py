@@ -1,1 +1,22 @@
-"""simulation."""
+"""A task graph on paper: played by a machine's rates, and what no order could beat.
+
+bounds      Seconds that no order of a block's tasks can beat.
+prediction  Simulates a policy: a few passes exactly, the rest between them. Holds the `Schedule` protocol.
+simulator   Runs a graph on paper: lanes in order, resources shared max-min.
+sweeps      Sweeps made ready for the simulator; repeating ones are derived once.
+"""
+
+from flexplan.simulation.bounds import Bound, bound_of
+from flexplan.simulation.prediction import Prediction, peak_bytes, predict, predict_seconds, with_bytes
+from flexplan.simulation.simulator import simulate_graph
+
+__all__ = [
+    "Bound",
+    "Prediction",
+    "bound_of",
+    "peak_bytes",
+    "predict",
+    "predict_seconds",
+    "simulate_graph",
+    "with_bytes",
+]

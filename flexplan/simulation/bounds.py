@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from flexplan.cost.rates import Rates
-from flexplan.graph.graph import INLINE, KINDS, Task
+from flexplan.graph.kinds import INLINE, KINDS
+from flexplan.graph.tasks import Task
 from flexplan.policy.policy import Policy
 from flexplan.problem.problem import Problem, Workload
 from flexplan.schedule.protocol import Schedule

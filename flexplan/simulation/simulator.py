@@ -15,7 +15,8 @@ from operator import truediv
 
 from flexplan.cost.rates import Price, Rates
 from flexplan.errors import GraphError
-from flexplan.graph.graph import Sweep, TaskGraph
+from flexplan.graph.graph import TaskGraph
+from flexplan.graph.tasks import Sweep
 from flexplan.graph.timeline import Span, Timeline
 from flexplan.simulation.sweeps import SweepProgram, Wait, programs
 

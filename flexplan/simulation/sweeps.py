@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from operator import sub
 
 from flexplan.cost.rates import Price, Rates
-from flexplan.graph.graph import INLINE, KINDS, Buffer, Sweep, Task, Tracker, Work
+from flexplan.graph.edges import Tracker
+from flexplan.graph.kinds import INLINE, KINDS
+from flexplan.graph.tasks import Buffer, Sweep, Task, Work
 
 Wait = tuple[str, int]  # a lane, and the number on it that must have ended, counted from the sweep's first task
 

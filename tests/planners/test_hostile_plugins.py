@@ -28,7 +28,7 @@ BROKEN = {
     "OutOfRange": ("FP906", "w_gpu_percent"),
     "OverBudget": ("FP906", "gpu needs"),
     "AnotherProblem": ("FP906", "another problem"),
-    "AMillionTasks": ("FP906", "1000000 micro-batches"),
+    "AMillionTasks": ("FP906", "200000 micro-batches"),
     "NoSuchSchedule": ("FP906", "boustrophedon"),
     "HalfAPlan": ("FP906", "policy"),
 }

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+if find_spec("torch") is None:
+    collect_ignore_glob = ["*/test_*.py"]  # planning is tested without it
+
 
 @pytest.fixture(autouse=True)
 def disk_is_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,1 +1,26 @@
-"""fit."""
+"""From the program's best answer to a block that fits.
+
+branch_and_bound  Whole micro-batches around the program, by branch and bound.
+fitting           A block fitted to what the placement really needs: what the program's rows are off is credited.
+infeasible        Which tiers are too small, and the smallest budget of each that would do.
+latency           The fastest plan whose block takes no longer than is allowed.
+"""
+
+from flexplan_planners.fit.branch_and_bound import Optimum, Search, is_late, kind_of, optimise, per_prompt
+from flexplan_planners.fit.fitting import fastest, fit
+from flexplan_planners.fit.infeasible import infeasible, roomy_hardware
+from flexplan_planners.fit.latency import within_latency
+
+__all__ = [
+    "Optimum",
+    "Search",
+    "fastest",
+    "fit",
+    "infeasible",
+    "is_late",
+    "kind_of",
+    "optimise",
+    "per_prompt",
+    "roomy_hardware",
+    "within_latency",
+]

@@ -15,18 +15,8 @@ from typing import Any
 
 from flexplan.cost import work as cost
 from flexplan.cost.rates import Rates
-from flexplan.graph.graph import (
-    CPU,
-    D2H,
-    DISK_READ,
-    DISK_WRITE,
-    GPU,
-    H2D_CACHE,
-    H2D_SMALL,
-    H2D_WEIGHTS,
-    HOST_COPY,
-    Work,
-)
+from flexplan.graph.kinds import CPU, D2H, DISK_READ, DISK_WRITE, GPU, H2D_CACHE, H2D_SMALL, H2D_WEIGHTS, HOST_COPY
+from flexplan.graph.tasks import Work
 from flexplan.placement.cache import values_read
 from flexplan.placement.placement import ID_BYTES
 from flexplan.problem.problem import Problem

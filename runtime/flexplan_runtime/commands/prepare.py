@@ -14,7 +14,7 @@ from flexplan.hardware.machine import Hardware, hardware_from
 from flexplan.job.runtime import RunRequest
 from flexplan.model.constants import ModelConstants
 from flexplan.model.shape import ModelShape
-from flexplan.plan.budgets import refuse_over_budget
+from flexplan.plan.budgets import refuse_endless, refuse_over_budget
 from flexplan.plan.plan import Plan
 from flexplan.plugins import SCHEDULES, make
 from flexplan.policy.policy import Policy
@@ -77,6 +77,7 @@ def make_ready(request: RunRequest) -> Ready:
     env = environment(request)
     weights, directory = _find(request)
     shape, math = _open(request, weights)
+    refuse_endless(shape, policy, request.max_new_tokens)
     sampling = _sampling(request, math)
     if plan:
         refuse_other_model(plan.problem.model, shape)
@@ -114,7 +115,11 @@ def random_prompts(request: RunRequest, policy: Policy, shape: ModelShape) -> tu
     """One block of distinct prompts of random tokens."""
     longest = shape.max_positions - request.max_new_tokens
     length = request.dummy_prompt_len or max(1, min(512, longest))
-    generator = torch.Generator().manual_seed(request.seed)
+    if length > max(1, longest):
+        asked = f"--prompt-len {length} + {request.max_new_tokens} new tokens"
+        message = f"{asked}, {shape.name} reads {shape.max_positions}"
+        raise UsageError("FP168", message, fix="lower --prompt-len or --max-new-tokens")
+    generator = torch.Generator().manual_seed(request.seed % (1 << 63))
     rows = torch.randint(shape.vocab_size, (policy.block_size, length), generator=generator).tolist()
     return tuple(Prompt(n, tuple(row), n + 1) for n, row in enumerate(rows))
 

@@ -47,7 +47,7 @@ def bench_ready(ready: Ready, plan: Plan, listener: Listener) -> BenchReport:
         listener.stage("measuring")
         watch = Watch(lm.env.ledger, listener)
         began_s = time.perf_counter()
-        done = generate(ready, lm, watch)
+        done = generate(ready, lm, watch, trace=True)
         refuse_broken(done.broken, done.tokens, lm.dtype)  # what is no number may be quicker, too
         report = _report(ready, lm, done, watch, load_s, time.perf_counter() - began_s)
     device_peak = int(torch.cuda.max_memory_allocated(ready.env.device)) if on_device else None
@@ -81,10 +81,11 @@ def open_lm(ready: Ready) -> OffloadedLM:
     )
 
 
-def generate(ready: Ready, lm: OffloadedLM, watch: Watch) -> Generation:
+def generate(ready: Ready, lm: OffloadedLM, watch: Watch, *, trace: bool = False) -> Generation:
     """All prompts of a request."""
+    sampling, stops = ready.sampling, ready.stops
     return lm.complete(
-        ready.ids, ready.request.max_new_tokens, sampling=ready.sampling, stops=ready.stops, progress=watch
+        ready.ids, ready.request.max_new_tokens, sampling=sampling, stops=stops, progress=watch, trace=trace
     )
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from flexplan.graph.graph import Access, Sweep, TaskGraph
+from flexplan.graph.graph import TaskGraph
+from flexplan.graph.tasks import Access, Sweep
 from flexplan.graph.timeline import Timeline
 from flexplan.placement.placement import ID_BYTES, Placement
 from flexplan_runtime.execute.block import BlockState
@@ -35,13 +36,21 @@ class BlockRun:
     """One block from prompts to new tokens."""
 
     def __init__(
-        self, plan: BlockPlan, state: BlockState, memory: BlockMemory, env: ExecutionEnv, report: Report
+        self,
+        plan: BlockPlan,
+        state: BlockState,
+        memory: BlockMemory,
+        env: ExecutionEnv,
+        report: Report,
+        *,
+        trace: bool = False,
     ) -> None:
         self.plan = plan
         self.state = state
         self.memory = memory
         self.env = env
         self.report = report
+        self.trace = trace
         self.stops = frozenset(state.stop_ids.tolist())
         self.tokens: list[list[int]] = [[] for _ in plan.prompts]
         self.broken: dict[int, int] = {}
@@ -54,7 +63,7 @@ class BlockRun:
         """
         for k in range(len(self.plan.placement.block.batches)):
             self._fill_prompt(k)
-        executor = Executor(self.plan.graph, self.state, self.memory, self.env, self._take)
+        executor = Executor(self.plan.graph, self.state, self.memory, self.env, self._take, trace=self.trace)
         try:
             return executor.run(self.finished)
         finally:

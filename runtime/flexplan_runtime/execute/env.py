@@ -12,10 +12,11 @@ from torch.nn.functional import linear
 
 from flexplan.cost.rates import Rates
 from flexplan.errors import UsageError
-from flexplan.graph.graph import H2D_SMALL
+from flexplan.graph.kinds import H2D_SMALL
 from flexplan.units import parse_size
 from flexplan_runtime.execute.lanes import HOST_LANES
 from flexplan_runtime.execute.throttle import Throttle
+from flexplan_runtime.execute.turns import Turn
 from flexplan_runtime.kernels.norms import layer_norm
 from flexplan_runtime.memory.arenas import Ledger
 from flexplan_runtime.memory.host_limits import in_memory
@@ -29,6 +30,8 @@ class ExecutionEnv:
 
     ``num_threads`` is for computing on the host; ``deadline_s`` is how long a job may go without finishing
     a task; ``throttle`` slows the tiers down to given rates, for experiments; ``timed=False`` keeps no timeline.
+
+    Its models may be used by several threads, and run one after the other; ``turn`` is whose turn it is.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class ExecutionEnv:
         self.deadline_s = deadline_s
         self.throttle = throttle
         self.timed = timed
+        self.turn = Turn()
         self._streams: dict[str, Any] = {}
         self._reserved_bytes = 0
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,19 +9,20 @@ from typing import Any
 
 import torch
 
-from flexplan.graph.graph import GPU, INLINE, Finished, Node, Sweep, Task, TaskGraph, Tracker
+from flexplan.graph.edges import Tracker
+from flexplan.graph.graph import Finished, TaskGraph
+from flexplan.graph.kinds import GPU, INLINE
+from flexplan.graph.tasks import Node, Sweep, Task
 from flexplan.graph.timeline import Span, Timeline
 from flexplan_runtime.execute.block import BlockState
 from flexplan_runtime.execute.env import ExecutionEnv
 from flexplan_runtime.execute.handlers.table import HANDLERS
 from flexplan_runtime.execute.lanes import Cancelled, Lane, Run, Token
-from flexplan_runtime.execute.pacing import Pace
+from flexplan_runtime.execute.pacing import Pace, undisturbed
 from flexplan_runtime.execute.views import TaskView
 from flexplan_runtime.memory.block_memory import BlockMemory
 
 OnSweep = Callable[[Sweep], None]
-
-_SWITCH_S = 2e-4  # a lane that becomes ready should not wait 5 ms for the interpreter
 
 
 @dataclass(frozen=True)
@@ -38,17 +37,25 @@ class Executor:
     """Runs the graph of one block; the first error of any lane is raised to the caller.
 
     ``on_sweep`` is called after each sweep, when the next one is in the lanes already: draining them would cost
-    every pass more than the one that turns out not to be wanted.
+    every pass more than the one that turns out not to be wanted.  ``trace``: the timeline keeps every span.
     """
 
     def __init__(
-        self, graph: TaskGraph, block: BlockState, memory: BlockMemory, env: ExecutionEnv, on_sweep: OnSweep
+        self,
+        graph: TaskGraph,
+        block: BlockState,
+        memory: BlockMemory,
+        env: ExecutionEnv,
+        on_sweep: OnSweep,
+        *,
+        trace: bool = False,
     ) -> None:
         self.graph = graph
         self.block = block
         self.memory = memory
         self.env = env
         self.on_sweep = on_sweep
+        self.trace = trace
         self.state = Run(env.deadline_s)
         self.lanes: dict[str, Lane] = {}
         self.tokens: dict[int, Token] = {}
@@ -61,30 +68,28 @@ class Executor:
         """Execute until the graph ends or every micro-batch has finished; the measured timeline."""
         layout = self.memory.layout
         nbytes = layout.arena_bytes["gpu.workspace"] - layout.captured_bytes
-        patience_s = sys.getswitchinterval()
-        sys.setswitchinterval(_SWITCH_S)
-        gc.freeze()  # going through everything that was there before would hold all lanes for 50 ms
-        try:
-            first = self._lane(GPU if self.block.placement.policy.overlap else INLINE)
-            first.prepare(lambda: self.env.reserve_workspace(nbytes))
-            self._start_clock()
-            self._feed(finished)
-        except Cancelled:
-            pass  # the error that cancelled us is raised below
-        except BaseException as error:
-            self.state.fail(error)
-        finally:
-            self.stuck = True  # until all have ended
-            for lane in self.lanes.values():
-                lane.close()
-            self.stuck = any(lane.thread.is_alive() for lane in self.lanes.values())
-            gc.unfreeze()
-            sys.setswitchinterval(patience_s)
-            self.lanes.clear()  # they and we refer to each other, and to all of the block's memory
-            self.tokens.clear()
-        if self.state.error is not None:
-            raise self.state.error
+        with undisturbed():
+            try:
+                first = GPU if self.block.placement.policy.overlap else INLINE
+                self._lane(first).prepare(lambda: self.env.reserve_workspace(nbytes))
+                self._start_clock()
+                self._feed(finished)
+            except Cancelled:
+                pass  # the error that cancelled us is raised below
+            except BaseException as error:
+                self.state.fail(error)
+            finally:
+                self._end_lanes()
+        self.state.raise_error()
         return self.timeline
+
+    def _end_lanes(self) -> None:
+        self.stuck = True  # until all have ended
+        for lane in self.lanes.values():
+            lane.close()
+        self.stuck = any(lane.thread.is_alive() for lane in self.lanes.values())
+        self.lanes.clear()  # they and we refer to each other, and to all of the block's memory
+        self.tokens.clear()
 
     def _feed(self, finished: Finished) -> None:
         """Sweep after sweep into the lanes, two in flight, until no micro-batch of the next one has more to say."""
@@ -130,7 +135,7 @@ class Executor:
         HANDLERS[task.kind](TaskView(self.block, task, self.memory))
 
     def _land(self, flying: Flying, queued: Sequence[Token]) -> None:
-        """Wait for a sweep, tell the caller, keep its spans; the one after it is ``queued``."""
+        """Wait for a sweep, tell the caller, count its tasks; the one after it is ``queued``."""
         last: dict[str, Any] = {}  # the end of each stream's part of the sweep
         for token in flying.tokens:
             self.state.wait(token.issued, token.task.name)
@@ -142,11 +147,18 @@ class Executor:
         for token in flying.tokens:
             self.pace.rest(queued)
             if self.env.timed:
-                start_s, end_s = self._seconds(token.start), self._seconds(token.end)
-                self.timeline.add(Span(token.task.name, token.task.lane, token.task.i, start_s, end_s))
-                if token.timer is not None:
-                    self.state.spare(token.timer)
+                self._count(token)
             del self.tokens[token.number]
+        self.pace.collect()
+
+    def _count(self, token: Token) -> None:
+        task, start_s, end_s = token.task, self._seconds(token.start), self._seconds(token.end)
+        if self.trace:
+            self.timeline.add(Span(task.name, task.lane, task.i, start_s, end_s))
+        else:
+            self.timeline.count(task.lane, task.i, start_s, end_s)
+        if token.timer is not None:
+            self.state.spare(token.timer)
 
     def _start_clock(self) -> None:
         self.origin_s = time.perf_counter()

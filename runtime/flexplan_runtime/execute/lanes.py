@@ -14,12 +14,15 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from traceback import walk_tb
+from types import FrameType
 from typing import Any
 
 import torch
 
 from flexplan.errors import DeadlineExceeded
-from flexplan.graph.graph import CPU, DISK_READ, DISK_WRITE, HOST_COPY, KINDS, Task
+from flexplan.graph.kinds import CPU, DISK_READ, DISK_WRITE, HOST_COPY, KINDS
+from flexplan.graph.tasks import Task
 
 HOST_LANES = frozenset((CPU, HOST_COPY, DISK_READ, DISK_WRITE))
 
@@ -43,6 +46,7 @@ class Run:
     def __init__(self, deadline_s: float) -> None:
         self.deadline_s = deadline_s
         self.error: BaseException | None = None
+        self.failed = False
         self.over = False  # what is queued is not to be done
         self.last_end = time.perf_counter()
         self._spare: list[Any] = []
@@ -51,9 +55,18 @@ class Run:
     def fail(self, error: BaseException) -> None:
         """Keep the first error; it poisons the run."""
         with self._lock:
-            if self.error is None:
-                self.error = error
+            if not self.failed:
+                self.error, self.failed = error, True
         self.over = True
+
+    def raise_error(self) -> None:
+        """Raise the first error, if there was one, and forget it: it knows the frames that know us."""
+        error, self.error = self.error, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error
 
     def end(self, unwanted: Sequence[Token]) -> None:
         """Leave what is queued undone; whoever waits for a task of it waits no more."""
@@ -130,7 +143,7 @@ class Lane:
     def close(self) -> None:
         """End the thread after the tasks that are queued; a failed run skips them."""
         self.jobs.put(None)
-        self.thread.join(0.5 if self.run.error else self.run.deadline_s)
+        self.thread.join(0.5 if self.run.failed else self.run.deadline_s)
 
     def _main(self) -> None:
         torch.set_num_threads(self.num_threads)  # a new thread does not inherit it
@@ -140,7 +153,7 @@ class Lane:
                     job()
                 elif not self.run.over:
                     self._do(*job)
-            if self.stream is not None and self.run.error is None:
+            if self.stream is not None and not self.run.failed:
                 self.stream.synchronize()
 
     def _do(self, token: Token, after: Sequence[Token]) -> None:
@@ -189,6 +202,24 @@ class Lane:
             return False
         self.stream.wait_event(other.event)
         return True
+
+
+def forget_frames(error: BaseException | None) -> None:
+    """Clear the frames that have ended of an error and of those that led to it: they hold memory of the tiers.
+
+    Whoever keeps the error would keep that memory, too, after the model is closed.  Callers of the frames are cleared
+    as well: a lane's outermost one is in no traceback.
+    """
+    cleared: set[FrameType] = set()
+    while error is not None:
+        for frame, _ in walk_tb(error.__traceback__):
+            caller: FrameType | None = frame
+            while caller is not None and caller not in cleared:
+                cleared.add(caller)
+                with suppress(RuntimeError):  # it is still at work
+                    caller.clear()
+                caller = caller.f_back
+        error = error.__cause__ or error.__context__
 
 
 def _fulfil(done: Future[None], work: Callable[[], None]) -> None:

@@ -6,7 +6,8 @@ import threading
 import time
 
 from flexplan.cost.rates import Rates
-from flexplan.graph.graph import KINDS, Task
+from flexplan.graph.kinds import KINDS
+from flexplan.graph.tasks import Task
 
 
 class Throttle:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +13,7 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
+from flexplan.errors import UsageError
 from flexplan.graph.timeline import Timeline
 from flexplan.hardware.machine import Hardware, hardware_from
 from flexplan.model.layers import Layer
@@ -25,9 +27,10 @@ from flexplan.policy.policy import Policy
 from flexplan.problem.problem import Problem, Workload
 from flexplan.schedule.protocol import Schedule
 from flexplan_runtime.execute.block import BlockState, batch_states
-from flexplan_runtime.execute.block_run import BlockPlan, BlockRun
+from flexplan_runtime.execute.block_run import BlockPlan, BlockRun, Report
 from flexplan_runtime.execute.capture import Replays
 from flexplan_runtime.execute.env import ExecutionEnv
+from flexplan_runtime.execute.lanes import forget_frames
 from flexplan_runtime.execute.penalties import Given, Penalties
 from flexplan_runtime.execute.sampling import Sampling
 from flexplan_runtime.execute.warm_up import prepare_steps
@@ -56,6 +59,7 @@ class Generation:
     """New tokens of every prompt in the order of the input, each up to and with its stop token.
 
     ``broken``: for each prompt whose logits became NaN or infinite, how many tokens it has; all others are whole.
+    ``timelines`` has each block's as measured: sums, and with ``trace=True`` every task.
     """
 
     tokens: list[list[int]]
@@ -70,6 +74,10 @@ class OffloadedLM:
     (``"_DUMMY_"``: random ones); ``policy`` is a Policy or a Plan.  ``packed_cache`` is a directory where packed
     weights are kept, so that a later opening need not quantise them.  Raises what cannot be run before it
     allocates: PolicyError, ModelFilesError, InfeasiblePlan.
+
+    Calls from several threads, also to other models of the same environment, run one after the other; one from inside
+    another (its ``progress``, a signal handler), from a forked process or after `close` is a UsageError.  After an
+    error a model may be used again.
     """
 
     def __init__(
@@ -85,7 +93,9 @@ class OffloadedLM:
         packed_cache: str | Path | None = None,
     ) -> None:
         plan = policy if isinstance(policy, Plan) else None
+        env.turn.refuse_other_process("OffloadedLM")
         self.env = env
+        self._closed = False
         self.policy: Policy = policy.policy if isinstance(policy, Plan) else policy
         chosen = schedule or (plan.schedule if plan else "zigzag")
         self.schedule: Schedule = make(SCHEDULES, chosen) if isinstance(chosen, str) else chosen
@@ -131,6 +141,7 @@ class OffloadedLM:
         stop: Stop = None,
         pad_token_id: int | None = None,
         progress: Progress | None = None,
+        trace: bool = False,
     ) -> Tensor:
         """Token ids (rows, longest prompt + longest continuation), as ``transformers`` returns them.
 
@@ -138,13 +149,15 @@ class OffloadedLM:
         row's stop.  ``stop``: None never stops, ``"model"`` stops at the checkpoint's end ids.  The rules of the
         checkpoint's generation config always hold; its temperature and its kin only with ``do_sample``, without which
         the likeliest token is taken.  Raises NoNumbers, which has all tokens, where a row's logits become NaN or
-        infinite.
+        infinite.  With ``trace`` the ``timeline`` keeps every task, not only their sums.
         """
         stops = stop_ids_of(stop, self.math)
         pad, ends = self.math.pad_token_id if pad_token_id is None else pad_token_id, self._end_ids(stops)
         prompts, given = rows_of(input_ids, attention_mask, None if pad in ends else pad)
         sampling = Sampling.of(self.math.rules, do_sample, temperature, top_k, top_p, seed)
-        done = self.complete(prompts, max_new_tokens, sampling=sampling, stops=stops, progress=progress, given=given)
+        done = self.complete(
+            prompts, max_new_tokens, sampling=sampling, stops=stops, progress=progress, given=given, trace=trace
+        )
         refuse_broken(done.broken, done.tokens, self.dtype)
         return padded([row.ids for row in given], done.tokens, self._pad_id(pad_token_id, stops))
 
@@ -157,38 +170,40 @@ class OffloadedLM:
         stops: Sequence[int] = (),
         progress: Progress | None = None,
         given: Sequence[Given] | None = None,
+        trace: bool = False,
     ) -> Generation:
         """The new tokens only; any number of prompts, block after block in the order of the input.
 
         ``given``: the prompts with the padding of their caller, which some rules of transformers look at.
+        With ``trace`` the timelines keep every task: some 250 bytes each, of which a block has thousands.
         """
+        if trace and not self.env.timed:
+            raise UsageError("FP148", "trace=True in an environment with timed=False", fix="leave one of them out")
         refuse_bad_prompts(prompts, max_new_tokens, self.shape)
-        plans = self._plan_blocks(prompts, max_new_tokens, given)
-        broken: dict[int, int] = {}
-        tokens: list[list[int]] = []
-        timelines = []
-        self._make_room([plan.placement for plan in plans])
-        for plan in plans:
-            run = self._block_run(plan, sampling or Sampling(), stops, len(prompts) * max_new_tokens, progress)
-            try:
-                timelines.append(run.run())
-            finally:
-                if run.stuck or self._work.busy or self._weights.busy:  # what may yet be written to is not used again
-                    self._replace_work()
-            broken |= {plan.first_row + row: place for row, place in run.broken.items()}
-            tokens += run.tokens
-        if timelines:
-            self.timeline = timelines[-1]
-        return Generation(tokens, timelines, broken)
+        asked = prompts, max_new_tokens, given
+        total, chosen = len(prompts) * max_new_tokens, sampling or Sampling()
+        with self._turn():
+            self._make_room(_largest((plan.placement for plan in self._plan_blocks(*asked)), weights=False))
+            blocks = [  # planned once more: the plans of a long job would fill memory
+                self._complete_block(plan, chosen, stops, _report(plan, total, progress), trace)
+                for plan in self._plan_blocks(*asked)
+            ]
+        if blocks:
+            self.timeline = blocks[-1].timelines[-1]
+        return _joined(blocks)
 
     def close(self) -> None:
-        """Give all memory and disk space back."""
-        self._last_block = None
-        self.env.ledger.forget("w", "cache", "act")
-        self._work.close()
-        self._weights.close()
-        if self.env.device.type != "cpu":
-            gc.collect()  # a caught error's frames may still hold views of device memory
+        """Give all memory and disk space back, after a call of another thread that is under way."""
+        if self.env.turn.elsewhere:
+            return  # a forked child: all of it is the parent's
+        with self.env.turn.taken("close"):
+            self._closed = True
+            self._last_block = None
+            self.env.ledger.forget("w", "cache", "act")
+            self._work.close()
+            self._weights.close()
+            if self.env.device.type != "cpu":
+                gc.collect()  # a caught error's frames may still hold views of device memory
 
     def __enter__(self) -> OffloadedLM:
         return self
@@ -198,17 +213,26 @@ class OffloadedLM:
     ) -> None:
         self.close()
 
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """This call's turn in the environment; whoever keeps an error of it keeps no memory of the tiers."""
+        with self.env.turn.taken("generate"):
+            if self._closed:
+                raise UsageError("FP147", "the model is closed", fix="open it again, or generate before close()")
+            try:
+                yield
+            except BaseException as error:
+                forget_frames(error)
+                raise
+
     # -- blocks ------------------------------------------------------------------------------------------------
     def _plan_blocks(
         self, prompts: Sequence[Sequence[int]], gen_len: int, given: Sequence[Given] | None = None
-    ) -> list[BlockPlan]:
+    ) -> Iterator[BlockPlan]:
         """Blocks in input order, each with the graph of its very lengths."""
-        given = given or [Given(prompt) for prompt in prompts]
-        size = self.policy.block_size
-        return [
-            self._plan_block(prompts[first : first + size], given[first : first + size], first, gen_len)
-            for first in range(0, len(prompts), size)
-        ]
+        size, given = self.policy.block_size, given or [Given(prompt) for prompt in prompts]
+        for first in range(0, len(prompts), size):
+            yield self._plan_block(prompts[first : first + size], given[first : first + size], first, gen_len)
 
     def _plan_block(
         self, prompts: Sequence[Sequence[int]], given: Sequence[Given], first: int, gen_len: int
@@ -218,12 +242,18 @@ class OffloadedLM:
         block = next(fill_blocks(workload, self.policy))
         return BlockPlan(prompts, given, first, graph, Placement.of(self.shape, self.policy, block, graph.live))
 
-    def _block_run(
-        self, plan: BlockPlan, sampling: Sampling, stops: Sequence[int], total: int, progress: Progress | None
-    ) -> BlockRun:
-        before = plan.first_row * plan.placement.block.gen_len
+    def _complete_block(
+        self, plan: BlockPlan, sampling: Sampling, stops: Sequence[int], report: Report, trace: bool
+    ) -> Generation:
         state, memory = self._block(plan, sampling, tuple(stops))
-        return BlockRun(plan, state, memory, self.env, lambda n: progress(before + n, total) if progress else None)
+        run = BlockRun(plan, state, memory, self.env, report, trace=trace)
+        try:
+            timeline = run.run()
+        finally:
+            if run.stuck or self._work.busy or self._weights.busy:  # what may yet be written to is not used again
+                self._replace_work()
+        broken = {plan.first_row + row: place for row, place in run.broken.items()}
+        return Generation(run.tokens, [timeline], broken)
 
     def _block(self, plan: BlockPlan, sampling: Sampling, stops: tuple[int, ...]) -> tuple[BlockState, BlockMemory]:
         """A block's state and memory; one of the same shape as the block before takes over its captured steps."""
@@ -259,13 +289,16 @@ class OffloadedLM:
         self._last_block = (key, state, memory)
         return state, memory
 
-    def _make_room(self, placements: Sequence[Placement]) -> None:
+    def _make_room(self, sizes: Mapping[str, int]) -> None:
         """Arenas for everything but the weights; those of the call before serve again if they are large enough."""
-        sizes = _largest(placements, weights=False)
         if self._work.holds(sizes):
             return
         self._replace_work(sizes)
-        self._work.lock(self.env.loading_threads, touch=True)
+        try:
+            self._work.lock(self.env.loading_threads, touch=True)
+        except BaseException:
+            self._replace_work()
+            raise
 
     def _replace_work(self, sizes: Mapping[str, int] | None = None) -> None:
         """Arenas of these sizes, none by default, instead of those that were."""
@@ -314,7 +347,22 @@ class OffloadedLM:
         return {what: self.env.ledger.shares(what) for what in ("w", "cache", "act") if what in stored}
 
 
-def _largest(placements: Sequence[Placement], *, weights: bool) -> dict[str, int]:
+def _report(plan: BlockPlan, total: int, progress: Progress | None) -> Report:
+    """Tells the caller of a block's tokens, those of the blocks before counted in."""
+    before = plan.first_row * plan.placement.block.gen_len
+    return lambda n: progress(before + n, total) if progress else None
+
+
+def _joined(blocks: Sequence[Generation]) -> Generation:
+    """Block after block."""
+    return Generation(
+        [row for block in blocks for row in block.tokens],
+        [timeline for block in blocks for timeline in block.timelines],
+        {row: place for block in blocks for row, place in block.broken.items()},
+    )
+
+
+def _largest(placements: Iterable[Placement], *, weights: bool) -> dict[str, int]:
     """Bytes of each arena that is enough for every one of the placements."""
     sizes: dict[str, int] = {}
     for placement in placements:

@@ -1,1 +1,12 @@
-"""kernels."""
+"""Kernels: Triton for the GPU, C++ for the host, and what stands in for them.
+
+Each is imported by its file, as some need a compiler.
+
+availability             Is the compiler of the CUDA kernels there?
+decode_attention         Decode attention on CUDA, in Triton, with the length kept on the device.
+decode_step              Norms, rotary positions, and new keys and values to their place, on CUDA, in Triton.
+norms                    Layer and root-mean-square norms, by whichever of the two is quicker.
+packed_decode_attention  Decode attention on CUDA over a packed cache.
+packing                  Packing and unpacking on CUDA, in Triton.
+quantisation             Group-wise quantisation: tensors to packed bytes and back.
+"""

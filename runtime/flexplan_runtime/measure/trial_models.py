@@ -49,7 +49,7 @@ class TrialModels:
         """Of several runs, after one that warms up."""
         with OffloadedLM(model, self.env, DUMMY, policy, dtype=self.dtype) as lm:
             prompts = [[(7 * n + t) % 500 + 4 for t in range(prompt_len)] for n in range(policy.block_size)]
-            return [lm.complete(prompts, new).timelines[0] for _ in range(1 + times)][1:]
+            return [lm.complete(prompts, new, trace=True).timelines[0] for _ in range(1 + times)][1:]
 
 
 def layer_bytes(s: ModelShape) -> int:

@@ -57,10 +57,12 @@ class Ledger:
         tier = tier_of(arena)
         return ("disk", "cpu") if tier == "disk" and self.disk_in_memory else (tier,)
 
-    def give_back(self, arena: str) -> None:
-        """The arena is gone."""
+    def give_back(self, arena: str, nbytes: int) -> None:
+        """An arena of this size is gone; another model's of the same name stays charged."""
         with self._lock:
-            self.held.pop(arena, None)
+            self.held[arena] = self.held.get(arena, 0) - nbytes
+            if self.held[arena] <= 0:
+                del self.held[arena]
 
     def warn_of_memory(self) -> None:
         """Say once that the disk tier is host memory."""
@@ -102,12 +104,12 @@ class Arenas:
         self._blocks: dict[str, HostBlock] = {}
         self.disk: dict[str, ScratchFile] = {}
         self._sizes = dict(sizes)
-        self._taken: list[str] = []
+        self._taken: dict[str, int] = {}
         refuse_beyond(self._host_bytes(), " and ".join(sizes), own_bytes=0)
         try:
             for name, nbytes in sizes.items():  # all are charged, or refused, before any is allocated
                 self.ledger.take(name, nbytes)
-                self._taken.append(name)
+                self._taken[name] = nbytes
             for name, nbytes in sizes.items():
                 self._allocate(name, nbytes, scratch)
         except BaseException:
@@ -170,8 +172,8 @@ class Arenas:
         self.memory.clear()
         for block in self._blocks.values():
             block.close()
-        for name in self._taken:
-            self.ledger.give_back(name)
+        for name, nbytes in self._taken.items():
+            self.ledger.give_back(name, nbytes)
         self._blocks.clear()
         self.disk.clear()
         self._taken.clear()

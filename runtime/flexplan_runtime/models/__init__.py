@@ -1,1 +1,21 @@
-"""Layer maths, one file a family; torch only, knowing no placement."""
+"""The layer mathematics of each family.
+
+activations  Activation functions by their Hugging Face names.
+base         `Family`: five functions of weights and activations, and where a checkpoint keeps its tensors.
+llama        Llama, Mistral, SmolLM, Qwen2, Qwen3.
+mixtral      Llama with a mixture of experts.
+opt          OPT and Galactica.
+registry     The families by name.
+rope         Rotary positions.
+"""
+
+from flexplan_runtime.models.base import Family, Pieces, Source
+from flexplan_runtime.models.registry import family, parameter_sources
+
+__all__ = [
+    "Family",
+    "Pieces",
+    "Source",
+    "family",
+    "parameter_sources",
+]

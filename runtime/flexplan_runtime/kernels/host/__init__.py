@@ -1,5 +1,12 @@
 """Decode attention on the host at the speed of its memory: a C++ kernel compiled on first use.
 
+vectors.hpp    Vectors of float32 from float32, bfloat16 or float16.
+codes.hpp      One query head against packed vectors, straight from their codes.
+rows.hpp       Rows of keys and values: as they lie, or unpacked into scratch.
+pool.hpp       Threads that wait for work.
+attention.cpp  Decode attention over grains, one pass over keys and values.
+build          Compiles the kernel on first use and keeps it in the user's cache.
+
 Letters as in `attention`: G grains (sequence x KV head), P query heads that share a KV head, C context, H head_dim.
 """
 

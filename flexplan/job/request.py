@@ -1,0 +1,78 @@
+"""Requests: what was typed, made into a `RunRequest`; its gaps are filled from the plan."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from flexplan.errors import UsageError
+from flexplan.job.runtime import RunRequest
+from flexplan.plan.plan import Plan
+from flexplan.policy.policy import Policy
+from flexplan.units import format_size, parse_size
+
+DEFAULT_NEW_TOKENS = 32
+
+
+def budget_bytes(asked: Mapping[str, str | None]) -> dict[str, int | None]:
+    """Budgets in bytes; more host memory than this machine seems to have is a warning, as it may grow."""
+    found = {tier: None if size is None else parse_size(size) for tier, size in asked.items()}
+    machine, cpu = _machine_bytes(), found.get("cpu")
+    if cpu is not None and machine is not None and cpu > machine:
+        message = f"--cpu-mem {format_size(cpu)} is more than this machine's memory, {format_size(machine)}"
+        warnings.warn(message, stacklevel=2)
+    return found
+
+
+def _machine_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (OSError, ValueError):
+        return None
+
+
+def refuse_idle_sampling(do_sample: bool, asked: Mapping[str, Any]) -> None:
+    """Raise UsageError for sampling settings that would change nothing."""
+    idle = [f"--{name.replace('_', '-')}" for name, value in asked.items() if value is not None and not do_sample]
+    if idle:
+        message = f"{', '.join(idle)} without --do-sample would change nothing"
+        raise UsageError("FP165", message, fix="add --do-sample, or leave it out")
+
+
+def request_of(
+    policy: Policy | Plan,
+    model: str | None,
+    budgets: Mapping[str, int | None],
+    *,
+    max_new_tokens: int | None,
+    dummy_prompt_len: int | None,
+    **settings: Any,
+) -> RunRequest:
+    """A request whose gaps are filled from the plan."""
+    plan = policy if isinstance(policy, Plan) else None
+    name = model or (plan.problem.model.name if plan else None)
+    if name is None:
+        raise UsageError("FP166", "the policy file names no model", fix="give --model DIR_OR_NAME")
+    work = plan.problem.workload if plan else None
+    new_tokens = max_new_tokens if max_new_tokens is not None else (work.gen_len if work else DEFAULT_NEW_TOKENS)
+    if new_tokens < 1:
+        raise UsageError("FP167", f"--max-new-tokens {new_tokens}, allowed 1 or more", fix="raise it")
+    if dummy_prompt_len is not None and dummy_prompt_len < 1:
+        raise UsageError("FP168", f"--prompt-len {dummy_prompt_len}, allowed 1 or more", fix="raise it")
+    planned = capacities_of(plan) if plan else {}
+    return RunRequest(
+        policy=policy,
+        model=name,
+        budgets={tier: planned.get(tier) if size is None else size for tier, size in budgets.items()},
+        max_new_tokens=new_tokens,
+        dummy_prompt_len=dummy_prompt_len or (work.prompt_len if work else None),
+        **settings,
+    )
+
+
+def capacities_of(plan: Plan) -> dict[str, int]:
+    """Bytes of each tier that a plan was allowed, what the device keeps for itself included."""
+    machine = plan.problem.hardware
+    return {"gpu": machine.gpu_bytes, "cpu": machine.cpu_bytes, "disk": machine.disk_bytes}

@@ -1,0 +1,77 @@
+"""Objects: what ran as plain data, for ``--json`` and output lines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flexplan.files import json_line
+from flexplan.graph.timeline import Timeline
+from flexplan.job.runtime import BenchReport, Completion, DemoReport, RunReport
+from flexplan.report.tables import per_second
+from flexplan.units import format_duration, format_size
+
+
+def completion_line(completion: Completion) -> str:
+    """One line of the output."""
+    found = {
+        "id": completion.id,
+        "prompt": completion.prompt,
+        "text": completion.text,
+        "token_ids": completion.token_ids,
+        "finish_reason": completion.finish_reason,
+        "num_prompt_tokens": completion.num_prompt_tokens,
+    }
+    return json_line(found) + "\n"
+
+
+def summary(report: RunReport) -> str:
+    """What a job was, in two lines."""
+    rate = per_second(report.num_tokens, report.run_s)
+    peaks = ", ".join(f"{tier} {format_size(nbytes)}" for tier, nbytes in report.peak_bytes.items())
+    return (
+        f"{len(report.completions):,} prompts, {report.num_tokens:,} new tokens in {format_duration(report.run_s)} "
+        f"({rate:.2f} tokens/s), weights loaded in {format_duration(report.load_s)}\nmemory at its highest: {peaks}"
+    )
+
+
+def bench_object(report: BenchReport) -> dict[str, Any]:
+    """A bench as plain data."""
+    rows = len(report.run.completions) * report.plan.problem.workload.gen_len
+    return {
+        "predicted": _timeline_object(report.predicted, rows),
+        "measured": _timeline_object(report.measured, rows),
+        "gap_percent": 100 * (report.measured.end_s / report.predicted.end_s - 1),
+        "planned_peak_bytes": report.plan.prediction.peak_bytes,
+        "held_peak_bytes": dict(report.run.peak_bytes),
+        "device_peak_bytes": report.device_peak_bytes,
+        "moved_bytes": {name: {"planned": plan, "counted": real} for name, (plan, real) in report.moved.items()},
+        "placement": {
+            "asked": {what: [100 * s for s in report.plan.policy.shares(what)] for what in report.run.realised},
+            "realised": {what: list(shares) for what, shares in report.run.realised.items()},
+        },
+        "policy": report.plan.policy.to_dict(),
+        "hardware": report.plan.problem.hardware.name,
+        "dtype": report.run.dtype,
+    }
+
+
+def _timeline_object(timeline: Timeline, num_tokens: int) -> dict[str, Any]:
+    return {
+        "prefill_s": timeline.prefill_s,
+        "decode_s": timeline.decode_s,
+        "total_s": timeline.end_s,
+        "tokens_per_s": per_second(num_tokens, timeline.end_s),
+        "lane_busy_s": dict(timeline.lane_busy_s),
+    }
+
+
+def demo_object(report: DemoReport) -> dict[str, Any]:
+    """A demo as plain data."""
+    completions = next(iter(report.runs.values())).run.completions
+    return {
+        "tokens_equal": report.tokens_equal,
+        "model_bytes": report.model_bytes,
+        "completions": [{"prompt": c.prompt, "text": c.text} for c in completions],
+        "runs": {name: bench_object(run) for name, run in report.runs.items()},
+        "timed": {"model": report.timed.plan.problem.model.name, **bench_object(report.timed)},
+    }

@@ -1,0 +1,168 @@
+"""The documents: links lead somewhere, every file has its sentence, examples are Python, flags exist."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import networkx
+import pytest
+import typer
+
+from flexplan.cli.app import app
+from flexplan.graph.kinds import KINDS
+
+ROOT = Path(__file__).parents[1]
+DOCS = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+SOURCES = (".py", ".cpp", ".hpp")
+each_document = pytest.mark.parametrize("document", DOCS, ids=lambda path: path.name)
+
+
+def anchors(document: Path) -> set[str]:
+    """What a heading is linked by."""
+    words = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in words}
+
+
+ROOMS = {"flexplan": ROOT / "flexplan", "planners": ROOT / "planners", "runtime": ROOT / "runtime"}
+MOST_FILES = 15  # of a folder: beyond, a newcomer loses the way
+
+
+def folders() -> Iterator[Path]:
+    """The rooms: every folder with an ``__init__.py`` below the three towers, itself included."""
+    for tower in ROOMS.values():
+        yield from sorted(init.parent for init in tower.rglob("__init__.py"))
+
+
+def face(folder: Path) -> str:
+    return ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
+
+
+def files_of(folder: Path) -> set[str]:
+    named = (path for path in folder.iterdir() if path.suffix in SOURCES and path.name != "__init__.py")
+    return {path.stem if path.suffix == ".py" else path.name for path in named}
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts if parts[0] == "flexplan" else parts[1:])
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Our modules that a file imports, not those of ``if TYPE_CHECKING``."""
+    tree = ast.parse(path.read_text())
+    for_types = {
+        id(node)
+        for branch in ast.walk(tree)
+        if isinstance(branch, ast.If) and "TYPE_CHECKING" in ast.unparse(branch.test)
+        for node in ast.walk(branch)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and id(node) not in for_types:
+            yield from [node.module] if node.module and node.module.startswith("flexplan") else []
+
+
+def order() -> list[str]:
+    """The folders as the import rules order them, the lowest first."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = {contract["containers"][0]: contract["layers"] for contract in contracts if contract["type"] == "layers"}
+    places = {"flexplan": "flexplan", "flexplan_planners": "planners", "flexplan_runtime": "runtime"}
+    return [
+        f"{room}.{name.strip()}" for room in places for layer in reversed(layers[room]) for name in layer.split("|")
+    ]
+
+
+def rooms() -> str:
+    """The list of rooms in docs/structure.md: the first sentence of each folder's face."""
+    ranks = {name: rank for rank, name in enumerate(order())}
+    lines: list[tuple[str, int, str]] = []
+    for folder in folders():
+        parts = folder.relative_to(ROOT).parts
+        package = parts if parts[0] == "flexplan" else parts[1:]
+        if len(package) > 1:
+            rank = ranks[".".join(package[:2])]
+            lines.append((parts[0], rank, f"| `{'/'.join(parts)}/` | {face(folder).splitlines()[0]} |"))
+    tables = []
+    for tower in ROOMS:
+        rows = [line for room, _, line in sorted(lines) if room == tower]
+        tables.append("\n".join(["| room | what it is |", "|---|---|", *rows]))
+    return "\n\n".join(tables)
+
+
+@each_document
+def test_relative_links_lead_somewhere(document: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+        if "://" not in link:
+            path, _, anchor = link.partition("#")
+            target = document.parent / path if path else document
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link
+
+
+@each_document
+def test_examples_are_python(document: Path) -> None:
+    for example in re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL):
+        compile(example, document.name, "exec")
+
+
+def test_a_room_says_what_lies_in_it() -> None:
+    """A line a file, no more and no less."""
+    for folder in folders():
+        named = {line.split()[0] for line in face(folder).splitlines()[1:] if line[:1].strip()}
+        files = files_of(folder)
+        if folder.parent.name in ("planners", "runtime") or folder == ROOT / "flexplan":
+            continue  # the towers: public names
+        assert files <= named, f"{folder.relative_to(ROOT)}: {sorted(files - named)} have no line"
+        assert len(files) <= MOST_FILES, f"{folder.relative_to(ROOT)} is a hall"
+
+
+def test_the_page_lists_the_rooms() -> None:
+    page = ROOT / "docs" / "structure.md"
+    head, _, rest = page.read_text().partition("<!-- rooms -->\n")
+    _, mark, tail = rest.partition("<!-- end of rooms -->")
+    wanted = f"{head}<!-- rooms -->\n{rooms()}\n{mark}{tail}"
+    if os.environ.get("FLEXPLAN_WRITE_DOCS"):
+        page.write_text(wanted)
+    assert page.read_text() == wanted, "write it anew: FLEXPLAN_WRITE_DOCS=1 pytest tests/test_docs.py"
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    """At the top of a file or inside of a function; what only types need does not count."""
+    graph = networkx.DiGraph()
+    for tower in ("flexplan", "planners/flexplan_planners", "runtime/flexplan_runtime"):
+        for path in (ROOT / tower).rglob("*.py"):
+            if path.name != "__init__.py":
+                graph.add_edges_from((module_of(path), name) for name in imported(path))
+    circles = [part for part in networkx.strongly_connected_components(graph) if len(part) > 1]
+    assert not circles
+
+
+def test_no_room_has_a_public_name() -> None:
+    """Or ``from flexplan import simulate`` would give a folder once it was imported."""
+    import flexplan
+
+    assert not {folder.name for folder in folders()} - {"flexplan"} & set(flexplan.__all__)
+
+
+def test_paths_in_prose_exist() -> None:
+    rooms = "flexplan|planners|runtime|tests|examples|benchmarks|docs"
+    for document in (d for d in DOCS if d.name != "CHANGELOG.md"):  # which remembers what was moved
+        for path in re.findall(rf"`((?:{rooms})/[\w/.-]+)`", document.read_text()):
+            assert (ROOT / path).exists(), f"{document.name}: {path}"
+
+
+def test_kinds_are_those_of_the_code() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \| (.*) \| (.*) \|$", (ROOT / "docs" / "structure.md").read_text(), re.M)
+    assert {kind: tuple(rest) for kind, *rest in rows} == {kind: tuple(known) for kind, known in KINDS.items()}
+
+
+def test_flags_of_the_command_line_exist() -> None:
+    program = typer.main.get_command(app)
+    commands = [program, *program.commands.values()]  # type: ignore[attr-defined]
+    known = {flag for c in commands for p in c.params for flag in (*p.opts, *p.secondary_opts)} | {"--help"}
+    text = "\n".join(re.findall(r"flexplan (?:\w+ .*)|`--[\w-]+", (ROOT / "docs" / "cli.md").read_text()))
+    assert set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text)) <= known
