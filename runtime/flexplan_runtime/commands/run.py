@@ -70,7 +70,7 @@ def open_lm(ready: Ready) -> OffloadedLM:
     """The model of a request, its weights loaded."""
     request = ready.request
     return OffloadedLM(
-        request.model,
+        ready.opened,
         ready.env,
         ready.weights,
         request.policy,

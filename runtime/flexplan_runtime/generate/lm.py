@@ -70,7 +70,7 @@ class Generation:
 class OffloadedLM:
     """``OffloadedLM("facebook/opt-30b", env, "weights/", policy)``: places the weights, then generates.
 
-    ``config`` is a model's name or directory; ``path`` is where its weights are, or will be downloaded to
+    ``config`` is a model's name or directory, or what `open_model` found; ``path`` is where its weights are, or will be downloaded to
     (``"_DUMMY_"``: random ones); ``policy`` is a Policy or a Plan.  ``packed_cache`` is a directory where packed
     weights are kept, so that a later opening need not quantise them.  Raises what cannot be run before it
     allocates: PolicyError, ModelFilesError, InfeasiblePlan.
