@@ -11,7 +11,8 @@ from flexplan.graph.kinds import tier_of
 from flexplan.job.runtime import BenchReport, Completion, Listener, RunReport
 from flexplan.plan.plan import Plan, simulate
 from flexplan_runtime.commands.prepare import Ready
-from flexplan_runtime.generate.lm import Generation, OffloadedLM
+from flexplan_runtime.generate.lm import OffloadedLM
+from flexplan_runtime.generate.loop import Generation
 from flexplan_runtime.generate.prompts import refuse_broken
 from flexplan_runtime.memory.arenas import Ledger
 

@@ -62,10 +62,13 @@ class Run:
     def raise_error(self) -> None:
         """Raise the first error, if there was one, and forget it: it knows the frames that know us."""
         error, self.error = self.error, None
+        if error is None:
+            return
+        led_to_it = error.__context__
         try:
-            if error is not None:
-                raise error
+            raise error
         finally:
+            error.__context__ = led_to_it  # and not that we were cancelled, by which its keeper would keep our frames
             del error
 
     def end(self, unwanted: Sequence[Token]) -> None:

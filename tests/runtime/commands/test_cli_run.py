@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from flexplan_runtime.generate import lm as lm_module
+from flexplan_runtime.generate import placed
 from flexplan_runtime.weights import open as open_module
 from policies import THREE_TIERS
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -71,7 +71,7 @@ def unloadable(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object) -> None:
         raise AssertionError("weights were loaded")
 
-    monkeypatch.setattr(lm_module, "load_weights", refuse)
+    monkeypatch.setattr(placed, "load_weights", refuse)
 
 
 def expected(directory: Path, texts: list[str]) -> list[list[int]]:
