@@ -1,4 +1,4 @@
-"""A request that was found right, fulfilled: its prompts completed, or one block measured."""
+"""A request that was found right, run: its prompts completed, or one block measured."""
 
 from __future__ import annotations
 
