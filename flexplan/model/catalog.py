@@ -9,7 +9,7 @@ import difflib
 from functools import cache
 from pathlib import Path
 
-from flexplan.errors import UsageError
+from flexplan.errors import ModelFilesError, UsageError
 from flexplan.files import is_directory, is_file
 from flexplan.limits import MOST_TEXT, shown
 from flexplan.model.config import read_config
@@ -87,15 +87,24 @@ def _read_place(path: Path) -> tuple[ModelShape, ModelConstants]:
     if full:
         return read_config(_configs()[full], full)
     refuse_other_formats(place)
+    if _is_npy(place):
+        message = (
+            f"{place}: one .npy file a tensor without a config.json, and {place.name} is the name of no known model"
+        )
+        raise ModelFilesError(
+            "FP528", message, fix="put its config.json there, or name the directory as in opt-125m-np"
+        )
     return read_config(place)
 
 
 def _npy_model(directory: str | Path) -> str | None:
     """The model of a directory of one file a tensor, named as FlexLLMGen does: ``opt-125m-np``."""
     place = Path(directory)
-    if not is_directory(place) or has_config(place) or not any(place.glob("*embed_tokens.weight*")):
-        return None
-    return _short_names().get(place.resolve().name.lower().removesuffix("-np"))
+    return _short_names().get(place.resolve().name.lower().removesuffix("-np")) if _is_npy(place) else None
+
+
+def _is_npy(place: Path) -> bool:
+    return is_directory(place) and not has_config(place) and any(place.glob("*embed_tokens.weight*"))
 
 
 def _unknown(name: str) -> UsageError:

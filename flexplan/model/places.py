@@ -25,7 +25,6 @@ _OTHER_FILES = {
     "adapter_config.json": "an adapter: merge it into its model first",
     "consolidated*": "the maker's own format: take the checkpoint that was converted for transformers",
     "model_index.json": "a pipeline that makes images",
-    "*embed_tokens.weight*": "one .npy file a tensor, and its name is of no known model: name it as in opt-125m-np",
 }
 
 

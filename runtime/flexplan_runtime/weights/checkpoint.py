@@ -14,6 +14,7 @@ from torch import Tensor
 
 from flexplan.errors import ModelFilesError
 from flexplan.limits import shown
+from flexplan.model.places import has_config
 from flexplan.model.shape import ModelShape
 from flexplan.model.stored import INDEX, SINGLE, read_index
 from flexplan_runtime.models.base import Source
@@ -263,5 +264,6 @@ def _all_problems(directory: Path, problems: list[str]) -> ModelFilesError:
         "FP522",
         f"{directory}: the model files have {len(problems)} problem{'s' * (len(problems) > 1)}:"
         + "".join(f"\n  {problem}" for problem in listed),
-        fix="download the model again, or check that config.json belongs to these weights",
+        fix="download the model again, or "
+        + ("check that config.json belongs to these weights" if has_config(directory) else "put its config.json there"),
     )
