@@ -16,7 +16,15 @@ from flexplan.model.config import read_config
 from flexplan.model.constants import ModelConstants
 from flexplan.model.families.fields import FAMILIES
 from flexplan.model.families.others import why_not
-from flexplan.model.places import cached, has_config, hub_name, refuse_other_formats, snapshot_within
+from flexplan.model.places import (
+    cached,
+    downloads,
+    has_config,
+    hub_cache,
+    hub_name,
+    refuse_other_formats,
+    snapshot_within,
+)
 from flexplan.model.published import MIRRORS, RENAMED, SERIES, Config
 from flexplan.model.shape import ModelShape
 
@@ -112,8 +120,15 @@ def _unknown(name: str) -> UsageError:
     if why:
         fix = f"use a model in 16 bits of these types: {', '.join(FAMILIES)}"
         return UsageError("FP124", f"model {shown(name)} {why}", fix=fix)
-    close = difflib.get_close_matches(name.lower()[:MOST_TEXT], _short_names(), n=9, cutoff=0.5)
-    ids = list(dict.fromkeys(_short_names()[c] for c in close))[:3]
-    hint = f"did you mean {', '.join(ids)}?" if ids else f"known are {', '.join(model_names()[:3])}, ..."
-    message = f"model {name!r} is neither a model directory nor a known name"
+    message = f"model {shown(name)} is neither a model directory nor a known name"
+    if hub_name(name):
+        message += f", and there is none of it in {downloads()} and {hub_cache()}"
+    hint = _near(name) or f"known are {', '.join(model_names()[:3])}, ..."
     return UsageError("FP120", message, fix=f"{hint} or give a directory with a config.json")
+
+
+def _near(name: str) -> str:
+    """The models that may be meant, as a question."""
+    close = difflib.get_close_matches(name.lower()[:MOST_TEXT], _short_names(), n=9, cutoff=0.6)
+    ids = list(dict.fromkeys(_short_names()[c] for c in close))[:3]
+    return f"did you mean {', '.join(ids)}?" if ids else ""

@@ -66,6 +66,8 @@ def cached(name: str) -> Iterator[Path]:
 
 def snapshot_within(directory: Path) -> Path:
     """The snapshot that a ``models--org--name`` directory names as its main one; any other directory is itself."""
+    if directory.name == "snapshots" and directory.parent.name.startswith(_HUB):
+        directory = directory.parent
     if not directory.name.startswith(_HUB) or is_file(directory / "config.json"):
         return directory
     snapshots = directory / "snapshots"

@@ -59,6 +59,10 @@ def test_a_model_of_the_hub_s_cache_is_known_by_its_name() -> None:
     assert (shape.name, shape.num_layers, shape.vocab_size) == ("org/tiny", 2, 199)
 
 
+def test_where_a_name_was_looked_for_is_said() -> None:
+    assert str(hub_cache()) in refusal("org/tiny", "FP120")
+
+
 def test_what_is_on_this_machine_comes_before_the_catalog() -> None:
     in_hub_cache("facebook/opt-125m")
     assert read_model("facebook/opt-125m")[0].vocab_size == 199
@@ -75,7 +79,7 @@ def test_flexplan_s_own_download_comes_before_the_hub_s_cache(home: Path) -> Non
 
 def test_a_directory_of_the_hub_s_cache_is_its_main_snapshot() -> None:
     place = in_hub_cache("org/tiny")
-    for given in (place, place / "snapshots" / REVISION):
+    for given in (place, place / "snapshots", place / "snapshots" / REVISION):
         assert read_model(given)[0].name == "org/tiny"
 
 
