@@ -27,7 +27,7 @@ def parse_json(text: str) -> Any:
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except UnicodeEncodeError:
-        raise ValueError("an escape is half a pair: no character") from None
+        raise ValueError("an escape is half of a surrogate pair, no character") from None
     return found
 
 

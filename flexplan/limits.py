@@ -72,7 +72,7 @@ def read_limited(path: str | Path, most_bytes: int) -> str:
     Raises OSError where it cannot be read, ValueError where it is not a file, too long or not UTF-8.
     """
     # a named pipe that nobody writes to would never open
-    with open(str(path), "rb", buffering=0, opener=_opened) as file:
+    with open(str(path), "rb", buffering=0, opener=regular) as file:
         size = os.fstat(file.fileno()).st_size
         if size > most_bytes:
             raise ValueError(f"it is {size} bytes, allowed {most_bytes}")
@@ -84,8 +84,8 @@ def read_limited(path: str | Path, most_bytes: int) -> str:
     return found.decode("utf-8-sig")
 
 
-def _opened(path: str, flags: int) -> int:
-    """A descriptor of a regular file, or of a pipe that is open already."""
+def regular(path: str, flags: int) -> int:
+    """A descriptor of a regular file, or of a pipe that is open already; ValueError for anything else."""
     handle = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(handle).st_mode
     if not stat.S_ISREG(mode) and not (stat.S_ISFIFO(mode) and path.startswith(_PIPES)):

@@ -89,7 +89,7 @@ _BOTH: Mapping[str, Parameter] = MappingProxyType(
         **_all(IRRELEVANT, "names whose request it is", user=(), safety_identifier=(), metadata=()),
         **_all(IRRELEVANT, "of a service", service_tier=(), store=(False,), prompt_cache_key=()),
         **_all(IRRELEVANT, "of a service", prompt_cache_retention=()),
-        **_all(REFUSED, "one setting for all lines: give `--max-new-tokens`", max_tokens=()),
+        **_all(HONOURED, "the same number in all lines", max_tokens=()),
         **_all(REFUSED, "one setting for all lines: give `--do-sample --temperature`", temperature=()),
         **_all(REFUSED, "one setting for all lines: give `--do-sample --top-p`", top_p=(1.0, 1)),
         **_all(REFUSED, "one setting for all lines: give `--seed`", seed=()),
@@ -111,7 +111,7 @@ CHAT: Mapping[str, Parameter] = MappingProxyType(
     {
         "messages": Parameter(REFUSED, "chat templates are not applied yet: write the prompt out"),
         **_BOTH,
-        **_all(REFUSED, "one setting for all lines: give `--max-new-tokens`", max_completion_tokens=()),
+        **_all(HONOURED, "the same number in all lines", max_completion_tokens=()),
         **_all(REFUSED, "only new text is written", logprobs=(False,), top_logprobs=()),
         **_all(REFUSED, "output is not constrained", response_format=({"type": "text"},), verbosity=()),
         **_all(REFUSED, "tools are not called", tools=([],), tool_choice=("none", "auto"), parallel_tool_calls=()),

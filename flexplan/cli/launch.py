@@ -12,7 +12,7 @@ from flexplan.cli.progress import Progress
 from flexplan.errors import NoNumbers
 from flexplan.hardware.machine import Hardware
 from flexplan.job.runtime import BenchReport, DemoReport, RunReport, RunRequest, find_runtime
-from flexplan.problem.prompts import Prompt, read_prompts
+from flexplan.problem.prompts import Prompt, new_tokens_of, read_prompts
 from flexplan.report.objects import completion_line, summary
 
 _LINE_BYTES = 90  # of an output line, beside the prompt and its answer
@@ -35,16 +35,18 @@ class OutputFile:
             refuse_existing(self.path)
 
 
-def run_to_file(request: RunRequest, prompts: str | None, output: OutputFile) -> None:
+def run_to_file(request: RunRequest, prompts: str | None, form: str, output: OutputFile) -> None:
     """Read the prompts, run them and write one JSON line each."""
-    given = None if prompts is None else read_prompts(prompts)
+    given = None if prompts is None else read_prompts(prompts, form)
     output.refuse(given or ())
     if given == ():
         print("there are no prompts", file=sys.stderr)
         deliver(output.path, "")
         return
+    new_tokens = new_tokens_of(given or (), request.max_new_tokens)
+    request = replace(request, prompts=given or (), max_new_tokens=new_tokens)
     with Progress() as progress:
-        report = find_runtime().run(replace(request, prompts=given or ()), progress)
+        report = find_runtime().run(request, progress)
     lines = "".join(completion_line(c) for c in report.completions)
     deliver(output.path, lines, (request.offload_dir,))
     print(summary(report), file=sys.stderr)

@@ -23,6 +23,9 @@ HardwareOption = Annotated[
 Prompts = Annotated[
     str | None, typer.Option(metavar="IN", help="Plan for the lengths of these prompts: text lines or JSONL.")
 ]
+Format = Annotated[
+    str | None, typer.Option("--format", metavar="FORMAT", help="Of prompts: text, jsonl, openai. [by their file]")
+]
 Tokenizer = Annotated[
     str | None,
     typer.Option(metavar="DIR", help="For --prompts of text: where tokenizer.json is. [the --model directory]"),

@@ -31,6 +31,7 @@ def solve(
     gen_len: opt.GenLen = None,
     num_prompts: opt.NumPrompts = None,
     prompts: opt.Prompts = None,
+    form: opt.Format = None,
     tokenizer: opt.Tokenizer = None,
     hardware: opt.HardwareOption = None,
     objective: opt.Objective = None,

@@ -23,7 +23,8 @@ from flexplan.policy.lossy import allowed_fields
 from flexplan.policy.policy import CompressionConfig, Policy, field_names
 from flexplan.problem.objective import Objective
 from flexplan.problem.problem import Problem
-from flexplan.problem.prompt_lengths import prompt_lens
+from flexplan.problem.prompt_lengths import lengths, prompts_to_plan_for
+from flexplan.problem.prompts import new_tokens_of
 
 Size = str | int
 
@@ -46,6 +47,7 @@ class ProblemFile(BaseModel):
     gen_len: int | None = None
     num_prompts: int | None = None
     prompts: str | None = None
+    format: str | None = None
     tokenizer: str | None = None
     objective: str | None = None
     max_latency: float | None = None
@@ -78,7 +80,8 @@ class ProblemFile(BaseModel):
         """What the command line says by its flags, over what a file says; None leaves the file's value."""
         file = cls.load(path) if path else cls(policy={})
         said = {name: value for name, value in flags.items() if value is not None}
-        keys = {name: value for name, value in said.items() if name in cls.model_fields}
+        said["format"] = said.pop("form", None)
+        keys = {name: value for name, value in said.items() if name in cls.model_fields and value is not None}
         fields = {name: value for name, value in said.items() if name in field_names()}
         fields |= dict(zip(PERCENTS, said.get("percent", ()), strict=False))
         if "allow" in keys:
@@ -90,18 +93,25 @@ class ProblemFile(BaseModel):
         keys = ("model", "hardware", "gpu_mem", "cpu_mem", "disk_mem", "prompt_len", "gen_len", "num_prompts")
         given = {key: getattr(self, key) for key in keys if getattr(self, key) is not None}
         goal = Objective.of(self.objective, max_latency=self.max_latency, min_throughput=self.min_throughput)
-        return Problem.of(**given, prompt_lens=self._prompt_lens(), objective=goal)
+        return Problem.of(**given | self._of_prompts(), objective=goal)
 
-    def _prompt_lens(self) -> tuple[int, ...]:
-        """The lengths of the prompts file, if there is one."""
+    def _of_prompts(self) -> dict[str, Any]:
+        """The lengths of the prompts file, if there is one, and the new tokens that its lines ask for."""
         if self.prompts is None:
-            return ()
+            if self.format is not None:
+                raise UsageError("FP116", "--format without --prompts would change nothing", fix="leave it out")
+            return {}
         doubled = [key for key in ("prompt_len", "num_prompts") if getattr(self, key) is not None]
         if doubled:
             flags = " and ".join(f"--{key.replace('_', '-')}" for key in doubled)
             message = f"--prompts {self.prompts} says how many and how long, {flags} too"
             raise UsageError("FP116", message, fix=f"leave {flags} out")
-        return prompt_lens(self.prompts, self.tokenizer or self.model)
+        prompts = prompts_to_plan_for(self.prompts, self.format or "auto")
+        found: dict[str, Any] = {"prompt_lens": lengths(prompts, self.tokenizer or self.model)}
+        asked = next((prompt.max_new_tokens for prompt in prompts if prompt.max_new_tokens), None)
+        if asked is not None:
+            found["gen_len"] = new_tokens_of(prompts, self.gen_len or asked)
+        return found
 
     def chosen_planner(self) -> tuple[str, dict[str, Any]]:
         """The planner's name and its options; policy fields alone mean the manual one."""

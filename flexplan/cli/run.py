@@ -23,6 +23,7 @@ def run(
     ],
     model: opt.RunModel = None,
     prompts: Annotated[str | None, typer.Option(metavar="IN", help="Text lines or JSONL; - is standard input.")] = None,
+    form: opt.Format = None,
     gpu_mem: opt.GpuMem = None,
     cpu_mem: opt.CpuMem = None,
     disk_mem: opt.DiskMem = None,
@@ -53,6 +54,8 @@ def run(
     drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     refuse_idle_sampling(do_sample, drawing)
     budgets = budget_bytes({"gpu": gpu_mem, "cpu": cpu_mem, "disk": disk_mem})
+    if form is not None and prompts is None:
+        raise UsageError("FP163", "--format without --prompts would change nothing", fix="leave it out")
     if prompts is None and not dummy:
         raise UsageError("FP163", "there are no --prompts", fix="give --prompts FILE, or --dummy for random ones")
     request = request_of(
@@ -71,7 +74,7 @@ def run(
         dummy_prompt_len=prompt_len,
         **{key: value for key, value in drawing.items() if value is not None},
     )
-    run_to_file(request, prompts, OutputFile(output, (policy, prompts, request.model), overwrite))
+    run_to_file(request, prompts, form or "auto", OutputFile(output, (policy, prompts, request.model), overwrite))
 
 
 def bench(

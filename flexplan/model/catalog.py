@@ -9,14 +9,22 @@ import difflib
 from functools import cache
 from pathlib import Path
 
-from flexplan.errors import UsageError
+from flexplan.errors import ModelFilesError, UsageError
 from flexplan.files import is_directory, is_file
 from flexplan.limits import MOST_TEXT, shown
 from flexplan.model.config import read_config
 from flexplan.model.constants import ModelConstants
 from flexplan.model.families.fields import FAMILIES
 from flexplan.model.families.others import why_not
-from flexplan.model.places import cached, has_config, hub_name, refuse_other_formats, snapshot_within
+from flexplan.model.places import (
+    cached,
+    downloads,
+    has_config,
+    hub_cache,
+    hub_name,
+    refuse_other_formats,
+    snapshot_within,
+)
 from flexplan.model.published import MIRRORS, RENAMED, SERIES, Config
 from flexplan.model.shape import ModelShape
 
@@ -87,15 +95,24 @@ def _read_place(path: Path) -> tuple[ModelShape, ModelConstants]:
     if full:
         return read_config(_configs()[full], full)
     refuse_other_formats(place)
+    if _is_npy(place):
+        message = (
+            f"{place}: one .npy file a tensor without a config.json, and {place.name} is the name of no known model"
+        )
+        raise ModelFilesError(
+            "FP528", message, fix="put its config.json there, or name the directory as in opt-125m-np"
+        )
     return read_config(place)
 
 
 def _npy_model(directory: str | Path) -> str | None:
     """The model of a directory of one file a tensor, named as FlexLLMGen does: ``opt-125m-np``."""
     place = Path(directory)
-    if not is_directory(place) or has_config(place) or not any(place.glob("*embed_tokens.weight*")):
-        return None
-    return _short_names().get(place.resolve().name.lower().removesuffix("-np"))
+    return _short_names().get(place.resolve().name.lower().removesuffix("-np")) if _is_npy(place) else None
+
+
+def _is_npy(place: Path) -> bool:
+    return is_directory(place) and not has_config(place) and any(place.glob("*embed_tokens.weight*"))
 
 
 def _unknown(name: str) -> UsageError:
@@ -103,8 +120,15 @@ def _unknown(name: str) -> UsageError:
     if why:
         fix = f"use a model in 16 bits of these types: {', '.join(FAMILIES)}"
         return UsageError("FP124", f"model {shown(name)} {why}", fix=fix)
-    close = difflib.get_close_matches(name.lower()[:MOST_TEXT], _short_names(), n=9, cutoff=0.5)
-    ids = list(dict.fromkeys(_short_names()[c] for c in close))[:3]
-    hint = f"did you mean {', '.join(ids)}?" if ids else f"known are {', '.join(model_names()[:3])}, ..."
-    message = f"model {name!r} is neither a model directory nor a known name"
+    message = f"model {shown(name)} is neither a model directory nor a known name"
+    if hub_name(name):
+        message += f", and there is none of it in {downloads()} and {hub_cache()}"
+    hint = _near(name) or f"known are {', '.join(model_names()[:3])}, ..."
     return UsageError("FP120", message, fix=f"{hint} or give a directory with a config.json")
+
+
+def _near(name: str) -> str:
+    """The models that may be meant, as a question."""
+    close = difflib.get_close_matches(name.lower()[:MOST_TEXT], _short_names(), n=9, cutoff=0.6)
+    ids = list(dict.fromkeys(_short_names()[c] for c in close))[:3]
+    return f"did you mean {', '.join(ids)}?" if ids else ""

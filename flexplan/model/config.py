@@ -107,12 +107,13 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 def _by_tensors(config: Mapping[str, Any], directory: Path) -> dict[str, Any]:
     """What the stored tensors say where the config is silent or wrong, as transformers takes it from them."""
+    family = config.get("model_type")
+    if not isinstance(family, str) or family not in FAMILIES:
+        return {}  # refused by its type, whatever else is wrong
+    _refuse_packed(config, str(directory))
     found: dict[str, Any] = {}
     if not config.get("dtype") and not config.get("torch_dtype"):
         found["dtype"] = stored_dtype(directory)
-    family = config.get("model_type")
-    if not isinstance(family, str) or family not in FAMILIES:
-        return found
     tied = config.get("tie_word_embeddings", FAMILIES[family]["tie_word_embeddings"])
     tokens, head = _token_table_and_head(directory)
     if tied is True and tokens and head and not same_numbers(tokens, head):

@@ -25,7 +25,6 @@ _OTHER_FILES = {
     "adapter_config.json": "an adapter: merge it into its model first",
     "consolidated*": "the maker's own format: take the checkpoint that was converted for transformers",
     "model_index.json": "a pipeline that makes images",
-    "*embed_tokens.weight*": "one .npy file a tensor, and its name is of no known model: name it as in opt-125m-np",
 }
 
 
@@ -67,6 +66,8 @@ def cached(name: str) -> Iterator[Path]:
 
 def snapshot_within(directory: Path) -> Path:
     """The snapshot that a ``models--org--name`` directory names as its main one; any other directory is itself."""
+    if directory.name == "snapshots" and directory.parent.name.startswith(_HUB):
+        directory = directory.parent
     if not directory.name.startswith(_HUB) or is_file(directory / "config.json"):
         return directory
     snapshots = directory / "snapshots"

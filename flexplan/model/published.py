@@ -370,5 +370,8 @@ SERIES = (
     ),
 )
 # the same files under other names: who renamed them, and who mirrors the 16-bit files of others
-RENAMED = {"meta-llama/meta-llama-3.1-": "meta-llama/llama-3.1-"}
+RENAMED = {
+    "meta-llama/meta-llama-3.1-": "meta-llama/llama-3.1-",
+    "meta-llama/llama-3-": "meta-llama/meta-llama-3-",
+}
 MIRRORS = ("unsloth", "nousresearch")

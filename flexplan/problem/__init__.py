@@ -5,6 +5,7 @@ problem         `Workload` and `Problem`: a model on a machine for some prompts,
 prompt_lengths  How long prompts are, in tokens.
 prompts         Prompts from text lines or JSONL.
 ragged          Prompts of many lengths: a typical block, and a few that stand for all.
+tokenizer_file  A tokenizer's file looked at before it is believed, and its work bounded in time.
 """
 
 from flexplan.problem.objective import Objective

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from flexplan.errors import PromptError, UsageError
 from flexplan.problem.prompts import Prompt, read_prompts
-
-_FILE = "tokenizer.json"
-_MOST = 20_000  # lengths that a plan carries; of more prompts every n-th is planned for
+from flexplan.problem.tokenizer_file import CHUNK, FILE, bounded, refuse_growth
 
 
 def prompt_lens(source: str | Path, tokenizer: str | Path | None = None) -> tuple[int, ...]:
-    """The length of every prompt of a file, in order; ``tokenizer`` is a directory that holds ``tokenizer.json``.
+    """The length of every prompt of a file, in order; ``tokenizer`` is a directory that holds ``tokenizer.json``."""
+    return lengths(prompts_to_plan_for(source), tokenizer)
 
-    Of more than 20,000 prompts every n-th is taken, with a warning: their lengths are much the same.
-    """
-    prompts = read_prompts(source)
+
+def prompts_to_plan_for(source: str | Path, form: str = "auto") -> tuple[Prompt, ...]:
+    """The prompts of a file, of which there must be some."""
+    prompts = read_prompts(source, form)
     if not prompts:
         raise PromptError("FP314", f"{source} has no prompts to plan for", fix="give --prompt-len, or another file")
-    every = -(-len(prompts) // _MOST)
-    if every > 1:
-        message = f"{source} has {len(prompts):,} prompts; one of every {every} is planned for"
-        warnings.warn(message, stacklevel=2)
-    return lengths(prompts[::every], tokenizer)
+    return prompts
 
 
 def lengths(prompts: Sequence[Prompt], tokenizer: str | Path | None = None) -> tuple[int, ...]:
@@ -41,15 +36,23 @@ def lengths(prompts: Sequence[Prompt], tokenizer: str | Path | None = None) -> t
 
 
 def _counted(texts: Sequence[str], tokenizer: str | Path | None) -> list[int]:
-    return [len(encoding.ids) for encoding in _open(tokenizer).encode_batch(list(texts))]
+    opened, counts = _open(tokenizer), []
+    try:
+        for first in range(0, len(texts), CHUNK):  # only the counts are kept
+            few = list(texts[first : first + CHUNK])
+            counts += bounded(lambda few=few: [len(encoding.ids) for encoding in opened.encode_batch(few)])  # type: ignore[misc]
+    except ValueError as error:
+        message = f"the tokenizer of {tokenizer} fails on the prompts: {error}"
+        raise UsageError("FP119", message, fix="look for the prompt it fails on, or give token ids") from error
+    return counts
 
 
 def _open(tokenizer: str | Path | None) -> Any:
     """The tokenizer; a UsageError says what to give where there is none."""
     given = Path(tokenizer).expanduser() if tokenizer is not None else None
-    path = given / _FILE if given is not None and given.is_dir() else given
+    path = given / FILE if given is not None and given.is_dir() else given
     if path is None or not path.is_file() or path.name == "config.json":
-        what = f"{tokenizer} has no {_FILE}" if given is not None else f"there is no {_FILE}"
+        what = f"{tokenizer} has no {FILE}" if given is not None else f"there is no {FILE}"
         message = f"the prompts are text, and {what} to count their tokens with"
         raise UsageError("FP117", message, fix='give --tokenizer DIR, or token ids as in {"prompt_ids": [1, 2]}')
     try:
@@ -58,8 +61,9 @@ def _open(tokenizer: str | Path | None) -> Any:
         message = "the prompts are text, and counting their tokens needs the package tokenizers"
         raise UsageError("FP117", message, fix="pip install tokenizers, or give token ids") from None
     try:
-        found = Tokenizer.from_file(str(path))
-    except Exception as error:  # whatever is wrong with the file
+        refuse_growth(path)
+        found = bounded(lambda: Tokenizer.from_file(str(path)))
+    except (OSError, ValueError) as error:  # whatever is wrong with the file
         raise UsageError("FP117", f"{path} does not load: {error}", fix="fetch the tokenizer's files again") from error
     found.no_truncation()
     found.no_padding()

@@ -1,73 +1,132 @@
-"""Prompts as people have them: plain text, one prompt a line, or JSON Lines; the whole input is read first.
+"""Prompts as people have them: text, a prompt a line; JSON Lines; lines of an OpenAI batch; or one JSON array.
 
-A JSON line is an object with ``prompt`` (text or token ids) or ``prompt_ids``, and maybe ``id``; or a line
-of an OpenAI batch (``custom_id``, ``body.prompt``); or a text; or a list of token ids.
+A JSON line is an object with ``prompt`` (text or token ids) or ``prompt_ids``, maybe ``id`` and ``max_tokens``; a line
+of a batch (``custom_id``, ``body``); a text; or a list of token ids.  What else stands there is refused by name.
 """
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from io import BytesIO
+from itertools import chain
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
-from flexplan.errors import PromptError
+from flexplan.errors import PromptError, UsageError
 from flexplan.files import parse_json
+from flexplan.limits import MOST_NEW_TOKENS, regular, shown
+from flexplan.parameters import CHAT, COMPLETIONS, IRRELEVANT, REFUSED, Parameter, asked
+
+FORMATS = ("auto", "text", "jsonl", "openai")
+MOST_LINE_BYTES = 8 << 20  # a million tokens of text
+MOST_ARRAY_BYTES = 64 << 20  # of one JSON array, which is read whole
 
 _TEXT_SUFFIXES = frozenset((".txt", ".text"))
 _JSON_SUFFIXES = frozenset((".jsonl", ".ndjson", ".json"))
+_TABLES = frozenset((".csv", ".tsv", ".parquet", ".xlsx"))
 _ALLOWED = 'text, {"prompt": "..."} or {"prompt_ids": [1, 2]}'
 _BOM = b"\xef\xbb\xbf"
+_BATCH_KEYS = frozenset(("custom_id", "method", "url", "body"))
+_BODIES = {"/v1/completions": COMPLETIONS, "/v1/chat/completions": CHAT}
+_OWN_KEYS = frozenset(("id", "prompt", "prompt_ids", "max_new_tokens"))
+_NEW_TOKENS = ("max_tokens", "max_new_tokens", "max_completion_tokens")
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One prompt: text or token ids; ``line`` is its line in the input, counted from 1."""
+    """One prompt: text or token ids; ``line`` is its line in the input, counted from 1.
+
+    ``max_new_tokens`` is what its own line asks for.
+    """
 
     id: str | int
     content: str | tuple[int, ...]
     line: int = 0
+    max_new_tokens: int | None = None
 
 
-def read_prompts(source: str | Path) -> tuple[Prompt, ...]:
-    """All prompts of a file, ``-`` is standard input; a PromptError names the line that is wrong."""
-    return parse_prompts(_read(source), Path(source).suffix.lower())
+def read_prompts(source: str | Path, form: str = "auto") -> tuple[Prompt, ...]:
+    """All prompts of a file, ``-`` is standard input; a PromptError names the line that is wrong.
+
+    ``form`` is one of ``FORMATS``; auto goes by the file's ending, else by its first line.
+    """
+    if form not in FORMATS:
+        raise UsageError("FP172", f"--format {form!r}", fix=f"the formats are {', '.join(FORMATS)}")
+    suffix = Path(source).suffix.lower()
+    if suffix in _TABLES and form == "auto":
+        message = f"prompts {source}: a table ({suffix}) is not read"
+        raise PromptError("FP316", message, fix="write JSON Lines, or say --format text if each line is a prompt")
+    try:
+        with _opened(source) as file:
+            return _parsed(file, suffix, form)
+    except (OSError, ValueError) as error:
+        message = f"prompts {source} cannot be read: {getattr(error, 'strerror', None) or error}"
+        raise PromptError("FP310", message, fix="give a text or JSONL file, or - for standard input") from None
 
 
-def parse_prompts(data: bytes, suffix: str = "") -> tuple[Prompt, ...]:
+def parse_prompts(data: bytes, suffix: str = "", form: str = "auto") -> tuple[Prompt, ...]:
     """The prompts in these bytes; without a telling suffix the first line decides between text and JSON.
 
     >>> parse_prompts(b"Hello\\nWorld\\n")[1]
-    Prompt(id=1, content='World', line=2)
+    Prompt(id=1, content='World', line=2, max_new_tokens=None)
     """
-    lines = list(_lines(data))
-    as_json = suffix in _JSON_SUFFIXES or (suffix not in _TEXT_SUFFIXES and bool(lines) and _is_json(lines[0][1]))
-    prompts = [_of_json(text, line, n) if as_json else Prompt(n, text, line) for n, (line, text) in enumerate(lines)]
+    return _parsed(BytesIO(data), suffix, form)
+
+
+def new_tokens_of(prompts: Iterable[Prompt], otherwise: int) -> int:
+    """How many new tokens all prompts ask for; those that say nothing ask for ``otherwise``."""
+    found: int | None = None
+    for prompt in prompts:
+        wanted = otherwise if prompt.max_new_tokens is None else prompt.max_new_tokens
+        if found is not None and wanted != found:
+            message = f"line {prompt.line} asks for {wanted} new tokens, those before it for {found}"
+            raise PromptError("FP317", message, fix="give all lines the same max_tokens, or none and --max-new-tokens")
+        found = wanted
+    return otherwise if found is None else found
+
+
+# -- lines -------------------------------------------------------------------------------------------------------
+def _opened(source: str | Path) -> AbstractContextManager[BinaryIO]:
+    if str(source) == "-":
+        return nullcontext(sys.stdin.buffer)
+    return open(str(source), "rb", opener=regular)
+
+
+def _parsed(file: BinaryIO, suffix: str, form: str) -> tuple[Prompt, ...]:
+    lines = _lines(file)
+    first = next(lines, None)
+    if first is None:
+        return ()
+    every = chain([first], lines)
+    is_text = form == "text" or (form == "auto" and suffix in _TEXT_SUFFIXES)
+    as_json = form in ("jsonl", "openai") or suffix in _JSON_SUFFIXES or _is_json(first[1])
+    if is_text or not (as_json or _opens_array(first[1])):
+        prompts = [Prompt(n, text, line) for n, (line, text) in enumerate(every)]
+    elif _opens_array(first[1]):
+        prompts = [_of_json(found, n + 1, n, form) for n, found in enumerate(_array(every))]
+    else:
+        prompts = [_of_json(_loaded(text, line), line, n, form) for n, (line, text) in enumerate(every)]
     _refuse_twins(prompts)
     return tuple(prompts)
 
 
-def _read(source: str | Path) -> bytes:
-    if str(source) == "-":
-        return sys.stdin.buffer.read()
-    try:
-        return Path(source).read_bytes()
-    except OSError as error:
-        message = f"prompts {source} cannot be read: {error.strerror or error}"
-        raise PromptError("FP310", message, fix="give a text or JSONL file, or - for standard input") from None
-
-
-def _lines(data: bytes) -> Iterator[tuple[int, str]]:
+def _lines(file: BinaryIO) -> Iterator[tuple[int, str]]:
     """(number, text) of every line that is not blank; only a line feed ends a line."""
-    for number, raw in enumerate(data.removeprefix(_BOM).split(b"\n"), 1):
+    number = 0
+    while raw := file.readline(MOST_LINE_BYTES + 1):
+        number += 1
+        if len(raw) > MOST_LINE_BYTES:
+            message = f"line {number} is longer than {MOST_LINE_BYTES >> 20} MiB"
+            raise PromptError("FP315", message, fix="a prompt is a line: put a line feed after each")
         try:
-            text = raw.removesuffix(b"\r").decode("utf-8")
+            text = (raw.removeprefix(_BOM) if number == 1 else raw).removesuffix(b"\n").removesuffix(b"\r").decode()
         except UnicodeDecodeError as error:
-            message = (
-                f"line {number}: byte 0x{raw[error.start]:02x} at {error.start} is not UTF-8, allowed is UTF-8 text"
-            )
+            byte = f"byte 0x{error.object[error.start]:02x} at {error.start}"
+            message = f"line {number}: {byte} is not UTF-8, allowed is UTF-8 text"
             raise PromptError("FP311", message, fix="convert the file: iconv -t UTF-8") from None
         if text.strip():
             yield number, text
@@ -80,26 +139,97 @@ def _is_json(text: str) -> bool:
         return False
 
 
-def _of_json(text: str, line: int, n: int) -> Prompt:
+def _opens_array(text: str) -> bool:
+    """Is this the beginning of one JSON array of prompts, not a line of token ids?"""
+    if not text.lstrip().startswith("["):
+        return False
     try:
         found = parse_json(text)
+    except ValueError:
+        return text.strip() == "[" or text.lstrip()[1:].lstrip()[:1] in ("{", '"', "[")
+    return bool(found) and isinstance(found[0], dict | str | list)
+
+
+def _array(lines: Iterable[tuple[int, str]]) -> list[Any]:
+    """The prompts of a JSON array."""
+    texts, size = [], 0
+    for number, text in lines:
+        texts.append(text)
+        size += len(text)
+        if size > MOST_ARRAY_BYTES:
+            message = f"line {number}: a JSON array of more than {MOST_ARRAY_BYTES >> 20} MiB"
+            raise PromptError("FP315", message, fix="write JSON Lines: an object a line")
+    found = _loaded("\n".join(texts), 1)
+    if not isinstance(found, list):
+        _refuse(1, f"it is {_kind(found)}")
+    return found
+
+
+# -- JSON --------------------------------------------------------------------------------------------------------
+def _loaded(text: str, line: int) -> Any:
+    try:
+        return parse_json(text)
     except ValueError as error:
         _refuse(line, f"not JSON: {error}")
-    if isinstance(found, dict):
-        return Prompt(_id_of(found, line, n), _content_of(found, line), line)
-    return Prompt(n, _checked(found, line), line)
 
 
-def _id_of(found: dict[str, Any], line: int, n: int) -> str | int:
+def _of_json(found: Any, line: int, n: int, form: str) -> Prompt:
+    if form == "openai" and not (isinstance(found, dict) and "body" in found):
+        _refuse(line, "it is no line of an OpenAI batch: it has no body")
+    if not isinstance(found, dict):
+        return Prompt(n, _checked(found, line), line)
+    if "body" in found:
+        return _of_batch(found, line, n)
+    _refuse_settings(found, COMPLETIONS, _OWN_KEYS | {"custom_id"}, line)
+    return Prompt(_id_of(found, line, n), _content_of(found, line), line, _new_tokens_of(found, line))
+
+
+def _of_batch(found: Mapping[str, Any], line: int, n: int) -> Prompt:
+    """A line of an OpenAI batch."""
+    unknown = sorted(found.keys() - _BATCH_KEYS)
+    if unknown:
+        _refuse(line, f"{unknown[0]!r:.60} is no key of a batch line")
+    if found.get("method", "POST") != "POST":
+        _refuse(line, f"method {shown(found['method'])} is not POST")
+    body, url = found["body"], found.get("url", "/v1/completions")
+    if url not in _BODIES:
+        _refuse(line, f"url {shown(url)} is none of {', '.join(_BODIES)}")
+    if not isinstance(body, dict):
+        _refuse(line, f"the body is {_kind(body)}")
+    _refuse_settings(body, CHAT if "messages" in body else _BODIES[url], frozenset(("prompt_ids",)), line)
+    return Prompt(_id_of(found, line, n), _content_of(body, line), line, _new_tokens_of(body, line))
+
+
+def _refuse_settings(given: Mapping[str, Any], table: Mapping[str, Parameter], own: frozenset[str], line: int) -> None:
+    """Raise PromptError for what this runtime cannot honour, or nobody knows."""
+    for name, parameter in asked(given, table, {REFUSED}).items():
+        message = f"line {line}: {name} {shown(given[name])} cannot be honoured: {parameter.why}"
+        raise PromptError("FP318", message, fix=f"leave {name} out of line {line}")
+    unknown = [name for name in given if name not in table and name not in own and given[name] is not None]
+    if unknown:
+        idle = ", ".join(sorted(name for name, p in table.items() if p.verdict == IRRELEVANT))
+        message = f"line {line}: {unknown[0]!r:.60} would be ignored; allowed is {_ALLOWED} and OpenAI's parameters"
+        raise PromptError("FP319", message, fix=f"leave it out, or put it into metadata (not looked at: {idle})")
+
+
+def _id_of(found: Mapping[str, Any], line: int, n: int) -> str | int:
     given = found.get("id", found.get("custom_id", n))
     if isinstance(given, bool) or not isinstance(given, str | int):
         _refuse(line, f"id {given!r:.60} is neither text nor a whole number")
     return given
 
 
-def _content_of(found: dict[str, Any], line: int) -> str | tuple[int, ...]:
-    body = found.get("body")
-    holder = body if isinstance(body, dict) else found
+def _new_tokens_of(found: Mapping[str, Any], line: int) -> int | None:
+    given = {name: found[name] for name in _NEW_TOKENS if found.get(name) is not None}
+    if len(set(map(repr, given.values()))) > 1:
+        _refuse(line, f"it says {' and '.join(given)}")
+    for name, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_NEW_TOKENS:
+            _refuse(line, f"{name} {shown(value)} is not a number of tokens from 1 to {MOST_NEW_TOKENS}")
+    return next(iter(given.values()), None)
+
+
+def _content_of(holder: Mapping[str, Any], line: int) -> str | tuple[int, ...]:
     given = [holder[key] for key in ("prompt", "prompt_ids") if key in holder]
     if len(given) != 1:
         seen = "both prompt and prompt_ids" if given else f"the keys {', '.join(map(repr, holder)) or 'none'}"
@@ -113,12 +243,10 @@ def _checked(content: Any, line: int) -> str | tuple[int, ...]:
             _refuse(line, "it has no tokens")
         bad = [t for t in content if isinstance(t, bool) or not isinstance(t, int) or t < 0]
         if bad:
-            _refuse(line, f"{bad[0]!r:.60} is not a token id")
+            _refuse(line, f"{shown(bad[0])} is not a token id")
         return tuple(content)
     if not isinstance(content, str):
         _refuse(line, f"the prompt is {_kind(content)}")
-    if any(0xD800 <= ord(c) < 0xE000 for c in content):
-        _refuse(line, "the text has half of a surrogate pair, which is no character")
     return content
 
 

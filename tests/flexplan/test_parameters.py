@@ -34,7 +34,7 @@ def test_nothing_is_asked_by_null(table: dict[str, Parameter]) -> None:
 def test_a_value_that_changes_nothing_is_not_refused_and_one_that_does_is() -> None:
     assert not asked({"num_beams": 1, "n": 2}, GENERATION, {REFUSED})
     assert set(asked({"num_beams": 4, "top_k": 3}, GENERATION, {REFUSED})) == {"num_beams"}
-    assert set(asked({"n": 1, "max_tokens": 5, "echo": False}, COMPLETIONS, {REFUSED})) == {"max_tokens"}
+    assert set(asked({"n": 1, "best_of": 5, "echo": False}, COMPLETIONS, {REFUSED})) == {"best_of"}
 
 
 def test_true_is_not_one() -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from flexplan.errors import InfeasiblePlan, ModelFilesError, PolicyError, PromptError, UsageError
+from flexplan.errors import InfeasiblePlan, ModelFilesError, PolicyError, UsageError
 from flexplan.hardware.machine import Hardware, hardware_from
 from flexplan.job.runtime import RunRequest
 from flexplan.model.constants import ModelConstants
@@ -91,7 +91,7 @@ def make_ready(request: RunRequest) -> Ready:
     tokenizer = Tokenizer(directory)
     prompts = request.prompts or random_prompts(request, policy, shape)
     ids = tokenizer.encode(prompts)
-    _refuse_prompts(prompts, ids, request.max_new_tokens, shape)
+    refuse_bad_prompts(ids, request.max_new_tokens, shape, [f"line {prompt.line}: the prompt" for prompt in prompts])
     schedule = plan.schedule if plan else "zigzag"
     ready = Ready(request, policy, schedule, sampling, weights, opened, dtype, tokenizer, tuple(prompts), ids, env)
     _refuse_over_budget(ready)
@@ -144,16 +144,6 @@ def _open(request: RunRequest, weights: str | Path) -> OpenedModel:
         raise
     except UsageError as error:  # a name nobody knows: a bad model here, where solve would call it a bad question
         raise ModelFilesError("FP533", error.message, fix=error.fix) from error
-
-
-def _refuse_prompts(prompts: Sequence[Prompt], ids: list[list[int]], new_tokens: int, shape: ModelShape) -> None:
-    """As the runtime refuses them, but with the line of the input."""
-    for prompt, row in zip(prompts, ids, strict=True):
-        try:
-            refuse_bad_prompts([row], new_tokens, shape)
-        except PromptError as error:
-            message = error.message.replace("prompt 0", "the prompt", 1)
-            raise PromptError(error.code, f"line {prompt.line}: {message}", fix=error.fix) from None
 
 
 def _refuse_over_budget(ready: Ready) -> None:

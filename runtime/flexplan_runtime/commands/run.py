@@ -124,7 +124,7 @@ def completions(ready: Ready, done: Generation) -> tuple[Completion, ...]:
         Completion(
             id=prompt.id,
             prompt=prompt.content,
-            text=ready.tokenizer.decode(new),
+            text=ready.tokenizer.decode(new, after=ids),
             token_ids=tuple(new),
             finish_reason=_reason(ready, new, n in done.broken),
             num_prompt_tokens=len(ids),

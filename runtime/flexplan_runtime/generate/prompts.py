@@ -51,24 +51,30 @@ def _warn_of_right_padding(masks: Tensor) -> None:
         warnings.warn(message, stacklevel=4)
 
 
-def refuse_bad_prompts(prompts: Sequence[Sequence[int]], max_new_tokens: int, shape: ModelShape) -> None:
-    """Raise PromptError for a prompt that is empty, too long for the context, or not of this vocabulary."""
+def refuse_bad_prompts(
+    prompts: Sequence[Sequence[int]], max_new_tokens: int, shape: ModelShape, names: Sequence[str] | None = None
+) -> None:
+    """Raise PromptError for a prompt that is empty, too long for the context, or not of this vocabulary.
+
+    ``names`` is what the prompts are called; their places, if none are given.
+    """
     if max_new_tokens < 1:
         raise PromptError("FP302", f"max_new_tokens {max_new_tokens} must be at least 1", fix="raise it")
     for n, row in enumerate(prompts):
+        name = names[n] if names else f"prompt {n}"
         if not row:
-            raise PromptError("FP303", f"prompt {n} has no tokens", fix="leave it out, or begin it with a token")
+            raise PromptError("FP303", f"{name} has no tokens", fix="leave it out, or begin it with a token")
         if len(row) + max_new_tokens - 1 > shape.max_positions:  # the last one is never read
             raise PromptError(
                 "FP304",
-                f"prompt {n} has {len(row)} tokens + {max_new_tokens} new = {len(row) + max_new_tokens}, "
+                f"{name} has {len(row)} tokens + {max_new_tokens} new = {len(row) + max_new_tokens}, "
                 f"{shape.name} reads {shape.max_positions}, and not the last one",
                 fix="shorten it, or lower max_new_tokens",
             )
         if not 0 <= min(row) <= max(row) < shape.vocab_size:
             raise PromptError(
                 "FP305",
-                f"prompt {n} has token ids {min(row)} to {max(row)}, the vocabulary has {shape.vocab_size}",
+                f"{name} has token ids {min(row)} to {max(row)}, the vocabulary has {shape.vocab_size}",
                 fix="use this model's tokenizer",
             )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import stat
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from flexplan.errors import ModelFilesError
 from flexplan.limits import shown
+from flexplan.model.places import has_config
 from flexplan.model.shape import ModelShape
 from flexplan.model.stored import INDEX, SINGLE, read_index
 from flexplan_runtime.models.base import Source
@@ -23,6 +24,7 @@ from flexplan_runtime.weights.files import StoredTensor, read_npy, read_safetens
 CHUNK_BYTES = 64 << 20
 _CODE_BEARING = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _MOST_LISTED = 100
+_MOST_SAID = 500  # characters of one: a name in an index may be as long as the file
 
 
 class WeightReader(Protocol):
@@ -124,24 +126,22 @@ def _entries(directory: Path) -> list[str]:
     if not directory.is_dir():
         raise ModelFilesError("FP520", f"{directory}: is not a directory", fix=fix)
     try:
-        names = sorted(entry.name for entry in directory.iterdir())
+        with os.scandir(directory) as entries:
+            found = sorted((entry.name, _is_ordinary(entry)) for entry in entries)
     except OSError as error:
         raise ModelFilesError("FP520", f"{directory}: cannot be read: {error.strerror}", fix=fix) from error
-    if not names:
+    if not found:
         raise ModelFilesError("FP520", f"{directory}: is empty", fix=fix)
-    if odd := [name for name in names if not _is_ordinary(directory / name)]:
+    if odd := [name for name, ordinary in found if not ordinary]:
         message = f"{directory}: {', '.join(map(shown, odd[:3]))} is a pipe, a socket or a device, not a regular file"
         raise ModelFilesError("FP526", message, fix="take it out of the directory")
-    return names
+    return [name for name, _ in found]
 
 
-def _is_ordinary(path: Path) -> bool:
+def _is_ordinary(entry: os.DirEntry[str]) -> bool:
     """Whether it may be opened: what is neither file nor directory might never answer."""
-    try:
-        mode = path.stat().st_mode
-    except OSError:  # a link to nowhere: whoever needs it says so
-        return True
-    return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
+    # of a link to nowhere whoever needs it says so
+    return entry.is_file() or entry.is_dir() or (entry.is_symlink() and not Path(entry.path).exists())
 
 
 @dataclass
@@ -262,6 +262,7 @@ def _all_problems(directory: Path, problems: list[str]) -> ModelFilesError:
     return ModelFilesError(
         "FP522",
         f"{directory}: the model files have {len(problems)} problem{'s' * (len(problems) > 1)}:"
-        + "".join(f"\n  {problem}" for problem in listed),
-        fix="download the model again, or check that config.json belongs to these weights",
+        + "".join(f"\n  {problem:.{_MOST_SAID}}" for problem in listed),
+        fix="download the model again, or "
+        + ("check that config.json belongs to these weights" if has_config(directory) else "put its config.json there"),
     )

@@ -7,7 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flexplan.errors import ModelFilesError
-from flexplan.model.places import cached, downloads, has_config, hub_cache, hub_name, snapshot_within
+from flexplan.model.places import (
+    cached,
+    downloads,
+    has_config,
+    hub_cache,
+    hub_name,
+    refuse_other_formats,
+    snapshot_within,
+)
 from flexplan.model.stored import weight_files
 
 _SIGNS = ("config.json", "*.safetensors", "*.safetensors.index.json", "*embed_tokens.weight*", "pytorch_model*.bin")
@@ -28,7 +36,9 @@ def resolve_model(path_or_name: str | Path, parent: Path | None = None) -> Path:
     hub_id = hub_name(name)
     root = (parent or downloads()).expanduser()
     if parent is None and given.exists() and (hub_id is None or is_model(given)):
-        return snapshot_within(given)
+        place = snapshot_within(given)
+        refuse_other_formats(place)
+        return place
     found = next(filter(is_model, _places(root, hub_id or given.name, itself=parent is not None)), None)
     if found is not None:
         return found

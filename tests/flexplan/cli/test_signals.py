@@ -19,7 +19,14 @@ def program(*args: str, paths: tuple[Path, ...] = ()) -> subprocess.Popen[str]:
     env = os.environ | {"PYTHONPATH": os.pathsep.join([*map(str, paths), *filter(None, sys.path)])}
     pipe = subprocess.PIPE
     command = [sys.executable, "-c", _PROGRAM, *args]
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=env)
+    return subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=env, preexec_fn=_as_on_a_terminal
+    )
+
+
+def _as_on_a_terminal() -> None:
+    """Whoever runs the tests in the background has Ctrl-C ignored, and a child inherits that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

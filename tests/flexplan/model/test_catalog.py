@@ -148,6 +148,7 @@ def test_models_have_as_many_parameters_as_their_makers_state(name: str) -> None
     [
         ("meta-llama/Meta-Llama-3.1-8B-Instruct", "meta-llama/Llama-3.1-8B-Instruct"),
         ("Meta-Llama-3.1-405B", "meta-llama/Llama-3.1-405B"),
+        ("meta-llama/Llama-3-8B-Instruct", "meta-llama/Meta-Llama-3-8B-Instruct"),
         ("unsloth/Meta-Llama-3.1-8B", "meta-llama/Llama-3.1-8B"),
         ("unsloth/Llama-3.2-1B-Instruct", "meta-llama/Llama-3.2-1B-Instruct"),
         ("NousResearch/Llama-2-7b-hf", "meta-llama/Llama-2-7b-hf"),

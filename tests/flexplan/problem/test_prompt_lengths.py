@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flexplan.errors import PromptError, UsageError
-from flexplan.problem import prompt_lengths as promptlens
 from flexplan.problem.prompt_lengths import prompt_lens
+from flexplan.problem.tokenizer_file import bounded
 
 
 @pytest.fixture
@@ -62,8 +64,59 @@ def test_no_prompts_are_nothing_to_plan_for(tmp_path: Path) -> None:
         prompt_lens(tmp_path / "in.txt")
 
 
-def test_of_very_many_prompts_every_nth_is_planned_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(promptlens, "_MOST", 4)
-    (tmp_path / "in.jsonl").write_text("\n".join(json.dumps([0] * (n + 1)) for n in range(10)))
-    with pytest.warns(UserWarning, match="one of every 3"):
-        assert prompt_lens(tmp_path / "in.jsonl") == (1, 4, 7, 10)
+def test_of_very_many_prompts_every_length_is_known(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text("\n".join(json.dumps([0] * (400 if n == 30_001 else 12)) for n in range(40_000)))
+    found = prompt_lens(tmp_path / "in.jsonl")
+    assert (len(found), max(found)) == (40_000, 400)
+
+
+@pytest.mark.parametrize(
+    ("part", "seen"),
+    [
+        ({"normalizer": {"type": "Replace", "pattern": {"String": "o"}, "content": "o" * 5000}}, "normalizer makes"),
+        (
+            {
+                "normalizer": {
+                    "type": "Sequence",
+                    "normalizers": [{"type": "Replace", "pattern": {"String": "o"}, "content": "o" * 100}] * 3,
+                }
+            },
+            "normalizer makes",
+        ),
+        (
+            {
+                "pre_tokenizer": {
+                    "type": "Split",
+                    "pattern": {"Regex": "(("},
+                    "behavior": "Isolated",
+                    "invert": False,
+                }
+            },
+            "does not load",
+        ),
+        ({"model": []}, "does not load"),
+    ],
+)
+def test_a_tokenizer_that_harms_is_refused_by_name(
+    tokenizer: Path, tmp_path: Path, part: dict[str, Any], seen: str
+) -> None:
+    file = tokenizer / "tokenizer.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | part))
+    (tmp_path / "in.txt").write_text("one two\n")
+    with pytest.raises(UsageError, match=seen):
+        prompt_lens(tmp_path / "in.txt", tokenizer)
+
+
+def test_a_library_that_panics_or_never_ends_is_an_error() -> None:
+    class PanicException(BaseException):
+        """As that of a library in Rust."""
+
+    def panic() -> None:
+        raise PanicException("index out of bounds")
+
+    with pytest.raises(ValueError, match="index out of bounds"):
+        bounded(panic)
+    never = threading.Event()
+    with pytest.raises(ValueError, match="did not end within"):
+        bounded(never.wait, 0.05)
+    never.set()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from flexplan.errors import PromptError
-from flexplan.problem.prompts import Prompt, parse_prompts
+from flexplan.problem.prompts import Prompt, new_tokens_of, parse_prompts, read_prompts
 
 
 def contents(data: bytes, suffix: str = "") -> list[str | tuple[int, ...]]:
@@ -77,7 +80,6 @@ def test_nothing_is_no_prompts() -> None:
         (b'{"id": 1.5, "prompt": "x"}', "1.5"),
         (b'{"prompt": "\\ud800"}', "surrogate"),
         (b'{"prompt": "\xff"}', "0xff"),
-        (b'{"body": {"messages": []}}', "'messages'"),
     ],
 )
 def test_a_bad_line_is_named_with_what_is_allowed(line: bytes, seen: str) -> None:
@@ -93,3 +95,80 @@ def test_ids_that_stand_there_twice_are_listed() -> None:
     data = b"\n".join(b'{"id": %d, "prompt": "x"}' % (n // 2) for n in range(40))
     with pytest.raises(PromptError, match=r"20 ids .* 0, 1, 2, 3, 4, 5, 6, 7, 8, 9;"):
         parse_prompts(data)
+
+
+@pytest.mark.parametrize(
+    ("line", "seen"),
+    [
+        (b'{"custom_id": "a", "body": {"messages": []}}', "messages"),
+        (b'{"custom_id": "a", "body": {"prompt": "x", "temperature": 0.7}}', "temperature 0.7"),
+        (b'{"custom_id": "a", "body": {"prompt": "x", "stop": ["."]}}', "stop"),
+        (b'{"custom_id": "a", "body": {"prompt": "x", "n": 3}}', "n 3"),
+        (b'{"custom_id": "a", "body": {"prompt": "x", "echo": true}}', "echo"),
+        (b'{"custom_id": "a", "url": "/v1/embeddings", "body": {"prompt": "x"}}', "/v1/embeddings"),
+        (b'{"custom_id": "a", "method": "GET", "body": {"prompt": "x"}}', "GET"),
+        (b'{"custom_id": "a", "priority": 1, "body": {"prompt": "x"}}', "priority"),
+        (b'{"prompt": "x", "temperature": 0.7}', "temperature"),
+        (b'{"prompt": "x", "max_new_tokens": 0}', "max_new_tokens 0"),
+        (b'{"prompt": "x", "max_tokens": 2, "max_new_tokens": 3}', "max_tokens and max_new_tokens"),
+        (b'{"prompt": "x", "answer": "y"}', "'answer'"),
+    ],
+)
+def test_what_would_be_ignored_is_refused_with_its_line(line: bytes, seen: str) -> None:
+    with pytest.raises(PromptError) as caught:
+        parse_prompts(b'{"prompt": "good"}\n' + line + b"\n")
+    assert "line 2" in caught.value.message and seen in caught.value.message
+
+
+def test_what_asks_for_nothing_is_let_pass() -> None:
+    body = '{"model": "m", "prompt": "x", "n": 1, "echo": false, "logprobs": null, "user": "me", "stream": false}'
+    line = f'{{"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {body}}}'
+    (found,) = parse_prompts(line.encode(), form="openai")
+    assert (found.id, found.content, found.max_new_tokens) == ("a", "x", None)
+
+
+def test_new_tokens_of_the_lines_are_those_of_the_run_where_they_agree() -> None:
+    same = parse_prompts(b'{"prompt": "a", "max_tokens": 2}\n{"prompt": "b", "max_new_tokens": 2}')
+    assert new_tokens_of(same, 32) == 2
+    assert new_tokens_of(parse_prompts(b"a\nb"), 32) == 32
+    for other in (b'{"prompt": "a", "max_tokens": 2}\n{"prompt": "b"}', b'{"prompt": "a", "max_tokens": 2}\n[1]'):
+        with pytest.raises(PromptError, match="line 2 asks for 32 new tokens, those before it for 2"):
+            new_tokens_of(parse_prompts(other), 32)
+
+
+def test_one_json_array_is_read_as_its_entries() -> None:
+    text = b'[\n {"id": "x", "prompt": "a"},\n "b",\n [1, 2]\n]'
+    assert [(p.id, p.content) for p in parse_prompts(text, ".json")] == [("x", "a"), (1, "b"), (2, (1, 2))]
+    assert contents(b'[{"prompt": "a"}, {"prompt": "b"}]') == ["a", "b"]
+    assert contents(b"[1, 2]\n[3]") == [(1, 2), (3,)]
+
+
+def test_a_format_that_is_named_is_the_one() -> None:
+    assert [p.content for p in parse_prompts(b'{"prompt": "x"}', ".jsonl", "text")] == ['{"prompt": "x"}']
+    with pytest.raises(PromptError, match="no body"):
+        parse_prompts(b'{"prompt": "x"}', form="openai")
+    with pytest.raises(PromptError, match="not JSON"):
+        parse_prompts(b"plain", form="jsonl")
+
+
+def test_tables_are_named(tmp_path: Path) -> None:
+    table = tmp_path / "in.csv"
+    table.write_text("prompt\nhello\n")
+    with pytest.raises(PromptError, match="a table"):
+        read_prompts(table)
+    assert [p.content for p in read_prompts(table, "text")] == ["prompt", "hello"]
+
+
+def test_a_line_without_an_end_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "in.txt"
+    with path.open("wb") as file:
+        file.truncate(60 << 30)  # a hole
+    with pytest.raises(PromptError, match="line 1 is longer than 8 MiB"):
+        read_prompts(path)
+
+
+def test_a_pipe_that_nobody_writes_to_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "in.txt")
+    with pytest.raises(PromptError, match="not a regular file"):
+        read_prompts(tmp_path / "in.txt")
+

@@ -179,7 +179,7 @@ def test_a_ledger_charges_a_disk_in_memory_to_both(tmp_path: Path) -> None:
     ledger.take("disk.work", 6)
     with pytest.raises(InfeasiblePlan, match="cpu has 4 B of 10 B"):
         ledger.take("host.work", 5)
-    ledger.give_back("disk.work")
+    ledger.give_back("disk.work", 6)
     ledger.take("host.work", 10)
 
 

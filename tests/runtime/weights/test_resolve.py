@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 huggingface_hub = pytest.importorskip("huggingface_hub")
 
 from flexplan_runtime.weights.download import resolve_model
+from flexplan_runtime.weights.open import open_model
 
 from flexplan.errors import ModelFilesError
 
@@ -21,6 +23,8 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A home, a cache and a working directory of the test's own."""
     for variable in ("HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(variable, str(tmp_path / variable))
+    for variable in ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        monkeypatch.delenv(variable, raising=False)
     (tmp_path / "cwd").mkdir()
     monkeypatch.chdir(tmp_path / "cwd")
 
@@ -169,3 +173,46 @@ def test_when_another_process_was_first_its_model_is_used(tmp_path: Path, monkey
     monkeypatch.setattr(huggingface_hub, "snapshot_download", both)
     assert resolve_model(NAME, tmp_path) == tmp_path / "opt-125m"
     assert not list(tmp_path.glob(".*partial"))
+
+
+def in_hub_cache(tiny_opt: Path, tmp_path: Path, *without: str) -> Path:
+    """The embedded model in the cache of the hub, under another's name; its snapshot."""
+    place = tmp_path / "XDG_CACHE_HOME" / "huggingface" / "hub" / "models--facebook--opt-125m"
+    shutil.copytree(
+        tiny_opt, place / "snapshots" / "abc", copy_function=shutil.copyfile, ignore=shutil.ignore_patterns(*without)
+    )
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text("abc")
+    return place / "snapshots" / "abc"
+
+
+@pytest.mark.parametrize("name", [NAME, "opt-125m"])
+def test_a_model_in_the_hub_s_cache_is_not_downloaded(name: str, tiny_opt: Path, tmp_path: Path, hub: Hub) -> None:
+    there = in_hub_cache(tiny_opt, tmp_path)
+    assert resolve_model(name) == there
+    assert resolve_model(name, tmp_path / "weights") == there
+    assert not hub.calls
+
+
+def test_a_directory_of_the_hub_s_cache_is_its_main_snapshot(tiny_opt: Path, tmp_path: Path) -> None:
+    there = in_hub_cache(tiny_opt, tmp_path)
+    assert resolve_model(there.parents[1]) == there
+    assert open_model(str(there.parents[1]), resolve_model(there.parents[1]), 0)[0].name == NAME
+
+
+def test_a_part_of_a_model_in_the_hub_s_cache_is_not_taken_for_it(tiny_opt: Path, tmp_path: Path, hub: Hub) -> None:
+    in_hub_cache(tiny_opt, tmp_path, "*.safetensors")
+    resolve_model(NAME)
+    assert hub.calls == [NAME]
+
+
+def test_a_part_of_a_model_in_the_hub_s_cache_is_told_when_offline(tiny_opt: Path, tmp_path: Path) -> None:
+    there = in_hub_cache(tiny_opt, tmp_path, "*.safetensors")
+    assert f"nor whole in {there.parents[2]}" in refusal(NAME)
+
+
+def test_a_gguf_file_or_directory_is_called_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "gguf").mkdir()
+    (tmp_path / "gguf" / "m.gguf").write_bytes(b"GGUF")
+    for place in ("gguf", "gguf/m.gguf"):
+        assert "GGUF" in refusal(str(tmp_path / place))
