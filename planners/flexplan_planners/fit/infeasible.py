@@ -92,7 +92,7 @@ def least_bytes(program: Program, budgets: Budgets, tier: str) -> float:
     terms = program.bytes[tier].per_batch(1)
     objective = {name: terms.get(name, 0.0) / MiB for name in present(program)}
     others = [row for row in memory_rows(limited, 1) if row.name != f"bytes_{tier}"]
-    answer = minimise(objective, [*others, *share_rows(limited), Constraint("batches", {INVERSE: 1.0}, "==", 1.0)], {})
+    answer = minimise(objective, [*others, *share_rows(limited), Constraint("batches", {INVERSE: 1.0}, "==", 1.0)])
     return answer.objective * MiB + terms.get(ONE, 0.0) + terms.get(INVERSE, 0.0) if answer.optimal else inf
 
 
