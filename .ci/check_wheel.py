@@ -18,7 +18,7 @@ MUST_CONTAIN = {
     "flexplan_runtime/data/tiny-opt/model.safetensors",
     "flexplan_runtime/data/tiny-opt/tokenizer.json",
     "flexplan_runtime/data/tiny-opt/prompts.txt",
-    "flexplan_runtime/hostattention/attention.cpp",
+    "flexplan_runtime/kernels/host/attention.cpp",
 }
 TENSOR_LIBRARIES = ("torch", "transformers", "safetensors")
 

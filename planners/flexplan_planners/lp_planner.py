@@ -12,7 +12,7 @@ from flexplan.policy.policy import Policy
 from flexplan.problem.problem import Problem
 from flexplan.schedule.protocol import Schedule
 from flexplan_planners.fit.branch_and_bound import Optimum, optimise
-from flexplan_planners.fit.fitting import fastest, fit
+from flexplan_planners.fit.fitting import Fitting
 from flexplan_planners.fit.infeasible import infeasible, with_plenty
 from flexplan_planners.fit.latency import within_latency
 from flexplan_planners.lp.duals import prices_of_policy
@@ -81,11 +81,11 @@ class LpPlanner:
     def fitted(self, problem: Problem, optimum: Optimum) -> Policy | None:
         """The policy of an optimum, placed within the budgets; None where a foreign schedule needs too much."""
         schedule: Schedule = make(SCHEDULES, self.schedule)
-        return fit(problem, schedule, optimum.program, optimum.num_gpu_batches, optimum.solution.shares)
+        return Fitting(problem, schedule, optimum.num_gpu_batches).fit(optimum.program, optimum.solution.shares)
 
     def squeezed(self, problem: Problem) -> Policy | None:
         """One sequence at a time, where the programs say that nothing fits but count a little too much."""
         if self.cost_model is not None:
             return None
         programs = self.model(with_plenty(problem)).programs(1)
-        return fastest(problem, make(SCHEDULES, self.schedule), programs, 1)
+        return Fitting(problem, make(SCHEDULES, self.schedule), 1).fastest(programs)

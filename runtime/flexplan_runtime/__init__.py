@@ -4,6 +4,7 @@
 """
 
 from flexplan_runtime.execute.env import ExecutionEnv
-from flexplan_runtime.generate.lm import Generation, OffloadedLM
+from flexplan_runtime.generate.lm import OffloadedLM
+from flexplan_runtime.generate.loop import Generation
 
 __all__ = ["ExecutionEnv", "Generation", "OffloadedLM"]

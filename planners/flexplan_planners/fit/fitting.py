@@ -29,134 +29,150 @@ _NOTHING = 1e-9
 _MOST_CREDIT = 0.25  # of a budget, and 4 MiB: rows are never further off
 
 Budgets = Mapping[str, float]
-Found = tuple[float, Policy | None]  # seconds of a block
-_NONE: Found = (inf, None)
 
 
-def _seconds(found: Found) -> float:
-    return found[0]
+class Fitting:
+    """Blocks of ``n`` micro-batches on one problem under one schedule; ``best`` is the fastest policy so far."""
 
+    def __init__(self, problem: Problem, schedule: Schedule, n: int) -> None:
+        self.problem = problem
+        self.schedule = schedule
+        self.n = n
+        self.real = problem.budgets()
+        self.best_s = inf
+        self.best: Policy | None = None
 
-def fit(
-    problem: Problem,
-    schedule: Schedule,
-    program: Program,
-    n: int,
-    shares: Shares,
-    known: Policy | None = None,
-    pinned: Shares | None = None,
-) -> Policy | None:
-    """The fastest policy of n micro-batches that fits as the placement counts, starting from a solution; or None.
+    # -- one program ---------------------------------------------------------------------------------------------
+    def fit(
+        self, program: Program, shares: Shares, known: Policy | None = None, pinned: Shares | None = None
+    ) -> Policy | None:
+        """The fastest policy that fits as the placement counts, starting from a solution; or None.
 
-    Where a policy is ``known`` to fit, no budget is lowered below what the rows count for it: rounding, which puts
-    another policy over a budget by a page, would leave no room at all.
-    """
-    real = problem.budgets()
-    given: Budgets = program.budgets
-    least = counted(program, n, known) if known else dict.fromkeys(real, 0.0)
-    best = _NONE
-    for _ in range(_ROUNDS):
-        policy = read_back(program, n, shares)
-        need = peak_bytes(problem, policy, schedule)
-        over = {tier: max(0, need[tier] - real[tier]) for tier in real}
-        if not any(over.values()):
-            best = min(best, (program.seconds(shares_of(policy), n), policy), key=_seconds)
-        if given.keys() != real.keys():  # a cost model with rows of its own
-            break
-        if any(over.values()):
-            given = {tier: max(given[tier] - 1.1 * over[tier], min(given[tier], least[tier])) for tier in real}
-        else:
-            given = credited(real, program, n, policy, need)
-        solution = _solve(program, given, n, pinned)
-        if solution is None or solution.seconds * n > best[0] * (1 - _WORTH):
-            break
-        shares = solution.shares
-    return best[1]
+        Where a policy is ``known`` to fit, no budget is lowered below what the rows count for it: rounding, which puts
+        another policy over a budget by a page, would leave no room at all.
+        """
+        given: Budgets = program.budgets
+        least = counted(program, self.n, known) if known else dict.fromkeys(self.real, 0.0)
+        best_s, best = inf, None
+        for _ in range(_ROUNDS):
+            policy = read_back(program, self.n, shares)
+            need = self._need(policy)
+            over = {tier: max(0, need[tier] - most) for tier, most in self.real.items()}
+            if not any(over.values()) and (seconds := program.seconds(shares_of(policy), self.n)) < best_s:
+                best_s, best = seconds, policy
+            if given.keys() != self.real.keys():  # a cost model with rows of its own
+                break
+            if any(over.values()):
+                given = {t: max(given[t] - 1.1 * over[t], min(given[t], least[t])) for t in self.real}
+            else:
+                given = credited(self.real, program, self.n, policy, need)
+            solution = _solve(program, given, self.n, pinned)
+            if solution is None or solution.seconds * self.n > best_s * (1 - _WORTH):
+                break
+            shares = solution.shares
+        return best
 
-
-def fastest(problem: Problem, schedule: Schedule, programs: Sequence[Program], n: int) -> Policy | None:
-    """The fastest policy of one block shape over all settings of the switches; None where none fits.
-
-    Settings whose rows are over a budget by no more than they count too much are tried as well.
-    """
-    real = problem.budgets()
-    roomy = {tier: most * (1 + _MOST_CREDIT) + 4 * MiB if most else 0.0 for tier, most in real.items()}
-    bounds = [(program, s) for program in programs if (s := _solve(program, roomy, n)) is not None]
-    best = _NONE
-    for program, bound in sorted(bounds, key=lambda pair: pair[1].seconds):
-        if bound.seconds * n >= best[0]:
-            break
-        policy = _fitted_anyhow(problem, schedule, program, n, bound.shares)
-        if policy is not None:
-            best = min(best, (program.seconds(shares_of(policy), n), policy), key=_seconds)
-    best = _of_corners(problem, schedule, programs, n, best)
-    best = _from_there(problem, schedule, programs, n, best)
-    best = _in_whole_grains(problem, schedule, programs, n, best)
-    return _a_little_more(problem, schedule, programs, n, best)[1]
-
-
-def _of_corners(problem: Problem, schedule: Schedule, programs: Sequence[Program], n: int, best: Found) -> Found:
-    """The fastest that fits with each kind of tensor on one tier alone, where nothing is rounded, if it is faster."""
-    for program in programs:
-        for shares in _corners(program):
-            seconds = program.seconds(shares, n)
-            if seconds < best[0]:
-                policy = read_back(program, n, shares)
-                if _fits(problem, schedule, policy):
-                    best = seconds, policy
-    return best
-
-
-def _from_there(problem: Problem, schedule: Schedule, programs: Sequence[Program], n: int, best: Found) -> Found:
-    """Every program once more, its budgets credited by what its rows count too much for the best policy so far."""
-    for program in programs if best[1] else ():
-        assert best[1] is not None
-        need = peak_bytes(problem, best[1], schedule)
-        budgets = credited(problem.budgets(), program, n, best[1], need)
-        solution = _solve(program, budgets, n)
-        if solution is not None and solution.seconds * n < best[0] * (1 - _WORTH):
-            fitted = fit(problem, schedule, replace(program, budgets=budgets), n, solution.shares, best[1])
-            if fitted is not None:
-                best = min(best, (program.seconds(shares_of(fitted), n), fitted), key=_seconds)
-    return best
-
-
-def _in_whole_grains(problem: Problem, schedule: Schedule, programs: Sequence[Program], n: int, best: Found) -> Found:
-    """Again with whole grains of the cache on the gpu in every layer and micro-batch, and the rest of the gpu's bytes
-    for weights: what is rounded up somewhere makes the rings larger, and what is rounded down leaves bytes unused.
-    """
-    policy = best[1]
-    for program in programs if policy else ():
-        assert policy is not None
-        for share in _whole_shares(problem, program, policy):
-            moved = {CACHE[0]: share, CACHE[1]: 1 - share, CACHE[2]: 0.0}
-            at = read_back(program, n, {**shares_of(policy), **moved})
-            budgets = credited(problem.budgets(), program, n, at, peak_bytes(problem, at, schedule))
-            solution = _solve(program, budgets, n, moved)
-            if solution is not None and solution.seconds * n < best[0]:
-                pinned = replace(program, budgets=budgets)
-                fitted = fit(problem, schedule, pinned, n, solution.shares, policy, moved)
+    def _fit_anyhow(self, program: Program, shares: Shares) -> Policy | None:
+        """`fit`, from the budgets as they are, or credited by what the rows count too much for these shares."""
+        policy = read_back(program, self.n, shares)
+        plain = {tier: float(most) for tier, most in self.real.items()}
+        for budgets in (plain, credited(self.real, program, self.n, policy, self._need(policy))):
+            solution = _solve(program, budgets, self.n)
+            if solution is not None:
+                fitted = self.fit(replace(program, budgets=budgets), solution.shares)
                 if fitted is not None:
-                    best = min(best, (program.seconds(shares_of(fitted), n), fitted), key=_seconds)
-    return best
+                    return fitted
+        return None
 
+    # -- all programs --------------------------------------------------------------------------------------------
+    def fastest(self, programs: Sequence[Program]) -> Policy | None:
+        """The fastest policy over all settings of the switches; None where none fits."""
+        self._from_the_solutions(programs)
+        self._from_the_corners(programs)
+        self._from_the_best(programs)
+        self._in_whole_grains(programs)
+        self._a_little_more(programs)
+        return self.best
 
-def _a_little_more(problem: Problem, schedule: Schedule, programs: Sequence[Program], n: int, best: Found) -> Found:
-    """Parts of a grain of the cache, or of the weights' pages, more on the gpu while that fits.
+    def _from_the_solutions(self, programs: Sequence[Program]) -> None:
+        """Settings whose rows are over a budget by no more than they count too much are tried as well."""
+        roomy = {tier: most * (1 + _MOST_CREDIT) + 4 * MiB if most else 0.0 for tier, most in self.real.items()}
+        bounds = [(program, s) for program in programs if (s := _solve(program, roomy, self.n)) is not None]
+        for program, bound in sorted(bounds, key=lambda pair: pair[1].seconds):
+            if bound.seconds * self.n >= self.best_s:
+                break
+            self._keep(program, self._fit_anyhow(program, bound.shares))
 
-    Layers and micro-batches round a share in turn, and what one of them rounds down leaves room that no row counts.
-    """
-    units = ((CACHE, 1 / _grains(problem, programs[0])), (WEIGHTS, _rounded(problem))) if best[1] else ()
-    for program in programs:
-        for (names, unit), halved in product(units, range(_HALVINGS)):
-            assert best[1] is not None
-            moved = _more_on_gpu(names, shares_of(best[1]), unit / 2**halved)
-            if moved is None or not _describes(program, best[1]) or program.seconds(moved, n) > best[0] * (1 - _WORTH):
-                continue
-            policy = read_back(program, n, moved)
-            if _fits(problem, schedule, policy):
-                best = min(best, (program.seconds(shares_of(policy), n), policy), key=_seconds)
-    return best
+    def _from_the_corners(self, programs: Sequence[Program]) -> None:
+        """Each kind of tensor on one tier alone, where nothing is rounded."""
+        for program in programs:
+            for shares in _corners(program):
+                seconds = program.seconds(shares, self.n)
+                if seconds < self.best_s:
+                    policy = read_back(program, self.n, shares)
+                    if self._fits(policy):
+                        self.best_s, self.best = seconds, policy
+
+    def _from_the_best(self, programs: Sequence[Program]) -> None:
+        """Every program once more, its budgets credited by what its rows count too much for the best policy so far."""
+        for program in programs if self.best else ():
+            assert self.best is not None
+            budgets = credited(self.real, program, self.n, self.best, self._need(self.best))
+            solution = _solve(program, budgets, self.n)
+            if solution is not None and solution.seconds * self.n < self.best_s * (1 - _WORTH):
+                self._keep(program, self.fit(replace(program, budgets=budgets), solution.shares, self.best))
+
+    def _in_whole_grains(self, programs: Sequence[Program]) -> None:
+        """Again with whole grains of the cache on the gpu in every layer and micro-batch, and the rest for weights.
+
+        What is rounded up somewhere makes the rings larger, and what is rounded down leaves bytes unused.
+        """
+        policy = self.best
+        for program in programs if policy else ():
+            assert policy is not None
+            for share in _whole_shares(self.problem, program, policy):
+                moved = {CACHE[0]: share, CACHE[1]: 1 - share, CACHE[2]: 0.0}
+                at = read_back(program, self.n, {**shares_of(policy), **moved})
+                budgets = credited(self.real, program, self.n, at, self._need(at))
+                solution = _solve(program, budgets, self.n, moved)
+                if solution is not None and solution.seconds * self.n < self.best_s:
+                    pinned = replace(program, budgets=budgets)
+                    self._keep(program, self.fit(pinned, solution.shares, policy, moved))
+
+    def _a_little_more(self, programs: Sequence[Program]) -> None:
+        """Parts of a grain of the cache, or of the weights' pages, more on the gpu while that fits.
+
+        Layers and micro-batches round a share in turn, and what one of them rounds down leaves room that no row counts.
+        """
+        grain, pages = 1 / _grains(self.problem, programs[0]), _rounded(self.problem)
+        units = ((CACHE, grain), (WEIGHTS, pages)) if self.best else ()
+        for program in programs:
+            for (names, unit), halved in product(units, range(_HALVINGS)):
+                assert self.best is not None
+                moved = _more_on_gpu(names, shares_of(self.best), unit / 2**halved)
+                if moved is None or not _describes(program, self.best):
+                    continue
+                if program.seconds(moved, self.n) > self.best_s * (1 - _WORTH):
+                    continue
+                policy = read_back(program, self.n, moved)
+                if self._fits(policy):
+                    self._keep(program, policy)
+
+    # -- what is asked of a policy -------------------------------------------------------------------------------
+    def _keep(self, program: Program, policy: Policy | None) -> None:
+        """The best so far is this one, if it is faster."""
+        if policy is not None:
+            seconds = program.seconds(shares_of(policy), self.n)
+            if seconds < self.best_s:
+                self.best_s, self.best = seconds, policy
+
+    def _need(self, policy: Policy) -> Mapping[str, int]:
+        """Bytes of each tier as the placement counts."""
+        return peak_bytes(self.problem, policy, self.schedule)
+
+    def _fits(self, policy: Policy) -> bool:
+        need = self._need(policy)
+        return all(need[tier] <= most for tier, most in self.real.items())
 
 
 def _more_on_gpu(names: Sequence[str], shares: Shares, step: float) -> Shares | None:
@@ -166,12 +182,6 @@ def _more_on_gpu(names: Sequence[str], shares: Shares, step: float) -> Shares | 
         return None
     step = min(step, shares[donor])
     return {**shares, names[0]: shares[names[0]] + step, donor: shares[donor] - step}
-
-
-def _fits(problem: Problem, schedule: Schedule, policy: Policy) -> bool:
-    """As the placement counts."""
-    real, need = problem.budgets(), peak_bytes(problem, policy, schedule)
-    return all(need[tier] <= real[tier] for tier in real)
 
 
 def _describes(program: Program, policy: Policy) -> bool:
@@ -204,20 +214,6 @@ def _corners(program: Program) -> Iterator[Shares]:
     homes = [[name for name in names if name not in program.absent] for names in (WEIGHTS, CACHE, ACT)]
     for chosen in product(*homes):
         yield {name: float(name in chosen) for names in (WEIGHTS, CACHE, ACT) for name in names}
-
-
-def _fitted_anyhow(problem: Problem, schedule: Schedule, program: Program, n: int, shares: Shares) -> Policy | None:
-    """`fit`, from the budgets as they are, or credited by what the rows count too much for these shares."""
-    real = problem.budgets()
-    policy = read_back(program, n, shares)
-    more = credited(real, program, n, policy, peak_bytes(problem, policy, schedule))
-    for budgets in ({tier: float(most) for tier, most in real.items()}, more):
-        solution = _solve(program, budgets, n)
-        if solution is not None:
-            fitted = fit(problem, schedule, replace(program, budgets=budgets), n, solution.shares)
-            if fitted is not None:
-                return fitted
-    return None
 
 
 def credited(real: Mapping[str, int], program: Program, n: int, policy: Policy, need: Mapping[str, int]) -> Budgets:

@@ -4,5 +4,5 @@ demo     `flexplan demo`.
 entry    The runtime `torch` as the command line sees it.
 examine  What this runtime finds on a machine, for `flexplan doctor`: devices and compilers.
 prepare  A request made ready: all that can be refused is refused here.
-run      A request that was found right, fulfilled: its prompts completed, or one block measured.
+run      A request that was found right, run: its prompts completed, or one block measured.
 """

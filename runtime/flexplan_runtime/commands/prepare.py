@@ -31,7 +31,7 @@ from flexplan_runtime.measure.machine import fingerprint
 from flexplan_runtime.memory.arenas import Ledger
 from flexplan_runtime.memory.host_limits import refuse_beyond, room
 from flexplan_runtime.weights.download import resolve_model
-from flexplan_runtime.weights.open import DUMMY, dtype_of, open_model, refuse_other_model
+from flexplan_runtime.weights.open import DUMMY, OpenedModel, dtype_of, open_model, refuse_other_model
 
 _UNLIMITED = 1 << 60
 
@@ -45,8 +45,7 @@ class Ready:
     schedule: str
     sampling: Sampling
     weights: str | Path
-    shape: ModelShape
-    math: ModelConstants
+    opened: OpenedModel
     dtype: torch.dtype
     tokenizer: Tokenizer
     prompts: tuple[Prompt, ...]
@@ -54,9 +53,14 @@ class Ready:
     env: ExecutionEnv
 
     @property
+    def shape(self) -> ModelShape:
+        """Of the model in this dtype."""
+        return self.opened.shape.with_dtype(self.dtype.itemsize)
+
+    @property
     def stops(self) -> tuple[int, ...]:
         """Ids that end a row."""
-        return tuple(self.math.eos_token_ids) if self.request.stop_at_end_token else ()
+        return tuple(self.opened.math.eos_token_ids) if self.request.stop_at_end_token else ()
 
     def problem(self, hardware: Hardware | None = None) -> Problem:
         """The problem of these very prompts, under the budgets of the request."""
@@ -76,20 +80,20 @@ def make_ready(request: RunRequest) -> Ready:
     assert isinstance(policy, Policy)
     env = environment(request)
     weights, directory = _find(request)
-    shape, math = _open(request, weights)
-    refuse_endless(shape, policy, request.max_new_tokens)
-    sampling = _sampling(request, math)
+    opened = _open(request, weights)
+    refuse_endless(opened.shape, policy, request.max_new_tokens)
+    sampling = _sampling(request, opened.math)
     if plan:
-        refuse_other_model(plan.problem.model, shape)
+        refuse_other_model(plan.problem.model, opened.shape)
         _warn_of_other_machine(plan, env.device)
-    dtype = dtype_of(request.dtype, math)
-    shape = shape.with_dtype(dtype.itemsize)
+    dtype = dtype_of(request.dtype, opened.math)
+    shape = opened.shape.with_dtype(dtype.itemsize)
     tokenizer = Tokenizer(directory)
     prompts = request.prompts or random_prompts(request, policy, shape)
     ids = tokenizer.encode(prompts)
     refuse_bad_prompts(ids, request.max_new_tokens, shape, [f"line {prompt.line}: the prompt" for prompt in prompts])
     schedule = plan.schedule if plan else "zigzag"
-    ready = Ready(request, policy, schedule, sampling, weights, shape, math, dtype, tokenizer, tuple(prompts), ids, env)
+    ready = Ready(request, policy, schedule, sampling, weights, opened, dtype, tokenizer, tuple(prompts), ids, env)
     _refuse_over_budget(ready)
     return ready
 
@@ -133,14 +137,13 @@ def _find(request: RunRequest) -> tuple[str | Path, Path | None]:
     return directory, directory
 
 
-def _open(request: RunRequest, weights: str | Path) -> tuple[ModelShape, ModelConstants]:
+def _open(request: RunRequest, weights: str | Path) -> OpenedModel:
     try:
-        shape, math, _ = open_model(request.model, weights, request.seed)
+        return open_model(request.model, weights, request.seed)
     except PolicyError:
         raise
     except UsageError as error:  # a name nobody knows: a bad model here, where solve would call it a bad question
         raise ModelFilesError("FP533", error.message, fix=error.fix) from error
-    return shape, math
 
 
 def _refuse_over_budget(ready: Ready) -> None:

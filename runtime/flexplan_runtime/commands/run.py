@@ -1,4 +1,4 @@
-"""A request that was found right, fulfilled: its prompts completed, or one block measured."""
+"""A request that was found right, run: its prompts completed, or one block measured."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from flexplan.graph.kinds import tier_of
 from flexplan.job.runtime import BenchReport, Completion, Listener, RunReport
 from flexplan.plan.plan import Plan, simulate
 from flexplan_runtime.commands.prepare import Ready
-from flexplan_runtime.generate.lm import Generation, OffloadedLM
+from flexplan_runtime.generate.lm import OffloadedLM
+from flexplan_runtime.generate.loop import Generation
 from flexplan_runtime.generate.prompts import refuse_broken
 from flexplan_runtime.memory.arenas import Ledger
 
@@ -70,7 +71,7 @@ def open_lm(ready: Ready) -> OffloadedLM:
     """The model of a request, its weights loaded."""
     request = ready.request
     return OffloadedLM(
-        request.model,
+        ready.opened,
         ready.env,
         ready.weights,
         request.policy,

@@ -74,6 +74,12 @@ class BlockState:
     on_host: dict[tuple[int, ...], list[HostAttention]] = field(default_factory=dict)
     weights: dict[tuple[int, int], dict[str, Pieces]] = field(default_factory=dict)
 
+    def renew(self, batches: Sequence[BatchState]) -> None:
+        """Go on with the rows of another block of the same shape."""
+        for kept, new in zip(self.batches, batches, strict=True):
+            kept.renew(new)
+        self.noting = False
+
     @property
     def cache_packing(self) -> Packing | None:
         return self.placement.cache[0][0].packing

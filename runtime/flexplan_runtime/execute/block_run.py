@@ -1,15 +1,15 @@
-"""Running one block: its inputs into the arenas, its graph through the executor, its tokens out."""
+"""One block that runs: its prompts into the arenas, and the tokens of each pass out of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
 from flexplan.graph.graph import TaskGraph
 from flexplan.graph.tasks import Access, Sweep
-from flexplan.graph.timeline import Timeline
 from flexplan.placement.placement import ID_BYTES, Placement
 from flexplan_runtime.execute.block import BlockState
 from flexplan_runtime.execute.env import ExecutionEnv
@@ -33,7 +33,7 @@ class BlockPlan:
 
 
 class BlockRun:
-    """One block from prompts to new tokens."""
+    """One block from prompts to new tokens, and the lanes that its tasks run in."""
 
     def __init__(
         self,
@@ -46,28 +46,25 @@ class BlockRun:
         trace: bool = False,
     ) -> None:
         self.plan = plan
-        self.state = state
         self.memory = memory
-        self.env = env
         self.report = report
-        self.trace = trace
+        self.lanes = Executor(plan.graph, state, memory, env, trace=trace)
         self.stops = frozenset(state.stop_ids.tolist())
         self.tokens: list[list[int]] = [[] for _ in plan.prompts]
-        self.broken: dict[int, int] = {}
-        self.stuck = False  # a task that did not end may still write to the block's memory
+        self.broken: dict[int, int] = {}  # for a row whose logits became no numbers, how many tokens it has
 
-    def run(self) -> Timeline:
-        """Fill in the prompts and execute; ``tokens`` then holds every row's new tokens.
+    @property
+    def stuck(self) -> bool:
+        """A task that did not end may still write to the block's memory."""
+        return self.lanes.stuck
 
-        ``broken``: for a row whose logits became no numbers, how many tokens it has.
-        """
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """With its prompts in place and its lanes at work."""
         for k in range(len(self.plan.placement.block.batches)):
             self._fill_prompt(k)
-        executor = Executor(self.plan.graph, self.state, self.memory, self.env, self._take, trace=self.trace)
-        try:
-            return executor.run(self.finished)
-        finally:
-            self.stuck = executor.stuck
+        with self.lanes.at_work():
+            yield
 
     def finished(self, k: int) -> bool:
         """Have all rows of micro-batch k met a stop token, or logits that are no numbers?"""
@@ -86,17 +83,22 @@ class BlockRun:
             ids[n, batch.prompt_len - len(prompt) :] = torch.tensor(prompt)
         self.memory.bytes_of(Access("ids_host", k, 0, ids.nbytes)).view(torch.int64).view(ids.shape).copy_(ids)
 
-    def _take(self, sweep: Sweep) -> None:
-        """The new token of every row that has not stopped."""
-        for k in sweep.ks:
-            batch = self.plan.placement.block.batches[k]
-            size = batch.num_rows * ID_BYTES
-            chosen = self.memory.bytes_of(Access("outputs", k, sweep.i * size, (sweep.i + 1) * size)).view(torch.int64)
-            for row, token in zip(batch.rows, chosen.tolist(), strict=True):
-                if self._stopped(row):
-                    continue
-                if token == NO_TOKEN:
-                    self.broken[row] = len(self.tokens[row])
-                else:
-                    self.tokens[row].append(token)
-        self.report(sum(map(len, self.tokens)))
+    def take(self, landed: Iterable[Sweep]) -> None:
+        """The new tokens of sweeps that are done, each told to the caller."""
+        for sweep in landed:
+            for k in sweep.ks:
+                self._take(k, sweep.i)
+            self.report(sum(map(len, self.tokens)))
+
+    def _take(self, k: int, i: int) -> None:
+        """The new token of every row of a micro-batch that has not stopped."""
+        batch = self.plan.placement.block.batches[k]
+        size = batch.num_rows * ID_BYTES
+        chosen = self.memory.bytes_of(Access("outputs", k, i * size, (i + 1) * size)).view(torch.int64)
+        for row, token in zip(batch.rows, chosen.tolist(), strict=True):
+            if self._stopped(row):
+                continue
+            if token == NO_TOKEN:
+                self.broken[row] = len(self.tokens[row])
+            else:
+                self.tokens[row].append(token)

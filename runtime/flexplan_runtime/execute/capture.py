@@ -27,7 +27,7 @@ _MOST = 4096  # steps that differ: of dozens of micro-batches and layers; a capt
 
 
 class Replays:
-    """The captured tasks of one job: the first time a task runs as it is, the second time it may be captured.
+    """The captured tasks of one block: the first time a task runs as it is, the second time it may be captured.
 
     A task is the same one when all of its slots are: in the built-in schedules, in every pass.
     """

@@ -28,7 +28,7 @@ _CORES_THAT_DRIVE_A_DEVICE = 2
 class ExecutionEnv:
     """Where a model runs: a device, a directory for the disk tier, budgets in bytes (None: no limit).
 
-    ``num_threads`` is for computing on the host; ``deadline_s`` is how long a job may go without finishing
+    ``num_threads`` is for computing on the host; ``deadline_s`` is how long a run may go without finishing
     a task; ``throttle`` slows the tiers down to given rates, for experiments; ``timed=False`` keeps no timeline.
 
     Its models may be used by several threads, and run one after the other; ``turn`` is whose turn it is.
@@ -56,7 +56,7 @@ class ExecutionEnv:
         self._reserved_bytes = 0
 
     def stream(self, lane: str) -> Any:
-        """The CUDA stream of a lane, the same for every job: the framework keeps freed memory by stream.
+        """The CUDA stream of a lane, the same for every run: the framework keeps freed memory by stream.
 
         None for lanes that the host runs itself, and on machines without CUDA.
         """

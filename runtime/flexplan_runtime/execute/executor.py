@@ -1,9 +1,11 @@
-"""The executor: walks the task graph, lane by lane.  It has no loop over layers; the order is the graph's."""
+"""The executor: puts the tasks of a graph into lanes.  It has no loop over layers; the order is the graph's."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +24,6 @@ from flexplan_runtime.execute.pacing import Pace, undisturbed
 from flexplan_runtime.execute.views import TaskView
 from flexplan_runtime.memory.block_memory import BlockMemory
 
-OnSweep = Callable[[Sweep], None]
-
 
 @dataclass(frozen=True)
 class Flying:
@@ -34,10 +34,9 @@ class Flying:
 
 
 class Executor:
-    """Runs the graph of one block; the first error of any lane is raised to the caller.
+    """The lanes of one block, and its tasks in them; the first error of any lane is raised to the caller.
 
-    ``on_sweep`` is called after each sweep, when the next one is in the lanes already: draining them would cost
-    every pass more than the one that turns out not to be wanted.  ``trace``: the timeline keeps every span.
+    ``trace``: the timeline keeps every span.
     """
 
     def __init__(
@@ -46,34 +45,31 @@ class Executor:
         block: BlockState,
         memory: BlockMemory,
         env: ExecutionEnv,
-        on_sweep: OnSweep,
         *,
         trace: bool = False,
     ) -> None:
-        self.graph = graph
         self.block = block
         self.memory = memory
         self.env = env
-        self.on_sweep = on_sweep
         self.trace = trace
         self.state = Run(env.deadline_s)
         self.lanes: dict[str, Lane] = {}
+        self.tracker = Tracker(graph.buffers)
         self.tokens: dict[int, Token] = {}
+        self.flying: deque[Flying] = deque()  # the sweep that the lanes are at, and the one behind it
         self.timeline = Timeline()
         self.pace = Pace()
         self.origin: Any = None
         self.stuck = False  # a lane is still at work although the run is over
 
-    def run(self, finished: Finished) -> Timeline:
-        """Execute until the graph ends or every micro-batch has finished; the measured timeline."""
-        layout = self.memory.layout
-        nbytes = layout.arena_bytes["gpu.workspace"] - layout.captured_bytes
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """While the lanes run; whatever fails, in them or in the caller, ends all of them."""
         with undisturbed():
             try:
-                first = GPU if self.block.placement.policy.overlap else INLINE
-                self._lane(first).prepare(lambda: self.env.reserve_workspace(nbytes))
+                self._reserve_workspace()
                 self._start_clock()
-                self._feed(finished)
+                yield
             except Cancelled:
                 pass  # the error that cancelled us is raised below
             except BaseException as error:
@@ -81,7 +77,32 @@ class Executor:
             finally:
                 self._end_lanes()
         self.state.raise_error()
-        return self.timeline
+
+    def begin(self, sweep: Sweep) -> Iterator[Node]:
+        """The tasks of the next sweep, with their edges; each is to be submitted."""
+        self.flying.append(Flying(sweep, []))
+        return self.tracker.nodes(sweep)
+
+    def submit(self, node: Node) -> None:
+        """A task into its lane, behind the tasks that it waits for."""
+        token = self.tokens[node.number] = Token(node.number, node.task)
+        # a number that is not known any more belongs to a sweep that has ended
+        self._lane(node.task.lane).submit(token, [self.tokens[n] for n in node.after if n in self.tokens])
+        self.flying[-1].tokens.append(token)
+        self.pace.rest(self.flying[0].tokens if len(self.flying) > 1 else ())
+
+    def landed(self) -> Iterator[Sweep]:
+        """The sweep before the one that was begun last, when it is done."""
+        if len(self.flying) > 1:
+            yield from self._land(self.flying.popleft())
+
+    def rest(self, finished: Finished) -> Iterator[Sweep]:
+        """The sweep that was begun last, when it is done; unless no micro-batch of it has more to say."""
+        for last in self.flying:
+            if all(map(finished, last.sweep.ks)):
+                self.state.end(last.tokens)
+            else:
+                yield from self._land(last)
 
     def _end_lanes(self) -> None:
         self.stuck = True  # until all have ended
@@ -90,29 +111,14 @@ class Executor:
         self.stuck = any(lane.thread.is_alive() for lane in self.lanes.values())
         self.lanes.clear()  # they and we refer to each other, and to all of the block's memory
         self.tokens.clear()
+        self.flying.clear()
 
-    def _feed(self, finished: Finished) -> None:
-        """Sweep after sweep into the lanes, two in flight, until no micro-batch of the next one has more to say."""
-        tracker, before = Tracker(self.graph.buffers), None
-        for sweep in self.graph.sweeps(finished):
-            flying = Flying(sweep, [])
-            for node in tracker.nodes(sweep):
-                flying.tokens.append(self._submit(node))
-                self.pace.rest(before.tokens if before else ())
-            if before:
-                self._land(before, flying.tokens)
-            before = flying
-        if before and all(map(finished, before.sweep.ks)):
-            self.state.end(before.tokens)
-        elif before:
-            self._land(before, ())
-
-    def _submit(self, node: Node) -> Token:
-        lane = self._lane(node.task.lane)
-        token = self.tokens[node.number] = Token(node.number, node.task)
-        # a number that is not known any more belongs to a sweep that has ended
-        lane.submit(token, [self.tokens[n] for n in node.after if n in self.tokens])
-        return token
+    def _reserve_workspace(self) -> None:
+        """On the lane that computes, whose memory it is."""
+        layout = self.memory.layout
+        nbytes = layout.arena_bytes["gpu.workspace"] - layout.captured_bytes
+        computing = GPU if self.block.placement.policy.overlap else INLINE
+        self._lane(computing).prepare(lambda: self.env.reserve_workspace(nbytes))
 
     def _lane(self, name: str) -> Lane:
         if name not in self.lanes:
@@ -134,17 +140,18 @@ class Executor:
     def _handle(self, task: Task) -> None:
         HANDLERS[task.kind](TaskView(self.block, task, self.memory))
 
-    def _land(self, flying: Flying, queued: Sequence[Token]) -> None:
-        """Wait for a sweep, tell the caller, count its tasks; the one after it is ``queued``."""
+    def _land(self, done: Flying) -> Iterator[Sweep]:
+        """Wait for a sweep, hand it out, count its tasks while the lanes are at the next one."""
         last: dict[str, Any] = {}  # the end of each stream's part of the sweep
-        for token in flying.tokens:
+        for token in done.tokens:
             self.state.wait(token.issued, token.task.name)
             last[token.task.lane] = token.event
         for event in last.values():
             if event is not None:
                 event.synchronize()
-        self.on_sweep(flying.sweep)
-        for token in flying.tokens:
+        yield done.sweep
+        queued = self.flying[-1].tokens if self.flying and self.flying[-1] is not done else ()
+        for token in done.tokens:
             self.pace.rest(queued)
             if self.env.timed:
                 self._count(token)

@@ -41,7 +41,7 @@ class Cancelled(Exception):
 
 
 class Run:
-    """What the lanes of one job share: the first error, and when a task last ended."""
+    """What the lanes of one run share: the first error, and when a task last ended."""
 
     def __init__(self, deadline_s: float) -> None:
         self.deadline_s = deadline_s
@@ -62,10 +62,13 @@ class Run:
     def raise_error(self) -> None:
         """Raise the first error, if there was one, and forget it: it knows the frames that know us."""
         error, self.error = self.error, None
+        if error is None:
+            return
+        led_to_it = error.__context__
         try:
-            if error is not None:
-                raise error
+            raise error
         finally:
+            error.__context__ = led_to_it  # and not that we were cancelled, by which its keeper would keep our frames
             del error
 
     def end(self, unwanted: Sequence[Token]) -> None:
@@ -126,33 +129,33 @@ class Lane:
         self.timed = timed
         self.stream = stream  # None: the lane's work is done when its function returns
         self._last: Any = None  # the event behind what was queued last
-        self.jobs: queue.SimpleQueue[tuple[Token, Sequence[Token]] | Callable[[], None] | None] = queue.SimpleQueue()
+        self.queued: queue.SimpleQueue[tuple[Token, Sequence[Token]] | Callable[[], None] | None] = queue.SimpleQueue()
         self.thread = threading.Thread(target=self._main, name=f"flexplan-{name}", daemon=True)
         self.thread.start()
 
     def submit(self, token: Token, after: Sequence[Token]) -> None:
         """Queue a task."""
-        self.jobs.put((token, after))
+        self.queued.put((token, after))
 
     def prepare(self, work: Callable[[], None]) -> None:
         """Do this on the lane's thread and stream before its tasks; returns, or raises, when it is done."""
         done: Future[None] = Future()
-        self.jobs.put(partial(_fulfil, done, work))
+        self.queued.put(partial(_run_for, done, work))
         done.result(self.run.deadline_s)
 
     def close(self) -> None:
         """End the thread after the tasks that are queued; a failed run skips them."""
-        self.jobs.put(None)
+        self.queued.put(None)
         self.thread.join(0.5 if self.run.failed else self.run.deadline_s)
 
     def _main(self) -> None:
         torch.set_num_threads(self.num_threads)  # a new thread does not inherit it
         with torch.inference_mode(), torch.cuda.stream(self.stream):
-            while (job := self.jobs.get()) is not None:
-                if callable(job):
-                    job()
+            while (work := self.queued.get()) is not None:
+                if callable(work):
+                    work()
                 elif not self.run.over:
-                    self._do(*job)
+                    self._do(*work)
             if self.stream is not None and not self.run.failed:
                 self.stream.synchronize()
 
@@ -222,7 +225,7 @@ def forget_frames(error: BaseException | None) -> None:
         error = error.__cause__ or error.__context__
 
 
-def _fulfil(done: Future[None], work: Callable[[], None]) -> None:
+def _run_for(done: Future[None], work: Callable[[], None]) -> None:
     try:
         work()
     except BaseException as error:  # the caller waits for it

@@ -1,11 +1,15 @@
 """From prompts to tokens: the model as a library offers it.
 
-lm         `OffloadedLM`: places the weights, generates block after block.
+blocks     Blocks of prompts: planned to their lengths, given state and memory.
+lm         `OffloadedLM`: the model as a user calls it.
+loop       The engine's loop, whole: blocks, sweeps, tasks, tokens.
+placed     A model whose weights lie in their places.
 prompts    Prompts and outputs in the shapes that transformers uses.
 tokenizer  Text to token ids and back.
 """
 
-from flexplan_runtime.generate.lm import Generation, OffloadedLM
+from flexplan_runtime.generate.lm import OffloadedLM
+from flexplan_runtime.generate.loop import Generation
 from flexplan_runtime.generate.prompts import refuse_bad_prompts, refuse_broken
 from flexplan_runtime.generate.tokenizer import Tokenizer
 

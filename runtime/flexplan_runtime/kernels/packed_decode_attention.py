@@ -1,4 +1,4 @@
-"""Decode attention on CUDA over a packed cache: as `decodekernel`, and keys and values are unpacked in registers.
+"""Decode attention on CUDA over a packed cache: as `decode_attention`, and keys and values are unpacked in registers.
 
 The two halves of head_dim are two tiles throughout: 4-bit codes of both share a byte, and no tile is put together.
 What a key or value becomes is rounded to the model's dtype, as unpacking it first would.

@@ -95,7 +95,7 @@ class Ledger:
 
 
 class Arenas:
-    """The arenas of one model or one job, by name; closing gives everything back."""
+    """The arenas of one model or its blocks, by name; closing gives everything back."""
 
     def __init__(self, sizes: Mapping[str, int], ledger: Ledger, device: torch.device, scratch: Path) -> None:
         self.ledger = ledger

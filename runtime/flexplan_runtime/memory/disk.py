@@ -68,7 +68,7 @@ class ScratchFile:
     @property
     def busy(self) -> bool:
         """Is a request of a transfer that failed still under way?  It reads into that transfer's memory, or from it."""
-        return any(not job.done() for job in self._left)
+        return any(not request.done() for request in self._left)
 
     @contextmanager
     def _handle(self) -> Iterator[int]:
@@ -107,11 +107,11 @@ class ScratchFile:
             request(offset, data)
             return
         starts = range(0, len(data), DISK_REQUEST_BYTES)
-        jobs = [self._pool.submit(request, offset + s, data[s : s + DISK_REQUEST_BYTES]) for s in starts]
-        done, left = wait(jobs, return_when=FIRST_EXCEPTION)
-        self._left += [job for job in left if not job.cancel()]
-        for job in done:
-            job.result()
+        requests = [self._pool.submit(request, offset + s, data[s : s + DISK_REQUEST_BYTES]) for s in starts]
+        done, left = wait(requests, return_when=FIRST_EXCEPTION)
+        self._left += [late for late in left if not late.cancel()]
+        for ended in done:
+            ended.result()
 
     def _read_request(self, offset: int, out: Tensor) -> None:
         self._all(os.preadv, memoryview(out.numpy()), offset)

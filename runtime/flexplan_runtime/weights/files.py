@@ -1,7 +1,7 @@
 """Files of stored tensors: where each tensor's bytes are, and reading them with plain positioned reads.
 
 Headers are parsed here, as data: nothing is unpickled, and nothing is mapped into memory, where a file cut
-short under a running job would end the process.
+short under a run would end the process.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from flexplan_runtime.weights.packed import read_packed
 ReadPacked = Callable[[WeightReader, Piece, Tensor, torch.dtype], None]
 Read = Callable[[Piece, Tensor], None]  # a piece as it is stored, into these bytes
 
-_JOB_BYTES = 64 << 20  # one thread alone with a token table of a gigabyte would outlast all others
+_PART_BYTES = 64 << 20  # one thread alone with a token table of a gigabyte would outlast all others
 _LOCKERS = 2  # the driver locks one range at a time, but for a second one it has everything ready
 
 WEIGHT_BUFFERS = {"gpu": "weights_gpu", "cpu": "weights_cpu", "disk": "weights_disk"}
@@ -49,11 +49,11 @@ def load_weights(
     pool = ThreadPoolExecutor(num_threads, "flexplan-load", torch.set_num_threads, (1,))
     lockers = ThreadPoolExecutor(_LOCKERS, "flexplan-lock")
     try:
-        layers = [(w, [pool.submit(job) for job in _jobs(layout, w, arenas, read)]) for w in placement.weights]
+        layers = [(w, [pool.submit(fill) for fill in _fills(layout, w, arenas, read)]) for w in placement.weights]
         locks = []
         for w, filled in layers:
-            for job in filled:
-                job.result()
+            for part in filled:
+                part.result()
             locks.append(lockers.submit(_lock, layout, w, arenas))  # while the next ones are filled
         for lock in locks:
             lock.result()
@@ -62,8 +62,8 @@ def load_weights(
         lockers.shutdown(cancel_futures=True)
 
 
-def _jobs(layout: Layout, w: LayerWeights, arenas: Arenas, read: Read) -> Iterator[Callable[[], None]]:
-    """What fills a layer's parts: small jobs for each piece in memory, one for all that goes to disk."""
+def _fills(layout: Layout, w: LayerWeights, arenas: Arenas, read: Read) -> Iterator[Callable[[], None]]:
+    """What fills a layer's parts: by parts of each piece in memory, at once for all that goes to disk."""
     for piece in w.pieces:
         if piece.tier != "disk":
             buffer = layout.buffers[WEIGHT_BUFFERS[piece.tier]]
@@ -80,7 +80,7 @@ def _parts(piece: Piece) -> Iterator[Piece]:
         yield piece
         return
     row_bytes = piece.tensor.rows_bytes(1)
-    step = max(1, _JOB_BYTES // row_bytes)
+    step = max(1, _PART_BYTES // row_bytes)
     for lo in range(piece.row_lo, piece.row_hi, step):
         hi = min(lo + step, piece.row_hi)
         yield replace(piece, row_lo=lo, row_hi=hi, offset=piece.offset + (lo - piece.row_lo) * row_bytes)

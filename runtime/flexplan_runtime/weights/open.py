@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -28,20 +29,35 @@ _ALIASES = {
     for short in shorts
 }  # as other tools spell them
 
-Config = str | Path | tuple[ModelShape, ModelConstants]
+
+class OpenedModel(NamedTuple):
+    """A model whose files were found right; it holds none of them open."""
+
+    shape: ModelShape
+    math: ModelConstants
+    reader: WeightReader
 
 
-def open_model(config: Config, path: str | Path, seed: int) -> tuple[ModelShape, ModelConstants, WeightReader]:
-    """Shape, maths and weights; ``path`` ``"_DUMMY_"`` gives random weights of the named model's shape."""
+Named = str | Path | tuple[ModelShape, ModelConstants]
+Config = Named | OpenedModel
+
+
+def open_model(config: Config, path: str | Path, seed: int) -> OpenedModel:
+    """Shape, maths and weights; ``path`` ``"_DUMMY_"`` gives random weights of the named model's shape.
+
+    What was opened before is not opened, and checked, again.
+    """
+    if isinstance(config, OpenedModel):
+        return config
     if str(path) == DUMMY:
         shape, math = config if isinstance(config, tuple) else read_model(str(config))
-        return shape, math, DummyCheckpoint(shape, seed)
+        return OpenedModel(shape, math, DummyCheckpoint(shape, seed))
     directory = _directory(config, Path(path).expanduser())
     shape, math = config if isinstance(config, tuple) else _read(config, directory)
-    return shape, math, open_checkpoint(directory, shape)
+    return OpenedModel(shape, math, open_checkpoint(directory, shape))
 
 
-def _directory(config: Config, path: Path) -> Path:
+def _directory(config: Named, path: Path) -> Path:
     """Where the weights are: the path itself, or what lies below it under the model's name."""
     if isinstance(config, tuple) or is_model(Path(config).expanduser()):
         return resolve_model(path if isinstance(config, tuple) else config)

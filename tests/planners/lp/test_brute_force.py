@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from brute_force import TIERS, Grid, placement_of, seconds_of
-from flexplan_planners.fit.fitting import fastest
+from flexplan_planners.fit.fitting import Fitting
 from flexplan_planners.lp.rows import Program
 from flexplan_planners.lp.seconds import FlexplanCosts
 from problems import shape
@@ -97,7 +97,7 @@ def judge(seed: int) -> str:
     given = instance(seed)
     problem, n = given.problem, given.num_gpu_batches
     programs, zigzag = given.programs, make(SCHEDULES, "zigzag")
-    ours, grid = fastest(problem, zigzag, programs, n), Grid(problem, programs, n).best()
+    ours, grid = Fitting(problem, zigzag, n).fastest(programs), Grid(problem, programs, n).best()
     if grid is not None:
         placed = placement_of(problem, grid.policy)
         assert all(b <= problem.budgets()[t] for t, b in Layout.of(placed).tier_bytes().items()), "the sums are wrong"

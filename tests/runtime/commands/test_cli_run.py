@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from flexplan_runtime.generate import lm as lm_module
+from flexplan_runtime.generate import placed
+from flexplan_runtime.weights import open as open_module
 from policies import THREE_TIERS
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner, Result
@@ -70,7 +71,7 @@ def unloadable(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object) -> None:
         raise AssertionError("weights were loaded")
 
-    monkeypatch.setattr(lm_module, "load_weights", refuse)
+    monkeypatch.setattr(placed, "load_weights", refuse)
 
 
 def expected(directory: Path, texts: list[str]) -> list[list[int]]:
@@ -101,6 +102,14 @@ def test_completions_are_those_of_transformers_in_input_order(desk: Desk) -> Non
     assert result.stdout == ""
     assert {p.name for p in desk.place.iterdir()} == {"policy.json", "in.txt", "off", "out.jsonl"}
     assert not list((desk.place / "off").iterdir())
+
+
+def test_a_run_opens_and_checks_the_checkpoint_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Path] = []
+    real = open_module.open_checkpoint
+    monkeypatch.setattr(open_module, "open_checkpoint", lambda *args: opened.append(args[0]) or real(*args))
+    assert desk.run().exit_code == 0
+    assert opened == [desk.model]
 
 
 def test_json_lines_keep_their_ids_and_take_token_ids(desk: Desk) -> None:

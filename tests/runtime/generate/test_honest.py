@@ -47,7 +47,7 @@ def asked(policy: Policy, what: str) -> list[float]:
 # -- shares ----------------------------------------------------------------------------------------------------------
 def held_payload(lm: OffloadedLM) -> list[int]:
     """Bytes of weights by tier: what the ledger says is held, less what aligning pieces and layers cost."""
-    held, placed = lm.env.ledger.held, lm._placement
+    held, placed = lm.env.ledger.held, lm._model.placement
     found = []
     for tier in TIERS:
         arenas = [name for name in held if tier_of(name) == tier and name.endswith(".weights")]
@@ -120,7 +120,7 @@ def assert_arenas_are_the_placement(lm: OffloadedLM, p: Placement) -> None:
 def test_shares_are_even_over_the_layers(tiny_opt: Path, tmp_path: Path) -> None:
     """A pass streams as much of each layer: a fifth of the whole is not two layers of ten."""
     with opened(tiny_opt, Policy(w_gpu_percent=20.0, w_cpu_percent=45.0, sep_layer=False), tmp_path) as lm:
-        for w in lm._placement.weights[1:-1]:
+        for w in lm._model.placement.weights[1:-1]:
             total = sum(w.payload(tier) for tier in TIERS)
             for share, tier in zip((20, 45, 35), TIERS, strict=True):
                 assert abs(100 * w.payload(tier) / total - share) < 1

@@ -62,7 +62,7 @@ def test_the_shared_half_crosses_the_link_and_the_rest_does_not(tiny_opt: Path, 
         with opened(tiny_opt, policy, tmp_path) as lm:
             lm.complete(prompts, 4)
             moved[policy] = lm.env.ledger.moved["up_bytes", 3]
-            segments = [s for row in lm._placement.cache for s in row]
+            segments = [s for row in lm._model.placement.cache for s in row]
     pair = segments[0].pair_bytes
     grains = lm.shape.num_layers * 6 * lm.shape.num_kv_heads * 0.8 / 2
     old, answers = grains * pair * (8 + 2), grains * pair / 2  # those of the host's attention do not come back

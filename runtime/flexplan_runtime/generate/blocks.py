@@ -1,0 +1,180 @@
+"""Blocks of prompts: each planned to its very lengths, then given the state and the memory it runs in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from flexplan.hardware.machine import Hardware, hardware_from
+from flexplan.model.token_rules import Ids
+from flexplan.placement.layout import Layout
+from flexplan.placement.placement import Placement
+from flexplan.policy.blocks import fill_blocks
+from flexplan.problem.problem import Problem, Workload
+from flexplan.schedule.protocol import Schedule
+from flexplan_runtime.execute.block import BatchState, BlockState, batch_states
+from flexplan_runtime.execute.block_run import BlockPlan, BlockRun, Report
+from flexplan_runtime.execute.capture import Replays
+from flexplan_runtime.execute.penalties import Given, Penalties
+from flexplan_runtime.execute.sampling import Sampling
+from flexplan_runtime.generate.placed import PlacedModel, arena_sizes
+from flexplan_runtime.kernels.availability import has_triton
+from flexplan_runtime.memory.arenas import Arenas
+from flexplan_runtime.memory.block_memory import BlockMemory
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What all blocks of one call have in common."""
+
+    sampling: Sampling
+    stops: Ids
+    pad_id: int
+    trace: bool = False
+
+
+class BlockPlanner:
+    """Cuts prompts into blocks, each with the graph of its very lengths."""
+
+    def __init__(self, model: PlacedModel, schedule: Schedule) -> None:
+        self.model = model
+        self.schedule = schedule
+
+    def plans(
+        self, prompts: Sequence[Sequence[int]], gen_len: int, given: Sequence[Given] | None = None
+    ) -> Iterator[BlockPlan]:
+        """Block after block in input order; planned when it is asked for, as all of them would fill memory."""
+        size, given = self.model.policy.block_size, given or [Given(prompt) for prompt in prompts]
+        for first in range(0, len(prompts), size):
+            yield self._plan(prompts[first : first + size], given[first : first + size], first, gen_len)
+
+    def _plan(self, prompts: Sequence[Sequence[int]], given: Sequence[Given], first: int, gen_len: int) -> BlockPlan:
+        shape, policy = self.model.shape, self.model.policy
+        workload = Workload(prompt_lens=tuple(map(len, prompts)), gen_len=gen_len)
+        graph = self.schedule.build(Problem(model=shape, hardware=self._here(), workload=workload), policy)
+        block = next(fill_blocks(workload, policy))
+        return BlockPlan(prompts, given, first, graph, Placement.of(shape, policy, block, graph.live))
+
+    def _here(self) -> Hardware:
+        """The budgets of the environment; a schedule reads nothing else of a machine."""
+        return hardware_from().with_budget(**self.model.env.ledger.budgets)
+
+
+class BlockRoom:
+    """Where the blocks of a model run, one after the other: arenas for all but the weights, and the last block's state.
+
+    A block of the same shape as the one before it takes over its state, with the steps that were captured on a device.
+    """
+
+    def __init__(self, model: PlacedModel) -> None:
+        self.model = model
+        self.env = model.env
+        self.arenas = self._arenas({})
+        self._last: tuple[object, BlockState, BlockMemory] | None = None
+
+    def make_for(self, plans: Iterable[BlockPlan]) -> None:
+        """Room for each of these blocks; that of the call before serves again if it is large enough."""
+        sizes = arena_sizes((plan.placement for plan in plans), weights=False)
+        if self.arenas.holds(sizes):
+            return
+        self.replace(sizes)
+        try:
+            self.arenas.lock(self.env.loading_threads, touch=True)
+        except BaseException:
+            self.replace()
+            raise
+
+    def replace(self, sizes: Mapping[str, int] | None = None) -> None:
+        """Arenas of these sizes, none by default, instead of those that were."""
+        self._last = None
+        self.arenas.close()
+        self.arenas = self._arenas(sizes or {})
+
+    def close(self) -> None:
+        """Give everything back."""
+        self._last = None
+        self.env.ledger.forget("cache", "act")
+        self.arenas.close()
+
+    @contextmanager
+    def begun(self, plan: BlockPlan, asked: Asked, report: Report) -> Iterator[BlockRun]:
+        """A block with its prompts in place and its lanes at work."""
+        state, memory = self._state_of(plan, asked)
+        run = BlockRun(plan, state, memory, self.env, report, trace=asked.trace)
+        try:
+            with run.at_work():
+                yield run
+        finally:
+            if run.stuck or self.arenas.busy or self.model.arenas.busy:
+                self.replace()  # what may yet be written to is not used again
+
+    # -- a block's state -----------------------------------------------------------------------------------------------
+    def _state_of(self, plan: BlockPlan, asked: Asked) -> tuple[BlockState, BlockMemory]:
+        """The last block's where this one is like it, else new."""
+        batches = self._batches(plan, asked)
+        key = _likeness(plan, batches, asked)
+        if self._last is not None and self._last[0] == key:
+            _, state, memory = self._last
+            state.renew(batches)
+            return state, memory
+        self.env.ledger.forget("cache", "act")
+        self._last = None
+        self.env.renew_workspace()  # with what its captured steps kept
+        state = self._new_state(plan, batches, asked)
+        memory = BlockMemory(Layout.of(plan.placement), self.model.arenas, self.arenas)
+        self._last = (key, state, memory)
+        return state, memory
+
+    def _new_state(self, plan: BlockPlan, batches: list[BatchState], asked: Asked) -> BlockState:
+        model, env = self.model, self.env
+        return BlockState(
+            plan.placement,
+            model.family,
+            model.dtype,
+            env.ledger,
+            asked.sampling,
+            torch.tensor(asked.stops, dtype=torch.int64, device=env.device),
+            asked.pad_id,
+            batches,
+            env.num_threads,
+            Replays(plan.placement, self._chooses_by_step(asked.sampling)) if self._can_replay() else None,
+        )
+
+    def _batches(self, plan: BlockPlan, asked: Asked) -> list[BatchState]:
+        causal = self.model.math.causal
+        batches = batch_states(plan.placement, plan.prompts, plan.first_row, self.env.device, causal=causal)
+        for k, batch in enumerate(batches):
+            batch.penalties = self._penalties(plan, k, asked.stops)
+        return batches
+
+    def _penalties(self, plan: BlockPlan, k: int, stops: Ids) -> Penalties | None:
+        """What the model's rules are to the rows of a micro-batch."""
+        math = self.model.math
+        if not math.rules.change_logits:
+            return None
+        block = plan.placement.block
+        given = [plan.given[row] for row in block.batches[k].rows]
+        rules, ends = [math.rules] * len(given), stops or math.eos_token_ids
+        return Penalties(rules, ends, given, block.gen_len, self.model.shape.vocab_size, self.env.device)
+
+    def _can_replay(self) -> bool:
+        """Steps can be captured where nothing in them asks the host: no counting of experts."""
+        return self.env.device.type == "cuda" and has_triton() and not self.model.shape.num_experts
+
+    def _chooses_by_step(self, sampling: Sampling) -> bool:
+        """Draws and rules know which token they choose."""
+        return sampling.do_sample or self.model.math.rules.change_logits
+
+    def _arenas(self, sizes: Mapping[str, int]) -> Arenas:
+        return Arenas(sizes, self.env.ledger, self.env.device, self.env.offload_dir)
+
+
+def _likeness(plan: BlockPlan, batches: Sequence[BatchState], asked: Asked) -> object:
+    """Equal for blocks that can take over from each other."""
+    shapes = tuple((len(b.rows), b.prompt_mask is None) for b in batches)
+    block = plan.placement.block
+    lens = tuple(batch.prompt_len for batch in block.batches)
+    return shapes, lens, block.gen_len, plan.graph.live, asked.sampling, asked.stops
