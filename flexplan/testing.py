@@ -65,7 +65,7 @@ def small_problem(gpu_mem: int = 13 * MiB // 2, cpu_mem: int = 48 * MiB, disk_me
 
 def with_budget(problem: Problem, tier: str, nbytes: int) -> Problem:
     """The same problem with another capacity of one tier."""
-    return problem.model_copy(update={"hardware": problem.hardware.with_budget(**{tier: nbytes})})
+    return problem.with_budgets(**{tier: nbytes})
 
 
 class PlannerContract:

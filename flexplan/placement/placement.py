@@ -15,7 +15,7 @@ from flexplan.model.shape import ModelShape
 from flexplan.model.tensors import TOKENS
 from flexplan.placement.apportion import cut
 from flexplan.placement.cache import Segment, place_cache, values_read
-from flexplan.placement.prefetch import lookahead, weight_leads
+from flexplan.placement.prefetch import lookahead, unpacked_slots, weight_leads
 from flexplan.placement.weights import LayerWeights, Piece, place_weights
 from flexplan.policy.blocks import Block
 from flexplan.policy.policy import Policy
@@ -114,7 +114,7 @@ class Placement:
     @property
     def unpacked_slots(self) -> int:
         """Layers whose weights are unpacked on the gpu at a time: those that compute at the same time."""
-        return 2 if self.policy.overlap and self.policy.splits_steps else 1
+        return unpacked_slots(self.policy)
 
     @property
     def lookahead(self) -> int:

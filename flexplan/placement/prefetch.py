@@ -22,6 +22,11 @@ def lookahead(policy: Policy) -> int:
     return 2 if policy.splits_steps else 1
 
 
+def unpacked_slots(policy: Policy) -> int:
+    """Layers whose weights are unpacked on the gpu at a time: those that compute at the same time."""
+    return 2 if policy.overlap and policy.splits_steps else 1
+
+
 def weight_leads(streams: Sequence[bool], slots: int) -> tuple[int, ...]:
     """How many layers before it each layer is sent for: one fewer than slots, or fewer where its slot is in use.
 

@@ -119,6 +119,15 @@ class Problem(BaseModel):
         """The same problem with other capacities, in bytes by tier."""
         return self.model_copy(update={"hardware": self.hardware.with_budget(**budgets)})
 
+    def with_layers(self, num_layers: int) -> Problem:
+        """The same problem of a shallower model; layers are alike, so a few show what many do."""
+        return self.model_copy(update={"model": self.model.model_copy(update={"num_layers": num_layers})})
+
+    def with_most_tokens(self, gen_len: int) -> Problem:
+        """The same problem with an output of at most so many tokens."""
+        short = self.workload.model_copy(update={"gen_len": min(self.workload.gen_len, gen_len)})
+        return self.model_copy(update={"workload": short})
+
     def budget_for(self, tier: str, need: int) -> int:
         """The smallest capacity of a tier that leaves ``need`` bytes for tensors."""
         if tier != "gpu":

@@ -60,11 +60,11 @@ def _seconds(
     problem: Problem, policy: Policy, schedule: Schedule, lens: tuple[int, ...], i: int
 ) -> Mapping[str, float]:
     """What every lane and resource has to do for token i (0 or 1) of a block; layers are alike, so of few of them."""
-    rates, workload = Rates(problem.hardware), Workload(prompt_lens=lens, gen_len=i + 1)
+    rates = Rates(problem.hardware)
+    part = problem.model_copy(update={"workload": Workload(prompt_lens=lens, gen_len=i + 1)})
 
     def of_layers(num_layers: int) -> dict[str, float]:
-        model = problem.model.model_copy(update={"num_layers": num_layers})
-        graph = schedule.build(problem.model_copy(update={"workload": workload, "model": model}), policy)
+        graph = schedule.build(part.with_layers(num_layers), policy)
         return busy_seconds((task for sweep in graph.sweeps() if sweep.i == i for task in sweep.tasks), rates)
 
     layers = problem.model.num_layers

@@ -130,10 +130,6 @@ def _of_lens(problem: Problem, lens: tuple[int, ...]) -> Problem:
     return problem.model_copy(update={"workload": workload})
 
 
-def _of_layers(problem: Problem, num_layers: int) -> Problem:
-    return problem.model_copy(update={"model": problem.model.model_copy(update={"num_layers": num_layers})})
-
-
 def _block_time(problem: Problem, policy: Policy, schedule: Schedule, rates: Rates) -> _BlockTime:
     """All passes of a few tokens; of more, for each set of micro-batches that run together, three of its passes."""
     tokens = problem.workload.gen_len
@@ -154,9 +150,7 @@ def _block_time(problem: Problem, policy: Policy, schedule: Schedule, rates: Rat
 def _batch_sets(problem: Problem, policy: Policy, schedule: Schedule) -> Iterator[tuple[tuple[int, ...], int]]:
     """The micro-batches that share a pass, and how many such sets are alike."""
     batches = next(fill_blocks(problem.workload, policy)).batches
-    few = _of_layers(problem, min(problem.model.num_layers, _FEW_LAYERS))
-    short = few.workload.model_copy(update={"gen_len": min(few.workload.gen_len, _ALL_TOKENS)})
-    few = few.model_copy(update={"workload": short})
+    few = problem.with_layers(min(problem.model.num_layers, _FEW_LAYERS)).with_most_tokens(_ALL_TOKENS)
     sets = {sweep.ks: None for sweep in schedule.build(few, policy).sweeps()}
     shapes = {ks: tuple((batches[k].num_rows, batches[k].prompt_len) for k in ks) for ks in sets}
     first = {shape: ks for ks, shape in reversed(shapes.items())}
@@ -176,7 +170,7 @@ def _simulated(
 
     @cache
     def of_layers(num_layers: int) -> Timeline:
-        graph = schedule.build(_of_layers(problem, num_layers), policy)
+        graph = schedule.build(problem.with_layers(num_layers), policy)
         sweeps = (sweep for sweep in graph.sweeps() if sweep.i in tokens and ks in (None, sweep.ks))
         return simulate_graph(graph, rates, keep=False, sweeps=sweeps)
 

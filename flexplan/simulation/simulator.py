@@ -20,7 +20,6 @@ from flexplan.graph.tasks import Sweep
 from flexplan.graph.timeline import Span, Timeline
 from flexplan.simulation.sweeps import SweepProgram, Wait, programs
 
-_DONE = 1e-9  # share of a task that rounding may leave
 _MANY = 10_000  # speeds that are remembered
 Queued = tuple[SweepProgram, int, tuple[Wait, ...], int]  # number within the sweep, what it waits for, its work
 

@@ -13,7 +13,7 @@ from flexplan.problem.problem import Problem
 from flexplan.schedule.protocol import Schedule
 from flexplan_planners.fit.branch_and_bound import Optimum, optimise
 from flexplan_planners.fit.fitting import Fitting
-from flexplan_planners.fit.infeasible import infeasible, roomy_hardware
+from flexplan_planners.fit.infeasible import infeasible, with_plenty
 from flexplan_planners.fit.latency import within_latency
 from flexplan_planners.lp.duals import prices_of_policy
 from flexplan_planners.lp.rows import CostModel
@@ -87,5 +87,5 @@ class LpPlanner:
         """One sequence at a time, where the programs say that nothing fits but count a little too much."""
         if self.cost_model is not None:
             return None
-        roomy = self.model(problem.model_copy(update={"hardware": roomy_hardware(problem)}))
-        return Fitting(problem, make(SCHEDULES, self.schedule), 1).fastest(roomy.programs(1))
+        programs = self.model(with_plenty(problem)).programs(1)
+        return Fitting(problem, make(SCHEDULES, self.schedule), 1).fastest(programs)

@@ -40,7 +40,7 @@ growth = st.floats(1.0, 2.0)
 
 def more(asked: Problem, tier: str, factor: float) -> Problem:
     budget = int(getattr(asked.hardware, f"{tier}_bytes") * factor) + 1
-    return asked.model_copy(update={"hardware": asked.hardware.with_budget(**{tier: budget})})
+    return asked.with_budgets(**{tier: budget})
 
 
 def seconds(asked: Problem) -> float:

@@ -11,7 +11,6 @@ from dataclasses import replace
 from math import inf
 
 from flexplan.errors import InfeasiblePlan
-from flexplan.hardware.machine import Hardware
 from flexplan.problem.objective import Objective
 from flexplan.problem.problem import Problem
 from flexplan.units import MiB, format_size, round_up
@@ -37,7 +36,7 @@ Works = Callable[[Problem], bool]
 def infeasible(problem: Problem, model: Model, works: Works) -> InfeasiblePlan:
     """The error for a problem that no program fits; ``works`` says whether the placement fits one all the same."""
     budgets = problem.budgets()
-    roomy = problem.model_copy(update={"hardware": roomy_hardware(problem), "objective": Objective()})
+    roomy = with_plenty(problem).model_copy(update={"objective": Objective()})
     programs = model(roomy).programs(1)
     smallest = {tier: smallest_budget(problem, programs, tier, works) for tier in budgets}
     binding = binding_tiers(programs, budgets, smallest)
@@ -82,13 +81,9 @@ def smallest_budget(problem: Problem, programs: Sequence[Program], tier: str, wo
         return None
     need = round_up(problem.budget_for(tier, int(least)), MiB)
     need = need if any_fits(programs, {**budgets, tier: problem.room(tier, need)}) else need + MiB
-    while need > MiB and works(_with_budget(problem, tier, need - MiB)):  # rows of memory count a little too much
+    while need > MiB and works(problem.with_budgets(**{tier: need - MiB})):  # rows of memory count a little too much
         need -= MiB
     return need
-
-
-def _with_budget(problem: Problem, tier: str, nbytes: int) -> Problem:
-    return problem.model_copy(update={"hardware": problem.hardware.with_budget(**{tier: nbytes})})
 
 
 def least_bytes(program: Program, budgets: Budgets, tier: str) -> float:
@@ -97,7 +92,7 @@ def least_bytes(program: Program, budgets: Budgets, tier: str) -> float:
     terms = program.bytes[tier].per_batch(1)
     objective = {name: terms.get(name, 0.0) / MiB for name in present(program)}
     others = [row for row in memory_rows(limited, 1) if row.name != f"bytes_{tier}"]
-    answer = minimise(objective, [*others, *share_rows(limited), Constraint("batches", {INVERSE: 1.0}, "==", 1.0)], {})
+    answer = minimise(objective, [*others, *share_rows(limited), Constraint("batches", {INVERSE: 1.0}, "==", 1.0)])
     return answer.objective * MiB + terms.get(ONE, 0.0) + terms.get(INVERSE, 0.0) if answer.optimal else inf
 
 
@@ -115,6 +110,6 @@ def binding_tiers(programs: Sequence[Program], budgets: Budgets, smallest: Mappi
     return alone or short or tuple(budgets)
 
 
-def roomy_hardware(problem: Problem) -> Hardware:
-    """The same machine with budgets that nothing is over."""
-    return problem.hardware.with_budget(**dict.fromkeys(problem.budgets(), _PLENTY))
+def with_plenty(problem: Problem) -> Problem:
+    """The same problem with budgets that nothing is over."""
+    return problem.with_budgets(**dict.fromkeys(problem.budgets(), _PLENTY))

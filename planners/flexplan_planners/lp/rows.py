@@ -270,7 +270,7 @@ def solve_program(program: Program, n: int | None = None, pinned: Shares | None 
 
     For a free n (None) the rings that depend on a share count as empty: the result is then a lower bound.
     """
-    answer = minimise(objective(program), [*rows_of(program, n), *pinned_rows(pinned or {})], {})
+    answer = minimise(objective(program), [*rows_of(program, n), *pinned_rows(pinned or {})])
     if not answer.optimal:
         return None
     u = max(answer.values[INVERSE], 1e-12)
@@ -284,4 +284,4 @@ def solve_program(program: Program, n: int | None = None, pinned: Shares | None 
 
 def least_shortage(program: Program, n: int) -> Answer:
     """The least by which n micro-batches, for which there is no room, miss the budgets; its duals prove it."""
-    return minimise({SHORTAGE: 1.0}, shortage_rows(program, n), {})
+    return minimise({SHORTAGE: 1.0}, shortage_rows(program, n))

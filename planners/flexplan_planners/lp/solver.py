@@ -50,11 +50,11 @@ class Answer:
         return self.status == "optimal"
 
 
-def minimise(objective: Mapping[str, float], constraints: Sequence[Constraint], highest: Mapping[str, float]) -> Answer:
-    """The smallest objective over variables that are at least 0, and at most ``highest`` where it names them."""
+def minimise(objective: Mapping[str, float], constraints: Sequence[Constraint]) -> Answer:
+    """The smallest objective over variables that are at least 0."""
     problem = pulp.LpProblem("flexplan", pulp.LpMinimize)
     names = dict.fromkeys([*objective, *(name for row in constraints for name in row.terms)])
-    variables = {name: problem.add_variable(name, 0, highest.get(name)) for name in names}
+    variables = {name: problem.add_variable(name, 0) for name in names}
     problem.setObjective(_expression(variables, objective))
     for row in constraints:
         problem.addConstraint(_compare(_expression(variables, row.terms), row), row.name)
@@ -66,7 +66,7 @@ def minimise(objective: Mapping[str, float], constraints: Sequence[Constraint], 
     values = {name: variable.value() for name, variable in variables.items()}
     if status != _OPTIMAL or not _holds(values, constraints):  # an infeasible program may still return numbers
         return Answer("failed")
-    values = {name: min(max(value, 0.0), highest.get(name, value)) for name, value in values.items()}
+    values = {name: max(value, 0.0) for name, value in values.items()}
     total = sum(coefficient * values[name] for name, coefficient in objective.items())
     return Answer("optimal", total, values, _duals(problem))
 

@@ -12,6 +12,7 @@ from flexplan.model.layers import layer_tensors, schedule_layers
 from flexplan.model.packing import Packing
 from flexplan.model.shape import ModelShape
 from flexplan.placement.cache import vector_bytes
+from flexplan.placement.prefetch import lookahead, unpacked_slots
 from flexplan.placement.weights import bytes_unpacked
 from flexplan.policy.policy import Policy
 from flexplan.problem.problem import Problem
@@ -66,25 +67,31 @@ class Switches:
         """True where some of the cache may be there."""
         return self.disk == "all" and CACHE[2] not in self.absent
 
-    @property
-    def chooses(self) -> bool:
-        """True where keys are streamed and chosen values after them, as in `Placement.chooses`."""
-        return self.cache == "stream" and self.attn_sparsity < 1
+    @cached_property
+    def policy(self) -> Policy:
+        """A policy of these switches, to ask the placement's rules of; of its shares only the cache's mean anything."""
+        home = 100.0 if self.cache == "gpu" else 0.0
+        return Policy(cache_gpu_percent=home, cache_cpu_percent=100.0 - home, **self.fields)
 
     @property
     def splits_steps(self) -> bool:
-        """True where steps are split in two, as in `Policy.splits_steps`."""
-        return self.cache == "host" or self.chooses
+        """True where steps are split in two."""
+        return self.policy.splits_steps
+
+    @property
+    def chooses(self) -> bool:
+        """True where steps are split around a choice: keys are streamed, and chosen values after them."""
+        return self.cache == "stream" and self.splits_steps
 
     @cached_property
     def weight_packing(self) -> Packing | None:
         """How weights are packed: 4 bits in groups of 64."""
-        return Policy(compress_weight=self.compress_weight).weight_packing(self.shape.bytes_per_element)
+        return self.policy.weight_packing(self.shape.bytes_per_element)
 
     @cached_property
     def cache_packing(self) -> Packing | None:
         """The same of keys and values."""
-        return Policy(compress_cache=self.compress_cache).cache_packing(self.shape.bytes_per_element)
+        return self.policy.cache_packing(self.shape.bytes_per_element)
 
     @cached_property
     def pair_bytes(self) -> int:
@@ -93,8 +100,8 @@ class Switches:
 
     @property
     def weight_slots(self) -> int:
-        """Layers of streamed weights on the gpu at a time, as in `Placement.lookahead`."""
-        return 3 if self.splits_steps else 2
+        """Layers of streamed weights on the gpu at a time: one that computes, and those on their way."""
+        return lookahead(self.policy) + 1
 
     @cached_property
     def layer_bytes(self) -> tuple[int, ...]:
@@ -108,8 +115,8 @@ class Switches:
 
     @property
     def unpacked_slots(self) -> int:
-        """Unpacked layers on the gpu at a time, as in `Placement.unpacked_slots`."""
-        return 2 if self.splits_steps else 1
+        """Unpacked layers on the gpu at a time."""
+        return unpacked_slots(self.policy)
 
     @property
     def num_layers(self) -> int:

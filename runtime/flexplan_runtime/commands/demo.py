@@ -106,7 +106,7 @@ def _timed(scratch: Path, hardware: Hardware, say: Say, listener: Listener) -> B
     whole = make_ready(request).problem(hardware)
     room = " and ".join(f"{format_size(timed.budgets[tier])} of {tier} memory" for tier in ("gpu", "cpu"))
     say(f"{timed.model}, {format_size(weight_bytes(whole.model))} of random weights: planning for {room}")
-    plan = solve(whole.model_copy(update={"hardware": whole.hardware.with_budget(**timed.budgets)}))
+    plan = solve(whole.with_budgets(**timed.budgets))
     ready = make_ready(replace(request, policy=plan, budgets=timed.budgets))
     return bench_ready(ready, plan, listener)
 

@@ -25,7 +25,7 @@ def refusal(asked: Problem) -> InfeasiblePlan | None:
 
 
 def with_budget(asked: Problem, tier: str, nbytes: int) -> Problem:
-    return asked.model_copy(update={"hardware": asked.hardware.with_budget(**{tier: nbytes})})
+    return asked.with_budgets(**{tier: nbytes})
 
 
 @pytest.mark.parametrize("model", SHAPES, ids=lambda m: m.name)

@@ -43,7 +43,7 @@ class Instance:
     def programs(self) -> list[Program]:
         """One for every setting, those too that have no room: room is for the placement to say."""
         plenty = {t: 1 << 50 for t in TIERS if getattr(self.problem.hardware, f"{t}_bytes")}
-        roomy = self.problem.model_copy(update={"hardware": self.problem.hardware.with_budget(**plenty)})
+        roomy = self.problem.with_budgets(**plenty)
         settings = {"host_attention": self.host_attention, "sep_layer": (self.sep_layer,)}
         return FlexplanCosts(roomy, **settings).programs(self.gpu_batch_size)
 
