@@ -110,7 +110,7 @@ class ProblemFile(BaseModel):
         found: dict[str, Any] = {"prompt_lens": lengths(prompts, self.tokenizer or self.model)}
         asked = next((prompt.max_new_tokens for prompt in prompts if prompt.max_new_tokens), None)
         if asked is not None:
-            found["gen_len"] = new_tokens_of(prompts, self.gen_len or asked)
+            found["gen_len"] = new_tokens_of(prompts, self.gen_len or asked, "--gen-len" if self.gen_len else "")
         return found
 
     def chosen_planner(self) -> tuple[str, dict[str, Any]]:

@@ -74,7 +74,8 @@ def run(
         dummy_prompt_len=prompt_len,
         **{key: value for key, value in drawing.items() if value is not None},
     )
-    run_to_file(request, prompts, form or "auto", OutputFile(output, (policy, prompts, request.model), overwrite))
+    file = OutputFile(output, (policy, prompts, request.model), overwrite)
+    run_to_file(request, prompts, file, form or "auto", typed_tokens=max_new_tokens is not None)
 
 
 def bench(

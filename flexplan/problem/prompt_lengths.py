@@ -8,7 +8,7 @@ from typing import Any
 
 from flexplan.errors import PromptError, UsageError
 from flexplan.problem.prompts import Prompt, read_prompts
-from flexplan.problem.tokenizer_file import CHUNK, FILE, bounded, refuse_growth
+from flexplan.problem.tokenizer_file import CHUNK, FILE, MOST_SWOLLEN, bounded, growth_of
 
 
 def prompt_lens(source: str | Path, tokenizer: str | Path | None = None) -> tuple[int, ...]:
@@ -36,8 +36,10 @@ def lengths(prompts: Sequence[Prompt], tokenizer: str | Path | None = None) -> t
 
 
 def _counted(texts: Sequence[str], tokenizer: str | Path | None) -> list[int]:
-    opened, counts = _open(tokenizer), []
+    (opened, growth), counts = _open(tokenizer), []
     try:
+        if max(map(len, texts)) * growth > MOST_SWOLLEN:
+            raise ValueError(f"{max(map(len, texts))} characters may become {growth} times as many")
         for first in range(0, len(texts), CHUNK):  # only the counts are kept
             few = list(texts[first : first + CHUNK])
             counts += bounded(lambda few=few: [len(encoding.ids) for encoding in opened.encode_batch(few)])  # type: ignore[misc]
@@ -47,8 +49,8 @@ def _counted(texts: Sequence[str], tokenizer: str | Path | None) -> list[int]:
     return counts
 
 
-def _open(tokenizer: str | Path | None) -> Any:
-    """The tokenizer; a UsageError says what to give where there is none."""
+def _open(tokenizer: str | Path | None) -> tuple[Any, int]:
+    """The tokenizer, and how many characters it may make of one; a UsageError says what to give where there is none."""
     given = Path(tokenizer).expanduser() if tokenizer is not None else None
     path = given / FILE if given is not None and given.is_dir() else given
     if path is None or not path.is_file() or path.name == "config.json":
@@ -61,10 +63,10 @@ def _open(tokenizer: str | Path | None) -> Any:
         message = "the prompts are text, and counting their tokens needs the package tokenizers"
         raise UsageError("FP117", message, fix="pip install tokenizers, or give token ids") from None
     try:
-        refuse_growth(path)
+        growth = growth_of(path)
         found = bounded(lambda: Tokenizer.from_file(str(path)))
     except (OSError, ValueError) as error:  # whatever is wrong with the file
         raise UsageError("FP117", f"{path} does not load: {error}", fix="fetch the tokenizer's files again") from error
     found.no_truncation()
     found.no_padding()
-    return found
+    return found, growth

@@ -19,21 +19,25 @@ T = TypeVar("T")
 FILE = "tokenizer.json"
 MOST_FILE_BYTES = 256 << 20
 MOST_GROWTH = 1 << 12  # characters that one may become: longest tokens have some hundreds
+MOST_SWOLLEN = 64 << 20  # characters of a text after that
 CHUNK = 1000  # texts that are read in one go, each within the time below
 PATIENCE_S = 60.0
 
 
-def refuse_growth(path: Path) -> None:
-    """Raise ValueError for a file that is too large, no JSON, or makes a character many."""
+def growth_of(path: Path) -> int:
+    """Characters that one character of a text may become; ValueError for a file too large, no JSON, or that harms."""
     found = parse_json(read_limited(path, MOST_FILE_BYTES))
     if not isinstance(found, dict):
         raise ValueError(f"it holds a {type(found).__name__}, not an object")
+    largest = 1
     for part in ("normalizer", "pre_tokenizer", "decoder"):
         growth = 1
         for rule in _rules(found.get(part)):
             growth *= _growth(rule)
             if growth > MOST_GROWTH:
                 raise ValueError(f"its {part} makes more than {MOST_GROWTH} characters of one")
+        largest = max(largest, growth)
+    return largest
 
 
 def bounded(act: Callable[[], T], patience_s: float = PATIENCE_S) -> T:

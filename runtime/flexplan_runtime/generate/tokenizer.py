@@ -9,7 +9,7 @@ from typing import Any
 
 from flexplan.errors import ModelFilesError, PromptError
 from flexplan.problem.prompts import Prompt
-from flexplan.problem.tokenizer_file import CHUNK, FILE, bounded, refuse_growth
+from flexplan.problem.tokenizer_file import CHUNK, FILE, MOST_SWOLLEN, bounded, growth_of
 
 _FILES = (FILE, "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
@@ -21,6 +21,7 @@ class Tokenizer:
         self.directory = directory
         self.broken = False  # it does not load, and answers are token ids alone
         self._loaded: Any = None
+        self._growth = 1  # characters that one of a text may become
 
     @property
     def exists(self) -> bool:
@@ -50,7 +51,8 @@ class Tokenizer:
             together, before = bounded(lambda: [self._text(ids) for ids in ([*after, *tokens], after)])
         except ValueError as error:
             message = f"{self.directory}: the tokenizer fails on {len(after) + len(tokens)} tokens: {error}"
-            raise ModelFilesError("FP542", message, fix="fetch the tokenizer's files again") from error
+            warnings.warn(f"{message}: their text is null", stacklevel=2)
+            return None
         return together[_in_common(together, before) :]
 
     def _text(self, tokens: Sequence[int]) -> str:
@@ -61,6 +63,7 @@ class Tokenizer:
         found: list[list[int]] = []
         for first in range(0, len(prompts), CHUNK):
             few = prompts[first : first + CHUNK]
+            self._refuse_swelling(few)
             try:
                 found += bounded(lambda few=few: [self._ids(prompt) for prompt in few])  # type: ignore[misc]
             except ValueError as error:
@@ -70,6 +73,15 @@ class Tokenizer:
                 message = f"{lines}: the tokenizer of {self.directory} fails: {error}"
                 raise PromptError("FP308", message, fix="look for the prompt it fails on, or give token ids") from error
         return found
+
+    def _refuse_swelling(self, prompts: Sequence[Prompt]) -> None:
+        """Raise PromptError for a text that the tokenizer's rules would make too long to hold."""
+        self._load() if self.directory is not None else None
+        for prompt in prompts:
+            if len(prompt.content) * self._growth > MOST_SWOLLEN:
+                longer = f"{len(prompt.content)} characters may become {self._growth} times as many"
+                message = f"line {prompt.line}: {longer}"
+                raise PromptError("FP308", message, fix="shorten it, or look at the tokenizer's normalizer")
 
     def _ids(self, prompt: Prompt) -> list[int]:
         if self.directory is None:
@@ -98,7 +110,7 @@ class Tokenizer:
         try:
             assert self.directory is not None
             if (self.directory / FILE).is_file():
-                refuse_growth(self.directory / FILE)
+                self._growth = growth_of(self.directory / FILE)
             return bounded(self._from_files)
         except (OSError, ValueError) as error:  # whatever is wrong with the files
             message = f"{self.directory}: the tokenizer does not load: {error}"

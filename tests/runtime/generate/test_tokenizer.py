@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from flexplan.cli.app import app
-from flexplan.errors import ModelFilesError, PromptError
+from flexplan.errors import PromptError
 from flexplan.problem.prompts import Prompt
 
 TEXT = ["the capital of France is Paris", "a model that did not fit, naïve: 你好", "weights live on the disk"] * 4
@@ -98,8 +98,8 @@ def test_a_library_that_panics_is_an_error_of_those_lines(bytelevel: Path, monke
     monkeypatch.setattr(ours, "_loaded", panics)
     with pytest.raises(PromptError, match=r"lines 4 to 9: .*overflow"):
         ours.encode([Prompt(0, "a", 4), Prompt(1, "b", 9)])
-    with pytest.raises(ModelFilesError, match="fails on 2 tokens"):
-        ours.decode([1, 2])
+    with pytest.warns(UserWarning, match="fails on 2 tokens"):
+        assert ours.decode([1, 2]) is None  # what was generated is not lost
 
 
 def test_a_request_of_a_batch_says_how_many_new_tokens(tiny_opt: Path, tmp_path: Path) -> None:
@@ -107,8 +107,11 @@ def test_a_request_of_a_batch_says_how_many_new_tokens(tiny_opt: Path, tmp_path:
     line = {"custom_id": "r1", "method": "POST", "url": "/v1/completions", "body": {"prompt": [5, 6], "max_tokens": 2}}
     (tmp_path / "in.jsonl").write_text(json.dumps(line))
     base = ["run", str(tmp_path / "policy.json"), "--model", str(tiny_opt), "--offload-dir", str(tmp_path / "off")]
-    base += ["--device", "cpu", "--max-new-tokens", "7", "--ignore-eos", "-o", "-", "--format", "openai"]
-    result = CliRunner().invoke(app, [*base, "--prompts", str(tmp_path / "in.jsonl")])
+    base += ["--device", "cpu", "--ignore-eos", "-o", "-", "--format", "openai"]
+    base += ["--prompts", str(tmp_path / "in.jsonl")]
+    refused = CliRunner().invoke(app, [*base, "--max-new-tokens", "7"])
+    assert refused.exit_code == 2 and "line 1 asks for 2 new tokens, --max-new-tokens for 7" in refused.stderr
+    result = CliRunner().invoke(app, base)
     assert result.exit_code == 0, result.output
     row = json.loads(result.stdout)
     assert (row["id"], len(row["token_ids"])) == ("r1", 2)
