@@ -129,7 +129,7 @@ def test_attention_of_few_and_of_many_grains(
     near(plain, expected.to(dtype))
 
 
-USERS = ("attention", "kvcache", "norms", "packedattention", "models.rope")
+USERS = ("attention.dense", "attention.cache_views", "kernels.norms", "attention.packed", "models.rope")
 POLICIES = {
     "resident": Policy(2, 2, 50, 50, 100, 0, 100, 0),
     "mixed": Policy(2, 2, 50, 50, 30, 40, 100, 0),
