@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from flexplan.files import workshop
 from flexplan.hardware.machine import Hardware
 from flexplan.job.runtime import BenchReport, DemoReport, Listener, RunRequest, Say
 from flexplan.model.tensors import weight_bytes
@@ -69,8 +70,8 @@ BY_PLANNER, BY_HAND = "the planner's choice", "every tier at work"
 
 def show_demo(say: Say, listener: Listener) -> DemoReport:
     """Measure, plan, run with everything on one tier, run the plans, compare the tokens."""
-    with tempfile.TemporaryDirectory(prefix="flexplan-demo-") as scratch:
-        return _show(Path(scratch), say, listener)
+    with workshop(Path(tempfile.gettempdir())) as scratch:
+        return _show(scratch, say, listener)
 
 
 def _show(scratch: Path, say: Say, listener: Listener) -> DemoReport:
