@@ -9,12 +9,12 @@ is skipped.  Without a ROW all are run, which takes an hour; ``--list`` names th
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import common
 from peer import NOT_INSTALLED
 
 HERE = Path(__file__).parent
@@ -78,7 +78,7 @@ ROWS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.parser(__doc__)
     parser.add_argument("rows", nargs="*", metavar="ROW", choices=[*ROWS, []])
     parser.add_argument("--hardware", default="h200-pcie5")
     parser.add_argument("--offload-dir", default="offload")

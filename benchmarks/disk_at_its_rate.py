@@ -5,14 +5,13 @@ python benchmarks/disk_at_its_rate.py --offload-dir offload --gib 4
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
+import common
 import torch
 from flexplan_runtime.memory.disk import ScratchFile
 from flexplan_runtime.memory.host import aligned_bytes
@@ -23,7 +22,7 @@ REQUEST_BYTES = 8 * MiB
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.parser(__doc__)
     parser.add_argument("--offload-dir", type=Path, default=Path("offload"))
     parser.add_argument("--gib", type=float, default=4.0)
     parser.add_argument("--times", type=int, default=3)
@@ -52,9 +51,7 @@ def alternated(acts: tuple[Callable[[], None], ...], nbytes: int, times: int) ->
     rates: list[list[float]] = [[] for _ in acts]
     for _ in range(times):
         for act, found in zip(acts, rates, strict=True):
-            start = time.perf_counter()
-            act()
-            found.append(nbytes / (time.perf_counter() - start) / 1e9)
+            found.append(nbytes / common.seconds(act) / 1e9)
     return rates
 
 

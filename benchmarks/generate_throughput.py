@@ -9,15 +9,14 @@ One JSON line: seconds of prefill and of a decode step, tokens a second, busy se
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from itertools import pairwise
 from pathlib import Path
 
+import common
 import torch
 from flexplan_runtime import ExecutionEnv, OffloadedLM
-from peer import cap_gpu
 
 from flexplan.graph.timeline import Timeline
 from flexplan.policy.policy import Policy
@@ -25,9 +24,7 @@ from flexplan.units import GiB, parse_size
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="facebook/opt-30b")
-    parser.add_argument("--dtype", default="bfloat16")
+    parser = common.parser(__doc__, model="facebook/opt-30b", dtype="bfloat16")
     parser.add_argument("--block", default="24x3", help="gpu_batch_size x num_gpu_batches")
     parser.add_argument("--percent", nargs=6, type=float, default=[15, 85, 0, 100, 100, 0])
     parser.add_argument("--cpu-cache-compute", action="store_true")
@@ -36,7 +33,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--gen-len", type=int, default=32)
     parser.add_argument("--gpu-mem", default="16G")
     parser.add_argument("--cpu-mem", default="110G")
-    parser.add_argument("--offload-dir", default="offload")
     parser.add_argument("--trace", type=Path)
     parser.add_argument("--device")
     parser.add_argument("--repeat", type=int, default=1)
@@ -47,22 +43,21 @@ def main() -> None:
     args = arguments()
     rows, batches = map(int, args.block.split("x"))
     policy = Policy(rows, batches, *args.percent, True, args.sep_layer, True, args.cpu_cache_compute)
-    cuda = torch.cuda.is_available() and args.device != "cpu"
+    cuda = common.is_cuda(args.device)
     if cuda:
-        cap_gpu(parse_size(args.gpu_mem))
+        common.cap_gpu(parse_size(args.gpu_mem))
     env = ExecutionEnv.create(args.offload_dir, gpu_mem=args.gpu_mem, cpu_mem=args.cpu_mem, device=args.device)
     start = time.perf_counter()
     with OffloadedLM(args.model, env, "_DUMMY_", policy, dtype=args.dtype) as lm:
         init_s = time.perf_counter() - start
-        draw = torch.Generator().manual_seed(0)
-        prompts = torch.randint(10, lm.shape.vocab_size, (policy.block_size, args.prompt_len), generator=draw).tolist()
+        prompts = common.prompts_of(lm.shape.vocab_size, policy.block_size, args.prompt_len)
         for _ in range(args.repeat):
             if cuda:
                 torch.cuda.reset_peak_memory_stats()
             start = time.perf_counter()
             lm.generate(prompts, max_new_tokens=args.gen_len, trace=bool(args.trace))
             wall_s = time.perf_counter() - start
-            print(json.dumps({**report(args, policy, lm.timeline, init_s, wall_s), **memory(env, cuda)}), flush=True)
+            common.put({**report(args, policy, lm.timeline, init_s, wall_s), **memory(cuda)})
         if args.trace:
             lm.timeline.to_chrome_trace(args.trace, name="measured")
 
@@ -88,7 +83,7 @@ def report(
     }
 
 
-def memory(env: ExecutionEnv, cuda: bool) -> dict[str, object]:
+def memory(cuda: bool) -> dict[str, object]:
     peak = torch.cuda.max_memory_reserved() / GiB if cuda else None
     used = torch.cuda.max_memory_allocated() / GiB if cuda else None
     return {"gpu_reserved_gib": peak and round(peak, 2), "gpu_allocated_gib": used and round(used, 2)}

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import common
 import torch
 import torch.nn.functional as F
 from flexplan_runtime.kernels.host import GrainAttention
@@ -71,7 +72,7 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.parser(__doc__)
     parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 1) - 2))
     parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
     parser.add_argument("--memory-gib", type=float, default=2.0, help="cycled over; far more than the caches")

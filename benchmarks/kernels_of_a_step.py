@@ -7,10 +7,10 @@ Random weights, prompts of 512 tokens.  ``between`` is the time in which no kern
 
 from __future__ import annotations
 
-import argparse
 from collections import defaultdict
 from itertools import pairwise
 
+import common
 import torch
 from flexplan_runtime import ExecutionEnv, OffloadedLM
 from torch.profiler import ProfilerActivity, profile
@@ -21,19 +21,16 @@ NEW = 12
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="facebook/opt-6.7b")
-    parser.add_argument("--dtype", default="float16")
+    parser = common.parser(__doc__, model="facebook/opt-6.7b", dtype="float16")
     parser.add_argument("--rows", type=int, default=2)
     parser.add_argument("--gpu-mem", default="40G")
-    parser.add_argument("--offload-dir", default="offload")
     given = parser.parse_args()
     policy = Policy(given.rows, 1, 100, 0, 100, 0, 100, 0)
     with (
         ExecutionEnv.create(given.offload_dir, gpu_mem=given.gpu_mem) as env,
         OffloadedLM(given.model, env, "_DUMMY_", policy, dtype=given.dtype) as lm,
     ):
-        prompts = torch.randint(10, lm.shape.vocab_size, (given.rows, 512)).tolist()
+        prompts = common.prompts_of(lm.shape.vocab_size, given.rows)
         for _ in range(3):  # captured, then replayed
             lm.generate(prompts, max_new_tokens=NEW)
         with profile(activities=[ProfilerActivity.CUDA]) as traced:

@@ -7,10 +7,10 @@ Tokens (a key and a value) a second and GB/s of the cache's bytes, in processor 
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 
+import common
 import torch
 from flexplan_runtime.kernels.host import GrainAttention
 from flexplan_runtime.kernels.quantisation import pack_vectors
@@ -26,7 +26,7 @@ PLACES = {"cache": (8, 200), "memory": (4096, 4)}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.parser(__doc__)
     parser.add_argument("--head-dim", type=int, default=128)
     parser.add_argument("--group-size", type=int, default=64)
     parser.add_argument("--sparsity", type=float, default=1.0)
@@ -44,7 +44,9 @@ def main() -> None:
             base = 0.0
             for name, some, packing in caches:
                 cache = some.repeat(-(-grains // DISTINCT), 1, 1, 1)[:grains]
-                took_s = best(attend(cache, packing, heads, args.head_dim, args.sparsity), runs)
+                took_s = common.fastest(
+                    attend(cache, packing, heads, args.head_dim, args.sparsity), runs, time.process_time
+                )
                 tokens_per_s = grains * CONTEXT / took_s
                 base = base or tokens_per_s
                 figures = (
@@ -65,16 +67,6 @@ def attend(cache: Tensor, packing: Packing | None, heads: int, head_dim: int, sp
             raise SystemExit("the kernel did not compile here")
 
     return run
-
-
-def best(run: Callable[[], None], runs: int) -> float:
-    run()
-    times: list[float] = []
-    for _ in range(runs):
-        began = time.process_time()
-        run()
-        times.append(time.process_time() - began)
-    return min(times)
 
 
 if __name__ == "__main__":

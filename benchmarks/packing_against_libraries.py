@@ -17,13 +17,13 @@ the others return a new tensor.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
+import common
 import torch
 from flexplan_runtime.weights.packed import pack, unpack
 from torch import Tensor
@@ -47,8 +47,7 @@ class Method:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="facebook/opt-30b")
+    parser = common.parser(__doc__, model="facebook/opt-30b")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", choices=("float16", "bfloat16"), default="float16")
     parser.add_argument("--runs", type=int, default=5)
@@ -193,8 +192,8 @@ def gguf(dtype: torch.dtype) -> Iterator[Method]:
 def measured(method: Method, plain: dict[str, Tensor], runs: int) -> list[str]:
     """The figures of a row."""
     packed = [method.pack(*item) for item in plain.items()]
-    packing_s = best(lambda: [method.pack(*item) for item in plain.items()], runs)
-    unpacking_s = best(lambda: [method.unpack(data) for data in packed], runs)
+    packing_s = common.fastest(lambda: [method.pack(*item) for item in plain.items()], runs, now)
+    unpacking_s = common.fastest(lambda: [method.unpack(data) for data in packed], runs, now)
     kept, weights = sum(map(method.nbytes, packed)), sum(x.numel() for x in plain.values())
     moved = kept + sum(x.nbytes for x in plain.values())
     most = square = 0.0
@@ -205,16 +204,6 @@ def measured(method: Method, plain: dict[str, Tensor], runs: int) -> list[str]:
         most, square = max(most, float(off.abs().max())), square + float(off.square().sum())
     seconds = (text for s in (packing_s, unpacking_s) for text in (f"{1e3 * s:.2f} ms", f"{moved / s / 1e9:.2f}"))
     return [*seconds, f"{most:.3f}", f"{(square / weights) ** 0.5:.4f}", f"{kept / weights:.4f}"]
-
-
-def best(act: Callable[[], object], runs: int) -> float:
-    """Seconds of the fastest run after a warm-up."""
-    found = []
-    for _ in range(runs + 1):
-        start = now()
-        act()
-        found.append(now() - start)
-    return min(found[1:])
 
 
 def now() -> float:

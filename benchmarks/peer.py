@@ -1,15 +1,15 @@
-"""What the drivers of other systems share: flags, the cap of GPU memory, and the JSON line that each prints."""
+"""What the drivers of other systems share: flags, and the figures of the JSON line that each prints."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import common
 import torch
 
 from flexplan.units import GiB
@@ -19,8 +19,7 @@ NOT_INSTALLED = 3  # exit code
 
 def options(description: str, model: str, steps: int | None) -> argparse.ArgumentParser:
     """Flags of a model, a workload and a budget."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--model", default=model)
+    parser = common.parser(description, model)
     parser.add_argument("--prompt-len", type=int, default=512)
     parser.add_argument("--gen-len", type=int, default=32)
     parser.add_argument("--steps", type=int, default=steps)
@@ -34,17 +33,7 @@ def run(package: str, how: str, kept: Path | None, measured: Callable[[], dict[s
     if find_spec(package) is None:
         print(f"{package} is not installed: {how}", file=sys.stderr)
         raise SystemExit(NOT_INSTALLED)
-    line = json.dumps(measured())
-    print(line, flush=True)
-    if kept:
-        with kept.open("a") as out:
-            out.write(line + "\n")
-
-
-def cap_gpu(nbytes: float) -> None:
-    """More GPU memory than this is an error."""
-    total = torch.cuda.get_device_properties(0).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, nbytes / total))
+    common.put(measured(), kept)
 
 
 def result(

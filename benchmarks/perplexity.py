@@ -14,7 +14,6 @@ that were 4-bit once.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import math
 import platform
@@ -25,6 +24,7 @@ from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
 
+import common
 import torch
 from flexplan_runtime import ExecutionEnv, OffloadedLM
 from flexplan_runtime.execute.sampling import Sampling
@@ -87,7 +87,7 @@ class Forced(Sampling):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.parser(__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("--text", type=Path, help="another text, UTF-8")
     parser.add_argument("--tokens", type=int, default=10_240)

@@ -16,7 +16,6 @@ long one decodes a single prompt, and the block's prompts for their first tokens
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import time
@@ -24,9 +23,9 @@ from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 
+import common
 import torch
 from flexplan_runtime import ExecutionEnv, OffloadedLM
-from peer import cap_gpu
 
 from flexplan.cost.rates import Rates
 from flexplan.errors import FlexplanError
@@ -41,7 +40,7 @@ from flexplan.units import GiB, parse_size
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.parser(__doc__)
     parser.add_argument("rows", nargs="+")
     parser.add_argument("--hardware", default="h200-pcie5")
     parser.add_argument("--cpu-mem", default="110G")
@@ -65,10 +64,7 @@ def main() -> None:
         found = measure(args.rows[0], args)
     except (FlexplanError, torch.OutOfMemoryError) as error:
         found = {"row": args.rows[0], "error": str(error).splitlines()[0]}
-    print(json.dumps(found), flush=True)
-    if args.json:
-        with args.json.open("a") as out:
-            out.write(json.dumps(found) + "\n")
+    common.put(found, args.json)
 
 
 def planned(row: str, args: argparse.Namespace) -> tuple[Plan, str]:
@@ -97,19 +93,17 @@ def measure(row: str, args: argparse.Namespace) -> dict[str, object]:
     start = time.perf_counter()
     plan, dtype = planned(row, args)
     solve_s = time.perf_counter() - start
-    cuda = torch.cuda.is_available() and args.device != "cpu"
+    cuda = common.is_cuda(args.device)
     if cuda:
         torch.cuda.empty_cache()
-        cap_gpu(parse_size(row.split(":")[2]))
+        common.cap_gpu(parse_size(row.split(":")[2]))
     env = ExecutionEnv.create(
         args.offload_dir, gpu_mem=row.split(":")[2], cpu_mem=args.cpu_mem, disk_mem=args.disk_mem, device=args.device
     )
     start = time.perf_counter()
     with OffloadedLM(plan.problem.model.name, env, "_DUMMY_", plan, dtype=dtype) as lm:
         init_s = time.perf_counter() - start
-        draw = torch.Generator().manual_seed(0)
-        shape = (plan.policy.block_size, args.prompt_len)
-        prompts = torch.randint(10, lm.shape.vocab_size, shape, generator=draw).tolist()
+        prompts = common.prompts_of(lm.shape.vocab_size, plan.policy.block_size, args.prompt_len)
         start = time.perf_counter()
         if plan.prediction.total_s < 6:
             lm.complete(prompts, args.gen_len)

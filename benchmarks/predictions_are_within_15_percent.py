@@ -15,7 +15,6 @@ again, `--tries` times at most, and the table says how many were.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import common
 import numpy as np
 import torch
 from flexplan_runtime.measure.timing import rate_of
@@ -209,7 +209,7 @@ def write(document: Path, lines: Sequence[str]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.parser(__doc__)
     parser.add_argument("--hardware", required=True, help="a file of `flexplan profile --device cpu`")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--rounds", type=int, default=5)

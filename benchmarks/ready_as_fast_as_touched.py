@@ -9,11 +9,10 @@ beside it: what touching one byte of each huge page takes, and page-locking, whi
 
 from __future__ import annotations
 
-import argparse
 import os
 import time
-from collections.abc import Callable
 
+import common
 import torch
 from flexplan_runtime import ExecutionEnv, OffloadedLM
 from flexplan_runtime.memory.host import HostBlock
@@ -27,35 +26,27 @@ LIMIT = 1.3
 THREADS = len(os.sched_getaffinity(0))
 
 
-def seconds(act: Callable[[], object]) -> float:
-    """What a call takes."""
-    start = time.perf_counter()
-    act()
-    return time.perf_counter() - start
-
-
 def touched(nbytes: int) -> tuple[torch.Tensor, float]:
     """New memory, and the seconds that all threads took to touch its bytes."""
     torch.set_num_threads(THREADS)
     memory = torch.empty(nbytes, dtype=torch.uint8)
-    return memory, seconds(memory.zero_)
+    return memory, common.seconds(memory.zero_)
 
 
 def print_rates(nbytes: int, *, locks: bool) -> None:
     """How fast huge pages are touched, and page-locked for the first and the second time."""
     block = HostBlock(nbytes)
-    print(f"huge pages are touched at {nbytes / seconds(lambda: block.touch(THREADS)) / 1e9:.1f} GB/s", flush=True)
+    print(
+        f"huge pages are touched at {nbytes / common.seconds(lambda: block.touch(THREADS)) / 1e9:.1f} GB/s", flush=True
+    )
     for time_ in ("first", "second") if locks else ():
-        print(f"and page-locked at {nbytes / seconds(block.lock) / 1e9:.1f} GB/s the {time_} time", flush=True)
+        print(f"and page-locked at {nbytes / common.seconds(block.lock) / 1e9:.1f} GB/s the {time_} time", flush=True)
         block.unlock()
     block.close()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="facebook/opt-30b")
-    parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--offload-dir", default="offload")
+    parser = common.parser(__doc__, model="facebook/opt-30b", dtype="bfloat16")
     given = parser.parse_args()
     start = time.perf_counter()
     env, policy = ExecutionEnv.create(given.offload_dir), Policy(1, 1, w_gpu_percent=0.0, w_cpu_percent=100.0)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import resource
 import time
 
+import common
 from flexplan_planners.schedules.zigzag import ZigZag
 
 from flexplan.cost.rates import Rates
@@ -15,7 +15,7 @@ from flexplan.simulation.simulator import simulate_graph
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = common.parser(__doc__)
     parser.add_argument("--gen-len", type=int, default=1000)
     gen_len = parser.parse_args().gen_len
     problem = Problem.of(

@@ -8,10 +8,11 @@ python benchmarks/solve_times.py [--planner search] [--processes]
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import time
+
+import common
 
 from flexplan.errors import InfeasiblePlan
 from flexplan.plan.planner import solve
@@ -29,7 +30,7 @@ DISK = "1500G"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = common.parser(__doc__)
     parser.add_argument("--planner", default="search")
     parser.add_argument("--processes", action="store_true", help="time the command, too")
     given = parser.parse_args()

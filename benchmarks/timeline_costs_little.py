@@ -7,11 +7,10 @@ Wall seconds of a whole call.  Exit code 1 where the medians differ by more than
 
 from __future__ import annotations
 
-import argparse
 import time
 from statistics import median
 
-import torch
+import common
 from flexplan_runtime import ExecutionEnv, OffloadedLM
 
 from flexplan.policy.policy import Policy
@@ -20,18 +19,15 @@ LIMIT_PERCENT = 2
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="facebook/opt-6.7b")
+    parser = common.parser(__doc__, model="facebook/opt-6.7b", dtype="float16")
     parser.add_argument("--rows", type=int, default=2)
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--gen-len", type=int, default=64)
-    parser.add_argument("--dtype", default="float16")
-    parser.add_argument("--offload-dir", default="offload")
     given = parser.parse_args()
     env = ExecutionEnv.create(given.offload_dir)
     seconds: dict[bool, list[float]] = {True: [], False: []}
     with OffloadedLM(given.model, env, "_DUMMY_", Policy(given.rows, 1), dtype=given.dtype) as lm:
-        prompts = torch.randint(10, lm.shape.vocab_size, (given.rows, 512)).tolist()
+        prompts = common.prompts_of(lm.shape.vocab_size, given.rows)
         for _ in range(2):
             lm.complete(prompts, given.gen_len)  # warm, and captured
         for turn in range(2 * given.turns):

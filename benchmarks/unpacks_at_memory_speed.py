@@ -7,11 +7,11 @@ The reference (package flexgen 0.1.8) is measured where it is installed, on the 
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from collections.abc import Callable
 from importlib.util import find_spec
 
+import common
 import torch
 from flexplan_runtime.weights.packed import pack, unpack
 
@@ -21,8 +21,7 @@ from flexplan.policy.policy import CompressionConfig, Policy
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="facebook/opt-30b")
+    parser = common.parser(__doc__, model="facebook/opt-30b")
     parser.add_argument("--group-dim", type=int, default=0)
     args = parser.parse_args()
     shape, _ = read_model(args.model)

@@ -14,6 +14,7 @@ import sys
 import time
 from typing import Any
 
+import common
 import peer
 import torch
 
@@ -23,7 +24,7 @@ from flexplan.units import GiB
 
 
 def arguments() -> argparse.Namespace:
-    parser = peer.options(__doc__.splitlines()[0], "facebook/opt-30b", 4)
+    parser = peer.options(__doc__, "facebook/opt-30b", 4)
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--batch", type=int, nargs="+", default=[8])
     parser.add_argument("--weights-gib", type=float, default=10)
@@ -38,7 +39,7 @@ def main() -> None:
 def measured(args: argparse.Namespace) -> dict[str, Any]:
     import accelerate
 
-    peer.cap_gpu(args.gpu_gib * GiB)
+    common.cap_gpu(args.gpu_gib * GiB)
     began_s = time.perf_counter()
     model = offloaded(read_model(args.model)[0], getattr(torch, args.dtype), args.weights_gib)
     ready_s = time.perf_counter() - began_s

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import common
 import peer
 import torch
 
@@ -21,7 +22,7 @@ from flexplan.units import GiB
 
 
 def arguments() -> argparse.Namespace:
-    parser = peer.options(__doc__.splitlines()[0], "opt-30b", None)
+    parser = peer.options(__doc__, "opt-30b", None)
     parser.add_argument("--block", default="16x4", help="gpu_batch_size x num_gpu_batches")
     parser.add_argument("--percent", nargs=6, type=int, default=[20, 80, 0, 100, 0, 100])
     parser.add_argument("--pack-weights", action="store_true")
@@ -39,7 +40,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     from flexgen import flex_opt  # its modules import each other in circles: this one has to be first
     from flexgen.timer import timers
 
-    peer.cap_gpu(args.gpu_gib * GiB)
+    common.cap_gpu(args.gpu_gib * GiB)
     Path(args.offload_dir).mkdir(parents=True, exist_ok=True)
     gpu, cpu = flex_opt.TorchDevice("cuda:0"), flex_opt.TorchDevice("cpu")
     disk = flex_opt.TorchDisk(args.offload_dir)

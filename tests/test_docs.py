@@ -130,6 +130,13 @@ def test_the_page_lists_the_rooms() -> None:
     assert page.read_text() == wanted, "write it anew: FLEXPLAN_WRITE_DOCS=1 pytest tests/test_docs.py"
 
 
+def test_every_benchmark_has_its_question() -> None:
+    folder = ROOT / "benchmarks"
+    scripts = {path.name for path in folder.glob("*.py")} - {"common.py", "peer.py"}
+    told = set(re.findall(r"`python benchmarks/(\w+\.py)", (folder / "README.md").read_text(encoding="utf-8")))
+    assert told == scripts
+
+
 def test_no_files_import_each_other_in_a_circle() -> None:
     """At the top of a file or inside of a function; what only types need does not count."""
     graph = networkx.DiGraph()

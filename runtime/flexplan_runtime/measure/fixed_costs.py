@@ -15,7 +15,7 @@ from flexplan.graph.kinds import CPU, D2H, DISK_READ, DISK_WRITE, H2D_CACHE, H2D
 from flexplan.graph.tasks import Work
 from flexplan.model.shape import ModelShape
 from flexplan.policy.policy import Policy
-from flexplan_runtime.measure.timing import Figure
+from flexplan_runtime.measure.timing import LEAST_S, Figure
 from flexplan_runtime.measure.trial_models import FAMILIES, RESIDENT, Model, TrialModels, layer_bytes
 
 _SPLIT = replace(RESIDENT, sep_layer=True)
@@ -47,15 +47,15 @@ def step_costs(trials: TrialModels, gpu_bytes_per_s: float) -> dict[str, Figure]
     more = measured(trials, many, RESIDENT, gpu_bytes_per_s)
     layer = _layer(few[0])
     task_s = max(1e-6, split.layer.value - whole.layer.value)
-    launch_s = max(1e-9, (more.layer.value - whole.layer.value) / (_layer(many[0]).kernels - layer.kernels))
-    product_s = max(1e-9, (whole.layer.value - task_s - layer.kernels * launch_s) / layer.products)
+    launch_s = max(LEAST_S, (more.layer.value - whole.layer.value) / (_layer(many[0]).kernels - layer.kernels))
+    product_s = max(LEAST_S, (whole.layer.value - task_s - layer.kernels * launch_s) / layer.products)
     ends = embed_work(few[0], RESIDENT.gpu_batch_size).plus(head_work(few[0], RESIDENT.gpu_batch_size))
     sample_s = whole.ends.value - 2 * task_s - ends.products * product_s - ends.kernels * launch_s
     return {
         "kernel_s": Figure(task_s, split.layer.spread_percent),
         "product_s": Figure(product_s, whole.layer.spread_percent),
         "launch_s": Figure(launch_s, more.layer.spread_percent),
-        "sample_s": Figure(max(1e-9, sample_s), whole.ends.spread_percent),
+        "sample_s": Figure(max(LEAST_S, sample_s), whole.ends.spread_percent),
     }
 
 
@@ -65,7 +65,8 @@ def task_costs(trials: TrialModels) -> dict[str, Figure]:
     timelines = [t for policy in (_SPREAD, _STREAMED) for t in trials.timelines(model, policy, 12, 1, prompt_len=4)]
 
     def median(*lanes: str) -> Figure:
-        return Figure.of([s.end_s - s.start_s for t in timelines for s in t.spans if s.lane in lanes and s.i > 0])
+        took_s = [s.end_s - s.start_s for t in timelines for s in t.spans if s.lane in lanes and s.i > 0]
+        return Figure.of([max(LEAST_S, seconds) for seconds in took_s])
 
     found = {
         "copy_s": median(H2D_WEIGHTS, H2D_CACHE, H2D_SMALL, D2H),

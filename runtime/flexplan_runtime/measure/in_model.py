@@ -10,7 +10,7 @@ from flexplan.graph.timeline import Span, Timeline
 from flexplan.model.shape import ModelShape
 from flexplan.placement.cache import vector_bytes
 from flexplan.policy.policy import Policy
-from flexplan_runtime.measure.timing import Figure
+from flexplan_runtime.measure.timing import LEAST_S, Figure
 from flexplan_runtime.measure.trial_models import FAMILIES, NEW, PROMPT_LEN, RESIDENT, TrialModels, layer_bytes
 
 ALONE = Policy(64, 2, cache_gpu_percent=0.0, cache_cpu_percent=100.0, cpu_cache_compute=True)
@@ -33,7 +33,7 @@ def attention_rates(trials: TrialModels) -> dict[str, Figure]:
     shape = model[0]
     many, few, packed = (_seconds(trials.decoded(model, policy)) for policy in (ALONE, FEW, PACKED))
     slope = (many.value - few.value) / (_bytes(shape, ALONE) - _bytes(shape, FEW))
-    start_s = max(0.0, few.value - slope * _bytes(shape, FEW))
+    start_s = max(LEAST_S, few.value - slope * _bytes(shape, FEW))
 
     def rate(took: Figure, policy: Policy) -> Figure:
         return Figure(_bytes(shape, policy) / max(1e-6, took.value - start_s), took.spread_percent)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+LEAST_S = 1e-9  # what a fixed time is where noise says that it takes none
 _LEAST_RUNS, _MOST_RUNS = 5, 200
 
 

@@ -171,4 +171,3 @@ def test_a_pipe_that_nobody_writes_to_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "in.txt")
     with pytest.raises(PromptError, match="not a regular file"):
         read_prompts(tmp_path / "in.txt")
-

@@ -87,9 +87,7 @@ def test_token_ids_run_beside_a_tokenizer_that_does_not_load(tiny_opt: Path, tmp
     assert result.exit_code == 4 and "FP541" in result.stderr and "loading weights" not in result.stderr
 
 
-def test_a_library_that_panics_is_an_error_of_those_lines(
-    bytelevel: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_library_that_panics_is_an_error_of_those_lines(bytelevel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class PanicException(BaseException):
         """As that of a library in Rust."""
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from flexplan_runtime.measure import in_model
 from flexplan_runtime.measure import profile as measure_module
 from flexplan_runtime.measure.machine import fingerprint
 from flexplan_runtime.measure.microbench import QUICK
@@ -16,7 +18,9 @@ from flexplan_runtime.measure.timing import Figure, timed
 from typer.testing import CliRunner
 
 from flexplan.cli.app import app
+from flexplan.graph.timeline import Timeline
 from flexplan.hardware.machine import Hardware
+from flexplan.model.catalog import model_shape
 
 HOST = torch.device("cpu")
 
@@ -58,3 +62,16 @@ def test_a_median_is_not_moved_by_one_slow_run() -> None:
 
 def test_a_duration_is_that_of_one_call() -> None:
     assert timed(lambda: time.sleep(0.01), HOST, 0.05).value == pytest.approx(0.01, rel=0.5)
+
+
+def test_a_task_that_seems_to_take_no_time_is_still_a_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise may tell the line through two batches to begin below zero."""
+    took = iter([Figure(1e-3, 0.0), Figure(1e-6, 0.0), Figure(1e-3, 0.0), Figure(1e-3, 0.0)])
+    monkeypatch.setattr(in_model, "_seconds", lambda timeline: next(took))
+    monkeypatch.setattr(in_model, "_copied", lambda shape, timeline: 1e9)
+    trials = SimpleNamespace(
+        model=lambda name, **sizes: (model_shape(name), None), decoded=lambda model, policy: Timeline()
+    )
+    found = in_model.attention_rates(trials)  # type: ignore[arg-type]
+    assert 0 < found["host_task_s"].value <= 1e-6
+    assert all(figure.value > 1 for name, figure in found.items() if name.endswith("per_s"))

@@ -1,0 +1,67 @@
+"""What the scripts share: flags, prompts, the cap of GPU memory, clocks, and the JSON line that a script prints."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def parser(doc: str | None, model: str | None = None, dtype: str | None = None) -> argparse.ArgumentParser:
+    """Flags of a script, ``--help`` being its docstring; those of a run where there is a model."""
+    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if model:
+        made.add_argument("--model", default=model)
+    if dtype:
+        made.add_argument("--dtype", default=dtype)
+        made.add_argument("--offload-dir", default="offload")
+    return made
+
+
+def prompts_of(vocab_size: int, rows: int, prompt_len: int = 512) -> list[list[int]]:
+    """Distinct prompts of random tokens, the same each time."""
+    import torch
+
+    draw = torch.Generator().manual_seed(0)
+    found: list[list[int]] = torch.randint(10, vocab_size, (rows, prompt_len), generator=draw).tolist()
+    return found
+
+
+def is_cuda(device: str | None) -> bool:
+    """Whether an environment of this device runs on a GPU."""
+    import torch  # planning is measured without it
+
+    return torch.cuda.is_available() and device != "cpu"
+
+
+def cap_gpu(nbytes: float) -> None:
+    """More GPU memory than this is an error."""
+    import torch
+
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, nbytes / total))
+
+
+def seconds(act: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    """What a call takes."""
+    start = clock()
+    act()
+    return clock() - start
+
+
+def fastest(act: Callable[[], object], runs: int, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds of the fastest run after a warm-up."""
+    act()
+    return min(seconds(act, clock) for _ in range(runs))
+
+
+def put(found: dict[str, Any], kept: Path | None = None) -> None:
+    """Print a JSON line, and add it to a file."""
+    line = json.dumps(found)
+    print(line, flush=True)
+    if kept:
+        with kept.open("a") as out:
+            out.write(line + "\n")
