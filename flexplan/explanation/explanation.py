@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from flexplan.explanation.critical_path import CriticalPath, critical_path_of
 from flexplan.explanation.sensitivity import Gain, at_the_margin, gains
 from flexplan.graph.kinds import TIERS
 from flexplan.limits import wrong_type
@@ -24,11 +25,13 @@ _WORTH_PERCENT = 1.0  # a gain that people would pay for
 class Explanation:
     """``bound`` is what no order of the heaviest block's tasks can beat, ``binding`` the tiers that are full.
 
+    ``critical_path`` is that of one of its decoding passes, None where nothing is decoded.
     ``gains`` come largest first; ``margins`` is what 1 % more of each tier would bring in percent, by duals.
     """
 
     plan: Plan
     bound: Bound
+    critical_path: CriticalPath | None
     binding: tuple[str, ...]
     gains: tuple[Gain, ...]
     margins: Mapping[str, float]
@@ -78,6 +81,7 @@ class Explanation:
             "lane_busy_s": p.lane_busy_s,
             "phase_s": {"prefill": p.prefill_s, "decode": p.decode_s},
             "bound": {**asdict(self.bound), "block_s": p.block_s, "of_bound_percent": self.of_bound_percent},
+            "critical_path": self.critical_path and self.critical_path.to_dict(),
             "binding": list(self.binding),
             "more_brings": [{**asdict(gain), "sentence": str(gain)} for gain in self.gains],
             "one_percent_more_brings": dict(self.margins),
@@ -91,9 +95,11 @@ def explain(plan: Plan) -> Explanation:
     if not isinstance(plan, Plan):
         raise wrong_type("explain", "a Plan", plan, "solve(Problem.of(...)) makes one")
     found = sorted(gains(plan), key=lambda gain: -gain.percent)
+    heaviest = plan.problem, plan.policy, make(SCHEDULES, plan.schedule), _heaviest_block_lens(plan)
     return Explanation(
         plan,
-        _heaviest_block_bound(plan),
+        bound_of(*heaviest),
+        critical_path_of(*heaviest),
         binding_tiers(plan),
         tuple(found),
         at_the_margin(plan),
@@ -107,13 +113,14 @@ def binding_tiers(plan: Plan) -> tuple[str, ...]:
     return tuple(tier for tier in TIERS if budgets[tier] and need[tier] >= _FULL * budgets[tier])
 
 
-def _heaviest_block_bound(plan: Plan) -> Bound:
+def _heaviest_block_lens(plan: Plan) -> tuple[int, ...]:
+    """Prompt lengths of the block that takes longest."""
     blocks = [
         [b.prompt_len for b in block.batches for _ in b.rows]
         for block, _ in distinct_blocks(plan.problem.workload, plan.policy)
     ]
     heaviest = max(blocks, key=lambda lens: (len(lens), sum(lens)))
-    return bound_of(plan.problem, plan.policy, make(SCHEDULES, plan.schedule), tuple(heaviest))
+    return tuple(heaviest)
 
 
 def _baseline_object(result: BaselineResult) -> dict[str, Any]:

@@ -80,20 +80,22 @@ class SearchPlanner:
         return Plan.of(problem, policy, schedule=self.schedule, planner="search")
 
     def ranking(self, problem: Problem) -> list[Candidate]:
-        """The best of each kind, then blocks like the fastest of them but of other batch sizes, or split otherwise.
+        """The candidates, the fastest first.
 
-        The fastest first.
+        1. The program's best block of each kind: which lanes it uses, and the disk for what.
+        2. Blocks like the fastest of these, of larger batch sizes.
+        3. Blocks like the fastest so far, of batch sizes in between, twice.
+        4. The fastest so far with its layers split otherwise.
         """
         model, search = self.proposer.model(problem), Search(problem.workload.num_prompts, _SPREAD)
         search.explore(model, model.batch_sizes())
         ranking = Ranking(problem, make(SCHEDULES, self.schedule))
-        kinds = {kind_of(optimum.program): optimum for optimum in reversed(search.best.ranked())}
-        for optimum in sorted(kinds.values(), key=lambda o: o.seconds_per_prompt)[: self.candidates]:
+        for optimum in best_of_each_kind(search)[: self.candidates]:
             ranking.judge(optimum)
         sizes = list(model.batch_sizes())
         for nearby, gain in ((wider, 0.0), (halfway, _WORTH), (halfway, _WORTH)):
-            if ranking.ranked():
-                best = ranking.ranked()[0].optimum
+            for leader in ranking.ranked()[:1]:
+                best = leader.optimum
                 most = best.seconds_per_prompt * (1 - gain) if gain else ranking.worth_s
                 for size in nearby(best, sizes):
                     sizes = sorted({*sizes, size})
@@ -131,6 +133,12 @@ class Ranking:
         ranked = sorted(self.judged.values(), key=lambda c: c.seconds_per_prompt)
         equal = [c for c in ranked if c.seconds_per_prompt <= self.worth_s]
         return [*sorted(equal, key=lambda c: c.num_tasks), *ranked[len(equal) :]]
+
+
+def best_of_each_kind(search: Search) -> list[Optimum]:
+    """The fastest first."""
+    kinds = {kind_of(optimum.program): optimum for optimum in reversed(search.best.ranked())}
+    return sorted(kinds.values(), key=lambda o: o.seconds_per_prompt)
 
 
 def wider(best: Optimum, sizes: Sequence[int]) -> list[int]:
