@@ -10,9 +10,9 @@ from pathlib import Path
 from flexplan.cli.output import deliver, refuse_existing, refuse_unwritable
 from flexplan.cli.progress import Progress
 from flexplan.errors import NoNumbers
-from flexplan.hardware.machine import Hardware
-from flexplan.job.runtime import BenchReport, DemoReport, RunReport, RunRequest, find_runtime
-from flexplan.problem.prompts import Prompt, new_tokens_of, read_prompts
+from flexplan.hardware import Hardware
+from flexplan.job import BenchReport, DemoReport, RunReport, RunRequest, find_runtime
+from flexplan.problem import Prompt, new_tokens_of, read_prompts
 from flexplan.report.objects import completion_line, summary
 
 _LINE_BYTES = 90  # of an output line, beside the prompt and its answer

@@ -5,9 +5,11 @@ explanation    What limits a plan, what more would bring, and the baselines: put
 sensitivity    What more of each resource would bring, found by solving again.
 """
 
+from flexplan.explanation.critical_path import CriticalPath
 from flexplan.explanation.explanation import Explanation, binding_tiers, explain
 
 __all__ = [
+    "CriticalPath",
     "Explanation",
     "binding_tiers",
     "explain",

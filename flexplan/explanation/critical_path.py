@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
-from flexplan.cost.rates import Rates
-from flexplan.graph.graph import TaskGraph
-from flexplan.placement.prefetch import fewer_layers
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem, Workload
-from flexplan.schedule.protocol import Schedule
-from flexplan.simulation.simulator import simulate_graph
+from flexplan.cost import Rates
+from flexplan.graph import TaskGraph
+from flexplan.placement import fewer_layers
+from flexplan.policy import Policy
+from flexplan.problem import Problem, Workload
+from flexplan.schedule import Schedule
+from flexplan.simulation import simulate_graph
 
 _FEW_LAYERS = 4
 _FEW_TOKENS = 3  # the prompt, the pass that is looked at, and one after it

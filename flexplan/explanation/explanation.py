@@ -8,14 +8,12 @@ from typing import Any
 
 from flexplan.explanation.critical_path import CriticalPath, critical_path_of
 from flexplan.explanation.sensitivity import Gain, at_the_margin, gains
-from flexplan.graph.kinds import TIERS
+from flexplan.graph import TIERS
 from flexplan.limits import wrong_type
-from flexplan.plan.baselines import BaselineResult, baseline_results
-from flexplan.plan.plan import Plan
+from flexplan.plan import BaselineResult, Plan, baseline_results
 from flexplan.plugins import SCHEDULES, make
-from flexplan.policy.blocks import distinct_blocks
-from flexplan.policy.lossy import lossy_fields
-from flexplan.simulation.bounds import Bound, bound_of
+from flexplan.policy import distinct_blocks, lossy_fields
+from flexplan.simulation import Bound, bound_of
 
 _FULL = 0.95  # a tier that is used this far binds
 _WORTH_PERCENT = 1.0  # a gain that people would pay for

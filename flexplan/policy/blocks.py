@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Workload
+from flexplan.problem import Workload
 
 
 @dataclass(frozen=True, slots=True)

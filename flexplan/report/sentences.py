@@ -5,11 +5,9 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from flexplan.explanation.critical_path import CriticalPath
-from flexplan.explanation.explanation import Explanation, binding_tiers
-from flexplan.plan.baselines import BaselineResult
-from flexplan.plan.plan import Plan
-from flexplan.policy.lossy import lossy_fields, names_of
+from flexplan.explanation import CriticalPath, Explanation, binding_tiers
+from flexplan.plan import BaselineResult, Plan
+from flexplan.policy import lossy_fields, names_of
 from flexplan.report.tables import (
     asked_lines,
     in_order,

@@ -7,17 +7,14 @@ from dataclasses import dataclass
 from math import ceil, inf
 from typing import Any
 
-from flexplan.plan.plan import Plan
+from flexplan.plan import Plan
 from flexplan.plugins import SCHEDULES, make
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem, Workload
-from flexplan.problem.ragged import typical_lens
-from flexplan.schedule.protocol import Schedule
-from flexplan.simulation.prediction import Prediction, predict_seconds, with_bytes
-from flexplan_planners.fit.branch_and_bound import Optimum, Search, is_late, kind_of, per_prompt
-from flexplan_planners.fit.latency import within_latency
-from flexplan_planners.lp.rows import CostModel, solve_program
-from flexplan_planners.lp.shares import read_back
+from flexplan.policy import Policy
+from flexplan.problem import Problem, Workload, typical_lens
+from flexplan.schedule import Schedule
+from flexplan.simulation import Prediction, predict_seconds, with_bytes
+from flexplan_planners.fit import Optimum, Search, is_late, kind_of, per_prompt, within_latency
+from flexplan_planners.lp import CostModel, read_back, solve_program
 from flexplan_planners.lp_planner import LpPlanner
 
 _SPREAD = 0.25  # the simulator has overturned a lead of the linear program as large as this

@@ -6,12 +6,11 @@ import pytest
 from problems import problem
 from rich.console import Console
 
-from flexplan.explanation.explanation import Explanation, explain
+from flexplan.explanation import Explanation, explain
 from flexplan.explanation.sensitivity import step_bytes
-from flexplan.plan.plan import Plan
-from flexplan.plan.planner import solve
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem
+from flexplan.plan import Plan, solve
+from flexplan.policy import Policy
+from flexplan.problem import Problem
 from flexplan.report.sentences import explanation_view, in_short
 from flexplan.units import GiB, MiB
 

@@ -10,14 +10,19 @@ from __future__ import annotations
 from functools import cached_property
 from math import ceil
 
-from flexplan.model.tensors import weight_tensors
-from flexplan.placement.cache import values_read
-from flexplan.placement.layout import BUFFER_ALIGN
-from flexplan.placement.placement import ID_BYTES, PROB_BYTES
-from flexplan.placement.weights import DISK_ALIGN, PIECE_ALIGN
-from flexplan.placement.workspace import captured_bytes, mask_bytes, workspace_bytes
-from flexplan.problem.problem import Problem
-from flexplan.problem.ragged import padded_mean
+from flexplan.model import weight_tensors
+from flexplan.placement import (
+    BUFFER_ALIGN,
+    DISK_ALIGN,
+    ID_BYTES,
+    PIECE_ALIGN,
+    PROB_BYTES,
+    captured_bytes,
+    mask_bytes,
+    values_read,
+    workspace_bytes,
+)
+from flexplan.problem import Problem, padded_mean
 from flexplan.units import round_up
 from flexplan_planners.lp.rows import ONE, Row
 from flexplan_planners.lp.switches import Switches

@@ -14,19 +14,17 @@ from pathlib import Path
 import torch
 
 from flexplan.files import workshop
-from flexplan.hardware.machine import Hardware
-from flexplan.job.runtime import BenchReport, DemoReport, Listener, RunRequest, Say
-from flexplan.model.tensors import weight_bytes
-from flexplan.plan.plan import Plan
-from flexplan.plan.planner import solve
-from flexplan.policy.policy import Policy
-from flexplan.problem.prompts import Prompt
+from flexplan.hardware import Hardware
+from flexplan.job import BenchReport, DemoReport, Listener, RunRequest, Say
+from flexplan.model import weight_bytes
+from flexplan.plan import Plan, solve
+from flexplan.policy import Policy
+from flexplan.problem import Prompt
 from flexplan.units import GiB, KiB, MiB, format_size
 from flexplan_runtime.commands.prepare import make_ready
 from flexplan_runtime.commands.run import bench_ready, run_ready
 from flexplan_runtime.embedded import tiny_opt_path
-from flexplan_runtime.measure.microbench import SHORT_ON_CPU, SHORT_ON_CUDA
-from flexplan_runtime.measure.profile import measure
+from flexplan_runtime.measure import SHORT_ON_CPU, SHORT_ON_CUDA, measure
 
 PROMPTS = (
     "The with statement",

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flexplan.errors import ModelFilesError, PromptError
-from flexplan.problem.prompts import Prompt
-from flexplan.problem.tokenizer_file import CHUNK, FILE, MOST_SWOLLEN, bounded, growth_of
+from flexplan.problem import CHUNK, FILE, MOST_SWOLLEN, Prompt, bounded, growth_of
 
 _FILES = (FILE, "tokenizer.model", "vocab.json", "tokenizer_config.json")
 

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from flexplan.model.packing import Packing
+from flexplan.model import Packing
 from flexplan_runtime.kernels.decode_attention import soften
 from flexplan_runtime.kernels.packing import alignment, middle, value
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from flexplan.explanation.critical_path import CriticalPath, critical_path
-from flexplan.graph.graph import TaskGraph
-from flexplan.graph.tasks import Access, Buffer, Sweep, Task
+from flexplan.explanation import CriticalPath
+from flexplan.explanation.critical_path import critical_path
+from flexplan.graph import Access, Buffer, Sweep, Task, TaskGraph
 
 # up    load 0 ---- load 1 ---- load 2          3 s each
 #         \           \           \

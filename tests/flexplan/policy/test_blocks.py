@@ -5,9 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexplan.policy.blocks import fill_blocks, full_block
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Workload
+from flexplan.policy import Policy, fill_blocks, full_block
+from flexplan.problem import Workload
 
 lens = st.lists(st.integers(1, 100), min_size=1, max_size=60).map(tuple)
 policies = st.builds(Policy, st.integers(1, 5), st.integers(1, 4))

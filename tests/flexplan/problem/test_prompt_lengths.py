@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from flexplan.errors import PromptError, UsageError
+from flexplan.problem import bounded
 from flexplan.problem.prompt_lengths import prompt_lens
-from flexplan.problem.tokenizer_file import bounded
 
 
 @pytest.fixture

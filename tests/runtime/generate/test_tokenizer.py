@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flexplan_runtime.generate.tokenizer import Tokenizer
+from flexplan_runtime.generate import Tokenizer
 from tokenizers import Tokenizer as Made
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer
@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from flexplan.cli.app import app
 from flexplan.errors import PromptError
-from flexplan.problem.prompts import Prompt
+from flexplan.problem import Prompt
 
 TEXT = ["the capital of France is Paris", "a model that did not fit, naïve: 你好", "weights live on the disk"] * 4
 
