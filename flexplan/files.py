@@ -84,10 +84,10 @@ def write_whole(path: str | Path, text: str) -> None:
 
 
 @contextmanager
-def replacing(path: Path, *, synced: bool = True) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, synced: bool = True, mode: int | None = None) -> Iterator[BinaryIO]:
     """A file that takes its place when all of it is written, or leaves nothing; ``synced``: on the disk before.
 
-    It is as readable as the one that it replaces, else as any new file.
+    Without a ``mode`` it is as readable as the one that it replaces, else as any new file.
     """
     remove_leftovers(path.parent)
     handle, part = _locked_part(path)
@@ -95,8 +95,8 @@ def replacing(path: Path, *, synced: bool = True) -> Iterator[BinaryIO]:
         try:
             yield out
             out.flush()
-            if path.exists():
-                os.fchmod(handle, path.stat().st_mode & 0o777)
+            if mode is not None or path.exists():
+                os.fchmod(handle, path.stat().st_mode & 0o777 if mode is None else mode)
             if synced:
                 os.fsync(handle)
             part.replace(path)  # while it is still locked

@@ -197,16 +197,19 @@ def works() -> bool:
 
 
 @needs_compiler
-@pytest.mark.parametrize("damage", ["cut short", "emptied", "a bit that flips", "another's", "a pipe"])
+@pytest.mark.parametrize("damage", ["cut short", "emptied", "a bit that flips", "another's", "a pipe", "writable"])
 def test_a_damaged_library_is_compiled_anew_and_never_loaded(damage: str, kept: Path) -> None:
-    data = bytearray(kept.read_bytes())
+    whole = kept.read_bytes()
+    data = bytearray(whole)
     data[len(data) // 2] ^= 1
-    content = {"cut short": data[:4096], "emptied": b"", "another's": b"\x7fELF" + bytes(100)}.get(damage, data)
+    contents = {"cut short": whole[:4096], "emptied": b"", "another's": b"\x7fELF" + bytes(100), "writable": whole}
+    content = contents.get(damage, bytes(data))
     kept.unlink()
     if damage == "a pipe":
         os.mkfifo(kept)
     else:
         kept.write_bytes(content)
+        kept.chmod(0o666 if damage == "writable" else 0o644)
     assert not build.is_whole(kept)
     assert works()
     assert build.is_whole(kept)
@@ -237,6 +240,35 @@ def test_a_library_that_others_could_have_planted_is_not_loaded(
     assert loaded[0] != str(kept)
     assert not Path(loaded[0]).exists()
     assert [record for record in caplog.records if "compiled at each start" in record.message]
+
+
+@needs_compiler
+def test_a_library_that_is_exchanged_after_the_look_at_it_is_not_loaded(
+    kept: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    look = build.is_whole
+
+    def exchanging(path: Path) -> bool:
+        found = look(path)
+        path.unlink()
+        path.write_bytes(b"\x7fELF" + bytes(100))
+        return found
+
+    monkeypatch.setattr(build, "is_whole", exchanging)
+    with caplog.at_level(logging.WARNING):
+        assert works()
+    assert [record for record in caplog.records if "is not what was compiled into it" in record.message]
+
+
+@needs_compiler
+def test_a_library_that_takes_the_place_of_a_writable_one_is_not_writable(kept: Path) -> None:
+    before = os.umask(0)
+    try:
+        kept.chmod(0o666)
+        build.compile_to(kept)
+    finally:
+        os.umask(before)
+    assert kept.stat().st_mode & 0o777 == 0o644
 
 
 @needs_compiler

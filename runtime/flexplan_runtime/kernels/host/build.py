@@ -15,6 +15,7 @@ import tempfile
 import threading
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 from flexplan.files import replacing, workshop
 
@@ -27,6 +28,7 @@ FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread")
 COMPILE_TIMEOUT_S = 120
 
 _DIGEST_BYTES = 32
+_MODE = 0o644
 _LARGEST_BYTES = 1 << 26  # a library has some 200 KB
 _FAILURES = (OSError, RuntimeError, subprocess.SubprocessError)
 
@@ -55,10 +57,18 @@ def _kept(path: Path) -> ctypes.CDLL | None:
         refuse_strangers(path.parent)
         if not is_whole(path):
             compile_to(path)
-        return ctypes.CDLL(str(path))
+        return _loaded(path)
     except OSError as error:
         log.warning("the kernel of attention on the host is compiled at each start, and not kept: %s", error)
         return None
+
+
+def _loaded(path: Path) -> ctypes.CDLL:
+    """By the number of the file that was looked at: its name may have become another's meanwhile."""
+    with _opened(path) as file:
+        if not _is_whole(file, path.name):
+            raise PermissionError(errno.EPERM, "is not what was compiled into it", str(path))
+        return ctypes.CDLL(f"/dev/fd/{file.fileno()}")
 
 
 def _private() -> ctypes.CDLL:
@@ -72,30 +82,43 @@ def _private() -> ctypes.CDLL:
 def refuse_strangers(directory: Path) -> None:
     """Raise PermissionError where others than this user and root could have put a library that would be executed."""
     found = directory.stat()
-    if found.st_uid not in _trusted() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if not _is_own(found):
         mode = stat.filemode(found.st_mode)
         message = f"belongs to user {found.st_uid} with {mode}; it must be yours and written by nobody else: chmod 700"
         raise PermissionError(errno.EPERM, message, str(directory))
 
 
 def is_whole(path: Path) -> bool:
-    """Whether the library at a path is of this user or root, and ends with its checksum, as `compile_to` leaves it.
+    """Whether the library at a path is this user's or root's alone, and ends with its checksum.
 
     One that is cut short would end the process (SIGBUS) wherever it is called.
     """
     try:
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode) or found.st_uid not in _trusted() or found.st_size > _LARGEST_BYTES:
-                return False
-            data = file.read()
+        with _opened(path) as file:
+            return _is_whole(file, path.name)
     except OSError:
         return False
-    return len(data) > _DIGEST_BYTES and data[-_DIGEST_BYTES:] == _checksum(path, data[:-_DIGEST_BYTES])
 
 
-def _checksum(path: Path, data: bytes) -> bytes:
-    return hashlib.sha256(path.name.encode() + data).digest()
+def _opened(path: Path) -> BinaryIO:
+    return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+
+
+def _is_whole(file: BinaryIO, name: str) -> bool:
+    found = os.fstat(file.fileno())
+    if not stat.S_ISREG(found.st_mode) or not _is_own(found) or found.st_size > _LARGEST_BYTES:
+        return False
+    data = file.read()
+    return len(data) > _DIGEST_BYTES and data[-_DIGEST_BYTES:] == _checksum(name, data[:-_DIGEST_BYTES])
+
+
+def _checksum(name: str, data: bytes) -> bytes:
+    return hashlib.sha256(name.encode() + data).digest()
+
+
+def _is_own(found: os.stat_result) -> bool:
+    """Whether nobody but this user and root may write it."""
+    return found.st_uid in _trusted() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _trusted() -> tuple[int, int]:
@@ -117,8 +140,8 @@ def compile_to(path: Path) -> None:
         made = folder / "kernel.so"
         _compile(made)
         data = made.read_bytes()
-    with replacing(path) as out:
-        out.write(data + _checksum(path, data))
+    with replacing(path, mode=_MODE) as out:
+        out.write(data + _checksum(path.name, data))
 
 
 def _compile(path: Path) -> None:
