@@ -12,7 +12,7 @@ from flexplan.limits import wrong_type
 from flexplan.plan.baselines import BaselineResult, baseline_results
 from flexplan.plan.plan import Plan
 from flexplan.plugins import SCHEDULES, make
-from flexplan.policy.blocks import distinct_blocks
+from flexplan.policy.blocks import block_lens
 from flexplan.policy.lossy import lossy_fields
 from flexplan.simulation.bounds import Bound, bound_of
 
@@ -108,12 +108,9 @@ def binding_tiers(plan: Plan) -> tuple[str, ...]:
 
 
 def _heaviest_block_bound(plan: Plan) -> Bound:
-    blocks = [
-        [b.prompt_len for b in block.batches for _ in b.rows]
-        for block, _ in distinct_blocks(plan.problem.workload, plan.policy)
-    ]
+    blocks = block_lens(plan.problem.workload, plan.policy.gpu_batch_size, plan.policy.num_gpu_batches)
     heaviest = max(blocks, key=lambda lens: (len(lens), sum(lens)))
-    return bound_of(plan.problem, plan.policy, make(SCHEDULES, plan.schedule), tuple(heaviest))
+    return bound_of(plan.problem, plan.policy, make(SCHEDULES, plan.schedule), heaviest)
 
 
 def _baseline_object(result: BaselineResult) -> dict[str, Any]:
