@@ -13,8 +13,7 @@ from pathlib import Path
 
 import common
 import torch
-from flexplan_runtime.memory.disk import ScratchFile
-from flexplan_runtime.memory.host import aligned_bytes
+from flexplan_runtime.memory import ScratchFile, aligned_bytes
 
 from flexplan.units import GiB, MiB
 

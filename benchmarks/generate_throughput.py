@@ -18,8 +18,8 @@ import common
 import torch
 from flexplan_runtime import ExecutionEnv, OffloadedLM
 
-from flexplan.graph.timeline import Timeline
-from flexplan.policy.policy import Policy
+from flexplan.graph import Timeline
+from flexplan.policy import Policy
 from flexplan.units import GiB, parse_size
 
 

@@ -15,7 +15,7 @@ import torch
 from flexplan_runtime import ExecutionEnv, OffloadedLM
 from torch.profiler import ProfilerActivity, profile
 
-from flexplan.policy.policy import Policy
+from flexplan.policy import Policy
 
 NEW = 12
 

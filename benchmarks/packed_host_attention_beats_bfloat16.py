@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from flexplan.model.packing import Packing
+from flexplan.model import Packing
 
 CONTEXT, DISTINCT = 528, 16
 PLACES = {"cache": (8, 200), "memory": (4096, 4)}

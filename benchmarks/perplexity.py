@@ -27,17 +27,17 @@ from typing import Any
 import common
 import torch
 from flexplan_runtime import ExecutionEnv, OffloadedLM
-from flexplan_runtime.execute.sampling import Sampling
-from flexplan_runtime.generate.tokenizer import Tokenizer
+from flexplan_runtime.execute import Sampling
+from flexplan_runtime.generate import Tokenizer
+from flexplan_runtime.weights import unpack
 from flexplan_runtime.weights.checkpoint import open_checkpoint
-from flexplan_runtime.weights.packed import pack, unpack
+from flexplan_runtime.weights.packed import pack
 from torch import Tensor
 
 from flexplan.errors import PolicyError
-from flexplan.model.catalog import read_model
-from flexplan.model.tensors import weight_tensors
-from flexplan.policy.policy import CompressionConfig, Policy
-from flexplan.problem.prompts import Prompt
+from flexplan.model import read_model, weight_tensors
+from flexplan.policy import CompressionConfig, Policy
+from flexplan.problem import Prompt
 
 PLAIN = Policy(
     w_gpu_percent=0.0, w_cpu_percent=100.0, cache_gpu_percent=0.0, cache_cpu_percent=100.0, cpu_cache_compute=True

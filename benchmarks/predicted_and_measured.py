@@ -27,15 +27,12 @@ import common
 import torch
 from flexplan_runtime import ExecutionEnv, OffloadedLM
 
-from flexplan.cost.rates import Rates
+from flexplan.cost import Rates
 from flexplan.errors import FlexplanError
-from flexplan.graph.graph import TaskGraph
-from flexplan.graph.tasks import Work
-from flexplan.graph.timeline import Timeline
-from flexplan.plan.plan import Plan
-from flexplan.plan.planner import solve
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem
+from flexplan.graph import TaskGraph, Timeline, Work
+from flexplan.plan import Plan, solve
+from flexplan.policy import Policy
+from flexplan.problem import Problem
 from flexplan.units import GiB, parse_size
 
 
@@ -183,7 +180,7 @@ def slowest(work: Work, rates: Rates) -> float:
 
 
 def write_trace(path: Path, lm: OffloadedLM, graph: TaskGraph, plan: Plan) -> None:
-    from flexplan.simulation.simulator import simulate_graph
+    from flexplan.simulation import simulate_graph
 
     last = max(s.i for s in lm.timeline.spans)
     measured, predicted = lm.timeline, simulate_graph(graph, Rates(plan.problem.hardware))

@@ -31,10 +31,10 @@ import torch
 from flexplan_runtime.measure.timing import rate_of
 from torch.nn import functional
 
-from flexplan.hardware.machine import Hardware
-from flexplan.plan.plan import Plan
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem
+from flexplan.hardware import Hardware
+from flexplan.plan import Plan
+from flexplan.policy import Policy
+from flexplan.problem import Problem
 
 MODEL = "HuggingFaceTB/SmolLM2-135M"
 MEDIAN_PERCENT, WORST_PERCENT, SPEARMAN = 15, 30, 0.9

@@ -15,11 +15,10 @@ import time
 import common
 import torch
 from flexplan_runtime import ExecutionEnv, OffloadedLM
-from flexplan_runtime.memory.host import HostBlock
+from flexplan_runtime.memory import HostBlock
 
-from flexplan.model.catalog import read_model
-from flexplan.model.tensors import weight_tensors
-from flexplan.policy.policy import Policy
+from flexplan.model import read_model, weight_tensors
+from flexplan.policy import Policy
 from flexplan.units import GiB
 
 LIMIT = 1.3

@@ -8,10 +8,10 @@ import time
 import common
 from flexplan_planners.schedules.zigzag import ZigZag
 
-from flexplan.cost.rates import Rates
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem
-from flexplan.simulation.simulator import simulate_graph
+from flexplan.cost import Rates
+from flexplan.policy import Policy
+from flexplan.problem import Problem
+from flexplan.simulation import simulate_graph
 
 
 def main() -> None:

@@ -15,8 +15,8 @@ import time
 import common
 
 from flexplan.errors import InfeasiblePlan
-from flexplan.plan.planner import solve
-from flexplan.problem.problem import Problem
+from flexplan.plan import solve
+from flexplan.problem import Problem
 
 MODELS = (
     "facebook/opt-30b",

@@ -13,7 +13,7 @@ from statistics import median
 import common
 from flexplan_runtime import ExecutionEnv, OffloadedLM
 
-from flexplan.policy.policy import Policy
+from flexplan.policy import Policy
 
 LIMIT_PERCENT = 2
 

@@ -13,11 +13,11 @@ from importlib.util import find_spec
 
 import common
 import torch
-from flexplan_runtime.weights.packed import pack, unpack
+from flexplan_runtime.weights import unpack
+from flexplan_runtime.weights.packed import pack
 
-from flexplan.model.catalog import read_model
-from flexplan.model.tensors import WeightTensor, weight_tensors
-from flexplan.policy.policy import CompressionConfig, Policy
+from flexplan.model import WeightTensor, read_model, weight_tensors
+from flexplan.policy import CompressionConfig, Policy
 
 
 def main() -> None:

@@ -18,8 +18,7 @@ import common
 import peer
 import torch
 
-from flexplan.model.catalog import read_model
-from flexplan.model.shape import ModelShape
+from flexplan.model import ModelShape, read_model
 from flexplan.units import GiB
 
 

@@ -4,7 +4,7 @@ How many prompts of a queue should share a pass over the weights on each of thes
 """
 
 from flexplan import Hardware, InfeasiblePlan, Problem, solve
-from flexplan.hardware.machine import hardware_from
+from flexplan.hardware import hardware_from
 
 
 def throughput(machine: Hardware, prompt_lens: list[int], gen_len: int) -> tuple[int, float]:

@@ -11,16 +11,13 @@ if TYPE_CHECKING:
     from typing import Any
 
     from flexplan.errors import FlexplanError, InfeasiblePlan
-    from flexplan.explanation.explanation import explain
-    from flexplan.graph.graph import TaskGraph
-    from flexplan.graph.tasks import Task
-    from flexplan.graph.timeline import Timeline
-    from flexplan.hardware.machine import Hardware
-    from flexplan.model.shape import ModelShape
-    from flexplan.plan.plan import Plan, simulate
-    from flexplan.plan.planner import solve
-    from flexplan.policy.policy import CompressionConfig, Policy
-    from flexplan.problem.problem import Problem, Workload
+    from flexplan.explanation import explain
+    from flexplan.graph import Task, TaskGraph, Timeline
+    from flexplan.hardware import Hardware
+    from flexplan.model import ModelShape
+    from flexplan.plan import Plan, simulate, solve
+    from flexplan.policy import CompressionConfig, Policy
+    from flexplan.problem import Problem, Workload
 
 __all__ = [
     "CompressionConfig",

@@ -5,12 +5,20 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from flexplan.limits import shown
 
+_PART = ".flexplan-part"  # of a name: nobody else's files are taken for leftovers
+_NAME = 40  # letters of a file's name in that of its part, which may not be too long either
+_OPEN_FLAGS = os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 _TO_ESCAPE = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -71,18 +79,92 @@ def is_directory(name: str | Path) -> bool:
 
 def write_whole(path: str | Path, text: str) -> None:
     """Write a text file so that a reader sees the old one or the new one, never a half."""
-    target = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    with replacing(Path(path)) as out:
+        out.write(text.encode())
+
+
+@contextmanager
+def replacing(path: Path, *, synced: bool = True) -> Iterator[BinaryIO]:
+    """A file that takes its place when all of it is written, or leaves nothing; ``synced``: on the disk before.
+
+    It is as readable as the one that it replaces, else as any new file.
+    """
+    remove_leftovers(path.parent)
+    handle, part = _locked_part(path)
+    with os.fdopen(handle, "wb") as out:
+        try:
+            yield out
+            out.flush()
+            if path.exists():
+                os.fchmod(handle, path.stat().st_mode & 0o777)
+            if synced:
+                os.fsync(handle)
+            part.replace(path)  # while it is still locked
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def workshop(parent: Path) -> Iterator[Path]:
+    """A directory that only its owner may use, gone afterwards; one that a killed process left goes first."""
+    remove_leftovers(parent)
+    handle, folder = _locked_folder(parent)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        _copy_mode(target, temporary)
-        Path(temporary).replace(target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
+
+
+def probe(path: Path) -> None:
+    """Raise OSError where `replacing` could not begin; leaves nothing."""
+    remove_leftovers(path.parent)
+    handle, part = _locked_part(path)
+    part.unlink()
+    os.close(handle)
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove the parts of files, and the workshops, that killed processes left.
+
+    Each is locked by its process. The lock ends with the process, however that ends and in whichever container it ran.
+    """
+    for part in directory.glob(f".*{_PART}"):
+        with suppress(OSError):  # its writer lives, it is another user's, or gone by now
+            handle = os.open(part, (os.O_RDONLY if part.is_dir() else os.O_RDWR) | _OPEN_FLAGS)
+            try:
+                flock(handle, LOCK_EX | LOCK_NB)
+                shutil.rmtree(part) if part.is_dir() else part.unlink()
+            finally:
+                os.close(handle)
+
+
+def _locked_part(path: Path) -> tuple[int, Path]:
+    """A new part of a file, open and locked."""
+    while True:
+        part = path.with_name(f".{path.name[:_NAME]}.{secrets.token_hex(4)}{_PART}")
+        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        with suppress(OSError):  # a file system without locks: there, nobody takes it for a leftover either
+            flock(handle, LOCK_EX)
+        if os.fstat(handle).st_nlink:
+            return handle, part
+        os.close(handle)  # taken for a leftover before it was locked
+
+
+def _locked_folder(parent: Path) -> tuple[int, Path]:
+    """The same of a directory."""
+    while True:
+        folder = Path(tempfile.mkdtemp(dir=parent, prefix=".", suffix=_PART))
+        try:
+            handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        with suppress(OSError):
+            flock(handle, LOCK_EX)
+        if os.fstat(handle).st_nlink:
+            return handle, folder
+        os.close(handle)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -96,11 +178,3 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a number that can be used")
-
-
-def _copy_mode(target: Path, temporary: str) -> None:
-    # mkstemp makes files only the owner reads; a result should be as readable as one that open() makes
-    umask = os.umask(0)
-    os.umask(umask)
-    mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~umask
-    Path(temporary).chmod(mode)

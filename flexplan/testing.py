@@ -12,20 +12,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from flexplan.cost.rates import Rates
+from flexplan.cost import Rates
 from flexplan.errors import InfeasiblePlan
-from flexplan.graph.checker import check_graph, check_memory
-from flexplan.graph.graph import TaskGraph
-from flexplan.graph.kinds import TIERS
-from flexplan.model.shape import ModelShape
-from flexplan.placement.layout import Layout
-from flexplan.placement.placement import Placement
-from flexplan.plan.plan import Plan
-from flexplan.plan.planner import Planner, Schedule, solve
-from flexplan.policy.blocks import fill_blocks
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem
-from flexplan.simulation.simulator import simulate_graph
+from flexplan.graph import TIERS, TaskGraph, check_graph, check_memory
+from flexplan.model import ModelShape
+from flexplan.placement import Layout, Placement
+from flexplan.plan import Plan, Planner, Schedule, solve
+from flexplan.policy import Policy, fill_blocks
+from flexplan.problem import Problem
+from flexplan.simulation import simulate_graph
 from flexplan.units import MiB
 
 _SHARES = (

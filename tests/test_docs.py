@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from flexplan.cli.app import app
-from flexplan.graph.kinds import KINDS
+from flexplan.graph import KINDS
 
 ROOT = Path(__file__).parents[1]
 DOCS = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from flexplan.errors import FlexplanError
-from flexplan.job.runtime import Finding, find_runtime
+from flexplan.job import Finding, find_runtime
 from flexplan.plugins import PLANNERS, RUNTIMES, SCHEDULES, available, load
 from flexplan.units import format_size
 
@@ -92,8 +92,8 @@ def _plugins() -> Iterator[Finding]:
 
 
 def _solver() -> Iterator[Finding]:
-    from flexplan.plan.planner import solve
-    from flexplan.problem.problem import Problem
+    from flexplan.plan import solve
+    from flexplan.problem import Problem
 
     began_s = time.perf_counter()
     try:

@@ -10,9 +10,9 @@ from pathlib import Path
 from flexplan.cli.output import deliver, refuse_existing, refuse_unwritable
 from flexplan.cli.progress import Progress
 from flexplan.errors import NoNumbers
-from flexplan.hardware.machine import Hardware
-from flexplan.job.runtime import BenchReport, DemoReport, RunReport, RunRequest, find_runtime
-from flexplan.problem.prompts import Prompt, new_tokens_of, read_prompts
+from flexplan.hardware import Hardware
+from flexplan.job import BenchReport, DemoReport, RunReport, RunRequest, find_runtime
+from flexplan.problem import Prompt, new_tokens_of, read_prompts
 from flexplan.report.objects import completion_line, summary
 
 _LINE_BYTES = 90  # of an output line, beside the prompt and its answer
@@ -35,7 +35,9 @@ class OutputFile:
             refuse_existing(self.path)
 
 
-def run_to_file(request: RunRequest, prompts: str | None, form: str, output: OutputFile) -> None:
+def run_to_file(
+    request: RunRequest, prompts: str | None, output: OutputFile, form: str = "auto", *, typed_tokens: bool = False
+) -> None:
     """Read the prompts, run them and write one JSON line each."""
     given = None if prompts is None else read_prompts(prompts, form)
     output.refuse(given or ())
@@ -43,7 +45,7 @@ def run_to_file(request: RunRequest, prompts: str | None, form: str, output: Out
         print("there are no prompts", file=sys.stderr)
         deliver(output.path, "")
         return
-    new_tokens = new_tokens_of(given or (), request.max_new_tokens)
+    new_tokens = new_tokens_of(given or (), request.max_new_tokens, "--max-new-tokens" if typed_tokens else "")
     request = replace(request, prompts=given or (), max_new_tokens=new_tokens)
     with Progress() as progress:
         report = find_runtime().run(request, progress)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from flexplan.cli.streams import pour
 from flexplan.errors import StorageError, UsageError, visible
-from flexplan.files import write_whole
+from flexplan.files import probe, write_whole
 from flexplan.report.answers import answers
 from flexplan.units import format_size
 
@@ -73,11 +73,9 @@ def _refuse_path(path: Path, at_least_bytes: int) -> None:
     if _is_special(target):
         return
     try:
-        handle, probe = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        probe(target)
     except OSError as error:
         raise UsageError("FP164", f"output {path} cannot be written: {error.strerror}", fix=_FIX) from None
-    os.close(handle)
-    Path(probe).unlink()
     _refuse_full(path, target.parent, at_least_bytes)
 
 

@@ -17,7 +17,7 @@ from flexplan.errors import PolicyError, visible
 from flexplan.report.answers import say
 
 if TYPE_CHECKING:
-    from flexplan.plan.plan import Plan
+    from flexplan.plan import Plan
 
 
 def solve(
@@ -53,8 +53,8 @@ def solve(
 ) -> None:
     """Find where every tensor lives, and how fast that will be."""  # the flags are read by name, off the context
     from flexplan.cli.problem_file import ProblemFile
-    from flexplan.plan.planner import PLANNER_TIMEOUT_S
-    from flexplan.plan.planner import solve as solve_problem
+    from flexplan.plan import PLANNER_TIMEOUT_S
+    from flexplan.plan import solve as solve_problem
 
     asked = ProblemFile.asked(job, context.params)
     name, settings = asked.chosen_planner()
@@ -79,7 +79,7 @@ def simulate(
     as_json: opt.JsonFlag = False,
 ) -> None:
     """Play a plan's first block on paper."""
-    from flexplan.plan.plan import simulate as simulate_plan
+    from flexplan.plan import simulate as simulate_plan
 
     plan = _load_plan(policy)
     if trace is not None:
@@ -99,7 +99,7 @@ def simulate(
 
 def explain(policy: opt.PolicyFile, as_json: opt.JsonFlag = False) -> None:
     """Say what limits a plan, and what more of each resource would bring."""
-    from flexplan.explanation.explanation import explain as explain_plan
+    from flexplan.explanation import explain as explain_plan
 
     plan = _load_plan(policy)
     with _busy("solving again with more of each resource"):
@@ -118,7 +118,7 @@ def export(
     as_json: opt.JsonFlag = False,
 ) -> None:
     """Say a plan in the words of another system: those on standard output, what they leave out on standard error."""
-    from flexplan.export.exporters import export_plan, export_text
+    from flexplan.export import export_plan, export_text
 
     found = export_plan(_load_plan(policy), to)
     if as_json:
@@ -153,7 +153,7 @@ def planners(as_json: opt.JsonFlag = False) -> None:
 
 # -- what the commands share -------------------------------------------------------------------------------------
 def _load_plan(path: str) -> Plan:
-    from flexplan.plan.plan import Plan, load_policy
+    from flexplan.plan import Plan, load_policy
 
     found = load_policy(path)
     if isinstance(found, Plan):

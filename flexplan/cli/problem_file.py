@@ -19,12 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flexplan.errors import UsageError, did_you_mean
 from flexplan.limits import MOST_FILE_BYTES, first_refused, read_limited
-from flexplan.policy.lossy import allowed_fields
-from flexplan.policy.policy import CompressionConfig, Policy, field_names
-from flexplan.problem.objective import Objective
-from flexplan.problem.problem import Problem
-from flexplan.problem.prompt_lengths import lengths, prompts_to_plan_for
-from flexplan.problem.prompts import new_tokens_of
+from flexplan.policy import CompressionConfig, Policy, allowed_fields, field_names
+from flexplan.problem import Objective, Problem, lengths, new_tokens_of, prompts_to_plan_for
 
 Size = str | int
 
@@ -110,7 +106,7 @@ class ProblemFile(BaseModel):
         found: dict[str, Any] = {"prompt_lens": lengths(prompts, self.tokenizer or self.model)}
         asked = next((prompt.max_new_tokens for prompt in prompts if prompt.max_new_tokens), None)
         if asked is not None:
-            found["gen_len"] = new_tokens_of(prompts, self.gen_len or asked)
+            found["gen_len"] = new_tokens_of(prompts, self.gen_len or asked, "--gen-len" if self.gen_len else "")
         return found
 
     def chosen_planner(self) -> tuple[str, dict[str, Any]]:

@@ -48,8 +48,8 @@ def run(
 ) -> None:
     """Complete every prompt."""
     from flexplan.cli.launch import OutputFile, run_to_file
-    from flexplan.job.request import budget_bytes, refuse_idle_sampling, request_of
-    from flexplan.plan.plan import load_policy
+    from flexplan.job import budget_bytes, refuse_idle_sampling, request_of
+    from flexplan.plan import load_policy
 
     drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     refuse_idle_sampling(do_sample, drawing)
@@ -74,7 +74,8 @@ def run(
         dummy_prompt_len=prompt_len,
         **{key: value for key, value in drawing.items() if value is not None},
     )
-    run_to_file(request, prompts, form or "auto", OutputFile(output, (policy, prompts, request.model), overwrite))
+    file = OutputFile(output, (policy, prompts, request.model), overwrite)
+    run_to_file(request, prompts, file, form or "auto", typed_tokens=max_new_tokens is not None)
 
 
 def bench(
@@ -99,9 +100,9 @@ def bench(
 ) -> None:
     """Run one block of random prompts, and lay what was predicted beside what was measured."""
     from flexplan.cli import launch
-    from flexplan.hardware.machine import hardware_from
-    from flexplan.job.request import budget_bytes, request_of
-    from flexplan.plan.plan import load_policy
+    from flexplan.hardware import hardware_from
+    from flexplan.job import budget_bytes, request_of
+    from flexplan.plan import load_policy
 
     request = request_of(
         load_policy(policy),
@@ -143,7 +144,7 @@ def profile(
     as_json: opt.JsonFlag = False,
 ) -> None:
     """Measure this machine, for `--hardware`."""
-    from flexplan.job.runtime import find_runtime
+    from flexplan.job import find_runtime
 
     refuse_closed_output()
     refuse_unwritable(output)

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from flexplan.graph.kinds import CPU, D2H, DISK_READ, DISK_WRITE, GPU, H2D_CACHE, H2D_SMALL, H2D_WEIGHTS, HOST_COPY
-from flexplan.graph.tasks import Work
-from flexplan.hardware.machine import DISK_REQUEST_BYTES, Hardware
+from flexplan.graph import CPU, D2H, DISK_READ, DISK_WRITE, GPU, H2D_CACHE, H2D_SMALL, H2D_WEIGHTS, HOST_COPY, Work
+from flexplan.hardware import DISK_REQUEST_BYTES, Hardware
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from flexplan.graph.tasks import Work
-from flexplan.model.shape import ModelShape
+from flexplan.graph import Work
+from flexplan.model import ModelShape
 
 _AS_IT_LIES = 3  # rows that a host's library multiplies with a matrix as it lies in memory
 # kernels beside products, norms and rotation

@@ -6,15 +6,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from flexplan.explanation.critical_path import CriticalPath, critical_path_of
 from flexplan.explanation.sensitivity import Gain, at_the_margin, gains
-from flexplan.graph.kinds import TIERS
+from flexplan.graph import TIERS
 from flexplan.limits import wrong_type
-from flexplan.plan.baselines import BaselineResult, baseline_results
-from flexplan.plan.plan import Plan
+from flexplan.plan import BaselineResult, Plan, baseline_results
 from flexplan.plugins import SCHEDULES, make
-from flexplan.policy.blocks import block_lens
-from flexplan.policy.lossy import lossy_fields
-from flexplan.simulation.bounds import Bound, bound_of
+from flexplan.policy import block_lens, lossy_fields
+from flexplan.simulation import Bound, bound_of
 
 _FULL = 0.95  # a tier that is used this far binds
 _WORTH_PERCENT = 1.0  # a gain that people would pay for
@@ -24,11 +23,13 @@ _WORTH_PERCENT = 1.0  # a gain that people would pay for
 class Explanation:
     """``bound`` is what no order of the heaviest block's tasks can beat, ``binding`` the tiers that are full.
 
+    ``critical_path`` is that of one of its decoding passes, None where nothing is decoded.
     ``gains`` come largest first; ``margins`` is what 1 % more of each tier would bring in percent, by duals.
     """
 
     plan: Plan
     bound: Bound
+    critical_path: CriticalPath | None
     binding: tuple[str, ...]
     gains: tuple[Gain, ...]
     margins: Mapping[str, float]
@@ -78,6 +79,7 @@ class Explanation:
             "lane_busy_s": p.lane_busy_s,
             "phase_s": {"prefill": p.prefill_s, "decode": p.decode_s},
             "bound": {**asdict(self.bound), "block_s": p.block_s, "of_bound_percent": self.of_bound_percent},
+            "critical_path": self.critical_path and self.critical_path.to_dict(),
             "binding": list(self.binding),
             "more_brings": [{**asdict(gain), "sentence": str(gain)} for gain in self.gains],
             "one_percent_more_brings": dict(self.margins),
@@ -91,9 +93,11 @@ def explain(plan: Plan) -> Explanation:
     if not isinstance(plan, Plan):
         raise wrong_type("explain", "a Plan", plan, "solve(Problem.of(...)) makes one")
     found = sorted(gains(plan), key=lambda gain: -gain.percent)
+    heaviest = plan.problem, plan.policy, make(SCHEDULES, plan.schedule), _heaviest_block_lens(plan)
     return Explanation(
         plan,
-        _heaviest_block_bound(plan),
+        bound_of(*heaviest),
+        critical_path_of(*heaviest),
         binding_tiers(plan),
         tuple(found),
         at_the_margin(plan),
@@ -107,10 +111,10 @@ def binding_tiers(plan: Plan) -> tuple[str, ...]:
     return tuple(tier for tier in TIERS if budgets[tier] and need[tier] >= _FULL * budgets[tier])
 
 
-def _heaviest_block_bound(plan: Plan) -> Bound:
+def _heaviest_block_lens(plan: Plan) -> tuple[int, ...]:
+    """Prompt lengths of the block that takes longest."""
     blocks = block_lens(plan.problem.workload, plan.policy.gpu_batch_size, plan.policy.num_gpu_batches)
-    heaviest = max(blocks, key=lambda lens: (len(lens), sum(lens)))
-    return bound_of(plan.problem, plan.policy, make(SCHEDULES, plan.schedule), heaviest)
+    return max(blocks, key=lambda lens: (len(lens), sum(lens)))
 
 
 def _baseline_object(result: BaselineResult) -> dict[str, Any]:

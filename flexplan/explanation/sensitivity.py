@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from flexplan.errors import FlexplanError
-from flexplan.hardware.machine import Hardware
-from flexplan.plan.plan import Plan
-from flexplan.plan.planner import solve
+from flexplan.hardware import Hardware
+from flexplan.plan import Plan, solve
 from flexplan.plugins import PLANNERS, SCHEDULES, available, make
-from flexplan.policy.lossy import lossy_fields
-from flexplan.problem.problem import Problem
-from flexplan.simulation.prediction import predict
+from flexplan.policy import lossy_fields
+from flexplan.problem import Problem
+from flexplan.simulation import predict
 from flexplan.units import MiB, format_size
 
 FASTER_PERCENT = 25

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flexplan.errors import PolicyError
-from flexplan.policy.policy import Policy
+from flexplan.policy import Policy
 
 DENSE = {
     "compress_weight": False,

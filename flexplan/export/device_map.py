@@ -8,9 +8,9 @@ from itertools import accumulate, combinations_with_replacement
 from flexplan.errors import InfeasiblePlan
 from flexplan.export.base import DENSE, Export, asked_percents, distance, percents, refuse
 from flexplan.export.module_names import Module, transformers_modules
-from flexplan.graph.kinds import TIERS
-from flexplan.plan.plan import Plan
-from flexplan.policy.policy import Policy
+from flexplan.graph import TIERS
+from flexplan.plan import Plan
+from flexplan.policy import Policy
 
 SYSTEM = "device-map"
 Device = str | int

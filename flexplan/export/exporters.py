@@ -12,7 +12,7 @@ from flexplan.export.base import Export
 from flexplan.export.device_map import SYSTEM as DEVICE_MAP
 from flexplan.export.device_map import device_map
 from flexplan.limits import wrong_type
-from flexplan.plan.plan import Plan
+from flexplan.plan import Plan
 
 _EXPORTERS: Mapping[str, Callable[[Plan], Export]] = {
     DEVICE_MAP: lambda plan: device_map(plan).export,

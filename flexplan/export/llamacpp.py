@@ -11,10 +11,10 @@ from collections.abc import Mapping
 
 from flexplan.export.base import DENSE, Export, asked_percents, no_counterpart, percents, refuse
 from flexplan.export.module_names import LLAMA_LIKE, gguf_group
-from flexplan.model.tensors import weight_tensors
-from flexplan.plan.plan import Plan
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem
+from flexplan.model import weight_tensors
+from flexplan.plan import Plan
+from flexplan.policy import Policy
+from flexplan.problem import Problem
 
 SYSTEM = "llama.cpp"
 MOST_SEQUENCES = 256  # that llama.cpp is compiled for; 64 in older ones

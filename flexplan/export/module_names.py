@@ -6,8 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from flexplan.errors import UsageError
-from flexplan.model.shape import ModelShape
-from flexplan.model.tensors import TOKENS, WeightTensor, weight_tensors
+from flexplan.model import TOKENS, ModelShape, WeightTensor, weight_tensors
 
 LLAMA_LIKE = ("llama", "mistral", "mixtral", "qwen2", "qwen3")  # modules named as Llama's; llama.cpp reads these
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from math import ceil
 
 from flexplan.export.base import DENSE, Export, asked_percents, no_counterpart, percents, refuse
-from flexplan.model.tensors import weight_bytes
-from flexplan.plan.plan import Plan
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem
+from flexplan.model import weight_bytes
+from flexplan.plan import Plan
+from flexplan.policy import Policy
+from flexplan.problem import Problem
 from flexplan.units import GiB, format_size
 
 SYSTEM = "vllm"

@@ -9,8 +9,8 @@ from typing import Any
 
 from flexplan.errors import UsageError
 from flexplan.job.runtime import RunRequest
-from flexplan.plan.plan import Plan
-from flexplan.policy.policy import Policy
+from flexplan.plan import Plan
+from flexplan.policy import Policy
 from flexplan.units import format_size, parse_size
 
 DEFAULT_NEW_TOKENS = 32

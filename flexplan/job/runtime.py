@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from flexplan.errors import PluginError, UsageError
-from flexplan.graph.timeline import Timeline
-from flexplan.hardware.machine import Hardware
-from flexplan.plan.plan import Plan
+from flexplan.graph import Timeline
+from flexplan.hardware import Hardware
+from flexplan.plan import Plan
 from flexplan.plugins import RUNTIMES, make
-from flexplan.policy.policy import Policy
-from flexplan.problem.prompts import Prompt
+from flexplan.policy import Policy
+from flexplan.problem import Prompt
 
 Shares = Mapping[str, tuple[float, float, float]]  # "w", "cache", "act" -> percent on (gpu, cpu, disk)
 

@@ -18,9 +18,20 @@ token_rules  `TokenRules`: what a model's generation config asks of the tokens t
 from flexplan.model.catalog import model_shape, read_model
 from flexplan.model.config import read_config
 from flexplan.model.constants import ModelConstants, RopeScaling
+from flexplan.model.header import read_header, what_it_is
 from flexplan.model.layers import TRANSFORMER, Layer, is_gathered, layer_tensors, schedule_layers
 from flexplan.model.packing import Packing
+from flexplan.model.places import (
+    cached,
+    downloads,
+    has_config,
+    hub_cache,
+    hub_name,
+    refuse_other_formats,
+    snapshot_within,
+)
 from flexplan.model.shape import ModelShape
+from flexplan.model.stored import INDEX, SINGLE, read_index, weight_files
 from flexplan.model.tensors import ATTENTION, EMBED, HEAD, MLP, TOKENS, WeightTensor, weight_bytes, weight_tensors
 from flexplan.model.token_rules import Ids, TokenRules
 
@@ -28,7 +39,9 @@ __all__ = [
     "ATTENTION",
     "EMBED",
     "HEAD",
+    "INDEX",
     "MLP",
+    "SINGLE",
     "TOKENS",
     "TRANSFORMER",
     "Ids",
@@ -39,12 +52,23 @@ __all__ = [
     "RopeScaling",
     "TokenRules",
     "WeightTensor",
+    "cached",
+    "downloads",
+    "has_config",
+    "hub_cache",
+    "hub_name",
     "is_gathered",
     "layer_tensors",
     "model_shape",
     "read_config",
+    "read_header",
+    "read_index",
     "read_model",
+    "refuse_other_formats",
     "schedule_layers",
+    "snapshot_within",
     "weight_bytes",
+    "weight_files",
     "weight_tensors",
+    "what_it_is",
 ]

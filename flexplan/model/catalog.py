@@ -14,8 +14,7 @@ from flexplan.files import is_directory, is_file
 from flexplan.limits import MOST_TEXT, shown
 from flexplan.model.config import read_config
 from flexplan.model.constants import ModelConstants
-from flexplan.model.families.fields import FAMILIES
-from flexplan.model.families.others import why_not
+from flexplan.model.families import FAMILIES, why_not
 from flexplan.model.places import (
     cached,
     downloads,

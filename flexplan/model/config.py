@@ -15,9 +15,7 @@ from flexplan.errors import ModelFilesError
 from flexplan.files import parse_lenient
 from flexplan.limits import MOST_FILE_BYTES, read_limited, shown
 from flexplan.model.constants import ModelConstants
-from flexplan.model.families.fields import FAMILIES, Fields
-from flexplan.model.families.opt import read_opt
-from flexplan.model.families.rotary import read_rotary
+from flexplan.model.families import FAMILIES, Fields, read_opt, read_rotary
 from flexplan.model.header import what_it_is
 from flexplan.model.places import model_name
 from flexplan.model.shape import ModelShape

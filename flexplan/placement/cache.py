@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flexplan.graph.kinds import TIERS
-from flexplan.model.packing import Packing
-from flexplan.model.shape import ModelShape
+from flexplan.graph import TIERS
+from flexplan.model import ModelShape, Packing
 from flexplan.placement.apportion import Allotment
 from flexplan.placement.weights import DISK_ALIGN
-from flexplan.policy.blocks import Block
-from flexplan.policy.policy import Policy
+from flexplan.policy import Block, Policy
 from flexplan.units import round_up
 
 

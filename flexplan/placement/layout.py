@@ -13,15 +13,13 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import lcm
 
-from flexplan.graph.kinds import TIERS, tier_of
-from flexplan.graph.tasks import Buffer
-from flexplan.model.shape import ModelShape
+from flexplan.graph import TIERS, Buffer, tier_of
+from flexplan.model import ModelShape
 from flexplan.placement.cache import Segment
 from flexplan.placement.placement import ID_BYTES, PROB_BYTES, Placement
 from flexplan.placement.weights import DISK_ALIGN
 from flexplan.placement.workspace import captured_bytes, mask_bytes, workspace_bytes
-from flexplan.policy.blocks import Block
-from flexplan.policy.policy import Policy
+from flexplan.policy import Block, Policy
 from flexplan.units import round_up
 
 BUFFER_ALIGN = 4096

@@ -9,16 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from flexplan.graph.kinds import TIERS
-from flexplan.model.layers import Layer, schedule_layers
-from flexplan.model.shape import ModelShape
-from flexplan.model.tensors import TOKENS
+from flexplan.graph import TIERS
+from flexplan.model import TOKENS, Layer, ModelShape, schedule_layers
 from flexplan.placement.apportion import cut
 from flexplan.placement.cache import Segment, place_cache, values_read
 from flexplan.placement.prefetch import lookahead, unpacked_slots, weight_leads
 from flexplan.placement.weights import LayerWeights, Piece, place_weights
-from flexplan.policy.blocks import Block
-from flexplan.policy.policy import Policy
+from flexplan.policy import Block, Policy
 
 ID_BYTES = 8
 PROB_BYTES = 4  # an attention weight between the two halves of a step: float32

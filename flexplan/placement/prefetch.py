@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flexplan.policy.policy import Policy
+from flexplan.policy import Policy
 
 
 def lookahead(policy: Policy) -> int:

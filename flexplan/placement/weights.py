@@ -11,11 +11,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate, chain
 
-from flexplan.graph.kinds import TIERS
-from flexplan.model.layers import is_gathered, layer_tensors, schedule_layers
-from flexplan.model.shape import ModelShape
-from flexplan.model.tensors import WeightTensor, weight_tensors
-from flexplan.policy.policy import Policy
+from flexplan.graph import TIERS
+from flexplan.model import ModelShape, WeightTensor, is_gathered, layer_tensors, schedule_layers, weight_tensors
+from flexplan.policy import Policy
 from flexplan.units import round_up
 
 UNPACKED_ALIGN = 256

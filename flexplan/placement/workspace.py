@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from math import ceil
 
-from flexplan.model.shape import ModelShape
+from flexplan.model import ModelShape
 
 PROMPT_TOKENS = 8192  # that a layer computes at once: products of so many rows are as fast as larger ones
 _FLOAT = 4  # bytes: sampling and choosing compute in float32

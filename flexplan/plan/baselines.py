@@ -10,21 +10,16 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from flexplan.errors import InfeasiblePlan, PolicyError
-from flexplan.model.layers import layer_tensors, schedule_layers
-from flexplan.model.tensors import weight_tensors
-from flexplan.placement.cache import place_cache
+from flexplan.model import layer_tensors, schedule_layers, weight_tensors
+from flexplan.placement import place_cache
 from flexplan.plan.budgets import batch_sizes, largest
 from flexplan.plan.objectives import meets_latency
 from flexplan.plan.plan import Plan
 from flexplan.plugins import SCHEDULES, make
-from flexplan.policy.blocks import fill_block
-from flexplan.policy.lossy import lossy_fields
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem, Workload
-from flexplan.problem.ragged import typical_lens
-from flexplan.schedule.protocol import Schedule
-from flexplan.simulation.bounds import bound_of
-from flexplan.simulation.prediction import peak_bytes
+from flexplan.policy import Policy, fill_block, lossy_fields
+from flexplan.problem import Problem, Workload, typical_lens
+from flexplan.schedule import Schedule
+from flexplan.simulation import bound_of, peak_bytes
 
 _DECIMALS = 3  # of a percent
 

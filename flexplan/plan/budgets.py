@@ -7,12 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from flexplan.errors import InfeasiblePlan, UsageError
-from flexplan.model.layers import schedule_layers
-from flexplan.model.shape import ModelShape
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem
-from flexplan.schedule.protocol import Schedule
-from flexplan.simulation.prediction import peak_bytes
+from flexplan.model import ModelShape, schedule_layers
+from flexplan.policy import Policy
+from flexplan.problem import Problem
+from flexplan.schedule import Schedule
+from flexplan.simulation import peak_bytes
 from flexplan.units import format_size
 
 _MOST = 1 << 12  # sequences of a micro-batch; more never pay

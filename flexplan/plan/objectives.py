@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from flexplan.errors import InfeasiblePlan
-from flexplan.graph.kinds import TIERS
+from flexplan.graph import TIERS
 from flexplan.plan.plan import Plan
-from flexplan.problem.problem import Problem
+from flexplan.problem import Problem
 from flexplan.units import MiB, format_size, round_up
 
 Solve = Callable[[Problem], Plan]  # raises InfeasiblePlan

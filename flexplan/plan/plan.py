@@ -9,22 +9,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flexplan.cost.rates import Rates
+from flexplan.cost import Rates
 from flexplan.errors import PolicyError
 from flexplan.files import write_whole
-from flexplan.graph.graph import TaskGraph
-from flexplan.graph.timeline import Timeline
+from flexplan.graph import TaskGraph, Timeline
 from flexplan.limits import MOST_FILE_BYTES, MOST_PLAN_BYTES, read_limited, wrong_type
-from flexplan.placement.placement import Placement
+from flexplan.placement import Placement
 from flexplan.plan.budgets import largest_block, refuse_endless, refuse_over_budget
 from flexplan.plan.plan_file import PlanFile, digest, first_difference
 from flexplan.plugins import SCHEDULES, make
-from flexplan.policy.blocks import full_block
-from flexplan.policy.policy import POLICY_VERSION, Policy, read_strict_json
-from flexplan.problem.problem import Problem
-from flexplan.schedule.protocol import Schedule
-from flexplan.simulation.prediction import Prediction, peak_bytes, predict
-from flexplan.simulation.simulator import simulate_graph
+from flexplan.policy import POLICY_VERSION, Policy, full_block, read_strict_json
+from flexplan.problem import Problem
+from flexplan.schedule import Schedule
+from flexplan.simulation import Prediction, peak_bytes, predict, simulate_graph
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flexplan.errors import PolicyError
 from flexplan.limits import MOST_PLAN_BYTES, Bytes, PlainText, first_refused, shown
-from flexplan.policy.policy import check_version, read_strict_json
-from flexplan.problem.problem import Problem
+from flexplan.policy import check_version, read_strict_json
+from flexplan.problem import Problem
 
 Phase = Literal["prefill", "decode"]
 Tier = Literal["gpu", "cpu", "disk"]

@@ -8,20 +8,18 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from flexplan.errors import UsageError
-from flexplan.graph.checker import check_accesses, check_budgets, check_order
+from flexplan.graph import check_accesses, check_budgets, check_order
 from flexplan.limits import wrong_type
-from flexplan.placement.layout import Layout
-from flexplan.placement.placement import Placement
-from flexplan.placement.prefetch import fewer_layers
+from flexplan.placement import Layout, Placement, fewer_layers
 from flexplan.plan.baselines import faster_baseline
 from flexplan.plan.objectives import refuse_late, smallest_memory
 from flexplan.plan.pause import collector_paused
 from flexplan.plan.plan import Plan
 from flexplan.plan.thirdparty import blamed_on, foreign_plan, is_foreign, name_of
 from flexplan.plugins import PLANNERS, SCHEDULES, make
-from flexplan.policy.blocks import fill_blocks
-from flexplan.problem.problem import Problem
-from flexplan.schedule.protocol import Schedule
+from flexplan.policy import fill_blocks
+from flexplan.problem import Problem
+from flexplan.schedule import Schedule
 
 __all__ = ["Planner", "Schedule", "check_plan", "solve"]
 

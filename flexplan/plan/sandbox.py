@@ -30,7 +30,7 @@ from flexplan.errors import FlexplanError, InfeasiblePlan, PluginError
 from flexplan.files import parse_json
 from flexplan.plan.plan import Plan
 from flexplan.plugins import PLANNERS, make
-from flexplan.problem.problem import Problem
+from flexplan.problem import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable

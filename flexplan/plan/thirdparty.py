@@ -14,8 +14,8 @@ from flexplan.errors import FlexplanError, PluginError
 from flexplan.limits import MOST_PLAN_BYTES
 from flexplan.plan.plan import Plan
 from flexplan.plugins import PLANNERS, available
-from flexplan.policy.policy import Policy, read_strict_json
-from flexplan.problem.problem import Problem
+from flexplan.policy import Policy, read_strict_json
+from flexplan.problem import Problem
 
 OURS = "flexplan_planners."
 

@@ -13,8 +13,7 @@ from functools import lru_cache
 from types import MappingProxyType
 
 from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Workload
-from flexplan.problem.ragged import Lens
+from flexplan.problem import Lens, Workload
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from pydantic.dataclasses import dataclass
 
 from flexplan.errors import PolicyError, did_you_mean
 from flexplan.files import parse_json
-from flexplan.graph.kinds import TIERS
+from flexplan.graph import TIERS
 from flexplan.limits import MOST_FILE_BYTES, first_refused, shown
-from flexplan.model.packing import Packing
+from flexplan.model import Packing
 
 POLICY_VERSION = 1
 _MOST_SEQUENCES = 1 << 18  # of a block

@@ -8,10 +8,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from flexplan.errors import UsageError
-from flexplan.hardware.machine import DEFAULT_PRESET, Hardware, hardware_from
+from flexplan.hardware import DEFAULT_PRESET, Hardware, hardware_from
 from flexplan.limits import MOST_NEW_TOKENS, MOST_PROMPTS, Tokens, first_refused
-from flexplan.model.catalog import model_shape
-from flexplan.model.shape import ModelShape
+from flexplan.model import ModelShape, model_shape
 from flexplan.problem.objective import Objective
 from flexplan.units import parse_size
 

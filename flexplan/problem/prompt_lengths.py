@@ -8,7 +8,7 @@ from typing import Any
 
 from flexplan.errors import PromptError, UsageError
 from flexplan.problem.prompts import Prompt, read_prompts
-from flexplan.problem.tokenizer_file import FILE, LOAD_PATIENCE_S, bounded, chunks, lines_of, refuse_growth
+from flexplan.problem.tokenizer_file import FILE, LOAD_PATIENCE_S, bounded, chunks, growth_of, lines_of, swollen
 
 
 def prompt_lens(source: str | Path, tokenizer: str | Path | None = None) -> tuple[int, ...]:
@@ -36,27 +36,29 @@ def lengths(prompts: Sequence[Prompt], tokenizer: str | Path | None = None) -> t
 
 
 def _counted(texts: Sequence[Prompt], tokenizer: str | Path | None) -> list[int]:
-    opened, counts = _open(tokenizer), list[int]()
+    (opened, growth), counts = _open(tokenizer), list[int]()
     for few in chunks(texts):  # only the counts are kept
-        counts += _counts(opened, few, tokenizer)
+        counts += _counts(opened, growth, few, tokenizer)
     return counts
 
 
-def _counts(opened: Any, few: Sequence[Prompt], tokenizer: str | Path | None) -> list[int]:
+def _counts(opened: Any, growth: int, few: Sequence[Prompt], tokenizer: str | Path | None) -> list[int]:
     try:
+        if why := swollen(few, growth):
+            raise ValueError(why)
         return bounded(lambda: [len(e.ids) for e in opened.encode_batch([prompt.content for prompt in few])])
     except TimeoutError as error:
         why = str(error)
     except ValueError as error:
         if len(few) > 1:  # which of them?
-            return [count for prompt in few for count in _counts(opened, [prompt], tokenizer)]
+            return [count for prompt in few for count in _counts(opened, growth, [prompt], tokenizer)]
         why = str(error)
     message = f"{lines_of(few)}: the tokenizer of {tokenizer} fails: {why}"
     raise UsageError("FP119", message, fix="look for the prompt it fails on, or give token ids")
 
 
-def _open(tokenizer: str | Path | None) -> Any:
-    """The tokenizer; a UsageError says what to give where there is none."""
+def _open(tokenizer: str | Path | None) -> tuple[Any, int]:
+    """The tokenizer, and how many characters it may make of one; a UsageError says what to give where there is none."""
     given = Path(tokenizer).expanduser() if tokenizer is not None else None
     path = given / FILE if given is not None and given.is_dir() else given
     if path is None or not path.is_file() or path.name == "config.json":
@@ -69,10 +71,10 @@ def _open(tokenizer: str | Path | None) -> Any:
         message = "the prompts are text, and counting their tokens needs the package tokenizers"
         raise UsageError("FP117", message, fix="pip install tokenizers, or give token ids") from None
     try:
-        refuse_growth(path)
+        growth = growth_of(path)
         found = bounded(lambda: Tokenizer.from_file(str(path)), LOAD_PATIENCE_S)
     except (OSError, ValueError) as error:  # whatever is wrong with the file
         raise UsageError("FP117", f"{path} does not load: {error}", fix="fetch the tokenizer's files again") from error
     found.no_truncation()
     found.no_padding()
-    return found
+    return found, growth

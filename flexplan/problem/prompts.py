@@ -32,6 +32,7 @@ _JSON_SUFFIXES = frozenset((".jsonl", ".ndjson", ".json"))
 _TABLES = frozenset((".csv", ".tsv", ".parquet", ".xlsx"))
 _ALLOWED = 'text, {"prompt": "..."} or {"prompt_ids": [1, 2]}'
 _BOM = b"\xef\xbb\xbf"
+_MARKS = {b"\x1f\x8b": "gzip", b"PAR1": "Parquet", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"PK\x03\x04": "zip"}
 _BATCH_KEYS = frozenset(("custom_id", "method", "url", "body"))
 _BODIES = {"/v1/completions": COMPLETIONS, "/v1/chat/completions": CHAT}
 _OWN_KEYS = frozenset(("id", "prompt", "prompt_ids", "max_new_tokens"))
@@ -79,11 +80,17 @@ def parse_prompts(data: bytes, suffix: str = "", form: str = "auto") -> tuple[Pr
     return _parsed(BytesIO(data), suffix, form)
 
 
-def new_tokens_of(prompts: Iterable[Prompt], otherwise: int) -> int:
-    """How many new tokens all prompts ask for; those that say nothing ask for ``otherwise``."""
+def new_tokens_of(prompts: Iterable[Prompt], otherwise: int, flag: str = "") -> int:
+    """How many new tokens all prompts ask for; those that say nothing ask for ``otherwise``.
+
+    ``flag`` is what was typed to ask for ``otherwise``: a line that asks for another number is then refused.
+    """
     found: int | None = None
     for prompt in prompts:
         wanted = otherwise if prompt.max_new_tokens is None else prompt.max_new_tokens
+        if flag and wanted != otherwise:
+            message = f"line {prompt.line} asks for {wanted} new tokens, {flag} for {otherwise}"
+            raise PromptError("FP317", message, fix=f"leave {flag} out, or the number in the lines")
         if found is not None and wanted != found:
             message = f"line {prompt.line} asks for {wanted} new tokens, those before it for {found}"
             raise PromptError("FP317", message, fix="give all lines the same max_tokens, or none and --max-new-tokens")
@@ -121,6 +128,8 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, str]]:
     number = 0
     while raw := file.readline(MOST_LINE_BYTES + 1):
         number += 1
+        if number == 1 and (kind := next((name for mark, name in _MARKS.items() if raw.startswith(mark)), None)):
+            raise PromptError("FP316", f"this is {kind}, not lines of text", fix="unpack or convert it first")
         if len(raw) > MOST_LINE_BYTES:
             message = f"line {number} is longer than {MOST_LINE_BYTES >> 20} MiB"
             raise PromptError("FP315", message, fix="a prompt is a line: put a line feed after each")
@@ -142,13 +151,13 @@ def _is_json(text: str) -> bool:
 
 
 def _opens_array(text: str) -> bool:
-    """Is this the beginning of one JSON array of prompts, not a line of token ids?"""
+    """Is this the beginning of one JSON array of prompts, not a line of token ids, nor text in brackets?"""
     if not text.lstrip().startswith("["):
         return False
     try:
         found = parse_json(text)
     except ValueError:
-        return text.strip() == "[" or text.lstrip()[1:].lstrip()[:1] in ("{", '"', "[")
+        return re.fullmatch(r'\s*\[\s*(\{\s*".*)?', text) is not None
     return bool(found) and isinstance(found[0], dict | str | list)
 
 
@@ -207,10 +216,10 @@ def _of_batch(found: Mapping[str, Any], line: int, n: int) -> Prompt:
     unknown = sorted(found.keys() - _BATCH_KEYS)
     if unknown:
         _refuse(line, f"{unknown[0]!r:.60} is no key of a batch line")
-    if found.get("method", "POST") != "POST":
+    if found.get("method") not in (None, "POST"):
         _refuse(line, f"method {shown(found['method'])} is not POST")
-    body, url = found["body"], found.get("url", "/v1/completions")
-    if url not in _BODIES:
+    body, url = found["body"], found.get("url") or "/v1/completions"
+    if not isinstance(url, str) or url not in _BODIES:
         _refuse(line, f"url {shown(url)} is none of {', '.join(_BODIES)}")
     if not isinstance(body, dict):
         _refuse(line, f"the body is {_kind(body)}")
@@ -220,6 +229,8 @@ def _of_batch(found: Mapping[str, Any], line: int, n: int) -> Prompt:
 
 def _refuse_settings(given: Mapping[str, Any], table: Mapping[str, Parameter], own: frozenset[str], line: int) -> None:
     """Raise PromptError for what this runtime cannot honour, or nobody knows."""
+    if given.keys() <= own:
+        return
     for name, parameter in asked(given, table, {REFUSED}).items():
         message = f"line {line}: {name} {shown(given[name])} cannot be honoured: {parameter.why}"
         raise PromptError("FP318", message, fix=f"leave {name} out of line {line}")
@@ -231,9 +242,10 @@ def _refuse_settings(given: Mapping[str, Any], table: Mapping[str, Parameter], o
 
 
 def _id_of(found: Mapping[str, Any], line: int, n: int) -> str | int:
-    if "id" in found and "custom_id" in found:
+    names = [found[key] for key in ("id", "custom_id") if found.get(key) is not None]
+    if len(names) > 1:
         _refuse(line, "it has both id and custom_id")
-    given = found.get("id", found.get("custom_id", n))
+    given = names[0] if names else n
     if isinstance(given, bool) or not isinstance(given, str | int):
         _refuse(line, f"id {given!r:.60} is neither text nor a whole number")
     return given
@@ -254,6 +266,8 @@ def _content_of(holder: Mapping[str, Any], line: int) -> str | tuple[int, ...]:
     if len(given) != 1:
         seen = "both prompt and prompt_ids" if given else f"the keys {', '.join(map(repr, holder)) or 'none'}"
         _refuse(line, f"it has {seen:.120}")
+    if "prompt_ids" in holder and not isinstance(holder["prompt_ids"], list):
+        _refuse(line, f"prompt_ids is {_kind(holder['prompt_ids'])}, not a list")
     return _checked(given[0], line)
 
 

@@ -20,23 +20,27 @@ T = TypeVar("T")
 FILE = "tokenizer.json"
 MOST_FILE_BYTES = 256 << 20
 MOST_GROWTH = 1 << 12  # characters that one may become: longest tokens have some hundreds
+MOST_SWOLLEN = 64 << 20  # characters of a text after that
 PATIENCE_S = 60.0  # for a chunk of texts, which slow tokenizers read in a tenth of it
 LOAD_PATIENCE_S = 600.0  # old files are converted, of large vocabularies for minutes
 
 _CHUNK, _CHUNK_CHARACTERS = 1000, 1 << 20
 
 
-def refuse_growth(path: Path) -> None:
-    """Raise ValueError for a file that is too large, no JSON, or makes a character many."""
+def growth_of(path: Path) -> int:
+    """Characters that one character of a text may become; ValueError for a file too large, no JSON, or that harms."""
     found = parse_json(read_limited(path, MOST_FILE_BYTES))
     if not isinstance(found, dict):
         raise ValueError(f"it holds a {type(found).__name__}, not an object")
+    largest = 1
     for part in ("normalizer", "pre_tokenizer", "decoder"):
         growth = 1
         for rule in _rules(found.get(part)):
             growth *= _growth(rule)
             if growth > MOST_GROWTH:
                 raise ValueError(f"its {part} makes more than {MOST_GROWTH} characters of one")
+        largest = max(largest, growth)
+    return largest
 
 
 def chunks(prompts: Sequence[Prompt]) -> Iterator[Sequence[Prompt]]:
@@ -49,6 +53,12 @@ def chunks(prompts: Sequence[Prompt]) -> Iterator[Sequence[Prompt]]:
         characters += len(prompt.content)
     if prompts:
         yield prompts[first:]
+
+
+def swollen(prompts: Sequence[Prompt], growth: int) -> str:
+    """Says of a text which the tokenizer's rules would make too long to hold that it is so; else nothing."""
+    longest = max(len(prompt.content) for prompt in prompts)
+    return f"{longest} characters may become {growth} times as many" if longest * growth > MOST_SWOLLEN else ""
 
 
 def lines_of(prompts: Sequence[Prompt]) -> str:

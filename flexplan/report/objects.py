@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from flexplan.files import json_line
-from flexplan.graph.timeline import Timeline
-from flexplan.job.runtime import BenchReport, Completion, DemoReport, RunReport
+from flexplan.graph import Timeline
+from flexplan.job import BenchReport, Completion, DemoReport, RunReport
 from flexplan.report.tables import per_second
 from flexplan.units import format_duration, format_size
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from flexplan.explanation.explanation import Explanation, binding_tiers
-from flexplan.plan.baselines import BaselineResult
-from flexplan.plan.plan import Plan
-from flexplan.policy.lossy import lossy_fields, names_of
+from flexplan.explanation import CriticalPath, Explanation, binding_tiers
+from flexplan.plan import BaselineResult, Plan
+from flexplan.policy import lossy_fields, names_of
 from flexplan.report.tables import (
     asked_lines,
     in_order,
@@ -35,6 +34,11 @@ _RESOURCES = {
     "disk_write": "writing to disk",
     "inline": "one task after the other",
 }
+_MOVES = {
+    **dict.fromkeys(("h2d_weights", "h2d_cache", "h2d_small"), "link to the GPU"),
+    "d2h": "link from the GPU",
+    "host_copy": "copies in host memory",
+}
 
 
 def explanation_view(found: Explanation) -> RenderableType:
@@ -45,6 +49,7 @@ def explanation_view(found: Explanation) -> RenderableType:
         policy_table(plan),
         busy_table(plan),
         Text(f"\n{bound_sentence(found)}\n{used_up(plan)}"),
+        *critical_path_lines(found.critical_path),
         gains_table(found),
         *margin_lines(found),
         memory_table(plan),
@@ -100,6 +105,28 @@ def used_up(plan: Plan) -> str:
     """The budgets that bind."""
     full = [_TIERS[tier] for tier in binding_tiers(plan)]
     return f"Used up: {' and '.join(full)}." if full else "No budget is used up."
+
+
+def critical_path_lines(path: CriticalPath | None) -> list[RenderableType]:
+    """What a decoding pass waits for, and the slack of each lane."""
+    if path is None:
+        return []
+    lanes = in_order(set(path.slack_s))
+    rows = [[lane, *(f"{percent:.0f} %" for percent in path.percents(lane))] for lane in lanes]
+    title = "How much longer a lane's tasks may take before the pass does, in parts of the pass"
+    slack = table(title, ("lane", "on the path", "all together", "one alone"), rows)
+    return [Text(f"\n{critical_path_sentence(path)}"), slack]
+
+
+def critical_path_sentence(path: CriticalPath) -> str:
+    """The critical path by what its tasks take, the most first."""
+    percents: dict[str, float] = {}
+    for lane in path.path_s:
+        words = _MOVES.get(lane) or named(lane)
+        percents[words] = percents.get(words, 0.0) + path.percents(lane)[0]
+    worth = [(percent, words) for words, percent in percents.items() if round(percent)]
+    parts = ", ".join(f"{percent:.0f} % {words}" for percent, words in sorted(worth, reverse=True))
+    return f"A decoding pass's critical path: {parts}."
 
 
 def gains_table(found: Explanation) -> RenderableType:

@@ -12,16 +12,16 @@ from rich.table import Table
 from rich.text import Text
 
 from flexplan.errors import visible
-from flexplan.graph.kinds import LANES, TIERS
+from flexplan.graph import LANES, TIERS
 from flexplan.report.answers import answers
 from flexplan.units import format_duration, format_size
 
 if TYPE_CHECKING:
-    from flexplan.graph.timeline import Timeline
-    from flexplan.hardware.machine import Hardware
-    from flexplan.job.runtime import BenchReport, DemoReport, Finding, Shares
-    from flexplan.plan.plan import Plan
-    from flexplan.policy.policy import Policy
+    from flexplan.graph import Timeline
+    from flexplan.hardware import Hardware
+    from flexplan.job import BenchReport, DemoReport, Finding, Shares
+    from flexplan.plan import Plan
+    from flexplan.policy import Policy
 
 KINDS = {"w": "weights", "cache": "KV cache", "act": "activations"}
 SWITCHES = ("overlap", "sep_layer", "pin_weight", "cpu_cache_compute", "compress_weight", "compress_cache")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from flexplan.cost import work as cost
-from flexplan.graph.tasks import Access
-from flexplan.model.layers import Layer
-from flexplan.placement.placement import ID_BYTES, PROB_BYTES, Placement
+from flexplan.graph import Access
+from flexplan.model import Layer
+from flexplan.placement import ID_BYTES, PROB_BYTES, Placement
 from flexplan.schedule.emitter import Accesses, Emitter, Pass, Tasks, access, remembered
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from flexplan.cost import work as cost
-from flexplan.graph.tasks import NOTHING, Work
-from flexplan.model.layers import TRANSFORMER, Layer
-from flexplan.model.tensors import EMBED, HEAD, MLP
-from flexplan.placement.placement import Placement
+from flexplan.graph import NOTHING, Work
+from flexplan.model import EMBED, HEAD, MLP, TRANSFORMER, Layer
+from flexplan.placement import Placement
 from flexplan.schedule.emitter import remembered
 
 

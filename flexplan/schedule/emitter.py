@@ -7,10 +7,8 @@ from functools import cache, lru_cache
 from typing import Any, TypeVar
 from weakref import WeakMethod
 
-from flexplan.graph.kinds import INLINE, KINDS
-from flexplan.graph.tasks import Access, Task, Work
-from flexplan.placement.layout import Layout
-from flexplan.placement.placement import Placement
+from flexplan.graph import INLINE, KINDS, Access, Task, Work
+from flexplan.placement import Layout, Placement
 
 Tasks = Iterator[Task]
 Accesses = tuple[Access, ...]

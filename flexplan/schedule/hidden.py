@@ -5,9 +5,8 @@ from __future__ import annotations
 from functools import cache
 
 from flexplan.cost import work as cost
-from flexplan.graph.tasks import Access
-from flexplan.placement.placement import ID_BYTES, Placement
-from flexplan.placement.weights import DISK_ALIGN
+from flexplan.graph import Access
+from flexplan.placement import DISK_ALIGN, ID_BYTES, Placement
 from flexplan.schedule.emitter import Accesses, Emitter, Pass, Tasks, access
 from flexplan.units import round_up
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from flexplan.graph.graph import TaskGraph
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem
+from flexplan.graph import TaskGraph
+from flexplan.policy import Policy
+from flexplan.problem import Problem
 
 
 class Schedule(Protocol):

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from flexplan.graph.graph import Finished, TaskGraph
-from flexplan.graph.tasks import Sweep, Task
-from flexplan.placement.layout import Layout
-from flexplan.placement.placement import Placement
-from flexplan.policy.blocks import Block, fill_blocks
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem
+from flexplan.graph import Finished, Sweep, Task, TaskGraph
+from flexplan.placement import Layout, Placement
+from flexplan.policy import Block, Policy, fill_blocks
+from flexplan.problem import Problem
 from flexplan.schedule.emitter import Pass
 from flexplan.schedule.verbs import Verbs
 

@@ -9,10 +9,9 @@ the values that sparse attention chose.
 from __future__ import annotations
 
 from flexplan.cost import work as cost
-from flexplan.graph.tasks import Access
-from flexplan.model.layers import Layer
-from flexplan.model.tensors import EMBED, HEAD, MLP
-from flexplan.placement.placement import ID_BYTES, Placement
+from flexplan.graph import Access
+from flexplan.model import EMBED, HEAD, MLP, Layer
+from flexplan.placement import ID_BYTES, Placement
 from flexplan.schedule.cache import CacheVerbs
 from flexplan.schedule.compute_work import ComputeWork
 from flexplan.schedule.emitter import Pass, Tasks, access

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from flexplan.cost import work as cost
-from flexplan.graph.tasks import Access
-from flexplan.placement.placement import Placement
-from flexplan.placement.weights import DISK_ALIGN, PIECE_ALIGN
+from flexplan.graph import Access
+from flexplan.placement import DISK_ALIGN, PIECE_ALIGN, Placement
 from flexplan.schedule.emitter import Accesses, Emitter, Pass, Tasks, access, remembered
 
 

@@ -13,12 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from flexplan.cost.rates import Rates
-from flexplan.graph.kinds import INLINE, KINDS
-from flexplan.graph.tasks import Task
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem, Workload
-from flexplan.schedule.protocol import Schedule
+from flexplan.cost import Rates
+from flexplan.graph import INLINE, KINDS, Task
+from flexplan.policy import Policy
+from flexplan.problem import Problem, Workload
+from flexplan.schedule import Schedule
 
 _FEW, _MORE = 2, 4  # layers
 

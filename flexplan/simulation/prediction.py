@@ -11,16 +11,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 
-from flexplan.cost.rates import Rates
-from flexplan.graph.timeline import Timeline
-from flexplan.placement.layout import Layout
-from flexplan.placement.placement import Placement
-from flexplan.placement.prefetch import fewer_layers, lookahead
-from flexplan.policy.blocks import block_lens, fill_blocks
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem, Workload
-from flexplan.problem.ragged import Lens, envelope, representatives
-from flexplan.schedule.protocol import Schedule
+from flexplan.cost import Rates
+from flexplan.graph import Timeline
+from flexplan.placement import Layout, Placement, fewer_layers, lookahead
+from flexplan.policy import Policy, block_lens, fill_blocks
+from flexplan.problem import Lens, Problem, Workload, envelope, representatives
+from flexplan.schedule import Schedule
 from flexplan.simulation.simulator import simulate_graph
 
 _ALL_TOKENS, _ALL_LAYERS = 4, 16  # up to these, all are simulated

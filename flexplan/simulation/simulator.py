@@ -13,11 +13,9 @@ from itertools import repeat
 from math import inf
 from operator import truediv
 
-from flexplan.cost.rates import Price, Rates
+from flexplan.cost import Price, Rates
 from flexplan.errors import GraphError
-from flexplan.graph.graph import TaskGraph
-from flexplan.graph.tasks import Sweep
-from flexplan.graph.timeline import Span, Timeline
+from flexplan.graph import Span, Sweep, TaskGraph, Timeline
 from flexplan.simulation.sweeps import SweepProgram, Wait, programs
 
 _MANY = 10_000  # speeds that are remembered

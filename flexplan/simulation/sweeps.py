@@ -11,10 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import sub
 
-from flexplan.cost.rates import Price, Rates
-from flexplan.graph.edges import Tracker
-from flexplan.graph.kinds import INLINE, KINDS
-from flexplan.graph.tasks import Buffer, Sweep, Task, Work
+from flexplan.cost import Price, Rates
+from flexplan.graph import INLINE, KINDS, Buffer, Sweep, Task, Tracker, Work
 
 Wait = tuple[str, int]  # a lane, and the number on it that must have ended, counted from the sweep's first task
 

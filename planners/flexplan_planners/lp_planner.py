@@ -6,18 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flexplan.errors import InfeasiblePlan
-from flexplan.plan.plan import Plan
+from flexplan.plan import Plan
 from flexplan.plugins import SCHEDULES, make
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem
-from flexplan.schedule.protocol import Schedule
-from flexplan_planners.fit.branch_and_bound import Optimum, optimise
-from flexplan_planners.fit.fitting import Fitting
-from flexplan_planners.fit.infeasible import infeasible, with_plenty
-from flexplan_planners.fit.latency import within_latency
-from flexplan_planners.lp.duals import prices_of_policy
-from flexplan_planners.lp.rows import CostModel
-from flexplan_planners.lp.seconds import MOST_BATCHES, FlexplanCosts
+from flexplan.policy import Policy
+from flexplan.problem import Problem
+from flexplan.schedule import Schedule
+from flexplan_planners.fit import Fitting, Optimum, infeasible, optimise, with_plenty, within_latency
+from flexplan_planners.lp import MOST_BATCHES, CostModel, FlexplanCosts, prices_of_policy
 
 
 class LpPlanner:

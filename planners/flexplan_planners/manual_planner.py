@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from flexplan.plan.plan import Plan
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem
+from flexplan.plan import Plan
+from flexplan.policy import Policy
+from flexplan.problem import Problem
 
 
 class ManualPlanner:

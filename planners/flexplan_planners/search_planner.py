@@ -7,17 +7,14 @@ from dataclasses import dataclass
 from math import ceil, inf
 from typing import Any
 
-from flexplan.plan.plan import Plan
+from flexplan.plan import Plan
 from flexplan.plugins import SCHEDULES, make
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem, Workload
-from flexplan.problem.ragged import typical_lens
-from flexplan.schedule.protocol import Schedule
-from flexplan.simulation.prediction import Prediction, predict_seconds, with_bytes
-from flexplan_planners.fit.branch_and_bound import Optimum, Search, is_late, kind_of, per_prompt
-from flexplan_planners.fit.latency import within_latency
-from flexplan_planners.lp.rows import CostModel, solve_program
-from flexplan_planners.lp.shares import read_back
+from flexplan.policy import Policy
+from flexplan.problem import Problem, Workload, typical_lens
+from flexplan.schedule import Schedule
+from flexplan.simulation import Prediction, predict_seconds, with_bytes
+from flexplan_planners.fit import Optimum, Search, is_late, kind_of, per_prompt, within_latency
+from flexplan_planners.lp import CostModel, read_back, solve_program
 from flexplan_planners.lp_planner import LpPlanner
 
 _SPREAD = 0.25  # the simulator has overturned a lead of the linear program as large as this
@@ -80,20 +77,22 @@ class SearchPlanner:
         return Plan.of(problem, policy, schedule=self.schedule, planner="search")
 
     def ranking(self, problem: Problem) -> list[Candidate]:
-        """The best of each kind, then blocks like the fastest of them but of other batch sizes, or split otherwise.
+        """The candidates, the fastest first.
 
-        The fastest first.
+        1. The program's best block of each kind: which lanes it uses, and the disk for what.
+        2. Blocks like the fastest of these, of larger batch sizes.
+        3. Blocks like the fastest so far, of batch sizes in between, twice.
+        4. The fastest so far with its layers split otherwise.
         """
         model, search = self.proposer.model(problem), Search(problem.workload.num_prompts, _SPREAD)
         search.explore(model, model.batch_sizes())
         ranking = Ranking(problem, make(SCHEDULES, self.schedule))
-        kinds = {kind_of(optimum.program): optimum for optimum in reversed(search.best.ranked())}
-        for optimum in sorted(kinds.values(), key=lambda o: o.seconds_per_prompt)[: self.candidates]:
+        for optimum in best_of_each_kind(search)[: self.candidates]:
             ranking.judge(optimum)
         sizes = list(model.batch_sizes())
         for nearby, gain in ((wider, 0.0), (halfway, _WORTH), (halfway, _WORTH)):
-            if ranking.ranked():
-                best = ranking.ranked()[0].optimum
+            for leader in ranking.ranked()[:1]:
+                best = leader.optimum
                 most = best.seconds_per_prompt * (1 - gain) if gain else ranking.worth_s
                 for size in nearby(best, sizes):
                     sizes = sorted({*sizes, size})
@@ -131,6 +130,12 @@ class Ranking:
         ranked = sorted(self.judged.values(), key=lambda c: c.seconds_per_prompt)
         equal = [c for c in ranked if c.seconds_per_prompt <= self.worth_s]
         return [*sorted(equal, key=lambda c: c.num_tasks), *ranked[len(equal) :]]
+
+
+def best_of_each_kind(search: Search) -> list[Optimum]:
+    """The fastest first."""
+    kinds = {kind_of(optimum.program): optimum for optimum in reversed(search.best.ranked())}
+    return sorted(kinds.values(), key=lambda o: o.seconds_per_prompt)
 
 
 def wider(best: Optimum, sizes: Sequence[int]) -> list[int]:

@@ -3,8 +3,7 @@
 >>> from flexplan_runtime import ExecutionEnv, OffloadedLM
 """
 
-from flexplan_runtime.execute.env import ExecutionEnv
-from flexplan_runtime.generate.lm import OffloadedLM
-from flexplan_runtime.generate.loop import Generation
+from flexplan_runtime.execute import ExecutionEnv
+from flexplan_runtime.generate import Generation, OffloadedLM
 
 __all__ = ["ExecutionEnv", "Generation", "OffloadedLM"]

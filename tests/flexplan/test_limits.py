@@ -17,10 +17,10 @@ import pytest
 from flexplan import Hardware, Plan, Policy, Problem, Workload, simulate, solve
 from flexplan.cli.problem_file import ProblemFile
 from flexplan.errors import FlexplanError, PolicyError, UsageError
-from flexplan.explanation.explanation import explain
-from flexplan.export.exporters import export_plan
+from flexplan.explanation import explain
+from flexplan.export import export_plan
 from flexplan.limits import shown
-from flexplan.plan.plan import load_policy
+from flexplan.plan import load_policy
 from flexplan.plan.plan_file import digest
 from flexplan.plan.planner import check_plan
 from flexplan.units import parse_size

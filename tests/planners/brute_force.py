@@ -14,17 +14,13 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from flexplan_planners.lp.rows import ACT, CACHE, ONE, WEIGHTS, Program
-from flexplan_planners.lp.shares import shares_of
+from flexplan_planners.lp import ACT, CACHE, ONE, WEIGHTS, Program, shares_of
 
-from flexplan.graph.kinds import TIERS
-from flexplan.placement.cache import place_cache
-from flexplan.placement.layout import Layout
-from flexplan.placement.placement import Placement
+from flexplan.graph import TIERS
+from flexplan.placement import Layout, Placement, place_cache
 from flexplan.placement.weights import place_weights
-from flexplan.policy.blocks import full_block
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem
+from flexplan.policy import Policy, full_block
+from flexplan.problem import Problem
 
 WORDS = {"w": WEIGHTS, "cache": CACHE, "act": ACT}
 THINGS = tuple(WORDS.values())

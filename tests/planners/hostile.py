@@ -13,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from flexplan.errors import InfeasiblePlan
-from flexplan.plan.plan import Plan
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem
+from flexplan.plan import Plan
+from flexplan.policy import Policy
+from flexplan.problem import Problem
 
 NAN = float("nan")
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from flexplan.hardware.machine import hardware_from
-from flexplan.model.shape import ModelShape
-from flexplan.problem.problem import Problem
+from flexplan.hardware import hardware_from
+from flexplan.model import ModelShape
+from flexplan.problem import Problem
 from flexplan.units import MiB
 
 # starting tasks would else take longer than all the bytes of so small a model

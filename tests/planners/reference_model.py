@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import log2
 
-from flexplan_planners.lp.rows import ONE, Phase, Program, Row
+from flexplan_planners.lp import ONE, Program
+from flexplan_planners.lp.rows import Phase, Row
 
 GIB, TERA = 2.0**30, 1e12
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 
-from flexplan_planners.lp.rows import Program, Solution, solve_program
+from flexplan_planners.lp import Program, Solution, solve_program
 from reference_model import ReferenceModel
 
 

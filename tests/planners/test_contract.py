@@ -10,9 +10,9 @@ from flexplan_planners.schedules.rowwise import RowWise
 from flexplan_planners.schedules.zigzag import ZigZag
 from flexplan_planners.search_planner import SearchPlanner
 
-from flexplan.plan.planner import Planner, Schedule
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem
+from flexplan.plan import Planner, Schedule
+from flexplan.policy import Policy
+from flexplan.problem import Problem
 from flexplan.testing import PlannerContract, ScheduleContract, small_problem
 from flexplan.units import MiB
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from flexplan.hardware.machine import hardware_from
+from flexplan.hardware import hardware_from
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FLEET = """

@@ -6,12 +6,11 @@ import pytest
 from problems import problem
 from rich.console import Console
 
-from flexplan.explanation.explanation import Explanation, explain
+from flexplan.explanation import Explanation, explain
 from flexplan.explanation.sensitivity import step_bytes
-from flexplan.plan.plan import Plan
-from flexplan.plan.planner import solve
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem
+from flexplan.plan import Plan, solve
+from flexplan.policy import Policy
+from flexplan.problem import Problem
 from flexplan.report.sentences import explanation_view, in_short
 from flexplan.units import GiB, MiB
 
@@ -100,6 +99,24 @@ def test_lanes_are_busy_no_longer_than_their_phase(found: Explanation) -> None:
 
 def test_the_plan_is_not_beyond_its_bound(found: Explanation) -> None:
     assert 20 < found.of_bound_percent <= 100.1
+
+
+def test_where_the_link_is_the_bottleneck_it_is_the_critical_path() -> None:
+    slow = explain(solve(linked(problem(8, 64, num_prompts=4), 1e8)))
+    path = slow.critical_path
+    assert path is not None
+    assert slow.plan.prediction.busiest_lane["decode"] == "h2d_weights"
+    assert path.percents("h2d_weights")[0] > 90
+    assert path.slack_s["h2d_weights"] == 0
+    assert path.task_slack_s["gpu"] > path.task_slack_s["h2d_weights"]
+    assert "A decoding pass's critical path: 9" in printed(slow) and "% link to the GPU" in printed(slow)
+    assert slow.to_dict()["critical_path"]["lanes"].keys() == path.slack_s.keys()
+
+
+def test_a_plan_that_decodes_nothing_has_no_critical_path_of_a_decoding_pass() -> None:
+    one = explain(solve(problem(8, 64, gen_len=1)))
+    assert one.critical_path is None and one.to_dict()["critical_path"] is None
+    assert "critical path" not in printed(one)
 
 
 def test_full_tiers_bind(found: Explanation) -> None:

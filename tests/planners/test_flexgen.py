@@ -19,7 +19,7 @@ import pytest
 from reference_model import ReferenceModel
 from test_reference_search import CASES, judged, ours, theirs
 
-from flexplan.policy.policy import Policy
+from flexplan.policy import Policy
 
 if find_spec("flexgen") is None or find_spec("experimental") is None:
     pytest.skip('flexgen is not installed: pip install ".[oracle]"', allow_module_level=True)

@@ -15,8 +15,7 @@ from typer.testing import CliRunner
 
 from flexplan.cli.app import app
 from flexplan.errors import InfeasiblePlan, PluginError, UsageError
-from flexplan.plan.plan import Plan
-from flexplan.plan.planner import solve
+from flexplan.plan import Plan, solve
 from flexplan.testing import small_problem
 
 BROKEN = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from flexplan_planners.lp.shares import read_back, shares_of
+from flexplan_planners.lp import read_back, shares_of
 from flexplan_planners.lp_planner import LpPlanner
 from flexplan_planners.schedules.zigzag import ZigZag
 from flexplan_planners.search_planner import SearchPlanner
@@ -12,13 +12,12 @@ from hypothesis import strategies as st
 from problems import SHAPES, problem
 
 from flexplan.errors import InfeasiblePlan
-from flexplan.graph.checker import check_memory
-from flexplan.placement.layout import Layout
-from flexplan.placement.placement import Placement
-from flexplan.plan.plan import Plan
-from flexplan.policy.blocks import fill_blocks
-from flexplan.problem.problem import Problem
-from flexplan.simulation.prediction import peak_bytes
+from flexplan.graph import check_memory
+from flexplan.placement import Layout, Placement
+from flexplan.plan import Plan
+from flexplan.policy import fill_blocks
+from flexplan.problem import Problem
+from flexplan.simulation import peak_bytes
 
 LAW = settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 SEARCH_LAW = settings(LAW, max_examples=8)

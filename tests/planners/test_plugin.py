@@ -50,7 +50,7 @@ def test_both_keep_their_contracts(plugin: Path) -> None:
 
 def test_the_search_plans_for_a_foreign_schedule(plugin: Path) -> None:
     code = """
-from flexplan.plan.planner import solve
+from flexplan.plan import solve
 from flexplan.testing import small_problem
 plan = solve(small_problem(), "search", schedule="reversed")
 print(plan.schedule, [sweep.ks for sweep in plan.graph.sweeps()][0])

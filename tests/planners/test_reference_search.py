@@ -7,14 +7,14 @@ from functools import cache
 from itertools import product
 
 import pytest
-from flexplan_planners.fit.branch_and_bound import Optimum
-from flexplan_planners.lp.shares import read_back, shares_of
+from flexplan_planners.fit import Optimum
+from flexplan_planners.lp import read_back, shares_of
 from flexplan_planners.lp_planner import LpPlanner
 from reference_model import OPT, ReferenceModel
 from reference_search import Found, ReferenceSearch
 
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem
+from flexplan.policy import Policy
+from flexplan.problem import Problem
 
 CASES = list(product(OPT, (256, 512, 1024)))
 EXACT, ROUNDED = 1e-9, 1e-4  # percents of three decimals are a little off the optimum

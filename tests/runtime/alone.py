@@ -9,7 +9,7 @@ import torch
 from flexplan_runtime import ExecutionEnv, OffloadedLM
 from transformers import AutoModelForCausalLM
 
-from flexplan.policy.policy import Policy
+from flexplan.policy import Policy
 
 # several blocks of several micro-batches, every tensor over all three tiers
 SPREAD = Policy(2, 2, 30.0, 40.0, 30.0, 40.0, 30.0, 40.0)

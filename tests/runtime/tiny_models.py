@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from flexplan_runtime.models.base import Family, Weights
-from flexplan_runtime.models.registry import family
+from flexplan_runtime.models import Family, family
+from flexplan_runtime.models.base import Weights
 from flexplan_runtime.weights.checkpoint import WeightReader, open_checkpoint
 from torch import Tensor
 from transformers import (
@@ -28,9 +28,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from flexplan.model.config import read_config
-from flexplan.model.shape import ModelShape
-from flexplan.model.tensors import TOKENS, weight_tensors
+from flexplan.model import TOKENS, ModelShape, read_config, weight_tensors
 
 Cut = Callable[[int], list[int]]
 """Rows of a tensor -> rows of its pieces."""

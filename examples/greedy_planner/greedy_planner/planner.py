@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from flexplan.errors import InfeasiblePlan
-from flexplan.plan.plan import Plan
+from flexplan.plan import Plan
 from flexplan.plugins import SCHEDULES, make
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem
-from flexplan.simulation.prediction import peak_bytes
+from flexplan.policy import Policy
+from flexplan.problem import Problem
+from flexplan.simulation import peak_bytes
 
 _BATCH_SIZES = (1, 4, 16, 64)
 _STEP = 20  # percent

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flexplan.plan.planner import Planner, Schedule
+from flexplan.plan import Planner, Schedule
 from flexplan.plugins import PLANNERS, SCHEDULES, make
-from flexplan.problem.problem import Problem
+from flexplan.problem import Problem
 from flexplan.testing import PlannerContract, ScheduleContract, small_problem
 from flexplan.units import MiB
 

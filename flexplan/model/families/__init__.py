@@ -9,6 +9,7 @@ rotary  The `config.json` of Llama and those like it: Mistral, Mixtral, Qwen.
 
 from flexplan.model.families.fields import FAMILIES, Fields
 from flexplan.model.families.opt import read_opt
+from flexplan.model.families.others import why_not
 from flexplan.model.families.rotary import read_rotary
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "Fields",
     "read_opt",
     "read_rotary",
+    "why_not",
 ]

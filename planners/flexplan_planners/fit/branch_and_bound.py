@@ -15,8 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from flexplan_planners.lp.lagrange import Bounds, Prices, prices_of, prices_of_shortage
-from flexplan_planners.lp.rows import CostModel, Program, Solution, least_shortage, solve_program
+from flexplan_planners.lp import (
+    Bounds,
+    CostModel,
+    Prices,
+    Program,
+    Solution,
+    least_shortage,
+    prices_of,
+    prices_of_shortage,
+    solve_program,
+)
 
 Kind = frozenset[str]
 

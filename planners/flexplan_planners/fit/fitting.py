@@ -12,15 +12,14 @@ from dataclasses import replace
 from itertools import product
 from math import ceil, floor, inf
 
-from flexplan.model.tensors import weight_tensors
-from flexplan.placement.layout import BUFFER_ALIGN
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem
-from flexplan.schedule.protocol import Schedule
-from flexplan.simulation.prediction import peak_bytes
+from flexplan.model import weight_tensors
+from flexplan.placement import BUFFER_ALIGN
+from flexplan.policy import Policy
+from flexplan.problem import Problem
+from flexplan.schedule import Schedule
+from flexplan.simulation import peak_bytes
 from flexplan.units import MiB
-from flexplan_planners.lp.rows import ACT, CACHE, WEIGHTS, Program, Shares, Solution, solve_program
-from flexplan_planners.lp.shares import read_back, shares_of
+from flexplan_planners.lp import ACT, CACHE, WEIGHTS, Program, Shares, Solution, read_back, shares_of, solve_program
 
 _ROUNDS = 6
 _WORTH = 5e-4  # of the seconds: less is not worth another placement

@@ -11,20 +11,20 @@ from dataclasses import replace
 from math import inf
 
 from flexplan.errors import InfeasiblePlan
-from flexplan.problem.objective import Objective
-from flexplan.problem.problem import Problem
+from flexplan.problem import Objective, Problem
 from flexplan.units import MiB, format_size, round_up
-from flexplan_planners.lp.rows import (
+from flexplan_planners.lp import (
     INVERSE,
     ONE,
+    Constraint,
     CostModel,
     Program,
     memory_rows,
+    minimise,
     present,
     share_rows,
     solve_program,
 )
-from flexplan_planners.lp.solver import Constraint, minimise
 
 _PLENTY = 1 << 50  # a petabyte: what no tier can be short of
 

@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from flexplan.errors import InfeasiblePlan
-from flexplan.plan.objectives import meets_latency
-from flexplan.plan.plan import Plan
-from flexplan.problem.objective import Objective
-from flexplan.problem.problem import Problem
+from flexplan.plan import Plan, meets_latency
+from flexplan.problem import Objective, Problem
 
 Solve = Callable[[Problem], Plan]  # raises InfeasiblePlan
 

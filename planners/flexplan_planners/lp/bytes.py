@@ -10,14 +10,19 @@ from __future__ import annotations
 from functools import cached_property
 from math import ceil
 
-from flexplan.model.tensors import weight_tensors
-from flexplan.placement.cache import values_read
-from flexplan.placement.layout import BUFFER_ALIGN
-from flexplan.placement.placement import ID_BYTES, PROB_BYTES
-from flexplan.placement.weights import DISK_ALIGN, PIECE_ALIGN
-from flexplan.placement.workspace import captured_bytes, mask_bytes, workspace_bytes
-from flexplan.problem.problem import Problem
-from flexplan.problem.ragged import padded_mean
+from flexplan.model import weight_tensors
+from flexplan.placement import (
+    BUFFER_ALIGN,
+    DISK_ALIGN,
+    ID_BYTES,
+    PIECE_ALIGN,
+    PROB_BYTES,
+    captured_bytes,
+    mask_bytes,
+    values_read,
+    workspace_bytes,
+)
+from flexplan.problem import Problem, padded_mean
 from flexplan.units import round_up
 from flexplan_planners.lp.rows import ONE, Row
 from flexplan_planners.lp.switches import Switches
@@ -26,13 +31,15 @@ PERCENT_DECIMALS = 3
 _PERCENT_SLACK = 2 * 10.0 ** -(PERCENT_DECIMALS + 2)  # two shares rounded down, as parts of 1
 _SLOT_ALIGN = 256
 _BUFFERS, _BATCH_BUFFERS = 32, 8  # that begin at a page of their own, at most: of a block, of a micro-batch
-_MOVED_GRAINS = 5  # that rounding moves to another tier than the shares say, at most
+_MOVED_GRAINS = 5  # one that rounding adds: at home, in two slots of the ring (relay) and in two of what is new
+_HIDDEN_SLOTS = 3  # of the ring of hidden states, where they do not stay on the gpu
+_HIDDEN_RELAYS = 4  # of those on disk, on the host
 _RELAYED_ROWS = 4  # of the disk's cache, in the two slots of the relay and the two of what goes out
 _BATCHES = 8  # of a block, to tell how a typical micro-batch is padded
 
 
-class Memory:
-    """What a block of micro-batches of ``rows`` sequences needs, packed as ``switches`` say."""
+class Sizes:
+    """Bytes of each thing that is stored, for micro-batches of ``rows`` sequences, packed as ``switches`` say."""
 
     def __init__(self, problem: Problem, rows: int, switches: Switches) -> None:
         self.problem = problem
@@ -45,7 +52,6 @@ class Memory:
         self.prompt = problem.workload.prompt_len
         self.capacity = self.prompt + problem.workload.gen_len - 1
 
-    # -- sizes -----------------------------------------------------------------------------------------------------
     @cached_property
     def weights(self) -> int:
         """All weights, a token table of its own included."""
@@ -120,101 +126,111 @@ class Memory:
         grains = self.num_rows * self.shape.num_kv_heads + 2
         return grains * self.chosen * (ID_BYTES + PROB_BYTES * self.shape.group_size)
 
-    # -- rows --------------------------------------------------------------------------------------------------------
+    @cached_property
+    def ring_slack(self) -> int:
+        """What rounding may add to one layer's streamed weights."""
+        per_layer = len(self.tensors) // self.shape.num_layers + 4
+        return 2 * self.largest_row + 2 * per_layer * PIECE_ALIGN + 2 * DISK_ALIGN
+
+
+class Memory:
+    """What a block of micro-batches of ``rows`` sequences needs: one row a tier, made of sizes."""
+
+    def __init__(self, problem: Problem, rows: int, switches: Switches) -> None:
+        self.size = Sizes(problem, rows, switches)
+
     def rows(self, s: Switches) -> dict[str, Row]:
         """Bytes of each tier for one setting of the switches."""
         return {"gpu": self._gpu(s), "cpu": self._cpu(s), "disk": self._disk(s)}
 
     def _gpu(self, s: Switches) -> Row:
         """Weights at home, in the ring and unpacked + cache at home and in rings + hidden states + workspace."""
+        size = self.size
         ring, streams, split = s.weight_slots * s.largest_layer, not s.weights_stay, s.splits_steps
         opened = s.unpacked_slots * round_up(max(s.unpacked_bytes), BUFFER_ALIGN)
-        hidden = 0 if s.act_stays else 3 * self.prompt_hidden + 3 * self.token_hidden
-        fixed = self.weight_slack + self.workspace + hidden + opened + _BUFFERS * BUFFER_ALIGN
-        fixed += (s.weight_slots * self._ring_slack + 2 * self.table_rows) if streams else 0
-        fixed += _MOVED_GRAINS * self.capacity * self.grain if s.cache != "gpu" else 0
-        fixed += self.queries if split else 0
-        each = self.token_hidden + self.num_rows * self.prompt * ID_BYTES + _BATCH_BUFFERS * BUFFER_ALIGN
-        each += (self.prompt_hidden if s.act_stays else 0) + (self.queries if split else 0)
-        each += self.shape.num_layers * _SLOT_ALIGN + mask_bytes(self.num_rows, self.prompt)
-        moved = 2 * self.layer_prompt_cache + self._brought(s)
-        fixed, each = (x + (self.choices if s.chooses else 0) for x in (fixed, each))
+        hidden = 0 if s.act_stays else _HIDDEN_SLOTS * (size.prompt_hidden + size.token_hidden)
+        fixed = size.weight_slack + size.workspace + hidden + opened + _BUFFERS * BUFFER_ALIGN
+        fixed += (s.weight_slots * size.ring_slack + 2 * size.table_rows) if streams else 0
+        fixed += _MOVED_GRAINS * size.capacity * size.grain if s.cache != "gpu" else 0
+        fixed += size.queries if split else 0
+        each = size.token_hidden + size.num_rows * size.prompt * ID_BYTES + _BATCH_BUFFERS * BUFFER_ALIGN
+        each += (size.prompt_hidden if s.act_stays else 0) + (size.queries if split else 0)
+        each += size.shape.num_layers * _SLOT_ALIGN + mask_bytes(size.num_rows, size.prompt)
+        moved = 2 * size.layer_prompt_cache + self._brought(s)
+        fixed, each = (x + (size.choices if s.chooses else 0) for x in (fixed, each))
         return Row(
-            {"w_gpu": self.weights, "w_cpu": ring, "w_disk": ring, ONE: fixed},
+            {"w_gpu": size.weights, "w_cpu": ring, "w_disk": ring, ONE: fixed},
             {
-                "cache_gpu": self.shape.num_layers * self.typical_cache,
-                "act_gpu": 0 if s.act_stays else self.prompt_hidden,
+                "cache_gpu": size.shape.num_layers * size.typical_cache,
+                "act_gpu": 0 if s.act_stays else size.prompt_hidden,
                 ONE: each,
             },
-            {"cache_gpu": self.excess_cache, "cache_cpu": moved, "cache_disk": moved},
+            {"cache_gpu": size.excess_cache, "cache_cpu": moved, "cache_disk": moved},
         )
 
     def _brought(self, s: Switches) -> int:
         """Two slots of what attention off the gpu sends there, or of what the gpu streams."""
+        size = self.size
         if s.cache == "host":
-            return 2 * self.queries
+            return 2 * size.queries
         if not s.chooses:
-            return 2 * self.layer_cache
-        values = self.num_rows * self.shape.num_kv_heads * self.chosen * self.grain // 2
-        return self.layer_cache + 2 * values
+            return 2 * size.layer_cache
+        values = size.num_rows * size.shape.num_kv_heads * size.chosen * size.grain // 2
+        return size.layer_cache + 2 * values
 
     def _cpu(self, s: Switches) -> Row:
         """Weights + cache + activations at home on the host, and the relays of the disk."""
+        size = self.size
         largest, streams, hosted = s.largest_layer, not s.weights_stay, s.cache == "host"
         fixed = _BUFFERS * BUFFER_ALIGN
         if streams:
-            fixed += (2 * self.shape.num_layers + 3) * BUFFER_ALIGN  # each layer begins a page
-            fixed += int(_PERCENT_SLACK * self.weights) + self.weight_slack + 4 * self._ring_slack + 2 * self.table_rows
+            fixed += (2 * size.shape.num_layers + 3) * BUFFER_ALIGN  # each layer begins a page
+            fixed += int(_PERCENT_SLACK * size.weights) + size.weight_slack + 4 * size.ring_slack + 2 * size.table_rows
         if s.cache != "gpu":
-            fixed += _MOVED_GRAINS * self.capacity * self.grain
-            fixed += _RELAYED_ROWS * self.capacity * DISK_ALIGN if s.disk == "all" else 0
-        outputs = self.num_rows * self.problem.workload.gen_len * ID_BYTES
-        each = self.num_rows * self.prompt * ID_BYTES + outputs
-        each += self.shape.num_layers * _SLOT_ALIGN + _BATCH_BUFFERS * BUFFER_ALIGN
-        cache, answers = self.shape.num_layers * self.typical_cache, 2 * self.queries if hosted else 0
+            fixed += _MOVED_GRAINS * size.capacity * size.grain
+            fixed += _RELAYED_ROWS * size.capacity * DISK_ALIGN if s.disk == "all" else 0
+        outputs = size.num_rows * size.problem.workload.gen_len * ID_BYTES
+        each = size.num_rows * size.prompt * ID_BYTES + outputs
+        each += size.shape.num_layers * _SLOT_ALIGN + _BATCH_BUFFERS * BUFFER_ALIGN
+        cache, answers = size.shape.num_layers * size.typical_cache, 2 * size.queries if hosted else 0
         each += int(_PERCENT_SLACK * cache) if s.cache != "gpu" else 0
-        relay = 2 * self.layer_cache + 2 * self.layer_prompt_cache
+        relay = 2 * size.layer_cache + 2 * size.layer_prompt_cache
         return Row(
             {
-                "w_cpu": self.weights + (0 if s.pin_weight else 2 * largest),
+                "w_cpu": size.weights + (0 if s.pin_weight else 2 * largest),
                 "w_disk": 2 * largest,
                 ONE: fixed,
             },
             {
                 "cache_cpu": cache + answers,
                 "cache_disk": answers,
-                "act_cpu": 0 if s.act_stays else self.prompt_hidden,
+                "act_cpu": 0 if s.act_stays else size.prompt_hidden,
                 ONE: each,
             },
             {
-                "cache_cpu": self.excess_cache + answers,
+                "cache_cpu": size.excess_cache + answers,
                 "cache_disk": answers + relay,
-                "act_disk": 4 * self.prompt_hidden,
+                "act_disk": _HIDDEN_RELAYS * size.prompt_hidden,
             },
         )
 
     def _disk(self, s: Switches) -> Row:
         """Weights, cache and activations at home on disk, in aligned pieces."""
+        size = self.size
         if s.disk == "none":
             return Row()
         fixed, each = _BUFFERS * BUFFER_ALIGN, _BATCH_BUFFERS * BUFFER_ALIGN
         if not s.weights_stay:
-            fixed += int(_PERCENT_SLACK * self.weights) + self.weight_slack + 2 * s.num_layers * DISK_ALIGN
+            fixed += int(_PERCENT_SLACK * size.weights) + size.weight_slack + 2 * s.num_layers * DISK_ALIGN
         if s.cache != "gpu" and s.disk == "all":
-            each += self.shape.num_layers * self.capacity * DISK_ALIGN
-            each += int(_PERCENT_SLACK * self.shape.num_layers * self.layer_cache)
+            each += size.shape.num_layers * size.capacity * DISK_ALIGN
+            each += int(_PERCENT_SLACK * size.shape.num_layers * size.layer_cache)
         return Row(
-            {"w_disk": self.weights, ONE: fixed},
+            {"w_disk": size.weights, ONE: fixed},
             {
-                "cache_disk": self.shape.num_layers * self.typical_cache,
-                "act_disk": 0 if s.act_stays else self.prompt_hidden,
+                "cache_disk": size.shape.num_layers * size.typical_cache,
+                "act_disk": 0 if s.act_stays else size.prompt_hidden,
                 ONE: each,
             },
-            {"cache_disk": self.excess_cache},
+            {"cache_disk": size.excess_cache},
         )
-
-    @cached_property
-    def _ring_slack(self) -> int:
-        """What rounding may add to one layer's streamed weights."""
-        per_layer = len(self.tensors) // self.shape.num_layers + 4
-        return 2 * self.largest_row + 2 * per_layer * PIECE_ALIGN + 2 * DISK_ALIGN

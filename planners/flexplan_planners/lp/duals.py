@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from flexplan.policy.policy import Policy
+from flexplan.policy import Policy
 from flexplan_planners.lp.rows import INVERSE, CostModel, Program, Solution, objective, rows_of, solve_program
 from flexplan_planners.lp.solver import Answer, Constraint
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
-from flexplan.graph.kinds import TIERS
+from flexplan.graph import TIERS
 from flexplan_planners.lp.solver import Answer, Constraint, minimise
 
 ONE = "one"  # the constant among the terms

@@ -13,14 +13,11 @@ from itertools import product
 from math import ceil
 from typing import Any
 
+from flexplan.cost import Rates
 from flexplan.cost import work as cost
-from flexplan.cost.rates import Rates
-from flexplan.graph.kinds import CPU, D2H, DISK_READ, DISK_WRITE, GPU, H2D_CACHE, H2D_SMALL, H2D_WEIGHTS, HOST_COPY
-from flexplan.graph.tasks import Work
-from flexplan.placement.cache import values_read
-from flexplan.placement.placement import ID_BYTES
-from flexplan.problem.problem import Problem
-from flexplan.problem.ragged import padded_mean
+from flexplan.graph import CPU, D2H, DISK_READ, DISK_WRITE, GPU, H2D_CACHE, H2D_SMALL, H2D_WEIGHTS, HOST_COPY, Work
+from flexplan.placement import ID_BYTES, values_read
+from flexplan.problem import Problem, padded_mean
 from flexplan_planners.lp.bytes import Memory
 from flexplan_planners.lp.rows import ONE, Phase, Program, Row
 from flexplan_planners.lp.switches import CacheHome, Switches, every_setting

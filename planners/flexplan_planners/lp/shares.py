@@ -5,8 +5,8 @@ from __future__ import annotations
 from math import floor
 from typing import Any
 
-from flexplan.graph.kinds import TIERS
-from flexplan.policy.policy import Policy
+from flexplan.graph import TIERS
+from flexplan.policy import Policy
 from flexplan_planners.lp.bytes import PERCENT_DECIMALS
 from flexplan_planners.lp.rows import Program, Shares
 

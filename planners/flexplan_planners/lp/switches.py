@@ -8,14 +8,10 @@ from functools import cache, cached_property
 from itertools import product
 from typing import Any, Literal
 
-from flexplan.model.layers import layer_tensors, schedule_layers
-from flexplan.model.packing import Packing
-from flexplan.model.shape import ModelShape
-from flexplan.placement.cache import vector_bytes
-from flexplan.placement.prefetch import lookahead, unpacked_slots
-from flexplan.placement.weights import bytes_unpacked
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem
+from flexplan.model import ModelShape, Packing, layer_tensors, schedule_layers
+from flexplan.placement import bytes_unpacked, lookahead, unpacked_slots, vector_bytes
+from flexplan.policy import Policy
+from flexplan.problem import Problem
 from flexplan_planners.lp.rows import ACT, CACHE, WEIGHTS
 
 CacheHome = Literal["gpu", "host", "stream"]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from flexplan.graph.graph import TaskGraph
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem
-from flexplan.schedule.traversal import graph_of
+from flexplan.graph import TaskGraph
+from flexplan.policy import Policy
+from flexplan.problem import Problem
+from flexplan.schedule import graph_of
 
 
 class RowWise:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flexplan.placement.cache import Segment
+from flexplan.placement import Segment
 from flexplan_runtime.kernels.availability import compiles_for
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from flexplan.model.packing import Packing
+from flexplan.model import Packing
 from flexplan_runtime.attention.dense import grain_attention
 from flexplan_runtime.attention.packed import by_blocks
 from flexplan_runtime.attention.sparse import sparse_attention

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flexplan.model.packing import Packing
+from flexplan.model import Packing
 from flexplan_runtime.attention.dense import grain_attention
 from flexplan_runtime.kernels.availability import compiles_for
 from flexplan_runtime.kernels.quantisation import unpack_vectors

@@ -13,8 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flexplan.model.packing import Packing
-from flexplan.placement.cache import values_read
+from flexplan.model import Packing
+from flexplan.placement import values_read
 from flexplan_runtime.attention.packed import BLOCK
 from flexplan_runtime.kernels.quantisation import unpack_vectors
 

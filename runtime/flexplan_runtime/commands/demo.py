@@ -13,19 +13,18 @@ from pathlib import Path
 
 import torch
 
-from flexplan.hardware.machine import Hardware
-from flexplan.job.runtime import BenchReport, DemoReport, Listener, RunRequest, Say
-from flexplan.model.tensors import weight_bytes
-from flexplan.plan.plan import Plan
-from flexplan.plan.planner import solve
-from flexplan.policy.policy import Policy
-from flexplan.problem.prompts import Prompt
+from flexplan.files import workshop
+from flexplan.hardware import Hardware
+from flexplan.job import BenchReport, DemoReport, Listener, RunRequest, Say
+from flexplan.model import weight_bytes
+from flexplan.plan import Plan, solve
+from flexplan.policy import Policy
+from flexplan.problem import Prompt
 from flexplan.units import GiB, KiB, MiB, format_size
 from flexplan_runtime.commands.prepare import make_ready
 from flexplan_runtime.commands.run import bench_ready, run_ready
 from flexplan_runtime.embedded import tiny_opt_path
-from flexplan_runtime.measure.microbench import SHORT_ON_CPU, SHORT_ON_CUDA
-from flexplan_runtime.measure.profile import measure
+from flexplan_runtime.measure import SHORT_ON_CPU, SHORT_ON_CUDA, measure
 
 PROMPTS = (
     "The with statement",
@@ -69,8 +68,8 @@ BY_PLANNER, BY_HAND = "the planner's choice", "every tier at work"
 
 def show_demo(say: Say, listener: Listener) -> DemoReport:
     """Measure, plan, run with everything on one tier, run the plans, compare the tokens."""
-    with tempfile.TemporaryDirectory(prefix="flexplan-demo-") as scratch:
-        return _show(Path(scratch), say, listener)
+    with workshop(Path(tempfile.gettempdir())) as scratch:
+        return _show(scratch, say, listener)
 
 
 def _show(scratch: Path, say: Say, listener: Listener) -> DemoReport:

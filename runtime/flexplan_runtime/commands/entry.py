@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flexplan.hardware.machine import Hardware
-from flexplan.job.runtime import BenchReport, DemoReport, Finding, Listener, RunReport, RunRequest, Say
-from flexplan.plan.plan import Plan
+from flexplan.hardware import Hardware
+from flexplan.job import BenchReport, DemoReport, Finding, Listener, RunReport, RunRequest, Say
+from flexplan.plan import Plan
 from flexplan_runtime.commands.prepare import make_ready
 from flexplan_runtime.commands.run import bench_ready, run_ready
 
@@ -28,7 +28,7 @@ class TorchRuntime:
 
     def profile(self, device: str | None, scratch: Path, say: Say) -> Hardware:
         """This machine, measured."""
-        from flexplan_runtime.measure.profile import measure  # only this command needs it
+        from flexplan_runtime.measure import measure  # only this command needs it
 
         return measure(device, scratch, say)
 

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import torch
 
-from flexplan.job.runtime import Finding
+from flexplan.job import Finding
 from flexplan.units import format_size
 from flexplan_runtime.kernels.availability import has_triton
 from flexplan_runtime.kernels.host.build import COMPILERS, library, library_path
-from flexplan_runtime.measure.machine import cores, cpu_model, memory_bytes
-from flexplan_runtime.memory.host_limits import room
+from flexplan_runtime.measure import cores, cpu_model, memory_bytes
+from flexplan_runtime.memory import room
 
 
 def examine() -> Iterator[Finding]:

@@ -10,28 +10,21 @@ from pathlib import Path
 import torch
 
 from flexplan.errors import InfeasiblePlan, ModelFilesError, PolicyError, UsageError
-from flexplan.hardware.machine import Hardware, hardware_from
-from flexplan.job.runtime import RunRequest
-from flexplan.model.constants import ModelConstants
-from flexplan.model.shape import ModelShape
-from flexplan.plan.budgets import refuse_endless, refuse_over_budget
-from flexplan.plan.plan import Plan
+from flexplan.hardware import Hardware, hardware_from
+from flexplan.job import RunRequest
+from flexplan.model import ModelConstants, ModelShape
+from flexplan.plan import Plan, refuse_endless, refuse_over_budget
 from flexplan.plugins import SCHEDULES, make
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem, Workload
-from flexplan.problem.prompts import Prompt
-from flexplan.schedule.protocol import Schedule
-from flexplan.simulation.prediction import peak_bytes
+from flexplan.policy import Policy
+from flexplan.problem import Problem, Prompt, Workload
+from flexplan.schedule import Schedule
+from flexplan.simulation import peak_bytes
 from flexplan.units import format_size
-from flexplan_runtime.execute.env import ExecutionEnv
-from flexplan_runtime.execute.sampling import Sampling
-from flexplan_runtime.generate.prompts import refuse_bad_prompts
-from flexplan_runtime.generate.tokenizer import Tokenizer
-from flexplan_runtime.measure.machine import fingerprint
-from flexplan_runtime.memory.arenas import Ledger
-from flexplan_runtime.memory.host_limits import refuse_beyond, room
-from flexplan_runtime.weights.download import resolve_model
-from flexplan_runtime.weights.open import DUMMY, OpenedModel, dtype_of, open_model, refuse_other_model
+from flexplan_runtime.execute import ExecutionEnv, Sampling
+from flexplan_runtime.generate import Tokenizer, refuse_bad_prompts
+from flexplan_runtime.measure import fingerprint
+from flexplan_runtime.memory import Ledger, refuse_beyond, room
+from flexplan_runtime.weights import DUMMY, OpenedModel, dtype_of, open_model, refuse_other_model, resolve_model
 
 _UNLIMITED = 1 << 60
 

@@ -7,14 +7,12 @@ from collections.abc import Sequence
 
 import torch
 
-from flexplan.graph.kinds import tier_of
-from flexplan.job.runtime import BenchReport, Completion, Listener, RunReport
-from flexplan.plan.plan import Plan, simulate
+from flexplan.graph import tier_of
+from flexplan.job import BenchReport, Completion, Listener, RunReport
+from flexplan.plan import Plan, simulate
 from flexplan_runtime.commands.prepare import Ready
-from flexplan_runtime.generate.lm import OffloadedLM
-from flexplan_runtime.generate.loop import Generation
-from flexplan_runtime.generate.prompts import refuse_broken
-from flexplan_runtime.memory.arenas import Ledger
+from flexplan_runtime.generate import Generation, OffloadedLM, refuse_broken
+from flexplan_runtime.memory import Ledger
 
 MOVES = ("up_bytes", "down_bytes", "read_bytes", "write_bytes")
 

@@ -16,7 +16,7 @@ views          `TaskView`: a task as its handler sees it, with the bytes that it
 warm_up        What is compiled while a model is opened.
 """
 
-from flexplan_runtime.execute.block import BlockState, batch_states
+from flexplan_runtime.execute.block import BatchState, BlockState, batch_states
 from flexplan_runtime.execute.block_run import BlockPlan, BlockRun, Report
 from flexplan_runtime.execute.capture import Replays
 from flexplan_runtime.execute.env import ExecutionEnv
@@ -26,6 +26,7 @@ from flexplan_runtime.execute.sampling import Sampling
 from flexplan_runtime.execute.warm_up import prepare_steps
 
 __all__ = [
+    "BatchState",
     "BlockPlan",
     "BlockRun",
     "BlockState",

@@ -8,16 +8,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from flexplan.model.packing import Packing
-from flexplan.placement.placement import Placement
-from flexplan_runtime.attention.dense import prompt_mask
-from flexplan_runtime.attention.host import HostAttention
+from flexplan.model import Packing
+from flexplan.placement import Placement
+from flexplan_runtime.attention import HostAttention, prompt_mask
 from flexplan_runtime.execute.capture import Replays
 from flexplan_runtime.execute.penalties import Penalties
 from flexplan_runtime.execute.sampling import Sampling
 from flexplan_runtime.kernels.quantisation import pack_vectors
-from flexplan_runtime.memory.arenas import Ledger
-from flexplan_runtime.models.base import Family, Pieces
+from flexplan_runtime.memory import Ledger
+from flexplan_runtime.models import Family, Pieces
 
 
 @dataclass

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 
 import torch
 
-from flexplan.graph.graph import TaskGraph
-from flexplan.graph.tasks import Access, Sweep
-from flexplan.placement.placement import ID_BYTES, Placement
+from flexplan.graph import Access, Sweep, TaskGraph
+from flexplan.placement import ID_BYTES, Placement
 from flexplan_runtime.execute.block import BlockState
 from flexplan_runtime.execute.env import ExecutionEnv
 from flexplan_runtime.execute.executor import Executor
 from flexplan_runtime.execute.penalties import Given
 from flexplan_runtime.execute.sampling import NO_TOKEN
-from flexplan_runtime.memory.block_memory import BlockMemory
+from flexplan_runtime.memory import BlockMemory
 
 Report = Callable[[int], None]  # tokens of this block so far
 

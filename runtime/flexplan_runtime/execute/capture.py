@@ -13,10 +13,8 @@ from typing import Any
 
 import torch
 
-from flexplan.graph.kinds import GPU, KINDS
-from flexplan.graph.tasks import Task
-from flexplan.placement.layout import Layout
-from flexplan.placement.placement import Placement
+from flexplan.graph import GPU, KINDS, Task
+from flexplan.placement import Layout, Placement
 
 log = logging.getLogger(__name__)
 

@@ -10,16 +10,15 @@ from typing import Any
 import torch
 from torch.nn.functional import linear
 
-from flexplan.cost.rates import Rates
+from flexplan.cost import Rates
 from flexplan.errors import UsageError
-from flexplan.graph.kinds import H2D_SMALL
+from flexplan.graph import H2D_SMALL
 from flexplan.units import parse_size
 from flexplan_runtime.execute.lanes import HOST_LANES
 from flexplan_runtime.execute.throttle import Throttle
 from flexplan_runtime.execute.turns import Turn
 from flexplan_runtime.kernels.norms import layer_norm
-from flexplan_runtime.memory.arenas import Ledger
-from flexplan_runtime.memory.host_limits import in_memory
+from flexplan_runtime.memory import Ledger, in_memory
 
 # they launch kernels and drive copies; without them host attention collapses beside a busy link
 _CORES_THAT_DRIVE_A_DEVICE = 2

@@ -11,18 +11,14 @@ from typing import Any
 
 import torch
 
-from flexplan.graph.edges import Tracker
-from flexplan.graph.graph import Finished, TaskGraph
-from flexplan.graph.kinds import GPU, INLINE
-from flexplan.graph.tasks import Node, Sweep, Task
-from flexplan.graph.timeline import Span, Timeline
+from flexplan.graph import GPU, INLINE, Finished, Node, Span, Sweep, Task, TaskGraph, Timeline, Tracker
 from flexplan_runtime.execute.block import BlockState
 from flexplan_runtime.execute.env import ExecutionEnv
 from flexplan_runtime.execute.handlers.table import HANDLERS
 from flexplan_runtime.execute.lanes import Cancelled, Lane, Run, Token
 from flexplan_runtime.execute.pacing import Pace, undisturbed
 from flexplan_runtime.execute.views import TaskView
-from flexplan_runtime.memory.block_memory import BlockMemory
+from flexplan_runtime.memory import BlockMemory
 
 
 @dataclass(frozen=True)

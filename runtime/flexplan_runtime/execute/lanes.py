@@ -21,8 +21,7 @@ from typing import Any
 import torch
 
 from flexplan.errors import DeadlineExceeded
-from flexplan.graph.kinds import CPU, DISK_READ, DISK_WRITE, HOST_COPY, KINDS
-from flexplan.graph.tasks import Task
+from flexplan.graph import CPU, DISK_READ, DISK_WRITE, HOST_COPY, KINDS, Task
 
 HOST_LANES = frozenset((CPU, HOST_COPY, DISK_READ, DISK_WRITE))
 

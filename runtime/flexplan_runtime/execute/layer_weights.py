@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from flexplan.errors import GraphError
-from flexplan.model.tensors import WeightTensor
-from flexplan.placement.weights import LayerWeights, Piece
+from flexplan.model import WeightTensor
+from flexplan.placement import LayerWeights, Piece
 from flexplan_runtime.execute.views import TaskView
-from flexplan_runtime.models.base import Pieces
+from flexplan_runtime.models import Pieces
 
 
 def layer_weights(view: TaskView) -> dict[str, Pieces]:

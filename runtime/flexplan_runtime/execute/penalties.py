@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from flexplan.model.token_rules import Ids, TokenRules
+from flexplan.model import Ids, TokenRules
 
 
 class Given(NamedTuple):

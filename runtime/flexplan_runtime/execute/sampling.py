@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from flexplan.errors import UsageError
-from flexplan.model.token_rules import TokenRules
+from flexplan.model import TokenRules
 
 NO_TOKEN = -1  # chosen where the logits are no numbers
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import threading
 import time
 
-from flexplan.cost.rates import Rates
-from flexplan.graph.kinds import KINDS
-from flexplan.graph.tasks import Task
+from flexplan.cost import Rates
+from flexplan.graph import KINDS, Task
 
 
 class Throttle:

@@ -10,15 +10,11 @@ from collections.abc import Callable
 from torch import Tensor
 
 from flexplan.errors import GraphError
-from flexplan.graph.tasks import Access, Task
-from flexplan.model.layers import Layer
-from flexplan.placement.cache import Segment
-from flexplan.placement.placement import Placement
-from flexplan.placement.workspace import rows_at_once
+from flexplan.graph import Access, Task
+from flexplan.model import Layer
+from flexplan.placement import Placement, Segment, rows_at_once
 from flexplan_runtime.execute.block import BatchState, BlockState
-from flexplan_runtime.memory.block_memory import BlockMemory
-from flexplan_runtime.memory.copies import move
-from flexplan_runtime.memory.disk import ScratchFile
+from flexplan_runtime.memory import BlockMemory, ScratchFile, move
 
 
 class TaskView:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from flexplan.policy.policy import Policy
-from flexplan_runtime.attention.cache_views import put_grains
-from flexplan_runtime.attention.dense import decode_attention
+from flexplan.policy import Policy
+from flexplan_runtime.attention import decode_attention, put_grains
 from flexplan_runtime.kernels.availability import has_triton
 from flexplan_runtime.kernels.host.build import library
-from flexplan_runtime.models.base import Family
+from flexplan_runtime.models import Family
 
 _FEW, _MANY = 1, 1024  # grains: the tokens of few are split among programs
 

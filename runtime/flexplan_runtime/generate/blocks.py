@@ -8,22 +8,27 @@ from dataclasses import dataclass
 
 import torch
 
-from flexplan.hardware.machine import Hardware, hardware_from
-from flexplan.model.token_rules import Ids
-from flexplan.placement.layout import Layout
-from flexplan.placement.placement import Placement
-from flexplan.policy.blocks import fill_blocks
-from flexplan.problem.problem import Problem, Workload
-from flexplan.schedule.protocol import Schedule
-from flexplan_runtime.execute.block import BatchState, BlockState, batch_states
-from flexplan_runtime.execute.block_run import BlockPlan, BlockRun, Report
-from flexplan_runtime.execute.capture import Replays
-from flexplan_runtime.execute.penalties import Given, Penalties
-from flexplan_runtime.execute.sampling import Sampling
+from flexplan.hardware import Hardware, hardware_from
+from flexplan.model import Ids
+from flexplan.placement import Layout, Placement
+from flexplan.policy import fill_blocks
+from flexplan.problem import Problem, Workload
+from flexplan.schedule import Schedule
+from flexplan_runtime.execute import (
+    BatchState,
+    BlockPlan,
+    BlockRun,
+    BlockState,
+    Given,
+    Penalties,
+    Replays,
+    Report,
+    Sampling,
+    batch_states,
+)
 from flexplan_runtime.generate.placed import PlacedModel, arena_sizes
 from flexplan_runtime.kernels.availability import has_triton
-from flexplan_runtime.memory.arenas import Arenas
-from flexplan_runtime.memory.block_memory import BlockMemory
+from flexplan_runtime.memory import Arenas, BlockMemory
 
 
 @dataclass(frozen=True)

@@ -12,18 +12,13 @@ import torch
 from torch import Tensor
 
 from flexplan.errors import UsageError
-from flexplan.graph.timeline import Timeline
-from flexplan.model.layers import Layer
-from flexplan.model.token_rules import Ids
-from flexplan.plan.plan import Plan
+from flexplan.graph import Timeline
+from flexplan.model import Ids, Layer
+from flexplan.plan import Plan
 from flexplan.plugins import SCHEDULES, make
-from flexplan.policy.policy import Policy
-from flexplan.schedule.protocol import Schedule
-from flexplan_runtime.execute.block_run import BlockPlan, BlockRun, Report
-from flexplan_runtime.execute.env import ExecutionEnv
-from flexplan_runtime.execute.lanes import forget_frames
-from flexplan_runtime.execute.penalties import Given
-from flexplan_runtime.execute.sampling import Sampling
+from flexplan.policy import Policy
+from flexplan.schedule import Schedule
+from flexplan_runtime.execute import BlockPlan, BlockRun, ExecutionEnv, Given, Report, Sampling, forget_frames
 from flexplan_runtime.generate.blocks import Asked, BlockPlanner, BlockRoom
 from flexplan_runtime.generate.loop import Generation, joined, run_blocks
 from flexplan_runtime.generate.placed import PlacedModel
@@ -35,7 +30,7 @@ from flexplan_runtime.generate.prompts import (
     rows_of,
     stop_ids_of,
 )
-from flexplan_runtime.weights.open import Config, dtype_of, open_model, refuse_other_model
+from flexplan_runtime.weights import Config, dtype_of, open_model, refuse_other_model
 
 Progress = Callable[[int, int], None]  # (tokens generated so far, tokens asked for)
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
-from flexplan.graph.timeline import Timeline
-from flexplan_runtime.execute.block_run import BlockPlan, BlockRun
+from flexplan.graph import Timeline
+from flexplan_runtime.execute import BlockPlan, BlockRun
 
 Begin = Callable[[BlockPlan], AbstractContextManager[BlockRun]]
 

@@ -9,19 +9,13 @@ from pathlib import Path
 
 import torch
 
-from flexplan.placement.layout import Layout
-from flexplan.placement.placement import Placement
-from flexplan.policy.blocks import full_block
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Workload
-from flexplan_runtime.execute.env import ExecutionEnv
-from flexplan_runtime.execute.warm_up import prepare_steps
-from flexplan_runtime.memory.arenas import Arenas
-from flexplan_runtime.models.registry import family
-from flexplan_runtime.weights.load import load_weights
-from flexplan_runtime.weights.open import OpenedModel
-from flexplan_runtime.weights.packed import read_packed
-from flexplan_runtime.weights.packed_cache import PackedFiles
+from flexplan.placement import Layout, Placement
+from flexplan.policy import Policy, full_block
+from flexplan.problem import Workload
+from flexplan_runtime.execute import ExecutionEnv, prepare_steps
+from flexplan_runtime.memory import Arenas
+from flexplan_runtime.models import family
+from flexplan_runtime.weights import OpenedModel, PackedFiles, load_weights, read_packed
 
 
 class PlacedModel:

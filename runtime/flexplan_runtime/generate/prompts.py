@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from flexplan.errors import NoNumbers, PromptError
-from flexplan.model.constants import ModelConstants
-from flexplan.model.shape import ModelShape
-from flexplan_runtime.execute.penalties import Given
+from flexplan.model import ModelConstants, ModelShape
+from flexplan_runtime.execute import Given
 
 Stop = int | Sequence[int] | Literal["model"] | None
 

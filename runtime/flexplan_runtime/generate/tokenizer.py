@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flexplan.errors import ModelFilesError, PromptError
-from flexplan.problem.prompts import Prompt
-from flexplan.problem.tokenizer_file import FILE, LOAD_PATIENCE_S, bounded, chunks, lines_of, refuse_growth
+from flexplan.problem import FILE, LOAD_PATIENCE_S, Prompt, bounded, chunks, growth_of, lines_of, swollen
 
 _FILES = (FILE, "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
@@ -22,6 +21,7 @@ class Tokenizer:
         self.broken = False  # it does not load or hangs, and answers are token ids alone
         self._loaded: Any = None
         self._complained = False
+        self._growth = 1  # characters that one of a text may become
 
     @property
     def exists(self) -> bool:
@@ -78,6 +78,8 @@ class Tokenizer:
 
         def read() -> None:
             for prompt in few:
+                if why := swollen([prompt], self._growth):
+                    raise ValueError(why)
                 found.append(loaded(prompt.content)["input_ids"])
 
         try:
@@ -112,7 +114,7 @@ class Tokenizer:
         assert directory is not None
         try:
             if (directory / FILE).is_file():
-                refuse_growth(directory / FILE)
+                self._growth = growth_of(directory / FILE)
             return bounded(
                 lambda: AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False),
                 LOAD_PATIENCE_S,

@@ -17,6 +17,17 @@ _PROGRAMS = 128  # about the multiprocessors of a device
 _SPLITS = 4  # at most, of a grain's tokens
 
 
+@triton.jit
+def soften(scores, real, top, total):  # type: ignore[no-untyped-def]
+    """A tile of scores into an online softmax: its weights, what those before shrink by, and the new top and total."""
+    scores = tl.where(real[None, :], scores, float("-inf"))
+    higher = tl.maximum(top, tl.max(scores, 1))
+    safe = tl.where(higher == float("-inf"), 0.0, higher)
+    probs = tl.exp(scores - safe[:, None])
+    shrink = tl.exp(top - safe)
+    return probs, shrink, higher, total * shrink + tl.sum(probs, 1)
+
+
 @triton.jit(do_not_specialize=["heads"])
 def _decode(  # type: ignore[no-untyped-def]  # the compiler reads annotations as its own
     q_ptr, k_ptr, v_ptr, out_ptr, tops_ptr, totals_ptr, pads_ptr, position_ptr, scale,
@@ -43,14 +54,8 @@ def _decode(  # type: ignore[no-untyped-def]  # the compiler reads annotations a
         k = tl.load(k_ptr + grain * k_grain + at[:, None] * k_token + h[None, :], mask=inside, other=0.0)
         v = tl.load(v_ptr + grain * v_grain + at[:, None] * v_token + h[None, :], mask=inside, other=0.0)
         scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
-        scores = tl.where(real[None, :], scores, float("-inf"))
-        higher = tl.maximum(top, tl.max(scores, 1))
-        safe = tl.where(higher == float("-inf"), 0.0, higher)
-        probs = tl.exp(scores - safe[:, None])
-        shrink = tl.exp(top - safe)
-        total = total * shrink + tl.sum(probs, 1)
+        probs, shrink, top, total = soften(scores, real, top, total)
         done = done * shrink[:, None] + tl.dot(probs.to(v.dtype), v, input_precision="ieee")
-        top = higher
     part = grain * SPLITS + split
     if SPLITS == 1:
         done = done / total[:, None]

@@ -11,7 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from flexplan.model.packing import Packing
+from flexplan.model import Packing
+from flexplan_runtime.kernels.decode_attention import soften
 from flexplan_runtime.kernels.packing import alignment, middle, value
 
 TILE = (32, 3, 2)  # tokens at a time, tiles on their way, warps
@@ -88,16 +89,10 @@ def _decode(  # type: ignore[no-untyped-def]
         v_2 = _half(v_2, v_numbers, real, h, HALF, H, GROUP, GROUPS, MIDDLE, DTYPE)
         scores = tl.dot(q_1, tl.trans(k_1), input_precision="ieee")
         scores = tl.dot(q_2, tl.trans(k_2), scores, input_precision="ieee") * scale
-        scores = tl.where(real[None, :], scores, float("-inf"))
-        higher = tl.maximum(top, tl.max(scores, 1))
-        safe = tl.where(higher == float("-inf"), 0.0, higher)
-        probs = tl.exp(scores - safe[:, None])
-        shrink = tl.exp(top - safe)
-        total = total * shrink + tl.sum(probs, 1)
+        probs, shrink, top, total = soften(scores, real, top, total)
         weights = probs.to(DTYPE)
         done_1 = done_1 * shrink[:, None] + tl.dot(weights, v_1, input_precision="ieee")
         done_2 = done_2 * shrink[:, None] + tl.dot(weights, v_2, input_precision="ieee")
-        top = higher
     out_at = out_ptr + grain * out_grain + p[:, None] * out_head + h[None, :]
     tl.store(out_at, (done_1 / total[:, None]).to(DTYPE), mask=heads & in_1[None, :])
     tl.store(out_at + HALF, (done_2 / total[:, None]).to(DTYPE), mask=heads & in_2[None, :])

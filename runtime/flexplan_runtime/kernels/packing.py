@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from flexplan.model.packing import Packing
+from flexplan.model import Packing
 
 TILE_ROWS, TILE_BYTES, WARPS = 32, 256, 8  # of an unpacking program: 32 code bytes a thread
 PACKED_ELEMENTS = 2048  # of a packing program

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from flexplan.model.packing import Packing
+from flexplan.model import Packing
 from flexplan_runtime.kernels.availability import compiles_for
 
 CHUNK = 1 << 18  # elements that are float32 at a time: what a core's cache holds

@@ -10,11 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from flexplan.cost.work import embed_work, gpu_attention_work, head_work, layer_work
-from flexplan.graph.kinds import CPU, D2H, DISK_READ, DISK_WRITE, H2D_CACHE, H2D_SMALL, H2D_WEIGHTS
-from flexplan.graph.tasks import Work
-from flexplan.model.shape import ModelShape
-from flexplan.policy.policy import Policy
+from flexplan.cost import embed_work, gpu_attention_work, head_work, layer_work
+from flexplan.graph import CPU, D2H, DISK_READ, DISK_WRITE, H2D_CACHE, H2D_SMALL, H2D_WEIGHTS, Work
+from flexplan.model import ModelShape
+from flexplan.policy import Policy
 from flexplan_runtime.measure.timing import LEAST_S, Figure
 from flexplan_runtime.measure.trial_models import FAMILIES, RESIDENT, Model, TrialModels, layer_bytes
 

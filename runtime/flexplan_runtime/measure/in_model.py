@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from flexplan.cost.work import layer_work, prompt_attention_work
-from flexplan.graph.timeline import Span, Timeline
-from flexplan.model.shape import ModelShape
-from flexplan.placement.cache import vector_bytes
-from flexplan.policy.policy import Policy
+from flexplan.cost import layer_work, prompt_attention_work
+from flexplan.graph import Span, Timeline
+from flexplan.model import ModelShape
+from flexplan.placement import vector_bytes
+from flexplan.policy import Policy
 from flexplan_runtime.measure.timing import LEAST_S, Figure
 from flexplan_runtime.measure.trial_models import FAMILIES, NEW, PROMPT_LEN, RESIDENT, TrialModels, layer_bytes
 

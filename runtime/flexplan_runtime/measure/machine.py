@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from flexplan.units import GiB
-from flexplan_runtime.memory.host_limits import in_memory, room
+from flexplan_runtime.memory import in_memory, room
 
 _PROC_CPU, _PROC_MEMORY = Path("/proc/cpuinfo"), Path("/proc/meminfo")
 

@@ -15,16 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flexplan.hardware.machine import DISK_REQUEST_BYTES
-from flexplan.policy.policy import Policy
+from flexplan.hardware import DISK_REQUEST_BYTES
+from flexplan.policy import Policy
 from flexplan.units import MiB
-from flexplan_runtime.attention.host import HostAttention
-from flexplan_runtime.attention.packed import decode_attention_packed
-from flexplan_runtime.execute.env import ExecutionEnv
+from flexplan_runtime.attention import HostAttention, decode_attention_packed
+from flexplan_runtime.execute import ExecutionEnv
 from flexplan_runtime.measure.timing import Figure, rate_of
-from flexplan_runtime.memory.copies import PIECE_BYTES
-from flexplan_runtime.memory.disk import ScratchFile
-from flexplan_runtime.memory.host import HostBlock, aligned_bytes
+from flexplan_runtime.memory import PIECE_BYTES, HostBlock, ScratchFile, aligned_bytes
 
 Figures = dict[str, Figure]
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from flexplan.hardware.machine import Hardware
-from flexplan.job.runtime import Say
+from flexplan.hardware import Hardware
+from flexplan.job import Say
 from flexplan.units import MiB
-from flexplan_runtime.execute.env import ExecutionEnv
+from flexplan_runtime.execute import ExecutionEnv
 from flexplan_runtime.measure.fixed_costs import step_costs, task_costs
 from flexplan_runtime.measure.in_model import attention_rates, product_rate
 from flexplan_runtime.measure.machine import capacities, cores, device_name, fingerprint

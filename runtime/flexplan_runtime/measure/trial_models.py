@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import torch
 
-from flexplan.graph.timeline import Timeline
-from flexplan.model.catalog import read_model
-from flexplan.model.constants import ModelConstants
-from flexplan.model.shape import ModelShape
-from flexplan.model.tensors import weight_tensors
-from flexplan.policy.policy import Policy
-from flexplan_runtime.execute.env import ExecutionEnv
-from flexplan_runtime.generate.lm import OffloadedLM
-from flexplan_runtime.weights.open import DUMMY
+from flexplan.graph import Timeline
+from flexplan.model import ModelConstants, ModelShape, read_model, weight_tensors
+from flexplan.policy import Policy
+from flexplan_runtime.execute import ExecutionEnv
+from flexplan_runtime.generate import OffloadedLM
+from flexplan_runtime.weights import DUMMY
 
 Model = tuple[ModelShape, ModelConstants]
 

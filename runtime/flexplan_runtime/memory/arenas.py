@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from flexplan.errors import InfeasiblePlan, MemoryExhausted
-from flexplan.graph.kinds import TIERS, tier_of
+from flexplan.graph import TIERS, tier_of
 from flexplan.units import format_size
 from flexplan_runtime.memory.disk import ScratchFile
 from flexplan_runtime.memory.host import HostBlock, aligned_bytes

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from flexplan.graph.tasks import Access
-from flexplan.placement.layout import Layout
+from flexplan.graph import Access
+from flexplan.placement import Layout
 from flexplan_runtime.memory.arenas import Arenas
 from flexplan_runtime.memory.disk import ScratchFile
 

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from flexplan.errors import InternalError
-from flexplan.graph.kinds import D2H, H2D_CACHE, H2D_SMALL, H2D_WEIGHTS, KINDS
-from flexplan.graph.tasks import Task
+from flexplan.graph import D2H, H2D_CACHE, H2D_SMALL, H2D_WEIGHTS, KINDS, Task
 from flexplan_runtime.memory.arenas import Ledger
 
 PIECE_BYTES = 64 << 20  # a small copy of another lane waits for one piece, not for a whole layer

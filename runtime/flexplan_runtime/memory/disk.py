@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from flexplan.errors import StorageError
-from flexplan.hardware.machine import DISK_REQUEST_BYTES
+from flexplan.hardware import DISK_REQUEST_BYTES
 from flexplan.units import format_size
 
 BLOCK = 4096

@@ -15,9 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flexplan.model.constants import ModelConstants
-from flexplan.model.shape import ModelShape
-from flexplan.model.tensors import TOKENS
+from flexplan.model import TOKENS, ModelConstants, ModelShape
 
 Pieces = Sequence[Tensor]
 Weights = Mapping[str, Pieces]

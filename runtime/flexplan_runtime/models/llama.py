@@ -10,9 +10,7 @@ from collections.abc import Container, Iterator
 import torch
 from torch import Tensor
 
-from flexplan.model.constants import ModelConstants
-from flexplan.model.shape import ModelShape
-from flexplan.model.tensors import TOKENS
+from flexplan.model import TOKENS, ModelConstants, ModelShape
 from flexplan_runtime.kernels.norms import rms_norm
 from flexplan_runtime.models.activations import activation
 from flexplan_runtime.models.base import Family, Source, Weights, first_found, joined, residual, stacked, whole

@@ -10,7 +10,7 @@ from collections.abc import Container, Iterator
 import torch
 from torch import Tensor
 
-from flexplan.model.shape import ModelShape
+from flexplan.model import ModelShape
 from flexplan_runtime.models.base import Source, Weights, first_found, linear, residual, stacked
 from flexplan_runtime.models.llama import Llama, mlp_norm_source
 

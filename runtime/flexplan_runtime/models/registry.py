@@ -6,8 +6,7 @@ from collections.abc import Container
 from importlib import import_module
 
 from flexplan.errors import ModelFilesError
-from flexplan.model.constants import ModelConstants
-from flexplan.model.shape import ModelShape
+from flexplan.model import ModelConstants, ModelShape
 from flexplan_runtime.models.base import Family, Source
 
 _FAMILIES = {

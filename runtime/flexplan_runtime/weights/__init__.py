@@ -1,6 +1,6 @@
 """Weights: found, checked, and loaded to their places.
 
-atomic        Files that appear whole or not at all; what killed writers left is removed.
+atomic        Files of a directory that processes share: whole or not at all.
 checkpoint    A checkpoint, checked whole, then read by rows into the caller's memory.
 download      A model's directory by its name, downloaded once where there is none.
 dummy         Random weights for benchmarks.

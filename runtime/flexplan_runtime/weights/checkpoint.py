@@ -14,11 +14,8 @@ from torch import Tensor
 
 from flexplan.errors import ModelFilesError
 from flexplan.limits import shown
-from flexplan.model.places import has_config
-from flexplan.model.shape import ModelShape
-from flexplan.model.stored import INDEX, SINGLE, read_index
-from flexplan_runtime.models.base import Source
-from flexplan_runtime.models.registry import parameter_sources
+from flexplan.model import INDEX, SINGLE, ModelShape, has_config, read_index
+from flexplan_runtime.models import Source, parameter_sources
 from flexplan_runtime.weights.files import StoredTensor, read_npy, read_safetensors
 
 CHUNK_BYTES = 64 << 20

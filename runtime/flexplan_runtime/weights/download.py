@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flexplan.errors import ModelFilesError
-from flexplan.model.places import (
+from flexplan.model import (
     cached,
     downloads,
     has_config,
@@ -15,8 +15,8 @@ from flexplan.model.places import (
     hub_name,
     refuse_other_formats,
     snapshot_within,
+    weight_files,
 )
-from flexplan.model.stored import weight_files
 
 _SIGNS = ("config.json", "*.safetensors", "*.safetensors.index.json", "*embed_tokens.weight*", "pytorch_model*.bin")
 _WANTED = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "tokenizer*", "LICENSE*"]

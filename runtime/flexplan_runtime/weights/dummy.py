@@ -8,8 +8,7 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
-from flexplan.model.shape import ModelShape
-from flexplan.model.tensors import weight_tensors
+from flexplan.model import ModelShape, weight_tensors
 
 _STD = 0.02
 _SPAN = 1 << 21

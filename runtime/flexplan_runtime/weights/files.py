@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from flexplan.errors import StorageError
-from flexplan.model.header import read_header, what_it_is
+from flexplan.model import read_header, what_it_is
 
 T = TypeVar("T")
 

@@ -10,12 +10,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from flexplan.placement.layout import BUFFER_ALIGN, Layout
-from flexplan.placement.placement import Placement
-from flexplan.placement.weights import LayerWeights, Piece
+from flexplan.placement import BUFFER_ALIGN, LayerWeights, Layout, Piece, Placement
 from flexplan.units import round_up
-from flexplan_runtime.memory.arenas import Arenas, Ledger
-from flexplan_runtime.memory.host import aligned_bytes
+from flexplan_runtime.memory import Arenas, Ledger, aligned_bytes
 from flexplan_runtime.weights.checkpoint import WeightReader
 from flexplan_runtime.weights.packed import read_packed
 

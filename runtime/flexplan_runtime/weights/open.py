@@ -8,11 +8,7 @@ from typing import NamedTuple
 import torch
 
 from flexplan.errors import PolicyError, UsageError
-from flexplan.model.catalog import read_model
-from flexplan.model.config import read_config
-from flexplan.model.constants import ModelConstants
-from flexplan.model.places import has_config
-from flexplan.model.shape import ModelShape
+from flexplan.model import ModelConstants, ModelShape, has_config, read_config, read_model
 from flexplan_runtime.weights.checkpoint import WeightReader, open_checkpoint
 from flexplan_runtime.weights.download import is_model, resolve_model
 from flexplan_runtime.weights.dummy import DummyCheckpoint

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flexplan.model.tensors import WeightTensor
-from flexplan.placement.weights import Piece
+from flexplan.model import WeightTensor
+from flexplan.placement import Piece
 from flexplan.units import round_up
 from flexplan_runtime.kernels.quantisation import pack_rows, pack_slabs, unpack_rows, unpack_slabs
 from flexplan_runtime.weights.checkpoint import WeightReader

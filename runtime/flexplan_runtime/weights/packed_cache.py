@@ -23,8 +23,8 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
-from flexplan.model.tensors import WeightTensor
-from flexplan.placement.weights import Piece
+from flexplan.model import WeightTensor
+from flexplan.placement import Piece
 from flexplan_runtime.weights.atomic import replacing
 from flexplan_runtime.weights.checkpoint import WeightReader
 from flexplan_runtime.weights.packed import chunk_rows, quantised, read_packed

@@ -188,7 +188,7 @@ def test_flags_override_the_problem_file(tmp_path: Path) -> None:
 
 
 def test_paths_in_a_problem_file_are_relative_to_it(tmp_path: Path) -> None:
-    from flexplan.hardware.machine import hardware_from
+    from flexplan.hardware import hardware_from
 
     hardware_from("t4-gcp").model_copy(update={"name": "mine"}).save(tmp_path / "mine.json")
     (tmp_path / "job.toml").write_text('model = "opt-125m"\nhardware = "mine.json"\nprompt_len = 8\ngen_len = 2\n')

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import flexplan
 from flexplan.cli import doctor
 from flexplan.cli.app import app
-from flexplan.job.runtime import Finding
+from flexplan.job import Finding
 
 NO_TORCH = """
 import sys

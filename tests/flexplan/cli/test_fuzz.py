@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from flexplan import Plan, Policy, Problem
 from flexplan.cli.app import app
-from flexplan.model.shape import ModelShape
+from flexplan.model import ModelShape
 
 CASES = int(os.environ.get("FLEXPLAN_FUZZ", "40"))
 SLOWEST_S = 1.0  # of an error, in seconds of the processor

@@ -11,14 +11,13 @@ from typer.testing import CliRunner
 
 from flexplan.cli.app import app
 from flexplan.errors import InfeasiblePlan, PolicyError, UsageError
+from flexplan.export import export_plan, export_text
 from flexplan.export.device_map import device_map, nearest_cut
-from flexplan.export.exporters import export_plan, export_text
 from flexplan.export.module_names import transformers_modules
-from flexplan.model.catalog import model_shape
-from flexplan.model.tensors import weight_bytes
-from flexplan.plan.plan import Plan
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem
+from flexplan.model import model_shape, weight_bytes
+from flexplan.plan import Plan
+from flexplan.policy import Policy
+from flexplan.problem import Problem
 
 LLAMA, OPT, MIXTRAL = "meta-llama/Llama-2-7b-hf", "facebook/opt-1.3b", "mistralai/Mixtral-8x7B-v0.1"
 

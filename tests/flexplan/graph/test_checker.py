@@ -15,14 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexplan.errors import GraphError, InfeasiblePlan
-from flexplan.graph.checker import check_graph, check_memory, check_order
-from flexplan.graph.graph import TaskGraph
-from flexplan.graph.tasks import Access, Buffer, Node, Sweep, Task
-from flexplan.model.catalog import model_shape
-from flexplan.plan.plan import Plan
+from flexplan.graph import Access, Buffer, Node, Sweep, Task, TaskGraph, check_graph, check_memory, check_order
+from flexplan.model import model_shape
+from flexplan.plan import Plan
 from flexplan.plan.planner import check_plan
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem, Workload
+from flexplan.policy import Policy
+from flexplan.problem import Problem, Workload
 
 TINY = model_shape("facebook/opt-125m").model_copy(
     update={

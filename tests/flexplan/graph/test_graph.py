@@ -9,16 +9,14 @@ import pytest
 from flexplan_planners.schedules.rowwise import RowWise
 from flexplan_planners.schedules.zigzag import ZigZag
 
-from flexplan.cost.rates import Rates
+from flexplan.cost import Rates
 from flexplan.errors import GraphError
-from flexplan.graph.graph import TaskGraph
-from flexplan.graph.kinds import KINDS, LANES
-from flexplan.graph.tasks import Access, Buffer, Sweep, Task, Work
+from flexplan.graph import KINDS, LANES, Access, Buffer, Sweep, Task, TaskGraph, Work
 from flexplan.graph.text import parse_name, parse_task
-from flexplan.model.catalog import model_shape
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem
-from flexplan.simulation.simulator import simulate_graph
+from flexplan.model import model_shape
+from flexplan.policy import Policy
+from flexplan.problem import Problem
+from flexplan.simulation import simulate_graph
 
 TINY = model_shape("facebook/opt-125m").model_copy(update={"num_layers": 2})
 PROBLEM = Problem.of(TINY, prompt_len=16, gen_len=4)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flexplan.graph.timeline import Span, Timeline
+from flexplan.graph import Span, Timeline
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from flexplan.errors import UsageError
-from flexplan.hardware.machine import DEFAULT_PRESET, Hardware, hardware_from, preset_names
+from flexplan.hardware import DEFAULT_PRESET, Hardware, hardware_from
+from flexplan.hardware.machine import preset_names
 from flexplan.units import GiB
 
 RATES = [name for name, f in Hardware.model_fields.items() if f.annotation is float]

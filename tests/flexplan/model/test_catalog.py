@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from flexplan.errors import ModelFilesError, UsageError
-from flexplan.model.catalog import model_config, model_names, model_shape, read_model
-from flexplan.model.config import read_config
-from flexplan.model.families.others import why_not
-from flexplan.model.tensors import weight_bytes, weight_tensors
+from flexplan.model import model_shape, read_config, read_model, weight_bytes, weight_tensors
+from flexplan.model.catalog import model_config, model_names
+from flexplan.model.families import why_not
 
 # models whose config.json is the same are the same to both
 DISTINCT = tuple({json.dumps(model_config(n), sort_keys=True): n for n in reversed(model_names())}.values())

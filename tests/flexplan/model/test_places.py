@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from flexplan.errors import FlexplanError, ModelFilesError
-from flexplan.model.catalog import model_config, read_model
-from flexplan.model.places import cached, hub_cache
+from flexplan.model import cached, hub_cache, read_model
+from flexplan.model.catalog import model_config
 
 CONFIG = {
     "model_type": "llama",

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexplan.errors import ModelFilesError
-from flexplan.model.catalog import model_config, model_names, read_model
-from flexplan.model.config import FAMILIES, read_config, shape_from_config
-from flexplan.model.tensors import weight_bytes
+from flexplan.model import read_config, read_model, weight_bytes
+from flexplan.model.catalog import model_config, model_names
+from flexplan.model.config import FAMILIES, shape_from_config
 
 Config = dict[str, Any]
 

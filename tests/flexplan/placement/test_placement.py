@@ -11,19 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexplan.errors import InfeasiblePlan
-from flexplan.graph.kinds import TIERS, tier_of
-from flexplan.graph.tasks import Buffer
-from flexplan.model.catalog import model_shape
-from flexplan.model.shape import ModelShape
-from flexplan.model.tensors import WeightTensor, weight_tensors
-from flexplan.placement.layout import Layout
-from flexplan.placement.placement import Placement
-from flexplan.plan.budgets import refuse_over_budget
-from flexplan.plan.plan import Plan
-from flexplan.policy.blocks import Block, MicroBatch, fill_blocks, full_block
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem, Workload
-from flexplan.simulation.prediction import peak_bytes
+from flexplan.graph import TIERS, Buffer, tier_of
+from flexplan.model import ModelShape, WeightTensor, model_shape, weight_tensors
+from flexplan.placement import Layout, Placement
+from flexplan.plan import Plan, refuse_over_budget
+from flexplan.policy import Block, Policy, fill_blocks, full_block
+from flexplan.policy.blocks import MicroBatch
+from flexplan.problem import Problem, Workload
+from flexplan.simulation import peak_bytes
 
 SHAPES = {
     name: model_shape(name).model_copy(update={"num_layers": layers})

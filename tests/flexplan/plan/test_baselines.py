@@ -6,21 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from flexplan.model.layers import layer_tensors, schedule_layers
-from flexplan.plan.baselines import (
-    BASELINES,
-    all_resident,
-    baseline_result,
-    baseline_results,
-    faster_baseline,
-    whole_layers,
-)
+from flexplan.model import layer_tensors, schedule_layers
+from flexplan.plan import Plan, baseline_results, solve
+from flexplan.plan.baselines import BASELINES, all_resident, baseline_result, faster_baseline, whole_layers
 from flexplan.plan.budgets import batch_sizes, block_fits, largest_block
-from flexplan.plan.plan import Plan
-from flexplan.plan.planner import solve
 from flexplan.plugins import SCHEDULES, make
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem
+from flexplan.policy import Policy
+from flexplan.problem import Problem
 
 GPU, HOST, AUTO, FOUR_BIT = BASELINES
 SMALL = Problem.of("facebook/opt-125m", hardware="t4-gcp", gpu_mem="2G", prompt_len=32, gen_len=8, num_prompts=64)

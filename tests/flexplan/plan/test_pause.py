@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from flexplan.plan import solve
 from flexplan.plan.pause import collector_paused
-from flexplan.plan.planner import solve
 from flexplan.testing import small_problem
 
 

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from flexplan.cost.rates import Rates
+from flexplan.cost import Rates
 from flexplan.errors import FlexplanError, InfeasiblePlan, PluginError, PolicyError
-from flexplan.hardware.machine import hardware_from
-from flexplan.model.catalog import model_shape
-from flexplan.plan.plan import Plan, load_policy
-from flexplan.plan.planner import check_plan, solve
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem
-from flexplan.simulation.simulator import simulate_graph
+from flexplan.hardware import hardware_from
+from flexplan.model import model_shape
+from flexplan.plan import Plan, load_policy, solve
+from flexplan.plan.planner import check_plan
+from flexplan.policy import Policy
+from flexplan.problem import Problem
+from flexplan.simulation import simulate_graph
 
 TINY = model_shape("facebook/opt-125m").model_copy(update={"num_layers": 2})
 PROBLEM = Problem.of(TINY, prompt_len=16, gen_len=4, num_prompts=10)

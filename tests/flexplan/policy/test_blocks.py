@@ -7,9 +7,8 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexplan.policy.blocks import block_lens, fill_blocks, full_block
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Workload
+from flexplan.policy import Policy, block_lens, fill_blocks, full_block
+from flexplan.problem import Workload
 
 lens = st.lists(st.integers(1, 100), min_size=1, max_size=60).map(tuple)
 policies = st.builds(Policy, st.integers(1, 5), st.integers(1, 4))

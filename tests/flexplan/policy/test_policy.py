@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexplan.errors import PolicyError
-from flexplan.policy.policy import CompressionConfig, Policy, field_names
+from flexplan.policy import CompressionConfig, Policy, field_names
 
 FIELDS = [
     *("gpu_batch_size", "num_gpu_batches"),

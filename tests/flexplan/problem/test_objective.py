@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 
 from flexplan.errors import PolicyError, UsageError
-from flexplan.policy.lossy import LOSSY, allowed_fields, lossy_fields, names_of
-from flexplan.policy.policy import Policy, field_names
-from flexplan.problem.objective import Objective
-from flexplan.problem.problem import Problem
+from flexplan.policy import Policy, allowed_fields, field_names, lossy_fields, names_of
+from flexplan.policy.lossy import LOSSY
+from flexplan.problem import Objective, Problem
 
 
 def test_the_text_form_and_the_flags_say_the_same() -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from flexplan.errors import PromptError
-from flexplan.problem.prompts import Prompt, new_tokens_of, parse_prompts, read_prompts
+from flexplan.problem import Prompt, new_tokens_of, read_prompts
+from flexplan.problem.prompts import parse_prompts
 
 
 def contents(data: bytes, suffix: str = "") -> list[str | tuple[int, ...]]:

@@ -8,12 +8,10 @@ from collections import Counter
 import pytest
 from flexplan_planners.schedules.zigzag import ZigZag
 
-from flexplan.hardware.machine import hardware_from
-from flexplan.policy.blocks import fill_blocks
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem, Workload
-from flexplan.problem.ragged import envelope, padded_mean, representatives, typical_lens
-from flexplan.simulation.prediction import peak_bytes, predict
+from flexplan.hardware import hardware_from
+from flexplan.policy import Policy, fill_blocks
+from flexplan.problem import Problem, Workload, envelope, padded_mean, representatives, typical_lens
+from flexplan.simulation import peak_bytes, predict
 
 POLICY = Policy(4, 2, 40, 60, 50, 50, 100, 0, sep_layer=False)
 

@@ -11,13 +11,10 @@ from flexplan_planners.schedules.zigzag import ZigZag
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexplan.graph.checker import check_graph
-from flexplan.graph.graph import TaskGraph
-from flexplan.graph.kinds import CPU, GPU, INLINE, KINDS
-from flexplan.graph.tasks import Sweep
-from flexplan.model.catalog import model_shape
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem
+from flexplan.graph import CPU, GPU, INLINE, KINDS, Sweep, TaskGraph, check_graph
+from flexplan.model import model_shape
+from flexplan.policy import Policy
+from flexplan.problem import Problem
 
 SHAPES = [
     model_shape(name).model_copy(

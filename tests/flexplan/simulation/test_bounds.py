@@ -8,12 +8,12 @@ import pytest
 from flexplan_planners.schedules.rowwise import RowWise
 from flexplan_planners.schedules.zigzag import ZigZag
 
-from flexplan.cost.rates import Rates
-from flexplan.hardware.machine import hardware_from
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem, Workload
-from flexplan.simulation.bounds import bound_of, busy_seconds
-from flexplan.simulation.prediction import predict
+from flexplan.cost import Rates
+from flexplan.hardware import hardware_from
+from flexplan.policy import Policy
+from flexplan.problem import Problem, Workload
+from flexplan.simulation import bound_of, predict
+from flexplan.simulation.bounds import busy_seconds
 
 
 def asked(gen_len: int = 6, hardware: str = "t4-gcp") -> Problem:

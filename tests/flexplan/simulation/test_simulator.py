@@ -14,16 +14,15 @@ from flexplan_planners.schedules.zigzag import ZigZag
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexplan.cost.rates import Price, Rates
+from flexplan.cost import Price, Rates
 from flexplan.errors import GraphError
-from flexplan.graph.graph import TaskGraph
-from flexplan.graph.tasks import Access, Buffer, Sweep, Task, Work
-from flexplan.graph.timeline import Timeline
-from flexplan.hardware.machine import DISK_REQUEST_BYTES, hardware_from
-from flexplan.model.catalog import model_shape
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem
-from flexplan.simulation.simulator import share, simulate_graph
+from flexplan.graph import Access, Buffer, Sweep, Task, TaskGraph, Timeline, Work
+from flexplan.hardware import DISK_REQUEST_BYTES, hardware_from
+from flexplan.model import model_shape
+from flexplan.policy import Policy
+from flexplan.problem import Problem
+from flexplan.simulation import simulate_graph
+from flexplan.simulation.simulator import share
 from flexplan.simulation.sweeps import SweepProgram
 from flexplan.simulation.sweeps import programs as programs_of
 
@@ -310,10 +309,10 @@ def test_a_pattern_that_does_not_repeat_is_derived(lie: str) -> None:
 
 _LONG = """
 import resource
-from flexplan.cost.rates import Rates
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem
-from flexplan.simulation.simulator import simulate_graph
+from flexplan.cost import Rates
+from flexplan.policy import Policy
+from flexplan.problem import Problem
+from flexplan.simulation import simulate_graph
 from flexplan_planners.schedules.zigzag import ZigZag
 
 for gen_len in (20, 100):

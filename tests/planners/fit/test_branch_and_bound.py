@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 from flexplan_planners.fit import branch_and_bound as rounding
-from flexplan_planners.fit.branch_and_bound import Front, kind_of, optimise
-from flexplan_planners.lp.lagrange import prices_of, prices_of_shortage
-from flexplan_planners.lp.rows import least_shortage, solve_program
+from flexplan_planners.fit import kind_of, optimise
+from flexplan_planners.fit.branch_and_bound import Front
+from flexplan_planners.lp import least_shortage, prices_of, prices_of_shortage, solve_program
 from flexplan_planners.lp_planner import LpPlanner
 from problems import LLAMA, MIXTURE, problem
 from reference_model import ReferenceModel
 
-from flexplan.problem.problem import Problem
+from flexplan.problem import Problem
 
 PROBLEMS = {
     "roomy": problem(24, 48),

@@ -10,9 +10,9 @@ from flexplan_planners.search_planner import SearchPlanner
 from problems import SHAPES, problem
 
 from flexplan.errors import InfeasiblePlan
-from flexplan.plan.plan import Plan
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem
+from flexplan.plan import Plan
+from flexplan.policy import Policy
+from flexplan.problem import Problem
 from flexplan.units import MiB
 
 

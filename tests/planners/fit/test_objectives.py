@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
-from flexplan_planners.fit.branch_and_bound import Front, Optimum, optimise
-from flexplan_planners.lp.rows import Program
+from flexplan_planners.fit import Optimum, optimise
+from flexplan_planners.fit.branch_and_bound import Front
+from flexplan_planners.lp import Program
 from flexplan_planners.lp_planner import LpPlanner
 from flexplan_planners.search_planner import SearchPlanner
 from problems import SHAPES, problem
 
 from flexplan.errors import InfeasiblePlan
-from flexplan.plan.plan import Plan
-from flexplan.plan.planner import Planner, solve
-from flexplan.policy.policy import Policy
-from flexplan.problem.objective import Objective
-from flexplan.problem.problem import Problem
+from flexplan.plan import Plan, Planner, solve
+from flexplan.policy import Policy
+from flexplan.problem import Objective, Problem
 from flexplan.units import MiB
 
 PLANNERS = [LpPlanner(), SearchPlanner()]

@@ -11,9 +11,10 @@ from flexplan_planners.search_planner import SearchPlanner
 from problems import SHAPES, problem
 
 from flexplan.errors import InfeasiblePlan
-from flexplan.plan.planner import Planner, check_plan
-from flexplan.problem.problem import Problem, Workload
-from flexplan.simulation.prediction import peak_bytes
+from flexplan.plan import Planner
+from flexplan.plan.planner import check_plan
+from flexplan.problem import Problem, Workload
+from flexplan.simulation import peak_bytes
 from flexplan.units import MiB
 
 

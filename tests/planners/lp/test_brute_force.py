@@ -12,16 +12,15 @@ from typing import Any
 
 import pytest
 from brute_force import TIERS, Grid, placement_of, seconds_of
-from flexplan_planners.fit.fitting import Fitting
-from flexplan_planners.lp.rows import Program
-from flexplan_planners.lp.seconds import FlexplanCosts
+from flexplan_planners.fit import Fitting
+from flexplan_planners.lp import FlexplanCosts, Program
 from problems import shape
 
-from flexplan.graph.checker import check_memory
+from flexplan.graph import check_memory
 from flexplan.hardware.machine import preset_names
-from flexplan.placement.layout import Layout
+from flexplan.placement import Layout
 from flexplan.plugins import SCHEDULES, make
-from flexplan.problem.problem import Problem
+from flexplan.problem import Problem
 from flexplan.units import MiB
 
 INSTANCES = int(os.environ.get("FLEXPLAN_BRUTE_FORCE", "300"))

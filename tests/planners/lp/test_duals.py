@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import pytest
+from flexplan_planners.lp import FlexplanCosts, Program, solve_program
 from flexplan_planners.lp.duals import ShadowPrices, shadow_prices
-from flexplan_planners.lp.rows import Program, solve_program
-from flexplan_planners.lp.seconds import FlexplanCosts
 from problems import SHAPES, problem
 
-from flexplan.problem.problem import Problem
+from flexplan.problem import Problem
 
 STEP = 1e-3
 WITHIN = 0.1

@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
-from flexplan_planners.fit.branch_and_bound import optimise
-from flexplan_planners.lp.rows import Program, solve_program
+from flexplan_planners.fit import optimise
+from flexplan_planners.lp import Program, solve_program
 from reference_model import OPT, ReferenceModel
 
 FOUND_BY_THE_REFERENCE = {"6.7B": 60.85, "30B": 7.09, "175B": 0.169}  # tokens/s, prompt 512, output 32, 16/200/1500 GB

@@ -6,21 +6,19 @@ import random
 from collections.abc import Iterator
 
 import pytest
+from flexplan_planners.lp import FlexplanCosts
 from flexplan_planners.lp.bytes import Memory
 from flexplan_planners.lp.rows import Phase
-from flexplan_planners.lp.seconds import FlexplanCosts, PassWork
+from flexplan_planners.lp.seconds import PassWork
 from flexplan_planners.lp.switches import Switches
 from flexplan_planners.schedules.zigzag import ZigZag
 from problems import SHAPES, problem
 
-from flexplan.cost.rates import Rates
-from flexplan.graph.kinds import TIERS
-from flexplan.graph.tasks import Sweep
-from flexplan.placement.layout import Layout
-from flexplan.placement.placement import Placement
-from flexplan.policy.blocks import full_block
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem
+from flexplan.cost import Rates
+from flexplan.graph import TIERS, Sweep
+from flexplan.placement import Layout, Placement
+from flexplan.policy import Policy, full_block
+from flexplan.problem import Problem
 
 LOSSY = {"compress_weight": True, "compress_cache": True, "attn_sparsity": 0.3}
 PROBLEMS = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from flexplan_planners.lp.solver import Constraint, minimise
+from flexplan_planners.lp import Constraint, minimise
 
 ROWS = [Constraint("need", {"x": 1.0, "y": 2.0}, ">=", 3.0), Constraint("limit", {"x": 1.0}, "<=", 2.0)]
 

@@ -7,15 +7,14 @@ import shutil
 
 import pytest
 import torch
+from flexplan_runtime.attention import HostAttention, sparse_attention
 from flexplan_runtime.attention import sparse as sparseattention
 from flexplan_runtime.attention.dense import grain_attention
-from flexplan_runtime.attention.host import HostAttention
-from flexplan_runtime.attention.sparse import sparse_attention
 from flexplan_runtime.kernels.host import GrainAttention, build
 from flexplan_runtime.kernels.quantisation import pack_vectors, unpack_vectors
 from torch import Tensor
 
-from flexplan.model.packing import Packing
+from flexplan.model import Packing
 
 SCALE = 0.3
 needs_compiler = pytest.mark.skipif(not any(map(shutil.which, build.COMPILERS)), reason="no C++ compiler")

@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 
 from flexplan.cli import launch as jobs
 from flexplan.cli.app import app
-from flexplan.job.runtime import Completion
+from flexplan.job import Completion
 
 POLICY = THREE_TIERS | {"cpu_cache_compute": True}
 TEXTS = ["The with statement", "A class definition", "Python", "An exception is raised when", "If"]
@@ -324,7 +324,7 @@ def _damage(model: Path, damage: str) -> str:
 
 
 def test_an_error_while_running_leaves_no_output(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flexplan_runtime.memory.disk import ScratchFile
+    from flexplan_runtime.memory import ScratchFile
 
     from flexplan.errors import StorageError
 

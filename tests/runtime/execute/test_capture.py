@@ -10,12 +10,10 @@ import torch
 from flexplan_runtime.execute import capture as replay
 
 from flexplan import Policy, Problem
-from flexplan.graph.graph import TaskGraph
-from flexplan.graph.kinds import GPU
-from flexplan.graph.tasks import Task
-from flexplan.placement.placement import Placement
-from flexplan.plan.plan import Plan
-from flexplan.policy.blocks import full_block
+from flexplan.graph import GPU, Task, TaskGraph
+from flexplan.placement import Placement
+from flexplan.plan import Plan
+from flexplan.policy import full_block
 
 NEW = 12
 

@@ -31,7 +31,7 @@ from injectors import (
 from policies import Case, generated, opened, text_prompts, text_reference
 
 from flexplan.errors import DeadlineExceeded, StorageError
-from flexplan.policy.policy import Policy
+from flexplan.policy import Policy
 
 SPREAD = {"w_gpu_percent": 20.0, "w_cpu_percent": 40.0, "cache_gpu_percent": 20.0, "cache_cpu_percent": 40.0}
 SPREAD |= {"act_gpu_percent": 20.0, "act_cpu_percent": 40.0}
@@ -433,7 +433,7 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from flexplan_runtime import ExecutionEnv, OffloadedLM
-from flexplan.policy.policy import Policy
+from flexplan.policy import Policy
 model, scratch = sys.argv[1:]
 env = ExecutionEnv.create(scratch, device="cpu")
 lm = OffloadedLM(model, env, model, Policy(2, 2, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), dtype="float32")

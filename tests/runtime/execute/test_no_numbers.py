@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from flexplan_runtime.execute.sampling import NO_TOKEN, Sampling
+from flexplan_runtime.execute import Sampling
+from flexplan_runtime.execute.sampling import NO_TOKEN
 from policies import opened
 from safetensors.torch import load_file, save_file
 from tiny_models import CONFIGS, saved
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 
 from flexplan.cli.app import app
 from flexplan.errors import NoNumbers
-from flexplan.policy.policy import Policy
+from flexplan.policy import Policy
 
 BAD = 13  # the token whose embedding is broken
 PROMPTS = [[9, 40, 77], [3, BAD, 8, 61], [50, 51], [7, 8, 7, 8, 9], [BAD]]

@@ -14,13 +14,12 @@ import torch
 from policies import blocks_of, left_padded, opened, random_prompts
 from tiny_models import CONFIGS, saved
 
-from flexplan.cost.rates import Rates
-from flexplan.graph.timeline import Timeline
-from flexplan.hardware.machine import Hardware, hardware_from
-from flexplan.model.config import read_config
-from flexplan.model.tensors import weight_tensors
-from flexplan.policy.policy import Policy
-from flexplan.simulation.simulator import simulate_graph
+from flexplan.cost import Rates
+from flexplan.graph import Timeline
+from flexplan.hardware import Hardware, hardware_from
+from flexplan.model import read_config, weight_tensors
+from flexplan.policy import Policy
+from flexplan.simulation import simulate_graph
 
 PROMPTS = random_prompts(99, 8)
 LAYER_S = 0.1  # streaming one transformer layer

@@ -9,7 +9,7 @@ from flexplan_runtime.execute import pacing as pace
 from flexplan_runtime.execute.lanes import Token
 from flexplan_runtime.execute.pacing import Pace
 
-from flexplan.graph.tasks import Task
+from flexplan.graph import Task
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from flexplan_runtime.execute.sampling import Sampling
+from flexplan_runtime.execute import Sampling
 from policies import opened, text_prompts
 from torch import Tensor
 
 from flexplan.errors import UsageError
-from flexplan.policy.policy import Policy
+from flexplan.policy import Policy
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},

@@ -18,21 +18,18 @@ from flexplan_runtime.execute.handlers import attention as attending
 from flexplan_runtime.execute.handlers import compute as computing
 from flexplan_runtime.execute.handlers import table as handlers
 from flexplan_runtime.execute.handlers import transfers
-from flexplan_runtime.memory.arenas import Arenas
+from flexplan_runtime.memory import Arenas
 from injectors import Handler, wrap_handlers
 from policies import Case, blocks_of, covering, generated, opened, text_prompts, text_reference
 
-from flexplan.cost.rates import Rates
+from flexplan.cost import Rates
 from flexplan.errors import NoNumbers
-from flexplan.graph.edges import Tracker
-from flexplan.graph.graph import TaskGraph
-from flexplan.graph.tasks import Task
-from flexplan.hardware.machine import hardware_from
-from flexplan.policy.blocks import Block
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem
-from flexplan.schedule.traversal import graph_of
-from flexplan.simulation.simulator import simulate_graph
+from flexplan.graph import Task, TaskGraph, Tracker
+from flexplan.hardware import hardware_from
+from flexplan.policy import Block, Policy
+from flexplan.problem import Problem
+from flexplan.schedule import graph_of
+from flexplan.simulation import simulate_graph
 
 Passes = list[tuple[int, Sequence[int]]]
 

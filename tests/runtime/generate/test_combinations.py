@@ -21,12 +21,12 @@ from flexplan_runtime.embedded import tiny_opt_path, tiny_opt_prompts
 from tokenizers import Tokenizer
 
 from flexplan.errors import InfeasiblePlan, PolicyError
-from flexplan.hardware.machine import hardware_from
-from flexplan.model.catalog import read_model
-from flexplan.plan.plan import Plan
+from flexplan.hardware import hardware_from
+from flexplan.model import read_model
+from flexplan.plan import Plan
 from flexplan.plan.planner import check_plan
-from flexplan.policy.policy import CompressionConfig, Policy, field_names
-from flexplan.problem.problem import Problem, Workload
+from flexplan.policy import CompressionConfig, Policy, field_names
+from flexplan.problem import Problem, Workload
 
 PAGE = Path(__file__).parents[3] / "docs" / "combinations.md"
 GEN_LEN = 4

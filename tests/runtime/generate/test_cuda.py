@@ -18,8 +18,8 @@ from flexplan_runtime import ExecutionEnv, OffloadedLM
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig
 
-from flexplan.model.catalog import read_model
-from flexplan.policy.policy import Policy
+from flexplan.model import read_model
+from flexplan.policy import Policy
 from flexplan.units import MiB
 
 NEW = 8

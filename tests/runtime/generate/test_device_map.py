@@ -14,10 +14,10 @@ from accelerate.utils import check_device_map
 from tiny_models import CONFIGS, reference_model
 
 from flexplan.export.device_map import device_map
-from flexplan.model.config import read_config
-from flexplan.plan.plan import Plan
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Problem
+from flexplan.model import read_config
+from flexplan.plan import Plan
+from flexplan.policy import Policy
+from flexplan.problem import Problem
 
 SPREADS = [(100.0, 0.0), (40.0, 60.0), (30.0, 30.0), (0.0, 0.0)]
 each_model = pytest.mark.parametrize("name", CONFIGS)

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from flexplan.cli.app import app
 from flexplan.errors import ModelFilesError
-from flexplan.model.config import read_config
+from flexplan.model import read_config
 
 WIDTHS = {"float32": 4, "float16": 2, "bfloat16": 2}
 each_dtype = pytest.mark.parametrize("dtype", WIDTHS)

@@ -23,8 +23,8 @@ from policies import (
 from tiny_models import CONFIGS, saved, saved_npy
 from torch import Tensor
 
-from flexplan.model.config import read_config
-from flexplan.policy.policy import Policy
+from flexplan.model import read_config
+from flexplan.policy import Policy
 
 SPREAD = Policy(2, 2, 30.0, 40.0, 30.0, 40.0, 30.0, 40.0)  # every tensor over all three tiers
 PAD, MOST_TOKENS = 1, 8

@@ -24,8 +24,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from flexplan.errors import FlexplanError, ModelFilesError, PromptError
-from flexplan.model.config import read_config
-from flexplan.policy.policy import Policy
+from flexplan.model import read_config
+from flexplan.policy import Policy
 
 TRIES = int(os.environ.get("FLEXPLAN_CONFIGS", "40"))
 NEW = 12

@@ -25,7 +25,7 @@ from policies import (
 from tiny_models import CONFIGS, saved
 from transformers import PreTrainedModel
 
-from flexplan.policy.policy import Policy
+from flexplan.policy import Policy
 
 TINY_OPT_POLICIES = 216
 FAMILIES = {

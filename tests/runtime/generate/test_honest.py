@@ -10,17 +10,15 @@ from typing import Any
 import pytest
 import torch
 from flexplan_runtime import ExecutionEnv, OffloadedLM
-from flexplan_runtime.memory.arenas import Arenas
-from flexplan_runtime.memory.disk import BLOCK, ScratchFile
+from flexplan_runtime.memory import BLOCK, Arenas, ScratchFile
 from policies import Case, blocks_of, covering, opened, random_prompts, text_prompts, text_reference
 from tiny_models import CONFIGS, saved
 
 from flexplan.errors import InfeasiblePlan
-from flexplan.graph.kinds import TIERS, tier_of
-from flexplan.model.tensors import weight_bytes
-from flexplan.placement.layout import Layout
-from flexplan.placement.placement import Placement
-from flexplan.policy.policy import Policy
+from flexplan.graph import TIERS, tier_of
+from flexplan.model import weight_bytes
+from flexplan.placement import Layout, Placement
+from flexplan.policy import Policy
 from flexplan.units import round_up
 
 MOVED = ("up_bytes", "down_bytes", "read_bytes", "write_bytes")

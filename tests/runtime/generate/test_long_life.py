@@ -19,7 +19,7 @@ from flexplan_runtime.execute import pacing as pace
 from policies import opened
 
 from flexplan.errors import StorageError, UsageError
-from flexplan.policy.policy import Policy
+from flexplan.policy import Policy
 
 SPREAD = Policy(2, 2, 20.0, 40.0, 20.0, 40.0, 20.0, 40.0)  # every tensor over all three tiers
 CALLS = 100

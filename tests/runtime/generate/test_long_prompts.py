@@ -9,8 +9,8 @@ import torch
 from policies import NEAR_TIE, Case, covering, generated, random_prompts, reference, text_reference
 from tiny_models import CONFIGS, saved
 
-from flexplan.model.catalog import read_model
-from flexplan.placement.workspace import rows_at_once, workspace_bytes
+from flexplan.model import read_model
+from flexplan.placement import rows_at_once, workspace_bytes
 
 WIDE = {"gpu_batch_size": (2, 3, 4), "num_gpu_batches": (1, 2, 3)}
 

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 from flexplan_runtime.kernels.quantisation import pack_vectors, unpack_vectors
-from flexplan_runtime.models.registry import parameter_sources
+from flexplan_runtime.models import parameter_sources
+from flexplan_runtime.weights import unpack
 from flexplan_runtime.weights.checkpoint import open_checkpoint
-from flexplan_runtime.weights.packed import pack, unpack
+from flexplan_runtime.weights.packed import pack
 from policies import (
     NEAR_TIE,
     Case,
@@ -27,10 +28,8 @@ from policies import (
 from tiny_models import CONFIGS, saved
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
-from flexplan.model.catalog import read_model
-from flexplan.model.packing import Packing
-from flexplan.model.tensors import weight_tensors
-from flexplan.policy.policy import CompressionConfig, Policy
+from flexplan.model import Packing, read_model, weight_tensors
+from flexplan.policy import CompressionConfig, Policy
 
 DOWN, ALONG = 0, 1
 WEIGHTS = (

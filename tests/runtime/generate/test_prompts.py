@@ -12,7 +12,7 @@ from flexplan_runtime import OffloadedLM
 from policies import opened
 
 from flexplan.errors import PromptError
-from flexplan.policy.policy import Policy
+from flexplan.policy import Policy
 
 CONTEXT, VOCABULARY = 512, 2048
 

@@ -9,7 +9,7 @@ import torch
 from policies import NEAR_TIE, Case, Reference, covering, generated, reference, transformers_model
 from tokenizers import Tokenizer
 
-from flexplan.policy.policy import Policy
+from flexplan.policy import Policy
 
 pytestmark = [pytest.mark.real_weights, pytest.mark.timeout(600)]
 

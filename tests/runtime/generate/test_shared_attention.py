@@ -21,7 +21,7 @@ from policies import (
 from tiny_models import CONFIGS, saved
 
 from flexplan.errors import PolicyError
-from flexplan.policy.policy import CompressionConfig, Policy
+from flexplan.policy import CompressionConfig, Policy
 
 SHARED = {
     "cpu_cache_compute": (True,),

@@ -24,7 +24,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, AutoModelFo
 from transformers.masking_utils import eager_mask
 
 from flexplan.errors import PolicyError
-from flexplan.policy.policy import Policy
+from flexplan.policy import Policy
 
 SHARES = (0.1, 0.4, 0.9)
 POLICIES = {

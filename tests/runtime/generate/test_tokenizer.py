@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flexplan_runtime.generate import tokenizer
-from flexplan_runtime.generate.tokenizer import Tokenizer
+from flexplan_runtime.generate import Tokenizer, tokenizer
 from tokenizers import Tokenizer as Made
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer
@@ -18,8 +17,7 @@ from typer.testing import CliRunner
 
 from flexplan.cli.app import app
 from flexplan.errors import PromptError
-from flexplan.problem.prompts import Prompt
-from flexplan.problem.tokenizer_file import bounded
+from flexplan.problem import Prompt, bounded
 
 TEXT = ["the capital of France is Paris", "a model that did not fit, naïve: 你好", "weights live on the disk"] * 4
 
@@ -151,8 +149,11 @@ def test_a_request_of_a_batch_says_how_many_new_tokens(tiny_opt: Path, tmp_path:
     line = {"custom_id": "r1", "method": "POST", "url": "/v1/completions", "body": {"prompt": [5, 6], "max_tokens": 2}}
     (tmp_path / "in.jsonl").write_text(json.dumps(line))
     base = ["run", str(tmp_path / "policy.json"), "--model", str(tiny_opt), "--offload-dir", str(tmp_path / "off")]
-    base += ["--device", "cpu", "--max-new-tokens", "7", "--ignore-eos", "-o", "-", "--format", "openai"]
-    result = CliRunner().invoke(app, [*base, "--prompts", str(tmp_path / "in.jsonl")])
+    base += ["--device", "cpu", "--ignore-eos", "-o", "-", "--format", "openai"]
+    base += ["--prompts", str(tmp_path / "in.jsonl")]
+    refused = CliRunner().invoke(app, [*base, "--max-new-tokens", "7"])
+    assert refused.exit_code == 2 and "line 1 asks for 2 new tokens, --max-new-tokens for 7" in refused.stderr
+    result = CliRunner().invoke(app, base)
     assert result.exit_code == 0, result.output
     row = json.loads(result.stdout)
     assert (row["id"], len(row["token_ids"])) == ("r1", 2)

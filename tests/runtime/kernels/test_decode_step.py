@@ -23,9 +23,8 @@ from flexplan_runtime.kernels.decode_attention import decode_attention_cuda
 from flexplan_runtime.kernels.decode_step import norm_cuda, put_pairs_cuda, turn_cuda
 from flexplan_runtime.models.rope import Rotary, rotate
 
-from flexplan.model.catalog import read_model
-from flexplan.model.constants import ModelConstants, RopeScaling
-from flexplan.policy.policy import Policy
+from flexplan.model import ModelConstants, RopeScaling, read_model
+from flexplan.policy import Policy
 
 ULPS = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 
@@ -129,7 +128,7 @@ def test_attention_of_few_and_of_many_grains(
     near(plain, expected.to(dtype))
 
 
-USERS = ("attention", "kvcache", "norms", "packedattention", "models.rope")
+USERS = ("attention.dense", "attention.cache_views", "kernels.norms", "attention.packed", "models.rope")
 POLICIES = {
     "resident": Policy(2, 2, 50, 50, 100, 0, 100, 0),
     "mixed": Policy(2, 2, 50, 50, 30, 40, 100, 0),

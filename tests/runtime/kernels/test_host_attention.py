@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import logging
 import math
+import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -173,3 +175,75 @@ def test_a_kernel_compiled_once_needs_no_compiler(tmp_path: Path, monkeypatch: p
     forget()
     monkeypatch.setenv("PATH", str(tmp_path))
     assert build.library() is not None
+
+
+# -- the kept library --------------------------------------------------------------------------------------------------
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first_use: None) -> Path:
+    """A library in a cache of its own, as in a process that has not asked for it yet; a compiler that takes no time."""
+    assert build.library() is not None
+    forget()
+    data = build.library_path().read_bytes()[: -build._DIGEST_BYTES]
+    monkeypatch.setattr(build, "_compile", lambda path: path.write_bytes(data))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    build.library_path().parent.mkdir(mode=0o700, parents=True)
+    build.compile_to(build.library_path())
+    return build.library_path()
+
+
+def works() -> bool:
+    kv, q = pairs(1, 4, 32, torch.float32), torch.randn(1, 1, 32)
+    return torch.allclose(ours(q, kv, None, 1), torchs(q, kv, None), rtol=1e-5, atol=5e-6)
+
+
+@needs_compiler
+@pytest.mark.parametrize("damage", ["cut short", "emptied", "a bit that flips", "another's", "a pipe"])
+def test_a_damaged_library_is_compiled_anew_and_never_loaded(damage: str, kept: Path) -> None:
+    data = bytearray(kept.read_bytes())
+    data[len(data) // 2] ^= 1
+    content = {"cut short": data[:4096], "emptied": b"", "another's": b"\x7fELF" + bytes(100)}.get(damage, data)
+    kept.unlink()
+    if damage == "a pipe":
+        os.mkfifo(kept)
+    else:
+        kept.write_bytes(content)
+    assert not build.is_whole(kept)
+    assert works()
+    assert build.is_whole(kept)
+    assert [path.name for path in kept.parent.iterdir()] == [kept.name]
+
+
+@needs_compiler
+@pytest.mark.parametrize("stranger", ["all may write it", "its group may write it", "another user's"])
+def test_a_library_that_others_could_have_planted_is_not_loaded(
+    stranger: str, kept: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if stranger == "another user's":
+        monkeypatch.setattr(build, "_trusted", lambda: (os.getuid() + 1,))
+    else:
+        kept.parent.chmod(0o777 if stranger == "all may write it" else 0o770)
+    loaded: list[str] = []
+
+    load = ctypes.CDLL
+
+    def noted(name: str) -> ctypes.CDLL:
+        loaded.append(name)
+        return load(name)
+
+    monkeypatch.setattr(build.ctypes, "CDLL", noted)
+    with caplog.at_level(logging.WARNING):
+        assert works()
+    assert len(loaded) == 1
+    assert loaded[0] != str(kept)
+    assert not Path(loaded[0]).exists()
+    assert [record for record in caplog.records if "compiled at each start" in record.message]
+
+
+@needs_compiler
+def test_what_a_killed_compiler_left_is_gone_after_the_next(kept: Path) -> None:
+    left = kept.parent / ".abc.flexplan-part"
+    left.mkdir()
+    (left / "ccXYZ.s").touch()
+    kept.unlink()
+    assert works()
+    assert [path.name for path in kept.parent.iterdir()] == [kept.name]

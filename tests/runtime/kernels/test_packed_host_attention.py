@@ -9,14 +9,13 @@ import shutil
 import pytest
 import torch
 import torch.nn.functional as F
+from flexplan_runtime.attention import HostAttention, decode_attention_packed
 from flexplan_runtime.attention import packed as packedattention
-from flexplan_runtime.attention.host import HostAttention
-from flexplan_runtime.attention.packed import decode_attention_packed
 from flexplan_runtime.kernels.host import GrainAttention, build
 from flexplan_runtime.kernels.quantisation import pack_vectors, unpack_vectors
 from torch import Tensor
 
-from flexplan.model.packing import Packing
+from flexplan.model import Packing
 
 needs_compiler = pytest.mark.skipif(not any(map(shutil.which, build.COMPILERS)), reason="no C++ compiler")
 GRAINS = 3

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from triton_device import DEVICE, DTYPES, MARKS
 
-from flexplan.model.packing import Packing
+from flexplan.model import Packing
 
 pytest.importorskip("triton", reason="no Triton")
 pytestmark = MARKS

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from flexplan.model.packing import Packing
+from flexplan.model import Packing
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 BITS = [4, 8]

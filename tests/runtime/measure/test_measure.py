@@ -9,18 +9,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from flexplan_runtime.measure import in_model
+from flexplan_runtime.measure import fingerprint, in_model, measure
 from flexplan_runtime.measure import profile as measure_module
-from flexplan_runtime.measure.machine import fingerprint
 from flexplan_runtime.measure.microbench import QUICK
-from flexplan_runtime.measure.profile import measure
 from flexplan_runtime.measure.timing import Figure, timed
 from typer.testing import CliRunner
 
 from flexplan.cli.app import app
-from flexplan.graph.timeline import Timeline
-from flexplan.hardware.machine import Hardware
-from flexplan.model.catalog import model_shape
+from flexplan.graph import Timeline
+from flexplan.hardware import Hardware
+from flexplan.model import model_shape
 
 HOST = torch.device("cpu")
 

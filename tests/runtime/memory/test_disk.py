@@ -12,13 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from flexplan_runtime.memory.disk import BLOCK, ScratchFile
-from flexplan_runtime.memory.host import aligned_bytes
+from flexplan_runtime.memory import BLOCK, ScratchFile, aligned_bytes
 from injectors import failing_io, free_bytes, mounted, patch_io, refuse_direct_io
 from torch import Tensor
 
 from flexplan.errors import StorageError
-from flexplan.hardware.machine import DISK_REQUEST_BYTES
+from flexplan.hardware import DISK_REQUEST_BYTES
 
 SIZE = 64 * BLOCK
 

@@ -12,10 +12,9 @@ import torch
 from flexplan_runtime.commands import prepare as requests
 from flexplan_runtime.execute import env
 from flexplan_runtime.measure import machine
-from flexplan_runtime.memory import arenas
+from flexplan_runtime.memory import Arenas, Ledger, arenas, in_memory, room
 from flexplan_runtime.memory import host_limits as hostlimits
-from flexplan_runtime.memory.arenas import Arenas, Ledger
-from flexplan_runtime.memory.host_limits import Room, in_memory, room
+from flexplan_runtime.memory.host_limits import Room
 from policies import THREE_TIERS
 from typer.testing import CliRunner, Result
 
@@ -226,7 +225,7 @@ def test_a_device_beyond_the_last_is_refused_with_all_there_are(
     [("fp16", "float16"), ("half", "float16"), ("FP32", "float32"), ("float", "float32"), ("bf16", "bfloat16")],
 )
 def test_a_dtype_may_be_spelt_as_elsewhere(spelt: str, meant: str, tiny_opt: Path) -> None:
-    from flexplan_runtime.weights.open import DUMMY, dtype_of, open_model
+    from flexplan_runtime.weights import DUMMY, dtype_of, open_model
 
     _, math, _ = open_model(str(tiny_opt), DUMMY, 0)
     assert dtype_of(spelt, math) == getattr(torch, meant)

@@ -9,11 +9,10 @@ import pytest
 from flexplan_runtime import ExecutionEnv, OffloadedLM
 from flexplan_runtime.embedded import tiny_opt_path
 
-from flexplan.graph.kinds import TIERS
-from flexplan.placement.placement import Placement
-from flexplan.policy.blocks import fill_blocks
-from flexplan.policy.policy import Policy
-from flexplan.problem.problem import Workload
+from flexplan.graph import TIERS
+from flexplan.placement import Placement
+from flexplan.policy import Policy, fill_blocks
+from flexplan.problem import Workload
 
 PROMPTS = [[5, 6, 7, 8], [11, 12, 13, 14], [20, 21, 22, 23], [30, 31, 32, 33]]
 

@@ -14,8 +14,8 @@ from tiny_models import ROTARY, saved
 from transformers import AutoConfig, LlamaConfig, MistralConfig, MixtralConfig, Qwen2Config, Qwen3Config
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from flexplan.model.config import read_config
-from flexplan.policy.policy import Policy
+from flexplan.model import read_config
+from flexplan.policy import Policy
 
 SIZES = ROTARY | {"max_position_embeddings": 16, "num_key_value_heads": 2}
 SHORT, LONG = [1.0, 1.1, 1.3, 1.7], [1.0, 2.5, 5.0, 9.0]

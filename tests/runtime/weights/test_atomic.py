@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from flexplan_runtime.weights import atomic as wholefiles
-from flexplan_runtime.weights.atomic import remove_leftovers, replacing
+from flexplan_runtime.weights.atomic import replacing
+
+from flexplan import files
+from flexplan.files import remove_leftovers
 
 WRITER = """
 import sys
@@ -66,10 +68,10 @@ def test_a_living_writers_part_stays(tmp_path: Path) -> None:
 
 def test_other_hidden_files_stay(tmp_path: Path) -> None:
     (tmp_path / ".notes").touch()
-    os.mkfifo(tmp_path / ".pipe.part")  # opening it must not hang
-    (tmp_path / ".link.part").symlink_to(tmp_path / ".notes")
+    os.mkfifo(tmp_path / ".pipe.flexplan-part")  # opening it must not hang
+    (tmp_path / ".link.flexplan-part").symlink_to(tmp_path / ".notes")
     write(tmp_path / "file")
-    assert {".notes", ".link.part"} <= {path.name for path in tmp_path.iterdir()}
+    assert {".notes", ".link.flexplan-part"} <= {path.name for path in tmp_path.iterdir()}
 
 
 def test_an_error_leaves_nothing_and_what_was_there(tmp_path: Path) -> None:
@@ -92,7 +94,7 @@ def test_a_part_that_is_removed_before_it_is_locked_is_made_anew(
             assert not list(tmp_path.iterdir())
         fcntl.flock(handle, how)
 
-    monkeypatch.setattr(wholefiles, "flock", late)
+    monkeypatch.setattr(files, "flock", late)
     write(tmp_path / "file", b"whole")
     assert removed
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"whole"]
@@ -102,7 +104,7 @@ def test_a_file_system_without_locks_keeps_all_parts(tmp_path: Path, monkeypatch
     def refuse(handle: int, how: int) -> None:
         raise OSError("no locks available")
 
-    monkeypatch.setattr(wholefiles, "flock", refuse)
+    monkeypatch.setattr(files, "flock", refuse)
     with replacing(tmp_path / "first") as out:
         write(tmp_path / "second")
         out.write(b"whole")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flexplan_runtime.models.registry import family
+from flexplan_runtime.models import family
 from flexplan_runtime.weights.checkpoint import INDEX, SINGLE, open_checkpoint
 from flexplan_runtime.weights.dummy import DummyCheckpoint
 from safetensors.torch import load_file, save_file
@@ -22,8 +22,8 @@ from tiny_models import CONFIGS, logits, our_logits, reference_logits, saved, sa
 from transformers import AutoModelForCausalLM
 
 from flexplan.errors import ModelFilesError, StorageError
-from flexplan.model.config import read_config, shape_from_config
-from flexplan.model.tensors import weight_tensors
+from flexplan.model import read_config, weight_tensors
+from flexplan.model.config import shape_from_config
 
 IDS_BS = torch.arange(2 * 9).reshape(2, 9) * 7 % 95 + 3
 UP = "model.layers.0.mlp.up_proj.weight"

@@ -22,14 +22,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from flexplan_runtime.generate.tokenizer import Tokenizer
-from flexplan_runtime.weights.download import resolve_model
-from flexplan_runtime.weights.open import open_model
+from flexplan_runtime.generate import Tokenizer
+from flexplan_runtime.weights import open_model, resolve_model
 from safetensors.torch import load_file, save_file
 
 from flexplan.errors import FlexplanError
-from flexplan.model.catalog import read_model
-from flexplan.model.stored import INDEX, SINGLE
+from flexplan.model import INDEX, SINGLE, read_model
 
 CASES = int(os.environ.get("FLEXPLAN_FUZZ", "40"))
 SLOWEST_S = 1.0  # of a case, in seconds of the processor

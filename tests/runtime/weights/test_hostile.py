@@ -15,14 +15,12 @@ import pytest
 pytest.importorskip("torch")
 safetensors = pytest.importorskip("safetensors")
 
+from flexplan_runtime.weights import open_model, resolve_model
 from flexplan_runtime.weights.checkpoint import open_checkpoint  # (needs torch)
-from flexplan_runtime.weights.download import resolve_model
 from flexplan_runtime.weights.files import read_npy, read_safetensors
-from flexplan_runtime.weights.open import open_model
 
 from flexplan.errors import FlexplanError, ModelFilesError
-from flexplan.model.catalog import read_model
-from flexplan.model.stored import INDEX, SINGLE
+from flexplan.model import INDEX, SINGLE, read_model
 
 SLOWEST_S = 1.0
 

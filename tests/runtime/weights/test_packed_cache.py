@@ -17,20 +17,20 @@ from typing import Any
 import pytest
 import torch
 from flexplan_runtime import ExecutionEnv, OffloadedLM
+from flexplan_runtime.weights import PackedFiles, read_packed
 from flexplan_runtime.weights import packed as packedweights
 from flexplan_runtime.weights import packed_cache as packedfiles
 from flexplan_runtime.weights.checkpoint import open_checkpoint
-from flexplan_runtime.weights.packed import chunk_rows, read_packed
-from flexplan_runtime.weights.packed_cache import PackedFiles
+from flexplan_runtime.weights.packed import chunk_rows
 from policies import text_prompts
 from typer.testing import CliRunner
 
 from flexplan.cli.app import app
 from flexplan.errors import StorageError
-from flexplan.model.catalog import read_model
-from flexplan.model.tensors import weight_tensors
-from flexplan.placement.weights import Piece, place_weights
-from flexplan.policy.policy import CompressionConfig, Policy
+from flexplan.model import read_model, weight_tensors
+from flexplan.placement import Piece
+from flexplan.placement.weights import place_weights
+from flexplan.policy import CompressionConfig, Policy
 
 MIXED = Policy(2, 1, 30.0, 40.0, compress_weight=True, comp_weight_config=CompressionConfig(4, 16, 0))
 ELSEWHERE = replace(MIXED, w_gpu_percent=10.0, w_cpu_percent=15.0)
@@ -207,7 +207,7 @@ WRITER = """
 import sys, warnings
 warnings.simplefilter("error")
 from flexplan_runtime import ExecutionEnv, OffloadedLM
-from flexplan.policy.policy import CompressionConfig, Policy
+from flexplan.policy import CompressionConfig, Policy
 model, place, kept = sys.argv[1:]
 policy = Policy(2, 1, 30.0, 40.0, compress_weight=True, comp_weight_config=CompressionConfig(4, 16, 0))
 for _ in range(3):

@@ -10,8 +10,7 @@ import pytest
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
 
-from flexplan_runtime.weights.download import resolve_model
-from flexplan_runtime.weights.open import open_model
+from flexplan_runtime.weights import open_model, resolve_model
 
 from flexplan.errors import ModelFilesError
 

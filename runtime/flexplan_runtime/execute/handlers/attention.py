@@ -8,21 +8,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flexplan_runtime.attention.cache_views import (
+from flexplan_runtime.attention import (
+    HostAttention,
+    attention_weights,
     by_grain,
     by_token,
+    choose,
+    decode_attention,
+    decode_attention_packed,
     disk_pair_bytes,
+    prompt_attention,
     put_grains,
+    sparse_attention,
     split_by_home,
     value_rows,
-)
-from flexplan_runtime.attention.dense import decode_attention, prompt_attention
-from flexplan_runtime.attention.host import HostAttention
-from flexplan_runtime.attention.packed import decode_attention_packed
-from flexplan_runtime.attention.sparse import (
-    attention_weights,
-    choose,
-    sparse_attention,
     weighted_values,
 )
 from flexplan_runtime.execute.handlers.hidden import working_in

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flexplan.model.tensors import ATTENTION, EMBED, HEAD
+from flexplan.model import ATTENTION, EMBED, HEAD
 from flexplan_runtime.execute.handlers.attention import layer_attention
 from flexplan_runtime.execute.handlers.gather import merge_rows
 from flexplan_runtime.execute.handlers.hidden import working, working_in, working_out
 from flexplan_runtime.execute.layer_weights import layer_weights, stored_pieces, whole_view
 from flexplan_runtime.execute.views import TaskView
-from flexplan_runtime.weights.packed import unpack
+from flexplan_runtime.weights import unpack
 
 
 def unpack_weight(view: TaskView) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flexplan.placement.weights import Piece
+from flexplan.placement import Piece
 from flexplan_runtime.execute.layer_weights import piece_view
 from flexplan_runtime.execute.views import TaskView
-from flexplan_runtime.memory.disk import BLOCK
-from flexplan_runtime.memory.host import aligned_bytes
+from flexplan_runtime.memory import BLOCK, aligned_bytes
 
 
 def gather_rows(view: TaskView, ids: Tensor, out: Tensor) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from flexplan_runtime.attention.cache_views import by_grain, disk_pair_bytes, grain_rows, split_by_home, token_rows
+from flexplan_runtime.attention import by_grain, disk_pair_bytes, grain_rows, split_by_home, token_rows
 from flexplan_runtime.execute.handlers.gather import gather_rows
 from flexplan_runtime.execute.views import TaskView
-from flexplan_runtime.memory.copies import fetch_rows
+from flexplan_runtime.memory import fetch_rows
 
 
 def transfer(view: TaskView) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flexplan.model.packing import Packing
+from flexplan.model import Packing
 from flexplan_runtime.kernels.host.build import library
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import logging
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import tempfile
 import threading
 from functools import lru_cache
 from pathlib import Path
+
+from flexplan.files import replacing, workshop
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +25,10 @@ SOURCES = tuple(Path(__file__).with_name(name) for name in FILES)
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread")
 COMPILE_TIMEOUT_S = 120
+
+_DIGEST_BYTES = 32
+_LARGEST_BYTES = 1 << 26  # a library has some 200 KB
+_FAILURES = (OSError, RuntimeError, subprocess.SubprocessError)
 
 _one_at_a_time = threading.Lock()
 
@@ -34,13 +42,64 @@ def library() -> ctypes.CDLL | None:
 @lru_cache(maxsize=1)
 def _library() -> ctypes.CDLL | None:
     try:
-        path = library_path()
-        if not path.exists():
-            compile_to(path)
-        return ctypes.CDLL(str(path))
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        return _kept(library_path()) or _private()
+    except _FAILURES as error:
         log.warning("attention on the host falls back to the slower one of torch: %s", error)
         return None
+
+
+def _kept(path: Path) -> ctypes.CDLL | None:
+    """From the user's cache, compiled into it where it is not whole; None where the cache cannot be trusted or used."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        refuse_strangers(path.parent)
+        if not is_whole(path):
+            compile_to(path)
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        log.warning("the kernel of attention on the host is compiled at each start, and not kept: %s", error)
+        return None
+
+
+def _private() -> ctypes.CDLL:
+    """Compiled for this process alone; a library that is loaded needs its name no more."""
+    with workshop(Path(tempfile.gettempdir())) as folder:
+        made = folder / "kernel.so"
+        _compile(made)
+        return ctypes.CDLL(str(made))
+
+
+def refuse_strangers(directory: Path) -> None:
+    """Raise PermissionError where others than this user and root could have put a library that would be executed."""
+    found = directory.stat()
+    if found.st_uid not in _trusted() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        mode = stat.filemode(found.st_mode)
+        message = f"belongs to user {found.st_uid} with {mode}; it must be yours and written by nobody else: chmod 700"
+        raise PermissionError(errno.EPERM, message, str(directory))
+
+
+def is_whole(path: Path) -> bool:
+    """Whether the library at a path is of this user or root, and ends with its checksum, as `compile_to` leaves it.
+
+    One that is cut short would end the process (SIGBUS) wherever it is called.
+    """
+    try:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode) or found.st_uid not in _trusted() or found.st_size > _LARGEST_BYTES:
+                return False
+            data = file.read()
+    except OSError:
+        return False
+    return len(data) > _DIGEST_BYTES and data[-_DIGEST_BYTES:] == _checksum(path, data[:-_DIGEST_BYTES])
+
+
+def _checksum(path: Path, data: bytes) -> bytes:
+    return hashlib.sha256(path.name.encode() + data).digest()
+
+
+def _trusted() -> tuple[int, int]:
+    return 0, os.geteuid()
 
 
 def library_path() -> Path:
@@ -53,18 +112,27 @@ def library_path() -> Path:
 
 
 def compile_to(path: Path) -> None:
-    """Compiles beside `path`, then renames, so that no one ever loads half a library."""
+    """Compiles beside `path` and puts it there whole and synced, its checksum behind it, which no loader reads."""
+    with workshop(path.parent) as folder:
+        made = folder / "kernel.so"
+        _compile(made)
+        data = made.read_bytes()
+    with replacing(path) as out:
+        out.write(data + _checksum(path, data))
+
+
+def _compile(path: Path) -> None:
+    """Compiler and linker put what they need meanwhile beside it."""
     compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
     if compiler is None:
         raise RuntimeError(f"no C++ compiler on PATH ({', '.join(COMPILERS)})")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        made = Path(folder) / path.name
-        command = [compiler, *FLAGS, str(SOURCES[0]), "-o", str(made)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S, check=False)
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(command)} failed: {done.stderr[-2000:].strip()}")
-        made.replace(path)
+    command = [compiler, *FLAGS, str(SOURCES[0]), "-o", str(path)]
+    environment = os.environ | {"TMPDIR": str(path.parent)}
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S, check=False, env=environment
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed: {done.stderr[-2000:].strip()}")
 
 
 def _processor() -> str:
