@@ -146,5 +146,5 @@ def test_the_prompt_that_a_tokenizer_fails_on_is_named(monkeypatch: pytest.Monke
     with pytest.raises(UsageError, match="line 6: the tokenizer of there fails: called unwrap") as caught:
         lengths([*good, Prompt(5, "bad", 6), *good], "there")
     assert caught.value.code == "FP119"
-    with pytest.raises(UsageError, match="line 6: .*1000000 characters may become 100 times as many"):
+    with pytest.raises(UsageError, match=r"line 6: .*1000000 characters may become 100 times as many"):
         lengths([*good, Prompt(5, "a" * 1_000_000, 6)], "there")
