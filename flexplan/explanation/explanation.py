@@ -12,7 +12,7 @@ from flexplan.graph import TIERS
 from flexplan.limits import wrong_type
 from flexplan.plan import BaselineResult, Plan, baseline_results
 from flexplan.plugins import SCHEDULES, make
-from flexplan.policy import distinct_blocks, lossy_fields
+from flexplan.policy import block_lens, lossy_fields
 from flexplan.simulation import Bound, bound_of
 
 _FULL = 0.95  # a tier that is used this far binds
@@ -113,12 +113,8 @@ def binding_tiers(plan: Plan) -> tuple[str, ...]:
 
 def _heaviest_block_lens(plan: Plan) -> tuple[int, ...]:
     """Prompt lengths of the block that takes longest."""
-    blocks = [
-        [b.prompt_len for b in block.batches for _ in b.rows]
-        for block, _ in distinct_blocks(plan.problem.workload, plan.policy)
-    ]
-    heaviest = max(blocks, key=lambda lens: (len(lens), sum(lens)))
-    return tuple(heaviest)
+    blocks = block_lens(plan.problem.workload, plan.policy.gpu_batch_size, plan.policy.num_gpu_batches)
+    return max(blocks, key=lambda lens: (len(lens), sum(lens)))
 
 
 def _baseline_object(result: BaselineResult) -> dict[str, Any]:

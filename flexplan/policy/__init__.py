@@ -5,7 +5,7 @@ lossy   The policy fields that change tokens, and which of them a user allowed.
 policy  `Policy` and `CompressionConfig`: every field, strict.
 """
 
-from flexplan.policy.blocks import Block, distinct_blocks, fill_block, fill_blocks, full_block
+from flexplan.policy.blocks import Block, block_lens, fill_block, fill_blocks, full_block
 from flexplan.policy.lossy import allowed_fields, lossy_fields, names_of
 from flexplan.policy.policy import (
     POLICY_VERSION,
@@ -22,8 +22,8 @@ __all__ = [
     "CompressionConfig",
     "Policy",
     "allowed_fields",
+    "block_lens",
     "check_version",
-    "distinct_blocks",
     "field_names",
     "fill_block",
     "fill_blocks",

@@ -6,12 +6,14 @@ by length into micro-batches, so that each is padded to its own longest prompt o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
 
 from flexplan.policy.policy import Policy
-from flexplan.problem import Workload
+from flexplan.problem import Lens, Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +66,24 @@ def fill_blocks(workload: Workload, policy: Policy) -> Iterator[Block]:
         yield fill_block(first, row_lens, workload.gen_len, policy.gpu_batch_size)
 
 
-def distinct_blocks(workload: Workload, policy: Policy) -> Iterator[tuple[Block, int]]:
-    """The blocks of a workload, and how many are alike: of prompts of one length, two kinds at most, however many."""
-    if workload.prompt_lens:
-        for block in fill_blocks(workload, policy):
-            yield block, 1
-        return
-    whole, rest = divmod(workload.num_prompts or policy.block_size, policy.block_size)
-    for rows, count in ((policy.block_size, whole), (rest, 1)):
-        if rows and count:
-            yield fill_block(0, (workload.prompt_len,) * rows, workload.gen_len, policy.gpu_batch_size), count
+@lru_cache(maxsize=16)  # a planner asks for the same few sizes hundreds of times, of a million prompts
+def block_lens(workload: Workload, gpu_batch_size: int, num_gpu_batches: int) -> Mapping[Lens, int]:
+    """The padded length of every row, for each kind of block, and how many blocks are of that kind.
+
+    >>> dict(block_lens(Workload(prompt_lens=(5, 3, 4, 2)), 2, 1))
+    {(5, 5): 1, (4, 4): 1}
+    """
+    block_size = gpu_batch_size * num_gpu_batches
+    if not workload.prompt_lens:
+        whole, rest = divmod(workload.num_prompts or block_size, block_size)
+        return {(workload.prompt_len,) * rows: n for rows, n in ((block_size, whole), (rest, 1)) if rows and n}
+    found: Counter[Lens] = Counter()
+    for first in range(0, len(workload.prompt_lens), block_size):
+        lens = sorted(workload.prompt_lens[first : first + block_size])
+        starts = range(0, len(lens), gpu_batch_size)
+        batches = (lens[start : start + gpu_batch_size] for start in starts)
+        found[tuple(batch[-1] for batch in batches for _ in batch)] += 1
+    return MappingProxyType(found)
 
 
 def full_block(workload: Workload, policy: Policy) -> Block:

@@ -13,25 +13,27 @@ from flexplan.problem.problem import Problem, Workload
 from flexplan.problem.prompt_lengths import lengths, prompts_to_plan_for
 from flexplan.problem.prompts import Prompt, new_tokens_of, read_prompts
 from flexplan.problem.ragged import Lens, envelope, padded_mean, representatives, typical_lens
-from flexplan.problem.tokenizer_file import CHUNK, FILE, MOST_SWOLLEN, bounded, growth_of
+from flexplan.problem.tokenizer_file import FILE, LOAD_PATIENCE_S, bounded, chunks, growth_of, lines_of, swollen
 
 __all__ = [
-    "CHUNK",
     "FILE",
-    "MOST_SWOLLEN",
+    "LOAD_PATIENCE_S",
     "Lens",
     "Objective",
     "Problem",
     "Prompt",
     "Workload",
     "bounded",
+    "chunks",
     "envelope",
     "growth_of",
     "lengths",
+    "lines_of",
     "new_tokens_of",
     "padded_mean",
     "prompts_to_plan_for",
     "read_prompts",
     "representatives",
+    "swollen",
     "typical_lens",
 ]

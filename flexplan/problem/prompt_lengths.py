@@ -8,7 +8,7 @@ from typing import Any
 
 from flexplan.errors import PromptError, UsageError
 from flexplan.problem.prompts import Prompt, read_prompts
-from flexplan.problem.tokenizer_file import CHUNK, FILE, MOST_SWOLLEN, bounded, growth_of
+from flexplan.problem.tokenizer_file import FILE, LOAD_PATIENCE_S, bounded, chunks, growth_of, lines_of, swollen
 
 
 def prompt_lens(source: str | Path, tokenizer: str | Path | None = None) -> tuple[int, ...]:
@@ -26,7 +26,7 @@ def prompts_to_plan_for(source: str | Path, form: str = "auto") -> tuple[Prompt,
 
 def lengths(prompts: Sequence[Prompt], tokenizer: str | Path | None = None) -> tuple[int, ...]:
     """Tokens of each, the special ones that the tokenizer adds among them."""
-    texts = [prompt.content for prompt in prompts if isinstance(prompt.content, str)]
+    texts = [prompt for prompt in prompts if isinstance(prompt.content, str)]
     counted = iter(_counted(texts, tokenizer) if texts else ())
     found = tuple(next(counted) if isinstance(p.content, str) else len(p.content) for p in prompts)
     for prompt, length in zip(prompts, found, strict=True):
@@ -35,18 +35,26 @@ def lengths(prompts: Sequence[Prompt], tokenizer: str | Path | None = None) -> t
     return found
 
 
-def _counted(texts: Sequence[str], tokenizer: str | Path | None) -> list[int]:
-    (opened, growth), counts = _open(tokenizer), []
-    try:
-        if max(map(len, texts)) * growth > MOST_SWOLLEN:
-            raise ValueError(f"{max(map(len, texts))} characters may become {growth} times as many")
-        for first in range(0, len(texts), CHUNK):  # only the counts are kept
-            few = list(texts[first : first + CHUNK])
-            counts += bounded(lambda few=few: [len(encoding.ids) for encoding in opened.encode_batch(few)])  # type: ignore[misc]
-    except ValueError as error:
-        message = f"the tokenizer of {tokenizer} fails on the prompts: {error}"
-        raise UsageError("FP119", message, fix="look for the prompt it fails on, or give token ids") from error
+def _counted(texts: Sequence[Prompt], tokenizer: str | Path | None) -> list[int]:
+    (opened, growth), counts = _open(tokenizer), list[int]()
+    for few in chunks(texts):  # only the counts are kept
+        counts += _counts(opened, growth, few, tokenizer)
     return counts
+
+
+def _counts(opened: Any, growth: int, few: Sequence[Prompt], tokenizer: str | Path | None) -> list[int]:
+    try:
+        if why := swollen(few, growth):
+            raise ValueError(why)
+        return bounded(lambda: [len(e.ids) for e in opened.encode_batch([prompt.content for prompt in few])])
+    except TimeoutError as error:
+        why = str(error)
+    except ValueError as error:
+        if len(few) > 1:  # which of them?
+            return [count for prompt in few for count in _counts(opened, growth, [prompt], tokenizer)]
+        why = str(error)
+    message = f"{lines_of(few)}: the tokenizer of {tokenizer} fails: {why}"
+    raise UsageError("FP119", message, fix="look for the prompt it fails on, or give token ids")
 
 
 def _open(tokenizer: str | Path | None) -> tuple[Any, int]:
@@ -64,7 +72,7 @@ def _open(tokenizer: str | Path | None) -> tuple[Any, int]:
         raise UsageError("FP117", message, fix="pip install tokenizers, or give token ids") from None
     try:
         growth = growth_of(path)
-        found = bounded(lambda: Tokenizer.from_file(str(path)))
+        found = bounded(lambda: Tokenizer.from_file(str(path)), LOAD_PATIENCE_S)
     except (OSError, ValueError) as error:  # whatever is wrong with the file
         raise UsageError("FP117", f"{path} does not load: {error}", fix="fetch the tokenizer's files again") from error
     found.no_truncation()

@@ -6,10 +6,11 @@ of a batch (``custom_id``, ``body``); a text; or a list of token ids.  What else
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from io import BytesIO
@@ -115,7 +116,7 @@ def _parsed(file: BinaryIO, suffix: str, form: str) -> tuple[Prompt, ...]:
     if is_text or not (as_json or _opens_array(first[1])):
         prompts = [Prompt(n, text, line) for n, (line, text) in enumerate(every)]
     elif _opens_array(first[1]):
-        prompts = [_of_json(found, n + 1, n, form) for n, found in enumerate(_array(every))]
+        prompts = [_of_json(found, line, n, form) for n, (line, found) in enumerate(_array(every))]
     else:
         prompts = [_of_json(_loaded(text, line), line, n, form) for n, (line, text) in enumerate(every)]
     _refuse_twins(prompts)
@@ -160,19 +161,35 @@ def _opens_array(text: str) -> bool:
     return bool(found) and isinstance(found[0], dict | str | list)
 
 
-def _array(lines: Iterable[tuple[int, str]]) -> list[Any]:
-    """The prompts of a JSON array."""
-    texts, size = [], 0
+def _array(lines: Iterable[tuple[int, str]]) -> list[tuple[int, Any]]:
+    """The prompts of a JSON array, and the line that each begins on."""
+    numbers, texts, size = list[int](), list[str](), 0
     for number, text in lines:
+        numbers.append(number)
         texts.append(text)
         size += len(text)
         if size > MOST_ARRAY_BYTES:
             message = f"line {number}: a JSON array of more than {MOST_ARRAY_BYTES >> 20} MiB"
             raise PromptError("FP315", message, fix="write JSON Lines: an object a line")
-    found = _loaded("\n".join(texts), 1)
-    if not isinstance(found, list):
-        _refuse(1, f"it is {_kind(found)}")
-    return found
+    whole = "\n".join(texts)
+    found = _loaded(whole, numbers[0])
+    assert isinstance(found, list)  # it begins with a bracket
+    return list(zip(_begins(whole, numbers), found, strict=True))
+
+
+def _begins(whole: str, numbers: Sequence[int]) -> Iterator[int]:
+    """The line that each member of an array begins on; ``whole`` was read as JSON before, and is right."""
+    read, blank = json.JSONDecoder().raw_decode, re.compile(r"[\s,]*")
+    at = whole.index("[") + 1
+    line = whole.count("\n", 0, at)
+    while True:
+        end = blank.match(whole, at).end()  # type: ignore[union-attr]
+        line += whole.count("\n", at, end)
+        if whole[end] == "]":
+            return
+        yield numbers[line]
+        _, at = read(whole, end)
+        line += whole.count("\n", end, at)
 
 
 # -- JSON --------------------------------------------------------------------------------------------------------

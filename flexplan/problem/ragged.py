@@ -7,6 +7,7 @@ block takes grows almost evenly with its padded tokens, so a few are enough to k
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import pairwise
 
 from flexplan.problem.problem import Workload
@@ -22,10 +23,15 @@ def typical_lens(workload: Workload, rows: int) -> Lens:
     >>> typical_lens(Workload(prompt_lens=(1, 2, 3, 4, 5, 6)), 3)
     (2, 4, 6)
     """
-    lens = sorted(workload.prompt_lens)
+    lens = _in_order(workload.prompt_lens)
     if not lens:
         return (workload.prompt_len,) * rows
     return tuple(lens[(2 * row + 1) * len(lens) // (2 * rows)] for row in range(rows))
+
+
+@lru_cache(maxsize=2)  # asked for at each block size, of a million prompts
+def _in_order(lens: Lens) -> Lens:
+    return tuple(sorted(lens))
 
 
 def padded_mean(workload: Workload, gpu_batch_size: int, num_gpu_batches: int) -> float:

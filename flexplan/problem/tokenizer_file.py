@@ -7,12 +7,13 @@ of memory, one with a pattern that backtracks never ends, and the library's own 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from flexplan.files import parse_json
 from flexplan.limits import read_limited
+from flexplan.problem.prompts import Prompt
 
 T = TypeVar("T")
 
@@ -20,8 +21,10 @@ FILE = "tokenizer.json"
 MOST_FILE_BYTES = 256 << 20
 MOST_GROWTH = 1 << 12  # characters that one may become: longest tokens have some hundreds
 MOST_SWOLLEN = 64 << 20  # characters of a text after that
-CHUNK = 1000  # texts that are read in one go, each within the time below
-PATIENCE_S = 60.0
+PATIENCE_S = 60.0  # for a chunk of texts, which slow tokenizers read in a tenth of it
+LOAD_PATIENCE_S = 600.0  # old files are converted, of large vocabularies for minutes
+
+_CHUNK, _CHUNK_CHARACTERS = 1000, 1 << 20
 
 
 def growth_of(path: Path) -> int:
@@ -40,8 +43,32 @@ def growth_of(path: Path) -> int:
     return largest
 
 
+def chunks(prompts: Sequence[Prompt]) -> Iterator[Sequence[Prompt]]:
+    """Prompts that are read in one go: so few and so short that no honest tokenizer takes long over them."""
+    first = characters = 0
+    for n, prompt in enumerate(prompts):
+        if n > first and (n - first == _CHUNK or characters + len(prompt.content) > _CHUNK_CHARACTERS):
+            yield prompts[first:n]
+            first, characters = n, 0
+        characters += len(prompt.content)
+    if prompts:
+        yield prompts[first:]
+
+
+def swollen(prompts: Sequence[Prompt], growth: int) -> str:
+    """Says of a text which the tokenizer's rules would make too long to hold that it is so; else nothing."""
+    longest = max(len(prompt.content) for prompt in prompts)
+    return f"{longest} characters may become {growth} times as many" if longest * growth > MOST_SWOLLEN else ""
+
+
+def lines_of(prompts: Sequence[Prompt]) -> str:
+    """Where these prompts stand, for a message."""
+    first, last = prompts[0].line, prompts[-1].line
+    return f"line {first}" if len(prompts) == 1 else f"lines {first} to {last}"
+
+
 def bounded(act: Callable[[], T], patience_s: float = PATIENCE_S) -> T:
-    """What ``act`` returns; ValueError where it takes too long or fails, however the library says so.
+    """What ``act`` returns; TimeoutError where it takes too long, ValueError where it fails, however that is said.
 
     A thread that never ends is left behind: it ends with the process.
     """
@@ -57,7 +84,7 @@ def bounded(act: Callable[[], T], patience_s: float = PATIENCE_S) -> T:
     thread.start()
     thread.join(patience_s)
     if not done:
-        raise ValueError(f"it did not end within {patience_s:g} s: a pattern of its file backtracks")
+        raise TimeoutError(f"it did not end within {patience_s:g} s: a pattern of its file backtracks")
     result, error = done[0]
     if error is not None:
         if isinstance(error, MemoryError):

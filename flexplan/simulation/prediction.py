@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, lru_cache
 
 from flexplan.cost import Rates
 from flexplan.graph import Timeline
 from flexplan.placement import Layout, Placement, fewer_layers, lookahead
-from flexplan.policy import Block, Policy, distinct_blocks, fill_blocks
+from flexplan.policy import Policy, block_lens, fill_blocks
 from flexplan.problem import Lens, Problem, Workload, envelope, representatives
 from flexplan.schedule import Schedule
 from flexplan.simulation.simulator import simulate_graph
@@ -78,9 +78,7 @@ def predict_seconds(problem: Problem, policy: Policy, schedule: Schedule) -> Pre
     Equal blocks are simulated once, of many unequal ones a few.
     """
     rates = Rates(problem.hardware)
-    shapes: Counter[Lens] = Counter()
-    for block, count in distinct_blocks(problem.workload, policy):
-        shapes[_shape_of(block)] += count
+    shapes = block_lens(problem.workload, policy.gpu_batch_size, policy.num_gpu_batches)
     counts = representatives(shapes)
     times = {lens: _block_time(_of_lens(problem, lens), policy, schedule, rates) for lens in counts}
     prefill = sum(times[lens].prefill_s * n for lens, n in counts.items())
@@ -108,8 +106,7 @@ def _busy_s(times: Mapping[Lens, _BlockTime], counts: Mapping[Lens, float], phas
 def peak_bytes(problem: Problem, policy: Policy, schedule: Schedule) -> dict[str, int]:
     """Bytes of each tier: the largest block's arenas."""
     peaks: dict[str, int] = {"gpu": 0, "cpu": 0, "disk": 0}
-    shapes = {_shape_of(block) for block, _ in distinct_blocks(problem.workload, policy)}
-    for lens in shapes if len(shapes) <= _FEW_SHAPES else envelope(list(shapes)):
+    for lens in _largest(problem.workload, policy.gpu_batch_size, policy.num_gpu_batches):
         part = _of_lens(problem, lens)
         live = schedule.build(part, policy).live
         placement = Placement.of(problem.model, policy, next(fill_blocks(part.workload, policy)), live)
@@ -117,8 +114,11 @@ def peak_bytes(problem: Problem, policy: Policy, schedule: Schedule) -> dict[str
     return peaks
 
 
-def _shape_of(block: Block) -> tuple[int, ...]:
-    return tuple(batch.prompt_len for batch in block.batches for _ in batch.rows)
+@lru_cache(maxsize=16)
+def _largest(workload: Workload, gpu_batch_size: int, num_gpu_batches: int) -> tuple[Lens, ...]:
+    """Blocks whose bytes are those of all: themselves where they are few, else what holds any of them."""
+    shapes = block_lens(workload, gpu_batch_size, num_gpu_batches)
+    return tuple(shapes) if len(shapes) <= _FEW_SHAPES else tuple(envelope(list(shapes)))
 
 
 def _of_lens(problem: Problem, lens: tuple[int, ...]) -> Problem:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flexplan.errors import ModelFilesError, PromptError
-from flexplan.problem import CHUNK, FILE, MOST_SWOLLEN, Prompt, bounded, growth_of
+from flexplan.problem import FILE, LOAD_PATIENCE_S, Prompt, bounded, chunks, growth_of, lines_of, swollen
 
 _FILES = (FILE, "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
@@ -18,8 +18,9 @@ class Tokenizer:
 
     def __init__(self, directory: Path | None) -> None:
         self.directory = directory
-        self.broken = False  # it does not load, and answers are token ids alone
+        self.broken = False  # it does not load or hangs, and answers are token ids alone
         self._loaded: Any = None
+        self._complained = False
         self._growth = 1  # characters that one of a text may become
 
     @property
@@ -40,17 +41,22 @@ class Tokenizer:
         return [next(found) if isinstance(p.content, str) else list(p.content) for p in prompts]
 
     def decode(self, tokens: Sequence[int], after: Sequence[int] = ()) -> str | None:
-        """The text of new tokens ``after`` those of the prompt; None where there is no tokenizer.
+        """The text of new tokens ``after`` those of the prompt; None where there is no tokenizer, or it fails.
 
         It is what both give together, less what the prompt gives: some tokenizers drop a space at the beginning.
+        A failure is a warning: the tokens are there, and may be the work of hours.
         """
         if not self.exists or self.broken:
             return None
         try:
             together, before = bounded(lambda: [self._text(ids) for ids in ([*after, *tokens], after)])
-        except ValueError as error:
-            message = f"{self.directory}: the tokenizer fails on {len(after) + len(tokens)} tokens: {error}"
-            warnings.warn(f"{message}: their text is null", stacklevel=2)
+        except (TimeoutError, ValueError) as error:
+            self.broken = isinstance(error, TimeoutError)  # it would hang again, at each answer
+            which = "all answers from here on" if self.broken else "such answers"
+            if self.broken or not self._complained:
+                message = f"{self.directory}: the tokenizer fails on tokens: {error}; the text of {which} is null"
+                warnings.warn(message, stacklevel=2)
+            self._complained = True
             return None
         return together[_in_common(together, before) :]
 
@@ -59,35 +65,31 @@ class Tokenizer:
         return text
 
     def _all_ids(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        if prompts and self.directory is None:
+            message = f"line {prompts[0].line}: the prompt is text, and dummy weights by name have no tokenizer"
+            raise PromptError("FP307", message, fix='give token ids, as in {"prompt_ids": [1, 2]}')
         found: list[list[int]] = []
-        for first in range(0, len(prompts), CHUNK):
-            few = prompts[first : first + CHUNK]
-            self._refuse_swelling(few)
-            try:
-                found += bounded(lambda few=few: [self._ids(prompt) for prompt in few])  # type: ignore[misc]
-            except ValueError as error:
-                if isinstance(error.__cause__, PromptError | ModelFilesError):
-                    raise error.__cause__ from None
-                lines = f"lines {few[0].line} to {few[-1].line}" if len(few) > 1 else f"line {few[0].line}"
-                message = f"{lines}: the tokenizer of {self.directory} fails: {error}"
-                raise PromptError("FP308", message, fix="look for the prompt it fails on, or give token ids") from error
+        for few in chunks(prompts):
+            found += self._ids(few, self._load())
         return found
 
-    def _refuse_swelling(self, prompts: Sequence[Prompt]) -> None:
-        """Raise PromptError for a text that the tokenizer's rules would make too long to hold."""
-        self._load() if self.directory is not None else None
-        for prompt in prompts:
-            if len(prompt.content) * self._growth > MOST_SWOLLEN:
-                longer = f"{len(prompt.content)} characters may become {self._growth} times as many"
-                message = f"line {prompt.line}: {longer}"
-                raise PromptError("FP308", message, fix="shorten it, or look at the tokenizer's normalizer")
+    def _ids(self, few: Sequence[Prompt], loaded: Any) -> list[list[int]]:
+        found: list[list[int]] = []
 
-    def _ids(self, prompt: Prompt) -> list[int]:
-        if self.directory is None:
-            message = f"line {prompt.line}: the prompt is text, and dummy weights by name have no tokenizer"
-            raise PromptError("FP307", message, fix='give token ids, as in {"prompt_ids": [1, 2]}')
-        ids: list[int] = self._load()(prompt.content)["input_ids"]
-        return ids
+        def read() -> None:
+            for prompt in few:
+                if why := swollen([prompt], self._growth):
+                    raise ValueError(why)
+                found.append(loaded(prompt.content)["input_ids"])
+
+        try:
+            bounded(read)
+        except (TimeoutError, ValueError) as error:
+            # the one it fails on, or is at; where time ran out, those before it may have taken it
+            at = [few[len(found)]] if isinstance(error, ValueError) else few[: len(found) + 1]
+            message = f"{lines_of(at)}: the tokenizer of {self.directory} fails: {error}"
+            raise PromptError("FP308", message, fix="look for the prompt it fails on, or give token ids") from error
+        return found
 
     def _look(self) -> None:
         """Find out before anything runs whether there will be text."""
@@ -106,19 +108,20 @@ class Tokenizer:
         if not self.exists:
             message = f"{self.directory}: has no tokenizer ({', '.join(_FILES[:3])})"
             raise ModelFilesError("FP540", message, fix="put the tokenizer's files there, or give prompts as token ids")
+        from transformers import AutoTokenizer  # heavy, and not needed for token ids
+
+        directory = self.directory
+        assert directory is not None
         try:
-            assert self.directory is not None
-            if (self.directory / FILE).is_file():
-                self._growth = growth_of(self.directory / FILE)
-            return bounded(self._from_files)
+            if (directory / FILE).is_file():
+                self._growth = growth_of(directory / FILE)
+            return bounded(
+                lambda: AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False),
+                LOAD_PATIENCE_S,
+            )
         except (OSError, ValueError) as error:  # whatever is wrong with the files
             message = f"{self.directory}: the tokenizer does not load: {error}"
             raise ModelFilesError("FP541", message, fix="fetch the tokenizer's files again") from error
-
-    def _from_files(self) -> Any:
-        from transformers import AutoTokenizer  # heavy, and not needed for token ids
-
-        return AutoTokenizer.from_pretrained(self.directory, local_files_only=True, trust_remote_code=False)
 
 
 def _in_common(one: str, other: str) -> int:

@@ -128,7 +128,7 @@ def test_a_bug_is_exit_1_and_one_line_unless_debugging(monkeypatch: pytest.Monke
     def broken(*args: object, **options: object) -> None:
         raise RuntimeError("boom\nsecond line")
 
-    monkeypatch.setattr("flexplan.plan.planner.solve", broken)
+    monkeypatch.setattr("flexplan.plan.solve", broken)
     refused(call("solve", *SMALL), 1, "RuntimeError: boom", "--debug")
     assert "Traceback" in call("--debug", "solve", *SMALL).stderr
     assert "Traceback" in call("solve", *SMALL, "--debug").stderr

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from flexplan.errors import PromptError, UsageError
-from flexplan.problem import bounded
-from flexplan.problem.prompt_lengths import prompt_lens
+from flexplan.problem import Prompt, bounded, chunks, prompt_lengths
+from flexplan.problem.prompt_lengths import lengths, prompt_lens
 
 
 @pytest.fixture
@@ -117,6 +117,34 @@ def test_a_library_that_panics_or_never_ends_is_an_error() -> None:
     with pytest.raises(ValueError, match="index out of bounds"):
         bounded(panic)
     never = threading.Event()
-    with pytest.raises(ValueError, match="did not end within"):
+    with pytest.raises(TimeoutError, match="did not end within"):
         bounded(never.wait, 0.05)
     never.set()
+
+
+def test_prompts_are_read_in_chunks_that_take_no_tokenizer_long() -> None:
+    prompts = [Prompt(n, "a" * size, n + 1) for n, size in enumerate([3, 700_000, 400_000, 2_000_000, *[1] * 1500])]
+    found = [list(few) for few in chunks(prompts)]
+    assert [prompt for few in found for prompt in few] == prompts
+    assert [len(few) for few in found] == [2, 1, 1, 1000, 500]
+    assert list(chunks([])) == []
+
+
+def test_the_prompt_that_a_tokenizer_fails_on_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Encoding:
+        ids = (1, 2)
+
+    class Fragile:
+        def encode_batch(self, texts: list[str]) -> list[Encoding]:
+            if "bad" in texts:
+                raise BaseException("called unwrap on None")
+            return [Encoding()] * len(texts)
+
+    monkeypatch.setattr(prompt_lengths, "_open", lambda _: (Fragile(), 100))
+    good = [Prompt(n, "good", n + 1) for n in range(5)]
+    assert lengths(good, "there") == (2,) * 5
+    with pytest.raises(UsageError, match="line 6: the tokenizer of there fails: called unwrap") as caught:
+        lengths([*good, Prompt(5, "bad", 6), *good], "there")
+    assert caught.value.code == "FP119"
+    with pytest.raises(UsageError, match=r"line 6: .*1000000 characters may become 100 times as many"):
+        lengths([*good, Prompt(5, "a" * 1_000_000, 6)], "there")

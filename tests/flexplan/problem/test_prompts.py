@@ -172,3 +172,15 @@ def test_a_pipe_that_nobody_writes_to_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "in.txt")
     with pytest.raises(PromptError, match="not a regular file"):
         read_prompts(tmp_path / "in.txt")
+
+
+def test_members_of_an_array_have_the_lines_they_begin_on() -> None:
+    data = b'\n[\n  {\n    "prompt": "[a,\\n"\n  },\n\n  [1,\n   2], "b"\n  , "c"]\n'
+    assert [(p.content, p.line) for p in parse_prompts(data)] == [("[a,\n", 3), ((1, 2), 7), ("b", 8), ("c", 9)]
+    with pytest.raises(PromptError, match="line 4: the prompt is null"):
+        parse_prompts(b'[\n"a",\n"b",\nnull\n]')
+
+
+def test_a_line_of_two_names_is_refused_for_one_would_vanish() -> None:
+    with pytest.raises(PromptError, match="line 1: it has both id and custom_id"):
+        parse_prompts(b'{"id": 1, "custom_id": "a", "prompt": "x"}')

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
-from flexplan_runtime.generate import Tokenizer
+from flexplan_runtime.generate import Tokenizer, tokenizer
 from tokenizers import Tokenizer as Made
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer
@@ -15,7 +17,7 @@ from typer.testing import CliRunner
 
 from flexplan.cli.app import app
 from flexplan.errors import PromptError
-from flexplan.problem import Prompt
+from flexplan.problem import Prompt, bounded
 
 TEXT = ["the capital of France is Paris", "a model that did not fit, naïve: 你好", "weights live on the disk"] * 4
 
@@ -96,10 +98,50 @@ def test_a_library_that_panics_is_an_error_of_those_lines(bytelevel: Path, monke
 
     ours = Tokenizer(bytelevel)
     monkeypatch.setattr(ours, "_loaded", panics)
-    with pytest.raises(PromptError, match=r"lines 4 to 9: .*overflow"):
+    with pytest.raises(PromptError, match=r"\]: line 4: .*overflow"):
         ours.encode([Prompt(0, "a", 4), Prompt(1, "b", 9)])
-    with pytest.warns(UserWarning, match="fails on 2 tokens"):
-        assert ours.decode([1, 2]) is None  # what was generated is not lost
+
+
+def test_the_line_that_a_tokenizer_fails_on_is_named(bytelevel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fragile(text: str) -> dict[str, list[int]]:
+        if text == "bad":
+            raise KeyError("no such piece")
+        return {"input_ids": [1]}
+
+    ours = Tokenizer(bytelevel)
+    monkeypatch.setattr(ours, "_loaded", fragile)
+    with pytest.raises(PromptError, match=r"\]: line 7: .*no such piece") as caught:
+        ours.encode([Prompt(0, "good", 4), Prompt(1, "bad", 7), Prompt(2, "good", 9)])
+    assert caught.value.code == "FP308"
+
+
+def test_tokens_are_kept_where_their_text_cannot_be_told(bytelevel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing:
+        def decode(self, tokens: list[int], **options: Any) -> str:
+            if 7 in tokens:
+                raise IndexError("piece id is out of range")
+            return "fine" * (len(tokens) > 0)
+
+    ours = Tokenizer(bytelevel)
+    monkeypatch.setattr(ours, "_loaded", Failing())
+    with pytest.warns(UserWarning, match="piece id is out of range; the text of such answers is null"):
+        assert ours.decode([1, 7]) is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # said once
+        assert (ours.decode([7]), ours.decode([1])) == (None, "fine")
+
+
+def test_a_tokenizer_that_hangs_on_an_answer_is_not_asked_again(
+    bytelevel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never = threading.Event()
+    ours = Tokenizer(bytelevel)
+    monkeypatch.setattr(ours, "_text", lambda ids: never.wait())
+    monkeypatch.setattr(tokenizer, "bounded", lambda act: bounded(act, 0.05))
+    with pytest.warns(UserWarning, match="did not end within 0.05 s.* all answers from here on is null"):
+        assert ours.decode([1]) is None
+    assert ours.broken and ours.decode([2]) is None
+    never.set()
 
 
 def test_a_request_of_a_batch_says_how_many_new_tokens(tiny_opt: Path, tmp_path: Path) -> None:
