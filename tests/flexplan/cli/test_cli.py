@@ -114,7 +114,7 @@ def test_too_small_a_budget_is_an_answer_with_numbers() -> None:
 
 
 def test_an_unwritable_output_is_found_before_planning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flexplan.plan.planner.solve", None)
+    monkeypatch.setattr("flexplan.plan.solve", None)
     refused(call("solve", "-o", tmp_path), 2, "directory")
     refused(call("solve", "-o", tmp_path / "missing" / "plan.json"), 2, "cannot be written")
 

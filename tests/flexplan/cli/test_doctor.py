@@ -79,7 +79,7 @@ def test_a_solver_that_fails_and_a_cache_that_may_not_be_written_are_broken(
         raise OSError("no solver")
 
     (tmp_path / "file").touch()
-    monkeypatch.setattr("flexplan.plan.planner.solve", fails)
+    monkeypatch.setattr("flexplan.plan.solve", fails)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     found = states()
     assert found["solver"][0] == found["cache"][0] == "broken"

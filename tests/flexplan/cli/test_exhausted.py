@@ -10,10 +10,10 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from flexplan import plan as planning
 from flexplan.cli.app import app
 from flexplan.cli.exhausted import exhausted
 from flexplan.errors import PluginError
-from flexplan.plan import planner as planning
 
 SMALL = ("solve", "--model", "facebook/opt-125m", "--prompt-len", "16", "--gen-len", "4", "--gpu-batch-size", "2")
 

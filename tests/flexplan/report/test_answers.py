@@ -13,7 +13,7 @@ import pytest
 PROGRAM = "from flexplan.cli.app import main; main()"
 LOUD = """
 import os
-import flexplan.plan.planner as planning
+import flexplan.plan as planning
 quiet = planning.solve
 def loud(*args, **kwargs):
     print("from Python", flush=True)
