@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from flexplan.cost import Rates
 from flexplan.errors import InfeasiblePlan
@@ -28,6 +29,19 @@ _SHARES = (
     (0.0, 100.0, 0.0, 100.0, 0.0, 100.0),
     (30.0, 40.0, 25.0, 50.0, 20.0, 40.0),
 )
+
+
+def policy_with(
+    gpu_batch_size: int,
+    num_gpu_batches: int = 1,
+    *,
+    w: tuple[float, float] = (100, 0),
+    cache: tuple[float, float] = (100, 0),
+    act: tuple[float, float] = (100, 0),
+    **switches: Any,
+) -> Policy:
+    """A policy whose percents are said by name: (on the gpu, on the cpu) of weights, cache and activations."""
+    return Policy(gpu_batch_size, num_gpu_batches, *w, *cache, *act, **switches)
 
 
 def small_shape() -> ModelShape:

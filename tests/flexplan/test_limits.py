@@ -23,10 +23,11 @@ from flexplan.limits import shown
 from flexplan.plan import load_policy
 from flexplan.plan.plan_file import digest
 from flexplan.plan.planner import check_plan
+from flexplan.testing import policy_with
 from flexplan.units import parse_size
 
 PROBLEM = Problem.of("facebook/opt-125m", prompt_len=16, gen_len=4, num_prompts=10)
-PLAN = Plan.of(PROBLEM, Policy(2, 2, 30, 40, 30, 40, 30, 40))
+PLAN = Plan.of(PROBLEM, policy_with(2, 2, w=(30, 40), cache=(30, 40), act=(30, 40)))
 HUGE = int("9" * 400)
 
 

@@ -16,6 +16,7 @@ from flexplan.errors import InfeasiblePlan
 from flexplan.plan import Plan
 from flexplan.policy import Policy
 from flexplan.problem import Problem
+from flexplan.testing import policy_with
 
 NAN = float("nan")
 
@@ -23,7 +24,7 @@ NAN = float("nan")
 class Good:
     """All on the host, four sequences at a time."""
 
-    policy = Policy(4, 1, 0.0, 100.0, 0.0, 100.0)
+    policy = policy_with(4, 1, w=(0.0, 100.0), cache=(0.0, 100.0))
 
     def plan(self, problem: Problem) -> Plan:
         return Plan.of(problem, self.policy, planner="good")

@@ -11,15 +11,14 @@ from flexplan_planners.schedules.zigzag import ZigZag
 from flexplan_planners.search_planner import SearchPlanner
 
 from flexplan.plan import Planner, Schedule
-from flexplan.policy import Policy
 from flexplan.problem import Problem
-from flexplan.testing import PlannerContract, ScheduleContract, small_problem
+from flexplan.testing import PlannerContract, ScheduleContract, policy_with, small_problem
 from flexplan.units import MiB
 
 
 class TestManual(PlannerContract):
     def make_planner(self) -> Planner:
-        return ManualPlanner(Policy(2, 2, 20.0, 80.0, 0.0, 100.0))
+        return ManualPlanner(policy_with(2, 2, w=(20.0, 80.0), cache=(0.0, 100.0)))
 
     def problems(self) -> Sequence[Problem]:
         return [small_problem(gpu_mem=64 * MiB)]

@@ -9,9 +9,9 @@ from rich.console import Console
 from flexplan.explanation import Explanation, explain
 from flexplan.explanation.sensitivity import step_bytes
 from flexplan.plan import Plan, solve
-from flexplan.policy import Policy
 from flexplan.problem import Problem
 from flexplan.report.sentences import explanation_view, in_short
+from flexplan.testing import policy_with
 from flexplan.units import GiB, MiB
 
 
@@ -133,7 +133,7 @@ def test_it_says_all_of_it(found: Explanation) -> None:
 
 
 def test_a_plan_by_hand_is_told_of_a_faster_baseline() -> None:
-    slow = explain(Plan.of(problem(64, 64), Policy(1, 1, 0, 100, 0, 100, 0, 100, overlap=False)))
+    slow = explain(Plan.of(problem(64, 64), policy_with(1, 1, w=(0, 100), cache=(0, 100), act=(0, 100), overlap=False)))
     assert slow.winner is not None and slow.winner.name == "all resident"
     assert "The baseline all resident is predicted to be faster" in printed(slow)
     assert not any(g.solved for g in slow.gains)

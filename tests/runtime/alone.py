@@ -10,9 +10,10 @@ from flexplan_runtime import ExecutionEnv, OffloadedLM
 from transformers import AutoModelForCausalLM
 
 from flexplan.policy import Policy
+from flexplan.testing import policy_with
 
 # several blocks of several micro-batches, every tensor over all three tiers
-SPREAD = Policy(2, 2, 30.0, 40.0, 30.0, 40.0, 30.0, 40.0)
+SPREAD = policy_with(2, 2, w=(30.0, 40.0), cache=(30.0, 40.0), act=(30.0, 40.0))
 BUDGETS = {"gpu_mem": "1G", "cpu_mem": "1G", "disk_mem": "1G"}
 
 

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from flexplan import Plan, Policy, Problem
 from flexplan.cli.app import app
 from flexplan.model import ModelShape
+from flexplan.testing import policy_with
 
 CASES = int(os.environ.get("FLEXPLAN_FUZZ", "40"))
 SLOWEST_S = 1.0  # of an error, in seconds of the processor
@@ -59,7 +60,7 @@ TINY = ModelShape(
 )
 ASKED = {"gpu_mem": "3M", "cpu_mem": "6M", "disk_mem": "64M", "prompt_len": 16, "gen_len": 8, "num_prompts": 8}
 PROBLEM = Problem.of(TINY, hardware="cpu-host", **ASKED)  # type: ignore[arg-type]
-PLAN = Plan.of(PROBLEM, Policy(2, 2, 50, 50, 50, 50, 50, 50))
+PLAN = Plan.of(PROBLEM, policy_with(2, 2, w=(50, 50), cache=(50, 50), act=(50, 50)))
 JOB = {"model": "facebook/opt-125m", "hardware": "t4-gcp", "planner": "manual", "prompt_len": 8, "gen_len": 4}
 JOB |= {"gpu_mem": "4G", "num_prompts": 4, "policy": {"gpu_batch_size": 2, "comp_weight_config": {"num_bits": 4}}}
 

@@ -17,17 +17,18 @@ from flexplan.model import model_shape
 from flexplan.policy import Policy
 from flexplan.problem import Problem
 from flexplan.simulation import simulate_graph
+from flexplan.testing import policy_with
 
 TINY = model_shape("facebook/opt-125m").model_copy(update={"num_layers": 2})
 PROBLEM = Problem.of(TINY, prompt_len=16, gen_len=4)
 POLICIES = {
     "on the gpu": Policy(2, 2),
-    "weights stream": Policy(2, 2, 0, 50),
-    "cache streams": Policy(2, 2, 100, 0, 20, 50),
-    "host attention": Policy(2, 3, 0, 100, 0, 100, cpu_cache_compute=True),
-    "activations move": Policy(2, 2, 100, 0, 100, 0, 30, 30),
-    "everything moves": Policy(1, 3, 20, 40, 20, 40, 20, 40, pin_weight=False, sep_layer=False),
-    "nothing overlaps": Policy(2, 2, 0, 50, 0, 50, 0, 50, overlap=False),
+    "weights stream": policy_with(2, 2, w=(0, 50)),
+    "cache streams": policy_with(2, 2, w=(100, 0), cache=(20, 50)),
+    "host attention": policy_with(2, 3, w=(0, 100), cache=(0, 100), cpu_cache_compute=True),
+    "activations move": policy_with(2, 2, w=(100, 0), cache=(100, 0), act=(30, 30)),
+    "everything moves": policy_with(1, 3, w=(20, 40), cache=(20, 40), act=(20, 40), pin_weight=False, sep_layer=False),
+    "nothing overlaps": policy_with(2, 2, w=(0, 50), cache=(0, 50), act=(0, 50), overlap=False),
 }
 
 

@@ -19,6 +19,7 @@ from flexplan.policy import Block, Policy, fill_blocks, full_block
 from flexplan.policy.blocks import MicroBatch
 from flexplan.problem import Problem, Workload
 from flexplan.simulation import peak_bytes
+from flexplan.testing import policy_with
 
 SHAPES = {
     name: model_shape(name).model_copy(update={"num_layers": layers})
@@ -170,7 +171,7 @@ def test_pieces_of_a_layer_lie_inside_their_part(shape: ModelShape, policy: Poli
 
 
 def test_weights_do_not_depend_on_the_block() -> None:
-    policy = Policy(2, 2, 30, 40, 50, 20)
+    policy = policy_with(2, 2, w=(30, 40), cache=(50, 20))
     one, other = (placement_of(SHAPES["facebook/opt-125m"], policy, lengths) for lengths in ((4, 2), (90, 30)))
     assert one.weights == other.weights
     assert Layout.of(one).buffers["weights_gpu"] == Layout.of(other).buffers["weights_gpu"]
@@ -181,10 +182,10 @@ def buffers_of(policy: Policy) -> Mapping[str, Buffer]:
 
 
 def test_pageable_weights_are_staged_through_pinned_memory() -> None:
-    placed = buffers_of(Policy(1, 1, 0, 100, pin_weight=False))
+    placed = buffers_of(policy_with(1, 1, w=(0, 100), pin_weight=False))
     assert placed["weights_cpu"].arena == "pageable.weights"
     assert placed["weight_stage"].arena == "host.work"
-    pinned = buffers_of(Policy(1, 1, 0, 100))
+    pinned = buffers_of(policy_with(1, 1, w=(0, 100)))
     assert pinned["weights_cpu"].arena == "host.weights"
     assert "weight_stage" not in pinned
 
@@ -204,7 +205,7 @@ def test_a_batch_of_its_own_length_takes_its_own_room() -> None:
 @pytest.mark.parametrize("tier", TIERS)
 def test_the_peak_fits_and_a_byte_less_is_refused(tier: str) -> None:
     problem = Problem.of(SHAPES["facebook/opt-125m"], prompt_len=16, gen_len=4)
-    policy = Policy(2, 2, 30, 40, 30, 40, 30, 40)
+    policy = policy_with(2, 2, w=(30, 40), cache=(30, 40), act=(30, 40))
     need = peak_bytes(problem, policy, ZigZag())
     smallest = {name: problem.budget_for(name, nbytes) for name, nbytes in need.items()}
     exact = problem.model_copy(update={"hardware": problem.hardware.with_budget(**smallest)})

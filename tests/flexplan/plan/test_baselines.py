@@ -13,6 +13,7 @@ from flexplan.plan.budgets import batch_sizes, block_fits, largest_block
 from flexplan.plugins import SCHEDULES, make
 from flexplan.policy import Policy
 from flexplan.problem import Problem
+from flexplan.testing import policy_with
 
 GPU, HOST, AUTO, FOUR_BIT = BASELINES
 SMALL = Problem.of("facebook/opt-125m", hardware="t4-gcp", gpu_mem="2G", prompt_len=32, gen_len=8, num_prompts=64)
@@ -74,7 +75,7 @@ def test_auto_goes_on_to_disk_where_the_host_is_full() -> None:
 
 # -- against a plan ----------------------------------------------------------------------------------------------
 def test_a_slow_plan_is_beaten_by_a_baseline() -> None:
-    slow = Plan.of(SMALL, Policy(2, 1, 0, 100, 0, 100, 0, 100, overlap=False))
+    slow = Plan.of(SMALL, policy_with(2, 1, w=(0, 100), cache=(0, 100), act=(0, 100), overlap=False))
     found = faster_baseline(slow)
     assert found is not None and found.plan is not None
     fastest = max(r.plan.prediction.tokens_per_s for r in baseline_results(SMALL) if r.plan)
@@ -87,7 +88,7 @@ def test_no_baseline_beats_itself() -> None:
 
 
 def test_a_baseline_that_is_too_late_does_not_win() -> None:
-    slow = Plan.of(SMALL, Policy(1, 1, 0, 100, 0, 100, 0, 100))
+    slow = Plan.of(SMALL, policy_with(1, 1, w=(0, 100), cache=(0, 100), act=(0, 100)))
     bound = SMALL.objective.model_copy(update={"max_latency_s": slow.prediction.block_s / 1e6})
     assert faster_baseline(slow.under(SMALL.model_copy(update={"objective": bound}))) is None
 
@@ -96,7 +97,7 @@ class Slow:
     """A planner that could do better."""
 
     def plan(self, problem: Problem) -> Plan:
-        return Plan.of(problem, Policy(1, 1, 0, 100, 0, 100, 0, 100), planner="slow")
+        return Plan.of(problem, policy_with(1, 1, w=(0, 100), cache=(0, 100), act=(0, 100)), planner="slow")
 
 
 def test_solve_gives_a_faster_baseline_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +113,7 @@ def test_solve_gives_a_faster_baseline_and_says_so(monkeypatch: pytest.MonkeyPat
 
 def test_an_instance_and_percents_by_hand_are_taken_at_their_word(recwarn: pytest.WarningsRecorder) -> None:
     assert solve(SMALL, Slow()).policy.w_gpu_percent == 0
-    assert solve(SMALL, "manual", policy=Policy(1, 1, 0, 100, 0, 100)).policy.w_gpu_percent == 0
+    assert solve(SMALL, "manual", policy=policy_with(1, 1, w=(0, 100), cache=(0, 100))).policy.w_gpu_percent == 0
     assert not recwarn.list
 
 

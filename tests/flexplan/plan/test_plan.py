@@ -19,10 +19,11 @@ from flexplan.plan.planner import check_plan
 from flexplan.policy import Policy
 from flexplan.problem import Problem
 from flexplan.simulation import simulate_graph
+from flexplan.testing import policy_with
 
 TINY = model_shape("facebook/opt-125m").model_copy(update={"num_layers": 2})
 PROBLEM = Problem.of(TINY, prompt_len=16, gen_len=4, num_prompts=10)
-POLICY = Policy(2, 2, 30, 40, 30, 40, 30, 40)
+POLICY = policy_with(2, 2, w=(30, 40), cache=(30, 40), act=(30, 40))
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +157,7 @@ def test_a_deep_model_is_predicted_from_a_few_of_its_layers(tiers: tuple[float, 
     deep = TINY.model_copy(update={"num_layers": 24})
     problem = Problem.of(deep, prompt_len=64, gen_len=20, disk_mem="1G")
     gpu, cpu = tiers
-    policy = Policy(4, 3, gpu, cpu, gpu, cpu, gpu, cpu, cpu_cache_compute=False)
+    policy = policy_with(4, 3, w=(gpu, cpu), cache=(gpu, cpu), act=(gpu, cpu), cpu_cache_compute=False)
     made = Plan.of(problem, policy, schedule=schedule)
     exact = simulate_graph(made.graph, Rates(problem.hardware), keep=False).end_s
     assert made.prediction.total_s == pytest.approx(exact, rel=0.02)
@@ -168,7 +169,10 @@ def test_what_weights_wait_for_between_passes_is_predicted(num_layers: int, sep_
     """Which layers of a pass wait for a slot depends on what is over when three slots are counted off."""
     shape = model_shape("facebook/opt-1.3b").model_copy(update={"num_layers": num_layers})
     problem = Problem.of(shape, gpu_mem="8G", prompt_len=64, gen_len=20)
-    made = Plan.of(problem, Policy(8, 3, 0, 100, 0, 100, 0, 100, sep_layer=sep_layer, cpu_cache_compute=True))
+    made = Plan.of(
+        problem,
+        policy_with(8, 3, w=(0, 100), cache=(0, 100), act=(0, 100), sep_layer=sep_layer, cpu_cache_compute=True),
+    )
     exact = simulate_graph(made.graph, Rates(problem.hardware), keep=False).end_s
     assert made.prediction.total_s == pytest.approx(exact, rel=0.005)
 
@@ -240,6 +244,6 @@ def test_a_cache_that_streams_takes_the_link_as_long_as_its_keys_and_chosen_valu
 
 def test_a_sparse_decode_that_streams_is_predicted_from_a_few_of_its_passes() -> None:
     problem = Problem.of(TINY, prompt_len=64, gen_len=20)
-    made = Plan.of(problem, Policy(4, 3, 30.0, 70.0, 0.0, 100.0, attn_sparsity=0.1))
+    made = Plan.of(problem, policy_with(4, 3, w=(30.0, 70.0), cache=(0.0, 100.0), attn_sparsity=0.1))
     exact = simulate_graph(made.graph, Rates(problem.hardware), keep=False).end_s
     assert made.prediction.total_s == pytest.approx(exact, rel=0.02)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from flexplan.errors import PolicyError
 from flexplan.policy import CompressionConfig, Policy, field_names
+from flexplan.testing import policy_with
 
 FIELDS = [
     *("gpu_batch_size", "num_gpu_batches"),
@@ -41,7 +42,7 @@ def test_the_fields_and_their_order_are_public() -> None:
 
 
 def test_the_first_eight_may_be_given_by_position() -> None:
-    policy = Policy(32, 8, 10, 20, 30, 40, 50, 25)
+    policy = policy_with(32, 8, w=(10, 20), cache=(30, 40), act=(50, 25))
     assert (policy.w_disk_percent, policy.cache_disk_percent, policy.act_disk_percent) == (70, 30, 25)
     assert policy.block_size == 256
     assert policy.shares("w") == (0.1, 0.2, 0.7)
@@ -117,7 +118,7 @@ def test_two_shares_may_not_exceed_the_whole(what: str) -> None:
 
 
 def test_shares_from_a_solver_may_miss_the_whole_by_rounding() -> None:
-    policy = Policy(1, 1, 33.3, 100 - 33.3 + 1e-10)
+    policy = policy_with(1, 1, w=(33.3, 100 - 33.3 + 1e-10))
     assert policy.w_disk_percent == 0.0
 
 
@@ -216,7 +217,16 @@ def test_json_reads_back_to_the_bit(
     batch: int, batches: int, a: float, b: float, c: float, d: float, e: float, f: float, switch: bool, sparsity: float
 ) -> None:
     d = 100 - c if sparsity < 1 else d  # sparse attention reads nothing from disk
-    policy = Policy(batch, batches, a, b, c, d, e, f, overlap=switch, compress_cache=not switch, attn_sparsity=sparsity)
+    policy = policy_with(
+        batch,
+        batches,
+        w=(a, b),
+        cache=(c, d),
+        act=(e, f),
+        overlap=switch,
+        compress_cache=not switch,
+        attn_sparsity=sparsity,
+    )
     assert Policy.from_json(policy.to_json()) == policy
     assert Policy.from_dict(policy.to_dict()) == policy
 

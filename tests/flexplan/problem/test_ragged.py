@@ -12,8 +12,9 @@ from flexplan.hardware import hardware_from
 from flexplan.policy import Policy, fill_blocks
 from flexplan.problem import Problem, Workload, envelope, padded_mean, representatives, typical_lens
 from flexplan.simulation import peak_bytes, predict
+from flexplan.testing import policy_with
 
-POLICY = Policy(4, 2, 40, 60, 50, 50, 100, 0, sep_layer=False)
+POLICY = policy_with(4, 2, w=(40, 60), cache=(50, 50), act=(100, 0), sep_layer=False)
 
 
 def ragged(num_prompts: int, ordered: bool = False) -> Workload:

@@ -15,6 +15,7 @@ from flexplan.graph import CPU, GPU, INLINE, KINDS, Sweep, TaskGraph, check_grap
 from flexplan.model import model_shape
 from flexplan.policy import Policy
 from flexplan.problem import Problem
+from flexplan.testing import policy_with
 
 SHAPES = [
     model_shape(name).model_copy(
@@ -92,7 +93,7 @@ HOSTED = {"cpu_cache_compute": True, "sep_layer": False}
 @pytest.mark.parametrize("build", [ZigZag().build, RowWise().build])
 def test_no_index_of_a_ring_comes_twice(build: Callable[[Problem, Policy], TaskGraph], num_layers: int) -> None:
     """Slots come back, indices do not: the checker tells by them what lies in a slot."""
-    graph = build(problem_of(0, num_layers), Policy(1, 3, 0, 100, 0, 100, 0, 100, **HOSTED))
+    graph = build(problem_of(0, num_layers), policy_with(1, 3, w=(0, 100), cache=(0, 100), act=(0, 100), **HOSTED))
     rings = ("weight_ring", "hidden_decode", "attention", "queries", "fresh")
     written: dict[Hashable, set[tuple[int, ...]]] = {}
     for number, sweep in enumerate(graph.sweeps()):
@@ -106,7 +107,9 @@ def test_no_index_of_a_ring_comes_twice(build: Callable[[Problem, Policy], TaskG
 
 @pytest.mark.parametrize("num_layers", [48, 47, 46])
 def test_as_many_steps_differ_as_a_pass_has(num_layers: int) -> None:
-    graph = ZigZag().build(problem_of(0, num_layers), Policy(1, 3, 0, 100, 0, 100, 0, 100, **HOSTED))
+    graph = ZigZag().build(
+        problem_of(0, num_layers), policy_with(1, 3, w=(0, 100), cache=(0, 100), act=(0, 100), **HOSTED)
+    )
     sweeps = [sweep for sweep in graph.sweeps() if sweep.i]
     differing = {met for sweep in sweeps for met in slots_met(graph, sweep).items()}
     assert len(sweeps) == GEN_LEN - 1
@@ -116,7 +119,9 @@ def test_as_many_steps_differ_as_a_pass_has(num_layers: int) -> None:
 @pytest.mark.parametrize("num_layers", [1, 4])
 def test_the_host_gathers_for_all_micro_batches_before_it_attends_for_one(num_layers: int) -> None:
     """One's rows would wait behind another's attention, once a micro-batch."""
-    graph = ZigZag().build(problem_of(0, num_layers), Policy(1, 4, 0, 100, 0, 100, 100, 0, **HOSTED))
+    graph = ZigZag().build(
+        problem_of(0, num_layers), policy_with(1, 4, w=(0, 100), cache=(0, 100), act=(100, 0), **HOSTED)
+    )
     for sweep in graph.sweeps():
         kinds = [task.kind for task in sweep.tasks if task.lane == CPU]
         assert kinds == ["gather"] * 4 + ["attend"] * (4 * num_layers if sweep.i else 0)

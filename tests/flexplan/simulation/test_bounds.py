@@ -14,6 +14,7 @@ from flexplan.policy import Policy
 from flexplan.problem import Problem, Workload
 from flexplan.simulation import bound_of, predict
 from flexplan.simulation.bounds import busy_seconds
+from flexplan.testing import policy_with
 
 
 def asked(gen_len: int = 6, hardware: str = "t4-gcp") -> Problem:
@@ -42,7 +43,7 @@ def test_no_block_is_faster_than_its_bound(policy: Policy, schedule: ZigZag) -> 
 
 
 def test_one_task_after_the_other_is_its_own_bound() -> None:
-    policy = Policy(4, 1, 50, 50, 100, 0, 100, 0, overlap=False)
+    policy = policy_with(4, 1, w=(50, 50), cache=(100, 0), act=(100, 0), overlap=False)
     bound = bound_of(asked(), policy, ZigZag(), (24,) * 4)
     assert bound.decode_limit == "inline"
     assert predict(asked(), policy, ZigZag()).block_s == pytest.approx(bound.total_s, rel=0.02)
@@ -63,7 +64,7 @@ def test_a_single_token_has_no_decoding() -> None:
 
 def test_of_few_layers_is_of_all() -> None:
     """The work of a deep model is that of some layers, extended."""
-    problem, policy = asked(), Policy(4, 2, 0, 100, 0, 100, 0, 100)
+    problem, policy = asked(), policy_with(4, 2, w=(0, 100), cache=(0, 100), act=(0, 100))
     one = Workload(prompt_lens=(24,) * 8, gen_len=1)
     graph = ZigZag().build(problem.model_copy(update={"workload": one}), policy)
     whole = busy_seconds(graph.tasks(), Rates(problem.hardware))

@@ -25,6 +25,7 @@ from flexplan.simulation import simulate_graph
 from flexplan.simulation.simulator import share
 from flexplan.simulation.sweeps import SweepProgram
 from flexplan.simulation.sweeps import programs as programs_of
+from flexplan.testing import policy_with
 
 GB = 1e9
 TINY = model_shape("facebook/opt-125m").model_copy(update={"num_layers": 2})
@@ -194,10 +195,10 @@ def test_no_resource_gives_more_than_it_has_and_nobody_is_faster_than_alone(task
 
 # -- what it adds up to -----------------------------------------------------------------------------------------
 POLICIES = [
-    Policy(2, 2, 0, 50, 20, 50, 30, 30),
-    Policy(2, 3, 0, 100, 0, 100, cpu_cache_compute=True, sep_layer=False),
-    Policy(1, 3, 0, 50, 90, 0, 0, 100, cpu_cache_compute=True, pin_weight=False),
-    Policy(2, 2, 0, 50, 0, 50, 0, 50, overlap=False),
+    policy_with(2, 2, w=(0, 50), cache=(20, 50), act=(30, 30)),
+    policy_with(2, 3, w=(0, 100), cache=(0, 100), cpu_cache_compute=True, sep_layer=False),
+    policy_with(1, 3, w=(0, 50), cache=(90, 0), act=(0, 100), cpu_cache_compute=True, pin_weight=False),
+    policy_with(2, 2, w=(0, 50), cache=(0, 50), act=(0, 50), overlap=False),
 ]
 both = pytest.mark.parametrize("schedule", [ZigZag(), RowWise()], ids=["zigzag", "rowwise"])
 every = pytest.mark.parametrize("policy", POLICIES)

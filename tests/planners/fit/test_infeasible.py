@@ -13,6 +13,7 @@ from flexplan.errors import InfeasiblePlan
 from flexplan.plan import Plan
 from flexplan.policy import Policy
 from flexplan.problem import Problem
+from flexplan.testing import policy_with
 from flexplan.units import MiB
 
 
@@ -65,7 +66,7 @@ def test_two_tiers_that_are_too_small_get_budgets_that_work_together_and_1_mib_l
 
 def test_a_policy_that_does_not_fit_is_told_a_block_that_does() -> None:
     asked = problem(8, 64, num_prompts=None)
-    policy = Policy(16, 4, 0, 100, 0, 100, 0, 100)
+    policy = policy_with(16, 4, w=(0, 100), cache=(0, 100), act=(0, 100))
     with pytest.raises(InfeasiblePlan) as caught:
         Plan.of(asked, policy)
     block = caught.value.block_that_works

@@ -15,8 +15,8 @@ from problems import SHAPES, problem
 
 from flexplan.errors import InfeasiblePlan
 from flexplan.plan import Plan, Planner, solve
-from flexplan.policy import Policy
 from flexplan.problem import Objective, Problem
+from flexplan.testing import policy_with
 from flexplan.units import MiB
 
 PLANNERS = [LpPlanner(), SearchPlanner()]
@@ -106,7 +106,7 @@ def test_too_little_memory_is_said_before_too_little_time() -> None:
 def test_a_planner_that_ignores_the_bound_is_found_out() -> None:
     class Deaf:
         def plan(self, problem: Problem) -> Plan:
-            return Plan.of(problem, Policy(4, 2, 0, 100, 0, 100))
+            return Plan.of(problem, policy_with(4, 2, w=(0, 100), cache=(0, 100)))
 
     with pytest.raises(InfeasiblePlan, match="--max-latency allows") as caught:
         solve(aiming(problem(64, 64), max_latency_s=1e-6), Deaf())

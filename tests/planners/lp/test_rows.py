@@ -19,6 +19,7 @@ from flexplan.graph import TIERS, Sweep
 from flexplan.placement import Layout, Placement
 from flexplan.policy import Policy, full_block
 from flexplan.problem import Problem
+from flexplan.testing import policy_with
 
 LOSSY = {"compress_weight": True, "compress_cache": True, "attn_sparsity": 0.3}
 PROBLEMS = [
@@ -104,7 +105,7 @@ def test_on_a_large_model_the_bound_is_tight() -> None:
         for s in FlexplanCosts(asked).settings
         if (s.sep_layer, s.weights_stay, s.cache, s.act_stays, s.disk) == (False, False, "host", True, "none")
     )
-    policy = Policy(24, 3, 15.0, 85.0, 0.0, 100.0, **switches.fields)
+    policy = policy_with(24, 3, w=(15.0, 85.0), cache=(0.0, 100.0), **switches.fields)
     need = Layout.of(Placement.of(asked.model, policy, full_block(asked.workload, policy))).tier_bytes()
     shares = {f"{w}_{t}": s for w in ("w", "cache", "act") for t, s in zip(TIERS, policy.shares(w), strict=True)}
     for tier, row in Memory(asked, 24, switches).rows(switches).items():

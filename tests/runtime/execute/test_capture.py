@@ -14,6 +14,7 @@ from flexplan.graph import GPU, Task, TaskGraph
 from flexplan.placement import Placement
 from flexplan.plan import Plan
 from flexplan.policy import full_block
+from flexplan.testing import policy_with
 
 NEW = 12
 
@@ -63,7 +64,7 @@ def test_a_resident_step_is_captured_when_it_comes_back_and_then_replayed(
     assert not any(i > 1 for i, _ in worked)
 
 
-STREAMED = Policy(2, 3, 0, 100, 0, 100, 0, 100, sep_layer=False)
+STREAMED = policy_with(2, 3, w=(0, 100), cache=(0, 100), act=(0, 100), sep_layer=False)
 
 
 @pytest.mark.parametrize("policy", [STREAMED, replace(STREAMED, cpu_cache_compute=True)], ids=["gpu", "host"])

@@ -32,6 +32,7 @@ from policies import Case, generated, opened, text_prompts, text_reference
 
 from flexplan.errors import DeadlineExceeded, StorageError
 from flexplan.policy import Policy
+from flexplan.testing import policy_with
 
 SPREAD = {"w_gpu_percent": 20.0, "w_cpu_percent": 40.0, "cache_gpu_percent": 20.0, "cache_cpu_percent": 40.0}
 SPREAD |= {"act_gpu_percent": 20.0, "act_cpu_percent": 40.0}
@@ -42,7 +43,7 @@ LOSSY = {  # kinds that only such policies have
 }
 STREAMED = Policy(2, 2, **SPREAD, pin_weight=False)
 HOSTED = Policy(2, 2, **SPREAD, cpu_cache_compute=True)
-ON_DISK = Policy(2, 2, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+ON_DISK = policy_with(2, 2, w=(0.0, 0.0), cache=(0.0, 0.0), act=(0.0, 0.0))
 CASE = Case(STREAMED, num_prompts=4)
 
 
@@ -382,7 +383,7 @@ def test_without_direct_io_the_bytes_are_the_same(
 
 
 DAMAGED = {
-    "weights": Policy(2, 2, 0.0, 0.0),
+    "weights": policy_with(2, 2, w=(0.0, 0.0)),
     "keys and values": Policy(2, 2, cache_gpu_percent=0.0),
     "keys and values, attended on the host": Policy(2, 2, cache_gpu_percent=0.0, cpu_cache_compute=True),
     "activations": Policy(2, 2, act_gpu_percent=0.0),

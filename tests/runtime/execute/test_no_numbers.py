@@ -17,14 +17,15 @@ from typer.testing import CliRunner
 from flexplan.cli.app import app
 from flexplan.errors import NoNumbers
 from flexplan.policy import Policy
+from flexplan.testing import policy_with
 
 BAD = 13  # the token whose embedding is broken
 PROMPTS = [[9, 40, 77], [3, BAD, 8, 61], [50, 51], [7, 8, 7, 8, 9], [BAD]]
 PLACEMENTS = {
     "one row at a time": Policy(1, 1),
     "all in one": Policy(5, 1),
-    "three tiers": Policy(2, 2, 30.0, 40.0, 30.0, 40.0, 30.0, 40.0),
-    "attention on the host": Policy(3, 2, 50.0, 20.0, 0.0, 50.0, cpu_cache_compute=True),
+    "three tiers": policy_with(2, 2, w=(30.0, 40.0), cache=(30.0, 40.0), act=(30.0, 40.0)),
+    "attention on the host": policy_with(3, 2, w=(50.0, 20.0), cache=(0.0, 50.0), cpu_cache_compute=True),
     "packed cache": Policy(3, 2, compress_cache=True),
 }
 

@@ -20,18 +20,21 @@ from flexplan.hardware import Hardware, hardware_from
 from flexplan.model import read_config, weight_tensors
 from flexplan.policy import Policy
 from flexplan.simulation import simulate_graph
+from flexplan.testing import policy_with
 
 PROMPTS = random_prompts(99, 8)
 LAYER_S = 0.1  # streaming one transformer layer
 KERNEL_S = 0.0125
-WEIGHTS_ON_HOST = Policy(2, 4, 0.0, 100.0, sep_layer=False)
+WEIGHTS_ON_HOST = policy_with(2, 4, w=(0.0, 100.0), sep_layer=False)
 POLICIES = {
     "weights from the host": WEIGHTS_ON_HOST,
-    "weights from the disk, too": Policy(2, 4, 0.0, 50.0, sep_layer=False),
-    "attention and MLP apart": Policy(2, 2, 20.0, 80.0, sep_layer=True),
-    "unpinned": Policy(2, 4, 0.0, 100.0, sep_layer=False, pin_weight=False),
-    "attention on the host": Policy(2, 4, 0.0, 100.0, 0.0, 100.0, sep_layer=False, cpu_cache_compute=True),
-    "no overlap": Policy(2, 2, 0.0, 100.0, sep_layer=False, overlap=False),
+    "weights from the disk, too": policy_with(2, 4, w=(0.0, 50.0), sep_layer=False),
+    "attention and MLP apart": policy_with(2, 2, w=(20.0, 80.0), sep_layer=True),
+    "unpinned": policy_with(2, 4, w=(0.0, 100.0), sep_layer=False, pin_weight=False),
+    "attention on the host": policy_with(
+        2, 4, w=(0.0, 100.0), cache=(0.0, 100.0), sep_layer=False, cpu_cache_compute=True
+    ),
+    "no overlap": policy_with(2, 2, w=(0.0, 100.0), sep_layer=False, overlap=False),
 }
 
 
@@ -109,8 +112,10 @@ def test_overlap_hides_computing_behind_loading(model: Path, tmp_path: Path) -> 
     """
 
     def check() -> None:
-        together, _ = measured_and_simulated(model, Policy(2, 4, 0.0, 100.0, sep_layer=False), tmp_path)
-        apart, _ = measured_and_simulated(model, Policy(2, 4, 0.0, 100.0, sep_layer=False, overlap=False), tmp_path)
+        together, _ = measured_and_simulated(model, policy_with(2, 4, w=(0.0, 100.0), sep_layer=False), tmp_path)
+        apart, _ = measured_and_simulated(
+            model, policy_with(2, 4, w=(0.0, 100.0), sep_layer=False, overlap=False), tmp_path
+        )
         assert apart.end_s > 1.25 * together.end_s
         loading, computing = (together.lane_busy_s[lane] for lane in ("h2d_weights", "gpu"))
         assert together.end_s < 1.15 * max(loading, computing) + LAYER_S + 4 * KERNEL_S

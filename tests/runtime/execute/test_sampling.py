@@ -13,6 +13,7 @@ from torch import Tensor
 
 from flexplan.errors import UsageError
 from flexplan.policy import Policy
+from flexplan.testing import policy_with
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -33,10 +34,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 PLACEMENTS = {
     "all on the gpu": (Policy(4, 1), "zigzag"),
-    "three tiers": (Policy(2, 3, 30.0, 40.0, 30.0, 40.0, 30.0, 40.0), "zigzag"),
-    "attention on the host": (Policy(3, 2, 50.0, 20.0, 0.0, 50.0, cpu_cache_compute=True), "zigzag"),
+    "three tiers": (policy_with(2, 3, w=(30.0, 40.0), cache=(30.0, 40.0), act=(30.0, 40.0)), "zigzag"),
+    "attention on the host": (policy_with(3, 2, w=(50.0, 20.0), cache=(0.0, 50.0), cpu_cache_compute=True), "zigzag"),
     "one row at a time": (Policy(1, 1, overlap=False, sep_layer=False), "zigzag"),
-    "row by row": (Policy(2, 2, 0.0, 0.0), "rowwise"),
+    "row by row": (policy_with(2, 2, w=(0.0, 0.0)), "rowwise"),
 }
 
 
@@ -125,7 +126,7 @@ def test_a_seed_fixes_the_text_whatever_the_placement(name: str, tiny_opt: Path,
 
 def test_sampled_rows_stop_too(tiny_opt: Path, tmp_path: Path) -> None:
     prompts, options = text_prompts(tiny_opt, 5), {"do_sample": True, "seed": 4, "pad_token_id": 1}
-    with opened(tiny_opt, Policy(2, 2, 30.0, 40.0, 30.0, 40.0), tmp_path) as lm:
+    with opened(tiny_opt, policy_with(2, 2, w=(30.0, 40.0), cache=(30.0, 40.0)), tmp_path) as lm:
         free = lm.generate(prompts, max_new_tokens=6, **options)
         stop = int(free[1, -5])
         stopped = lm.generate(prompts, max_new_tokens=6, stop=stop, **options)

@@ -30,6 +30,7 @@ from flexplan.policy import Block, Policy
 from flexplan.problem import Problem
 from flexplan.schedule import graph_of
 from flexplan.simulation import simulate_graph
+from flexplan.testing import policy_with
 
 Passes = list[tuple[int, Sequence[int]]]
 
@@ -87,7 +88,7 @@ POLICIES = {
     "three tiers": Policy(2, 4, *SPREAD),
     "no overlap": Policy(2, 3, *SPREAD, overlap=False, sep_layer=False),
     "attention on the host": Policy(2, 4, *SPREAD, cpu_cache_compute=True),
-    "all on disk": Policy(2, 3, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, pin_weight=False),
+    "all on disk": policy_with(2, 3, w=(0.0, 0.0), cache=(0.0, 0.0), act=(0.0, 0.0), pin_weight=False),
 }
 
 
@@ -227,7 +228,7 @@ def test_delays_would_show_a_missing_edge(tiny_opt: Path, tmp_path: Path, monkey
     poison_new_memory(monkeypatch)
     wrap_handlers(monkeypatch, delayed(0))
     for hosted in (False, True):  # nothing on disk, where checksums would be the first to tell
-        policy = Policy(2, 4, 30.0, 70.0, 30.0, 70.0, 30.0, 70.0, cpu_cache_compute=hosted)
+        policy = policy_with(2, 4, w=(30.0, 70.0), cache=(30.0, 70.0), act=(30.0, 70.0), cpu_cache_compute=hosted)
         case = Case(policy, num_prompts=8)
         try:
             found = generated(tiny_opt, case, expected.prompts, tmp_path)

@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig
 
 from flexplan.model import read_model
 from flexplan.policy import Policy
+from flexplan.testing import policy_with
 from flexplan.units import MiB
 
 NEW = 8
@@ -72,12 +73,14 @@ def test_every_placement_gives_the_tokens_of_transformers(model: tuple[Path, Any
 def test_nothing_is_held_after_a_run(model: tuple[Path, Any], tmp_path: Path) -> None:
     path, _ = model
     with ExecutionEnv.create(tmp_path, device="cuda:0") as env:
-        with OffloadedLM(str(path), env, path, Policy(2, 2, 50, 30, 50, 30), dtype="float32") as lm:
+        with OffloadedLM(str(path), env, path, policy_with(2, 2, w=(50, 30), cache=(50, 30)), dtype="float32") as lm:
             lm.generate(PROMPTS, max_new_tokens=2)
         assert env.ledger.held == {}
 
 
-@pytest.mark.parametrize("policy", [Policy(2, 3), Policy(2, 3, 50, 30, 50, 30, cpu_cache_compute=True)], ids=str)
+@pytest.mark.parametrize(
+    "policy", [Policy(2, 3), policy_with(2, 3, w=(50, 30), cache=(50, 30), cpu_cache_compute=True)], ids=str
+)
 def test_tasks_of_a_lane_are_measured_one_after_the_other(
     policy: Policy, model: tuple[Path, Any], tmp_path: Path
 ) -> None:
@@ -137,7 +140,11 @@ def test_rules_of_a_generation_config_hold_where_steps_are_captured(model: tuple
     reference = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).cuda()
     mask = torch.ones_like(ids).cuda()
     expected = reference.generate(ids.cuda(), attention_mask=mask, max_new_tokens=24, do_sample=False).cpu()
-    for policy in (Policy(2, 2), Policy(1, 4, 0, 100, 50, 50), Policy(4, 1, 50, 50, 0, 100, cpu_cache_compute=True)):
+    for policy in (
+        Policy(2, 2),
+        policy_with(1, 4, w=(0, 100), cache=(50, 50)),
+        policy_with(4, 1, w=(50, 50), cache=(0, 100), cpu_cache_compute=True),
+    ):
         with (
             ExecutionEnv.create(tmp_path, device="cuda:0", deadline_s=60) as env,
             OffloadedLM(str(path), env, path, policy, dtype="float32") as lm,
@@ -149,7 +156,7 @@ def test_rules_of_a_generation_config_hold_where_steps_are_captured(model: tuple
 def test_draws_are_the_same_where_steps_are_captured(model: tuple[Path, Any], tmp_path: Path) -> None:
     path, _ = model
     found = []
-    for policy in (Policy(4, 1), Policy(1, 1), Policy(2, 2, 0, 100)):
+    for policy in (Policy(4, 1), Policy(1, 1), policy_with(2, 2, w=(0, 100))):
         with (
             ExecutionEnv.create(tmp_path, device="cuda:0", deadline_s=60) as env,
             OffloadedLM(str(path), env, path, policy, dtype="float32") as lm,
@@ -169,7 +176,11 @@ def test_a_row_without_numbers_ends_alone(model: tuple[Path, Any], tmp_path: Pat
     config = json.loads((path / "config.json").read_text()) | {"tie_word_embeddings": False}
     (path / "config.json").write_text(json.dumps(config))
     prompts = [row for row in PROMPTS if told not in row]
-    for policy in (Policy(2, 2), Policy(2, 2, 0, 100, 50, 50), Policy(4, 1, 50, 50, 0, 100, cpu_cache_compute=True)):
+    for policy in (
+        Policy(2, 2),
+        policy_with(2, 2, w=(0, 100), cache=(50, 50)),
+        policy_with(4, 1, w=(50, 50), cache=(0, 100), cpu_cache_compute=True),
+    ):
         with (
             ExecutionEnv.create(tmp_path, device="cuda:0", deadline_s=60) as env,
             OffloadedLM(str(path), env, path, policy, dtype="float32") as lm,

@@ -25,16 +25,17 @@ from torch import Tensor
 
 from flexplan.model import read_config
 from flexplan.policy import Policy
+from flexplan.testing import policy_with
 
-SPREAD = Policy(2, 2, 30.0, 40.0, 30.0, 40.0, 30.0, 40.0)  # every tensor over all three tiers
+SPREAD = policy_with(2, 2, w=(30.0, 40.0), cache=(30.0, 40.0), act=(30.0, 40.0))  # every tensor over all three tiers
 PAD, MOST_TOKENS = 1, 8
 STOPPING = {  # block shapes and orders in which rows end at different times
     "one row a block": (Policy(1, 1), "zigzag"),
     "one micro-batch": (Policy(4, 1), "zigzag"),
-    "several micro-batches": (Policy(2, 3, 30.0, 40.0, 30.0, 40.0, 30.0, 40.0), "zigzag"),
+    "several micro-batches": (policy_with(2, 3, w=(30.0, 40.0), cache=(30.0, 40.0), act=(30.0, 40.0)), "zigzag"),
     "attention on the host": (Policy(2, 3, cache_gpu_percent=0.0, cpu_cache_compute=True), "zigzag"),
-    "no overlap": (Policy(2, 3, 0.0, 50.0, 0.0, 50.0, 0.0, 0.0, overlap=False), "zigzag"),
-    "row by row": (Policy(2, 3, 30.0, 40.0, 30.0, 40.0, 30.0, 40.0), "rowwise"),
+    "no overlap": (policy_with(2, 3, w=(0.0, 50.0), cache=(0.0, 50.0), act=(0.0, 0.0), overlap=False), "zigzag"),
+    "row by row": (policy_with(2, 3, w=(30.0, 40.0), cache=(30.0, 40.0), act=(30.0, 40.0)), "rowwise"),
 }
 
 
@@ -247,7 +248,11 @@ def test_path_may_be_the_directory_or_its_parent_and_begin_with_a_tilde(
 def test_half_precision_runs_over_all_tiers(dtype: str, tiny_opt: Path, tmp_path: Path) -> None:
     """Rounding may turn a token; but what every tier gives is the same."""
     prompts, outputs = text_prompts(tiny_opt, 5), []
-    for policy in (Policy(2, 2), SPREAD, Policy(2, 2, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, cpu_cache_compute=True)):
+    for policy in (
+        Policy(2, 2),
+        SPREAD,
+        policy_with(2, 2, w=(0.0, 0.0), cache=(0.0, 0.0), act=(0.0, 0.0), cpu_cache_compute=True),
+    ):
         with opened(tiny_opt, policy, tmp_path, dtype=dtype) as lm:
             outputs.append(lm.generate(prompts, max_new_tokens=4, pad_token_id=0))
     expected = text_reference(tiny_opt).expected(Case(SPREAD, num_prompts=5))

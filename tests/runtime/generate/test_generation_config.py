@@ -26,10 +26,11 @@ from transformers import AutoModelForCausalLM
 from flexplan.errors import FlexplanError, ModelFilesError, PromptError
 from flexplan.model import read_config
 from flexplan.policy import Policy
+from flexplan.testing import policy_with
 
 TRIES = int(os.environ.get("FLEXPLAN_CONFIGS", "40"))
 NEW = 12
-SPREAD = Policy(2, 2, 30.0, 40.0, 30.0, 40.0, 30.0, 40.0)
+SPREAD = policy_with(2, 2, w=(30.0, 40.0), cache=(30.0, 40.0), act=(30.0, 40.0))
 PROMPTS = torch.tensor([[9, 40, 77, 20, 9, 40], [3, 3, 8, 61, 12, 3], [50, 51, 52, 53, 54, 55], [7, 8, 7, 8, 7, 8]])
 RULES: dict[str, dict[str, Any]] = {
     "nothing": {},
@@ -156,8 +157,8 @@ def test_padding_on_the_right_is_said(model: Path, tmp_path: Path) -> None:
 PLACEMENTS = {
     "one row at a time": (Policy(1, 1), "zigzag"),
     "all in one": (Policy(5, 1), "zigzag"),
-    "row by row": (Policy(2, 3, 0.0, 0.0), "rowwise"),
-    "attention on the host": (Policy(3, 2, 50.0, 20.0, 0.0, 50.0, cpu_cache_compute=True), "zigzag"),
+    "row by row": (policy_with(2, 3, w=(0.0, 0.0)), "rowwise"),
+    "attention on the host": (policy_with(3, 2, w=(50.0, 20.0), cache=(0.0, 50.0), cpu_cache_compute=True), "zigzag"),
     "nothing at once": (Policy(2, 2, overlap=False, sep_layer=False), "zigzag"),
 }
 

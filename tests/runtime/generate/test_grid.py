@@ -26,6 +26,7 @@ from tiny_models import CONFIGS, saved
 from transformers import PreTrainedModel
 
 from flexplan.policy import Policy
+from flexplan.testing import policy_with
 
 TINY_OPT_POLICIES = 216
 FAMILIES = {
@@ -46,10 +47,15 @@ NO_OVERLAP_DISK = Case(Policy(2, 2, w_gpu_percent=0.0, w_cpu_percent=0.0, overla
 DOCUMENTED = {  # the three policies that the reference system's documentation shows
     "all on the gpu": Case(Policy(4, 1, overlap=False, sep_layer=False, pin_weight=False)),
     "half on disk": Case(
-        Policy(2, 4, 0.0, 50.0, 0.0, 50.0, 0.0, 100.0, overlap=True, sep_layer=False, pin_weight=True),
+        policy_with(
+            2, 4, w=(0.0, 50.0), cache=(0.0, 50.0), act=(0.0, 100.0), overlap=True, sep_layer=False, pin_weight=True
+        ),
     ),
     "three tiers": Case(
-        Policy(2, 1, 50.0, 30.0, 50.0, 30.0, 100.0, 0.0, overlap=True, sep_layer=True, pin_weight=True), num_prompts=5
+        policy_with(
+            2, 1, w=(50.0, 30.0), cache=(50.0, 30.0), act=(100.0, 0.0), overlap=True, sep_layer=True, pin_weight=True
+        ),
+        num_prompts=5,
     ),
 }
 

@@ -19,15 +19,25 @@ from flexplan.graph import TIERS, tier_of
 from flexplan.model import weight_bytes
 from flexplan.placement import Layout, Placement
 from flexplan.policy import Policy
+from flexplan.testing import policy_with
 from flexplan.units import round_up
 
 MOVED = ("up_bytes", "down_bytes", "read_bytes", "write_bytes")
 POLICIES = covering(60, seed=7)
 SPARSE = [
-    Case(Policy(2, 3, 50.0, 50.0, 0.0, 100.0, 50.0, 50.0, attn_sparsity=0.4), num_prompts=7),
-    Case(Policy(2, 2, 100.0, 0.0, 60.0, 40.0, attn_sparsity=0.1, compress_cache=True, sep_layer=False), num_prompts=9),
-    Case(Policy(3, 2, 0.0, 0.0, 30.0, 70.0, 0.0, 0.0, attn_sparsity=0.9, overlap=False), "rowwise", num_prompts=5),
-    Case(Policy(2, 3, 0.0, 100.0, 40.0, 60.0, cpu_cache_compute=True, attn_sparsity=0.4), num_prompts=6),
+    Case(policy_with(2, 3, w=(50.0, 50.0), cache=(0.0, 100.0), act=(50.0, 50.0), attn_sparsity=0.4), num_prompts=7),
+    Case(
+        policy_with(2, 2, w=(100.0, 0.0), cache=(60.0, 40.0), attn_sparsity=0.1, compress_cache=True, sep_layer=False),
+        num_prompts=9,
+    ),
+    Case(
+        policy_with(3, 2, w=(0.0, 0.0), cache=(30.0, 70.0), act=(0.0, 0.0), attn_sparsity=0.9, overlap=False),
+        "rowwise",
+        num_prompts=5,
+    ),
+    Case(
+        policy_with(2, 3, w=(0.0, 100.0), cache=(40.0, 60.0), cpu_cache_compute=True, attn_sparsity=0.4), num_prompts=6
+    ),
     Case(Policy(4, 1, attn_sparsity=0.4), num_prompts=4),
 ]
 UNEVEN = ((12.5, 3.1), (71.3, 20.0), (20.0, 79.9), (26.0, 0.0), (0.0, 8.3), (33.3, 33.3))  # nothing a tensor's size
@@ -151,7 +161,7 @@ def test_rows_gathered_from_disk_are_counted_apart_and_bounded(tmp_path: Path) -
     """Which rows of the token table are read is the text's business; no more than two blocks for each token."""
     saved(CONFIGS["llama"], tmp_path / "model")
     prompts = random_prompts(99, 6)
-    with opened(tmp_path / "model", Policy(2, 3, 0.0, 0.0), tmp_path) as lm:
+    with opened(tmp_path / "model", policy_with(2, 3, w=(0.0, 0.0)), tmp_path) as lm:
         lm.generate(prompts, max_new_tokens=3)
         moved = lm.env.ledger.moved
         padded = 2 * sum(max(len(a), len(b)) for a, b in zip(*[iter(sorted(prompts, key=len))] * 2, strict=True))
@@ -161,7 +171,7 @@ def test_rows_gathered_from_disk_are_counted_apart_and_bounded(tmp_path: Path) -
 
 
 def test_weights_on_disk_are_read_again_in_every_pass(tiny_opt: Path, tmp_path: Path) -> None:
-    with opened(tiny_opt, Policy(2, 2, 0.0, 0.0, overlap=False), tmp_path) as lm:
+    with opened(tiny_opt, policy_with(2, 2, w=(0.0, 0.0), overlap=False), tmp_path) as lm:
         lm.generate(text_prompts(tiny_opt, 4), max_new_tokens=3)
         for i in range(3):
             assert lm.env.ledger.moved["read_bytes", i] >= weight_bytes(lm.shape)
@@ -172,7 +182,7 @@ def test_what_is_on_disk_is_not_in_memory(tmp_path: Path) -> None:
     config = type(CONFIGS["llama"])(**CONFIGS["llama"].to_dict() | {"num_hidden_layers": 40})
     saved(config, tmp_path / "model")
     prompts = [[n + 1] * 20 for n in range(8)]
-    with opened(tmp_path / "model", Policy(4, 2, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), tmp_path) as lm:
+    with opened(tmp_path / "model", policy_with(4, 2, w=(0.0, 0.0), cache=(0.0, 0.0), act=(0.0, 0.0)), tmp_path) as lm:
         lm.generate(prompts, max_new_tokens=3)
         held = lm.env.ledger.held
         cache = lm.shape.kv_bytes_per_token * 22 * 8
@@ -184,7 +194,7 @@ def test_what_is_on_disk_is_not_in_memory(tmp_path: Path) -> None:
 
 
 # -- budgets ---------------------------------------------------------------------------------------------------------
-THREE_TIERS = Policy(2, 2, 40.0, 30.0, 40.0, 30.0, 40.0, 30.0)
+THREE_TIERS = policy_with(2, 2, w=(40.0, 30.0), cache=(40.0, 30.0), act=(40.0, 30.0))
 
 
 def need(model: Path, scratch: Path) -> dict[str, int]:

@@ -20,8 +20,9 @@ from policies import opened
 
 from flexplan.errors import StorageError, UsageError
 from flexplan.policy import Policy
+from flexplan.testing import policy_with
 
-SPREAD = Policy(2, 2, 20.0, 40.0, 20.0, 40.0, 20.0, 40.0)  # every tensor over all three tiers
+SPREAD = policy_with(2, 2, w=(20.0, 40.0), cache=(20.0, 40.0), act=(20.0, 40.0))  # every tensor over all three tiers
 CALLS = 100
 PROMPTS = [[[2, 100 + n, 200 + 3 * n]] for n in range(6)]
 
@@ -168,7 +169,7 @@ def test_a_call_leaves_no_cyclic_garbage(tiny_opt: Path, tmp_path: Path) -> None
 
 
 def test_objects_stay_as_many_over_many_calls(tiny_opt: Path, tmp_path: Path) -> None:
-    with opened(tiny_opt, Policy(2, 1, 20.0, 40.0, 20.0, 40.0, 20.0, 40.0), tmp_path) as lm:
+    with opened(tiny_opt, policy_with(2, 1, w=(20.0, 40.0), cache=(20.0, 40.0), act=(20.0, 40.0)), tmp_path) as lm:
         for prompts in PROMPTS[:3]:
             lm.generate(prompts, max_new_tokens=1)
         gc.collect()

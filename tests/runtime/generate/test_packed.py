@@ -30,6 +30,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from flexplan.model import Packing, read_model, weight_tensors
 from flexplan.policy import CompressionConfig, Policy
+from flexplan.testing import policy_with
 
 DOWN, ALONG = 0, 1
 WEIGHTS = (
@@ -45,11 +46,20 @@ CACHES = (
     CompressionConfig(4, 4, 2),
     CompressionConfig(8, 64, 2, symmetric=True),
 )
-DOCUMENTED = Policy(
-    2, 4, 0.0, 50.0, 0.0, 50.0, 0.0, 100.0, overlap=True, sep_layer=True, pin_weight=True,
-    compress_weight=True, comp_weight_config=CompressionConfig(4, 64, 0, symmetric=False),
-    compress_cache=True, comp_cache_config=CompressionConfig(4, 64, 2, symmetric=False),
-)  # fmt: skip
+DOCUMENTED = policy_with(
+    2,
+    4,
+    w=(0.0, 50.0),
+    cache=(0.0, 50.0),
+    act=(0.0, 100.0),
+    overlap=True,
+    sep_layer=True,
+    pin_weight=True,
+    compress_weight=True,
+    comp_weight_config=CompressionConfig(4, 64, 0, symmetric=False),
+    compress_cache=True,
+    comp_cache_config=CompressionConfig(4, 64, 2, symmetric=False),
+)
 
 
 # -- transformers with quantised numbers ---------------------------------------------------------------------------
@@ -169,7 +179,7 @@ def test_documented_policy_of_the_reference_runs_as_written(tiny_opt: Path, tmp_
 
 # -- small -------------------------------------------------------------------------------------------------------------
 def test_packed_bytes_move_and_are_opened_once_a_pass(tiny_opt: Path, tmp_path: Path) -> None:
-    plain = Policy(2, 4, 0.0, 100.0, 0.0, 100.0, 100.0, 0.0)
+    plain = policy_with(2, 4, w=(0.0, 100.0), cache=(0.0, 100.0), act=(100.0, 0.0))
     moved, opens = [], []
     for policy in (plain, replace(plain, compress_weight=True, compress_cache=True)):
         with opened(tiny_opt, policy, tmp_path) as lm:

@@ -9,7 +9,7 @@ import torch
 from policies import NEAR_TIE, Case, Reference, covering, generated, reference, transformers_model
 from tokenizers import Tokenizer
 
-from flexplan.policy import Policy
+from flexplan.testing import policy_with
 
 pytestmark = [pytest.mark.real_weights, pytest.mark.timeout(600)]
 
@@ -42,7 +42,7 @@ def test_tokens_are_those_of_transformers(case: Case, expected: Reference, smoll
 
 
 def test_capital_of_france_from_three_tiers(expected: Reference, smollm2: Path, tmp_path: Path) -> None:
-    policy = Policy(2, 2, 20.0, 50.0, 20.0, 50.0, 20.0, 50.0, cpu_cache_compute=True)
+    policy = policy_with(2, 2, w=(20.0, 50.0), cache=(20.0, 50.0), act=(20.0, 50.0), cpu_cache_compute=True)
     output = generated(smollm2, Case(policy, num_prompts=4, gen_len=1), expected.prompts, tmp_path)
     tokenizer = Tokenizer.from_file(str(smollm2 / "tokenizer.json"))
     assert tokenizer.decode([int(output[0, -1])]) == " Paris"

@@ -25,21 +25,24 @@ from transformers.masking_utils import eager_mask
 
 from flexplan.errors import PolicyError
 from flexplan.policy import Policy
+from flexplan.testing import policy_with
 
 SHARES = (0.1, 0.4, 0.9)
 POLICIES = {
     "on the gpu": Policy(3, 2),
     "on the host": Policy(3, 2, cache_gpu_percent=0.0, cache_cpu_percent=100.0, cpu_cache_compute=True),
     "streamed": Policy(3, 2, cache_gpu_percent=0.0, cache_cpu_percent=100.0),
-    "streamed in part": Policy(2, 3, 0.0, 100.0, 50.0, 50.0, sep_layer=False),
-    "a few streamed": Policy(1, 4, 50.0, 50.0, 95.0, 5.0, 0.0, 100.0),
-    "streamed, no overlap": Policy(2, 2, 50.0, 50.0, 30.0, 70.0, 30.0, 30.0, overlap=False),
-    "streamed, packed": Policy(2, 2, 50.0, 20.0, 30.0, 70.0, compress_cache=True),
-    "streamed, one batch": Policy(7, 1, 0.0, 0.0, 0.0, 100.0, 0.0, 0.0),
-    "on both": Policy(2, 3, 0.0, 100.0, 50.0, 50.0, cpu_cache_compute=True),
-    "on both, sep_layer": Policy(2, 3, 50.0, 50.0, 50.0, 50.0, sep_layer=True, cpu_cache_compute=True),
-    "no overlap": Policy(2, 2, 50.0, 50.0, 50.0, 50.0, 0.0, 100.0, overlap=False, cpu_cache_compute=True),
-    "packed": Policy(2, 2, 50.0, 50.0, 50.0, 50.0, compress_cache=True, cpu_cache_compute=True),
+    "streamed in part": policy_with(2, 3, w=(0.0, 100.0), cache=(50.0, 50.0), sep_layer=False),
+    "a few streamed": policy_with(1, 4, w=(50.0, 50.0), cache=(95.0, 5.0), act=(0.0, 100.0)),
+    "streamed, no overlap": policy_with(2, 2, w=(50.0, 50.0), cache=(30.0, 70.0), act=(30.0, 30.0), overlap=False),
+    "streamed, packed": policy_with(2, 2, w=(50.0, 20.0), cache=(30.0, 70.0), compress_cache=True),
+    "streamed, one batch": policy_with(7, 1, w=(0.0, 0.0), cache=(0.0, 100.0), act=(0.0, 0.0)),
+    "on both": policy_with(2, 3, w=(0.0, 100.0), cache=(50.0, 50.0), cpu_cache_compute=True),
+    "on both, sep_layer": policy_with(2, 3, w=(50.0, 50.0), cache=(50.0, 50.0), sep_layer=True, cpu_cache_compute=True),
+    "no overlap": policy_with(
+        2, 2, w=(50.0, 50.0), cache=(50.0, 50.0), act=(0.0, 100.0), overlap=False, cpu_cache_compute=True
+    ),
+    "packed": policy_with(2, 2, w=(50.0, 50.0), cache=(50.0, 50.0), compress_cache=True, cpu_cache_compute=True),
 }
 
 

@@ -24,7 +24,7 @@ from flexplan_runtime.kernels.decode_step import norm_cuda, put_pairs_cuda, turn
 from flexplan_runtime.models.rope import Rotary, rotate
 
 from flexplan.model import ModelConstants, RopeScaling, read_model
-from flexplan.policy import Policy
+from flexplan.testing import policy_with
 
 ULPS = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 
@@ -130,10 +130,10 @@ def test_attention_of_few_and_of_many_grains(
 
 USERS = ("attention.dense", "attention.cache_views", "kernels.norms", "attention.packed", "models.rope")
 POLICIES = {
-    "resident": Policy(2, 2, 50, 50, 100, 0, 100, 0),
-    "mixed": Policy(2, 2, 50, 50, 30, 40, 100, 0),
-    "host": Policy(2, 2, 50, 50, 30, 70, 100, 0, cpu_cache_compute=True),
-    "packed": Policy(2, 2, 50, 50, 30, 70, 100, 0, compress_weight=True, compress_cache=True),
+    "resident": policy_with(2, 2, w=(50, 50), cache=(100, 0), act=(100, 0)),
+    "mixed": policy_with(2, 2, w=(50, 50), cache=(30, 40), act=(100, 0)),
+    "host": policy_with(2, 2, w=(50, 50), cache=(30, 70), act=(100, 0), cpu_cache_compute=True),
+    "packed": policy_with(2, 2, w=(50, 50), cache=(30, 70), act=(100, 0), compress_weight=True, compress_cache=True),
 }
 
 

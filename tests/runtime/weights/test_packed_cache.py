@@ -31,8 +31,9 @@ from flexplan.model import read_model, weight_tensors
 from flexplan.placement import Piece
 from flexplan.placement.weights import place_weights
 from flexplan.policy import CompressionConfig, Policy
+from flexplan.testing import policy_with
 
-MIXED = Policy(2, 1, 30.0, 40.0, compress_weight=True, comp_weight_config=CompressionConfig(4, 16, 0))
+MIXED = policy_with(2, 1, w=(30.0, 40.0), compress_weight=True, comp_weight_config=CompressionConfig(4, 16, 0))
 ELSEWHERE = replace(MIXED, w_gpu_percent=10.0, w_cpu_percent=15.0)
 MATRICES = 4 * 4  # of the embedded model's layers
 Quantised = list[tuple[str, int, int]]
