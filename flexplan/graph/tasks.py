@@ -23,7 +23,7 @@ class Access(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What a task costs, by resource; seconds only come in under a Hardware (see cost.py)."""
+    """What a task costs, by resource; seconds only come in under a Hardware (`cost/rates.py`)."""
 
     gpu_flops: float = 0
     gpu_bytes: float = 0

@@ -1,4 +1,4 @@
-"""ModelShape: the numbers of a language model that planning needs; ``configs.py`` reads them from a ``config.json``."""
+"""ModelShape: the numbers of a language model that planning needs; ``config.py`` reads them from a ``config.json``."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from flexplan.cli import output as outfiles
+from flexplan.cli import output as output_module
 from flexplan.cli.app import app
 from flexplan.cli.output import deliver, refuse_existing, refuse_unwritable, write_text
 from flexplan.errors import StorageError, UsageError, visible
@@ -108,7 +108,7 @@ def test_a_named_pipe_waits_for_its_reader_but_not_for_ever(tmp_path: Path, monk
     with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE) as reader:
         write_text(pipe, "text")
         assert reader.communicate()[0] == b"text"
-    monkeypatch.setattr(outfiles, "_READER_S", 0.1)
+    monkeypatch.setattr(output_module, "_READER_S", 0.1)
     with pytest.raises(StorageError, match="pipe"):
         write_text(pipe, "text")
 
@@ -138,9 +138,11 @@ def test_a_half_file_of_a_rescue_is_removed_and_the_next_place_taken(
         if len(list(tmp_path.glob("flexplan-rescued-*"))):
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(outfiles, "_write_open", half)
+    monkeypatch.setattr(output_module, "_write_open", half)
     with pytest.raises(StorageError, match="No space"):
-        monkeypatch.setattr(outfiles, "write_whole", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        monkeypatch.setattr(
+            output_module, "write_whole", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left"))
+        )
         deliver(tmp_path / "out", "work")
     assert not list(tmp_path.glob("flexplan-rescued-*")) and len(list(state.iterdir())) == 1
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from flexplan_planners.fit import branch_and_bound as rounding
-from flexplan_planners.fit import kind_of, optimise
+from flexplan_planners.fit import branch_and_bound, kind_of, optimise
 from flexplan_planners.fit.branch_and_bound import Front
 from flexplan_planners.lp import least_shortage, prices_of, prices_of_shortage, solve_program
 from flexplan_planners.lp_planner import LpPlanner
@@ -65,7 +64,9 @@ def test_a_shortage_closes_its_block_and_no_block_that_has_room(batches: int) ->
 def test_few_programs_without_room_are_solved(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of OPT-175B's 68,000 blocks by the reference's model some 550 were tried in vain, without their shortages."""
     solved = []
-    monkeypatch.setattr(rounding, "solve_program", lambda *given: solved.append(solve_program(*given)) or solved[-1])
+    monkeypatch.setattr(
+        branch_and_bound, "solve_program", lambda *given: solved.append(solve_program(*given)) or solved[-1]
+    )
     optimise(ReferenceModel("175B", s=256))
     assert solved.count(None) < 20 and len(solved) < 40
 

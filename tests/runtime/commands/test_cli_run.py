@@ -17,7 +17,7 @@ from policies import THREE_TIERS
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner, Result
 
-from flexplan.cli import launch as jobs
+from flexplan.cli import launch
 from flexplan.cli.app import app
 from flexplan.job import Completion
 
@@ -137,13 +137,13 @@ def test_letters_of_a_prompt_come_back_as_they_are(desk: Desk) -> None:
 def test_what_was_computed_outlives_a_directory_that_goes_away(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     place = desk.place / "short-lived"
     place.mkdir()
-    whole = jobs.completion_line
+    whole = launch.completion_line
 
     def remove(completion: Completion) -> str:
         shutil.rmtree(place, ignore_errors=True)
         return whole(completion)
 
-    monkeypatch.setattr(jobs, "completion_line", remove)
+    monkeypatch.setattr(launch, "completion_line", remove)
     result = desk.run("-o", place / "out.jsonl")
     assert result.exit_code == 6 and "FP001" not in result.stderr
     (kept,) = (desk.place / "off").glob("flexplan-rescued-*.jsonl")

@@ -12,10 +12,9 @@ from types import ModuleType
 
 import pytest
 import torch
-from flexplan_runtime.execute import block_run as blockrun
-from flexplan_runtime.execute import executor, lanes
-from flexplan_runtime.execute.handlers import attention as attending
-from flexplan_runtime.execute.handlers import compute as computing
+from flexplan_runtime.execute import block_run, executor, lanes
+from flexplan_runtime.execute.handlers import attention as attention_handlers
+from flexplan_runtime.execute.handlers import compute as compute_handlers
 from flexplan_runtime.execute.handlers import table as handlers
 from flexplan_runtime.execute.handlers import transfers
 from flexplan_runtime.memory import Arenas
@@ -137,7 +136,9 @@ def loops_over_layers(source: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "module", [executor, handlers, transfers, attending, computing, blockrun, lanes], ids=lambda m: m.__name__
+    "module",
+    [executor, handlers, transfers, attention_handlers, compute_handlers, block_run, lanes],
+    ids=lambda m: m.__name__,
 )
 def test_the_runtime_has_no_loop_over_layers(module: ModuleType) -> None:
     assert loops_over_layers(inspect.getsource(module)) == []

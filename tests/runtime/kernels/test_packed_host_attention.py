@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from flexplan_runtime.attention import HostAttention, decode_attention_packed
-from flexplan_runtime.attention import packed as packedattention
+from flexplan_runtime.attention import packed as packed_attention
 from flexplan_runtime.kernels.host import GrainAttention, build
 from flexplan_runtime.kernels.quantisation import pack_vectors, unpack_vectors
 from torch import Tensor
@@ -112,7 +112,7 @@ def test_few_grains_with_long_contexts_are_cut_for_the_threads() -> None:
 @pytest.mark.parametrize("head_dim", [24, 64])
 def test_the_framework_gives_the_same(head_dim: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the kernel is not written for the head dimension, and for tokens up to a position."""
-    monkeypatch.setattr(packedattention, "BLOCK", block)
+    monkeypatch.setattr(packed_attention, "BLOCK", block)
     packing = Packing(4, 32, False, 4)
     packed, q = packed_pairs(packing, 30, head_dim, torch.float32), torch.randn(GRAINS, 2, head_dim)
     pads, out = torch.tensor([0, 5, 20]), torch.full_like(q, math.nan)

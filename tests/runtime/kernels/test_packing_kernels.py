@@ -19,7 +19,7 @@ pytest.importorskip("triton", reason="no Triton")
 pytestmark = MARKS
 
 from flexplan_runtime.attention.packed import by_blocks
-from flexplan_runtime.kernels import packing as packkernels
+from flexplan_runtime.kernels import packing as packing_kernels
 from flexplan_runtime.kernels.packed_decode_attention import decode_attention_packed_cuda
 from flexplan_runtime.kernels.quantisation import pack_slabs, pack_vectors, unpack_slabs, unpack_vectors
 
@@ -51,7 +51,7 @@ def test_slabs(num_bits: int, symmetric: bool, dtype: Any, rows: int, width: int
     expected = torch.empty(rows, width, dtype=dtype)
     unpack_slabs(data, packing, expected)
     wide = torch.full((rows, width + 8), 7.0, dtype=dtype, device=DEVICE)
-    packkernels.unpack_slabs_cuda(data.to(DEVICE), packing, wide[:, :width])
+    packing_kernels.unpack_slabs_cuda(data.to(DEVICE), packing, wide[:, :width])
     same(wide[:, :width], expected)
     assert bool((wide[:, width:] == 7).all())
 
@@ -64,7 +64,7 @@ def test_rows(num_bits: int, symmetric: bool, dtype: Any, rows: int, width: int,
     packed = torch.empty(rows, packing.vector_bytes(width), dtype=torch.uint8)
     pack_vectors(random(rows, width, dtype=dtype), packing, packed)
     out = torch.full((rows, width + 1), 7.0, dtype=dtype, device=DEVICE)
-    packkernels.unpack_rows_cuda(packed.to(DEVICE), packing, out[:, :width])
+    packing_kernels.unpack_rows_cuda(packed.to(DEVICE), packing, out[:, :width])
     same(out[:, :width], unpack_vectors(packed, packing, width, dtype))
     assert bool((out[:, width:] == 7).all())
 
@@ -84,8 +84,8 @@ def test_packed_bytes_are_those_of_the_framework(
     cache = torch.full((5, 2, 3, nbytes + 4), 0xAA, dtype=torch.uint8, device=DEVICE)
     out = cache.permute(2, 0, 1, 3)[..., :nbytes]
     on_device = torch.empty(3, 2, 5, width, dtype=dtype, device=DEVICE).transpose(1, 2).copy_(x)
-    assert packkernels.can_pack(on_device, out)
-    packkernels.pack_vectors_cuda(on_device, packing, out)
+    assert packing_kernels.can_pack(on_device, out)
+    packing_kernels.pack_vectors_cuda(on_device, packing, out)
     assert torch.equal(out.cpu(), expected)
     assert bool((cache[..., nbytes:] == 0xAA).all())
 
@@ -95,7 +95,7 @@ def test_many_vectors_are_packed_by_full_programs() -> None:
     expected = torch.empty(3000, packing.vector_bytes(128), dtype=torch.uint8)
     pack_vectors(x, packing, expected)
     found = torch.empty_like(expected, device=DEVICE)
-    packkernels.pack_vectors_cuda(x.to(DEVICE), packing, found)
+    packing_kernels.pack_vectors_cuda(x.to(DEVICE), packing, found)
     assert torch.equal(found.cpu(), expected)
 
 

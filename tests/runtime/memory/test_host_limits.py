@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from flexplan_runtime.commands import prepare as requests
+from flexplan_runtime.commands import prepare
 from flexplan_runtime.execute import env
 from flexplan_runtime.measure import machine
-from flexplan_runtime.memory import Arenas, Ledger, arenas, in_memory, room
-from flexplan_runtime.memory import host_limits as hostlimits
+from flexplan_runtime.memory import Arenas, Ledger, arenas, host_limits, in_memory, room
 from flexplan_runtime.memory.host_limits import Room
 from policies import THREE_TIERS
 from typer.testing import CliRunner, Result
@@ -117,7 +116,7 @@ def test_a_directory_in_memory_is_known_by_the_deepest_mount(kernel: Kernel) -> 
 # -- keeping -----------------------------------------------------------------------------------------------------
 def limited(monkeypatch: pytest.MonkeyPatch, left_bytes: int) -> None:
     found = Room(left_bytes, 2 * left_bytes, "the cgroup limit /sys/fs/cgroup/box/memory.max")
-    for module in (hostlimits, requests, machine):
+    for module in (host_limits, prepare, machine):
         monkeypatch.setattr(module, "room", lambda *_: found)
 
 

@@ -18,7 +18,7 @@ import pytest
 import torch
 from flexplan_runtime import ExecutionEnv, OffloadedLM
 from flexplan_runtime.weights import PackedFiles, read_packed
-from flexplan_runtime.weights import packed as packedweights
+from flexplan_runtime.weights import packed as packed_weights
 from flexplan_runtime.weights import packed_cache as packedfiles
 from flexplan_runtime.weights.checkpoint import open_checkpoint
 from flexplan_runtime.weights.packed import chunk_rows
@@ -43,13 +43,13 @@ Quantised = list[tuple[str, int, int]]
 def quantised(monkeypatch: pytest.MonkeyPatch) -> Quantised:
     """Every call that quantises: (tensor, first row, rows)."""
     calls: Quantised = []
-    plain = packedweights.quantised
+    plain = packed_weights.quantised
 
     def counting(reader: Any, tensor: Any, row: int, rows: int, dtype: Any) -> Any:
         calls.append((tensor.name, row, rows))
         return plain(reader, tensor, row, rows, dtype)
 
-    monkeypatch.setattr(packedweights, "quantised", counting)
+    monkeypatch.setattr(packed_weights, "quantised", counting)
     monkeypatch.setattr(packedfiles, "quantised", counting)
     return calls
 
@@ -99,7 +99,9 @@ def test_second_opening_quantises_nothing_at_any_placement(
 def test_bytes_are_those_of_quantising_at_every_cut(
     config: CompressionConfig, tiny_opt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packedweights, "_ELEMENTS", 50_000)  # so that a tensor has several chunks, the last a short one
+    monkeypatch.setattr(
+        packed_weights, "_ELEMENTS", 50_000
+    )  # so that a tensor has several chunks, the last a short one
     shape = read_model(str(tiny_opt))[0]
     reader, files, cuts = open_checkpoint(tiny_opt, shape), PackedFiles(tmp_path), set()
     for gpu, cpu in ((100.0, 0.0), (7.5, 61.0), (34.0, 33.0), (0.0, 50.0)):
