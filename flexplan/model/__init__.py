@@ -32,7 +32,17 @@ from flexplan.model.places import (
 )
 from flexplan.model.shape import ModelShape
 from flexplan.model.stored import INDEX, SINGLE, read_index, weight_files
-from flexplan.model.tensors import ATTENTION, EMBED, HEAD, MLP, TOKENS, WeightTensor, weight_bytes, weight_tensors
+from flexplan.model.tensors import (
+    ATTENTION,
+    EMBED,
+    HEAD,
+    MLP,
+    ROUTER,
+    TOKENS,
+    WeightTensor,
+    weight_bytes,
+    weight_tensors,
+)
 from flexplan.model.token_rules import Ids, TokenRules
 
 __all__ = [
@@ -41,6 +51,7 @@ __all__ = [
     "HEAD",
     "INDEX",
     "MLP",
+    "ROUTER",
     "SINGLE",
     "TOKENS",
     "TRANSFORMER",

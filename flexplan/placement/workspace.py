@@ -27,12 +27,7 @@ def workspace_bytes(
 
 
 def captured_bytes(s: ModelShape, rows: int, context: int, sparsity: float = 1.0, *, sep_layer: bool) -> int:
-    """Of decoding steps that are captured to be replayed: what a layer, choosing and the head leave stays theirs.
-
-    A step that sends tokens to experts asks the host which, and is never captured.
-    """
-    if s.num_experts:
-        return 0
+    """Of decoding steps that are captured to be replayed: what a layer, choosing and the head leave stays theirs."""
     return rows * (_layer(s, sep_layer) + s.vocab_size) * s.bytes_per_element + _choosing(s, rows, context, sparsity)
 
 
@@ -68,11 +63,25 @@ def _feed_forward(s: ModelShape, sep_layer: bool) -> int:
     """Attention's result + the normed + (gate and) up, activated in place + down.
 
     Attention's result is in its buffer where layers are split, and is the normed where norms come last.
-    All tokens may be sent to one expert; it takes them apart, and its results are added to the others'.
     """
-    apart = 3 * s.hidden_size if s.num_experts else 0
     kept = 2 if sep_layer or not s.pre_norm else 3
-    return kept * s.hidden_size + (2 if s.gated else 1) * s.ffn_size + apart
+    return kept * s.hidden_size + (_experts(s) if s.num_experts else _both(s))
+
+
+def _both(s: ModelShape) -> int:
+    return (2 if s.gated else 1) * s.ffn_size
+
+
+def _experts(s: ModelShape) -> int:
+    """All experts at once, and where their tokens are: each token's activated and its results, then their sum.
+
+    Or one by one, where all tokens may be sent to the same: it takes them apart, and its results are added to the
+    others'.
+    """
+    sorted_bytes = 64 * s.experts_per_token  # which expert, which place, and what finding them out takes
+    together = s.experts_per_token * (s.ffn_size + s.hidden_size) + ceil(sorted_bytes / s.bytes_per_element)
+    sums = s.hidden_size * (1 + ceil(_FLOAT / s.bytes_per_element))
+    return max(together + sums, _both(s) + 3 * s.hidden_size)
 
 
 def _choosing(s: ModelShape, rows: int, context: int, sparsity: float) -> int:

@@ -23,6 +23,7 @@ def layer_weights(view: TaskView) -> dict[str, Pieces]:
     if found is None:
         opened = view.read("weights_unpacked")
         found = _pieces(view) if opened is None else _whole(view, opened)
+        view.block.family.prepare(found)
         view.block.weights[place] = found
     return found
 

@@ -111,6 +111,9 @@ class Family(ABC):
     def norm(self, w: Weights, name: str, x: Tensor) -> Tensor:
         """The normalisation `name` over the last dimension."""
 
+    def prepare(self, w: dict[str, Pieces]) -> None:  # noqa: B027  # most families have nothing to find out
+        """Add to a layer's weights, which stay where they are, what else every step would find out again."""
+
     def warm_up(self, dtype: torch.dtype, device: torch.device) -> None:
         """Have compiled what a step launches on this device."""
         x_BSD = torch.zeros(1, 1, self.shape.hidden_size, dtype=dtype, device=device)
