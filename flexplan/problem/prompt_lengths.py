@@ -31,7 +31,7 @@ def lengths(prompts: Sequence[Prompt], tokenizer: str | Path | None = None) -> t
     found = tuple(next(counted) if isinstance(p.content, str) else len(p.content) for p in prompts)
     for prompt, length in zip(prompts, found, strict=True):
         if not length:
-            raise PromptError("FP312", f"line {prompt.line}: it has no tokens", fix=f"leave line {prompt.line} out")
+            raise PromptError("FP303", f"line {prompt.line} has no tokens", fix=f"leave line {prompt.line} out")
     return found
 
 
@@ -54,7 +54,7 @@ def _counts(opened: Any, growth: int, few: Sequence[Prompt], tokenizer: str | Pa
             return [count for prompt in few for count in _counts(opened, growth, [prompt], tokenizer)]
         why = str(error)
     message = f"{lines_of(few)}: the tokenizer of {tokenizer} fails: {why}"
-    raise UsageError("FP119", message, fix="look for the prompt it fails on, or give token ids")
+    raise PromptError("FP308", message, fix="look for the prompt it fails on, or give token ids")
 
 
 def _open(tokenizer: str | Path | None) -> tuple[Any, int]:

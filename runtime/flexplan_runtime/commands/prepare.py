@@ -115,7 +115,7 @@ def random_prompts(request: RunRequest, policy: Policy, shape: ModelShape) -> tu
     if length > max(1, longest):
         asked = f"--prompt-len {length} + {request.max_new_tokens} new tokens"
         message = f"{asked}, {shape.name} reads {shape.max_positions}"
-        raise UsageError("FP168", message, fix="lower --prompt-len or --max-new-tokens")
+        raise UsageError("FP173", message, fix="lower --prompt-len or --max-new-tokens")
     generator = torch.Generator().manual_seed(request.seed % (1 << 63))
     rows = torch.randint(shape.vocab_size, (policy.block_size, length), generator=generator).tolist()
     return tuple(Prompt(n, tuple(row), n + 1) for n, row in enumerate(rows))

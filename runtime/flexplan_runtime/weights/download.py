@@ -56,7 +56,7 @@ def resolve_model(path_or_name: str | Path, parent: Path | None = None) -> Path:
     target = _target(root, hub_id, itself=parent is not None)
     if target.exists() and not _is_empty(target):
         message = f"{target}: holds no model, and {hub_id} cannot be downloaded over it"
-        raise ModelFilesError("FP520", message, fix="give another directory, or move what is there away")
+        raise ModelFilesError("FP534", message, fix="give another directory, or move what is there away")
     return _download(hub_id, target)
 
 
