@@ -30,7 +30,7 @@ SHARED = {
     "FP503": ("a value of config.json that is not allowed", "config fields rope token_rules"),
     "FP504": ("a model that flexplan does not support", "config opt rope"),
     "FP506": ("values of config.json that contradict each other", "fields rope rotary"),
-    "FP520": ("no model directory", "checkpoint download"),
+    "FP520": ("no model directory", "weights download"),
     "FP802": ("a graph's text that does not parse", "text"),
     "FP902": ("options that a plug-in does not take", "plugins sandbox"),
     "FP906": ("a plan that does not hold up", "thirdparty"),

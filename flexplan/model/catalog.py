@@ -12,6 +12,7 @@ from pathlib import Path
 from flexplan.errors import ModelFilesError, UsageError
 from flexplan.files import is_directory, is_file
 from flexplan.limits import MOST_TEXT, shown
+from flexplan.model.checkpoint import refuse_unusable_weights
 from flexplan.model.config import read_config
 from flexplan.model.constants import ModelConstants
 from flexplan.model.families import FAMILIES, why_not
@@ -71,10 +72,9 @@ def read_model(name: str | Path) -> tuple[ModelShape, ModelConstants]:
     'facebook/opt-30b'
     """
     text = str(name)
-    known = _short_names().get(text.lower())
-    # a directory that only happens to bear the name of a model is not one
-    if text and (is_file(text) or has_config(text) or _npy_model(text) or (known is None and is_directory(text))):
+    if _is_place(text):
         return _read_place(Path(text))
+    known = _short_names().get(text.lower())
     hub_id = known or hub_name(text)
     for place in cached(hub_id) if hub_id else ():
         if has_config(place):
@@ -85,6 +85,25 @@ def read_model(name: str | Path) -> tuple[ModelShape, ModelConstants]:
 def model_shape(name: str | Path) -> ModelShape:
     """Only the sizes of `read_model`."""
     return read_model(name)[0]
+
+
+def shape_to_run(name: str | Path) -> ModelShape:
+    """The sizes of `read_model`; weights of a directory that no run would take are a ModelFilesError now.
+
+    A ``config.json`` given by its own path is taken for its sizes alone, and so is a directory without weights.
+    """
+    text, shape = str(name), model_shape(name)
+    if _is_place(text) and is_directory(text):
+        refuse_unusable_weights(snapshot_within(Path(text)), shape)
+    return shape
+
+
+def _is_place(text: str) -> bool:
+    """Whether it is a path; a directory that only happens to bear the name of a model is not one."""
+    known = text.lower() in _short_names()
+    return bool(text) and (
+        is_file(text) or has_config(text) or _npy_model(text) is not None or (not known and is_directory(text))
+    )
 
 
 def _read_place(path: Path) -> tuple[ModelShape, ModelConstants]:

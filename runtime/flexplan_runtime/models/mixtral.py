@@ -5,14 +5,11 @@ Tensor shapes: B rows, S positions, D hidden, T = B x S tokens, X experts, A exp
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
-
 import torch
 from torch import Tensor
 
-from flexplan.model import ModelShape
-from flexplan_runtime.models.base import Source, Weights, first_found, linear, residual, stacked
-from flexplan_runtime.models.llama import Llama, mlp_norm_source
+from flexplan_runtime.models.base import Weights, linear, residual
+from flexplan_runtime.models.llama import Llama
 
 
 class Mixtral(Llama):
@@ -37,32 +34,3 @@ class Mixtral(Llama):
         probs_TX = linear(x_TD, w["router.weight"]).float().softmax(-1)
         top_TA, experts_TA = probs_TX.topk(self.shape.experts_per_token, dim=-1)
         return top_TA / top_TA.sum(-1, keepdim=True), experts_TA
-
-    @classmethod
-    def mlp_sources(cls, s: ModelShape, at: str, layer: int, found: Container[str]) -> Iterator[Source]:
-        routers = [f"{at}block_sparse_moe.gate.weight", f"{at}mlp.gate.weight"]
-        router = first_found(routers, found)
-        moe = router.removesuffix("gate.weight")
-        yield from mlp_norm_source(s, at, layer)
-        yield from stacked([router], [s.num_experts], s.hidden_size, "router.weight", layer)
-        fused = f"{moe}experts.gate_up_proj" in found
-        yield from (_fused_experts if fused else _single_experts)(s, f"{moe}experts.", layer)
-
-
-def _single_experts(s: ModelShape, at: str, layer: int) -> Iterator[Source]:
-    """Three matrices an expert: w1 is the gate, w3 goes up, w2 down."""
-    for e in range(s.num_experts):
-        gate_up = [f"{at}{e}.w1.weight", f"{at}{e}.w3.weight"]
-        rows = [s.ffn_size, s.ffn_size]
-        yield from stacked(gate_up, rows, s.hidden_size, f"experts.{e}.gate_up.weight", layer)
-        yield from stacked([f"{at}{e}.w2.weight"], [s.hidden_size], s.ffn_size, f"experts.{e}.down.weight", layer)
-
-
-def _fused_experts(s: ModelShape, at: str, layer: int) -> Iterator[Source]:
-    """Two tensors for all experts, the expert first."""
-    gate_up = (s.num_experts, 2 * s.ffn_size, s.hidden_size)
-    down = (s.num_experts, s.hidden_size, s.ffn_size)
-    for e in range(s.num_experts):
-        for stem, hf_shape in (("gate_up", gate_up), ("down", down)):
-            rows = hf_shape[1]
-            yield Source(f"{at}{stem}_proj", hf_shape, e * rows, f"experts.{e}.{stem}.weight", layer, 0, rows)
