@@ -64,13 +64,13 @@ class ProblemFile(BaseModel):
             raise UsageError("FP160", f"problem file {path} cannot be read: {error}", fix="give a TOML file") from None
         given = _parsed(text, path)
         try:
-            job = cls.model_validate(given)
+            file = cls.model_validate(given)
         except ValidationError as error:
             raise _refusal(path, error) from None
         beside = {
-            key: _beside(Path(path).parent, getattr(job, key)) for key in ("model", "hardware", "prompts", "tokenizer")
+            key: _beside(Path(path).parent, getattr(file, key)) for key in ("model", "hardware", "prompts", "tokenizer")
         }
-        return job.model_copy(update=beside)
+        return file.model_copy(update=beside)
 
     @classmethod
     def asked(cls, path: str | None, flags: Mapping[str, Any]) -> ProblemFile:

@@ -5,11 +5,10 @@ Rows are what their makers published; a model directory on disk always comes bef
 
 from __future__ import annotations
 
-import difflib
 from functools import cache
 from pathlib import Path
 
-from flexplan.errors import ModelFilesError, UsageError
+from flexplan.errors import ModelFilesError, UsageError, did_you_mean
 from flexplan.files import is_directory, is_file
 from flexplan.limits import MOST_TEXT, shown
 from flexplan.model.checkpoint import refuse_unusable_weights
@@ -141,12 +140,6 @@ def _unknown(name: str) -> UsageError:
     message = f"model {shown(name)} is neither a model directory nor a known name"
     if hub_name(name):
         message += f", and there is none of it in {downloads()} and {hub_cache()}"
-    hint = _near(name) or f"known are {', '.join(model_names()[:3])}, ..."
+    known = f"known are {', '.join(model_names()[:3])}, ..."
+    hint = did_you_mean(name.lower()[:MOST_TEXT], _short_names(), known, most=3, called=_short_names())
     return UsageError("FP120", message, fix=f"{hint} or give a directory with a config.json")
-
-
-def _near(name: str) -> str:
-    """The models that may be meant, as a question."""
-    close = difflib.get_close_matches(name.lower()[:MOST_TEXT], _short_names(), n=9, cutoff=0.6)
-    ids = list(dict.fromkeys(_short_names()[c] for c in close))[:3]
-    return f"did you mean {', '.join(ids)}?" if ids else ""
