@@ -27,6 +27,7 @@ SHARED = {
     "FP308": ("a tokenizer that fails on a prompt", "prompt_lengths tokenizer"),
     "FP315": ("a line or an array of prompts that is too long", "prompts"),
     "FP316": ("prompts that are no lines of text, but a table or an archive", "prompts"),
+    "FP318": ("a setting of a line that cannot be honoured", "prompts"),
     "FP503": ("a value of config.json that is not allowed", "config fields rope token_rules"),
     "FP504": ("a model that flexplan does not support", "config opt rope"),
     "FP506": ("values of config.json that contradict each other", "fields rope rotary"),

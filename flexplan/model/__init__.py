@@ -24,6 +24,7 @@ from flexplan.model.layers import TRANSFORMER, Layer, is_gathered, layer_tensors
 from flexplan.model.packing import Packing
 from flexplan.model.places import (
     cached,
+    directory_of,
     downloads,
     has_config,
     hub_cache,
@@ -57,6 +58,7 @@ __all__ = [
     "WeightFile",
     "WeightTensor",
     "cached",
+    "directory_of",
     "downloads",
     "has_config",
     "hub_cache",

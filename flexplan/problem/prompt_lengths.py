@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flexplan.errors import PromptError, UsageError
+from flexplan.model import directory_of
 from flexplan.problem.prompts import Prompt, read_prompts
 from flexplan.problem.tokenizer_file import FILE, LOAD_PATIENCE_S, bounded, chunks, growth_of, lines_of, swollen
 
@@ -59,9 +60,9 @@ def _counts(opened: Any, growth: int, few: Sequence[Prompt], tokenizer: str | Pa
 
 def _open(tokenizer: str | Path | None) -> tuple[Any, int]:
     """The tokenizer, and how many characters it may make of one; a UsageError says what to give where there is none."""
-    given = Path(tokenizer).expanduser() if tokenizer is not None else None
+    given = directory_of(Path(tokenizer).expanduser()) if tokenizer is not None else None
     path = given / FILE if given is not None and given.is_dir() else given
-    if path is None or not path.is_file() or path.name == "config.json":
+    if path is None or not path.is_file():
         what = f"{tokenizer} has no {FILE}" if given is not None else f"there is no {FILE}"
         message = f"the prompts are text, and {what} to count their tokens with"
         raise UsageError("FP117", message, fix='give --tokenizer DIR, or token ids as in {"prompt_ids": [1, 2]}')

@@ -12,7 +12,7 @@ import torch
 from flexplan.errors import InfeasiblePlan, ModelFilesError, PolicyError, UsageError
 from flexplan.hardware import Hardware, hardware_from
 from flexplan.job import RunRequest
-from flexplan.model import ModelConstants, ModelShape
+from flexplan.model import ModelConstants, ModelShape, directory_of
 from flexplan.plan import Plan, refuse_endless, refuse_over_budget
 from flexplan.plugins import SCHEDULES, make
 from flexplan.policy import Policy
@@ -124,7 +124,7 @@ def random_prompts(request: RunRequest, policy: Policy, shape: ModelShape) -> tu
 def _find(request: RunRequest) -> tuple[str | Path, Path | None]:
     """Where the weights are, and where a tokenizer may be."""
     if request.dummy:
-        given = Path(request.model).expanduser()
+        given = directory_of(Path(request.model).expanduser())
         return DUMMY, given if given.is_dir() else None
     directory = resolve_model(request.model)
     return directory, directory

@@ -91,6 +91,13 @@ def test_a_path_is_itself(tmp_path: Path) -> None:
     assert resolve_model(str(there), tmp_path) == there
 
 
+def test_the_path_of_a_config_is_that_of_its_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = model_at(tmp_path / "my-model")
+    assert resolve_model(there / "config.json") == there
+    monkeypatch.chdir(tmp_path)
+    assert resolve_model("my-model/config.json") == Path("my-model")  # which might be a name on the hub
+
+
 def test_home_is_expanded(tmp_path: Path, hub: Hub) -> None:
     there = model_at(tmp_path / "HOME" / "weights" / "opt-125m")
     assert resolve_model("~/weights/opt-125m") == there
