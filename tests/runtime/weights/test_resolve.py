@@ -6,10 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
-
-huggingface_hub = pytest.importorskip("huggingface_hub")
-
 from flexplan_runtime.weights import open_model, resolve_model
 
 from flexplan.errors import ModelFilesError
