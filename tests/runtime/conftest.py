@@ -9,8 +9,6 @@ import pytest
 
 if find_spec("torch") is None:
     collect_ignore_glob = ["*/test_*.py"]  # planning is tested without it
-elif find_spec("triton") is None:
-    collect_ignore = ["kernels/test_decode_step.py", "kernels/test_packing_kernels.py"]
 
 
 @pytest.fixture(autouse=True)

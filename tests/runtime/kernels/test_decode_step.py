@@ -12,17 +12,19 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from triton_device import CUDA, DEVICE, DTYPES, MARKS
+
+pytest.importorskip("triton", reason="no Triton")
+pytestmark = MARKS
+
 from flexplan_runtime import ExecutionEnv, OffloadedLM
 from flexplan_runtime.attention.dense import grain_attention
 from flexplan_runtime.kernels.decode_attention import decode_attention_cuda
 from flexplan_runtime.kernels.decode_step import norm_cuda, put_pairs_cuda, turn_cuda
 from flexplan_runtime.models.rope import Rotary, rotate
-from triton_device import CUDA, DEVICE, DTYPES, MARKS
 
 from flexplan.model import ModelConstants, RopeScaling, read_model
 from flexplan.testing import policy_with
-
-pytestmark = MARKS
 
 ULPS = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 

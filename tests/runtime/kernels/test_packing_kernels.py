@@ -10,16 +10,18 @@ from typing import Any
 
 import pytest
 import torch
-from flexplan_runtime.attention.packed import by_blocks
-from flexplan_runtime.kernels import packing as packing_kernels
-from flexplan_runtime.kernels.packed_decode_attention import decode_attention_packed_cuda
-from flexplan_runtime.kernels.quantisation import pack_slabs, pack_vectors, unpack_slabs, unpack_vectors
 from torch import Tensor
 from triton_device import DEVICE, DTYPES, MARKS
 
 from flexplan.model import Packing
 
+pytest.importorskip("triton", reason="no Triton")
 pytestmark = MARKS
+
+from flexplan_runtime.attention.packed import by_blocks
+from flexplan_runtime.kernels import packing as packing_kernels
+from flexplan_runtime.kernels.packed_decode_attention import decode_attention_packed_cuda
+from flexplan_runtime.kernels.quantisation import pack_slabs, pack_vectors, unpack_slabs, unpack_vectors
 
 KINDS = list(itertools.product([4, 8], [False, True], DTYPES))
 kinds = pytest.mark.parametrize(
