@@ -39,7 +39,7 @@ SHARED = {
 
 
 class Raised(NamedTuple):
-    """A code in the source: the error it is given to ("" where a helper of the file takes it), and where."""
+    """A code in the source: what it is given to, an error or a helper that makes one, and where."""
 
     code: str
     error: str
