@@ -36,15 +36,29 @@ def visible(text: str) -> str:
     return _INVISIBLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-def did_you_mean(name: str, known: Collection[str], otherwise: str, *, most: int = 1, cutoff: float = 0.6) -> str:
+def did_you_mean(
+    name: str,
+    known: Collection[str],
+    otherwise: str,
+    *,
+    most: int = 1,
+    cutoff: float = 0.6,
+    called: Mapping[str, str] | None = None,
+) -> str:
     """The known names nearest to a wrong one, as a question; ``otherwise`` where none is near.
+
+    Where several names are known for one thing, ``called`` gives the one to be said.
 
     >>> did_you_mean("zigzgag", ["rowwise", "zigzag"], "see flexplan planners")
     'did you mean zigzag?'
+    >>> names = {"opt-30b": "facebook/opt-30b", "opt-30b-hf": "facebook/opt-30b"}
+    >>> did_you_mean("optt-30b", names, "none is", most=2, called=names)
+    'did you mean facebook/opt-30b?'
     """
     from difflib import get_close_matches  # only for those who mistype
 
-    near = get_close_matches(name, known, most, cutoff)
+    close = get_close_matches(name, known, 3 * most, cutoff)  # some of which may be the same
+    near = list(dict.fromkeys((called or {}).get(c, c) for c in close))[:most]
     return f"did you mean {' or '.join(near)}?" if near else otherwise
 
 

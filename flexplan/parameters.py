@@ -90,7 +90,11 @@ _BOTH: Mapping[str, Parameter] = MappingProxyType(
         **_all(IRRELEVANT, "of a service", service_tier=(), store=(False,), prompt_cache_key=()),
         **_all(IRRELEVANT, "of a service", prompt_cache_retention=()),
         **_all(HONOURED, "the same number in all lines", max_tokens=()),
-        **_all(REFUSED, "one setting for all lines: give `--do-sample --temperature`", temperature=()),
+        **_all(
+            REFUSED,
+            "one setting for all lines: give `--do-sample --temperature`; 0 is greedy, as runs are without it",
+            temperature=(0, 0.0),
+        ),
         **_all(REFUSED, "one setting for all lines: give `--do-sample --top-p`", top_p=(1.0, 1)),
         **_all(REFUSED, "one setting for all lines: give `--seed`", seed=()),
         **_all(REFUSED, "rows end at the model's end ids only", stop=([],)),

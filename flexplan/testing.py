@@ -16,7 +16,7 @@ from typing import Any
 from flexplan.cost import Rates
 from flexplan.errors import InfeasiblePlan
 from flexplan.graph import TIERS, TaskGraph, check_graph, check_memory
-from flexplan.model import ModelShape
+from flexplan.model import ModelShape, model_shape
 from flexplan.placement import Layout, Placement
 from flexplan.plan import Plan, Planner, Schedule, solve
 from flexplan.policy import Policy, fill_blocks
@@ -42,6 +42,11 @@ def policy_with(
 ) -> Policy:
     """A policy whose percents are said by name: (on the gpu, on the cpu) of weights, cache and activations."""
     return Policy(gpu_batch_size, num_gpu_batches, *w, *cache, *act, **switches)
+
+
+def shallow(name: str, num_layers: int = 2) -> ModelShape:
+    """A model known by its name, but of a few layers: they are alike, and tests are to be quick."""
+    return model_shape(name).model_copy(update={"num_layers": num_layers})
 
 
 def small_shape() -> ModelShape:
@@ -70,11 +75,6 @@ def small_problem(gpu_mem: int = 13 * MiB // 2, cpu_mem: int = 48 * MiB, disk_me
     return Problem.of(
         small_shape(), gpu_mem=gpu_mem, cpu_mem=cpu_mem, disk_mem=disk_mem, prompt_len=24, gen_len=5, num_prompts=8
     )
-
-
-def with_budget(problem: Problem, tier: str, nbytes: int) -> Problem:
-    """The same problem with another capacity of one tier."""
-    return problem.with_budgets(**{tier: nbytes})
 
 
 class PlannerContract:
@@ -136,9 +136,9 @@ class PlannerContract:
         refusal = refusal_of(self.make_planner(), problem)
         for tier, nbytes in (refusal.smallest_budget_bytes if refusal else {}).items():
             if nbytes is not None:
-                assert refusal_of(self.make_planner(), with_budget(problem, tier, nbytes)) is None
+                assert refusal_of(self.make_planner(), problem.with_budgets(**{tier: nbytes})) is None
                 less = max(0, nbytes - MiB)
-                assert refusal_of(self.make_planner(), with_budget(problem, tier, less)) is not None
+                assert refusal_of(self.make_planner(), problem.with_budgets(**{tier: less})) is not None
 
 
 def refusal_of(planner: Planner, problem: Problem) -> InfeasiblePlan | None:

@@ -8,6 +8,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from tokenize import COMMENT, tokenize
 
 import networkx
 import pytest
@@ -160,6 +161,31 @@ def test_paths_in_prose_exist() -> None:
     for document in (d for d in DOCS if d.name != "CHANGELOG.md"):  # which remembers what was moved
         for path in re.findall(rf"`((?:{rooms})/[\w/.-]+)`", document.read_text()):
             assert (ROOT / path).exists(), f"{document.name}: {path}"
+
+
+def prose() -> Iterator[tuple[str, str]]:
+    """Documents, docstrings and comments, each with the name of its file; not what remembers other houses."""
+    for document in DOCS:
+        if document.name not in ("CHANGELOG.md", "coming-from-flexllmgen.md"):
+            yield document.name, document.read_text()
+    for folder in (*ROOMS.values(), ROOT / "tests", ROOT / "benchmarks", ROOT / "examples"):
+        for path in folder.rglob("*.py"):
+            tree = ast.parse(path.read_text())
+            documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+            told = [ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, documented)]
+            with path.open("rb") as file:
+                told += [token.string for token in tokenize(file.readline) if token.type == COMMENT]
+            yield str(path.relative_to(ROOT)), "\n".join(told)
+
+
+def test_files_that_prose_names_exist() -> None:
+    """By the end of their path: ``cost/rates.py`` must lie in a folder ``cost``."""
+    there = [f"/{path.relative_to(ROOT)}" for path in ROOT.rglob("*.py")]
+    there = [path for path in there if "/." not in path]  # of ours, not of an environment
+    named = [(where, name) for where, text in prose() for name in re.findall(r"[\w/]*\w\.py\b", text)]
+    assert len(named) > 50  # it sees them
+    gone = [pair for pair in named if not any(path.endswith(f"/{pair[1].lstrip('/')}") for path in there)]
+    assert not gone
 
 
 def test_kinds_are_those_of_the_code() -> None:

@@ -12,7 +12,7 @@ from flexplan.cli.progress import Progress
 from flexplan.errors import NoNumbers
 from flexplan.hardware import Hardware
 from flexplan.job import BenchReport, DemoReport, RunReport, RunRequest, find_runtime
-from flexplan.problem import Prompt, new_tokens_of, read_prompts
+from flexplan.problem import Prompt, new_tokens_of, read_prompts, refuse_greedy
 from flexplan.report.objects import completion_line, summary
 
 _LINE_BYTES = 90  # of an output line, beside the prompt and its answer
@@ -40,6 +40,8 @@ def run_to_file(
 ) -> None:
     """Read the prompts, run them and write one JSON line each."""
     given = None if prompts is None else read_prompts(prompts, form)
+    if request.do_sample:
+        refuse_greedy(given or ())
     output.refuse(given or ())
     if given == ():
         print("there are no prompts", file=sys.stderr)

@@ -86,7 +86,7 @@ def _refuse_full(path: Path, directory: Path, at_least_bytes: int) -> None:
         message = (
             f"output {path} will have {format_size(at_least_bytes)} or more, its disk has {format_size(free)} left"
         )
-        raise StorageError("FP613", message, fix="make room, or choose a path on another disk")
+        raise StorageError("FP615", message, fix="make room, or choose a path on another disk")
 
 
 def _refuse_input(path: Path, number: int | None, inputs: list[str | Path]) -> None:

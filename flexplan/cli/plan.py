@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 def solve(
     context: typer.Context,
-    job: Annotated[str | None, typer.Argument(metavar="[JOB.TOML]", help="A problem file; flags override it.")] = None,
+    problem_file: Annotated[
+        str | None, typer.Argument(metavar="[PROBLEM.TOML]", help="A problem file; flags override it.")
+    ] = None,
     gpu_mem: opt.GpuMem = None,
     cpu_mem: opt.CpuMem = None,
     disk_mem: opt.DiskMem = None,
@@ -56,11 +58,11 @@ def solve(
     from flexplan.plan import PLANNER_TIMEOUT_S
     from flexplan.plan import solve as solve_problem
 
-    asked = ProblemFile.asked(job, context.params)
+    asked = ProblemFile.asked(problem_file, context.params)
     name, settings = asked.chosen_planner()
     problem = asked.problem()
     if output is not None:
-        refuse_unwritable(output, (job, asked.model, asked.hardware, asked.prompts, asked.tokenizer))
+        refuse_unwritable(output, (problem_file, asked.model, asked.hardware, asked.prompts, asked.tokenizer))
     with _busy(f"{name} is planning"):
         plan = solve_problem(problem, name, timeout_s=asked.planner_timeout or PLANNER_TIMEOUT_S, **settings)
     if output is not None:

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flexplan.errors import UsageError, did_you_mean
+from flexplan.job import refuse_idle_format
 from flexplan.limits import MOST_FILE_BYTES, first_refused, read_limited
 from flexplan.policy import CompressionConfig, Policy, allowed_fields, field_names
 from flexplan.problem import Objective, Problem, lengths, new_tokens_of, prompts_to_plan_for
@@ -63,13 +64,13 @@ class ProblemFile(BaseModel):
             raise UsageError("FP160", f"problem file {path} cannot be read: {error}", fix="give a TOML file") from None
         given = _parsed(text, path)
         try:
-            job = cls.model_validate(given)
+            file = cls.model_validate(given)
         except ValidationError as error:
             raise _refusal(path, error) from None
         beside = {
-            key: _beside(Path(path).parent, getattr(job, key)) for key in ("model", "hardware", "prompts", "tokenizer")
+            key: _beside(Path(path).parent, getattr(file, key)) for key in ("model", "hardware", "prompts", "tokenizer")
         }
-        return job.model_copy(update=beside)
+        return file.model_copy(update=beside)
 
     @classmethod
     def asked(cls, path: str | None, flags: Mapping[str, Any]) -> ProblemFile:
@@ -93,9 +94,8 @@ class ProblemFile(BaseModel):
 
     def _of_prompts(self) -> dict[str, Any]:
         """The lengths of the prompts file, if there is one, and the new tokens that its lines ask for."""
+        refuse_idle_format(self.format, self.prompts)
         if self.prompts is None:
-            if self.format is not None:
-                raise UsageError("FP116", "--format without --prompts would change nothing", fix="leave it out")
             return {}
         doubled = [key for key in ("prompt_len", "num_prompts") if getattr(self, key) is not None]
         if doubled:

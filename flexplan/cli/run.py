@@ -48,14 +48,13 @@ def run(
 ) -> None:
     """Complete every prompt."""
     from flexplan.cli.launch import OutputFile, run_to_file
-    from flexplan.job import budget_bytes, refuse_idle_sampling, request_of
+    from flexplan.job import budget_bytes, refuse_idle_format, refuse_idle_sampling, request_of
     from flexplan.plan import load_policy
 
     drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     refuse_idle_sampling(do_sample, drawing)
     budgets = budget_bytes({"gpu": gpu_mem, "cpu": cpu_mem, "disk": disk_mem})
-    if form is not None and prompts is None:
-        raise UsageError("FP163", "--format without --prompts would change nothing", fix="leave it out")
+    refuse_idle_format(form, prompts)
     if prompts is None and not dummy:
         raise UsageError("FP163", "there are no --prompts", fix="give --prompts FILE, or --dummy for random ones")
     request = request_of(

@@ -26,6 +26,7 @@ from flexplan.graph.kinds import (
     KINDS,
     LANES,
     TIERS,
+    natural_lane,
     tier_of,
 )
 from flexplan.graph.tasks import NOTHING, Access, Buffer, Node, Sweep, Task, Work
@@ -62,5 +63,6 @@ __all__ = [
     "check_graph",
     "check_memory",
     "check_order",
+    "natural_lane",
     "tier_of",
 ]

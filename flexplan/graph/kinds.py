@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from flexplan.graph.tasks import Task
+
 # -- lanes: ordering domains, each in order within itself ------------------------------------------------
 GPU = "gpu"
 H2D_WEIGHTS, H2D_CACHE, H2D_SMALL, D2H = "h2d_weights", "h2d_cache", "h2d_small", "d2h"
@@ -67,3 +69,12 @@ KINDS: Mapping[str, Kind] = {
     "write_hidden": Kind(DISK_WRITE, "hidden_relay", "hidden_disk"),
     "store_ids": Kind(D2H, "ids", "outputs"),
 }
+
+
+def natural_lane(task: Task) -> str:
+    """The lane whose resources a task takes: its own; its kind's where it runs inline, on nobody's.
+
+    >>> natural_lane(Task("load_weight", "inline", 0, 0, 0)), natural_lane(Task("load_weight", "h2d_cache", 0, 0, 0))
+    ('h2d_weights', 'h2d_cache')
+    """
+    return KINDS[task.kind].lane if task.lane == INLINE and task.kind in KINDS else task.lane

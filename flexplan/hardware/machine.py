@@ -111,7 +111,7 @@ class Hardware(BaseModel):
             write_whole(path, self.model_dump_json(indent=2) + "\n")
         except OSError as error:
             message = f"hardware file {path} cannot be written: {error.strerror or error}"
-            raise UsageError("FP121", message, fix="choose another path") from error
+            raise UsageError("FP125", message, fix="choose another path") from error
 
     def __hash__(self) -> int:
         return hash(tuple(getattr(self, name) for name in _HASHED))

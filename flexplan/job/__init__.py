@@ -4,7 +4,7 @@ request  What was typed, made into a request.
 runtime  The `Runtime` protocol, its requests and its reports.
 """
 
-from flexplan.job.request import budget_bytes, refuse_idle_sampling, request_of
+from flexplan.job.request import budget_bytes, refuse_idle_format, refuse_idle_sampling, request_of
 from flexplan.job.runtime import (
     BenchReport,
     Completion,
@@ -30,6 +30,7 @@ __all__ = [
     "Shares",
     "budget_bytes",
     "find_runtime",
+    "refuse_idle_format",
     "refuse_idle_sampling",
     "request_of",
 ]

@@ -35,10 +35,25 @@ def _machine_bytes() -> int | None:
 
 def refuse_idle_sampling(do_sample: bool, asked: Mapping[str, Any]) -> None:
     """Raise UsageError for sampling settings that would change nothing."""
-    idle = [f"--{name.replace('_', '-')}" for name, value in asked.items() if value is not None and not do_sample]
+    if not do_sample:
+        _refuse_idle(asked, "do_sample")
+
+
+def refuse_idle_format(form: str | None, prompts: str | None) -> None:
+    """Raise UsageError for a format of prompts where there are none."""
+    if prompts is None:
+        _refuse_idle({"format": form}, "prompts")
+
+
+def _refuse_idle(asked: Mapping[str, Any], wanting: str) -> None:
+    idle = [_flag(name) for name, value in asked.items() if value is not None]
     if idle:
-        message = f"{', '.join(idle)} without --do-sample would change nothing"
-        raise UsageError("FP165", message, fix="add --do-sample, or leave it out")
+        message = f"{', '.join(idle)} without {_flag(wanting)} would change nothing"
+        raise UsageError("FP165", message, fix=f"add {_flag(wanting)}, or leave it out")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def request_of(

@@ -15,7 +15,8 @@ tensors      The weight tensors of a shape, layer by layer, under flexplan's own
 token_rules  `TokenRules`: what a model's generation config asks of the tokens that follow.
 """
 
-from flexplan.model.catalog import model_shape, read_model
+from flexplan.model.catalog import model_shape, read_model, shape_to_run
+from flexplan.model.checkpoint import Source, StoredTensor, WeightFile, parameter_sources
 from flexplan.model.config import read_config
 from flexplan.model.constants import ModelConstants, RopeScaling
 from flexplan.model.header import read_header, what_it_is
@@ -23,6 +24,7 @@ from flexplan.model.layers import TRANSFORMER, Layer, is_gathered, layer_tensors
 from flexplan.model.packing import Packing
 from flexplan.model.places import (
     cached,
+    directory_of,
     downloads,
     has_config,
     hub_cache,
@@ -61,9 +63,13 @@ __all__ = [
     "ModelShape",
     "Packing",
     "RopeScaling",
+    "Source",
+    "StoredTensor",
     "TokenRules",
+    "WeightFile",
     "WeightTensor",
     "cached",
+    "directory_of",
     "downloads",
     "has_config",
     "hub_cache",
@@ -71,12 +77,14 @@ __all__ = [
     "is_gathered",
     "layer_tensors",
     "model_shape",
+    "parameter_sources",
     "read_config",
     "read_header",
     "read_index",
     "read_model",
     "refuse_other_formats",
     "schedule_layers",
+    "shape_to_run",
     "snapshot_within",
     "weight_bytes",
     "weight_files",

@@ -5,13 +5,13 @@ Rows are what their makers published; a model directory on disk always comes bef
 
 from __future__ import annotations
 
-import difflib
 from functools import cache
 from pathlib import Path
 
-from flexplan.errors import ModelFilesError, UsageError
+from flexplan.errors import ModelFilesError, UsageError, did_you_mean
 from flexplan.files import is_directory, is_file
 from flexplan.limits import MOST_TEXT, shown
+from flexplan.model.checkpoint import refuse_unusable_weights
 from flexplan.model.config import read_config
 from flexplan.model.constants import ModelConstants
 from flexplan.model.families import FAMILIES, why_not
@@ -71,10 +71,9 @@ def read_model(name: str | Path) -> tuple[ModelShape, ModelConstants]:
     'facebook/opt-30b'
     """
     text = str(name)
-    known = _short_names().get(text.lower())
-    # a directory that only happens to bear the name of a model is not one
-    if text and (is_file(text) or has_config(text) or _npy_model(text) or (known is None and is_directory(text))):
+    if _is_place(text):
         return _read_place(Path(text))
+    known = _short_names().get(text.lower())
     hub_id = known or hub_name(text)
     for place in cached(hub_id) if hub_id else ():
         if has_config(place):
@@ -85,6 +84,25 @@ def read_model(name: str | Path) -> tuple[ModelShape, ModelConstants]:
 def model_shape(name: str | Path) -> ModelShape:
     """Only the sizes of `read_model`."""
     return read_model(name)[0]
+
+
+def shape_to_run(name: str | Path) -> ModelShape:
+    """The sizes of `read_model`; weights of a directory that no run would take are a ModelFilesError now.
+
+    A ``config.json`` given by its own path is taken for its sizes alone, and so is a directory without weights.
+    """
+    text, shape = str(name), model_shape(name)
+    if _is_place(text) and is_directory(text):
+        refuse_unusable_weights(snapshot_within(Path(text)), shape)
+    return shape
+
+
+def _is_place(text: str) -> bool:
+    """Whether it is a path; a directory that only happens to bear the name of a model is not one."""
+    known = text.lower() in _short_names()
+    return bool(text) and (
+        is_file(text) or has_config(text) or _npy_model(text) is not None or (not known and is_directory(text))
+    )
 
 
 def _read_place(path: Path) -> tuple[ModelShape, ModelConstants]:
@@ -122,12 +140,6 @@ def _unknown(name: str) -> UsageError:
     message = f"model {shown(name)} is neither a model directory nor a known name"
     if hub_name(name):
         message += f", and there is none of it in {downloads()} and {hub_cache()}"
-    hint = _near(name) or f"known are {', '.join(model_names()[:3])}, ..."
+    known = f"known are {', '.join(model_names()[:3])}, ..."
+    hint = did_you_mean(name.lower()[:MOST_TEXT], _short_names(), known, most=3, called=_short_names())
     return UsageError("FP120", message, fix=f"{hint} or give a directory with a config.json")
-
-
-def _near(name: str) -> str:
-    """The models that may be meant, as a question."""
-    close = difflib.get_close_matches(name.lower()[:MOST_TEXT], _short_names(), n=9, cutoff=0.6)
-    ids = list(dict.fromkeys(_short_names()[c] for c in close))[:3]
-    return f"did you mean {', '.join(ids)}?" if ids else ""

@@ -6,6 +6,7 @@ that it does not know, a shape that needs other bytes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any, BinaryIO
@@ -40,6 +41,8 @@ _BITS = {
     "U64": 64,
     "C64": 64,
 }
+# those in which a model can compute, as torch and numpy call them; codes of eight bits and fewer are not
+FLOATS: Mapping[str, str] = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _POINTER = b"version https://git-lfs"
 _OTHERS = {
     _POINTER: "a git-lfs pointer, not the file itself: fetch it with `git lfs pull`",

@@ -84,6 +84,11 @@ def snapshot_within(directory: Path) -> Path:
     )
 
 
+def directory_of(path: Path) -> Path:
+    """The directory of a ``config.json`` that is given by its own path; any other path is itself."""
+    return path.parent if path.name == "config.json" and is_file(path) else path
+
+
 def has_config(directory: str | Path) -> bool:
     """Whether a ``config.json`` is there, of whatever kind: one that cannot be read is refused, not passed by."""
     try:

@@ -16,7 +16,7 @@ from typing import Any
 from flexplan.errors import ModelFilesError
 from flexplan.files import parse_json
 from flexplan.limits import read_limited, shown
-from flexplan.model.header import TooMuch, read_header, refuse_more, what_it_is
+from flexplan.model.header import FLOATS, TooMuch, read_header, refuse_more, what_it_is
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -26,8 +26,6 @@ _MOST_FILES = 4096
 _MOST_POINTER_BYTES = 1 << 12
 _CHUNK_BYTES = 4 << 20
 _MATRICES = ("proj.weight", "fc1.weight", "fc2.weight")
-# those in which a model can compute; codes of eight bits and fewer are not
-_FLOATS: Mapping[str, str] = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +45,7 @@ def stored_dtype(directory: Path) -> str | None:
     if isinstance(metadata.get("dtype"), str):
         return str(metadata["dtype"])
     found = _header(*_state(files[0])) if files else {}
-    return next((_FLOATS[at.dtype_name] for _, at in sorted(found.items()) if at.dtype_name in _FLOATS), None)
+    return next((FLOATS[at.dtype_name] for _, at in sorted(found.items()) if at.dtype_name in FLOATS), None)
 
 
 def stored_tensors(directory: Path) -> dict[str, StoredAt]:
@@ -171,5 +169,5 @@ def not_weights(directory: Path) -> str:
 
 def packed_weight(stored: Mapping[str, StoredAt]) -> str:
     """Name and dtype of a matrix that is stored in other numbers than floats of 16 bits and more, or nothing."""
-    codes = ((name, at) for name, at in stored.items() if name.endswith(_MATRICES) and at.dtype_name not in _FLOATS)
+    codes = ((name, at) for name, at in stored.items() if name.endswith(_MATRICES) and at.dtype_name not in FLOATS)
     return next((f"{name} is stored as {at.dtype_name}" for name, at in codes), "")

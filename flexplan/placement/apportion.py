@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 
-class Allotment:
+class Apportionment:
     """Hands out grains to tiers; what rounding took from a tier is carried to the next call.
 
     Grains of one call are of one ``size``; the error of a tier's total stays below one grain of the largest.
@@ -19,7 +19,7 @@ class Allotment:
     def take(self, grains: int, size: float = 1) -> tuple[int, ...]:
         """Whole grains of this size for each tier, summing to ``grains``.
 
-        >>> Allotment((0.5, 0.3, 0.2)).take(10)
+        >>> Apportionment((0.5, 0.3, 0.2)).take(10)
         (5, 3, 2)
         """
         due = [owed / size + share * grains for owed, share in zip(self.owed, self.shares, strict=True)]
@@ -27,8 +27,8 @@ class Allotment:
         while sum(given) > grains:  # a tier that was owed more than this call hands out
             given[max(range(len(given)), key=lambda t: given[t])] -= 1
         while sum(given) < grains:
-            open_tiers = [t for t, share in enumerate(self.shares) if share]
-            given[max(open_tiers, key=lambda t: (due[t] - given[t], -t))] += 1
+            sharing = [t for t, share in enumerate(self.shares) if share]
+            given[max(sharing, key=lambda t: (due[t] - given[t], -t))] += 1
         self.owed = [(d - g) * size for d, g in zip(due, given, strict=True)]
         return tuple(given)
 

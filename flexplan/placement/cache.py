@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from flexplan.graph import TIERS
 from flexplan.model import ModelShape, Packing
-from flexplan.placement.apportion import Allotment
+from flexplan.placement.apportion import Apportionment
 from flexplan.placement.weights import DISK_ALIGN
 from flexplan.policy import Block, Policy
 from flexplan.units import round_up
@@ -98,12 +98,12 @@ def vector_bytes(head_dim: int, bytes_per_element: int, packing: Packing | None)
 def place_cache(shape: ModelShape, policy: Policy, block: Block) -> tuple[tuple[Segment, ...], ...]:
     """Segments by transformer layer and micro-batch; rounding is carried over the micro-batches and layers."""
     packing = policy.cache_packing(shape.bytes_per_element)
-    allotment = Allotment(policy.shares("cache"))
+    apportionment = Apportionment(policy.shares("cache"))
 
     def segment(depth: int, k: int) -> Segment:
         batch = block.batches[k]
         capacity = batch.prompt_len + block.gen_len - 1
-        grains: tuple[int, int, int] = allotment.take(batch.num_rows * shape.num_kv_heads, capacity)  # type: ignore[assignment]
+        grains: tuple[int, int, int] = apportionment.take(batch.num_rows * shape.num_kv_heads, capacity)  # type: ignore[assignment]
         host, shared = policy.cpu_cache_compute, round(grains[1] * policy.cache_stream_percent / 100)
         return Segment(depth, k, capacity, grains, host, shape.head_dim, shape.bytes_per_element, packing, shared)
 

@@ -228,11 +228,11 @@ def _refuse_packing(field: str, config: CompressionConfig, group_dims: tuple[int
         switch = {"comp_weight_config": "compress_weight", "comp_cache_config": "compress_cache"}[field]
         raise PolicyError("FP206", f"{switch} is on, {field}.enabled is off", fix=fix)
     if config.num_bits not in PACKED_BITS:
-        raise PolicyError("FP206", f"{field}.num_bits {config.num_bits}, allowed {PACKED_BITS}", fix=fix)
+        raise PolicyError("FP214", f"{field}.num_bits {config.num_bits}, allowed {PACKED_BITS}", fix=fix)
     if config.group_dim not in group_dims:
         why = "; a group of tokens or of heads would tie what is appended and placed apart" if 2 in group_dims else ""
         allowed = " or ".join(map(str, group_dims))
-        raise PolicyError("FP206", f"{field}.group_dim {config.group_dim}, allowed {allowed}{why}", fix=fix)
+        raise PolicyError("FP214", f"{field}.group_dim {config.group_dim}, allowed {allowed}{why}", fix=fix)
 
 
 def field_names() -> tuple[str, ...]:

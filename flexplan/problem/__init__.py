@@ -11,7 +11,7 @@ tokenizer_file  A tokenizer's file looked at before it is believed, and its work
 from flexplan.problem.objective import Objective
 from flexplan.problem.problem import Problem, Workload
 from flexplan.problem.prompt_lengths import lengths, prompts_to_plan_for
-from flexplan.problem.prompts import Prompt, new_tokens_of, read_prompts
+from flexplan.problem.prompts import Prompt, new_tokens_of, read_prompts, refuse_greedy
 from flexplan.problem.ragged import Lens, envelope, padded_mean, representatives, typical_lens
 from flexplan.problem.tokenizer_file import FILE, LOAD_PATIENCE_S, bounded, chunks, growth_of, lines_of, swollen
 
@@ -33,6 +33,7 @@ __all__ = [
     "padded_mean",
     "prompts_to_plan_for",
     "read_prompts",
+    "refuse_greedy",
     "representatives",
     "swollen",
     "typical_lens",

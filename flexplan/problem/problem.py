@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from flexplan.errors import UsageError
 from flexplan.hardware import DEFAULT_PRESET, Hardware, hardware_from
 from flexplan.limits import MOST_NEW_TOKENS, MOST_PROMPTS, Tokens, first_refused
-from flexplan.model import ModelShape, model_shape
+from flexplan.model import ModelShape, shape_to_run
 from flexplan.problem.objective import Objective
 from flexplan.units import parse_size
 
@@ -94,7 +94,7 @@ class Problem(BaseModel):
         """
         budgets = {"gpu": gpu_mem, "cpu": cpu_mem, "disk": disk_mem}
         return cls(
-            model=model if isinstance(model, ModelShape) else model_shape(str(model)),
+            model=model if isinstance(model, ModelShape) else shape_to_run(str(model)),
             hardware=hardware_from(hardware).with_budget(
                 **{tier: parse_size(size) for tier, size in budgets.items() if size is not None}
             ),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flexplan.errors import PromptError, UsageError
+from flexplan.model import directory_of
 from flexplan.problem.prompts import Prompt, read_prompts
 from flexplan.problem.tokenizer_file import FILE, LOAD_PATIENCE_S, bounded, chunks, growth_of, lines_of, swollen
 
@@ -31,7 +32,7 @@ def lengths(prompts: Sequence[Prompt], tokenizer: str | Path | None = None) -> t
     found = tuple(next(counted) if isinstance(p.content, str) else len(p.content) for p in prompts)
     for prompt, length in zip(prompts, found, strict=True):
         if not length:
-            raise PromptError("FP312", f"line {prompt.line}: it has no tokens", fix=f"leave line {prompt.line} out")
+            raise PromptError("FP303", f"line {prompt.line} has no tokens", fix=f"leave line {prompt.line} out")
     return found
 
 
@@ -54,14 +55,14 @@ def _counts(opened: Any, growth: int, few: Sequence[Prompt], tokenizer: str | Pa
             return [count for prompt in few for count in _counts(opened, growth, [prompt], tokenizer)]
         why = str(error)
     message = f"{lines_of(few)}: the tokenizer of {tokenizer} fails: {why}"
-    raise UsageError("FP119", message, fix="look for the prompt it fails on, or give token ids")
+    raise PromptError("FP308", message, fix="look for the prompt it fails on, or give token ids")
 
 
 def _open(tokenizer: str | Path | None) -> tuple[Any, int]:
     """The tokenizer, and how many characters it may make of one; a UsageError says what to give where there is none."""
-    given = Path(tokenizer).expanduser() if tokenizer is not None else None
+    given = directory_of(Path(tokenizer).expanduser()) if tokenizer is not None else None
     path = given / FILE if given is not None and given.is_dir() else given
-    if path is None or not path.is_file() or path.name == "config.json":
+    if path is None or not path.is_file():
         what = f"{tokenizer} has no {FILE}" if given is not None else f"there is no {FILE}"
         message = f"the prompts are text, and {what} to count their tokens with"
         raise UsageError("FP117", message, fix='give --tokenizer DIR, or token ids as in {"prompt_ids": [1, 2]}')

@@ -12,7 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
@@ -43,13 +43,14 @@ _NEW_TOKENS = ("max_tokens", "max_new_tokens", "max_completion_tokens")
 class Prompt:
     """One prompt: text or token ids; ``line`` is its line in the input, counted from 1.
 
-    ``max_new_tokens`` is what its own line asks for.
+    ``max_new_tokens`` is what its own line asks for; ``greedy`` whether it asks for temperature 0.
     """
 
     id: str | int
     content: str | tuple[int, ...]
     line: int = 0
     max_new_tokens: int | None = None
+    greedy: bool = field(default=False, repr=False)
 
 
 def read_prompts(source: str | Path, form: str = "auto") -> tuple[Prompt, ...]:
@@ -78,6 +79,14 @@ def parse_prompts(data: bytes, suffix: str = "", form: str = "auto") -> tuple[Pr
     Prompt(id=1, content='World', line=2, max_new_tokens=None)
     """
     return _parsed(BytesIO(data), suffix, form)
+
+
+def refuse_greedy(prompts: Iterable[Prompt]) -> None:
+    """Raise PromptError for a line that asks for temperature 0, where tokens are to be drawn."""
+    for prompt in prompts:
+        if prompt.greedy:
+            message = f"line {prompt.line}: temperature 0 cannot be honoured: --do-sample draws the tokens of all lines"
+            raise PromptError("FP318", message, fix=f"leave --do-sample out, or temperature out of line {prompt.line}")
 
 
 def new_tokens_of(prompts: Iterable[Prompt], otherwise: int, flag: str = "") -> int:
@@ -208,7 +217,7 @@ def _of_json(found: Any, line: int, n: int, form: str) -> Prompt:
     if "body" in found:
         return _of_batch(found, line, n)
     _refuse_settings(found, COMPLETIONS, _OWN_KEYS | {"custom_id"}, line)
-    return Prompt(_id_of(found, line, n), _content_of(found, line), line, _new_tokens_of(found, line))
+    return Prompt(_id_of(found, line, n), _content_of(found, line), line, _new_tokens_of(found, line), _greedy(found))
 
 
 def _of_batch(found: Mapping[str, Any], line: int, n: int) -> Prompt:
@@ -224,7 +233,11 @@ def _of_batch(found: Mapping[str, Any], line: int, n: int) -> Prompt:
     if not isinstance(body, dict):
         _refuse(line, f"the body is {_kind(body)}")
     _refuse_settings(body, CHAT if "messages" in body else _BODIES[url], frozenset(("prompt_ids",)), line)
-    return Prompt(_id_of(found, line, n), _content_of(body, line), line, _new_tokens_of(body, line))
+    return Prompt(_id_of(found, line, n), _content_of(body, line), line, _new_tokens_of(body, line), _greedy(body))
+
+
+def _greedy(found: Mapping[str, Any]) -> bool:
+    return found.get("temperature") is not None  # any other than 0 was refused
 
 
 def _refuse_settings(given: Mapping[str, Any], table: Mapping[str, Parameter], own: frozenset[str], line: int) -> None:

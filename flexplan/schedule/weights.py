@@ -13,7 +13,7 @@ class WeightVerbs(Emitter):
 
     def __init__(self, placement: Placement) -> None:
         super().__init__(placement)
-        self._opened: dict[int, int] = {}  # the index that each slot of the open weights holds
+        self._unpacked: dict[int, int] = {}  # the index that each slot of unpacked weights holds
         self._weights = remembered(self._weights_of, maxsize=256)  # all micro-batches of a layer read the same
 
     def load_weight(self, p: Pass, number: int, j: int, k: int, chunk: int, chunks: int) -> Tasks:
@@ -44,10 +44,10 @@ class WeightVerbs(Emitter):
         yield self._task("load_weight", p, j, k, cost.up_work(hi - lo), home, ring, part)
 
     def _weights_of(self, p: Pass, j: int) -> Accesses:
-        """What a compute task of layer j reads: the open weights, or the resident part and the slot of the ring."""
-        opened = self.placement.weights[j].unpacked_bytes
-        if opened:
-            return access("weights_unpacked", self._weight_index(p.number, j), opened)
+        """What a compute task of layer j reads: the unpacked weights, or the resident part and the slot of the ring."""
+        nbytes = self.placement.weights[j].unpacked_bytes
+        if nbytes:
+            return access("weights_unpacked", self._weight_index(p.number, j), nbytes)
         return self._stored_weights(p, j)
 
     def _weight_index(self, number: int, j: int) -> int:
@@ -63,10 +63,10 @@ class WeightVerbs(Emitter):
         """Packed weights are unpacked once a pass, before the first micro-batch that computes with them."""
         w, index = self.placement.weights[j], self._weight_index(p.number, j)
         slot = index % self.placement.unpacked_slots
-        if not w.unpacked_bytes or self._opened.get(slot) == index:
+        if not w.unpacked_bytes or self._unpacked.get(slot) == index:
             return
-        self._opened[slot] = index
-        work = cost.open_work(w.part_bytes["gpu"] + w.blob_bytes, w.unpacked_bytes)
+        self._unpacked[slot] = index
+        work = cost.unpack_work(w.part_bytes["gpu"] + w.blob_bytes, w.unpacked_bytes)
         writes = access("weights_unpacked", index, w.unpacked_bytes)
         yield self._task("unpack_weight", p, j, k, work, self._stored_weights(p, j), writes)
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from flexplan.cost import Rates
-from flexplan.graph import INLINE, KINDS, Task
+from flexplan.graph import Task, natural_lane
 from flexplan.policy import Policy
 from flexplan.problem import Problem, Workload
 from flexplan.schedule import Schedule
@@ -78,8 +78,7 @@ def busy_seconds(tasks: Iterable[Task], rates: Rates) -> dict[str, float]:
     """Seconds that these tasks take of every lane, one after the other, and of every resource at its full rate."""
     found: dict[str, float] = {}
     for task in tasks:
-        natural = KINDS[task.kind].lane if task.lane == INLINE and task.kind in KINDS else task.lane
-        price = rates.price(task.work, natural)
+        price = rates.price(task.work, natural_lane(task))
         found[task.lane] = found.get(task.lane, 0.0) + price.solo_s
         for resource, seconds in price.demands:
             if resource != task.lane:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from operator import sub
 
 from flexplan.cost import Price, Rates
-from flexplan.graph import INLINE, KINDS, Buffer, Sweep, Task, Tracker, Work
+from flexplan.graph import Buffer, Sweep, Task, Tracker, Work, natural_lane
 
 Wait = tuple[str, int]  # a lane, and the number on it that must have ended, counted from the sweep's first task
 
@@ -137,10 +137,9 @@ def _derive(sweep: Sweep, tracker: Tracker) -> _Derived:
         lane = layout.get(task.lane)
         if lane is None:
             lane = layout[task.lane] = LaneProgram([], [], [])
-        natural = KINDS[task.kind].lane if task.lane == INLINE and task.kind in KINDS else task.lane
         lane.numbers.append(number)
         lane.waits.append(tuple([(other, n - first) for other, n in tracker.waits(task).items()]))
-        lane.works.append(works.setdefault((task.work, natural), len(works)))
+        lane.works.append(works.setdefault((task.work, natural_lane(task)), len(works)))
     times = Counter(work for lane in layout.values() for work in lane.works)
     return _Derived(sweep, layout, list(works), [times[work] for work in range(len(works))])
 

@@ -74,7 +74,7 @@ class LpPlanner:
         return infeasible(problem, self.model, lambda smaller: self.squeezed(smaller) is not None)
 
     def fitted(self, problem: Problem, optimum: Optimum) -> Policy | None:
-        """The policy of an optimum, placed within the budgets; None where a foreign schedule needs too much."""
+        """The policy of an optimum, placed within the budgets; None where a third-party schedule needs too much."""
         schedule: Schedule = make(SCHEDULES, self.schedule)
         return Fitting(problem, schedule, optimum.num_gpu_batches).fit(optimum.program, optimum.solution.shares)
 

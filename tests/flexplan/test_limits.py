@@ -190,12 +190,12 @@ def test_a_pipe_that_is_open_already_is_read() -> None:
     ids=lambda text: text[:40],
 )
 def test_a_problem_file_beyond_sense_is_refused(text: str, tmp_path: Path) -> None:
-    (tmp_path / "job.toml").write_text(text)
+    (tmp_path / "problem.toml").write_text(text)
 
     def asked() -> None:
-        job = ProblemFile.load(tmp_path / "job.toml")
-        job.problem()
-        job.chosen_planner()
+        asked = ProblemFile.load(tmp_path / "problem.toml")
+        asked.problem()
+        asked.chosen_planner()
 
     refused(asked)
 

@@ -48,7 +48,7 @@ def test_both_keep_their_contracts(plugin: Path) -> None:
     assert " passed" in result.stdout
 
 
-def test_the_search_plans_for_a_foreign_schedule(plugin: Path) -> None:
+def test_the_search_plans_for_a_third_party_schedule(plugin: Path) -> None:
     code = """
 from flexplan.plan import solve
 from flexplan.testing import small_problem

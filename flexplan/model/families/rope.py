@@ -37,11 +37,18 @@ def read_rope(f: Fields, head_dim: int) -> tuple[float, RopeScaling | None]:
 
 
 def reach(scaling: RopeScaling | None, positions: int) -> int:
-    """The longest sequence: longer than ``max_position_embeddings`` where that is the context before stretching."""
+    """The longest sequence: longer than ``max_position_embeddings`` where that is the context before stretching.
+
+    A bound of what is refused, no promise of quality.  For linear and dynamic scaling transformers' documentation says
+    that ``max_position_embeddings`` stays what it was before (Vicuna and LongChat: 4096 or 2048, and a factor); a few
+    makers wrote the stretched one beside the factor (DeepSeek-Coder, LLaMA-2-7B-32K), and nothing in the config tells
+    the two apart but a context before stretching that it names.  Where it names none the documentation is believed:
+    the other reading would refuse prompts that such models were made for.
+    """
     if scaling is None or scaling.type in ("llama3", "longrope"):
         return positions
-    stretched = scaling.factor * (scaling.original_max_positions if scaling.type == "yarn" else positions)
-    return max(positions, min(int(stretched), MOST))
+    before = positions if scaling.type == "dynamic" else scaling.original_max_positions or positions
+    return max(positions, min(int(scaling.factor * before), MOST))
 
 
 def _table(f: Fields) -> Table:
@@ -100,7 +107,7 @@ class _Rope:
 
 
 def _linear(r: _Rope) -> RopeScaling:
-    return RopeScaling(type="linear", factor=r.number("factor"))
+    return RopeScaling(type="linear", factor=r.number("factor"), original_max_positions=r.original())
 
 
 def _dynamic(r: _Rope) -> RopeScaling:

@@ -1,6 +1,6 @@
 """A block of the linear program, fitted to what the placement really needs.
 
-The program's rows of memory are bounds: a fixed amount stands for all that a layout rounds, and a foreign
+The program's rows of memory are bounds: a fixed amount stands for all that a layout rounds, and a third-party
 schedule may need more.  So the block is placed, what the rows were off there is credited to the budgets, and
 the program is solved again, until no tier is short and no room is left that would make it faster.
 """

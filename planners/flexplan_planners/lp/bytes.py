@@ -34,6 +34,7 @@ _BUFFERS, _BATCH_BUFFERS = 32, 8  # that begin at a page of their own, at most: 
 _MOVED_GRAINS = 5  # one that rounding adds: at home, in two slots of the ring (relay) and in two of what is new
 _HIDDEN_SLOTS = 3  # of the ring of hidden states, where they do not stay on the gpu
 _HIDDEN_RELAYS = 4  # of those on disk, on the host
+_WEIGHT_RELAYS = 4  # on the host: two slots of what comes from disk, two of what is staged where it is not pinned
 _RELAYED_ROWS = 4  # of the disk's cache, in the two slots of the relay and the two of what goes out
 _BATCHES = 8  # of a block, to tell how a typical micro-batch is padded
 
@@ -60,8 +61,13 @@ class Sizes:
     @cached_property
     def weight_slack(self) -> int:
         """Padding of all pieces and slots, and the row or vector that rounding may move between two tiers."""
-        slots = 2 * self.shape.num_layers + 3
-        return len(self.tensors) * 3 * PIECE_ALIGN + slots * _SLOT_ALIGN + 2 * self.largest_row + BUFFER_ALIGN
+        padded = len(self.tensors) * 3 * PIECE_ALIGN + self.weight_homes * _SLOT_ALIGN
+        return padded + 2 * self.largest_row + BUFFER_ALIGN
+
+    @property
+    def weight_homes(self) -> int:
+        """Slots of a tier's weights, at most: attention and MLP apart, embedding, head, a token table of its own."""
+        return 2 * self.shape.num_layers + 3
 
     @cached_property
     def largest_row(self) -> int:
@@ -147,9 +153,9 @@ class Memory:
         """Weights at home, in the ring and unpacked + cache at home and in rings + hidden states + workspace."""
         size = self.size
         ring, streams, split = s.weight_slots * s.largest_layer, not s.weights_stay, s.splits_steps
-        opened = s.unpacked_slots * round_up(max(s.unpacked_bytes), BUFFER_ALIGN)
+        unpacked = s.unpacked_slots * round_up(max(s.unpacked_bytes), BUFFER_ALIGN)
         hidden = 0 if s.act_stays else _HIDDEN_SLOTS * (size.prompt_hidden + size.token_hidden)
-        fixed = size.weight_slack + size.workspace + hidden + opened + _BUFFERS * BUFFER_ALIGN
+        fixed = size.weight_slack + size.workspace + hidden + unpacked + _BUFFERS * BUFFER_ALIGN
         fixed += (s.weight_slots * size.ring_slack + 2 * size.table_rows) if streams else 0
         fixed += _MOVED_GRAINS * size.capacity * size.grain if s.cache != "gpu" else 0
         fixed += size.queries if split else 0
@@ -184,8 +190,9 @@ class Memory:
         largest, streams, hosted = s.largest_layer, not s.weights_stay, s.cache == "host"
         fixed = _BUFFERS * BUFFER_ALIGN
         if streams:
-            fixed += (2 * size.shape.num_layers + 3) * BUFFER_ALIGN  # each layer begins a page
-            fixed += int(_PERCENT_SLACK * size.weights) + size.weight_slack + 4 * size.ring_slack + 2 * size.table_rows
+            fixed += size.weight_homes * BUFFER_ALIGN  # each begins a page
+            fixed += int(_PERCENT_SLACK * size.weights) + size.weight_slack
+            fixed += _WEIGHT_RELAYS * size.ring_slack + 2 * size.table_rows
         if s.cache != "gpu":
             fixed += _MOVED_GRAINS * size.capacity * size.grain
             fixed += _RELAYED_ROWS * size.capacity * DISK_ALIGN if s.disk == "all" else 0

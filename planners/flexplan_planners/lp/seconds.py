@@ -227,9 +227,9 @@ class PassWork:
             attention = cost.prompt_attention_work(s, self.rows_of_batch, self.new)
         else:
             attention = cost.gpu_attention_work(s, self.grains, self.context, pair_bytes, sparsity)
-        for stored, opened in packed:
-            if opened:
-                sums.once(GPU, cost.open_work(stored, opened))
+        for stored, unpacked in packed:
+            if unpacked:
+                sums.once(GPU, cost.unpack_work(stored, unpacked))
         sums.task(GPU, cost.embed_work(s, self.tokens))
         sums.task(GPU, cost.head_work(s, self.rows_of_batch))
         rest = merge if sep_layer else merge.plus(mlp)

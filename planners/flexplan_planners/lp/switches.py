@@ -107,7 +107,7 @@ class Switches:
     @cached_property
     def unpacked_bytes(self) -> tuple[int, ...]:
         """Bytes of the layers unpacked, 0 for those that are not packed."""
-        return _open_bytes(self.shape, self.sep_layer, self.weight_packing)
+        return _unpacked_bytes(self.shape, self.sep_layer, self.weight_packing)
 
     @property
     def unpacked_slots(self) -> int:
@@ -162,6 +162,6 @@ def _layer_bytes(shape: ModelShape, sep_layer: bool, packing: Packing | None) ->
 
 
 @cache
-def _open_bytes(shape: ModelShape, sep_layer: bool, packing: Packing | None) -> tuple[int, ...]:
+def _unpacked_bytes(shape: ModelShape, sep_layer: bool, packing: Packing | None) -> tuple[int, ...]:
     layers = (layer_tensors(shape, layer, packing) for layer in schedule_layers(shape, sep_layer))
     return tuple(bytes_unpacked(tensors) for tensors in layers)

@@ -12,7 +12,7 @@ import torch
 from flexplan.errors import InfeasiblePlan, ModelFilesError, PolicyError, UsageError
 from flexplan.hardware import Hardware, hardware_from
 from flexplan.job import RunRequest
-from flexplan.model import ModelConstants, ModelShape
+from flexplan.model import ModelConstants, ModelShape, directory_of
 from flexplan.plan import Plan, refuse_endless, refuse_over_budget
 from flexplan.plugins import SCHEDULES, make
 from flexplan.policy import Policy
@@ -115,7 +115,7 @@ def random_prompts(request: RunRequest, policy: Policy, shape: ModelShape) -> tu
     if length > max(1, longest):
         asked = f"--prompt-len {length} + {request.max_new_tokens} new tokens"
         message = f"{asked}, {shape.name} reads {shape.max_positions}"
-        raise UsageError("FP168", message, fix="lower --prompt-len or --max-new-tokens")
+        raise UsageError("FP173", message, fix="lower --prompt-len or --max-new-tokens")
     generator = torch.Generator().manual_seed(request.seed % (1 << 63))
     rows = torch.randint(shape.vocab_size, (policy.block_size, length), generator=generator).tolist()
     return tuple(Prompt(n, tuple(row), n + 1) for n, row in enumerate(rows))
@@ -124,7 +124,7 @@ def random_prompts(request: RunRequest, policy: Policy, shape: ModelShape) -> tu
 def _find(request: RunRequest) -> tuple[str | Path, Path | None]:
     """Where the weights are, and where a tokenizer may be."""
     if request.dummy:
-        given = Path(request.model).expanduser()
+        given = directory_of(Path(request.model).expanduser())
         return DUMMY, given if given.is_dir() else None
     directory = resolve_model(request.model)
     return directory, directory

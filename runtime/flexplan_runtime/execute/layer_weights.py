@@ -21,8 +21,8 @@ def layer_weights(view: TaskView) -> dict[str, Pieces]:
     place = (task.j, -1 if moving is None else view.slot_number(moving))
     found = view.block.weights.get(place)
     if found is None:
-        opened = view.read("weights_unpacked")
-        found = _pieces(view) if opened is None else _whole(view, opened)
+        unpacked = view.read("weights_unpacked")
+        found = _pieces(view) if unpacked is None else _whole(view, unpacked)
         view.block.family.prepare(found)
         view.block.weights[place] = found
     return found
@@ -47,16 +47,16 @@ def piece_view(data: Tensor, piece: Piece, start: int, dtype: torch.dtype) -> Te
 
 
 def whole_view(data: Tensor, w: LayerWeights, tensor: WeightTensor, dtype: torch.dtype) -> Tensor:
-    """The same of a whole tensor in the open weights."""
+    """The same of a whole tensor in the unpacked weights."""
     start = w.unpacked[tensor]
     flat = data[start : start + tensor.unpacked_bytes].view(dtype)
     return flat if tensor.cols == 1 else flat.view(tensor.rows, tensor.cols)
 
 
-def _whole(view: TaskView, opened: Tensor) -> dict[str, Pieces]:
+def _whole(view: TaskView, unpacked: Tensor) -> dict[str, Pieces]:
     """Whole tensors, unpacked."""
     w = view.placement.weights[view.task.j]
-    return {tensor.name: (whole_view(opened, w, tensor, view.block.dtype),) for tensor in w.unpacked}
+    return {tensor.name: (whole_view(unpacked, w, tensor, view.block.dtype),) for tensor in w.unpacked}
 
 
 def _pieces(view: TaskView) -> dict[str, Pieces]:

@@ -6,7 +6,7 @@ import threading
 import time
 
 from flexplan.cost import Rates
-from flexplan.graph import KINDS, Task
+from flexplan.graph import Task, natural_lane
 
 
 class Throttle:
@@ -20,7 +20,7 @@ class Throttle:
     def reserve(self, task: Task) -> float:
         """When the task may end (``time.perf_counter`` seconds): its turn on each resource, first come first served."""
         now = time.perf_counter()
-        price = self.rates.price(task.work, KINDS[task.kind].lane if task.kind in KINDS else task.lane)
+        price = self.rates.price(task.work, natural_lane(task))
         end = now + price.solo_s
         with self._lock:
             for resource, seconds in price.demands:

@@ -75,8 +75,8 @@ class TaskView:
         return self._bytes(self.task.writes, buffer, None)
 
     def slot(self, buffer: str) -> Tensor:
-        """All bytes of a slot that the task reads or writes, as one range; the buffer's name may go on."""
-        found = [a for a in (*self.task.reads, *self.task.writes) if a.buffer.startswith(buffer)]
+        """All bytes of a buffer's slot that the task reads or writes, as one range."""
+        found = [a for a in (*self.task.reads, *self.task.writes) if a.buffer == buffer]
         if not found:
             raise GraphError("FP806", f"{self.task.name} declares no {buffer}", fix="correct the schedule")
         lo, hi = min(a.lo for a in found), max(a.hi for a in found)

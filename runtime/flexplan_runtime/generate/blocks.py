@@ -166,8 +166,12 @@ class BlockRoom:
         return Penalties(rules, ends, given, block.gen_len, self.model.shape.vocab_size, self.env.device)
 
     def _can_replay(self) -> bool:
-        """Steps can be captured where nothing in them asks the host: no counting of experts."""
-        return self.env.device.type == "cuda" and has_triton() and not self.model.shape.num_experts
+        """Steps can be captured where nothing in them asks the host."""
+        if self.env.device.type != "cuda" or not has_triton():
+            return False
+        whole = self.model.policy.compress_weight  # as they are unpacked
+        pieces = [p for w in self.model.placement.weights for p in w.pieces if p.row_hi < p.tensor.rows and not whole]
+        return not self.model.family.asks_the_host([(p.tensor.name, p.row_hi) for p in pieces])
 
     def _chooses_by_step(self, sampling: Sampling) -> bool:
         """Draws and rules know which token they choose."""

@@ -91,7 +91,7 @@ def _copy_rows(out: Tensor, data: Tensor) -> None:
         ctypes.c_void_p(torch.cuda.current_stream().cuda_stream),
     )
     if code != 0:
-        raise InternalError("FP001", f"cudaMemcpy2DAsync returned {code}", fix="report it")
+        raise InternalError("FP002", f"cudaMemcpy2DAsync returned {code}", fix="report it")
 
 
 @cache

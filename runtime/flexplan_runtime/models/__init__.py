@@ -1,7 +1,7 @@
 """The layer mathematics of each family.
 
 activations  Activation functions by their Hugging Face names.
-base         `Family`: five functions of weights and activations, and where a checkpoint keeps its tensors.
+base         `Family`: five functions of weights and activations.
 llama        Llama, Mistral, SmolLM, Qwen2, Qwen3.
 mixtral      Llama with a mixture of experts.
 opt          OPT and Galactica.
@@ -9,13 +9,12 @@ registry     The families by name.
 rope         Rotary positions.
 """
 
-from flexplan_runtime.models.base import Family, Pieces, Source
-from flexplan_runtime.models.registry import family, parameter_sources
+from flexplan_runtime.models.base import Family, Pieces
+from flexplan_runtime.models.registry import family, family_class
 
 __all__ = [
     "Family",
     "Pieces",
-    "Source",
     "family",
-    "parameter_sources",
+    "family_class",
 ]

@@ -1,4 +1,4 @@
-"""What a model family is: five functions of weights and activations, and where a checkpoint keeps its tensors.
+"""What a model family is: five functions of weights and activations.
 
 Tensor shapes, by letter: B rows, S positions, N query heads, K kv heads, H head_dim, D hidden, E embedding,
 Q = N x H, V vocabulary, T = B x S tokens.
@@ -7,9 +7,7 @@ Q = N x H, V vocabulary, T = B x S tokens.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -49,27 +47,6 @@ def residual(x: Tensor, hidden: Tensor, out: Tensor | None = None) -> Tensor:
     return torch.add(x, hidden, out=x if out is None else out)
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Rows of one checkpoint tensor that fill rows of one canonical tensor.
-
-    ``hf_row`` counts in the checkpoint tensor with its leading dimensions flattened (fused experts have three).
-    """
-
-    hf_name: str
-    hf_shape: tuple[int, ...]
-    hf_row: int
-    name: str
-    layer: int
-    row: int
-    rows: int
-
-    @property
-    def cols(self) -> int:
-        """Elements of one row; a vector has one."""
-        return self.hf_shape[-1] if len(self.hf_shape) > 1 else 1
-
-
 class Family(ABC):
     """The maths of one model; `w` always holds the tensors of the layer at hand under their canonical names.
 
@@ -85,11 +62,6 @@ class Family(ABC):
     def scale(self) -> float:
         """What attention multiplies ``q @ k`` by."""
         return self.math.attention_scale
-
-    @classmethod
-    @abstractmethod
-    def sources(cls, shape: ModelShape, found: Container[str]) -> tuple[Source, ...]:
-        """Which checkpoint tensors fill which canonical ones; `found` (names) picks among the known layouts."""
 
     @abstractmethod
     def embed(self, w: Weights, token_rows_BSE: Tensor, positions_BS: Tensor) -> Tensor:
@@ -114,6 +86,10 @@ class Family(ABC):
     def prepare(self, w: dict[str, Pieces]) -> None:  # noqa: B027  # most families have nothing to find out
         """Add to a layer's weights, which stay where they are, what else every step would find out again."""
 
+    def asks_the_host(self, cuts: Sequence[tuple[str, int]]) -> bool:
+        """Whether a step waits for the host, and cannot be captured; ``cuts``: (tensor, row) where pieces part."""
+        return False
+
     def warm_up(self, dtype: torch.dtype, device: torch.device) -> None:
         """Have compiled what a step launches on this device."""
         x_BSD = torch.zeros(1, 1, self.shape.hidden_size, dtype=dtype, device=device)
@@ -137,29 +113,3 @@ class Family(ABC):
         heads = qkv_BS.view(*qkv_BS.shape[:-1], -1, s.head_dim)
         q, k, v = torch.split(heads, [s.num_heads, s.num_kv_heads, s.num_kv_heads], dim=-2)
         return q, k, v
-
-
-def first_found(candidates: Sequence[str], found: Container[str]) -> str:
-    """The candidate that the checkpoint has, else the first."""
-    return next((name for name in candidates if name in found), candidates[0])
-
-
-def stacked(hf_names: Sequence[str], rows: Sequence[int], cols: int | None, name: str, layer: int) -> list[Source]:
-    """Checkpoint tensors that lie one under the other in a canonical one; vectors have no `cols`."""
-    starts = [sum(rows[:n]) for n in range(len(rows))]
-    shapes = [(r,) if cols is None else (r, cols) for r in rows]
-    return [
-        Source(hf, shape, 0, name, layer, start, r)
-        for hf, shape, start, r in zip(hf_names, shapes, starts, rows, strict=True)
-    ]
-
-
-def joined(hf_stems: Sequence[str], rows: Sequence[int], cols: int, bias: bool, stem: str, layer: int) -> list[Source]:
-    """`stacked` weights and, if there are any, their biases."""
-    kinds: list[tuple[str, int | None]] = [("weight", cols), ("bias", None)]
-    return list(
-        chain.from_iterable(
-            stacked([f"{hf}.{kind}" for hf in hf_stems], rows, width, f"{stem}.{kind}", layer)
-            for kind, width in (kinds if bias else kinds[:1])
-        )
-    )

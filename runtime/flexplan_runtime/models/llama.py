@@ -5,18 +5,14 @@ Tensor shapes: B rows, S positions, N query heads, K kv heads, H head_dim, D hid
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
-
 import torch
 from torch import Tensor
 
-from flexplan.model import TOKENS, ModelConstants, ModelShape
+from flexplan.model import ModelConstants, ModelShape
 from flexplan_runtime.kernels.norms import rms_norm
 from flexplan_runtime.models.activations import activation
-from flexplan_runtime.models.base import Family, Source, Weights, first_found, joined, residual, stacked, whole
+from flexplan_runtime.models.base import Family, Weights, residual, whole
 from flexplan_runtime.models.rope import Rotary
-
-_PREFIXES = ("model.", "")
 
 
 class Llama(Family):
@@ -55,45 +51,3 @@ class Llama(Family):
         super().warm_up(dtype, device)
         heads_BSNH = torch.zeros(1, 1, self.shape.num_heads, self.shape.head_dim, dtype=dtype, device=device)
         self._rotary.turned(torch.zeros(1, 1, dtype=torch.int64, device=device), heads_BSNH)
-
-    @classmethod
-    def sources(cls, shape: ModelShape, found: Container[str]) -> tuple[Source, ...]:
-        prefix = next((p for p in _PREFIXES if f"{p}embed_tokens.weight" in found), _PREFIXES[0])
-        return tuple(cls._sources(shape, prefix, found))
-
-    @classmethod
-    def _sources(cls, s: ModelShape, prefix: str, found: Container[str]) -> Iterator[Source]:
-        if not s.tied_embeddings:
-            yield from stacked([f"{prefix}embed_tokens.weight"], [s.vocab_size], s.hidden_size, TOKENS, -1)
-        for layer in range(s.num_layers):
-            yield from _attention_sources(s, f"{prefix}layers.{layer}.", layer)
-            yield from cls.mlp_sources(s, f"{prefix}layers.{layer}.", layer, found)
-        yield from stacked([f"{prefix}norm.weight"], [s.hidden_size], None, "final_norm.weight", s.num_layers)
-        tokens = f"{prefix}embed_tokens.weight"
-        name, hf = ("lm_head.weight", "lm_head.weight")
-        if s.tied_embeddings:  # transformers ties from whichever of the two is stored
-            name, hf = TOKENS, first_found([tokens, "lm_head.weight"], found)
-        yield from stacked([hf], [s.vocab_size], s.hidden_size, name, s.num_layers)
-
-    @classmethod
-    def mlp_sources(cls, s: ModelShape, at: str, layer: int, found: Container[str]) -> Iterator[Source]:
-        """The tensors of the feed-forward block after `at`."""
-        gate_up, down = [f"{at}mlp.gate_proj", f"{at}mlp.up_proj"], [f"{at}mlp.down_proj"]
-        yield from mlp_norm_source(s, at, layer)
-        yield from joined(gate_up, [s.ffn_size, s.ffn_size], s.hidden_size, s.mlp_bias, "gate_up", layer)
-        yield from joined(down, [s.hidden_size], s.ffn_size, s.mlp_bias, "down", layer)
-
-
-def mlp_norm_source(s: ModelShape, at: str, layer: int) -> list[Source]:
-    """The norm before the feed-forward block, which Hugging Face calls post-attention."""
-    return stacked([f"{at}post_attention_layernorm.weight"], [s.hidden_size], None, "mlp_norm.weight", layer)
-
-
-def _attention_sources(s: ModelShape, at: str, layer: int) -> Iterator[Source]:
-    qkv = [f"{at}self_attn.{x}_proj" for x in "qkv"]
-    yield from stacked([f"{at}input_layernorm.weight"], [s.hidden_size], None, "attention_norm.weight", layer)
-    yield from joined(qkv, [s.q_size, s.kv_size, s.kv_size], s.hidden_size, s.qkv_bias, "qkv", layer)
-    if s.qk_norm:
-        yield from stacked([f"{at}self_attn.q_norm.weight"], [s.head_dim], None, "q_norm.weight", layer)
-        yield from stacked([f"{at}self_attn.k_norm.weight"], [s.head_dim], None, "k_norm.weight", layer)
-    yield from joined([f"{at}self_attn.o_proj"], [s.hidden_size], s.q_size, s.out_bias, "out", layer)

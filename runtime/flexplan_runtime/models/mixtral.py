@@ -7,16 +7,16 @@ Tensor shapes: B rows, S positions, D hidden, T = B x S tokens, X experts, A exp
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from flexplan.model import ROUTER, ModelShape
+from flexplan.model import ROUTER
 from flexplan_runtime.kernels.availability import compiles_for
-from flexplan_runtime.kernels.expert_rows import RowTable, row_table
-from flexplan_runtime.models.base import Pieces, Source, Weights, first_found, linear, residual, stacked
-from flexplan_runtime.models.llama import Llama, mlp_norm_source
+from flexplan_runtime.kernels.expert_rows import GROUP, UNIT, RowTable, row_table
+from flexplan_runtime.models.base import Pieces, Weights, linear, residual
+from flexplan_runtime.models.llama import Llama
 
 
 class Mixtral(Llama):
@@ -31,6 +31,12 @@ class Mixtral(Llama):
         for stem, table in zip(("gate_up", "down"), tables, strict=True):
             if None not in tables and table is not None:
                 w[f"experts.{stem}.rows"] = tuple(table)
+
+    def asks_the_host(self, cuts: Sequence[tuple[str, int]]) -> bool:
+        sizes = self.shape.hidden_size, self.shape.ffn_size
+        even = all(size * self.shape.bytes_per_element % UNIT == 0 for size in sizes)
+        together = self.math.activation == "silu" and even
+        return not together or any(row % GROUP for name, row in cuts if name.startswith("experts."))
 
     def mlp(self, w: Weights, hidden_BSD: Tensor, out: Tensor | None = None) -> Tensor:
         x_TD = self.norm(w, "mlp_norm", hidden_BSD).flatten(0, -2)
@@ -61,32 +67,3 @@ class Mixtral(Llama):
         probs_TX = linear(x_TD, w["router.weight"]).float().softmax(-1)
         top_TA, experts_TA = probs_TX.topk(self.shape.experts_per_token, dim=-1)
         return top_TA / top_TA.sum(-1, keepdim=True), experts_TA
-
-    @classmethod
-    def mlp_sources(cls, s: ModelShape, at: str, layer: int, found: Container[str]) -> Iterator[Source]:
-        routers = [f"{at}block_sparse_moe.gate.weight", f"{at}mlp.gate.weight"]
-        router = first_found(routers, found)
-        moe = router.removesuffix("gate.weight")
-        yield from mlp_norm_source(s, at, layer)
-        yield from stacked([router], [s.num_experts], s.hidden_size, "router.weight", layer)
-        fused = f"{moe}experts.gate_up_proj" in found
-        yield from (_fused_experts if fused else _single_experts)(s, f"{moe}experts.", layer)
-
-
-def _single_experts(s: ModelShape, at: str, layer: int) -> Iterator[Source]:
-    """Three matrices an expert: w1 is the gate, w3 goes up, w2 down."""
-    for e in range(s.num_experts):
-        gate_up = [f"{at}{e}.w1.weight", f"{at}{e}.w3.weight"]
-        rows = [s.ffn_size, s.ffn_size]
-        yield from stacked(gate_up, rows, s.hidden_size, f"experts.{e}.gate_up.weight", layer)
-        yield from stacked([f"{at}{e}.w2.weight"], [s.hidden_size], s.ffn_size, f"experts.{e}.down.weight", layer)
-
-
-def _fused_experts(s: ModelShape, at: str, layer: int) -> Iterator[Source]:
-    """Two tensors for all experts, the expert first."""
-    gate_up = (s.num_experts, 2 * s.ffn_size, s.hidden_size)
-    down = (s.num_experts, s.hidden_size, s.ffn_size)
-    for e in range(s.num_experts):
-        for stem, hf_shape in (("gate_up", gate_up), ("down", down)):
-            rows = hf_shape[1]
-            yield Source(f"{at}{stem}_proj", hf_shape, e * rows, f"experts.{e}.{stem}.weight", layer, 0, rows)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
 from importlib import import_module
 
 from flexplan.errors import ModelFilesError
 from flexplan.model import ModelConstants, ModelShape
-from flexplan_runtime.models.base import Family, Source
+from flexplan_runtime.models.base import Family
 
 _FAMILIES = {
     "opt": "opt:Opt",
@@ -35,8 +34,3 @@ def family_class(name: str) -> type[Family]:
 def family(shape: ModelShape, math: ModelConstants) -> Family:
     """The layer maths of a model."""
     return family_class(shape.family)(shape, math)
-
-
-def parameter_sources(shape: ModelShape, found: Container[str]) -> tuple[Source, ...]:
-    """Which checkpoint tensors fill which canonical ones, given the names that the checkpoint has."""
-    return family_class(shape.family).sources(shape, found)

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from flexplan.errors import ModelFilesError
-from flexplan.limits import shown
-from flexplan.model import INDEX, SINGLE, ModelShape, has_config, read_index
-from flexplan_runtime.models import Source, parameter_sources
-from flexplan_runtime.weights.files import StoredTensor, read_npy, read_safetensors
+from flexplan.model import ModelShape, StoredTensor
+from flexplan.model.checkpoint import Parts, find_weights
+from flexplan_runtime.weights.files import read_into, read_npy
 
 CHUNK_BYTES = 64 << 20
-_CODE_BEARING = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_MOST_LISTED = 100
-_MOST_SAID = 500  # characters of one: a name in an index may be as long as the file
 
 
 class WeightReader(Protocol):
@@ -47,7 +39,7 @@ class Checkpoint:
 
     distinct_rows: int | None = None
 
-    def __init__(self, path: Path, parts: Mapping[tuple[int, str], list[tuple[Source, StoredTensor]]]) -> None:
+    def __init__(self, path: Path, parts: Parts) -> None:
         self.path = path
         self._parts = parts
         self.identity: str | None = f"{path.resolve().name}-{_digest(parts)}"
@@ -65,7 +57,7 @@ class Checkpoint:
                 _read(stored, element, flat[(first - row_start) * cols : (last - row_start) * cols])
 
 
-def _digest(parts: Mapping[tuple[int, str], list[tuple[Source, StoredTensor]]]) -> str:
+def _digest(parts: Parts) -> str:
     """Changes with the name, size and time of any file, and with where in it a tensor is."""
     digest = hashlib.sha256()
     for name, sources in sorted(parts.items()):
@@ -78,15 +70,16 @@ def _digest(parts: Mapping[tuple[int, str], list[tuple[Source, StoredTensor]]]) 
 def _read(stored: StoredTensor, element: int, out: Tensor) -> None:
     """Fill the vector `out` from `element` on: straight if nothing needs converting, else by chunks."""
     assert stored.dtype is not None
-    offset = stored.offset + element * stored.dtype.itemsize
-    if out.device.type == "cpu" and out.dtype == stored.dtype:
-        stored.file.read_into(offset, _bytes(out))
+    dtype: torch.dtype = getattr(torch, stored.dtype)
+    offset = stored.offset + element * dtype.itemsize
+    if out.device.type == "cpu" and out.dtype == dtype:
+        read_into(stored.file, offset, _bytes(out))
         return
-    chunk = torch.empty(min(out.numel(), CHUNK_BYTES // stored.dtype.itemsize), dtype=stored.dtype)
+    chunk = torch.empty(min(out.numel(), CHUNK_BYTES // dtype.itemsize), dtype=dtype)
     for part in torch.split(out, chunk.numel()):
-        stored.file.read_into(offset, _bytes(chunk[: part.numel()]))
+        read_into(stored.file, offset, _bytes(chunk[: part.numel()]))
         part.copy_(chunk[: part.numel()])
-        offset += part.numel() * stored.dtype.itemsize
+        offset += part.numel() * dtype.itemsize
 
 
 def _bytes(vector: Tensor) -> memoryview:
@@ -99,167 +92,4 @@ def open_checkpoint(path: Path, shape: ModelShape) -> Checkpoint:
     Everything that is wrong with the files is listed in one ModelFilesError, before any weight is read.
     """
     directory = path.expanduser()
-    names = _entries(directory)
-    problems: list[str] = []
-    found = _stored(directory, names, problems)
-    sources = parameter_sources(shape, found)
-    parts: dict[tuple[int, str], list[tuple[Source, StoredTensor]]] = {}
-    for source in sources:
-        stored = found.get(source.hf_name, problems)
-        wrong = _mismatch(source, stored)
-        problems.extend(wrong)
-        if stored is not None and not wrong:
-            parts.setdefault((source.layer, source.name), []).append((source, stored))
-    if problems:
-        raise _all_problems(directory, list(dict.fromkeys(problems)))
-    return Checkpoint(directory, parts)
-
-
-def _entries(directory: Path) -> list[str]:
-    """The names in a model directory, which must have some."""
-    fix = "give the directory that holds config.json and model*.safetensors"
-    if not directory.exists():
-        raise ModelFilesError("FP520", f"{directory}: there is no such model directory", fix=fix)
-    if not directory.is_dir():
-        raise ModelFilesError("FP520", f"{directory}: is not a directory", fix=fix)
-    try:
-        with os.scandir(directory) as entries:
-            found = sorted((entry.name, _is_ordinary(entry)) for entry in entries)
-    except OSError as error:
-        raise ModelFilesError("FP520", f"{directory}: cannot be read: {error.strerror}", fix=fix) from error
-    if not found:
-        raise ModelFilesError("FP520", f"{directory}: is empty", fix=fix)
-    if odd := [name for name, ordinary in found if not ordinary]:
-        message = f"{directory}: {', '.join(map(shown, odd[:3]))} is a pipe, a socket or a device, not a regular file"
-        raise ModelFilesError("FP526", message, fix="take it out of the directory")
-    return [name for name, _ in found]
-
-
-def _is_ordinary(entry: os.DirEntry[str]) -> bool:
-    """Whether it may be opened: what is neither file nor directory might never answer."""
-    # of a link to nowhere whoever needs it says so
-    return entry.is_file() or entry.is_dir() or (entry.is_symlink() and not Path(entry.path).exists())
-
-
-@dataclass
-class _Found:
-    """The tensors of a directory by Hugging Face name; the header of a .npy file is read when asked for."""
-
-    tensors: dict[str, StoredTensor] = field(default_factory=dict)
-    npy_paths: dict[str, Path] = field(default_factory=dict)
-    in_bad_files: set[str] = field(default_factory=set)  # their file is among the problems already
-    misplaced: dict[str, str] = field(default_factory=dict)  # their shard does not have them; fine if nobody asks
-
-    def __contains__(self, name: object) -> bool:
-        return any(name in known for known in (self.tensors, self.npy_paths, self.in_bad_files, self.misplaced))
-
-    def get(self, name: str, problems: list[str]) -> StoredTensor | None:
-        """The tensor `name`, None where there is none; a new problem is added to `problems`."""
-        if name in self.npy_paths and name not in self.tensors and name not in self.in_bad_files:
-            try:
-                self.tensors[name] = read_npy(self.npy_paths[name])
-            except ValueError as error:
-                self.in_bad_files.add(name)
-                problems.append(f"{self.npy_paths[name].name}: {error}")
-        if name in self.misplaced and name not in self.tensors:
-            problems.append(f"{name}: the index says it is in {self.misplaced[name]}, which does not have it")
-        if name not in self:
-            problems.append(f"{name}: is missing")
-        return self.tensors.get(name)
-
-
-def _stored(directory: Path, names: list[str], problems: list[str]) -> _Found:
-    if SINGLE in names:
-        return _single(directory / SINGLE, problems)
-    if INDEX in names:
-        return _sharded(directory, problems)
-    npy = {n.removesuffix(".npy"): directory / n for n in names if n.endswith((".weight", ".bias", ".npy"))}
-    if any(name.endswith("embed_tokens.weight") for name in npy):
-        return _Found(npy_paths=npy)
-    code = [name for name in names if name.endswith(_CODE_BEARING)]
-    if code and not any(name.endswith(".safetensors") for name in names):
-        raise ModelFilesError(
-            "FP521",
-            f"{directory}: has only {', '.join(code[:3])}; code-bearing files are not read",
-            fix="convert it to safetensors (model.save_pretrained writes them), or download a safetensors revision",
-        )
-    raise ModelFilesError(
-        "FP523",
-        f"{directory}: holds no weights that flexplan reads: no {SINGLE}, no {INDEX}, no one-tensor .npy files",
-        fix="give the directory of a safetensors checkpoint; a sharded one needs its index",
-    )
-
-
-def _single(path: Path, problems: list[str]) -> _Found:
-    try:
-        return _Found(read_safetensors(path))
-    except ValueError as error:
-        raise _all_problems(path.parent, [*problems, f"{path.name}: {error}"]) from error
-
-
-def _sharded(directory: Path, problems: list[str]) -> _Found:
-    """The tensors of all shards that the index names; a name that could leave the directory is never opened."""
-    found, holder, held = _Found(), dict[str, str](), dict[str, list[str]]()
-    try:
-        weight_map, _ = read_index(directory / INDEX)
-    except ValueError as error:
-        raise _all_problems(directory, [f"{INDEX}: {error}"]) from error
-    for name, shard in weight_map.items():
-        held.setdefault(shard, []).append(name)
-    for shard, expected in held.items():
-        for name, tensor in _shard(directory, shard, expected, found, problems):
-            if holder.setdefault(name, shard) != shard:
-                problems.append(f"{name}: is in two shards, {holder[name]} and {shard}")
-            found.tensors[name] = tensor
-    return found
-
-
-def _shard(
-    directory: Path, shard: object, expected: list[str], found: _Found, problems: list[str]
-) -> Iterator[tuple[str, StoredTensor]]:
-    """The tensors of one shard; those of a shard that cannot be read are noted as being in a bad file."""
-    try:
-        if not _is_plain(shard):
-            raise ValueError("the index may only name .safetensors files beside it; it was not opened")
-        tensors = read_safetensors(directory / str(shard))
-    except ValueError as error:
-        problems.append(f"{shard}: {error}")
-        found.in_bad_files.update(expected)
-        return
-    found.misplaced |= {name: str(shard) for name in expected if name not in tensors}
-    yield from tensors.items()
-
-
-def _is_plain(shard: object) -> bool:
-    """A file name of its own directory; Hugging Face's cache makes such files symbolic links, which is fine."""
-    return (
-        isinstance(shard, str)
-        and shard.endswith(".safetensors")
-        and not shard.startswith(".")
-        and not set(shard) & set("/\\\0")
-    )
-
-
-def _mismatch(source: Source, stored: StoredTensor | None) -> list[str]:
-    """What is wrong with a tensor against what the architecture wants."""
-    if stored is None:
-        return []
-    wrong = []
-    if stored.shape != source.hf_shape:
-        wrong.append(f"{source.hf_name}: shape is {list(stored.shape)}, config.json wants {list(source.hf_shape)}")
-    if stored.dtype is None:
-        wrong.append(f"{source.hf_name}: dtype is {stored.dtype_name}, allowed are 16, 32 and 64-bit floats")
-    return wrong
-
-
-def _all_problems(directory: Path, problems: list[str]) -> ModelFilesError:
-    listed = problems[:_MOST_LISTED]
-    if len(problems) > len(listed):
-        listed.append(f"and {len(problems) - len(listed)} more")
-    return ModelFilesError(
-        "FP522",
-        f"{directory}: the model files have {len(problems)} problem{'s' * (len(problems) > 1)}:"
-        + "".join(f"\n  {problem:.{_MOST_SAID}}" for problem in listed),
-        fix="download the model again, or "
-        + ("check that config.json belongs to these weights" if has_config(directory) else "put its config.json there"),
-    )
+    return Checkpoint(directory, find_weights(directory, shape, read_npy))

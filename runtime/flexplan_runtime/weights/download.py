@@ -9,6 +9,7 @@ from pathlib import Path
 from flexplan.errors import ModelFilesError
 from flexplan.model import (
     cached,
+    directory_of,
     downloads,
     has_config,
     hub_cache,
@@ -27,12 +28,13 @@ def resolve_model(path_or_name: str | Path, parent: Path | None = None) -> Path:
     """The directory of a model.
 
     With a `parent`: in it the last part of the name, the whole name, or either with the "-np" of FlexLLMGen's
-    format, else that directory itself.  Without one: `path_or_name` as a path, then flexplan's downloads.  Then the
-    cache of the Hugging Face hub, where it has all the weights.  A name on the hub that is nowhere is downloaded to
-    `parent` (else to flexplan's downloads); ModelFilesError if that fails.
+    format, else that directory itself.  Without one: `path_or_name` as a path, its own or that of its
+    ``config.json``, then flexplan's downloads.  Then the cache of the Hugging Face hub, where it has all the weights.
+    A name on the hub that is nowhere is downloaded to `parent` (else to flexplan's downloads); ModelFilesError if
+    that fails.
     """
     name = str(path_or_name)
-    given = Path(name).expanduser()
+    given = directory_of(Path(name).expanduser())
     hub_id = hub_name(name)
     root = (parent or downloads()).expanduser()
     if parent is None and given.exists() and (hub_id is None or is_model(given)):
@@ -56,7 +58,7 @@ def resolve_model(path_or_name: str | Path, parent: Path | None = None) -> Path:
     target = _target(root, hub_id, itself=parent is not None)
     if target.exists() and not _is_empty(target):
         message = f"{target}: holds no model, and {hub_id} cannot be downloaded over it"
-        raise ModelFilesError("FP520", message, fix="give another directory, or move what is there away")
+        raise ModelFilesError("FP534", message, fix="give another directory, or move what is there away")
     return _download(hub_id, target)
 
 

@@ -9,6 +9,7 @@ import torch
 
 from flexplan.errors import PolicyError, UsageError
 from flexplan.model import ModelConstants, ModelShape, has_config, read_config, read_model
+from flexplan_runtime.models import family_class
 from flexplan_runtime.weights.checkpoint import WeightReader, open_checkpoint
 from flexplan_runtime.weights.download import is_model, resolve_model
 from flexplan_runtime.weights.dummy import DummyCheckpoint
@@ -50,6 +51,7 @@ def open_model(config: Config, path: str | Path, seed: int) -> OpenedModel:
         return OpenedModel(shape, math, DummyCheckpoint(shape, seed))
     directory = _directory(config, Path(path).expanduser())
     shape, math = config if isinstance(config, tuple) else _read(config, directory)
+    family_class(shape.family)  # or what its weights are called is not known
     return OpenedModel(shape, math, open_checkpoint(directory, shape))
 
 

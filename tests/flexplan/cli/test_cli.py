@@ -175,12 +175,12 @@ def test_a_bad_goal_or_workload_is_refused_with_its_words(args: list[str], words
 
 # -- the problem file --------------------------------------------------------------------------------------------
 def test_flags_override_the_problem_file(tmp_path: Path) -> None:
-    job = tmp_path / "job.toml"
-    job.write_text(
+    asked = tmp_path / "problem.toml"
+    asked.write_text(
         'model = "facebook/opt-125m"\ngpu_mem = "2G"\nprompt_len = 16\ngen_len = 4\nplanner = "manual"\n'
         "[policy]\ngpu_batch_size = 2\nw_gpu_percent = 50\nw_cpu_percent = 50\n"
     )
-    found = json.loads(call("solve", job, "--gen-len", "3", "--gpu-batch-size", "5", "--json").stdout)
+    found = json.loads(call("solve", asked, "--gen-len", "3", "--gpu-batch-size", "5", "--json").stdout)
     assert found["problem"]["workload"]["gen_len"] == 3
     assert found["problem"]["workload"]["prompt_len"] == 16
     assert found["problem"]["hardware"]["gpu_bytes"] == 2 << 30
@@ -191,8 +191,8 @@ def test_paths_in_a_problem_file_are_relative_to_it(tmp_path: Path) -> None:
     from flexplan.hardware import hardware_from
 
     hardware_from("t4-gcp").model_copy(update={"name": "mine"}).save(tmp_path / "mine.json")
-    (tmp_path / "job.toml").write_text('model = "opt-125m"\nhardware = "mine.json"\nprompt_len = 8\ngen_len = 2\n')
-    found = json.loads(call("solve", tmp_path / "job.toml", *MANUAL, "--json").stdout)
+    (tmp_path / "problem.toml").write_text('model = "opt-125m"\nhardware = "mine.json"\nprompt_len = 8\ngen_len = 2\n')
+    found = json.loads(call("solve", tmp_path / "problem.toml", *MANUAL, "--json").stdout)
     assert found["problem"]["hardware"]["name"] == "mine"
 
 
@@ -209,12 +209,12 @@ def test_paths_in_a_problem_file_are_relative_to_it(tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_problem_file_is_refused_with_its_words(tmp_path: Path, text: str, words: list[str]) -> None:
-    (tmp_path / "job.toml").write_text(text)
-    refused(call("solve", tmp_path / "job.toml"), 2, *words)
+    (tmp_path / "problem.toml").write_text(text)
+    refused(call("solve", tmp_path / "problem.toml"), 2, *words)
 
 
 def test_a_missing_problem_file_is_exit_2(tmp_path: Path) -> None:
-    refused(call("solve", tmp_path / "job.toml"), 2, "job.toml")
+    refused(call("solve", tmp_path / "problem.toml"), 2, "problem.toml")
 
 
 # -- policy files ------------------------------------------------------------------------------------------------
@@ -408,4 +408,4 @@ def test_examples_of_planning_run(tmp_path: Path) -> None:
     for name in ("quickstart.py", "embed_the_planner.py"):
         subprocess.run([sys.executable, str(examples / name)], check=True, cwd=tmp_path, capture_output=True)
     assert (tmp_path / "policy.json").stat().st_size and (tmp_path / "trace.json").stat().st_size
-    assert call("solve", examples / "job.toml", "--num-prompts", "24").exit_code == 0
+    assert call("solve", examples / "problem.toml", "--num-prompts", "24").exit_code == 0

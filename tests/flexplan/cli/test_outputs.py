@@ -45,18 +45,18 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # -- an output is no input ---------------------------------------------------------------------------------------
 @pytest.mark.parametrize("link", ["itself", "relative", "symbolic", "hard"])
 def test_an_output_that_is_an_input_by_any_name_is_refused(tmp_path: Path, link: str) -> None:
-    job = tmp_path / "job.toml"
-    job.write_text('model = "facebook/opt-125m"\n')
-    names = {"itself": job, "relative": tmp_path / "x" / ".." / "job.toml"}
+    asked = tmp_path / "problem.toml"
+    asked.write_text('model = "facebook/opt-125m"\n')
+    names = {"itself": asked, "relative": tmp_path / "x" / ".." / "problem.toml"}
     out = names.get(link, tmp_path / "out")
     (tmp_path / "x").mkdir()
     if link == "symbolic":
-        out.symlink_to(job)
+        out.symlink_to(asked)
     if link == "hard":
-        out.hardlink_to(job)
-    result = call("solve", job, "-o", out)
+        out.hardlink_to(asked)
+    result = call("solve", asked, "-o", out)
     assert result.exit_code == 2 and "FP171" in result.stderr
-    assert job.read_text().startswith("model")
+    assert asked.read_text().startswith("model")
 
 
 def test_an_output_that_is_a_file_of_the_model_is_refused(tmp_path: Path) -> None:

@@ -13,13 +13,12 @@ from flexplan.cost import Rates
 from flexplan.errors import GraphError
 from flexplan.graph import KINDS, LANES, Access, Buffer, Sweep, Task, TaskGraph, Work
 from flexplan.graph.text import parse_name, parse_task
-from flexplan.model import model_shape
 from flexplan.policy import Policy
 from flexplan.problem import Problem
 from flexplan.simulation import simulate_graph
-from flexplan.testing import policy_with
+from flexplan.testing import policy_with, shallow
 
-TINY = model_shape("facebook/opt-125m").model_copy(update={"num_layers": 2})
+TINY = shallow("facebook/opt-125m")
 PROBLEM = Problem.of(TINY, prompt_len=16, gen_len=4)
 POLICIES = {
     "on the gpu": Policy(2, 2),

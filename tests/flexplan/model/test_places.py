@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from flexplan.cli.app import app
 from flexplan.errors import FlexplanError, ModelFilesError
-from flexplan.model import cached, hub_cache, read_model
+from flexplan.model import cached, hub_cache, parameter_sources, read_config, read_model
 from flexplan.model.catalog import model_config
+from flexplan.problem import Problem
 
 CONFIG = {
     "model_type": "llama",
@@ -208,3 +214,71 @@ def test_what_is_read_is_a_model_files_error_even_for_a_name(home: Path) -> None
     in_hub_cache("google/gemma-2-2b", config=CONFIG | {"model_type": "gemma2"})
     with pytest.raises(ModelFilesError, match="gemma2"):
         read_model("google/gemma-2-2b")
+
+
+def weights_of(config: Mapping[str, object], spoil: Callable[[dict[str, Any]], object] = lambda header: None) -> bytes:
+    """A safetensors file of zeros of what `config` wants, its header spoilt by `spoil`."""
+    header, at = dict[str, Any](), 0
+    for source in parameter_sources(read_config(config)[0], frozenset()):
+        size = 4 * prod(source.hf_shape)
+        header[source.hf_name] = {"dtype": "F32", "shape": source.hf_shape, "data_offsets": [at, at + size]}
+        at += size
+    spoil(header)
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(max(e["data_offsets"][1] for e in header.values()))
+
+
+NORM = "model.norm.weight"
+
+
+def renamed(header: dict[str, Any]) -> None:
+    header["lost"] = header.pop(NORM)
+
+
+def in_integers(header: dict[str, Any]) -> None:
+    header[NORM]["dtype"] = "I32"
+
+
+def reshaped(header: dict[str, Any]) -> None:
+    header[NORM]["shape"] = [2, 16]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (renamed, f"{NORM}: is missing"),
+        (in_integers, f"{NORM}: dtype is I32"),
+        (reshaped, f"{NORM}: shape is [2, 16], config.json wants [32]"),
+    ],
+)
+def test_weights_that_no_run_takes_are_refused_before_planning(
+    spoil: Callable[[dict[str, Any]], object], said: str, home: Path
+) -> None:
+    place = model_directory(home)
+    (place / "model.safetensors").write_bytes(weights_of(CONFIG))
+    sizes = Problem.of(place, prompt_len=8, gen_len=8).model
+    (place / "model.safetensors").write_bytes(weights_of(CONFIG, spoil))
+    with pytest.raises(ModelFilesError, match="FP522") as refused:
+        Problem.of(place, prompt_len=8, gen_len=8)
+    assert said in str(refused.value)
+    assert Problem.of(place / "config.json", prompt_len=8, gen_len=8).model == sizes  # by its sizes alone
+
+
+def test_code_bearing_weights_are_refused_before_planning(home: Path) -> None:
+    place = model_directory(home)
+    Problem.of(place, prompt_len=8, gen_len=8)  # no weights yet: by its sizes
+    (place / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(ModelFilesError, match="FP521"):
+        Problem.of(place, prompt_len=8, gen_len=8)
+    result = CliRunner().invoke(app, ["solve", "--model", str(place), "--gpu-mem", "1G", "--cpu-mem", "1G"])
+    assert result.exit_code == 4 and "FP521" in result.stderr and not result.stdout
+
+
+def test_a_tensor_that_lies_in_a_file_of_its_own_is_missed_by_name(home: Path) -> None:
+    place = model_directory(home)
+    for source in parameter_sources(read_config(CONFIG)[0], frozenset()):
+        (place / source.hf_name).write_bytes(b"")  # what is in it running will say
+    Problem.of(place, prompt_len=8, gen_len=8)
+    (place / NORM).unlink()
+    with pytest.raises(ModelFilesError, match=f"{NORM}: is missing"):
+        Problem.of(place, prompt_len=8, gen_len=8)

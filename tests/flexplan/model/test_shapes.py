@@ -226,7 +226,9 @@ def test_a_window_of_any_layer_bounds_the_length_that_is_exact(config: Config) -
 @pytest.mark.parametrize(
     ("scaling", "longest"),
     [
-        ({"type": "linear", "factor": 4.0}, 8192),
+        ({"type": "linear", "factor": 4.0}, 8192),  # as documented: 2048 is the context before stretching
+        ({"type": "linear", "factor": 4.0, "original_max_position_embeddings": 512}, 2048),  # it names another
+        ({"type": "linear", "factor": 4.0, "original_max_position_embeddings": 1024}, 4096),
         ({"rope_type": "dynamic", "factor": 4.0}, 8192),
         ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}, 4096),
         ({"rope_type": "yarn", "factor": 4.0}, 8192),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexplan.placement.apportion import Allotment, cut
+from flexplan.placement.apportion import Apportionment, cut
 
 
 @st.composite
@@ -18,9 +18,9 @@ def shares(draw: st.DrawFn) -> tuple[float, float, float]:
 
 @given(shares(), st.lists(st.integers(0, 50), max_size=60))
 def test_what_rounding_took_is_given_back(wanted: tuple[float, ...], calls: list[int]) -> None:
-    allotment, totals, asked = Allotment(wanted), [0, 0, 0], 0
+    apportionment, totals, asked = Apportionment(wanted), [0, 0, 0], 0
     for grains in calls:
-        taken = allotment.take(grains)
+        taken = apportionment.take(grains)
         assert sum(taken) == grains
         assert min(taken) >= 0
         asked += grains
@@ -31,7 +31,7 @@ def test_what_rounding_took_is_given_back(wanted: tuple[float, ...], calls: list
 
 @given(shares(), st.integers(0, 1000))
 def test_a_tier_without_a_share_gets_nothing(wanted: tuple[float, ...], grains: int) -> None:
-    for part, share in zip(Allotment(wanted).take(grains), wanted, strict=True):
+    for part, share in zip(Apportionment(wanted).take(grains), wanted, strict=True):
         assert share or not part
 
 
@@ -48,4 +48,4 @@ def test_a_cut_loses_no_byte_and_is_off_by_less_than_a_grain(wanted: tuple[float
 @pytest.mark.parametrize(("wanted", "parts"), [((1, 0, 0), (7, 0, 0)), ((0, 1, 0), (0, 7, 0)), ((0, 0, 1), (0, 0, 7))])
 def test_all_of_it_on_one_tier_is_all_of_it(wanted: tuple[float, ...], parts: tuple[int, ...]) -> None:
     assert cut(7, wanted, 64) == parts
-    assert Allotment(wanted).take(7) == parts
+    assert Apportionment(wanted).take(7) == parts

@@ -13,15 +13,14 @@ import pytest
 from flexplan.cost import Rates
 from flexplan.errors import FlexplanError, InfeasiblePlan, PluginError, PolicyError
 from flexplan.hardware import hardware_from
-from flexplan.model import model_shape
 from flexplan.plan import Plan, load_policy, solve
 from flexplan.plan.planner import check_plan
 from flexplan.policy import Policy
 from flexplan.problem import Problem
 from flexplan.simulation import simulate_graph
-from flexplan.testing import policy_with
+from flexplan.testing import policy_with, shallow
 
-TINY = model_shape("facebook/opt-125m").model_copy(update={"num_layers": 2})
+TINY = shallow("facebook/opt-125m")
 PROBLEM = Problem.of(TINY, prompt_len=16, gen_len=4, num_prompts=10)
 POLICY = policy_with(2, 2, w=(30, 40), cache=(30, 40), act=(30, 40))
 
@@ -167,7 +166,7 @@ def test_a_deep_model_is_predicted_from_a_few_of_its_layers(tiers: tuple[float, 
 @pytest.mark.parametrize("num_layers", [22, 23, 24])
 def test_what_weights_wait_for_between_passes_is_predicted(num_layers: int, sep_layer: bool) -> None:
     """Which layers of a pass wait for a slot depends on what is over when three slots are counted off."""
-    shape = model_shape("facebook/opt-1.3b").model_copy(update={"num_layers": num_layers})
+    shape = shallow("facebook/opt-1.3b", num_layers)
     problem = Problem.of(shape, gpu_mem="8G", prompt_len=64, gen_len=20)
     made = Plan.of(
         problem,

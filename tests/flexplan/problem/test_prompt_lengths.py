@@ -145,6 +145,6 @@ def test_the_prompt_that_a_tokenizer_fails_on_is_named(monkeypatch: pytest.Monke
     assert lengths(good, "there") == (2,) * 5
     with pytest.raises(UsageError, match="line 6: the tokenizer of there fails: called unwrap") as caught:
         lengths([*good, Prompt(5, "bad", 6), *good], "there")
-    assert caught.value.code == "FP119"
+    assert caught.value.code == "FP308"
     with pytest.raises(UsageError, match=r"line 6: .*1000000 characters may become 100 times as many"):
         lengths([*good, Prompt(5, "a" * 1_000_000, 6)], "there")

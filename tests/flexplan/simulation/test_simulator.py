@@ -18,17 +18,16 @@ from flexplan.cost import Price, Rates
 from flexplan.errors import GraphError
 from flexplan.graph import Access, Buffer, Sweep, Task, TaskGraph, Timeline, Work
 from flexplan.hardware import DISK_REQUEST_BYTES, hardware_from
-from flexplan.model import model_shape
 from flexplan.policy import Policy
 from flexplan.problem import Problem
 from flexplan.simulation import simulate_graph
 from flexplan.simulation.simulator import share
 from flexplan.simulation.sweeps import SweepProgram
 from flexplan.simulation.sweeps import programs as programs_of
-from flexplan.testing import policy_with
+from flexplan.testing import policy_with, shallow
 
 GB = 1e9
-TINY = model_shape("facebook/opt-125m").model_copy(update={"num_layers": 2})
+TINY = shallow("facebook/opt-125m")
 PROBLEM = Problem.of(TINY, prompt_len=16, gen_len=16)
 # a machine in round numbers, without fixed times: 1 GB takes 1 s on any link, 1 Gflop 1 s on the gpu
 ROUND = hardware_from().model_copy(

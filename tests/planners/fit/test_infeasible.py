@@ -25,10 +25,6 @@ def refusal(asked: Problem) -> InfeasiblePlan | None:
     return None
 
 
-def with_budget(asked: Problem, tier: str, nbytes: int) -> Problem:
-    return asked.with_budgets(**{tier: nbytes})
-
-
 @pytest.mark.parametrize("model", SHAPES, ids=lambda m: m.name)
 @pytest.mark.parametrize("budgets", [(1, 64, 0), (5, 6, 1)])
 def test_the_smallest_budget_works_and_1_mib_less_does_not(model: object, budgets: tuple[int, int, int]) -> None:
@@ -39,8 +35,8 @@ def test_the_smallest_budget_works_and_1_mib_less_does_not(model: object, budget
     assert error.binding == tuple(t for t, need in error.smallest_budget_bytes.items() if need is not None)
     for tier, nbytes in error.smallest_budget_bytes.items():
         if nbytes is not None:
-            assert refusal(with_budget(asked, tier, nbytes)) is None
-            assert refusal(with_budget(asked, tier, nbytes - MiB)) is not None
+            assert refusal(asked.with_budgets(**{tier: nbytes})) is None
+            assert refusal(asked.with_budgets(**{tier: nbytes - MiB})) is not None
 
 
 def test_where_two_tiers_are_too_small_no_budget_of_one_helps() -> None:
@@ -61,7 +57,7 @@ def test_two_tiers_that_are_too_small_get_budgets_that_work_together_and_1_mib_l
     enough = asked.with_budgets(**together)
     assert refusal(enough) is None
     for tier in together:
-        assert refusal(with_budget(enough, tier, together[tier] - MiB)) is not None
+        assert refusal(enough.with_budgets(**{tier: together[tier] - MiB})) is not None
 
 
 def test_a_policy_that_does_not_fit_is_told_a_block_that_does() -> None:

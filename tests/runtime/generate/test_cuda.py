@@ -11,9 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-
-pytestmark = pytest.mark.gpu
-
 from flexplan_runtime import ExecutionEnv, OffloadedLM
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig
@@ -22,6 +19,8 @@ from flexplan.model import read_model
 from flexplan.policy import Policy
 from flexplan.testing import policy_with
 from flexplan.units import MiB
+
+pytestmark = pytest.mark.gpu
 
 NEW = 8
 PROMPTS = [[5, 6, 7, 8, 9], [11, 12], [20, 21, 22], [30, 31, 32, 33, 34, 35, 36], [40], [41, 42, 43, 44]]

@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-pytestmark = pytest.mark.gpu
-
 from flexplan_runtime import ExecutionEnv, OffloadedLM
 from policies import NEAR_TIE, Case, random_prompts, text_prompts
 from test_packed import DOCUMENTED, packed_cases, packed_reference
 from test_sparse import POLICIES as SPARSE
 from test_sparse import sparse_reference
 from tiny_models import CONFIGS, saved
+
+pytestmark = pytest.mark.gpu
 
 
 def generated_on_gpu(path: Path, case: Case, prompts: Any, offload_dir: Path) -> Any:

@@ -12,7 +12,6 @@ import torch
 from alone import by_flexplan, by_transformers
 from flexplan_runtime.embedded import tiny_opt_prompts
 from flexplan_runtime.execute import block as block_module
-from flexplan_runtime.weights.checkpoint import INDEX, SINGLE
 from policies import THREE_TIERS
 from safetensors.torch import load_file, save_file
 from tiny_models import ROTARY, reference_model, saved
@@ -21,7 +20,7 @@ from typer.testing import CliRunner
 
 from flexplan.cli.app import app
 from flexplan.errors import ModelFilesError
-from flexplan.model import read_config
+from flexplan.model import INDEX, SINGLE, read_config
 
 WIDTHS = {"float32": 4, "float16": 2, "bfloat16": 2}
 each_dtype = pytest.mark.parametrize("dtype", WIDTHS)

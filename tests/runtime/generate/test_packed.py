@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from flexplan_runtime.kernels.quantisation import pack_vectors, unpack_vectors
-from flexplan_runtime.models import parameter_sources
 from flexplan_runtime.weights import unpack
 from flexplan_runtime.weights.checkpoint import open_checkpoint
 from flexplan_runtime.weights.packed import pack
@@ -28,7 +27,7 @@ from policies import (
 from tiny_models import CONFIGS, saved
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
-from flexplan.model import Packing, read_model, weight_tensors
+from flexplan.model import Packing, parameter_sources, read_model, weight_tensors
 from flexplan.policy import CompressionConfig, Policy
 from flexplan.testing import policy_with
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from flexplan_runtime.models import family, parameter_sources
+from flexplan_runtime.models import family
 from flexplan_runtime.models.base import linear, whole
 from tiny_models import CONFIGS, our_logits, reference_logits, saved
 
 from flexplan.errors import ModelFilesError
-from flexplan.model import read_config, weight_tensors
+from flexplan.model import parameter_sources, read_config, weight_tensors
 
 IDS_BS = torch.arange(2 * 17).reshape(2, 17) * 7 % 95 + 3
 

@@ -15,14 +15,15 @@ import numpy as np
 import pytest
 import torch
 from flexplan_runtime.models import family
-from flexplan_runtime.weights.checkpoint import INDEX, SINGLE, open_checkpoint
+from flexplan_runtime.weights.checkpoint import open_checkpoint
 from flexplan_runtime.weights.dummy import DummyCheckpoint
 from safetensors.torch import load_file, save_file
 from tiny_models import CONFIGS, logits, our_logits, reference_logits, saved, saved_npy
 from transformers import AutoModelForCausalLM
 
 from flexplan.errors import ModelFilesError, StorageError
-from flexplan.model import read_config, weight_tensors
+from flexplan.model import INDEX, SINGLE, read_config, weight_tensors
+from flexplan.model.checkpoint import refuse_unusable_weights
 from flexplan.model.config import shape_from_config
 
 IDS_BS = torch.arange(2 * 9).reshape(2, 9) * 7 % 95 + 3
@@ -55,6 +56,10 @@ def problems(directory: Path) -> str:
         open_checkpoint(directory, shape)
     assert error.value.exit_code == 4
     assert error.value.fix
+    if any(directory.glob("model*.safetensors*")) or any(directory.glob("*.bin")):  # .npy: only running looks into them
+        with pytest.raises(ModelFilesError) as planned:
+            refuse_unusable_weights(directory, shape)
+        assert str(planned.value) == str(error.value)  # who plans is told what who runs would be
     return str(error.value)
 
 

@@ -19,9 +19,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-torch = pytest.importorskip("torch")
-
 from flexplan_runtime.generate import Tokenizer
 from flexplan_runtime.weights import open_model, resolve_model
 from safetensors.torch import load_file, save_file

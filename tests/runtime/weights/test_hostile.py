@@ -11,16 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("torch")
-safetensors = pytest.importorskip("safetensors")
-
+import safetensors
 from flexplan_runtime.weights import open_model, resolve_model
-from flexplan_runtime.weights.checkpoint import open_checkpoint  # (needs torch)
-from flexplan_runtime.weights.files import read_npy, read_safetensors
+from flexplan_runtime.weights.checkpoint import open_checkpoint
+from flexplan_runtime.weights.files import read_npy
 
 from flexplan.errors import FlexplanError, ModelFilesError
 from flexplan.model import INDEX, SINGLE, read_model
+from flexplan.model.checkpoint import read_safetensors
 
 SLOWEST_S = 1.0
 

@@ -6,10 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
-
-huggingface_hub = pytest.importorskip("huggingface_hub")
-
 from flexplan_runtime.weights import open_model, resolve_model
 
 from flexplan.errors import ModelFilesError
@@ -89,6 +87,13 @@ def test_a_path_is_itself(tmp_path: Path) -> None:
     there = model_at(tmp_path / "my-model")
     assert resolve_model(there) == there
     assert resolve_model(str(there), tmp_path) == there
+
+
+def test_the_path_of_a_config_is_that_of_its_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = model_at(tmp_path / "my-model")
+    assert resolve_model(there / "config.json") == there
+    monkeypatch.chdir(tmp_path)
+    assert resolve_model("my-model/config.json") == Path("my-model")  # which might be a name on the hub
 
 
 def test_home_is_expanded(tmp_path: Path, hub: Hub) -> None:

@@ -1,4 +1,4 @@
-"""Handlers that compute: weights opened, and what the embedding, a layer or the head makes of a micro-batch."""
+"""Handlers that compute: weights unpacked, and what the embedding, a layer or the head makes of a micro-batch."""
 
 from __future__ import annotations
 

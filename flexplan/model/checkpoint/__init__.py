@@ -1,0 +1,28 @@
+"""A checkpoint's tensors: which of them fill which weights, and whether a directory holds them all.
+
+files    The tensors of a safetensors file, with the file as it was when its header was read.
+layouts  The families' layouts by name.
+llama    Where Llama, Mistral, Qwen2 and Qwen3 keep their tensors.
+mixtral  Where Mixtral keeps them.
+opt      Where OPT and Galactica keep them.
+source   `Source`: rows of a checkpoint's tensor that are rows of one of ours.
+weights  The weights of a model directory, checked whole by their headers.
+"""
+
+from flexplan.model.checkpoint.files import OPEN_FLAGS, StoredTensor, WeightFile, read_safetensors, read_with
+from flexplan.model.checkpoint.layouts import parameter_sources
+from flexplan.model.checkpoint.source import Source
+from flexplan.model.checkpoint.weights import Parts, find_weights, refuse_unusable_weights
+
+__all__ = [
+    "OPEN_FLAGS",
+    "Parts",
+    "Source",
+    "StoredTensor",
+    "WeightFile",
+    "find_weights",
+    "parameter_sources",
+    "read_safetensors",
+    "read_with",
+    "refuse_unusable_weights",
+]
