@@ -1,0 +1,80 @@
+"""Schedules by name or instance, those of other packages bounded, and blamed by name for what goes wrong.
+
+By name such a schedule is asked in a process of its own.  An instance is the caller's own code and runs here: its
+graphs are bounded, but nothing can end it.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AbstractContextManager
+from functools import lru_cache
+
+from flexplan.apart.allowance import answerable
+from flexplan.apart.bounds import Bounds, failed
+from flexplan.errors import FlexplanError
+from flexplan.graph import TaskGraph
+from flexplan.plugins import SCHEDULES, find, is_ours, made
+from flexplan.policy import Policy
+from flexplan.problem import Problem
+from flexplan.schedule import Schedule
+
+_KEPT = 4  # schedules whose processes are kept for the next graph
+
+
+class Foreign:
+    """A schedule of another package, with the name that errors call it."""
+
+    name: str
+
+    def build(self, problem: Problem, policy: Policy) -> TaskGraph:
+        """Its graph, bounded."""
+        raise NotImplementedError
+
+
+class Guarded(Foreign):
+    """An instance."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+        self.name = type(schedule).__name__
+
+    def build(self, problem: Problem, policy: Policy) -> TaskGraph:
+        """The graph that the instance builds."""
+        bounds = Bounds.of(self.name, problem, policy)
+        try:
+            graph = self.schedule.build(problem, policy)
+        except FlexplanError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise failed(self.name, f"{error!r:.500}") from error
+        return bounds.applied(graph)
+
+
+def schedule_of(chosen: str | Schedule) -> Schedule:
+    """The schedule to build graphs with, of a name or an instance; those of other packages are bounded.
+
+    Raises UsageError for a name that nobody knows.  What a foreign schedule gets wrong is a PluginError with its name.
+    """
+    if not isinstance(chosen, str):
+        ours = isinstance(chosen, Foreign) or is_ours(f"{type(chosen).__module__}.")
+        return chosen if ours else Guarded(chosen)
+    point = find(SCHEDULES, chosen)
+    if is_ours(point.value):
+        found: Schedule = made(SCHEDULES, chosen, point)
+        return found
+    return _apart(chosen, point.value, tuple(sys.path))
+
+
+def blame_of(chosen: str | Schedule, timeout_s: float | None = None) -> AbstractContextManager[None]:
+    """While this is entered, a foreign schedule is `answerable` for its graphs."""
+    schedule = schedule_of(chosen)
+    return answerable(schedule.name if isinstance(schedule, Foreign) else None, timeout_s)
+
+
+@lru_cache(maxsize=_KEPT)
+def _apart(name: str, value: str, paths: tuple[str, ...]) -> Foreign:
+    """One for all graphs of a schedule: its process costs a third of a second."""
+    from flexplan.apart.remote import Apart  # subprocess and pipes: only for those who need them
+
+    return Apart(name)
