@@ -65,7 +65,7 @@ class Apart(Foreign):
             if not asked.is_ours:
                 raise failed(self.name, "its process has ended, and what it built with it")
             dropped, self._dropped = self._dropped, []
-            return asked, self._converse(asked, allowed, (dropped, *request))
+            return asked, self._converse(asked, allowed, dropped, *request)
 
     def _fresh_lock(self) -> threading.RLock:
         """In a forked copy of this process another thread may hold the lock for ever."""
@@ -77,7 +77,7 @@ class Apart(Foreign):
         if self._process is None:
             process = Process("flexplan.apart.server")
             try:
-                self._converse(process, allowed, ([], "load", self.name))
+                self._converse(process, allowed, [], "load", self.name)
                 self._process = process
             finally:
                 if self._process is None:
@@ -85,14 +85,15 @@ class Apart(Foreign):
             return process
         return self._process
 
-    def _converse(self, process: Process, allowed: Allowance, request: tuple[Any, ...]) -> Plain:
+    def _converse(self, process: Process, allowed: Allowance, *request: Any) -> Plain:
         """One request and its answer; after anything but a whole answer the process is ended."""
-        left_s, whole = allowed.left_s, False
+        number, whole = self.number(), False
+        sent = pickle.dumps((number, *request))
         try:
-            line = process.ask(pickle.dumps(request), left_s, _MOST_BYTES, lambda found: found.endswith(b"\n"))
+            line = process.ask(sent, allowed.left_s, _MOST_BYTES, lambda found: found.endswith(b"\n"))
             if line is None:
                 raise self._too_slow(allowed)
-            answer = self._read(line, process)
+            answer = self._read(line, process, number)
             whole = True
         finally:
             if not whole:
@@ -100,14 +101,14 @@ class Apart(Foreign):
                 self._process = None
         return self._believed(answer)
 
-    def _read(self, line: bytearray, process: Process) -> Plain:
+    def _read(self, line: bytearray, process: Process, number: int) -> Plain:
         if len(line) > _MOST_BYTES:
             raise failed(self.name, f"its answer is {len(line)} bytes and goes on, allowed {_MOST_BYTES}")
         try:
             answer = json.loads(line)
         except (ValueError, RecursionError):
             answer = None
-        if isinstance(answer, dict):
+        if isinstance(answer, dict) and answer.get("answers") == number:
             return answer
         if process.exit_code is None:
             raise failed(self.name, f"its process answered {bytes(line[:80])!r}")

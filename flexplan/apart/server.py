@@ -1,7 +1,7 @@
 """The process of a schedule from within: builds graphs, and hands out their passes and tasks when it is asked.
 
-A request is a pickle of our own: (numbers of what is no longer needed, verb, ...).  An answer is a line of JSON:
-nothing of the stranger's objects leaves this process.
+A request is a pickle of our own: (its number, numbers of what is no longer needed, verb, ...).  An answer is a line of
+JSON, with the number of its request: nothing of the stranger's objects leaves this process.
 """
 
 from __future__ import annotations
@@ -81,16 +81,16 @@ class Server:
 
     def answer(self, request: tuple[Any, ...]) -> Plain:
         """What a request asks, or why not."""
-        dropped, verb, *given = request
-        for number in dropped:
-            self.held.pop(number, None)
+        number, dropped, verb, *given = request
+        for held in dropped:
+            self.held.pop(held, None)
         try:
             found: Plain = getattr(self, verb)(*given)
-            return found
+            return {"answers": number, **found}
         except FlexplanError as error:
-            return {"code": error.code, "message": error.message, "fix": error.fix}
+            return {"answers": number, "code": error.code, "message": error.message, "fix": error.fix}
         except BaseException as error:
-            return {"failure": f"{error!r:.500}"}
+            return {"answers": number, "failure": f"{error!r:.500}"}
 
 
 def line_of(answer: Plain) -> bytes:
@@ -98,7 +98,8 @@ def line_of(answer: Plain) -> bytes:
     try:
         return json.dumps(answer).encode() + b"\n"
     except (TypeError, ValueError, RecursionError) as error:
-        return json.dumps({"failure": f"its graph is not plain data: {error!r:.200}"}).encode() + b"\n"
+        why = f"its graph is not plain data: {error!r:.200}"
+        return json.dumps({"answers": answer["answers"], "failure": why}).encode() + b"\n"
 
 
 def _serve(requests: int, answers: int) -> None:
