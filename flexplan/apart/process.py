@@ -7,6 +7,7 @@ one.  To start it costs a third of a second.
 from __future__ import annotations
 
 import os
+import secrets
 import selectors
 import signal
 import subprocess
@@ -15,10 +16,12 @@ import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 _GRACE_S = 5.0  # to end what was started
 _LAST_WORDS_S = 1.0
 _CHUNK = 1 << 16
+_MARK = "FLEXPLAN_APART"  # in the environment of all that a process starts
 
 
 class Process:
@@ -30,6 +33,7 @@ class Process:
     def __init__(self, module: str) -> None:
         requests, self._requests = os.pipe()
         self._answers, answers = os.pipe()
+        mark = f"{os.getpid()}-{secrets.token_hex(8)}"
         paths = os.pathsep.join(path or "." for path in sys.path)
         try:
             self._child = subprocess.Popen(
@@ -37,7 +41,7 @@ class Process:
                 stdin=subprocess.PIPE,  # stays open: where it ends, this process has, and what was started ends itself
                 stdout=subprocess.DEVNULL,
                 bufsize=0,
-                env=os.environ | {"PYTHONPATH": paths},
+                env=os.environ | {"PYTHONPATH": paths, _MARK: mark},
                 pass_fds=(requests, answers),
                 start_new_session=True,
             )
@@ -50,7 +54,7 @@ class Process:
             os.close(answers)
         os.set_blocking(self._requests, False)
         self._starter = os.getpid()
-        self._ending = weakref.finalize(self, _end, self._child, self._starter, self._requests, self._answers)
+        self._ending = weakref.finalize(self, _end, self._child, self._starter, mark, self._requests, self._answers)
 
     @property
     def exit_code(self) -> int | None:
@@ -105,7 +109,7 @@ def _sent(descriptor: int, unsent: memoryview) -> int:
         return len(unsent)  # it has ended: its exit code says why
 
 
-def _end(child: subprocess.Popen[bytes], starter: int, *pipes: int) -> None:
+def _end(child: subprocess.Popen[bytes], starter: int, mark: str, *pipes: int) -> None:
     if os.getpid() != starter:
         return
     assert child.stdin
@@ -118,3 +122,17 @@ def _end(child: subprocess.Popen[bytes], starter: int, *pipes: int) -> None:
         with suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
         child.wait()
+    if child.returncode < 0:  # the supervisor was killed, and has ended nothing
+        while _kill_marked(f"{_MARK}={mark}".encode()):
+            time.sleep(0.01)
+
+
+def _kill_marked(mark: bytes) -> int:
+    """Kill all processes whose environment has a mark; how many there were."""
+    found = 0
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if mark in environ.read_bytes().split(b"\0"):
+                os.kill(int(environ.parent.name), signal.SIGKILL)
+                found += 1
+    return found

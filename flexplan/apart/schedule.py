@@ -10,7 +10,7 @@ import sys
 from contextlib import AbstractContextManager
 from functools import lru_cache
 
-from flexplan.apart.allowance import answerable
+from flexplan.apart.allowance import answerable, blamed_for_graph
 from flexplan.apart.bounds import Bounds, failed
 from flexplan.errors import FlexplanError
 from flexplan.graph import TaskGraph
@@ -70,6 +70,11 @@ def blame_of(chosen: str | Schedule, timeout_s: float | None = None) -> Abstract
     """While this is entered, a foreign schedule is `answerable` for its graphs."""
     schedule = schedule_of(chosen)
     return answerable(schedule.name if isinstance(schedule, Foreign) else None, timeout_s)
+
+
+def graph_blame_of(schedule: Schedule) -> AbstractContextManager[None]:
+    """The same while its graph runs: only what is said of the graph is its doing."""
+    return blamed_for_graph(schedule.name if isinstance(schedule, Foreign) else None)
 
 
 @lru_cache(maxsize=_KEPT)

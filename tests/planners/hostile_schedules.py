@@ -1,9 +1,10 @@
-"""Schedules that break every promise, and three that keep them: installed as a package by test_hostile_schedules.py."""
+"""Schedules that break every promise, and three that keep them: tests install them as a package."""
 
 from __future__ import annotations
 
 import mmap
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -73,6 +74,16 @@ class LeavesAChild(Honest):
         if not pids.exists():
             sleeper = subprocess.Popen(["sleep", "600"], start_new_session=True)
             pids.write_text(str(sleeper.pid))
+        return graph
+
+
+class KillsItsSupervisor(LeavesAChild):
+    """Leaves a process behind, and kills the one that would end it."""
+
+    def changed(self, graph: TaskGraph) -> TaskGraph:
+        super().changed(graph)
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(600)
         return graph
 
 
@@ -279,6 +290,13 @@ class LiesWhereItMatters(SkipsALayer):
         return graph if small else self.changed(graph)
 
 
+class Undeclared(Honest):
+    """Computes without saying what it reads."""
+
+    def changed(self, graph: TaskGraph) -> TaskGraph:
+        return with_tasks(graph, each(lambda task: task._replace(reads=()) if task.kind == "compute" else task))
+
+
 class Forgets(Honest):
     """Another graph each time it is asked."""
 
@@ -286,3 +304,16 @@ class Forgets(Honest):
 
     def changed(self, graph: TaskGraph) -> TaskGraph:
         return replace(graph, schedule=f"forgets{next(self.turns)}")
+
+
+def install(folder: Path) -> None:
+    """A package whose schedules are ``hostile-Raises`` and so on, and two that do not even load."""
+    (folder / "hostile_schedules.py").write_text(Path(__file__).read_text())
+    (folder / "hostile_at_import.py").write_text("import os\nos._exit(0)\n")
+    info = folder / "hostile-0.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: hostile\nVersion: 0.1\n")
+    names = [name for name, found in globals().items() if isinstance(found, type) and issubclass(found, Honest)]
+    points = [f"hostile-{name} = hostile_schedules:{name}" for name in names]
+    points += ["hostile-missing = hostile_schedules:Missing", "hostile-import = hostile_at_import:Schedule"]
+    (info / "entry_points.txt").write_text("\n".join(["[flexplan.schedules]", *points]))

@@ -49,20 +49,12 @@ FAILS_APART = {
 }
 OURS_APART = {"RaisesOurs": ("FP604", "the disk is broken"), "Refuses": ("FP402", "too large for me")}
 WRONG = ("TooEarly", "BeyondTheBudget")
-NAMES = [name for name, found in vars(hostile).items() if isinstance(found, type) and issubclass(found, hostile.Honest)]
 
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package whose schedules are ``hostile-Raises`` and so on, and one that does not even load."""
-    (tmp_path / "hostile_schedules.py").write_text(Path(hostile.__file__).read_text())
-    (tmp_path / "hostile_at_import.py").write_text("import os\nos._exit(0)\n")
-    info = tmp_path / "hostile-0.1.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: hostile\nVersion: 0.1\n")
-    points = [f"hostile-{name} = hostile_schedules:{name}" for name in NAMES]
-    points += ["hostile-missing = hostile_schedules:Missing", "hostile-import = hostile_at_import:Schedule"]
-    (info / "entry_points.txt").write_text("\n".join(["[flexplan.schedules]", *points]))
+    """``hostile-Raises`` and so on."""
+    hostile.install(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PIDS_OF_HOSTILE", str(tmp_path / "pids"))
     return tmp_path
@@ -161,6 +153,12 @@ def test_what_it_leaves_running_is_ended(installed: Path) -> None:
     with pytest.raises(PluginError):
         planned("LeavesAChild", timeout_s=1e-6)
     assert not is_running(pid)
+
+
+def test_what_it_leaves_running_is_ended_without_a_supervisor(installed: Path) -> None:
+    with pytest.raises(PluginError, match="schedule hostile-KillsItsSupervisor failed"):
+        planned("KillsItsSupervisor")
+    assert not is_running(int((installed / "pids").read_text()))
 
 
 @pytest.mark.parametrize(("name", "words"), [("missing", "does not load"), ("import", "exit code 0 and no answer")])

@@ -11,7 +11,7 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-from flexplan.apart import schedule_of
+from flexplan.apart import graph_blame_of, schedule_of
 from flexplan.errors import UsageError
 from flexplan.graph import Timeline
 from flexplan.model import Ids, Layer
@@ -143,7 +143,7 @@ class OffloadedLM:
         def begin(plan: BlockPlan) -> AbstractContextManager[BlockRun]:
             return self._room.begun(plan, asked, _report(plan, total, progress))
 
-        with self._turn():
+        with self._turn(), graph_blame_of(self.schedule):
             self._room.make_for(plans())
             done = joined(run_blocks(plans(), begin))  # planned once more: all plans of a long call would fill memory
         if done.timelines:
