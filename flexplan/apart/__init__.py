@@ -2,6 +2,7 @@
 
 allowance   The seconds that code of another package has, and who is to blame for what goes wrong meanwhile.
 bounds      Graphs of other packages' schedules, bounded: so many passes and tasks, and none that is not well-formed.
+foreign     Schedules of other packages: what they have in common; an instance of one, which runs here.
 process     A process for such code, as its starter sees it: asked, timed, ended.
 remote      A schedule in a process of its own, as it is asked from here.
 schedule    Schedules by name or instance; that of another package, by name, is asked in a process of its own.

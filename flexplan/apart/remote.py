@@ -12,8 +12,8 @@ from typing import Any
 
 from flexplan.apart.allowance import REPORT, Allowance, allowance
 from flexplan.apart.bounds import Bounds, failed
+from flexplan.apart.foreign import Foreign
 from flexplan.apart.process import Process
-from flexplan.apart.schedule import Foreign
 from flexplan.apart.wire import TASKS, Plain, read_head, read_sweeps, read_tasks
 from flexplan.errors import PluginError
 from flexplan.graph import Finished, Sweep, Task, TaskGraph
