@@ -10,13 +10,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
+from itertools import product
 from typing import Any
 
+from flexplan.apart import schedule_of
+from flexplan.apart.trial import trial
 from flexplan.cost import Rates
 from flexplan.errors import InfeasiblePlan
 from flexplan.graph import TIERS, TaskGraph, check_graph, check_memory
-from flexplan.model import ModelShape, model_shape
+from flexplan.model import ModelShape, model_shape, schedule_layers
 from flexplan.placement import Layout, Placement
 from flexplan.plan import Plan, Planner, Schedule, solve
 from flexplan.policy import Policy, fill_blocks
@@ -77,8 +81,45 @@ def small_problem(gpu_mem: int = 13 * MiB // 2, cpu_mem: int = 48 * MiB, disk_me
     )
 
 
-class PlannerContract:
-    """What every planner keeps; override ``make_planner``, and ``problems`` where it needs others."""
+def roomy_problem(num_layers: int = 3, gen_len: int = 5, num_prompts: int = 8) -> Problem:
+    """The same on a machine with room for all of it on every tier."""
+    mem = 256 * MiB
+    problem = Problem.of(
+        small_shape(), gpu_mem=mem, cpu_mem=mem, disk_mem=mem, prompt_len=24, gen_len=gen_len, num_prompts=num_prompts
+    )
+    return problem.with_layers(num_layers)
+
+
+Test = Callable[[Any], None]
+
+
+def apart(test: Test) -> Test:
+    """A test that runs in a forked process, so that it ends whatever is tested, after ``most_seconds`` at most."""
+
+    @wraps(test)
+    def run(self: Any) -> None:
+        if not self.runs_apart:
+            test(self)
+            return
+        why = trial(lambda: test(self), self.most_seconds)
+        assert why is None, why
+
+    return run
+
+
+class _Contract:
+    """Each test runs in a process of its own; ``runs_apart = False`` lets a debugger in."""
+
+    runs_apart = True
+    most_seconds = 120.0  # of each test
+
+
+class PlannerContract(_Contract):
+    """What every planner keeps; override ``make_planner``, and ``problems`` where it needs others.
+
+    A planner leaves neither processes nor threads behind, ends neither itself nor others, and ends within
+    ``most_seconds``.
+    """
 
     def make_planner(self) -> Planner:
         """A fresh planner."""
@@ -92,10 +133,12 @@ class PlannerContract:
         """A problem that nothing fits."""
         return small_problem(gpu_mem=64 * 1024)
 
+    @apart
     def test_plans_are_accepted_by_the_independent_checker(self) -> None:
         for problem in self.problems():
             assert isinstance(solve(problem, self.make_planner()), Plan)
 
+    @apart
     def test_budgets_are_never_exceeded(self) -> None:
         for problem in self.problems():
             plan = self.make_planner().plan(problem)
@@ -104,33 +147,39 @@ class PlannerContract:
             check_memory(plan.graph, problem.budgets(), {"gpu": layout.arena_bytes["gpu.workspace"]})
             assert all(layout.tier_bytes()[tier] <= problem.budgets()[tier] for tier in TIERS)
 
+    @apart
     def test_equal_problems_get_equal_plans(self) -> None:
         for problem in self.problems():
             planner = self.make_planner()
             texts = {planner.plan(problem).to_json(), planner.plan(problem).to_json()}
             assert {*texts, self.make_planner().plan(problem).to_json()} == texts and len(texts) == 1
 
+    @apart
     def test_the_problem_is_left_as_it_was(self) -> None:
         for problem in self.problems():
             before = problem.model_dump_json()
             self.make_planner().plan(problem)
             assert problem.model_dump_json() == before
 
+    @apart
     def test_a_plan_survives_its_file(self) -> None:
         for problem in self.problems():
             plan = self.make_planner().plan(problem)
             assert Plan.from_json(plan.to_json()).to_json() == plan.to_json()
 
+    @apart
     def test_a_prediction_is_a_positive_speed(self) -> None:
         for problem in self.problems():
             assert self.make_planner().plan(problem).prediction.tokens_per_s > 0
 
+    @apart
     def test_what_fits_nowhere_is_refused_with_numbers(self) -> None:
         refusal = refusal_of(self.make_planner(), self.hopeless())
         assert refusal is not None, "a plan for a problem that nothing fits"
         assert refusal.binding and set(refusal.binding) <= set(TIERS)
         assert set(refusal.smallest_budget_bytes) == set(TIERS)
 
+    @apart
     def test_the_smallest_budget_works_and_1_mib_less_does_not(self) -> None:
         problem = self.hopeless()
         refusal = refusal_of(self.make_planner(), problem)
@@ -150,64 +199,81 @@ def refusal_of(planner: Planner, problem: Problem) -> InfeasiblePlan | None:
     return None
 
 
-class ScheduleContract:
-    """What every schedule keeps; override ``make_schedule``, and ``cases`` where it needs others."""
+class ScheduleContract(_Contract):
+    """What every schedule keeps; override ``make_schedule``, and ``cases`` where it needs others.
+
+    A schedule leaves neither processes nor threads behind, and ends within ``most_seconds``.
+    """
 
     def make_schedule(self) -> Schedule:
         """A fresh schedule."""
         raise NotImplementedError
 
     def cases(self) -> Iterator[tuple[Problem, Policy]]:
-        """Problems and policies: every tier, with and without overlap, whole and split layers."""
-        problem = small_problem(gpu_mem=256 * MiB, cpu_mem=256 * MiB, disk_mem=256 * MiB)
+        """Problems and policies: every tier, with and without overlap, whole and split layers, few and many."""
+        for policy in self.policies():
+            yield roomy_problem(), policy
+        for policy in (*self.policies(5), *self.policies(1))[:: len(_SHARES)]:
+            yield roomy_problem(num_layers=9, gen_len=12, num_prompts=10), policy
+
+    def policies(self, num_gpu_batches: int = 3) -> Iterator[Policy]:
+        """Policies of so many micro-batches."""
         for w_gpu, w_cpu, cache_gpu, cache_cpu, act_gpu, act_cpu in _SHARES:
             for overlap, sep_layer, host in ((True, False, True), (True, True, False), (False, True, True)):
-                yield (
-                    problem,
-                    Policy(
-                        gpu_batch_size=2,
-                        num_gpu_batches=3,
-                        w_gpu_percent=w_gpu,
-                        w_cpu_percent=w_cpu,
-                        cache_gpu_percent=cache_gpu,
-                        cache_cpu_percent=cache_cpu,
-                        act_gpu_percent=act_gpu,
-                        act_cpu_percent=act_cpu,
-                        overlap=overlap,
-                        sep_layer=sep_layer,
-                        cpu_cache_compute=host,
-                    ),
+                yield Policy(
+                    gpu_batch_size=2,
+                    num_gpu_batches=num_gpu_batches,
+                    w_gpu_percent=w_gpu,
+                    w_cpu_percent=w_cpu,
+                    cache_gpu_percent=cache_gpu,
+                    cache_cpu_percent=cache_cpu,
+                    act_gpu_percent=act_gpu,
+                    act_cpu_percent=act_cpu,
+                    overlap=overlap,
+                    sep_layer=sep_layer,
+                    cpu_cache_compute=host,
                 )
 
     def graphs(self) -> Iterator[tuple[Problem, Policy, TaskGraph]]:
-        """The graph of every case."""
+        """The graph of every case; PluginError where it is not well-formed, or endless."""
         for problem, policy in self.cases():
-            yield problem, policy, self.make_schedule().build(problem, policy)
+            yield problem, policy, schedule_of(self.make_schedule()).build(problem, policy)
 
+    @apart
     def test_graphs_pass_the_independent_checker(self) -> None:
         for problem, policy, graph in self.graphs():
             block = next(fill_blocks(problem.workload, policy))
             layout = Layout.of(Placement.of(problem.model, policy, block, graph.live))
             check_graph(graph, problem.budgets(), {"gpu": layout.arena_bytes["gpu.workspace"]})
 
+    @apart
+    def test_buffers_are_those_of_the_micro_batches_in_flight(self) -> None:
+        for problem, policy, graph in self.graphs():
+            block = next(fill_blocks(problem.workload, policy))
+            layout = Layout.of(Placement.of(problem.model, policy, block, graph.live))
+            assert graph.buffers == layout.buffers, "the runtime lays out what `live` asks for"
+
+    @apart
     def test_graphs_survive_their_text(self) -> None:
         for _, _, graph in self.graphs():
             text = graph.to_text()
             assert TaskGraph.from_text(text).to_text() == text
 
+    @apart
     def test_equal_problems_get_equal_graphs(self) -> None:
         for problem, policy, graph in self.graphs():
-            assert self.make_schedule().build(problem, policy).to_text() == graph.to_text()
+            assert schedule_of(self.make_schedule()).build(problem, policy).to_text() == graph.to_text()
 
+    @apart
     def test_every_token_of_every_micro_batch_is_computed_once(self) -> None:
         for problem, policy, graph in self.graphs():
             block = next(fill_blocks(problem.workload, policy))
             tasks = list(graph.tasks())
-            head = max(task.j for task in tasks if task.kind == "compute")
-            for j in range(head + 1):
-                done = Counter((task.i, task.k) for task in tasks if task.kind == "compute" and task.j == j)
-                assert done == Counter((i, k) for i in range(block.gen_len) for k in range(len(block.batches)))
+            done = Counter((task.j, task.i, task.k) for task in tasks if task.kind == "compute")
+            layers = len(schedule_layers(problem.model, policy.sep_layer))
+            assert done == Counter(product(range(layers), range(block.gen_len), range(len(block.batches))))
 
+    @apart
     def test_tokens_of_a_micro_batch_come_in_order(self) -> None:
         for _, _, graph in self.graphs():
             last: dict[int, tuple[int, int]] = {}
@@ -216,10 +282,12 @@ class ScheduleContract:
                     assert last.get(task.k, (-1, -1)) < (task.i, task.j)
                     last[task.k] = (task.i, task.j)
 
+    @apart
     def test_a_finished_micro_batch_is_left_out(self) -> None:
         for _, _, graph in self.graphs():
             assert all(0 not in sweep.ks for sweep in graph.sweeps(lambda k: k == 0))
 
+    @apart
     def test_the_simulator_ends_every_task(self) -> None:
         for problem, _, graph in self.graphs():
             timeline = simulate_graph(graph, Rates(problem.hardware))

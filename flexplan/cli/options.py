@@ -47,7 +47,8 @@ Allow = Annotated[
 # -- the answer --------------------------------------------------------------------------------------------------
 Planner = Annotated[str | None, typer.Option(help="search, lp, manual, or one that is installed. [search]")]
 PlannerTimeout = Annotated[
-    float | None, typer.Option(metavar="SECONDS", min=0.001, help="Time for a planner of another package. [60]")
+    float | None,
+    typer.Option(metavar="SECONDS", min=0.001, help="Time for a planner or schedule of another package. [60]"),
 ]
 Schedule = Annotated[str | None, typer.Option(help="zigzag, rowwise, or one that is installed. [zigzag]")]
 Percents = tuple[float, float, float, float, float, float]

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from flexplan.apart import blame_of, schedule_of
 from flexplan.explanation.critical_path import CriticalPath, critical_path_of
 from flexplan.explanation.sensitivity import Gain, at_the_margin, gains
 from flexplan.graph import TIERS
 from flexplan.limits import wrong_type
 from flexplan.plan import BaselineResult, Plan, baseline_results
-from flexplan.plugins import SCHEDULES, make
 from flexplan.policy import block_lens, lossy_fields
+from flexplan.schedule import Schedule
 from flexplan.simulation import Bound, bound_of
 
 _FULL = 0.95  # a tier that is used this far binds
@@ -92,8 +93,14 @@ def explain(plan: Plan) -> Explanation:
     """Times by lane, the tiers that are full, the value of more, and the baselines."""
     if not isinstance(plan, Plan):
         raise wrong_type("explain", "a Plan", plan, "solve(Problem.of(...)) makes one")
+    schedule = schedule_of(plan.schedule)
+    with blame_of(schedule):
+        return _explained(plan, schedule)
+
+
+def _explained(plan: Plan, schedule: Schedule) -> Explanation:
     found = sorted(gains(plan), key=lambda gain: -gain.percent)
-    heaviest = plan.problem, plan.policy, make(SCHEDULES, plan.schedule), _heaviest_block_lens(plan)
+    heaviest = plan.problem, plan.policy, schedule, _heaviest_block_lens(plan)
     return Explanation(
         plan,
         bound_of(*heaviest),

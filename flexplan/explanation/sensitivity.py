@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from flexplan.apart import schedule_of
 from flexplan.errors import FlexplanError
 from flexplan.hardware import Hardware
 from flexplan.plan import Plan, solve
-from flexplan.plugins import PLANNERS, SCHEDULES, available, make
+from flexplan.plugins import PLANNERS, available, make
 from flexplan.policy import lossy_fields
 from flexplan.problem import Problem
 from flexplan.simulation import predict
@@ -82,7 +83,7 @@ def _of_memory(plan: Plan) -> Iterator[Gain]:
 
 
 def _of_speed(plan: Plan) -> Iterator[Gain]:
-    hardware, schedule = plan.problem.hardware, make(SCHEDULES, plan.schedule)
+    hardware, schedule = plan.problem.hardware, schedule_of(plan.schedule)
     for part, fields in FASTER.items():
         times = 1 + FASTER_PERCENT / 100
         faster = hardware.model_copy(update={name: times * getattr(hardware, name) for name in fields})

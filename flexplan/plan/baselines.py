@@ -9,13 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 
+from flexplan.apart import schedule_of
 from flexplan.errors import InfeasiblePlan, PolicyError
 from flexplan.model import layer_tensors, schedule_layers, weight_tensors
 from flexplan.placement import place_cache
 from flexplan.plan.budgets import batch_sizes, largest
 from flexplan.plan.objectives import meets_latency
 from flexplan.plan.plan import Plan
-from flexplan.plugins import SCHEDULES, make
 from flexplan.policy import Policy, fill_block, lossy_fields
 from flexplan.problem import Problem, Workload, typical_lens
 from flexplan.schedule import Schedule
@@ -89,8 +89,7 @@ BASELINES = (
 @cache
 def _schedule(name: str) -> Schedule:
     """Schedules keep nothing between calls, and looking them up takes as long as a bound."""
-    found: Schedule = make(SCHEDULES, name)
-    return found
+    return schedule_of(name)
 
 
 def _free_bytes(problem: Problem, streaming: Policy) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from flexplan.apart import blame_of, schedule_of
 from flexplan.cost import Rates
 from flexplan.errors import PolicyError
 from flexplan.files import write_whole
@@ -17,10 +18,8 @@ from flexplan.limits import MOST_FILE_BYTES, MOST_PLAN_BYTES, read_limited, wron
 from flexplan.placement import Placement
 from flexplan.plan.budgets import largest_block, refuse_endless, refuse_over_budget
 from flexplan.plan.plan_file import PlanFile, digest, first_difference
-from flexplan.plugins import SCHEDULES, make
 from flexplan.policy import POLICY_VERSION, Policy, full_block, read_strict_json
 from flexplan.problem import Problem
-from flexplan.schedule import Schedule
 from flexplan.simulation import Prediction, peak_bytes, predict, simulate_graph
 
 
@@ -53,10 +52,12 @@ class Plan:
             if not isinstance(given, wanted):
                 raise wrong_type("Plan.of", "a Problem and a Policy", given, "Plan.of(Problem.of(...), Policy(...))")
         refuse_endless(problem.model, policy, problem.workload.gen_len)
-        chosen: Schedule = make(SCHEDULES, schedule)
-        refuse_over_budget(peak_bytes(problem, policy, chosen), problem, lambda: largest_block(problem, policy, chosen))
+        chosen = schedule_of(schedule)
+        with blame_of(chosen):
+            need = peak_bytes(problem, policy, chosen)
+            refuse_over_budget(need, problem, lambda: largest_block(problem, policy, chosen))
+            promised = prediction or predict(problem, policy, chosen)
         placement = Placement.of(problem.model, policy, full_block(problem.workload, policy))
-        promised = prediction or predict(problem, policy, chosen)
         return cls(policy, problem, schedule, planner, placement.realised(), promised)
 
     def __hash__(self) -> int:
@@ -70,8 +71,7 @@ class Plan:
     @property
     def graph(self) -> TaskGraph:
         """The task graph of the first block."""
-        graph: TaskGraph = make(SCHEDULES, self.schedule).build(self.problem, self.policy)
-        return graph
+        return schedule_of(self.schedule).build(self.problem, self.policy)
 
     def under(self, problem: Problem) -> Plan:
         """The same plan as the answer to another problem that predicts the same: other budgets or bounds."""
@@ -147,7 +147,10 @@ def simulate(plan: Plan, *, keep: bool = True) -> Timeline:
     """
     if not isinstance(plan, Plan):
         raise wrong_type("simulate", "a Plan", plan, "solve(Problem.of(...)) makes one")
-    timeline = simulate_graph(plan.graph, Rates(plan.problem.hardware), keep=keep)
+    schedule = schedule_of(plan.schedule)
+    with blame_of(schedule):
+        graph = schedule.build(plan.problem, plan.policy)
+        timeline = simulate_graph(graph, Rates(plan.problem.hardware), keep=keep)
     timeline.peak_bytes = dict(plan.prediction.peak_bytes)
     return timeline
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
+from flexplan.apart import TIMEOUT_S, blame_of, schedule_of
 from flexplan.errors import UsageError
 from flexplan.graph import check_accesses, check_budgets, check_order
 from flexplan.limits import wrong_type
@@ -16,14 +17,14 @@ from flexplan.plan.objectives import refuse_late, smallest_memory
 from flexplan.plan.pause import collector_paused
 from flexplan.plan.plan import Plan
 from flexplan.plan.thirdparty import blamed_on, foreign_plan, is_foreign, name_of
-from flexplan.plugins import PLANNERS, SCHEDULES, make
+from flexplan.plugins import PLANNERS, make
 from flexplan.policy import fill_blocks
 from flexplan.problem import Problem
 from flexplan.schedule import Schedule
 
 __all__ = ["Planner", "Schedule", "check_plan", "solve"]
 
-PLANNER_TIMEOUT_S = 60.0
+PLANNER_TIMEOUT_S = TIMEOUT_S
 _MOST_TIMEOUT_S = 1e7  # four months
 
 _CHECKED_TOKENS = 3  # the prompt, a first and a last token: what lies between repeats
@@ -53,16 +54,18 @@ def solve(
 
     ``options`` go to the planner's constructor, for instance ``schedule="rowwise"``.  Where a baseline is predicted
     to be faster it is the answer, unless the planner is ``manual`` or an instance, or the schedule is given.  A
-    planner of another package has ``timeout_s`` seconds (an instance that holds the interpreter has no limit: give its
-    name), and nothing of its plan but the policy and the schedule is
-    believed.
+    planner or schedule of another package has ``timeout_s`` seconds (an instance that holds the interpreter has no
+    limit: give its name), and nothing of such a planner's plan but the policy and the schedule is believed.
     """
     _refuse_wrong(problem, planner, timeout_s)
-    ask = _asked_apart(planner, options, timeout_s) if is_foreign(planner) else _asked(planner, options)
+    foreign = is_foreign(planner)
+    ask = _asked_apart(planner, options, timeout_s) if foreign else _asked(planner, options)
+    if isinstance(options.get("schedule"), str) and not foreign:
+        ask = _bounded(ask, options["schedule"], timeout_s)
     if problem.objective.min_tokens_per_s is not None:
         return smallest_memory(ask, problem)
     plan = ask(problem)
-    ours = isinstance(planner, str) and planner != "manual" and not is_foreign(planner)
+    ours = isinstance(planner, str) and planner != "manual" and not foreign
     return _or_baseline(plan) if ours and "schedule" not in options else plan
 
 
@@ -106,6 +109,16 @@ def _asked_apart(planner: str | Planner, options: Mapping[str, Any], timeout_s: 
     return ask
 
 
+def _bounded(ask: Ask, schedule: str, timeout_s: float) -> Ask:
+    """The same with a schedule that has so long, and is to blame for its graphs, where it is of another package."""
+
+    def bounded(problem: Problem) -> Plan:
+        with blame_of(schedule, timeout_s):
+            return ask(problem)
+
+    return bounded
+
+
 def _or_baseline(plan: Plan) -> Plan:
     """The plan, or that of a baseline that is predicted to be faster; then a warning says so."""
     found = faster_baseline(plan)
@@ -120,15 +133,21 @@ def _or_baseline(plan: Plan) -> Plan:
 def check_plan(plan: Plan) -> None:
     """Hold a plan's first block against the budgets, and prove its schedule's accesses and their order on few layers.
 
-    Layers are alike; what differs between passes shows in three to five of them.  Raises InfeasiblePlan or GraphError.
+    Layers are alike; what differs between passes shows in three to five of them.  Raises InfeasiblePlan or GraphError,
+    and PluginError where the schedule is of another package.
     """
     if not isinstance(plan, Plan):
         raise wrong_type("check_plan", "a Plan", plan, "solve(problem) makes one")
-    problem, graph = plan.problem, plan.graph
+    schedule = schedule_of(plan.schedule)
+    with blame_of(schedule):
+        _prove(plan, schedule)
+
+
+def _prove(plan: Plan, schedule: Schedule) -> None:
+    problem, graph = plan.problem, schedule.build(plan.problem, plan.policy)
     block = next(fill_blocks(problem.workload, plan.policy))
     layout = Layout.of(Placement.of(problem.model, plan.policy, block, graph.live))
     check_budgets(graph, problem.budgets(), {"gpu": layout.arena_bytes["gpu.workspace"]})
-    schedule: Schedule = make(SCHEDULES, plan.schedule)
     few = fewer_layers(problem.model.num_layers, plan.policy, _CHECKED_LAYERS)
     shallow = problem.with_layers(few)
     check_accesses(schedule.build(shallow, plan.policy))

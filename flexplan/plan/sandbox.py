@@ -2,7 +2,7 @@
 
 A planner known by name runs in a process of its own, which is killed with all its children at the limit: only
 that stops a loop in compiled code, an endless allocation or a fork, and a fresh process shares no locks with
-this one.  It costs a third of a second, so the built-in planners do not run that way.  An instance is the
+this one (see `flexplan.apart`).  It costs a third of a second, so the built-in planners do not run that way.  An instance is the
 caller's own code and may not survive pickling: it runs on a thread, which is left behind at the limit.  Where it
 holds the interpreter (compiled code that lets no other thread run) no limit can be kept: it has to be given by name.
 
@@ -11,35 +11,25 @@ What comes back is text, the plan's JSON: nothing of the stranger's objects is u
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import select
-import selectors
-import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
+from flexplan.apart.process import Process
+from flexplan.apart.supervisor import main, read_request, write_answer
 from flexplan.errors import FlexplanError, InfeasiblePlan, PluginError
 from flexplan.files import parse_json
+from flexplan.graph import TIERS
+from flexplan.limits import MOST_BYTES
 from flexplan.plan.plan import Plan
 from flexplan.plugins import PLANNERS, make
 from flexplan.problem import Problem
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 _MOST_BYTES = 4 << 20  # of an answer, beside the problem that it repeats
-_GRACE_S = 5.0  # to end what was started
-_LAST_WORDS_S = 1.0
-_POLL_S = 0.01
-_PARENT_DEATH, _SUBREAPER = 1, 36  # of prctl
+_BINDING = (*TIERS, "latency", "throughput")
 
 Answer = dict[str, Any]
 
@@ -53,57 +43,16 @@ def answer_by_name(problem: Problem, name: str, options: Mapping[str, Any], time
         request = json.dumps({"planner": name, "options": dict(options), "problem": problem.model_dump(mode="json")})
     except TypeError as error:
         raise PluginError("FP902", f"{name} does not take {options}: {error}", fix="give plain data") from None
-    paths = os.pathsep.join(path or "." for path in sys.path)
-    with subprocess.Popen(
-        [sys.executable, "-P", "-m", "flexplan.plan.sandbox"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        bufsize=0,
-        env=os.environ | {"PYTHONPATH": paths},
-        start_new_session=True,
-    ) as child:
-        try:
-            written = _converse(child, request.encode(), time.monotonic() + timeout_s)
-        finally:
-            _end(child)
+    most, deadline_s = len(request) + _MOST_BYTES, time.monotonic() + timeout_s
+    process = Process("flexplan.plan.sandbox")
+    try:
+        left_s = max(0.0, deadline_s - time.monotonic())
+        written = process.ask(request.encode(), left_s, most, lambda found: False)  # until it ends
+    finally:
+        process.end()
     if written is None:
         raise too_slow(name, timeout_s)
-    return _read(name, written, len(request) + _MOST_BYTES, child.returncode)
-
-
-def _converse(child: subprocess.Popen[bytes], request: bytes, deadline_s: float) -> bytes | None:
-    """The answer to a request, no more of it than is allowed and a byte; None where the deadline came first.
-
-    Standard input stays open: where it ends, this process has, and what it started ends itself.
-    """
-    assert child.stdin and child.stdout
-    unsent = memoryview(f"{len(request)}\n".encode() + request)
-    most, found = len(request) + _MOST_BYTES, b""
-    os.set_blocking(child.stdin.fileno(), False)
-    with selectors.DefaultSelector() as ready:
-        ready.register(child.stdin, selectors.EVENT_WRITE)
-        ready.register(child.stdout, selectors.EVENT_READ)
-        while len(found) <= most and (left_s := deadline_s - time.monotonic()) > 0:
-            for key, _ in ready.select(left_s):
-                if key.fileobj is child.stdin:
-                    unsent = unsent[_sent(child.stdin.fileno(), unsent) :]
-                    if not unsent:
-                        ready.unregister(child.stdin)
-                    continue
-                more = os.read(child.stdout.fileno(), 1 << 16)
-                found += more
-                if not more:
-                    with suppress(subprocess.TimeoutExpired):
-                        child.wait(_LAST_WORDS_S)  # its exit code says how it ended
-                    return found
-    return found if len(found) > most else None
-
-
-def _sent(descriptor: int, unsent: memoryview) -> int:
-    try:
-        return os.write(descriptor, unsent)
-    except BrokenPipeError:
-        return len(unsent)  # it has ended: its exit code says why
+    return _read(name, bytes(written), most, process.exit_code)
 
 
 def answer_of_instance(problem: Problem, planner: Any, name: str, timeout_s: float) -> str:
@@ -136,18 +85,7 @@ def failed(name: str, why: str) -> PluginError:
     return PluginError("FP903", f"planner {name} failed: {why}", fix="report it to its author")
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """End a child and all that it started: what it left running would go on for nobody."""
-    assert child.stdin
-    child.stdin.close()
-    try:
-        child.wait(_GRACE_S)
-    except subprocess.TimeoutExpired:
-        with suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-
-
-def _read(name: str, written: bytes, most_bytes: int, exit_code: int) -> str:
+def _read(name: str, written: bytes, most_bytes: int, exit_code: int | None) -> str:
     if len(written) > most_bytes:
         raise failed(name, f"its answer is {len(written)} bytes and goes on, allowed {most_bytes}")
     try:
@@ -158,7 +96,7 @@ def _read(name: str, written: bytes, most_bytes: int, exit_code: int) -> str:
         raise failed(name, f"its process ended with exit code {exit_code} and no answer")
     try:
         return _unpack(name, answer)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise failed(name, f"its answer is not one: {error!r:.200}") from None
 
 
@@ -172,14 +110,19 @@ def _unpack(name: str, answer: Answer) -> str:
         raise PluginError("FP904", f"planner {name} returned {answer['returned']}, must be a Plan", fix="use Plan.of")
     given = {key: answer[key] for key in ("code", "message", "fix")}
     if "binding" in answer:
-        raise InfeasiblePlan(
-            given["code"],
-            given["message"],
-            fix=given["fix"],
-            binding=tuple(answer["binding"]),
-            smallest_budget_bytes=answer["smallest_budget_bytes"],
-        )
+        raise InfeasiblePlan(given["code"], given["message"], fix=given["fix"], **_numbers(name, answer))
     raise PluginError(given["code"], f"planner {name}: {given['message']}", fix=given["fix"])
+
+
+def _numbers(name: str, answer: Answer) -> dict[str, Any]:
+    """What does not fit and what would, if that is what it says."""
+    binding, smallest = answer["binding"], answer["smallest_budget_bytes"]
+    if not all(what in _BINDING for what in binding) or not all(
+        tier in TIERS and (nbytes is None or (type(nbytes) is int and 0 <= nbytes <= MOST_BYTES))
+        for tier, nbytes in smallest.items()
+    ):
+        raise failed(name, f"its refusal is not one: binding {binding!r:.100}, budgets {smallest!r:.200}")
+    return {"binding": tuple(binding), "smallest_budget_bytes": smallest}
 
 
 # -- where the planner runs --------------------------------------------------------------------------------------
@@ -197,87 +140,14 @@ def _answer(plan: Callable[[], Any]) -> Answer:
         return {"failure": f"{error!r:.500}"}
 
 
-def _supervise() -> None:
-    """Answer the request on standard input in a child, and end with it all that it started.
-
-    The planner's code runs in the child only.  Its orphans become children of this process, however they left;
-    it ends them when the answer is there, when its own parent is gone, or when it is told to.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_SUBREAPER, 1, 0, 0, 0)
-    libc.prctl(_PARENT_DEATH, signal.SIGTERM, 0, 0, 0)  # where a copy of the pipe outlives the parent
-    ended: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda n, _: ended.append(n))
-    request = _request()
-    worker = os.fork()
-    if not worker:
-        libc.prctl(_PARENT_DEATH, signal.SIGKILL, 0, 0, 0)
-        _work(request)
-    os.close(1)
-    code = 0
-    while not ended and not select.select([0], [], [], _POLL_S)[0]:
-        pid, status = os.waitpid(worker, os.WNOHANG)
-        if pid:
-            code = os.waitstatus_to_exitcode(status)
-            break
-    _end_children()
-    os._exit(code if code >= 0 else 128 - code)
-
-
-def _request() -> dict[str, Any]:
-    """What stands on standard input: its length, then JSON; more than that is never read."""
-    digits = b""
-    while not digits.endswith(b"\n"):
-        digits += os.read(0, 1) or os._exit(1)
-    text = b""
-    while len(text) < int(digits):
-        text += os.read(0, int(digits) - len(text)) or os._exit(1)
-    found: dict[str, Any] = json.loads(text)
-    return found
-
-
-def _end_children() -> None:
-    """Kill until nothing is left: the children of what is killed come here."""
-    while True:
-        with suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-        children = _children()
-        if not children:
-            return
-        for pid in children:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.001)
-
-
-def _children() -> list[int]:
-    """The processes whose parent this is."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            if int(stat.read_text(errors="replace").rpartition(")")[2].split()[1]) == os.getpid():
-                found.append(int(stat.parent.name))
-    return found
-
-
-def _work(request: Mapping[str, Any]) -> None:
-    """Plan and answer; what the planner prints goes to standard error."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-    with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")  # where memory runs out, this process is to go first
-    answers, me = os.dup(1), os.getpid()
-    os.dup2(2, 1)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+def _work(requests: int, answers: int) -> None:
+    """Plan and answer."""
+    me, request = os.getpid(), json.loads(read_request(requests) or "null")
     problem = Problem.model_validate_json(json.dumps(request["problem"]))
     answer = _answer(lambda: make(PLANNERS, request["planner"], **request["options"]).plan(problem))
     if os.getpid() == me:  # it may have forked, and returned twice
-        with os.fdopen(answers, "w") as out:
-            json.dump(answer, out, default=str)
-    os._exit(0)  # without waiting for threads that the planner left behind
+        write_answer(answers, json.dumps(answer, default=str).encode())
 
 
 if __name__ == "__main__":
-    _supervise()
+    main(_work)

@@ -13,19 +13,17 @@ from typing import Any
 from flexplan.errors import FlexplanError, PluginError
 from flexplan.limits import MOST_PLAN_BYTES
 from flexplan.plan.plan import Plan
-from flexplan.plugins import PLANNERS, available
+from flexplan.plugins import PLANNERS, available, is_ours
 from flexplan.policy import Policy, read_strict_json
 from flexplan.problem import Problem
-
-OURS = "flexplan_planners."
 
 
 def is_foreign(planner: Any) -> bool:
     """Whether a planner, by name or as an object, is of another package; an unknown name is nobody's."""
     if isinstance(planner, str):
         point = available(PLANNERS).get(planner)
-        return point is not None and not point.value.startswith(OURS)
-    return not f"{type(planner).__module__}.".startswith(OURS)
+        return point is not None and not is_ours(point.value)
+    return not is_ours(f"{type(planner).__module__}.")
 
 
 def foreign_plan(problem: Problem, planner: Any, options: Mapping[str, Any], timeout_s: float) -> Plan:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flexplan.apart import schedule_of
 from flexplan.errors import InfeasiblePlan
 from flexplan.plan import Plan
-from flexplan.plugins import SCHEDULES, make
 from flexplan.policy import Policy
 from flexplan.problem import Problem
-from flexplan.schedule import Schedule
 from flexplan_planners.fit import Fitting, Optimum, infeasible, optimise, with_plenty, within_latency
 from flexplan_planners.lp import MOST_BATCHES, CostModel, FlexplanCosts, prices_of_policy
 
@@ -75,7 +74,7 @@ class LpPlanner:
 
     def fitted(self, problem: Problem, optimum: Optimum) -> Policy | None:
         """The policy of an optimum, placed within the budgets; None where a third-party schedule needs too much."""
-        schedule: Schedule = make(SCHEDULES, self.schedule)
+        schedule = schedule_of(self.schedule)
         return Fitting(problem, schedule, optimum.num_gpu_batches).fit(optimum.program, optimum.solution.shares)
 
     def squeezed(self, problem: Problem) -> Policy | None:
@@ -83,4 +82,4 @@ class LpPlanner:
         if self.cost_model is not None:
             return None
         programs = self.model(with_plenty(problem)).programs(1)
-        return Fitting(problem, make(SCHEDULES, self.schedule), 1).fastest(programs)
+        return Fitting(problem, schedule_of(self.schedule), 1).fastest(programs)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from math import ceil, inf
 from typing import Any
 
+from flexplan.apart import schedule_of
 from flexplan.plan import Plan
-from flexplan.plugins import SCHEDULES, make
 from flexplan.policy import Policy
 from flexplan.problem import Problem, Workload, typical_lens
 from flexplan.schedule import Schedule
@@ -64,7 +64,7 @@ class SearchPlanner:
         return self.proposer.shadow_prices(problem, policy)
 
     def _plan(self, problem: Problem) -> Plan:
-        schedule: Schedule = make(SCHEDULES, self.schedule)
+        schedule = schedule_of(self.schedule)
         for candidate in self.ranking(problem):
             policy = self.proposer.fitted(problem, candidate.optimum)
             if policy is not None:
@@ -86,7 +86,7 @@ class SearchPlanner:
         """
         model, search = self.proposer.model(problem), Search(problem.workload.num_prompts, _SPREAD)
         search.explore(model, model.batch_sizes())
-        ranking = Ranking(problem, make(SCHEDULES, self.schedule))
+        ranking = Ranking(problem, schedule_of(self.schedule))
         for optimum in best_of_each_kind(search)[: self.candidates]:
             ranking.judge(optimum)
         sizes = list(model.batch_sizes())

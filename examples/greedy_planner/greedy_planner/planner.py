@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from flexplan.apart import schedule_of
 from flexplan.errors import InfeasiblePlan
 from flexplan.plan import Plan
-from flexplan.plugins import SCHEDULES, make
 from flexplan.policy import Policy
 from flexplan.problem import Problem
 from flexplan.simulation import peak_bytes
@@ -35,7 +35,7 @@ class GreedyPlanner:
 
     def _too_small(self, problem: Problem, policy: Policy) -> tuple[str, ...]:
         """The tiers that a policy does not fit."""
-        need, budgets = peak_bytes(problem, policy, make(SCHEDULES, self.schedule)), problem.budgets()
+        need, budgets = peak_bytes(problem, policy, schedule_of(self.schedule)), problem.budgets()
         return tuple(tier for tier in budgets if need[tier] > budgets[tier])
 
     def _refusal(self, problem: Problem) -> InfeasiblePlan:

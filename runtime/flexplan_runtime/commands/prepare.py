@@ -9,15 +9,14 @@ from pathlib import Path
 
 import torch
 
+from flexplan.apart import schedule_of
 from flexplan.errors import InfeasiblePlan, ModelFilesError, PolicyError, UsageError
 from flexplan.hardware import Hardware, hardware_from
 from flexplan.job import RunRequest
 from flexplan.model import ModelConstants, ModelShape, directory_of
 from flexplan.plan import Plan, refuse_endless, refuse_over_budget
-from flexplan.plugins import SCHEDULES, make
 from flexplan.policy import Policy
 from flexplan.problem import Problem, Prompt, Workload
-from flexplan.schedule import Schedule
 from flexplan.simulation import peak_bytes
 from flexplan.units import format_size
 from flexplan_runtime.execute import ExecutionEnv, Sampling
@@ -145,7 +144,7 @@ def _refuse_over_budget(ready: Ready) -> None:
     if all(size is None for size in ledger.budgets.values()) and room() is None:
         return
     problem = ready.problem()
-    schedule: Schedule = make(SCHEDULES, ready.schedule)
+    schedule = schedule_of(ready.schedule)
     need = peak_bytes(problem, ready.policy, schedule)
     refuse_over_budget(need, problem)
     host = need["cpu"] + (need["disk"] if ledger.disk_in_memory else 0)

@@ -11,11 +11,11 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
+from flexplan.apart import graph_blame_of, schedule_of
 from flexplan.errors import UsageError
 from flexplan.graph import Timeline
 from flexplan.model import Ids, Layer
 from flexplan.plan import Plan
-from flexplan.plugins import SCHEDULES, make
 from flexplan.policy import Policy
 from flexplan.schedule import Schedule
 from flexplan_runtime.execute import BlockPlan, BlockRun, ExecutionEnv, Given, Report, Sampling, forget_frames
@@ -66,7 +66,7 @@ class OffloadedLM:
         self._closed = False
         self.policy: Policy = policy.policy if isinstance(policy, Plan) else policy
         chosen = schedule or (plan.schedule if plan else "zigzag")
-        self.schedule: Schedule = make(SCHEDULES, chosen) if isinstance(chosen, str) else chosen
+        self.schedule = schedule_of(chosen)
         opened = open_model(config, path, seed)
         if plan:
             refuse_other_model(plan.problem.model, opened.shape)
@@ -143,7 +143,7 @@ class OffloadedLM:
         def begin(plan: BlockPlan) -> AbstractContextManager[BlockRun]:
             return self._room.begun(plan, asked, _report(plan, total, progress))
 
-        with self._turn():
+        with self._turn(), graph_blame_of(self.schedule):
             self._room.make_for(plans())
             done = joined(run_blocks(plans(), begin))  # planned once more: all plans of a long call would fill memory
         if done.timelines:

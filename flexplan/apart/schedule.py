@@ -1,0 +1,52 @@
+"""Schedules by name or instance, those of other packages bounded, and blamed by name for what goes wrong.
+
+By name such a schedule is asked in a process of its own.  An instance is the caller's own code and runs here: its
+graphs are bounded, but nothing can end it.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AbstractContextManager
+from functools import lru_cache
+
+from flexplan.apart.allowance import answerable, blamed_for_graph
+from flexplan.apart.foreign import Foreign, Guarded
+from flexplan.plugins import SCHEDULES, find, is_ours, made
+from flexplan.schedule import Schedule
+
+_KEPT = 4  # schedules whose processes are kept for the next graph
+
+
+def schedule_of(chosen: str | Schedule) -> Schedule:
+    """The schedule to build graphs with, of a name or an instance; those of other packages are bounded.
+
+    Raises UsageError for a name that nobody knows.  What a foreign schedule gets wrong is a PluginError with its name.
+    """
+    if not isinstance(chosen, str):
+        ours = isinstance(chosen, Foreign) or is_ours(f"{type(chosen).__module__}.")
+        return chosen if ours else Guarded(chosen)
+    point = find(SCHEDULES, chosen)
+    if is_ours(point.value):
+        found: Schedule = made(SCHEDULES, chosen, point)
+        return found
+    return _apart(chosen, point.value, tuple(sys.path))
+
+
+def blame_of(chosen: str | Schedule, timeout_s: float | None = None) -> AbstractContextManager[None]:
+    """While this is entered, a foreign schedule is `answerable` for its graphs."""
+    schedule = schedule_of(chosen)
+    return answerable(schedule.name if isinstance(schedule, Foreign) else None, timeout_s)
+
+
+def graph_blame_of(schedule: Schedule) -> AbstractContextManager[None]:
+    """The same while its graph runs: only what is said of the graph is its doing."""
+    return blamed_for_graph(schedule.name if isinstance(schedule, Foreign) else None)
+
+
+@lru_cache(maxsize=_KEPT)
+def _apart(name: str, value: str, paths: tuple[str, ...]) -> Foreign:
+    """One for all graphs of a schedule: its process costs a third of a second."""
+    from flexplan.apart.remote import Apart  # subprocess and pipes: only for those who need them
+
+    return Apart(name)
