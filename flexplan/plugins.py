@@ -45,3 +45,8 @@ def make(group: str, name: str, **options: Any) -> Any:
 
 def _is_instance(group: str, found: Any) -> bool:
     return hasattr(found, {PLANNERS: "plan", SCHEDULES: "build"}.get(group, "run"))
+
+
+def is_ours(plugin: Any) -> bool:
+    """Whether an object comes from flexplan's own packages, whose tests have seen all that it does."""
+    return f"{type(plugin).__module__}.".startswith(("flexplan_planners.", "flexplan_runtime."))
