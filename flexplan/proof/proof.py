@@ -68,7 +68,8 @@ class Proof:
         """The form of a sweep that may repeat the one before."""
         self._require_tasks(sweep)
         middle = type(sweep.i) is int and 1 < sweep.i < self.placement.block.gen_len - 1
-        return Form.of(sweep) if middle and self._steady(sweep) else None
+        usual = middle and self._steady(sweep) and all(_countable(task.work) for task in sweep.tasks)
+        return Form.of(sweep) if usual else None
 
     def _require_tasks(self, sweep: Sweep) -> None:
         """A schedule of another package may hand out anything."""

@@ -172,8 +172,10 @@ def _sweep(rng: random.Random, sweeps: Sweeps) -> str:
 
 
 _MUTATIONS: list[Mutation] = [
-    _drop, _drop, _double, _move, _move, _swap, _swap, _to_another_sweep, _head, _work, _access, _access, _access, _sweep
-]  # fmt: skip
+    *(_drop, _double, _move, _swap) * 2,
+    *(_to_another_sweep, _head, _work, _sweep),
+    *(_access,) * 3,
+]
 
 
 def _tasks(rng: random.Random, sweeps: Sweeps) -> list[Task]:
