@@ -25,6 +25,7 @@ from flexplan.placement import Layout, Placement
 from flexplan.plan import Plan, Planner, Schedule, solve
 from flexplan.policy import Policy, fill_blocks
 from flexplan.problem import Problem
+from flexplan.proof import placement_of, prove
 from flexplan.simulation import simulate_graph
 from flexplan.units import MiB
 
@@ -247,11 +248,10 @@ class ScheduleContract(_Contract):
             check_graph(graph, problem.budgets(), {"gpu": layout.arena_bytes["gpu.workspace"]})
 
     @apart
-    def test_buffers_are_those_of_the_micro_batches_in_flight(self) -> None:
+    def test_graphs_compute_what_the_mathematics_asks(self) -> None:
         for problem, policy, graph in self.graphs():
             block = next(fill_blocks(problem.workload, policy))
-            layout = Layout.of(Placement.of(problem.model, policy, block, graph.live))
-            assert graph.buffers == layout.buffers, "the runtime lays out what `live` asks for"
+            prove(graph, placement_of(graph, problem.model, policy, block))
 
     @apart
     def test_graphs_survive_their_text(self) -> None:

@@ -13,6 +13,7 @@ wire        Passes and tasks as plain data.
 """
 
 from flexplan.apart.allowance import TIMEOUT_S
+from flexplan.apart.foreign import Foreign
 from flexplan.apart.schedule import blame_of, graph_blame_of, schedule_of
 
-__all__ = ["TIMEOUT_S", "blame_of", "graph_blame_of", "schedule_of"]
+__all__ = ["TIMEOUT_S", "Foreign", "blame_of", "graph_blame_of", "schedule_of"]

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
-from flexplan.apart import TIMEOUT_S, blame_of, schedule_of
+from flexplan.apart import TIMEOUT_S, Foreign, blame_of, schedule_of
 from flexplan.errors import UsageError
-from flexplan.graph import check_accesses, check_budgets, check_order
+from flexplan.graph import TaskGraph, check_accesses, check_budgets, check_order
 from flexplan.limits import wrong_type
 from flexplan.placement import Layout, Placement, fewer_layers
 from flexplan.plan.baselines import faster_baseline
@@ -18,8 +18,9 @@ from flexplan.plan.pause import collector_paused
 from flexplan.plan.plan import Plan
 from flexplan.plan.thirdparty import blamed_on, foreign_plan, is_foreign, name_of
 from flexplan.plugins import PLANNERS, make
-from flexplan.policy import fill_blocks
+from flexplan.policy import Policy, fill_blocks
 from flexplan.problem import Problem
+from flexplan.proof import placement_of, prove
 from flexplan.schedule import Schedule
 
 __all__ = ["Planner", "Schedule", "check_plan", "solve"]
@@ -29,6 +30,7 @@ _MOST_TIMEOUT_S = 1e7  # four months
 
 _CHECKED_TOKENS = 3  # the prompt, a first and a last token: what lies between repeats
 _CHECKED_LAYERS = 3  # more than a ring of weights has slots, with the embedding and the head
+_PROVED_SWEEPS = 2  # of a whole model: a prompt and a token, a tenth of a second each
 
 
 Ask = Callable[[Problem], Plan]
@@ -133,8 +135,10 @@ def _or_baseline(plan: Plan) -> Plan:
 def check_plan(plan: Plan) -> None:
     """Hold a plan's first block against the budgets, and prove its schedule's accesses and their order on few layers.
 
-    Layers are alike; what differs between passes shows in three to five of them.  Raises InfeasiblePlan or GraphError,
-    and PluginError where the schedule is of another package.
+    Layers are alike; what differs between passes shows in three to five of them.  A schedule of another package also
+    has to compute the right values, on few layers to the end and on all of them in the first passes; a runtime goes on
+    with that pass by pass.  Raises InfeasiblePlan or GraphError, and PluginError where the schedule is of another
+    package.
     """
     if not isinstance(plan, Plan):
         raise wrong_type("check_plan", "a Plan", plan, "solve(problem) makes one")
@@ -145,11 +149,18 @@ def check_plan(plan: Plan) -> None:
 
 def _prove(plan: Plan, schedule: Schedule) -> None:
     problem, graph = plan.problem, schedule.build(plan.problem, plan.policy)
-    block = next(fill_blocks(problem.workload, plan.policy))
-    layout = Layout.of(Placement.of(problem.model, plan.policy, block, graph.live))
-    check_budgets(graph, problem.budgets(), {"gpu": layout.arena_bytes["gpu.workspace"]})
+    placement = _placement_of(graph, problem, plan.policy)
+    check_budgets(graph, problem.budgets(), {"gpu": Layout.of(placement).arena_bytes["gpu.workspace"]})
     few = fewer_layers(problem.model.num_layers, plan.policy, _CHECKED_LAYERS)
     shallow = problem.with_layers(few)
     check_accesses(schedule.build(shallow, plan.policy))
-    short = schedule.build(shallow.with_most_tokens(_CHECKED_TOKENS), plan.policy)
-    check_order(short.buffers, short.nodes())
+    short = shallow.with_most_tokens(_CHECKED_TOKENS)
+    graph_of_short = schedule.build(short, plan.policy)
+    check_order(graph_of_short.buffers, graph_of_short.nodes())
+    if isinstance(schedule, Foreign):
+        prove(graph_of_short, _placement_of(graph_of_short, short, plan.policy))
+        prove(graph, placement, most_sweeps=_PROVED_SWEEPS)
+
+
+def _placement_of(graph: TaskGraph, problem: Problem, policy: Policy) -> Placement:
+    return placement_of(graph, problem.model, policy, next(fill_blocks(problem.workload, policy)))

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 
 import torch
 
+from flexplan.apart import Foreign
+from flexplan.graph import TaskGraph
 from flexplan.hardware import Hardware, hardware_from
 from flexplan.model import Ids
 from flexplan.placement import Layout, Placement
 from flexplan.policy import fill_blocks
 from flexplan.problem import Problem, Workload
+from flexplan.proof import placement_of, proved
 from flexplan.schedule import Schedule
 from flexplan_runtime.execute import (
     BatchState,
@@ -60,8 +63,12 @@ class BlockPlanner:
         shape, policy = self.model.shape, self.model.policy
         workload = Workload(prompt_lens=tuple(map(len, prompts)), gen_len=gen_len)
         graph = self.schedule.build(Problem(model=shape, hardware=self._here(), workload=workload), policy)
-        block = next(fill_blocks(workload, policy))
-        return BlockPlan(prompts, given, first, graph, Placement.of(shape, policy, block, graph.live))
+        placement = placement_of(graph, shape, policy, next(fill_blocks(workload, policy)))
+        return BlockPlan(prompts, given, first, self._proved(graph, placement), placement)
+
+    def _proved(self, graph: TaskGraph, placement: Placement) -> TaskGraph:
+        """Sweep by sweep, before it runs, where the schedule is not one of those that the tests prove."""
+        return proved(graph, placement) if isinstance(self.schedule, Foreign) else graph
 
     def _here(self) -> Hardware:
         """The budgets of the environment; a schedule reads nothing else of a machine."""
