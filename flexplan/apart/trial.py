@@ -10,6 +10,7 @@ import json
 import os
 import select
 import signal
+import stat
 import sys
 import threading
 import time
@@ -59,10 +60,21 @@ def _supervise(check: Check, lifeline: int, verdicts: int) -> None:
     """In the forked process: the check's own verdict, then what its supervisor saw."""
     try:
         os.setsid()  # a signal to the group of the worker must not reach the test's
+        _let_go(lifeline, verdicts)
         found = supervise(lambda: _judge(check, verdicts), lifeline, (), _PATIENCE_S)
         write_answer(verdicts, _line({"exit_code": found.exit_code, "left": found.left}))
     finally:
         os._exit(0)
+
+
+def _let_go(*kept: int) -> None:
+    """Leave nothing of the test's to write to, but the standard streams: its runner may talk through a pipe."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in [int(name) for name in os.listdir("/proc/self/fd")]:  # noqa: PTH208
+        with suppress(OSError):
+            mode = os.fstat(descriptor).st_mode
+            if descriptor > 2 and descriptor not in kept and (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+                os.dup2(nowhere, descriptor)
 
 
 def _judge(check: Check, verdicts: int) -> None:

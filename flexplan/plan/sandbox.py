@@ -1,11 +1,9 @@
 """Planners of other packages run apart, with a time limit: whatever they do, an answer or an error comes back.
 
-A planner known by name runs in a process of its own, which is killed with all its children at the limit: only
-that stops a loop in compiled code, an endless allocation or a fork, and a fresh process shares no locks with
-this one (see `flexplan.apart`).  It costs a third of a second, so the built-in planners do not run that way.
-An instance is the caller's own code and may not survive pickling: it runs on a thread, which is left behind at the
-limit.  Where it holds the interpreter (compiled code that lets no other thread run) no limit can be kept: it has to be
-given by name.
+A planner known by name runs in a process of its own (see `flexplan.apart`), which is killed with all its children at
+the limit.  The built-in planners do not run that way.  An instance is the caller's own code and may not survive
+pickling: it runs on a thread, which is left behind at the limit.  Where it holds the interpreter (compiled code that
+lets no other thread run) no limit can be kept: it has to be given by name.
 
 What comes back is text, the plan's JSON: nothing of the stranger's objects is used.
 """
