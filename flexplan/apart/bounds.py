@@ -5,11 +5,12 @@ What is proved here is only that a graph can be looked at: the checker says whet
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import wraps
 from itertools import chain
 from math import inf
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from flexplan.apart.allowance import REPORT
 from flexplan.errors import FlexplanError, PluginError
@@ -62,7 +63,7 @@ class Bounds:
     def _refuse_malformed_head(self, graph: TaskGraph) -> None:
         if not isinstance(graph.schedule, str) or len(graph.schedule) > MOST_TEXT:
             raise self.refused("it has no name")
-        if not 1 <= graph.live <= self.batches:
+        if type(graph.live) is not int or not 1 <= graph.live <= self.batches:
             raise self.refused(f"live is {graph.live!r:.40}, its block has {self.batches} micro-batches")
         for key, buffer in graph.buffers.items():
             why = _wrong_with_buffer(key, buffer, self.tasks)
@@ -74,6 +75,9 @@ class Bounds:
         for number, sweep in enumerate(self._steps(graph.sweeps(finished)), 1):
             if number > self.sweeps:
                 raise self.refused(f"more than {self.sweeps} passes: one a token and micro-batch is enough")
+            why = _wrong_with_sweep(sweep)
+            if why:
+                raise self.refused(f"a pass {why}")
             yield Sweep(sweep.i, tuple(sweep.ks), self._tasks(graph.buffers, sweep), sweep.pattern)
         if not number and finished is never:
             raise self.refused("it has no passes")
@@ -108,6 +112,34 @@ def unmade(sweep: Sweep) -> Iterable[Task]:
     return sweep.tasks if made else sweep._source
 
 
+P = ParamSpec("P")
+
+
+def _judged(check: Callable[P, str]) -> Callable[P, str]:
+    """What is not even made of what it should be is wrong, too."""
+
+    @wraps(check)
+    def judged(*args: P.args, **kwargs: P.kwargs) -> str:
+        try:
+            return check(*args, **kwargs)
+        except (TypeError, ValueError, AttributeError, LookupError) as error:
+            return f"is not well-formed: {error!r:.200}"
+
+    return judged
+
+
+@_judged
+def _wrong_with_sweep(sweep: Sweep) -> str:
+    """What is wrong with a pass, its tasks apart, or nothing."""
+    if type(sweep) is not Sweep:
+        return f"is {sweep!r:.80}, must be a Sweep"
+    if not type(sweep.i) is type(sum(sweep.ks)) is int:
+        return f"has the token {sweep.i!r:.80} or the micro-batches {sweep.ks!r:.80}"
+    hash(sweep.pattern)
+    return ""
+
+
+@_judged
 def _wrong_with_buffer(key: str, buffer: Buffer, most_slots: int) -> str:
     """What is wrong with it, or nothing."""
     if buffer.name != key:
@@ -123,10 +155,14 @@ def _wrong_with_buffer(key: str, buffer: Buffer, most_slots: int) -> str:
     return ""
 
 
+@_judged
 def _wrong_with_task(task: Task, buffers: Mapping[str, Buffer]) -> str:
+    """What is wrong with a task, or nothing."""
     kind, lane, i, j, k, part, work, reads, writes = task
     if kind not in KINDS or lane not in LANES:
         return "is of a kind or lane that nobody knows"
+    if not type(i) is type(j) is type(k) is type(part) is int:
+        return "has an index that is no whole number"
     if not (0 <= i < _MOST_INDEX and 0 <= j < _MOST_INDEX and 0 <= k < _MOST_INDEX and 0 <= part < _MOST_INDEX):
         return "has an index that is none"
     for amount in work:
@@ -137,6 +173,8 @@ def _wrong_with_task(task: Task, buffers: Mapping[str, Buffer]) -> str:
     for access in chain(reads, writes):
         name, index, lo, hi = access
         buffer = buffers.get(name)
+        if not type(index) is type(lo) is type(hi) is int:
+            return f"goes to {str(access)[:80]}, which are no whole numbers"
         if buffer is None or not 0 <= index < _MOST_INDEX:
             return f"goes to {str(access)[:80]}, which is no slot of a buffer"
         if not 0 <= lo <= hi <= buffer.sizes[index % len(buffer.sizes)]:
