@@ -23,6 +23,8 @@ _LAST_WORDS_S = 1.0
 _CHUNK = 1 << 16
 _MARK = "FLEXPLAN_APART"  # in the environment of all that a process starts
 
+_started: weakref.WeakSet[Process] = weakref.WeakSet()
+
 
 class Process:
     """A module of ours run apart, in which a stranger's code is let loose; see `supervisor`.
@@ -53,6 +55,7 @@ class Process:
             os.close(requests)
             os.close(answers)
         os.set_blocking(self._requests, False)
+        _started.add(self)
         self._starter = os.getpid()
         self._ending = weakref.finalize(self, _end, self._child, self._starter, mark, self._requests, self._answers)
 
@@ -98,6 +101,13 @@ class Process:
     def end(self) -> None:
         """End it and all that it started: what it left running would go on for nobody."""
         self._ending()
+
+
+def end_all() -> None:
+    """End the processes that this one has started."""
+    for process in list(_started):
+        if process.is_ours:
+            process.end()
 
 
 def _sent(descriptor: int, unsent: memoryview) -> int:

@@ -52,10 +52,12 @@ def supervise(work: Work, lifeline: int, pipes: tuple[int, ...], patience_s: flo
     """
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_SUBREAPER, 1, 0, 0, 0)
-    libc.prctl(_PARENT_DEATH, signal.SIGTERM, 0, 0, 0)  # where a copy of the pipe outlives the starter
-    told: list[int] = []
+    starter, told = os.getppid(), list[int]()
     for number in _SIGNALS:
         signal.signal(number, lambda n, _: told.append(n))
+    # it comes when the starting thread ends, too: only without the starter it says anything
+    signal.signal(signal.SIGUSR1, lambda n, _: None if os.getppid() == starter else told.append(n))
+    libc.prctl(_PARENT_DEATH, signal.SIGUSR1, 0, 0, 0)  # where a copy of the pipe outlives the starter
     signal.signal(signal.SIGCHLD, lambda n, _: None)
     woken, wakes = os.pipe()
     os.set_blocking(wakes, False)
@@ -102,7 +104,7 @@ def _let_loose(work: Work) -> NoReturn:
 
 
 def _begin() -> None:
-    for number in (*_SIGNALS, signal.SIGCHLD):
+    for number in (*_SIGNALS, signal.SIGCHLD, signal.SIGUSR1):
         signal.signal(number, signal.SIG_DFL)
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")  # where memory runs out, this process is to go first

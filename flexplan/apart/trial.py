@@ -20,6 +20,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from flexplan.apart.process import end_all
 from flexplan.apart.supervisor import TWICE, supervise, write_answer
 
 _PATIENCE_S = 0.5  # for what ends by itself
@@ -82,6 +83,7 @@ def _judge(check: Check, verdicts: int) -> None:
     me, before = os.getpid(), set(threading.enumerate())
     try:
         check()
+        end_all()  # what is ours does not count
         why = None
     except BaseException as error:
         why = f"{error!r:.{_MOST_WORDS}}\n{traceback.format_exc()[-_MOST_WORDS:]}"

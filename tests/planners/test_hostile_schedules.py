@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 from flexplan.apart import schedule_of
 from flexplan.cli.app import app
 from flexplan.errors import PluginError
+from flexplan.graph import TaskGraph
 from flexplan.plan import Plan, simulate, solve
 from flexplan.policy import Policy
 from flexplan.testing import ScheduleContract, policy_with, small_problem
@@ -144,6 +146,15 @@ def test_a_graph_ends_with_its_process(installed: Path) -> None:
     with pytest.raises(PluginError, match="hostile-Honest failed: its process has ended"):
         next(graph.tasks())
     assert plan.graph.live == 2
+
+
+def test_its_process_outlives_the_thread_that_started_it(installed: Path) -> None:
+    found: list[TaskGraph] = []
+    thread = threading.Thread(target=lambda: found.append(schedule_of("hostile-Honest").build(PROBLEM, POLICY)))
+    thread.start()
+    thread.join()
+    time.sleep(0.1)
+    assert found[0].to_text() == hostile.honest(PROBLEM, POLICY).to_text()
 
 
 def test_what_it_leaves_running_is_ended(installed: Path) -> None:
