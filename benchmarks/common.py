@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -56,6 +57,23 @@ def fastest(act: Callable[[], object], runs: int, clock: Callable[[], float] = t
     """Seconds of the fastest run after a warm-up."""
     act()
     return min(seconds(act, clock) for _ in range(runs))
+
+
+def gpu_seconds(act: Callable[[], object], times: int = 20) -> float:
+    """On the GPU: the median of ``times`` runs after a warm-up."""
+    import torch
+
+    act()
+    act()
+    found = []
+    for _ in range(times):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        act()
+        end.record()
+        end.synchronize()
+        found.append(start.elapsed_time(end) / 1e3)
+    return statistics.median(found)
 
 
 def put(found: dict[str, Any], kept: Path | None = None) -> None:

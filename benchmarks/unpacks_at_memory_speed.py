@@ -7,7 +7,6 @@ The reference (package flexgen 0.1.8) is measured where it is installed, on the 
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
 from importlib.util import find_spec
 
@@ -29,14 +28,14 @@ def main() -> None:
     layer = [t for t in weight_tensors(shape.with_dtype(2), policy.weight_packing(2)) if t.layer == 0 and t.packing]
     moved = sum(t.nbytes + t.unpacked_bytes for t in layer)
     plain, copy = copied(layer)
-    ours = seconds(ours_of(layer))
+    ours = common.gpu_seconds(ours_of(layer))
     print(f"{args.model}, one layer: {sum(t.unpacked_bytes for t in layer) / 1e9:.2f} GB in float16, packed in 4 bits")
-    print(f"a plain copy on the device   {plain / seconds(copy) / 1e9:7.0f} GB/s read and written")
+    print(f"a plain copy on the device   {plain / common.gpu_seconds(copy) / 1e9:7.0f} GB/s read and written")
     print(f"flexplan                     {moved / ours / 1e9:7.0f} GB/s   {1e3 * ours:.3f} ms")
     if find_spec("flexgen") is None:
         print("the reference is not installed: pip install flexgen==0.1.8")
         return
-    theirs = seconds(reference_of(layer))
+    theirs = common.gpu_seconds(reference_of(layer))
     print(
         f"flexgen 0.1.8                {moved / theirs / 1e9:7.0f} GB/s   {1e3 * theirs:.3f} ms, {theirs / ours:.1f}x"
     )
@@ -84,21 +83,6 @@ def reference_of(layer: list[WeightTensor]) -> Callable[[], None]:
             device.compressed_device.decompress(tensor)
 
     return act
-
-
-def seconds(act: Callable[[], None], times: int = 20) -> float:
-    """The median of ``times`` runs after a warm-up."""
-    act()
-    act()
-    found = []
-    for _ in range(times):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        act()
-        end.record()
-        end.synchronize()
-        found.append(start.elapsed_time(end) / 1e3)
-    return statistics.median(found)
 
 
 if __name__ == "__main__":

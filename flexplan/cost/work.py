@@ -10,9 +10,12 @@ from flexplan.model import ModelShape
 _AS_IT_LIES = 3  # rows that a host's library multiplies with a matrix as it lies in memory
 # Kernels beside products, norms and rotation, with those that a task launches around the layer's own.  A scale more
 # than a census: a profile fits ``launch_s`` to what tasks took over these very counts.  Of a layer's count OPT's
-# mathematics alone launches 5 of 11, Llama's 32 of 33, Qwen3's 44 of 37, a Mixtral's of three experts 58 of 66.
+# mathematics alone launches 5 of 11, Llama's 32 of 33, Qwen3's 44 of 37.
 _PROJECT_KERNELS, _MERGE_KERNELS, _MLP_KERNELS, _HEAD_KERNELS, _EMBED_KERNELS = 3, 2, 2, 4, 4
 _ROUTER_KERNELS = 20  # of a mixture: which experts a token has, where their tokens lie, and the sum of what they found
+# of a mixture, beside a plain product's: its kernel takes each expert's tokens where they lie, at 460 of an H200's 750
+# TFLOP/s (benchmarks/experts_together.py)
+_EXPERT_FLOPS = 1.6
 _GATED_KERNELS, _ACTIVATED_KERNELS = 3, 2  # between the products: activation, the gate's product, one around them
 _ROTARY_KERNELS = 19  # sines and cosines of the positions, then a product, a swapped half, its product and a sum, twice
 # numbers that pass through memory between products, for each of the width: read and written
@@ -145,11 +148,12 @@ def mlp_work(s: ModelShape, tokens: int) -> Work:
 def _mixture_work(s: ModelShape, tokens: int) -> Work:
     """Two products for all experts, into and out of the activated; between them lie the router and the sum."""
     each, matrix = s.experts_per_token, (3 if s.gated else 2) * s.hidden_size * s.ffn_size
-    weights = matrix * experts_touched(s, tokens) + s.num_experts * s.hidden_size
+    router = s.num_experts * s.hidden_size
+    per_token, weights = _EXPERT_FLOPS * matrix * each + router, matrix * experts_touched(s, tokens) + router
     moved = 2 * each * (s.hidden_size + s.ffn_size)
     between = _normed(s, s.hidden_size) + (each + _SUMMED) * s.hidden_size
     kernels = _norm_kernels(s) + _MLP_KERNELS + _ROUTER_KERNELS
-    return _products(s, tokens, matrix * each + s.num_experts * s.hidden_size, weights, moved, between, kernels, 3)
+    return _products(s, tokens, per_token, weights, moved, between, kernels, 3)
 
 
 def head_work(s: ModelShape, rows: int) -> Work:
