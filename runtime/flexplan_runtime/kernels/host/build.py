@@ -21,8 +21,8 @@ from flexplan.files import replacing, workshop
 
 log = logging.getLogger(__name__)
 
-FILES = ("attention.cpp", "codes.hpp", "pool.hpp", "rows.hpp", "vectors.hpp")
-SOURCES = tuple(Path(__file__).with_name(name) for name in FILES)
+MAIN = Path(__file__).with_name("attention.cpp")
+SOURCES = (MAIN, *sorted(MAIN.parent.glob("*.hpp")))
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread")
 COMPILE_TIMEOUT_S = 120
@@ -149,7 +149,7 @@ def _compile(path: Path) -> None:
     compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
     if compiler is None:
         raise RuntimeError(f"no C++ compiler on PATH ({', '.join(COMPILERS)})")
-    command = [compiler, *FLAGS, str(SOURCES[0]), "-o", str(path)]
+    command = [compiler, *FLAGS, str(MAIN), "-o", str(path)]
     environment = os.environ | {"TMPDIR": str(path.parent)}
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S, check=False, env=environment

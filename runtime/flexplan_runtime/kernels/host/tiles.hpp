@@ -1,0 +1,289 @@
+// Scores and weighted sums through AMX tiles: products in bfloat16 that are exact, sums in float32.
+//
+// Scores: 16 tokens are a tile of rows as they lie in memory, 16 queries one of columns, put into pairs once a grain.
+// Sums: weights are a tile of rows, in two parts of eight bits each; values one of columns, for which two tokens' vectors
+// are interleaved.  That leaves sums in another order than the head dimension's, put right once a grain.
+#pragma once
+#include "amx.hpp"
+#if defined(FLEXPLAN_TILES)
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "call.hpp"
+#include "halves.hpp"
+#include "vectors.hpp"
+
+namespace {
+
+constexpr int64_t parts_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
+
+// Calls f with the constant n, of 1 to 4.
+template <class F>
+inline void with_count(int64_t n, F f) {
+    if (n == 4) f(std::integral_constant<int, 4>());
+    if (n == 3) f(std::integral_constant<int, 3>());
+    if (n == 2) f(std::integral_constant<int, 2>());
+    if (n == 1) f(std::integral_constant<int, 1>());
+}
+
+// T is the dtype of queries; Source gives the bfloat16 numbers of keys and values.
+template <class T, class Source>
+struct Tiles {
+    struct Session : TileSession { explicit Session(const Call&) {} };
+
+    Source source;
+
+    int64_t row_bytes() const { return source.vector_bytes; }
+
+    // Values of a block, interleaved, fill most of the first cache.
+    int64_t block(const Call& c) const {
+        return std::clamp<int64_t>(32768 / (2 * c.H * kParts) / kStep * kStep, kStep, 128);
+    }
+
+    int64_t room_bytes(const Call& c) const { return Room(*this, c, nullptr).end - static_cast<char*>(nullptr); }
+
+    void begin(const Call& c, int64_t g, Scratch& s) const {
+        const Room room(*this, c, s.room);
+        std::fill(room.acc, room.acc + chunks(c) * kTile * c.H, 0.f);
+        std::fill(room.offsets, room.offsets + c.R() * groups(c), 0.f);
+        std::memset(room.weights, 0, chunks(c) * groups(c) * weight_bytes(c));
+        std::memset(room.plain, 0, kQueryParts * chunks(c) * kTile * row_numbers(c.H) * 2);
+        for (int64_t r = 0; r < c.R(); ++r) take_query(c, c.query<T>(g, r), r, room);
+        for (int64_t i = 0; i < chunks(c) * kQueryParts * steps(c); ++i) pair_queries(c, i, room);
+    }
+
+    __attribute__((noinline)) void score(const Call& c, const Run& run, Scratch& s, float* scores, int64_t ld,
+                                         Ahead& ahead) const {
+        const Room room(*this, c, s.room);
+        if constexpr (Source::kCodes) take_numbers(c, run, room);
+        for (int64_t t = 0; t < run.n; t += 4 * kTile) {
+            const Run some = run.from(t, 4 * kTile);
+            const int64_t tiles = parts_of(some.n, kTile);
+            const Parts keys = source.rows(some, tiles * kTile, room.rows);
+            for (int64_t chunk = 0; chunk < chunks(c); ++chunk)
+                for (int64_t g = 0; g < groups(c); ++g) {
+                    with_count(tiles, [&](auto n) { multiply<n.value>(c, chunk, g, keys, room, ahead); });
+                    const int64_t end = std::min((chunk + 1) * kTile, c.R());
+                    for (int64_t r = chunk * kTile; r < end; ++r) take_scores(c, r, g, t, tiles, room, scores + r * ld);
+                }
+        }
+    }
+
+    __attribute__((noinline)) void weigh(const Call& c, const Run& run, Scratch& s, int64_t ld, Ahead& ahead) const {
+        const Room room(*this, c, s.room);
+        if constexpr (Source::kCodes) take_numbers(c, run, room);
+        for (int64_t t = 0; t < run.n; t += kStep)
+            interleave(c, source.rows(run.from(t, kStep), kStep, room.rows), room.values + t / kStep * step_bytes(c), ahead);
+        for (int64_t r = 0; r < c.R(); ++r) take_weights(c, run.n, r, s.scores + r * ld, s.decay[r], room);
+        const int64_t steps = parts_of(run.n, kStep), group_tiles = parts_of(source.group_size(), kTile);
+        for (int64_t chunk = 0; chunk < chunks(c); ++chunk)
+            for (int64_t tile = 0, count; tile < c.H / kTile; tile += count) {
+                const int64_t g = tile / group_tiles;
+                count = std::min({int64_t(4), c.H / kTile - tile, (g + 1) * group_tiles - tile});
+                with_count(count, [&](auto n) { accumulate<n.value>(c, chunk, g, tile, steps, room, ahead); });
+            }
+    }
+
+    // Sums in the order of the head dimension.
+    void settle(const Call& c, Scratch& s) const {
+        const Room room(*this, c, s.room);
+        for (int64_t r = 0; r < c.R(); ++r) {
+            float* to = s.acc + r * c.H;
+            for (int64_t h = 0; h < c.H; h += kStep) straighten(room.acc + r * c.H + h, to + h, c.H - h);
+            if constexpr (Source::kCodes)
+                for (int64_t h = 0; h < c.H; ++h) to[h] += room.offsets[r * groups(c) + h / source.group_size()];
+        }
+    }
+
+  private:
+    static constexpr int kParts = Source::kParts, kQueryParts = std::is_same_v<T, Float16> ? 2 : 1;
+
+    static int64_t chunks(const Call& c) { return parts_of(c.R(), kTile); }
+    static int64_t steps(const Call& c) { return parts_of(c.H, kStep); }
+    static int64_t step_bytes(const Call& c) { return c.H / kTile * kParts * kTileBytes; }
+    int64_t groups(const Call& c) const { return parts_of(c.H, source.group_size()); }
+    int64_t weight_bytes(const Call& c) const { return 2 * kTile * block(c) * 2; }  // both parts, of a chunk and a group
+
+    // The numbers of a step: where less than a step is left, some are met again, and their queries are 0 there.
+    static int64_t first_of(const Call& c, int64_t step) {
+        return std::min(step * kStep, std::max<int64_t>(0, c.H - kStep));
+    }
+
+    // Where things lie in a thread's memory.
+    struct Room {
+        char *queries, *rows, *values, *weights;
+        float *scores, *acc, *sums, *offsets, *numbers;
+        uint16_t* plain;  // queries in parts, as rows
+        char* end;
+
+        Room(const Tiles& by, const Call& c, char* at) {
+            const int64_t block = by.block(c), rows_of = chunks(c) * kTile, wide = row_numbers(c.H);
+            queries = Scratch::take<char>(at, chunks(c) * kQueryParts * steps(c) * kTileBytes);
+            rows = Scratch::take<char>(at, 4 * kTile * wide * 2 * kParts + 64);
+            values = Scratch::take<char>(at, block / kStep * step_bytes(c));
+            weights = Scratch::take<char>(at, chunks(c) * by.groups(c) * by.weight_bytes(c));
+            scores = Scratch::take<float>(at, 4 * kTile * kTile);
+            acc = Scratch::take<float>(at, rows_of * c.H);
+            sums = Scratch::take<float>(at, c.R() * by.groups(c));
+            offsets = Scratch::take<float>(at, c.R() * by.groups(c));
+            numbers = Scratch::take<float>(at, 2 * by.groups(c) * (block + kStep));
+            plain = Scratch::take<uint16_t>(at, kQueryParts * rows_of * wide);
+            end = at + 64;
+        }
+    };
+
+    // One query in parts, and for codes its sum over each group.
+    void take_query(const Call& c, const T* q, int64_t r, const Room& room) const {
+        const int64_t wide = row_numbers(c.H), part = chunks(c) * kTile * wide;
+        for (int64_t h = 0; h < c.H; h += kTile) {
+            const __m512 x = (__m512)load(q + h), upper = cut(x);
+            uint16_t* to = room.plain + r * wide + h;
+            write(to, _mm512_cvtneps_pbh(upper));
+            if constexpr (kQueryParts == 2) write(to + part, _mm512_cvtneps_pbh(x - upper));
+        }
+        if constexpr (Source::kCodes) {
+            float* sums = room.sums + r * groups(c);
+            std::fill(sums, sums + groups(c), 0.f);
+            for (int64_t h = 0; h < c.H; h += kTile) sums[h / source.group_size()] += sum(load(q + h));
+        }
+    }
+
+    // The i-th tile of columns of chunks, parts and steps.
+    void pair_queries(const Call& c, int64_t i, const Room& room) const {
+        const int64_t step = i % steps(c), part = i / steps(c) % kQueryParts, chunk = i / steps(c) / kQueryParts;
+        const int64_t wide = row_numbers(c.H), first = first_of(c, step), again = (step * kStep - first) / kPair;
+        const uint16_t* from = room.plain + (part * chunks(c) + chunk) * kTile * wide + first;
+        char* to = room.queries + i * kTileBytes;
+        for (int64_t pair = 0; pair < kTile; ++pair, from += kPair, to += 64)
+            write(to, pair < again ? _mm512_setzero_si512() : column(from, wide * 2));
+    }
+
+    // 16 words of as many rows.
+    static __m512i column(const void* from, int64_t row_bytes) {
+        const __m512i rows = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+        return _mm512_i32gather_epi32(_mm512_mullo_epi32(rows, _mm512_set1_epi32(int(row_bytes))), from, 1);
+    }
+
+    // Scales and minima of a block: (2, groups, block and more).
+    void take_numbers(const Call& c, const Run& run, const Room& room) const {
+        const int64_t ld = block(c) + kStep, minima = groups(c) * ld;
+        for (int64_t g = 0; g < groups(c); ++g)
+            for (int64_t t = 0; t < run.n; t += kTile) {
+                __m512 scale, minimum;
+                source.numbers(run, t, g, scale, minimum);
+                write(room.numbers + g * ld + t, scale), write(room.numbers + minima + g * ld + t, minimum);
+            }
+    }
+
+    // Products of N tiles of keys with a chunk of queries over the steps of a group: to room.scores.
+    template <int N>
+    void multiply(const Call& c, int64_t chunk, int64_t g, const Parts& keys, const Room& room, Ahead& ahead) const {
+        const int64_t from = g * source.group_size() / kStep;
+        const int64_t to = std::min(steps(c), parts_of((g + 1) * source.group_size(), kStep));
+        zero_sums<N>();
+        for (int64_t step = from; step < to; ++step)
+            for (int query_part = 0; query_part < kQueryParts; ++query_part) {
+                const char* columns = room.queries + ((chunk * kQueryParts + query_part) * steps(c) + step) * kTileBytes;
+                for (int part = 0; part < kParts; ++part) {
+                    const char* rows = keys.at + part * keys.part + 2 * first_of(c, step);
+                    add_rows<N>(rows, kTile * keys.stride, keys.stride, columns);
+                    ahead.tick();
+                }
+            }
+        store_sums<N>(room.scores, kTile * kTile, 64);
+    }
+
+    // Products to scores of query r, from token t on.
+    void take_scores(const Call& c, int64_t r, int64_t g, int64_t t, int64_t tiles, const Room& room, float* scores) const {
+        for (int64_t i = 0; i < tiles; ++i, t += kTile) {
+            __m512 x = (__m512)column(room.scores + i * kTile * kTile + r % kTile, 64);
+            if constexpr (Source::kCodes) {
+                const float* numbers = room.numbers + g * (block(c) + kStep) + t;
+                const float* minima = numbers + groups(c) * (block(c) + kStep);
+                x = x * read<__m512>(numbers) + read<__m512>(minima) * room.sums[r * groups(c) + g];
+                x = g ? x * c.scale + read<__m512>(scores + t) : x * c.scale;
+            } else {
+                x = x * c.scale;
+            }
+            write(scores + t, x);
+        }
+    }
+
+    // Values of 32 tokens to tiles of columns.
+    static void interleave(const Call& c, const Parts& values, char* to, Ahead& ahead) {
+        for (int64_t pair = 0; pair < kTile; ++pair)
+            for (int part = 0; part < kParts; ++part) {
+                const char *first = values.at + part * values.part + 2 * pair * values.stride, *second = first + values.stride;
+                char* tile = to + part * kTileBytes + pair * 64;
+                for (int64_t h = 0; h < c.H; h += kStep, tile += 2 * kParts * kTileBytes) {
+                    ahead.tick();
+                    if (h + kStep <= c.H) {
+                        const __m512i a = read<__m512i>(first + 2 * h), b = read<__m512i>(second + 2 * h);
+                        write(tile, _mm512_unpacklo_epi16(a, b));
+                        write(tile + kParts * kTileBytes, _mm512_unpackhi_epi16(a, b));
+                    } else {
+                        const __m256i a = read<__m256i>(first + 2 * h), b = read<__m256i>(second + 2 * h);
+                        write(tile, _mm256_unpacklo_epi16(a, b)), write(tile + 32, _mm256_unpackhi_epi16(a, b));
+                    }
+                }
+            }
+    }
+
+    // The order of `interleave`, of 32 sums or of 16 that are left.
+    static void straighten(const float* from, float* to, int64_t left) {
+        const __m512i a = read<__m512i>(from);
+        if (left < kStep) return write(to, _mm512_shuffle_i64x2(a, a, 0xd8));
+        const __m512i b = read<__m512i>(from + kTile);
+        write(to, _mm512_permutex2var_epi64(a, _mm512_set_epi64(11, 10, 3, 2, 9, 8, 1, 0), b));
+        write(to + kTile, _mm512_permutex2var_epi64(a, _mm512_set_epi64(15, 14, 7, 6, 13, 12, 5, 4), b));
+    }
+
+    // Weights of query r to both their parts, times the scales of codes; its sums decay.
+    void take_weights(const Call& c, int64_t n, int64_t r, const float* weights, float decay, const Room& room) const {
+        float* acc = room.acc + r * c.H;
+        for (int64_t h = 0; decay != 1.f && h < c.H; h += kTile) store(acc + h, load(acc + h) * decay);
+        const int64_t row_bytes = block(c) * 2, ld = block(c) + kStep;
+        for (int64_t g = 0; g < groups(c); ++g) {
+            char* to = room.weights + (r / kTile * groups(c) + g) * weight_bytes(c) + r % kTile * row_bytes;
+            Floats added = {};
+            for (int64_t t = 0; t < n; t += kStep) {
+                Floats a = load(weights + t), b = t + kTile < n ? load(weights + t + kTile) : Floats{};
+                if constexpr (Source::kCodes) {
+                    const float *scales = room.numbers + g * ld + t, *minima = scales + groups(c) * ld;
+                    added += a * load(minima) + (t + kTile < n ? b * load(minima + kTile) : Floats{});
+                    a *= load(scales), b = t + kTile < n ? b * load(scales + kTile) : b;
+                }
+                split((__m512)a, (__m512)b, to + 2 * t, to + kTile * row_bytes + 2 * t);
+            }
+            if constexpr (Source::kCodes) {
+                float& offset = room.offsets[r * groups(c) + g];
+                offset = offset * decay + sum(added);
+            }
+        }
+    }
+
+    // Weights x values of all steps onto N tiles of a chunk's sums.
+    template <int N>
+    void accumulate(const Call& c, int64_t chunk, int64_t g, int64_t tile, int64_t steps, const Room& room,
+                    Ahead& ahead) const {
+        const int64_t row_bytes = block(c) * 2;
+        const char* weights = room.weights + (chunk * groups(c) + g) * weight_bytes(c);
+        float* acc = room.acc + chunk * kTile * c.H + tile * kTile;
+        load_sums<N>(acc, kTile, c.H * 4);
+        for (int64_t step = 0; step < steps; ++step) {
+            const char* columns = room.values + step * step_bytes(c) + tile * kParts * kTileBytes;
+            for (int part = 0; part < kParts; ++part) {
+                const char* upper = weights + step * kStep * 2;
+                add_columns<N>(upper, upper + kTile * row_bytes, row_bytes, columns + part * kTileBytes,
+                               kParts * kTileBytes);
+                ahead.tick();
+            }
+        }
+        store_sums<N>(acc, kTile, c.H * 4);
+    }
+};
+
+}  // namespace
+#endif
