@@ -90,29 +90,23 @@ inline void add_rows(const char* rows, int64_t apart, int64_t row_bytes, const c
     }
 }
 
-// Sums of two tiles of rows, the upper and the lower half of the same numbers, with N tiles of columns, `apart` bytes
-// from each other.
+// Sums of one tile of rows with N tiles of columns, `apart` bytes from each other.
 template <int N>
-inline void add_columns(const char* upper, const char* lower, int64_t row_bytes, const char* columns, int64_t apart) {
-    _tile_loadd(4, upper, row_bytes);
-    _tile_loadd(5, lower, row_bytes);
-    _tile_loadd(6, columns, 64);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_dpbf16ps(0, 5, 6);
+inline void add_columns(const char* rows, int64_t row_bytes, const char* columns, int64_t apart) {
+    _tile_loadd(4, rows, row_bytes);
+    _tile_loadd(5, columns, 64);
+    _tile_dpbf16ps(0, 4, 5);
     if constexpr (N > 1) {
-        _tile_loadd(7, columns + apart, 64);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_dpbf16ps(1, 5, 7);
+        _tile_loadd(6, columns + apart, 64);
+        _tile_dpbf16ps(1, 4, 6);
     }
     if constexpr (N > 2) {
-        _tile_loadd(6, columns + 2 * apart, 64);
-        _tile_dpbf16ps(2, 4, 6);
-        _tile_dpbf16ps(2, 5, 6);
+        _tile_loadd(5, columns + 2 * apart, 64);
+        _tile_dpbf16ps(2, 4, 5);
     }
     if constexpr (N > 3) {
-        _tile_loadd(7, columns + 3 * apart, 64);
-        _tile_dpbf16ps(3, 4, 7);
-        _tile_dpbf16ps(3, 5, 7);
+        _tile_loadd(6, columns + 3 * apart, 64);
+        _tile_dpbf16ps(3, 4, 6);
     }
 }
 

@@ -59,9 +59,10 @@ class Ahead {
         start();
     }
 
-    void tick() {
-        ++ticks_;
-        for (int64_t i = 0; i < each_ && at_ < end_; ++i) {
+    // `weight` is about how many lines were used meanwhile.
+    void tick(int64_t weight = 1) {
+        ticks_ += weight;
+        for (int64_t i = each_ * weight; i > 0 && at_ < end_; --i) {
             __builtin_prefetch(at_, 0, 2);  // into the second cache
             at_ += 64;
             if (at_ >= end_) step();

@@ -23,8 +23,8 @@ inline void soften(float* scores, int64_t n, float& top, float& total, float& de
         Floats w = exponential(load(scores + t) - from);
         store(scores + t, w);
         added += w;
-        ahead.tick();
     }
+    ahead.tick(padded / kWidth);
     decay = now == top ? 1.f : std::exp(top - from);
     total = total * decay + sum(added);
     top = now;

@@ -1,8 +1,9 @@
 // Scores and weighted sums through AMX tiles: products in bfloat16 that are exact, sums in float32.
 //
-// Scores: 16 tokens are a tile of rows as they lie in memory, 16 queries one of columns, put into pairs once a grain.
-// Sums: weights are a tile of rows, in two parts of eight bits each; values one of columns, for which two tokens' vectors
-// are interleaved.  That leaves sums in another order than the head dimension's, put right once a grain.
+// Scores: 16 tokens are a tile of rows as they lie in memory, 16 queries (or 8 in two parts) one of columns, put into
+// pairs once a grain.  Sums: the weights of 8 queries, in two parts of eight bits, are a tile of rows; values are one of
+// columns, for which two tokens' vectors are interleaved.  That leaves sums in another order than the head dimension's,
+// put right once a grain.
 #pragma once
 #include "amx.hpp"
 #if defined(FLEXPLAN_TILES)
@@ -37,21 +38,21 @@ struct Tiles {
 
     int64_t row_bytes() const { return source.vector_bytes; }
 
-    // Values of a block, interleaved, fill most of the first cache.
+    // Values of a block, interleaved, fill a third of the first cache.
     int64_t block(const Call& c) const {
-        return std::clamp<int64_t>(32768 / (2 * c.H * kParts) / kStep * kStep, kStep, 128);
+        return std::clamp<int64_t>(16384 / (2 * c.H * kParts) / kStep * kStep, kStep, 128);
     }
 
     int64_t room_bytes(const Call& c) const { return Room(*this, c, nullptr).end - static_cast<char*>(nullptr); }
 
     void begin(const Call& c, int64_t g, Scratch& s) const {
         const Room room(*this, c, s.room);
-        std::fill(room.acc, room.acc + chunks(c) * kTile * c.H, 0.f);
+        std::fill(room.acc, room.acc + sums_of(c) * kTile * c.H, 0.f);
         std::fill(room.offsets, room.offsets + c.R() * groups(c), 0.f);
-        std::memset(room.weights, 0, chunks(c) * groups(c) * weight_bytes(c));
-        std::memset(room.plain, 0, kQueryParts * chunks(c) * kTile * row_numbers(c.H) * 2);
+        std::memset(room.weights, 0, sums_of(c) * groups(c) * weight_bytes(c));
+        std::memset(room.plain, 0, chunks(c) * kTile * row_numbers(c.H) * 2);
         for (int64_t r = 0; r < c.R(); ++r) take_query(c, c.query<T>(g, r), r, room);
-        for (int64_t i = 0; i < chunks(c) * kQueryParts * steps(c); ++i) pair_queries(c, i, room);
+        for (int64_t i = 0; i < chunks(c) * steps(c); ++i) pair_queries(c, i, room);
     }
 
     __attribute__((noinline)) void score(const Call& c, const Run& run, Scratch& s, float* scores, int64_t ld,
@@ -65,8 +66,8 @@ struct Tiles {
             for (int64_t chunk = 0; chunk < chunks(c); ++chunk)
                 for (int64_t g = 0; g < groups(c); ++g) {
                     with_count(tiles, [&](auto n) { multiply<n.value>(c, chunk, g, keys, room, ahead); });
-                    const int64_t end = std::min((chunk + 1) * kTile, c.R());
-                    for (int64_t r = chunk * kTile; r < end; ++r) take_scores(c, r, g, t, tiles, room, scores + r * ld);
+                    const int64_t end = std::min((chunk + 1) * kQueries, c.R());
+                    for (int64_t r = chunk * kQueries; r < end; ++r) take_scores(c, r, g, t, tiles, room, scores + r * ld);
                 }
         }
     }
@@ -78,7 +79,7 @@ struct Tiles {
             interleave(c, source.rows(run.from(t, kStep), kStep, room.rows), room.values + t / kStep * step_bytes(c), ahead);
         for (int64_t r = 0; r < c.R(); ++r) take_weights(c, run.n, r, s.scores + r * ld, s.decay[r], room);
         const int64_t steps = parts_of(run.n, kStep), group_tiles = parts_of(source.group_size(), kTile);
-        for (int64_t chunk = 0; chunk < chunks(c); ++chunk)
+        for (int64_t chunk = 0; chunk < sums_of(c); ++chunk)
             for (int64_t tile = 0, count; tile < c.H / kTile; tile += count) {
                 const int64_t g = tile / group_tiles;
                 count = std::min({int64_t(4), c.H / kTile - tile, (g + 1) * group_tiles - tile});
@@ -91,7 +92,8 @@ struct Tiles {
         const Room room(*this, c, s.room);
         for (int64_t r = 0; r < c.R(); ++r) {
             float* to = s.acc + r * c.H;
-            for (int64_t h = 0; h < c.H; h += kStep) straighten(room.acc + r * c.H + h, to + h, c.H - h);
+            const float* upper = room.acc + weight_row(r) * c.H;
+            for (int64_t h = 0; h < c.H; h += kStep) straighten(upper + h, upper + kSums * c.H + h, to + h, c.H - h);
             if constexpr (Source::kCodes)
                 for (int64_t h = 0; h < c.H; ++h) to[h] += room.offsets[r * groups(c) + h / source.group_size()];
         }
@@ -99,12 +101,16 @@ struct Tiles {
 
   private:
     static constexpr int kParts = Source::kParts, kQueryParts = std::is_same_v<T, Float16> ? 2 : 1;
+    static constexpr int64_t kQueries = kTile / kQueryParts, kSums = kTile / 2;  // queries of a tile
 
-    static int64_t chunks(const Call& c) { return parts_of(c.R(), kTile); }
+    static int64_t chunks(const Call& c) { return parts_of(c.R(), kQueries); }
+    static int64_t sums_of(const Call& c) { return parts_of(c.R(), kSums); }
+    static int64_t query_row(int64_t r) { return r / kQueries * kTile + r % kQueries; }
+    static int64_t weight_row(int64_t r) { return r / kSums * kTile + r % kSums; }
     static int64_t steps(const Call& c) { return parts_of(c.H, kStep); }
     static int64_t step_bytes(const Call& c) { return c.H / kTile * kParts * kTileBytes; }
     int64_t groups(const Call& c) const { return parts_of(c.H, source.group_size()); }
-    int64_t weight_bytes(const Call& c) const { return 2 * kTile * block(c) * 2; }  // both parts, of a chunk and a group
+    int64_t weight_bytes(const Call& c) const { return kTile * block(c) * 2; }  // of a tile and a group
 
     // The numbers of a step: where less than a step is left, some are met again, and their queries are 0 there.
     static int64_t first_of(const Call& c, int64_t step) {
@@ -119,27 +125,27 @@ struct Tiles {
         char* end;
 
         Room(const Tiles& by, const Call& c, char* at) {
-            const int64_t block = by.block(c), rows_of = chunks(c) * kTile, wide = row_numbers(c.H);
-            queries = Scratch::take<char>(at, chunks(c) * kQueryParts * steps(c) * kTileBytes);
+            const int64_t block = by.block(c), wide = row_numbers(c.H);
+            queries = Scratch::take<char>(at, chunks(c) * steps(c) * kTileBytes);
             rows = Scratch::take<char>(at, 4 * kTile * wide * 2 * kParts + 64);
             values = Scratch::take<char>(at, block / kStep * step_bytes(c));
-            weights = Scratch::take<char>(at, chunks(c) * by.groups(c) * by.weight_bytes(c));
+            weights = Scratch::take<char>(at, sums_of(c) * by.groups(c) * by.weight_bytes(c));
             scores = Scratch::take<float>(at, 4 * kTile * kTile);
-            acc = Scratch::take<float>(at, rows_of * c.H);
+            acc = Scratch::take<float>(at, sums_of(c) * kTile * c.H);
             sums = Scratch::take<float>(at, c.R() * by.groups(c));
             offsets = Scratch::take<float>(at, c.R() * by.groups(c));
             numbers = Scratch::take<float>(at, 2 * by.groups(c) * (block + kStep));
-            plain = Scratch::take<uint16_t>(at, kQueryParts * rows_of * wide);
+            plain = Scratch::take<uint16_t>(at, chunks(c) * kTile * wide);
             end = at + 64;
         }
     };
 
     // One query in parts, and for codes its sum over each group.
     void take_query(const Call& c, const T* q, int64_t r, const Room& room) const {
-        const int64_t wide = row_numbers(c.H), part = chunks(c) * kTile * wide;
+        const int64_t wide = row_numbers(c.H), part = kQueries * wide;
         for (int64_t h = 0; h < c.H; h += kTile) {
             const __m512 x = (__m512)load(q + h), upper = cut(x);
-            uint16_t* to = room.plain + r * wide + h;
+            uint16_t* to = room.plain + query_row(r) * wide + h;
             write(to, _mm512_cvtneps_pbh(upper));
             if constexpr (kQueryParts == 2) write(to + part, _mm512_cvtneps_pbh(x - upper));
         }
@@ -150,11 +156,11 @@ struct Tiles {
         }
     }
 
-    // The i-th tile of columns of chunks, parts and steps.
+    // The i-th tile of columns of chunks and steps.
     void pair_queries(const Call& c, int64_t i, const Room& room) const {
-        const int64_t step = i % steps(c), part = i / steps(c) % kQueryParts, chunk = i / steps(c) / kQueryParts;
+        const int64_t step = i % steps(c), chunk = i / steps(c);
         const int64_t wide = row_numbers(c.H), first = first_of(c, step), again = (step * kStep - first) / kPair;
-        const uint16_t* from = room.plain + (part * chunks(c) + chunk) * kTile * wide + first;
+        const uint16_t* from = room.plain + chunk * kTile * wide + first;
         char* to = room.queries + i * kTileBytes;
         for (int64_t pair = 0; pair < kTile; ++pair, from += kPair, to += 64)
             write(to, pair < again ? _mm512_setzero_si512() : column(from, wide * 2));
@@ -184,13 +190,10 @@ struct Tiles {
         const int64_t to = std::min(steps(c), parts_of((g + 1) * source.group_size(), kStep));
         zero_sums<N>();
         for (int64_t step = from; step < to; ++step)
-            for (int query_part = 0; query_part < kQueryParts; ++query_part) {
-                const char* columns = room.queries + ((chunk * kQueryParts + query_part) * steps(c) + step) * kTileBytes;
-                for (int part = 0; part < kParts; ++part) {
-                    const char* rows = keys.at + part * keys.part + 2 * first_of(c, step);
-                    add_rows<N>(rows, kTile * keys.stride, keys.stride, columns);
-                    ahead.tick();
-                }
+            for (int part = 0; part < kParts; ++part) {
+                const char* rows = keys.at + part * keys.part + 2 * first_of(c, step);
+                add_rows<N>(rows, kTile * keys.stride, keys.stride, room.queries + (chunk * steps(c) + step) * kTileBytes);
+                ahead.tick(N);
             }
         store_sums<N>(room.scores, kTile * kTile, 64);
     }
@@ -198,7 +201,9 @@ struct Tiles {
     // Products to scores of query r, from token t on.
     void take_scores(const Call& c, int64_t r, int64_t g, int64_t t, int64_t tiles, const Room& room, float* scores) const {
         for (int64_t i = 0; i < tiles; ++i, t += kTile) {
-            __m512 x = (__m512)column(room.scores + i * kTile * kTile + r % kTile, 64);
+            const float* products = room.scores + i * kTile * kTile + r % kQueries;
+            __m512 x = (__m512)column(products, 64);
+            if constexpr (kQueryParts == 2) x += (__m512)column(products + kQueries, 64);
             if constexpr (Source::kCodes) {
                 const float* numbers = room.numbers + g * (block(c) + kStep) + t;
                 const float* minima = numbers + groups(c) * (block(c) + kStep);
@@ -213,40 +218,42 @@ struct Tiles {
 
     // Values of 32 tokens to tiles of columns.
     static void interleave(const Call& c, const Parts& values, char* to, Ahead& ahead) {
-        for (int64_t pair = 0; pair < kTile; ++pair)
+        const int64_t H = c.H, stride = values.stride;
+        for (int64_t pair = 0; pair < kTile; ++pair, to += 64) {
+            ahead.tick(2 * H / kStep);
             for (int part = 0; part < kParts; ++part) {
-                const char *first = values.at + part * values.part + 2 * pair * values.stride, *second = first + values.stride;
-                char* tile = to + part * kTileBytes + pair * 64;
-                for (int64_t h = 0; h < c.H; h += kStep, tile += 2 * kParts * kTileBytes) {
-                    ahead.tick();
-                    if (h + kStep <= c.H) {
-                        const __m512i a = read<__m512i>(first + 2 * h), b = read<__m512i>(second + 2 * h);
-                        write(tile, _mm512_unpacklo_epi16(a, b));
-                        write(tile + kParts * kTileBytes, _mm512_unpackhi_epi16(a, b));
-                    } else {
-                        const __m256i a = read<__m256i>(first + 2 * h), b = read<__m256i>(second + 2 * h);
-                        write(tile, _mm256_unpacklo_epi16(a, b)), write(tile + 32, _mm256_unpackhi_epi16(a, b));
-                    }
-                }
+                const char* row = values.at + part * values.part + 2 * pair * stride;
+                interleave_two(row, row + stride, H, to + part * kTileBytes);
             }
+        }
     }
 
-    // The order of `interleave`, of 32 sums or of 16 that are left.
-    static void straighten(const float* from, float* to, int64_t left) {
-        const __m512i a = read<__m512i>(from);
+    static void interleave_two(const char* first, const char* second, int64_t H, char* to) {
+        for (; H >= kStep; H -= kStep, first += 64, second += 64, to += 2 * kParts * kTileBytes) {
+            const __m512i a = read<__m512i>(first), b = read<__m512i>(second);
+            write(to, _mm512_unpacklo_epi16(a, b)), write(to + kParts * kTileBytes, _mm512_unpackhi_epi16(a, b));
+        }
+        if (H == 0) return;
+        const __m256i a = read<__m256i>(first), b = read<__m256i>(second);
+        write(to, _mm256_unpacklo_epi16(a, b)), write(to + 32, _mm256_unpackhi_epi16(a, b));
+    }
+
+    // Both parts' sums, 32 or the 16 that are left, out of the order of `interleave`.
+    static void straighten(const float* upper, const float* lower, float* to, int64_t left) {
+        const __m512i a = (__m512i)(read<__m512>(upper) + read<__m512>(lower));
         if (left < kStep) return write(to, _mm512_shuffle_i64x2(a, a, 0xd8));
-        const __m512i b = read<__m512i>(from + kTile);
+        const __m512i b = (__m512i)(read<__m512>(upper + kTile) + read<__m512>(lower + kTile));
         write(to, _mm512_permutex2var_epi64(a, _mm512_set_epi64(11, 10, 3, 2, 9, 8, 1, 0), b));
         write(to + kTile, _mm512_permutex2var_epi64(a, _mm512_set_epi64(15, 14, 7, 6, 13, 12, 5, 4), b));
     }
 
     // Weights of query r to both their parts, times the scales of codes; its sums decay.
     void take_weights(const Call& c, int64_t n, int64_t r, const float* weights, float decay, const Room& room) const {
-        float* acc = room.acc + r * c.H;
-        for (int64_t h = 0; decay != 1.f && h < c.H; h += kTile) store(acc + h, load(acc + h) * decay);
+        float* upper = room.acc + weight_row(r) * c.H;
+        if (decay != 1.f) scale(upper, c.H, decay), scale(upper + kSums * c.H, c.H, decay);
         const int64_t row_bytes = block(c) * 2, ld = block(c) + kStep;
         for (int64_t g = 0; g < groups(c); ++g) {
-            char* to = room.weights + (r / kTile * groups(c) + g) * weight_bytes(c) + r % kTile * row_bytes;
+            char* to = room.weights + (r / kSums * groups(c) + g) * weight_bytes(c) + r % kSums * row_bytes;
             Floats added = {};
             for (int64_t t = 0; t < n; t += kStep) {
                 Floats a = load(weights + t), b = t + kTile < n ? load(weights + t + kTile) : Floats{};
@@ -255,13 +262,17 @@ struct Tiles {
                     added += a * load(minima) + (t + kTile < n ? b * load(minima + kTile) : Floats{});
                     a *= load(scales), b = t + kTile < n ? b * load(scales + kTile) : b;
                 }
-                split((__m512)a, (__m512)b, to + 2 * t, to + kTile * row_bytes + 2 * t);
+                split((__m512)a, (__m512)b, to + 2 * t, to + kSums * row_bytes + 2 * t);
             }
             if constexpr (Source::kCodes) {
                 float& offset = room.offsets[r * groups(c) + g];
                 offset = offset * decay + sum(added);
             }
         }
+    }
+
+    static void scale(float* sums, int64_t H, float by) {
+        for (int64_t h = 0; h < H; h += kTile) store(sums + h, load(sums + h) * by);
     }
 
     // Weights x values of all steps onto N tiles of a chunk's sums.
@@ -275,10 +286,8 @@ struct Tiles {
         for (int64_t step = 0; step < steps; ++step) {
             const char* columns = room.values + step * step_bytes(c) + tile * kParts * kTileBytes;
             for (int part = 0; part < kParts; ++part) {
-                const char* upper = weights + step * kStep * 2;
-                add_columns<N>(upper, upper + kTile * row_bytes, row_bytes, columns + part * kTileBytes,
-                               kParts * kTileBytes);
-                ahead.tick();
+                add_columns<N>(weights + step * kStep * 2, row_bytes, columns + part * kTileBytes, kParts * kTileBytes);
+                ahead.tick(N);
             }
         }
         store_sums<N>(acc, kTile, c.H * 4);
