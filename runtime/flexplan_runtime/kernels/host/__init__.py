@@ -32,7 +32,7 @@ from flexplan.model import Packing
 from flexplan_runtime.kernels.host.build import library
 from flexplan_runtime.kernels.host.pages import Pages
 
-__all__ = ["GrainAttention", "Pages"]
+__all__ = ["GrainAttention", "Pages", "uses_tiles"]
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 LARGEST_HEAD_DIM = 256
@@ -92,6 +92,12 @@ def supports(q_GNPH: Tensor, pages: Pages, out_GNPH: Tensor, packing: Packing | 
         and all(page.dtype == dtype for page in pages.memory)
         and all(t.device.type == "cpu" and t.stride(-1) == 1 for t in (q_GNPH, *pages.memory, out_GNPH))
     )
+
+
+def uses_tiles() -> bool:
+    """Whether the kernel computes in AMX tiles: the processor, the compiler and the system have them."""
+    found = library()
+    return found is not None and bool(found.flexplan_uses_tiles())
 
 
 @lru_cache(maxsize=1)

@@ -3,9 +3,10 @@
 // A grain is one KV head of one sequence and the queries that share it.  Its tokens are read in blocks: keys, then the
 // same tokens' values (online softmax, sums in float32).  While a block is computed, the next one is asked for.
 //
-// The arithmetic of a block is that of Registers (any processor), Tiles (AMX) or Direct (codes that are never unpacked).
+// The arithmetic of a block is that of Registers (any processor), Tiles (AMX), or Direct (codes, never unpacked).
 //
-// Letters as in attention.py: G grains, N new tokens, P query heads, R = N x P queries of a grain, C context, H head_dim.
+// Letters as in attention.py: G grains, N new tokens, P query heads, R = N x P queries of a grain, C context,
+// H head_dim.
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -13,6 +14,7 @@
 #include <cstdint>
 #include <exception>
 #include <functional>
+#include <type_traits>
 #include <vector>
 
 #include "call.hpp"
@@ -78,7 +80,8 @@ void attend_sparsely(const Call& c, const Arithmetic& by, const Span& span, Scra
     select(c, span.first, tokens, ld, s, ahead);
     for (int64_t at = 0, kept = s.chosen.size(); at < kept; at += block) {
         const int64_t n = std::min(block, kept - at);
-        by.weigh(c, gather(c, c.cache.values(span.g), span.first, by.row_bytes(), at, n, block, ld, s), s, block, ahead);
+        const Run values = gather(c, c.cache.values(span.g), span.first, by.row_bytes(), at, n, block, ld, s);
+        by.weigh(c, values, s, block, ahead);
     }
     by.settle(c, s);
 }
@@ -177,9 +180,9 @@ void attend_all(const Call& c, const Arithmetic& by, int64_t threads) {
 template <class T, int Bits>
 void attend_packed(const Call& c, int64_t group_size, bool symmetric, int64_t row_bytes, int64_t threads) {
 #if defined(FLEXPLAN_TILES)
-    if constexpr (sizeof(T) == 2)
-        if (tiles_granted() && CodeHalves<T, Bits>::suits(c.H, group_size))
-            return attend_all<T>(c, Tiles<T, CodeHalves<T, Bits>>{{c.H, group_size, symmetric, row_bytes}}, threads);
+    if constexpr (sizeof(T) == 2)  // one query is faster without unpacking
+        if (c.R() > 1 && tiles_granted() && CodeHalves<T, Bits>::suits(c.H, group_size))
+            return attend_all<T>(c, Tiles<T, CodeHalves<T, Bits>>(c, {c.H, group_size, symmetric, row_bytes}), threads);
 #endif
     if (c.R() == 1 && Codes<T, Bits>::suits(c.H, group_size, symmetric))
         attend_all<T>(c, Direct<T, Bits>{{c.H, group_size, symmetric}, row_bytes}, threads);
@@ -190,8 +193,10 @@ void attend_packed(const Call& c, int64_t group_size, bool symmetric, int64_t ro
 template <class T>
 void attend_plain(const Call& c, int64_t threads) {
 #if defined(FLEXPLAN_TILES)
+    constexpr int64_t fewest = std::is_same_v<T, Float16> ? 16 : 1;  // queries that are worth two parts
     if constexpr (sizeof(T) == 2)
-        if (tiles_granted()) return attend_all<T>(c, Tiles<T, Halves16<T>>{Halves16<T>(c.H)}, threads);
+        if (c.R() >= fewest && tiles_granted())
+            return attend_all<T>(c, Tiles<T, Halves16<T>>(c, Halves16<T>(c.H)), threads);
 #endif
     attend_all<T>(c, Registers<T, Plain<T>>{Plain<T>(c.H)}, threads);
 }
@@ -208,6 +213,14 @@ void attend_cache(const Call& c, const int64_t* packing, int64_t threads) {
 }
 
 }  // namespace
+
+extern "C" int flexplan_uses_tiles() {
+#if defined(FLEXPLAN_TILES)
+    return tiles_granted();
+#else
+    return 0;
+#endif
+}
 
 // dtype of queries, results and scales: 0 float32, 1 bfloat16, 2 float16.  0 is success.
 // Pages: rows, num_pages, page_tokens, heads, head_stride, token_stride.

@@ -170,7 +170,8 @@ struct Direct {
         std::fill(sums(s), sums(s) + codes.order_size(), 0.f);
     }
 
-    void score(const Call&, const Run& keys, Scratch& s, float* scores, int64_t, Ahead& ahead) const {
+    __attribute__((noinline)) void score(const Call&, const Run& keys, Scratch& s, float* scores, int64_t,
+                                         Ahead& ahead) const {
         const Floats with = load(factors(s));
         for (int64_t t = 0; t < keys.n; t += 4) {
             const char* vector[4];
@@ -180,7 +181,7 @@ struct Direct {
         }
     }
 
-    void weigh(const Call&, const Run& values, Scratch& s, int64_t, Ahead& ahead) const {
+    __attribute__((noinline)) void weigh(const Call&, const Run& values, Scratch& s, int64_t, Ahead& ahead) const {
         Floats numbers = load(seen(s));
         codes.weigh(s.scores, values.at, values.stride, values.n, *s.decay, sums(s), numbers,
                     [&](int64_t) { ahead.tick(); });

@@ -39,10 +39,11 @@ template <class T>
 struct Halves16 {
     static constexpr int kParts = 1;
     static constexpr bool kCodes = false;
-    int64_t H, vector_bytes;
+    static constexpr int64_t groups = 1;
+    int64_t H, vector_bytes, group_size;
+    void numbers(const Run&, int64_t, int64_t, __m512&, __m512&) const {}
 
-    explicit Halves16(int64_t H) : H(H), vector_bytes(2 * H) {}
-    int64_t group_size() const { return H; }
+    explicit Halves16(int64_t H) : H(H), vector_bytes(2 * H), group_size(H) {}
 
     // Rows [0, padded) of a run, of which those behind its last one are 0.
     Parts rows(const Run& run, int64_t padded, char* scratch) const {
@@ -58,31 +59,29 @@ template <>
 struct Halves16<Float16> {
     static constexpr int kParts = 2;
     static constexpr bool kCodes = false;
-    int64_t H, vector_bytes;
+    static constexpr int64_t groups = 1;
+    int64_t H, vector_bytes, group_size;
+    void numbers(const Run&, int64_t, int64_t, __m512&, __m512&) const {}
 
-    explicit Halves16(int64_t H) : H(H), vector_bytes(2 * H) {}
-    int64_t group_size() const { return H; }
+    explicit Halves16(int64_t H) : H(H), vector_bytes(2 * H), group_size(H) {}
 
     Parts rows(const Run& run, int64_t padded, char* scratch) const {
         const int64_t stride = 2 * row_numbers(H), part = padded * stride;
-        for (int64_t t = 0; t < padded; ++t) {
-            char* to = scratch + t * stride;
-            if (t >= run.n || H < kStep) std::memset(to, 0, stride), std::memset(to + part, 0, stride);
-            if (t >= run.n) continue;
-            const Float16* from = reinterpret_cast<const Float16*>(run.row(t));
-            int64_t h = 0;
-            for (; h + kStep <= H; h += kStep)
-                split((__m512)load(from + h), (__m512)load(from + h + 16), to + 2 * h, to + part + 2 * h);
-            if (h < H) split_last((__m512)load(from + h), to + 2 * h, to + part + 2 * h);
-        }
+        if (H < kStep) std::memset(scratch, 0, 2 * part);
+        for (int64_t t = 0; t < run.n; ++t) split_row(run.row(t), H, scratch + t * stride, part);
+        for (int64_t t = run.n; t < padded; ++t)
+            std::memset(scratch + t * stride, 0, stride), std::memset(scratch + part + t * stride, 0, stride);
         return {scratch, stride, part};
     }
 
   private:
-    static void split_last(__m512 a, char* upper, char* lower) {
-        char both[2][64];
-        split(a, a, both[0], both[1]);
-        std::memcpy(upper, both[0], 32), std::memcpy(lower, both[1], 32);
+    static void split_row(const char* row, int64_t H, char* to, int64_t part) {
+        const Float16* from = reinterpret_cast<const Float16*>(row);
+        for (; H >= kStep; H -= kStep, from += kStep, to += 64)
+            split((__m512)load(from), (__m512)load(from + kTile), to, to + part);
+        if (H == 0) return;
+        const __m512 last = (__m512)load(from), upper = cut(last);
+        write(to, _mm512_cvtneps_pbh(upper)), write(to + part, _mm512_cvtneps_pbh(last - upper));
     }
 };
 
@@ -91,21 +90,21 @@ template <class T, int Bits>
 struct CodeHalves {
     static constexpr int kParts = 1;
     static constexpr bool kCodes = true;
-    int64_t H, vector_bytes, group, groups, code_bytes, scales_at;
+    int64_t H, vector_bytes, group_size, groups, code_bytes, scales_at;
     bool symmetric;
 
     // Whether each step of 32 numbers lies in one group.
     static bool suits(int64_t H, int64_t group_size) { return group_size >= H || group_size % kStep == 0; }
 
     CodeHalves(int64_t H, int64_t group_size, bool symmetric, int64_t vector_bytes)
-        : H(H), vector_bytes(vector_bytes), group(std::min(group_size, H)), groups((H + group - 1) / group),
-          code_bytes(H * Bits / 8), scales_at((code_bytes + 1) / 2 * 2), symmetric(symmetric) {}
-
-    int64_t group_size() const { return group; }
+        : H(H), vector_bytes(vector_bytes), group_size(std::min(group_size, H)),
+          groups((H + this->group_size - 1) / this->group_size), code_bytes(H * Bits / 8),
+          scales_at((code_bytes + 1) / 2 * 2), symmetric(symmetric) {}
 
     Parts rows(const Run& run, int64_t padded, char* scratch) const {
         const int64_t stride = 2 * row_numbers(H);
-        for (int64_t t = 0; t < run.n; ++t) unpack(run.row(t), scratch + t * stride);
+        if (H < kStep) std::memset(scratch, 0, padded * stride);
+        for (int64_t t = 0; t < run.n; ++t) unpack(run.row(t), code_bytes, scratch + t * stride);
         std::memset(scratch + run.n * stride, 0, (padded - run.n) * stride);
         return {scratch, stride, 0};
     }
@@ -122,7 +121,8 @@ struct CodeHalves {
         const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
         const __mmask16 there = __mmask16(run.n - t >= 16 ? 0xffff : (1 << (run.n - t)) - 1);
         const __m512i places = _mm512_mullo_epi32(lanes, _mm512_set1_epi32(int(run.stride)));
-        const __m512i words = _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), there, places, run.row(t) + at - 2, 1);
+        const void* from = run.row(t) + at - 2;
+        const __m512i words = _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), there, places, from, 1);
         return number(words, static_cast<const T*>(nullptr));
     }
 
@@ -133,30 +133,25 @@ struct CodeHalves {
         return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(words, 16)));
     }
 
-    // What is written behind a row is written again by the next, and is a finite number.
-    void unpack(const char* from, char* to) const {
-        if constexpr (Bits == 4) {
-            const __m512i values = nibbles();
-            for (int half = 0; half < 2; ++half)
-                for (int64_t b = 0; b < code_bytes; b += 32) {
-                    const __m512i words = _mm512_cvtepu8_epi16(bytes(from, b));
-                    const __m512i code = half ? _mm512_srli_epi16(words, 4) : words;
-                    _mm512_storeu_si512(to + 2 * (half * code_bytes + b), _mm512_permutexvar_epi16(code, values));
-                }
-        } else {
-            for (int64_t b = 0; b < code_bytes; b += 32) {
-                const __m256i codes = bytes(from, b);
+    static void unpack(const char* from, int64_t left, char* to) {
+        const int64_t half = 2 * left;  // in bytes of what the codes become
+        for (; left > 0; left -= 32, from += 32, to += 64) {
+            const __m256i codes = left >= 32 ? read<__m256i>(from) : _mm256_maskz_loadu_epi8((1u << left) - 1, from);
+            if constexpr (Bits == 4) {
+                const __m512i words = _mm512_cvtepu8_epi16(codes), values = nibbles();
+                put(to, _mm512_permutexvar_epi16(words, values), left);
+                put(to + half, _mm512_permutexvar_epi16(_mm512_srli_epi16(words, 4), values), left);
+            } else {
                 const __m512i low = _mm512_cvtepu8_epi32(_mm256_castsi256_si128(codes));
                 const __m512i high = _mm512_cvtepu8_epi32(_mm256_extracti128_si256(codes, 1));
-                _mm512_storeu_si512(to + 2 * b, to_bfloat16(_mm512_cvtepi32_ps(low), _mm512_cvtepi32_ps(high)));
+                put(to, to_bfloat16(_mm512_cvtepi32_ps(low), _mm512_cvtepi32_ps(high)), left);
             }
         }
     }
 
-    __m256i bytes(const char* from, int64_t b) const {
-        const int64_t left = code_bytes - b;
-        if (left >= 32) return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + b));
-        return _mm256_maskz_loadu_epi8((1u << left) - 1, from + b);
+    static void put(char* to, __m512i numbers, int64_t left) {
+        if (left >= 32) return write(to, numbers);
+        _mm512_mask_storeu_epi16(to, (1u << left) - 1, numbers);
     }
 
     // The numbers 0 to 15, twice: of an index to 32 of them, the fifth bit is another code's.

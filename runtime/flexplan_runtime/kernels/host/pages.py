@@ -18,7 +18,7 @@ class Pages:
 
     ``addresses_2RI`` (int64) are those of keys and of values of the first token of each page, for a row's first KV
     head; its other heads lie ``head_bytes`` apart, tokens of a page ``token_bytes``.  A row may have its own pages, or
-    all grains may be heads of one row.  ``memory`` is what the addresses belong to.
+    all grains may be heads of one row.  ``memory`` is what the addresses belong to, ``tokens`` what a row has room for.
     """
 
     addresses_2RI: Tensor
@@ -27,6 +27,7 @@ class Pages:
     head_bytes: int
     token_bytes: int
     memory: tuple[Tensor, ...]
+    tokens: int
 
     @classmethod
     def of(cls, pages: Sequence[Tensor]) -> Pages:
@@ -37,18 +38,8 @@ class Pages:
         size, (grain, half, token, _) = first.element_size(), first.stride()
         keys = torch.tensor([page.data_ptr() for page in pages], dtype=torch.int64)
         addresses = torch.stack([keys, keys + half * size])[:, None].contiguous()
-        tokens = max(1, first.shape[2])
-        return cls(addresses, tokens, max(1, first.shape[0]), grain * size, token * size, tuple(pages))
-
-    @property
-    def grains(self) -> int:
-        """Grains that the pages hold."""
-        return self.addresses_2RI.shape[1] * self.heads
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of a grain that the pages have room for."""
-        return sum(page.shape[2] for page in self.memory) // self.addresses_2RI.shape[1]
+        tokens, heads = sum(page.shape[2] for page in pages), max(1, first.shape[0])
+        return cls(addresses, max(1, first.shape[2]), heads, grain * size, token * size, tuple(pages), tokens)
 
     @property
     def layout(self) -> tuple[int, ...]:

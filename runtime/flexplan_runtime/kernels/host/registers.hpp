@@ -113,7 +113,8 @@ struct Registers {
     }
 
     // Scores of keys, (R, ld); the last places behind them may be written.
-    __attribute__((noinline)) void score(const Call& c, const Run& run, Scratch& s, float* scores, int64_t ld, Ahead& ahead) const {
+    __attribute__((noinline)) void score(const Call& c, const Run& run, Scratch& s, float* scores, int64_t ld,
+                                         Ahead& ahead) const {
         const int64_t heads = tile_heads(c.R()), n = run.n;
         const Rows<E> keys = cache.rows(run.at, run.stride, n, unpacked(c, s));
         for (int64_t t = 0; t < n; t += kTokens) {
@@ -128,7 +129,7 @@ struct Registers {
     }
 
     // Weights x values onto the sums, which decay.
-    void weigh(const Call& c, const Run& run, Scratch& s, int64_t ld, Ahead& ahead) const {
+    __attribute__((noinline)) void weigh(const Call& c, const Run& run, Scratch& s, int64_t ld, Ahead& ahead) const {
         const int64_t heads = tile_heads(c.R());
         const Rows<E> values = cache.rows(run.at, run.stride, run.n, unpacked(c, s));
         for (int64_t r = 0; r < c.R(); r += heads)

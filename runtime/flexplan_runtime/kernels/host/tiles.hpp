@@ -1,9 +1,9 @@
 // Scores and weighted sums through AMX tiles: products in bfloat16 that are exact, sums in float32.
 //
 // Scores: 16 tokens are a tile of rows as they lie in memory, 16 queries (or 8 in two parts) one of columns, put into
-// pairs once a grain.  Sums: the weights of 8 queries, in two parts of eight bits, are a tile of rows; values are one of
-// columns, for which two tokens' vectors are interleaved.  That leaves sums in another order than the head dimension's,
-// put right once a grain.
+// pairs once a grain.  Sums: the weights of 8 queries, in two parts of eight bits, are a tile of rows; values are one
+// of columns, for which two tokens' vectors are interleaved.  That leaves sums in another order than the head
+// dimension's, put right once a grain.
 #pragma once
 #include "amx.hpp"
 #if defined(FLEXPLAN_TILES)
@@ -34,56 +34,57 @@ template <class T, class Source>
 struct Tiles {
     struct Session : TileSession { explicit Session(const Call&) {} };
 
-    Source source;
+    Tiles(const Call& c, const Source& source)
+        : source(source), groups(source.groups), steps(parts_of(c.H, kStep)), chunks(parts_of(c.R(), kQueries)),
+          sums(parts_of(c.R(), kSums)), step_bytes(c.H / kTile * kParts * kTileBytes),
+          tokens(std::clamp<int64_t>(16384 / (2 * c.H * kParts) / kStep * kStep, kStep, 128)) {}
 
     int64_t row_bytes() const { return source.vector_bytes; }
-
-    // Values of a block, interleaved, fill a third of the first cache.
-    int64_t block(const Call& c) const {
-        return std::clamp<int64_t>(16384 / (2 * c.H * kParts) / kStep * kStep, kStep, 128);
-    }
+    int64_t block(const Call&) const { return tokens; }
 
     int64_t room_bytes(const Call& c) const { return Room(*this, c, nullptr).end - static_cast<char*>(nullptr); }
 
     void begin(const Call& c, int64_t g, Scratch& s) const {
         const Room room(*this, c, s.room);
-        std::fill(room.acc, room.acc + sums_of(c) * kTile * c.H, 0.f);
-        std::fill(room.offsets, room.offsets + c.R() * groups(c), 0.f);
-        std::memset(room.weights, 0, sums_of(c) * groups(c) * weight_bytes(c));
-        std::memset(room.plain, 0, chunks(c) * kTile * row_numbers(c.H) * 2);
+        std::fill(room.acc, room.acc + sums * kTile * c.H, 0.f);
+        std::fill(room.offsets, room.offsets + c.R() * groups, 0.f);
+        std::memset(room.weights, 0, sums * groups * weight_bytes());
+        std::memset(room.plain, 0, chunks * kTile * row_numbers(c.H) * 2);
         for (int64_t r = 0; r < c.R(); ++r) take_query(c, c.query<T>(g, r), r, room);
-        for (int64_t i = 0; i < chunks(c) * steps(c); ++i) pair_queries(c, i, room);
+        for (int64_t i = 0; i < chunks * steps; ++i) pair_queries(c, i, room);
     }
 
     __attribute__((noinline)) void score(const Call& c, const Run& run, Scratch& s, float* scores, int64_t ld,
                                          Ahead& ahead) const {
         const Room room(*this, c, s.room);
-        if constexpr (Source::kCodes) take_numbers(c, run, room);
         for (int64_t t = 0; t < run.n; t += 4 * kTile) {
             const Run some = run.from(t, 4 * kTile);
             const int64_t tiles = parts_of(some.n, kTile);
             const Parts keys = source.rows(some, tiles * kTile, room.rows);
-            for (int64_t chunk = 0; chunk < chunks(c); ++chunk)
-                for (int64_t g = 0; g < groups(c); ++g) {
+            if (Source::kCodes) take_numbers(some, t, room);
+            for (int64_t chunk = 0; chunk < chunks; ++chunk)
+                for (int64_t g = 0; g < groups; ++g) {
                     with_count(tiles, [&](auto n) { multiply<n.value>(c, chunk, g, keys, room, ahead); });
                     const int64_t end = std::min((chunk + 1) * kQueries, c.R());
-                    for (int64_t r = chunk * kQueries; r < end; ++r) take_scores(c, r, g, t, tiles, room, scores + r * ld);
+                    for (int64_t r = chunk * kQueries; r < end; ++r)
+                        take_scores(c, r, g, t, tiles, room, scores + r * ld);
                 }
         }
     }
 
     __attribute__((noinline)) void weigh(const Call& c, const Run& run, Scratch& s, int64_t ld, Ahead& ahead) const {
         const Room room(*this, c, s.room);
-        if constexpr (Source::kCodes) take_numbers(c, run, room);
+        if (Source::kCodes) take_numbers(run, 0, room);
         for (int64_t t = 0; t < run.n; t += kStep)
-            interleave(c, source.rows(run.from(t, kStep), kStep, room.rows), room.values + t / kStep * step_bytes(c), ahead);
+            interleave(c, source.rows(run.from(t, kStep), kStep, room.rows), room.values + t / kStep * step_bytes,
+                       ahead);
         for (int64_t r = 0; r < c.R(); ++r) take_weights(c, run.n, r, s.scores + r * ld, s.decay[r], room);
-        const int64_t steps = parts_of(run.n, kStep), group_tiles = parts_of(source.group_size(), kTile);
-        for (int64_t chunk = 0; chunk < sums_of(c); ++chunk)
+        const int64_t group_tiles = parts_of(source.group_size, kTile);
+        for (int64_t chunk = 0; chunk < sums; ++chunk)
             for (int64_t tile = 0, count; tile < c.H / kTile; tile += count) {
                 const int64_t g = tile / group_tiles;
                 count = std::min({int64_t(4), c.H / kTile - tile, (g + 1) * group_tiles - tile});
-                with_count(count, [&](auto n) { accumulate<n.value>(c, chunk, g, tile, steps, room, ahead); });
+                with_count(count, [&](auto n) { accumulate<n.value>(c, chunk, g, tile, run.n, room, ahead); });
             }
     }
 
@@ -95,7 +96,9 @@ struct Tiles {
             const float* upper = room.acc + weight_row(r) * c.H;
             for (int64_t h = 0; h < c.H; h += kStep) straighten(upper + h, upper + kSums * c.H + h, to + h, c.H - h);
             if constexpr (Source::kCodes)
-                for (int64_t h = 0; h < c.H; ++h) to[h] += room.offsets[r * groups(c) + h / source.group_size()];
+                for (int64_t h = 0, g = 0; h < c.H; ++g)
+                    for (const int64_t end = std::min(h + source.group_size, c.H); h < end; ++h)
+                        to[h] += room.offsets[r * groups + g];
         }
     }
 
@@ -103,14 +106,14 @@ struct Tiles {
     static constexpr int kParts = Source::kParts, kQueryParts = std::is_same_v<T, Float16> ? 2 : 1;
     static constexpr int64_t kQueries = kTile / kQueryParts, kSums = kTile / 2;  // queries of a tile
 
-    static int64_t chunks(const Call& c) { return parts_of(c.R(), kQueries); }
-    static int64_t sums_of(const Call& c) { return parts_of(c.R(), kSums); }
+    Source source;
+    int64_t groups, steps, chunks, sums;  // groups and steps of a vector; tiles of columns and of rows for all queries
+    int64_t step_bytes;  // of values of 32 tokens as columns
+    int64_t tokens;      // of a block: its values fill a third of the first cache
+
     static int64_t query_row(int64_t r) { return r / kQueries * kTile + r % kQueries; }
     static int64_t weight_row(int64_t r) { return r / kSums * kTile + r % kSums; }
-    static int64_t steps(const Call& c) { return parts_of(c.H, kStep); }
-    static int64_t step_bytes(const Call& c) { return c.H / kTile * kParts * kTileBytes; }
-    int64_t groups(const Call& c) const { return parts_of(c.H, source.group_size()); }
-    int64_t weight_bytes(const Call& c) const { return kTile * block(c) * 2; }  // of a tile and a group
+    int64_t weight_bytes() const { return kTile * tokens * 2; }  // of a tile and a group
 
     // The numbers of a step: where less than a step is left, some are met again, and their queries are 0 there.
     static int64_t first_of(const Call& c, int64_t step) {
@@ -120,22 +123,22 @@ struct Tiles {
     // Where things lie in a thread's memory.
     struct Room {
         char *queries, *rows, *values, *weights;
-        float *scores, *acc, *sums, *offsets, *numbers;
+        float *scores, *acc, *query_sums, *offsets, *numbers;
         uint16_t* plain;  // queries in parts, as rows
         char* end;
 
         Room(const Tiles& by, const Call& c, char* at) {
-            const int64_t block = by.block(c), wide = row_numbers(c.H);
-            queries = Scratch::take<char>(at, chunks(c) * steps(c) * kTileBytes);
+            const int64_t wide = row_numbers(c.H);
+            queries = Scratch::take<char>(at, by.chunks * by.steps * kTileBytes);
             rows = Scratch::take<char>(at, 4 * kTile * wide * 2 * kParts + 64);
-            values = Scratch::take<char>(at, block / kStep * step_bytes(c));
-            weights = Scratch::take<char>(at, sums_of(c) * by.groups(c) * by.weight_bytes(c));
+            values = Scratch::take<char>(at, by.tokens / kStep * by.step_bytes);
+            weights = Scratch::take<char>(at, by.sums * by.groups * by.weight_bytes());
             scores = Scratch::take<float>(at, 4 * kTile * kTile);
-            acc = Scratch::take<float>(at, sums_of(c) * kTile * c.H);
-            sums = Scratch::take<float>(at, c.R() * by.groups(c));
-            offsets = Scratch::take<float>(at, c.R() * by.groups(c));
-            numbers = Scratch::take<float>(at, 2 * by.groups(c) * (block + kStep));
-            plain = Scratch::take<uint16_t>(at, chunks(c) * kTile * wide);
+            acc = Scratch::take<float>(at, by.sums * kTile * c.H);
+            query_sums = Scratch::take<float>(at, c.R() * by.groups);
+            offsets = Scratch::take<float>(at, c.R() * by.groups);
+            numbers = Scratch::take<float>(at, 2 * by.groups * (by.tokens + kStep));
+            plain = Scratch::take<uint16_t>(at, by.chunks * kTile * wide);
             end = at + 64;
         }
     };
@@ -150,15 +153,15 @@ struct Tiles {
             if constexpr (kQueryParts == 2) write(to + part, _mm512_cvtneps_pbh(x - upper));
         }
         if constexpr (Source::kCodes) {
-            float* sums = room.sums + r * groups(c);
-            std::fill(sums, sums + groups(c), 0.f);
-            for (int64_t h = 0; h < c.H; h += kTile) sums[h / source.group_size()] += sum(load(q + h));
+            float* of = room.query_sums + r * groups;
+            std::fill(of, of + groups, 0.f);
+            for (int64_t h = 0; h < c.H; h += kTile) of[h / source.group_size] += sum(load(q + h));
         }
     }
 
     // The i-th tile of columns of chunks and steps.
     void pair_queries(const Call& c, int64_t i, const Room& room) const {
-        const int64_t step = i % steps(c), chunk = i / steps(c);
+        const int64_t step = i % steps, chunk = i / steps;
         const int64_t wide = row_numbers(c.H), first = first_of(c, step), again = (step * kStep - first) / kPair;
         const uint16_t* from = room.plain + chunk * kTile * wide + first;
         char* to = room.queries + i * kTileBytes;
@@ -172,47 +175,46 @@ struct Tiles {
         return _mm512_i32gather_epi32(_mm512_mullo_epi32(rows, _mm512_set1_epi32(int(row_bytes))), from, 1);
     }
 
-    // Scales and minima of a block: (2, groups, block and more).
-    void take_numbers(const Call& c, const Run& run, const Room& room) const {
-        const int64_t ld = block(c) + kStep, minima = groups(c) * ld;
-        for (int64_t g = 0; g < groups(c); ++g)
-            for (int64_t t = 0; t < run.n; t += kTile) {
+    // Scales and minima of tokens of a block, the t-th the first of them: (2, groups, block and more).
+    void take_numbers(const Run& run, int64_t t, const Room& room) const {
+        const int64_t ld = tokens + kStep;
+        for (int64_t g = 0; g < groups; ++g)
+            for (int64_t i = 0; i < run.n; i += kTile) {
                 __m512 scale, minimum;
-                source.numbers(run, t, g, scale, minimum);
-                write(room.numbers + g * ld + t, scale), write(room.numbers + minima + g * ld + t, minimum);
+                source.numbers(run, i, g, scale, minimum);
+                float* to = room.numbers + g * ld + t + i;
+                write(to, scale), write(to + groups * ld, minimum);
             }
     }
 
     // Products of N tiles of keys with a chunk of queries over the steps of a group: to room.scores.
     template <int N>
     void multiply(const Call& c, int64_t chunk, int64_t g, const Parts& keys, const Room& room, Ahead& ahead) const {
-        const int64_t from = g * source.group_size() / kStep;
-        const int64_t to = std::min(steps(c), parts_of((g + 1) * source.group_size(), kStep));
+        const int64_t from = g * source.group_size / kStep;
+        const int64_t to = std::min(steps, parts_of((g + 1) * source.group_size, kStep));
         zero_sums<N>();
         for (int64_t step = from; step < to; ++step)
             for (int part = 0; part < kParts; ++part) {
                 const char* rows = keys.at + part * keys.part + 2 * first_of(c, step);
-                add_rows<N>(rows, kTile * keys.stride, keys.stride, room.queries + (chunk * steps(c) + step) * kTileBytes);
+                add_rows<N>(rows, kTile * keys.stride, keys.stride, room.queries + (chunk * steps + step) * kTileBytes);
                 ahead.tick(N);
             }
         store_sums<N>(room.scores, kTile * kTile, 64);
     }
 
     // Products to scores of query r, from token t on.
-    void take_scores(const Call& c, int64_t r, int64_t g, int64_t t, int64_t tiles, const Room& room, float* scores) const {
-        for (int64_t i = 0; i < tiles; ++i, t += kTile) {
-            const float* products = room.scores + i * kTile * kTile + r % kQueries;
+    void take_scores(const Call& c, int64_t r, int64_t g, int64_t t, int64_t tiles, const Room& room,
+                     float* scores) const {
+        const int64_t ld = tokens + kStep;
+        const float* products = room.scores + r % kQueries;
+        const float *scales = room.numbers + g * ld, *minima = scales + groups * ld;
+        const float scale = c.scale, query_sum = Source::kCodes ? room.query_sums[r * groups + g] : 0.f;
+        for (const int64_t end = t + tiles * kTile; t < end; t += kTile, products += kTile * kTile) {
             __m512 x = (__m512)column(products, 64);
             if constexpr (kQueryParts == 2) x += (__m512)column(products + kQueries, 64);
-            if constexpr (Source::kCodes) {
-                const float* numbers = room.numbers + g * (block(c) + kStep) + t;
-                const float* minima = numbers + groups(c) * (block(c) + kStep);
-                x = x * read<__m512>(numbers) + read<__m512>(minima) * room.sums[r * groups(c) + g];
-                x = g ? x * c.scale + read<__m512>(scores + t) : x * c.scale;
-            } else {
-                x = x * c.scale;
-            }
-            write(scores + t, x);
+            if constexpr (Source::kCodes) x = x * read<__m512>(scales + t) + read<__m512>(minima + t) * query_sum;
+            x *= scale;
+            write(scores + t, g ? x + read<__m512>(scores + t) : x);
         }
     }
 
@@ -251,21 +253,21 @@ struct Tiles {
     void take_weights(const Call& c, int64_t n, int64_t r, const float* weights, float decay, const Room& room) const {
         float* upper = room.acc + weight_row(r) * c.H;
         if (decay != 1.f) scale(upper, c.H, decay), scale(upper + kSums * c.H, c.H, decay);
-        const int64_t row_bytes = block(c) * 2, ld = block(c) + kStep;
-        for (int64_t g = 0; g < groups(c); ++g) {
-            char* to = room.weights + (r / kSums * groups(c) + g) * weight_bytes(c) + r % kSums * row_bytes;
+        const int64_t row_bytes = tokens * 2, ld = tokens + kStep;
+        for (int64_t g = 0; g < groups; ++g) {
+            char* to = room.weights + (r / kSums * groups + g) * weight_bytes() + r % kSums * row_bytes;
             Floats added = {};
             for (int64_t t = 0; t < n; t += kStep) {
                 Floats a = load(weights + t), b = t + kTile < n ? load(weights + t + kTile) : Floats{};
                 if constexpr (Source::kCodes) {
-                    const float *scales = room.numbers + g * ld + t, *minima = scales + groups(c) * ld;
+                    const float *scales = room.numbers + g * ld + t, *minima = scales + groups * ld;
                     added += a * load(minima) + (t + kTile < n ? b * load(minima + kTile) : Floats{});
                     a *= load(scales), b = t + kTile < n ? b * load(scales + kTile) : b;
                 }
                 split((__m512)a, (__m512)b, to + 2 * t, to + kSums * row_bytes + 2 * t);
             }
             if constexpr (Source::kCodes) {
-                float& offset = room.offsets[r * groups(c) + g];
+                float& offset = room.offsets[r * groups + g];
                 offset = offset * decay + sum(added);
             }
         }
@@ -277,14 +279,14 @@ struct Tiles {
 
     // Weights x values of all steps onto N tiles of a chunk's sums.
     template <int N>
-    void accumulate(const Call& c, int64_t chunk, int64_t g, int64_t tile, int64_t steps, const Room& room,
+    void accumulate(const Call& c, int64_t chunk, int64_t g, int64_t tile, int64_t n, const Room& room,
                     Ahead& ahead) const {
-        const int64_t row_bytes = block(c) * 2;
-        const char* weights = room.weights + (chunk * groups(c) + g) * weight_bytes(c);
+        const int64_t row_bytes = tokens * 2;
+        const char* weights = room.weights + (chunk * groups + g) * weight_bytes();
         float* acc = room.acc + chunk * kTile * c.H + tile * kTile;
         load_sums<N>(acc, kTile, c.H * 4);
-        for (int64_t step = 0; step < steps; ++step) {
-            const char* columns = room.values + step * step_bytes(c) + tile * kParts * kTileBytes;
+        for (int64_t step = 0; step * kStep < n; ++step) {
+            const char* columns = room.values + step * step_bytes + tile * kParts * kTileBytes;
             for (int part = 0; part < kParts; ++part) {
                 add_columns<N>(weights + step * kStep * 2, row_bytes, columns + part * kTileBytes, kParts * kTileBytes);
                 ahead.tick(N);
