@@ -10,6 +10,7 @@ import torch
 from flexplan.job import Finding
 from flexplan.units import format_size
 from flexplan_runtime.kernels.availability import has_triton
+from flexplan_runtime.kernels.host import uses_tiles
 from flexplan_runtime.kernels.host.build import COMPILERS, library, library_path
 from flexplan_runtime.measure import cores, cpu_model, memory_bytes
 from flexplan_runtime.memory import room
@@ -52,5 +53,6 @@ def _compiler() -> Finding:
 
 def _kernel() -> Finding:
     if library() is not None:
-        return Finding("host attention", "ok", f"kernel in {library_path().parent}")
+        by = "AMX tiles" if uses_tiles() else "vectors"
+        return Finding("host attention", "ok", f"by {by}; kernel in {library_path().parent}")
     return Finding("host attention", "missing", "its kernel does not compile", "torch's slower operations take over")

@@ -1,10 +1,19 @@
 """Decode attention on the host at the speed of its memory: a C++ kernel compiled on first use.
 
 vectors.hpp    Vectors of float32 from float32, bfloat16 or float16.
-codes.hpp      One query head against packed vectors, straight from their codes.
+pages.hpp      Where tokens lie, and what is read next, asked for ahead.
+call.hpp       What is asked for, and the memory of a thread that computes it.
+softmax.hpp    Scores to weights in one pass.
+sparse.hpp     Which values are read where attention is sparse.
 rows.hpp       Rows of keys and values: as they lie, or unpacked into scratch.
+registers.hpp  Scores and weighted sums by vectors of float32: for any dtype and processor.
+codes.hpp      One query head against packed vectors, straight from their codes.
+amx.hpp        AMX tiles of bfloat16: may they be used, and products of a few.
+halves.hpp     Keys and values as the bfloat16 numbers that tiles multiply.
+tiles.hpp      Scores and weighted sums through tiles.
 pool.hpp       Threads that wait for work.
 attention.cpp  Decode attention over grains, one pass over keys and values.
+pages          Keys and values in pages: where each of them lies, as the kernel is told.
 build          Compiles the kernel on first use and keeps it in the user's cache.
 
 Letters as in `attention`: G grains (sequence x KV head), P query heads that share a KV head, C context, H head_dim.
@@ -21,40 +30,45 @@ from torch import Tensor
 
 from flexplan.model import Packing
 from flexplan_runtime.kernels.host.build import library
+from flexplan_runtime.kernels.host.pages import Pages
+
+__all__ = ["GrainAttention", "Pages", "uses_tiles"]
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 LARGEST_HEAD_DIM = 256
-FOUR, EIGHT = ctypes.c_int64 * 4, ctypes.c_int64 * 8
+FOUR, FIVE, SIX = ctypes.c_int64 * 4, ctypes.c_int64 * 5, ctypes.c_int64 * 6
 
 
 class GrainAttention:
-    """The kernel on memory that stays where it is: one new position of each grain over its context, into ``out``.
+    """The kernel on memory that stays where it is: new positions of each grain over its context, into ``out``.
 
-    Keys and values are (G, 2, C, H), or packed, (G, 2, C, bytes of a vector): those are unpacked a block at a time,
-    and what a code stands for is not rounded to the model's dtype.  ``pads`` (each less than the context) counts the
-    leading tokens of each grain that are not read.  Below a sparsity of 1, only the values that `sparseattention`
+    Queries and results are (G, P, H) for one new token, or (G, N, P, H) for the last N of the context, each of which
+    sees none behind itself.  Keys and values are (G, 2, C, H), or packed, (G, 2, C, bytes of a vector), or `Pages` of
+    either; what a code stands for is not rounded to the model's dtype.  ``pads`` (at most the context less N) counts
+    the leading tokens of each grain that are not read.  Below a sparsity of 1, only the values that `sparseattention`
     keeps are read.  Any strides, as long as the last axis is contiguous.  Calls from several threads run one after
     the other.
     """
 
     def __init__(
-        self, q_GPH: Tensor, pairs_G2CH: Tensor, pads_G: Tensor | None, scale: float, out_GPH: Tensor, num_threads: int,
+        self, q: Tensor, pairs: Tensor | Pages, pads_G: Tensor | None, scale: float, out: Tensor, num_threads: int,
         packing: Packing | None = None, sparsity: float = 1.0,
     ) -> None:  # fmt: skip
         """Work out the kernel's arguments."""
-        k, v = pairs_G2CH.unbind(1)
+        pages = pairs if isinstance(pairs, Pages) else Pages.of([pairs])
+        q_GNPH, out_GNPH = (x if x.dim() == 4 else x.unsqueeze(1) for x in (q, out))
         pads = None if pads_G is None else pads_G.to(torch.int64).contiguous()
-        self._used = q_GPH, pairs_G2CH, pads, out_GPH  # what the addresses belong to
-        self._supported = supports(q_GPH, pairs_G2CH, out_GPH, packing)
-        (G, P, H), C, size = q_GPH.shape, k.shape[1], pairs_G2CH.element_size()
-        self._shape, layout = FOUR(G, P, H, C), None
+        self._used = q, pages, pads, out  # what the addresses belong to
+        self._supported = supports(q_GNPH, pages, out_GNPH, packing)
+        (G, N, P, H), self._tokens, layout = q_GNPH.shape, pages.tokens, None
+        self._shape = FIVE(G, N, P, H, self._tokens)
         if packing is not None:
             layout = FOUR(packing.num_bits, packing.group_size, packing.symmetric, packing.vector_bytes(H))
-        strides = [stride * size for x in (k, v) for stride in x.stride()[:2]]
         self._arguments = (
-            DTYPES.get(q_GPH.dtype), q_GPH.data_ptr(), k.data_ptr(), v.data_ptr(),
-            None if pads is None else pads.data_ptr(), out_GPH.data_ptr(), self._shape,
-            EIGHT(*q_GPH.stride()[:2], *strides, *out_GPH.stride()[:2]), layout, scale, sparsity, max(1, num_threads),
+            DTYPES.get(q.dtype), q.data_ptr(), pages.addresses_2RI.data_ptr(),
+            None if pads is None else pads.data_ptr(), out.data_ptr(), self._shape,
+            SIX(*q_GNPH.stride()[:3], *out_GNPH.stride()[:3]), SIX(*pages.layout), layout,
+            scale, sparsity, max(1, num_threads),
         )  # fmt: skip
 
     def __call__(self, context: int | None = None) -> bool:
@@ -62,20 +76,28 @@ class GrainAttention:
         kernel = _kernel() if self._supported else None
         if kernel is None:
             return False
-        self._shape[3] = self._used[1].shape[2] if context is None else context
+        self._shape[4] = self._tokens if context is None else context
+        assert self._shape[1] <= self._shape[4] <= self._tokens, "the context holds the new tokens, pages the context"
         return self._shape[0] == 0 or not kernel(*self._arguments)
 
 
-def supports(q_GPH: Tensor, pairs_G2CH: Tensor, out_GPH: Tensor, packing: Packing | None) -> bool:
+def supports(q_GNPH: Tensor, pages: Pages, out_GNPH: Tensor, packing: Packing | None) -> bool:
     """Whether the kernel is written for these tensors."""
-    head_dim, dtype = q_GPH.shape[-1], torch.uint8 if packing else q_GPH.dtype
+    head_dim, dtype = q_GNPH.shape[-1], torch.uint8 if packing else q_GNPH.dtype
     return (
-        q_GPH.dtype in DTYPES
+        q_GNPH.dtype in DTYPES
         and head_dim % 16 == 0
         and 0 < head_dim <= LARGEST_HEAD_DIM
-        and (out_GPH.dtype, pairs_G2CH.dtype) == (q_GPH.dtype, dtype)
-        and all(t.device.type == "cpu" and t.stride(-1) == 1 for t in (q_GPH, pairs_G2CH, out_GPH))
+        and out_GNPH.dtype == q_GNPH.dtype
+        and all(page.dtype == dtype for page in pages.memory)
+        and all(t.device.type == "cpu" and t.stride(-1) == 1 for t in (q_GNPH, *pages.memory, out_GNPH))
     )
+
+
+def uses_tiles() -> bool:
+    """Whether the kernel computes in AMX tiles: the processor, the compiler and the system have them."""
+    found = library()
+    return found is not None and bool(found.flexplan_uses_tiles())
 
 
 @lru_cache(maxsize=1)
@@ -86,7 +108,7 @@ def _kernel() -> Any:
         return None
     kernel = found.flexplan_grain_attention
     pointer = ctypes.c_void_p
-    kernel.argtypes = [ctypes.c_int, *[pointer] * 5, FOUR, EIGHT, pointer]
+    kernel.argtypes = [ctypes.c_int, *[pointer] * 4, FIVE, SIX, SIX, pointer]
     kernel.argtypes += [ctypes.c_float, ctypes.c_double, ctypes.c_int64]
     kernel.restype = ctypes.c_int
     return kernel

@@ -21,11 +21,20 @@ from flexplan.files import replacing, workshop
 
 log = logging.getLogger(__name__)
 
-FILES = ("attention.cpp", "codes.hpp", "pool.hpp", "rows.hpp", "vectors.hpp")
-SOURCES = tuple(Path(__file__).with_name(name) for name in FILES)
+MAIN = Path(__file__).with_name("attention.cpp")
+SOURCES = (MAIN, *sorted(MAIN.parent.glob("*.hpp")))
 COMPILERS = ("c++", "g++", "clang++")
-FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread")
-COMPILE_TIMEOUT_S = 120
+FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread")
+INSTRUCTIONS = {
+    "native": ("-march=native",),
+    "avx512": ("-march=native", "-mno-amx-tile", "-mno-amx-bf16"),
+    "avx2": ("-march=x86-64-v3",),
+    "baseline": (),
+}
+"""Flags of what the kernel may use: all that this processor has, or less, to try what others run."""
+CHOICE = "FLEXPLAN_HOST_KERNEL"
+"""The variable of the environment that names one of them."""
+COMPILE_TIMEOUT_S = 300
 
 _DIGEST_BYTES = 32
 _MODE = 0o644
@@ -128,7 +137,8 @@ def _trusted() -> tuple[int, int]:
 def library_path() -> Path:
     """Where the library for these sources, these flags and this processor is kept."""
     digest = hashlib.sha256()
-    for part in (*(source.read_bytes() for source in SOURCES), " ".join(FLAGS).encode(), _processor().encode()):
+    flags = " ".join((*FLAGS, *_instructions())).encode()
+    for part in (*(source.read_bytes() for source in SOURCES), flags, _processor().encode()):
         digest.update(len(part).to_bytes(8, "little") + part)
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "flexplan" / "kernels" / f"{digest.hexdigest()}.so"
@@ -149,13 +159,22 @@ def _compile(path: Path) -> None:
     compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
     if compiler is None:
         raise RuntimeError(f"no C++ compiler on PATH ({', '.join(COMPILERS)})")
-    command = [compiler, *FLAGS, str(SOURCES[0]), "-o", str(path)]
     environment = os.environ | {"TMPDIR": str(path.parent)}
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S, check=False, env=environment
-    )
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed: {done.stderr[-2000:].strip()}")
+    for instructions in (_instructions(), ()):  # a compiler that does not know the flags may do without
+        command = [compiler, *FLAGS, *instructions, str(MAIN), "-o", str(path)]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S, check=False, env=environment
+        )
+        if done.returncode == 0:
+            return
+    raise RuntimeError(f"{' '.join(command)} failed: {done.stderr[-2000:].strip()}")
+
+
+def _instructions() -> tuple[str, ...]:
+    name = os.environ.get(CHOICE) or "native"
+    if name not in INSTRUCTIONS:
+        raise RuntimeError(f"{CHOICE} is {name}; there are {', '.join(INSTRUCTIONS)}")
+    return INSTRUCTIONS[name]
 
 
 def _processor() -> str:

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "call.hpp"
 #include "vectors.hpp"
 
 namespace {
@@ -146,6 +147,54 @@ class Codes {
             f(std::integral_constant<int, 6>()), f(std::integral_constant<int, 7>());
         }
     }
+};
+
+// The arithmetic of one query over a packed cache whose codes are never unpacked.
+template <class T, int Bits>
+struct Direct {
+    struct Session { explicit Session(const Call&) {} };
+
+    Codes<T, Bits> codes;
+    int64_t vector_bytes;
+
+    int64_t row_bytes() const { return vector_bytes; }
+    int64_t block(const Call&) const { return 128; }
+    int64_t room_bytes(const Call& c) const { return (c.H + 2 * codes.order_size() + 2 * kWidth) * 4; }
+
+    void begin(const Call& c, int64_t g, Scratch& s) const {
+        float* q = factors(s) + 2 * kWidth + 2 * codes.order_size();
+        for (int64_t h = 0; h < c.H; h += kWidth) store(q + h, load(c.query<T>(g, 0) + h) * c.scale);
+        Floats with;
+        codes.arrange(q, ordered(s), with);
+        store(factors(s), with), store(seen(s), Floats{});
+        std::fill(sums(s), sums(s) + codes.order_size(), 0.f);
+    }
+
+    __attribute__((noinline)) void score(const Call&, const Run& keys, Scratch& s, float* scores, int64_t,
+                                         Ahead& ahead) const {
+        const Floats with = load(factors(s));
+        for (int64_t t = 0; t < keys.n; t += 4) {
+            const char* vector[4];
+            for (int i = 0; i < 4; ++i) vector[i] = keys.row(std::min(t + i, keys.n - 1));
+            codes.products(ordered(s), with, vector, scores + t);
+            ahead.tick();
+        }
+    }
+
+    __attribute__((noinline)) void weigh(const Call&, const Run& values, Scratch& s, int64_t, Ahead& ahead) const {
+        Floats numbers = load(seen(s));
+        codes.weigh(s.scores, values.at, values.stride, values.n, *s.decay, sums(s), numbers,
+                    [&](int64_t) { ahead.tick(); });
+        store(seen(s), numbers);
+    }
+
+    void settle(const Call&, Scratch& s) const { codes.restore(sums(s), load(seen(s)), s.acc); }
+
+  private:
+    static float* factors(const Scratch& s) { return reinterpret_cast<float*>(s.room); }
+    static float* seen(const Scratch& s) { return factors(s) + kWidth; }
+    static float* ordered(const Scratch& s) { return factors(s) + 2 * kWidth; }
+    float* sums(const Scratch& s) const { return ordered(s) + codes.order_size(); }
 };
 
 }  // namespace

@@ -142,6 +142,10 @@ inline void sum_each(const Floats* x, float* to) {
 }
 #endif
 
+#if defined(__AVX512F__)
+inline float sum(Floats x) { return _mm512_reduce_add_ps((__m512)x); }
+inline float largest(Floats x) { return _mm512_reduce_max_ps((__m512)x); }
+#else
 inline float sum(Floats x) {
     float s = 0;
     for (int i = 0; i < kWidth; ++i) s += x[i];
@@ -153,6 +157,7 @@ inline float largest(Floats x) {
     for (int i = 1; i < kWidth; ++i) m = std::max(m, x[i]);
     return m;
 }
+#endif
 
 // e to the x for x <= 0, within 1e-7 of itself (Cephes' polynomial); below -87 zero.
 inline Floats exponential(Floats x) {
