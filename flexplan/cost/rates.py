@@ -77,9 +77,9 @@ class Rates:
 
     def _price(self, work: Work, lane: str) -> Price:
         h, demands = self.hardware, self.demands(work)
-        alone = [*demands.values(), work.attended_bytes / h.host_attention_bytes_per_s]
-        alone.append(work.attended_packed_bytes / h.packed_attention_bytes_per_s)
-        alone.append(work.host_flops / h.host_flops_per_s)
+        attended_s = work.attended_bytes / h.host_attention_bytes_per_s
+        attended_s += work.attended_packed_bytes / h.packed_attention_bytes_per_s
+        alone = [*demands.values(), attended_s + work.host_flops / h.attention_flops_per_s]
         alone.append(min(work.read_bytes, DISK_REQUEST_BYTES) / h.disk_one_read_rate)
         if lane == HOST_COPY:
             alone.append(work.host_bytes / 2 / h.pageable_up_bytes_per_s)

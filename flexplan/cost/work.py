@@ -106,16 +106,16 @@ def chosen_values_work(s: ModelShape, grains: int, context: int, pair_bytes: int
 
 
 def host_attention_work(s: ModelShape, grains: int, context: int, pair_bytes: int, sparsity: float = 1.0) -> Work:
-    """The same on the host."""
+    """The same on the host: what is read, and what each further query head of a KV head adds to computing the first."""
     read = (1 + sparsity) / 2
     nbytes = grains * context * pair_bytes * read
-    flops = 4 * grains * s.group_size * s.head_dim * context * read
+    further = 4 * grains * (s.group_size - 1) * s.head_dim * context * read
     packed = _is_packed(s, pair_bytes)
     return Work(
         attended_bytes=0 if packed else nbytes,
         attended_packed_bytes=nbytes if packed else 0,
         host_bytes=nbytes,
-        host_flops=flops,
+        host_flops=further,
     )
 
 

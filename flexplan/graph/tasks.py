@@ -32,7 +32,7 @@ class Work(NamedTuple):
     host_bytes: float = 0  # host memory traffic of copies and direct memory access
     attended_bytes: float = 0  # keys and values that host attention reads
     attended_packed_bytes: float = 0  # the same where they are packed: it computes more for each
-    host_flops: float = 0
+    host_flops: float = 0  # of host attention, beyond those of the first query head of each KV head
     read_bytes: float = 0
     write_bytes: float = 0
     gpu_between_bytes: float = 0  # what the kernels between the products read and write; nothing hides their time

@@ -61,6 +61,8 @@ class Hardware(BaseModel):
     host_attention_bytes_per_s: Rate
     host_flops_per_s: Rate
     host_attention_packed_bytes_per_s: Rate | None = None  # over 4-bit keys and values; None where not measured
+    # of attention, what each further query of the same keys and values adds; not measured, like other arithmetic
+    host_attention_flops_per_s: Rate | None = None
 
     # the disk, past the page cache
     disk_read_bytes_per_s: Rate
@@ -123,6 +125,11 @@ class Hardware(BaseModel):
     def disk_one_read_rate(self) -> float:
         """Bytes a second of a transfer that is one request."""
         return self.disk_one_read_bytes_per_s or self.disk_read_bytes_per_s
+
+    @property
+    def attention_flops_per_s(self) -> float:
+        """Of host attention, for each further query of the same keys and values."""
+        return self.host_attention_flops_per_s or self.host_flops_per_s
 
     @property
     def packed_attention_bytes_per_s(self) -> float:

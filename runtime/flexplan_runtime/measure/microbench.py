@@ -50,6 +50,8 @@ SHORT_ON_CPU = Sizes(64 * MiB, 128, 768, 8, 64 * MiB, 64 * MiB, 0.1, 1)  # still
 SHORT_ON_CUDA = Sizes(256 * MiB, 1024, 4096, 8, 128 * MiB, 256 * MiB, 0.1, 1)
 QUICK = Sizes(16 * MiB, 64, 512, 2, 8 * MiB, 16 * MiB, 0.05, 1)
 _SEVERAL = 4  # rows
+_GROUPS = 4, 8, 16  # query heads that share a KV head
+_MOST_FLOPS = 1e15  # where further queries cost nothing that can be measured
 
 
 class Bench:
@@ -164,7 +166,7 @@ class Bench:
         left = torch.randn(self.sizes.tokens, width)
         right = torch.randn(width, width)
         products = self._rate(2.0 * left.shape[0] * width * width, lambda: left @ right)
-        found = {"host_flops_per_s": products}
+        found = {"host_flops_per_s": products, "host_attention_flops_per_s": self._further_queries()}
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
             attend, nbytes = self._attention(dtype)
             figure = self._rate(nbytes, attend)
@@ -174,12 +176,24 @@ class Bench:
                 found["host_bytes_per_s"] = _larger(figure, self._roof(attend, nbytes))
         return found
 
-    def _attention(self, dtype: torch.dtype) -> tuple[Callable[[], None], int]:
+    def _further_queries(self) -> Figure:
+        """Operations a second that query heads beyond the first of each KV head add: the line through some groups."""
+        attend, nbytes = self._attention(self.dtype)
+        one = self._rate(nbytes, attend)
+        first_s, up, across = nbytes / one.value, 0.0, 0.0
+        for group in _GROUPS:
+            attend, nbytes = self._attention(self.dtype, group)
+            flops = 2.0 * (group - 1) * nbytes / self.dtype.itemsize
+            up += flops * (nbytes / self._rate(nbytes, attend).value - first_s)
+            across += flops * flops
+        return Figure(min(_MOST_FLOPS, across / max(up, across / _MOST_FLOPS)), one.spread_percent)
+
+    def _attention(self, dtype: torch.dtype, group: int = 1) -> tuple[Callable[[], None], int]:
         """Decoding over 512 tokens with heads of 128."""
         tokens, head_dim = 512, 128
         grains = max(1, self.sizes.attended_bytes // (2 * tokens * head_dim * dtype.itemsize))
         pairs = torch.zeros(grains, 2, tokens, head_dim, dtype=dtype).normal_()
-        queries, out = torch.randn(grains, 1, head_dim).to(dtype), torch.empty(grains, 1, head_dim, dtype=dtype)
+        queries, out = torch.randn(grains, group, head_dim).to(dtype), torch.empty(grains, group, head_dim, dtype=dtype)
         pads = torch.zeros(grains, dtype=torch.int64)
         attention = HostAttention(queries, pairs, pads, head_dim**-0.5, out, self.env.num_threads)
         return (lambda: attention(tokens)), pairs.nbytes
