@@ -11,15 +11,22 @@ Prompts are distinct and every token is generated.  A first generate of the same
 long one decodes a single prompt, and the block's prompts for their first tokens.
 
 ``bound``: for each phase the slowest resource's work at its rate alone on this machine, summed.
+
+``--foretell FILE``: all rows are planned, and their predictions written to the file, before any of them runs; when all
+have run, the errors are summed up: of tokens a second by model, and of what each lane was busy.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 
@@ -47,15 +54,22 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--offload-dir", default="offload")
     parser.add_argument("--device")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--foretell", type=Path, metavar="FILE")
     parser.add_argument("--trace", type=Path, help="directory for a trace of each row, predicted and measured")
     return parser.parse_args()
 
 
 def main() -> None:
     args = arguments()
+    if args.foretell and args.json is None:
+        sys.exit("--foretell compares what --json FILE keeps: give both")
     if len(args.rows) > 1:  # each in a process of its own: what one leaves in the allocator is not the next one's
+        if args.foretell:
+            foretell(args)
         for row in args.rows:
             subprocess.run([sys.executable, *(a for a in sys.argv if a not in args.rows), row], check=False)
+        if args.foretell:
+            sum_up(args.foretell, args.json)
         return
     try:
         found = measure(args.rows[0], args)
@@ -84,6 +98,51 @@ def planned(row: str, args: argparse.Namespace) -> tuple[Plan, str]:
         compress_weight="w4" in switches, compress_cache="kv4" in switches, cache_stream_percent=shared,
     )  # fmt: skip
     return Plan.of(problem, policy, schedule="rowwise" if "rowwise" in switches else "zigzag"), dtype
+
+
+def foretell(args: argparse.Namespace) -> None:
+    """A line a row, with the time at which it was written: before any of them runs."""
+    with args.foretell.open("x") as out:
+        for row in args.rows:
+            try:
+                plan, _ = planned(row, args)
+            except FlexplanError as error:
+                out.write(json.dumps({"row": row, "error": str(error).splitlines()[0]}) + "\n")
+                continue
+            written = datetime.now(UTC).isoformat(timespec="seconds")
+            told = {"row": row, "written": written, "tokens_per_s": round(plan.prediction.tokens_per_s, 2)}
+            out.write(json.dumps(told | {"busy_s": predicted_busy(plan)}) + "\n")
+
+
+def predicted_busy(plan: Plan) -> dict[str, float]:
+    """Seconds of each lane over both phases."""
+    busy: Counter[str] = Counter()
+    for lanes in plan.prediction.lane_busy_s.values():
+        busy.update(lanes)
+    return {lane: round(s, 2) for lane, s in sorted(busy.items())}
+
+
+def sum_up(foretold: Path, measured: Path) -> None:
+    """Median, 90th percentile and worst error, by model and by lane."""
+    told = {line["row"]: line for line in map(json.loads, foretold.read_text().splitlines())}
+    errors: dict[str, list[float]] = {}
+    for found in map(json.loads, measured.read_text().splitlines()):
+        line = told.get(found["row"], {"error": ""})
+        if "error" in line or "error" in found:
+            print(f"{found['row']}: {line.get('error') or found.get('error')}")
+            continue
+        error = 100 * (line["tokens_per_s"] / found["tokens_per_s"] - 1)
+        for what in ("all rows", found["row"].partition(":")[0]):
+            errors.setdefault(what, []).append(error)
+        busiest = max(found["busy_s"].values())
+        for lane, busy_s in found["busy_s"].items():
+            if busy_s > busiest / 4:  # a lane that is hardly busy sets nobody's pace
+                errors.setdefault(f"lane {lane}", []).append(100 * (line["busy_s"].get(lane, 0.0) / busy_s - 1))
+    for what, found_errors in errors.items():
+        sizes = sorted(map(abs, found_errors))
+        ninth, worst = sizes[(9 * len(sizes)) // 10], max(found_errors, key=abs)
+        spread = f"median {statistics.median(sizes):5.1f} % 90th {ninth:5.1f} % worst {worst:+6.1f} %"
+        print(f"{what:40} {len(sizes):3} {spread}")
 
 
 def measure(row: str, args: argparse.Namespace) -> dict[str, object]:
@@ -142,6 +201,7 @@ def measure(row: str, args: argparse.Namespace) -> dict[str, object]:
         "attention_gb_per_s": attended,
         "peak_gib": [round(planned_bytes / GiB, 3), round(peak / GiB, 3)],
         "peak_percent": round(100 * peak / planned_bytes, 1),
+        "predicted_busy_s": predicted_busy(plan),
         "busy_s": {lane: round(s, 2) for lane, s in sorted(timeline.lane_busy_s.items())},
         "solve_init_warm_wall_s": [round(s, 1) for s in (solve_s, init_s, warm_s, wall_s)],
     }
