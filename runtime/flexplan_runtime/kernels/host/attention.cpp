@@ -180,8 +180,9 @@ void attend_all(const Call& c, const Arithmetic& by, int64_t threads) {
 template <class T, int Bits>
 void attend_packed(const Call& c, int64_t group_size, bool symmetric, int64_t row_bytes, int64_t threads) {
 #if defined(FLEXPLAN_TILES)
-    if constexpr (sizeof(T) == 2)  // one query is faster without unpacking
-        if (c.R() > 1 && tiles_granted() && CodeHalves<T, Bits>::suits(c.H, group_size))
+    constexpr int64_t fewest = 5;  // queries that are worth unpacking to bfloat16
+    if constexpr (sizeof(T) == 2)
+        if (c.R() >= fewest && tiles_granted() && CodeHalves<T, Bits>::suits(c.H, group_size))
             return attend_all<T>(c, Tiles<T, CodeHalves<T, Bits>>(c, {c.H, group_size, symmetric, row_bytes}), threads);
 #endif
     if (c.R() == 1 && Codes<T, Bits>::suits(c.H, group_size, symmetric))
@@ -193,7 +194,7 @@ void attend_packed(const Call& c, int64_t group_size, bool symmetric, int64_t ro
 template <class T>
 void attend_plain(const Call& c, int64_t threads) {
 #if defined(FLEXPLAN_TILES)
-    constexpr int64_t fewest = std::is_same_v<T, Float16> ? 16 : 1;  // queries that are worth two parts
+    constexpr int64_t fewest = std::is_same_v<T, Float16> ? 17 : 1;  // queries that are worth parting the cache
     if constexpr (sizeof(T) == 2)
         if (c.R() >= fewest && tiles_granted())
             return attend_all<T>(c, Tiles<T, Halves16<T>>(c, Halves16<T>(c.H)), threads);

@@ -56,7 +56,7 @@ class Codes {
     }
 
     // Scores of four vectors.
-    void products(const float* ordered, Floats with, const char* const vector[4], float* scores) const {
+    FLEXPLAN_INLINE void products(const float* ordered, Floats with, const char* const vector[4], float* scores) const {
         Floats total[4], shared[4];
         for (int t = 0; t < 4; ++t) shared[t] = numbers(vector[t]), total[t] = shared[t] * with;
         for (int64_t z = 0; z < chunks; ++z, ordered += kCodes * kWidth) {
@@ -75,7 +75,7 @@ class Codes {
 
     // acc = acc * decay + weights x vectors, in the order of the codes; `seen` sums the weighted numbers.
     template <class Next>
-    void weigh(const float* weights, const char* vectors, int64_t stride, int64_t n, float decay, float* acc,
+    FLEXPLAN_INLINE void weigh(const float* weights, const char* vectors, int64_t stride, int64_t n, float decay, float* acc,
                Floats& seen, Next ask) const {
         Floats numbers_seen = seen * decay;
         for (int64_t z = 0; z < chunks; ++z, acc += kCodes * kWidth) {
@@ -120,7 +120,7 @@ class Codes {
     }
 
     // Scales and minima, in the last lanes: what lies before them in the vector is its codes.
-    Floats numbers(const char* vector) const {
+    FLEXPLAN_INLINE Floats numbers(const char* vector) const {
         const Floats x = load(reinterpret_cast<const T*>(vector + end) - kWidth);
         return (Floats)((Ints)x & numbered);
     }
@@ -132,14 +132,14 @@ class Codes {
 
     // 1 + code / 2^Bits of the k-th code of each word.
     template <int k>
-    static Floats mantissa(Words words) {
+    static FLEXPLAN_INLINE Floats mantissa(Words words) {
         constexpr int shift = 23 - Bits - k * Bits;
         constexpr uint32_t mask = ((1u << Bits) - 1) << (23 - Bits);
         return (Floats)(((shift > 0 ? words << (shift & 31) : words >> (-shift & 31)) & mask) | 0x3f800000u);
     }
 
     template <class F>
-    static void each_code(F f) {
+    static FLEXPLAN_INLINE void each_code(F f) {
         f(std::integral_constant<int, 0>()), f(std::integral_constant<int, 1>());
         f(std::integral_constant<int, 2>()), f(std::integral_constant<int, 3>());
         if constexpr (kCodes == 8) {

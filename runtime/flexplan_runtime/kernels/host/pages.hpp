@@ -60,7 +60,7 @@ class Ahead {
     }
 
     // `weight` is about how many lines were used meanwhile.
-    void tick(int64_t weight = 1) {
+    __attribute__((always_inline)) void tick(int64_t weight = 1) {
         ticks_ += weight;
         for (int64_t i = each_ * weight; i > 0 && at_ < end_; --i) {
             __builtin_prefetch(at_, 0, 2);  // into the second cache

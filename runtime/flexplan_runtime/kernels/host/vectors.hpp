@@ -21,6 +21,7 @@ constexpr int kWidth = 8, kRegisters = 16;
 constexpr int kWidth = 4, kRegisters = 16;
 #endif
 constexpr int kLargestHeadDim = 256;
+#define FLEXPLAN_INLINE inline __attribute__((always_inline))  // what compilers inline less of, the larger the whole is
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 typedef float Floats __attribute__((vector_size(kWidth * 4)));
