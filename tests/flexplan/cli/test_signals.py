@@ -51,10 +51,26 @@ def test_a_plugin_that_swallows_it_is_not_blamed(name: str, code: int, after: st
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: swallows\nVersion: 1\n")
     (info / "entry_points.txt").write_text("[flexplan.schedules]\nswallows = swallows:Planner\n")
-    child = program("solve", "--planner", "manual", "--schedule", "swallows", paths=(tmp_path,))
+    child = program("doctor", paths=(tmp_path,))  # which imports schedules here; solve does so in another process
     out, err = child.communicate(timeout=60)
     assert (child.returncode, out) == (code, "")
     assert "Traceback" not in err and "FP" not in err and err.endswith("interrupted\n")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_it_ends_while_a_schedule_is_imported_in_its_own_process(number: int, code: int, tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    (tmp_path / "sleeps.py").write_text(f"import pathlib, time\npathlib.Path({str(begun)!r}).touch()\ntime.sleep(600)")
+    info = tmp_path / "sleeps-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: sleeps\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[flexplan.schedules]\nsleeps = sleeps:Schedule\n")
+    child = program("solve", "--planner", "manual", "--schedule", "sleeps", paths=(tmp_path,))
+    while not begun.exists() and child.poll() is None:
+        time.sleep(0.01)
+    child.send_signal(number)
+    out, err = child.communicate(timeout=60)
+    assert (child.returncode, out, err) == (code, "", "interrupted\n")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
