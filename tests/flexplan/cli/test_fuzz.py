@@ -61,8 +61,12 @@ TINY = ModelShape(
 ASKED = {"gpu_mem": "3M", "cpu_mem": "6M", "disk_mem": "64M", "prompt_len": 16, "gen_len": 8, "num_prompts": 8}
 PROBLEM = Problem.of(TINY, hardware="cpu-host", **ASKED)  # type: ignore[arg-type]
 PLAN = Plan.of(PROBLEM, policy_with(2, 2, w=(50, 50), cache=(50, 50), act=(50, 50)))
-PROBLEM = {"model": "facebook/opt-125m", "hardware": "t4-gcp", "planner": "manual", "prompt_len": 8, "gen_len": 4}
-PROBLEM |= {"gpu_mem": "4G", "num_prompts": 4, "policy": {"gpu_batch_size": 2, "comp_weight_config": {"num_bits": 4}}}
+PROBLEM_FILE = {"model": "facebook/opt-125m", "hardware": "t4-gcp", "planner": "manual", "prompt_len": 8, "gen_len": 4}
+PROBLEM_FILE |= {
+    "gpu_mem": "4G",
+    "num_prompts": 4,
+    "policy": {"gpu_batch_size": 2, "comp_weight_config": {"num_bits": 4}},
+}
 
 
 def told(*args: str) -> None:
@@ -193,7 +197,7 @@ def test_hardware_files(given: Given) -> None:
 def test_problem_files(given: Given) -> None:
     rng = random.Random("toml")
     for _ in range(CASES):
-        told("solve", given(toml_of(mutated(rng, PROBLEM))))
+        told("solve", given(toml_of(mutated(rng, PROBLEM_FILE))))
 
 
 def test_prompt_files(given: Given) -> None:
