@@ -1,7 +1,7 @@
 """Prediction: simulate a policy's task graph on a machine, of many passes and layers only a few.
 
-Passes are alike, and the price of a token grows as its keys and values do: the token half-way through the output
-costs what a token costs on average.  Layers are alike: what a few add to a few, each further one costs.
+Passes are alike, and the price of a token grows as its keys and values do (`decoding`).  Layers are alike: what a
+few add to a few, each further one costs.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from flexplan.placement import Layout, Placement, fewer_layers, lookahead
 from flexplan.policy import Policy, block_lens, fill_blocks
 from flexplan.problem import Lens, Problem, Workload, envelope, representatives
 from flexplan.schedule import Schedule
+from flexplan.simulation.bounds import least_seconds
+from flexplan.simulation.decoding import decode_seconds, knots, stands_for
 from flexplan.simulation.simulator import simulate_graph
 
 _ALL_TOKENS, _ALL_LAYERS = 4, 16  # up to these, all are simulated
@@ -127,9 +129,8 @@ def _of_lens(problem: Problem, lens: tuple[int, ...]) -> Problem:
 
 
 def _block_time(problem: Problem, policy: Policy, schedule: Schedule, rates: Rates) -> _BlockTime:
-    """All passes of a few tokens; of more, for each set of micro-batches that run together, three of its passes."""
+    """All passes of a few tokens; of more, for each set of micro-batches that run together, some of its passes."""
     tokens = problem.workload.gen_len
-    half = tokens // 2
     if tokens <= _ALL_TOKENS:
         first = _simulated(problem, policy, schedule, rates, range(1))
         whole = _simulated(problem, policy, schedule, rates, range(tokens))
@@ -137,10 +138,34 @@ def _block_time(problem: Problem, policy: Policy, schedule: Schedule, rates: Rat
     prefill_s = decode_s = 0.0
     for ks, times in _batch_sets(problem, policy, schedule):
         first = _simulated(problem, policy, schedule, rates, range(1), ks)
-        decode = _simulated(problem, policy, schedule, rates, range(half - 1, half + 1), ks)
+        later_s, decode = _decoding(problem, policy, schedule, rates, ks)
         prefill_s += times * first.end_s
-        decode_s += times * (tokens - 1) * (decode.sweep_end_s[half] - decode.sweep_end_s[half - 1])
+        decode_s += times * later_s
     return _BlockTime(prefill_s, decode_s, first, decode)
+
+
+def _decoding(
+    problem: Problem, policy: Policy, schedule: Schedule, rates: Rates, ks: tuple[int, ...]
+) -> tuple[float, Timeline]:
+    """Seconds of all passes but the first, and a timeline of those that were simulated."""
+    last = problem.workload.gen_len - 1
+    busy = least_seconds(problem, policy, schedule, rates, (1, last), ks)
+    ends, seconds, runs = (busy[1], busy[last]), dict[int, float](), dict[int, Timeline]()
+    for i in knots(last, ends):
+        before = max(1, i - 1)  # without the prefill: the second pass stands for the first
+        runs[i] = _simulated(problem, policy, schedule, rates, range(before, before + 2), ks)
+        seconds[i] = runs[i].sweep_end_s[before + 1] - runs[i].sweep_end_s[before]
+    return decode_seconds(last, ends, seconds), _weighted(runs, stands_for(last, list(runs)))
+
+
+def _weighted(runs: Mapping[int, Timeline], weights: Mapping[int, float]) -> Timeline:
+    """The sum of some timelines, each as often as it counts."""
+    whole = Timeline()
+    for i, run in runs.items():
+        whole.end_s += weights[i] * run.end_s
+        for lane, seconds in run.lane_busy_s.items():
+            whole.lane_busy_s[lane] = whole.lane_busy_s.get(lane, 0.0) + weights[i] * seconds
+    return whole
 
 
 def _batch_sets(problem: Problem, policy: Policy, schedule: Schedule) -> Iterator[tuple[tuple[int, ...], int]]:
