@@ -7,12 +7,13 @@ latency           The fastest plan whose block takes no longer than is allowed.
 """
 
 from flexplan_planners.fit.branch_and_bound import Optimum, Search, is_late, kind_of, optimise, per_prompt
-from flexplan_planners.fit.fitting import Fitting
+from flexplan_planners.fit.fitting import Fitting, Needs
 from flexplan_planners.fit.infeasible import infeasible, with_plenty
 from flexplan_planners.fit.latency import within_latency
 
 __all__ = [
     "Fitting",
+    "Needs",
     "Optimum",
     "Search",
     "infeasible",
