@@ -19,6 +19,7 @@ from flexplan.problem import Lens, Problem, Workload, envelope, representatives
 from flexplan.schedule import Schedule
 from flexplan.simulation.bounds import least_seconds
 from flexplan.simulation.decoding import decode_seconds, knots, stands_for
+from flexplan.simulation.fewer_batches import numbers_of_few, of_few
 from flexplan.simulation.simulator import simulate_graph
 
 _ALL_TOKENS, _ALL_LAYERS = 4, 16  # up to these, all are simulated
@@ -129,6 +130,24 @@ def _of_lens(problem: Problem, lens: tuple[int, ...]) -> Problem:
 
 
 def _block_time(problem: Problem, policy: Policy, schedule: Schedule, rates: Rates) -> _BlockTime:
+    """A block; one of many micro-batches that are alike by two of few."""
+    numbers = numbers_of_few(problem, policy)
+    if numbers is None:
+        return _time_of(problem, policy, schedule, rates)
+    few, more = (_time_of(*of_few(problem, policy, schedule, n), rates) for n in numbers)
+    return _of_more(few, more, (policy.num_gpu_batches - numbers[0]) / (numbers[1] - numbers[0]))
+
+
+def _of_more(few: _BlockTime, more: _BlockTime, times: float) -> _BlockTime:
+    """``few``, and ``times`` what ``more`` adds to it."""
+    prefill_s, decode_s = (
+        a + times * (b - a) for a, b in ((few.prefill_s, more.prefill_s), (few.decode_s, more.decode_s))
+    )
+    first, decode = _stretched(few.first, more.first, times), _stretched(few.decode, more.decode, times)
+    return _BlockTime(prefill_s, decode_s, first, decode)
+
+
+def _time_of(problem: Problem, policy: Policy, schedule: Schedule, rates: Rates) -> _BlockTime:
     """All passes of a few tokens; of more, for each set of micro-batches that run together, some of its passes."""
     tokens = problem.workload.gen_len
     if tokens <= _ALL_TOKENS:
@@ -222,8 +241,8 @@ def _stretched(few: Timeline, more: Timeline, times: float) -> Timeline:
 
     return Timeline(
         end_s=reach(few.end_s, more.end_s),
-        sweep_end_s={i: reach(end, more.sweep_end_s[i]) for i, end in few.sweep_end_s.items()},
-        lane_busy_s={lane: reach(busy, more.lane_busy_s[lane]) for lane, busy in few.lane_busy_s.items()},
+        sweep_end_s={i: reach(end, more.sweep_end_s[i]) for i, end in few.sweep_end_s.items() if i in more.sweep_end_s},
+        lane_busy_s={lane: reach(busy, more.lane_busy_s.get(lane, busy)) for lane, busy in few.lane_busy_s.items()},
     )
 
 
