@@ -77,7 +77,8 @@ class LpPlanner:
     def fitted(self, problem: Problem, optimum: Optimum) -> Policy | None:
         """The policy of an optimum, placed within the budgets; None where a foreign schedule needs too much."""
         schedule: Schedule = make(SCHEDULES, self.schedule)
-        return Fitting(problem, schedule, optimum.num_gpu_batches).fit(optimum.program, optimum.solution.shares)
+        fitting = Fitting(problem, schedule, optimum.num_gpu_batches)
+        return fitting.fit(optimum.program, optimum.solution.shares, pinned=optimum.pinned)
 
     def squeezed(self, problem: Problem) -> Policy | None:
         """One sequence at a time, where the programs say that nothing fits but count a little too much."""
