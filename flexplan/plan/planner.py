@@ -12,6 +12,7 @@ from flexplan.graph import check_accesses, check_budgets, check_order
 from flexplan.limits import wrong_type
 from flexplan.placement import Layout, Placement, fewer_layers
 from flexplan.plan.baselines import faster_baseline
+from flexplan.plan.long_prompts import warn_of_long_prompts
 from flexplan.plan.objectives import refuse_late, smallest_memory
 from flexplan.plan.pause import collector_paused
 from flexplan.plan.plan import Plan
@@ -62,6 +63,7 @@ def solve(
     if problem.objective.min_tokens_per_s is not None:
         return smallest_memory(ask, problem)
     plan = ask(problem)
+    warn_of_long_prompts(ask, plan)
     ours = isinstance(planner, str) and planner != "manual" and not is_foreign(planner)
     return _or_baseline(plan) if ours and "schedule" not in options else plan
 
