@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from flexplan.errors import InfeasiblePlan
 from flexplan.plan.plan import Plan
-from flexplan.problem import Problem, Workload
+from flexplan.problem import Problem
 
 Ask = Callable[[Problem], Plan]
 

@@ -63,8 +63,9 @@ def solve(
     if problem.objective.min_tokens_per_s is not None:
         return smallest_memory(ask, problem)
     plan = ask(problem)
-    warn_of_long_prompts(ask, plan)
     ours = isinstance(planner, str) and planner != "manual" and not is_foreign(planner)
+    if ours:
+        warn_of_long_prompts(ask, plan)
     return _or_baseline(plan) if ours and "schedule" not in options else plan
 
 

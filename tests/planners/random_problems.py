@@ -6,7 +6,7 @@ import os
 import random
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import count
+from itertools import count as forever
 
 from flexplan.errors import InfeasiblePlan
 from flexplan.plan import Plan, solve
@@ -22,8 +22,9 @@ MODELS = (
     "meta-llama/Llama-3.1-8B",
 )
 MACHINES = ("rtx4090", "rtx3090", "a100-pcie4", "h100-pcie5", "t4-gcp")
-_FACTORS = (4, 2, 1.5, 1.25, 0.8, 0.667, 0.5, 0.25)
+_FACTORS = (2, 1.5, 1.25, 0.8, 0.667, 0.5)
 _MOST_BATCHES = 128
+_MOST_ROWS = 1 << 18
 
 
 def how_many(default: int) -> range:
@@ -34,7 +35,7 @@ def how_many(default: int) -> range:
 def solved(number: int, gen_lens: tuple[int, ...] = (1, 2, 32, 128)) -> Plan:
     """The answer to problem ``number``: the first of its draws that has one."""
     draw = random.Random(number)
-    for _ in count():
+    for _ in forever():
         asked = Problem.of(
             draw.choice(MODELS),
             hardware=draw.choice(MACHINES),
@@ -68,15 +69,14 @@ def neighbours(policy: Policy) -> Iterator[Policy]:
     """Other blocks up to 128 micro-batches, activations on the host, other switches, other shares."""
     size, n = policy.gpu_batch_size, policy.num_gpu_batches
     on_host = {"act_gpu_percent": 0.0, "act_cpu_percent": 100.0}
-    for factor in _FACTORS:
-        for number in sorted({n, round(n / factor), round(n * factor), 1, 20, 40, 80, _MOST_BATCHES}):
-            block = {"gpu_batch_size": max(1, round(size * factor)), "num_gpu_batches": number}
-            if 1 <= number <= _MOST_BATCHES:
-                yield replace(policy, **block)  # type: ignore[arg-type]
-                yield replace(policy, **block, **on_host)  # type: ignore[arg-type]
-    for number in sorted({1, n // 2, n - 1, n + 1, 2 * n, 40, 80, _MOST_BATCHES}):
-        if 1 <= number <= _MOST_BATCHES:
-            yield replace(policy, num_gpu_batches=number)
+    blocks = {(max(1, round(size * f)), count) for f in _FACTORS for count in (n, round(n / f), 40)}
+    blocks |= {(size, count) for count in (1, n // 2, n - 1, n + 1, 2 * n, 40, 80, _MOST_BATCHES)}
+    for rows, count in sorted(blocks):
+        if 1 <= count <= _MOST_BATCHES and rows * count <= _MOST_ROWS:
+            other = replace(policy, gpu_batch_size=rows, num_gpu_batches=count)
+            yield other
+            if policy.act_gpu_percent:
+                yield replace(other, **on_host)  # type: ignore[arg-type]
     yield from _otherwise(policy, on_host)
 
 
