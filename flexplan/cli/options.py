@@ -46,6 +46,9 @@ Allow = Annotated[
 
 # -- the answer --------------------------------------------------------------------------------------------------
 Planner = Annotated[str | None, typer.Option(help="search, lp, manual, or one that is installed. [search]")]
+Effort = Annotated[
+    str | None, typer.Option(help="How long the planner search looks: quick, normal or thorough. [normal]")
+]
 PlannerTimeout = Annotated[
     float | None,
     typer.Option(metavar="SECONDS", min=0.001, help="Time for a planner or schedule of another package. [60]"),

@@ -41,6 +41,7 @@ def solve(
     min_throughput: opt.MinThroughput = None,
     allow: opt.Allow = None,
     planner: opt.Planner = None,
+    effort: opt.Effort = None,
     planner_timeout: opt.PlannerTimeout = None,
     schedule: opt.Schedule = None,
     percent: opt.Percent = None,

@@ -51,6 +51,7 @@ class ProblemFile(BaseModel):
     min_throughput: float | None = None
     allow: list[str] | None = None
     planner: str | None = None
+    effort: str | None = None
     planner_timeout: Annotated[float, Field(gt=0, strict=False)] | None = None
     schedule: str | None = None
     policy: Annotated[dict[str, Any], Field(default_factory=dict)]
@@ -113,6 +114,8 @@ class ProblemFile(BaseModel):
         """The planner's name and its options; policy fields alone mean the manual one."""
         name = self.planner or ("manual" if self.policy else "search")
         options: dict[str, Any] = {} if self.schedule is None else {"schedule": self.schedule}
+        if self.effort is not None:
+            options["effort"] = self.effort
         if self.allow:
             options["lossy"] = allowed_fields(self.allow)
         if self.policy and name != "manual":

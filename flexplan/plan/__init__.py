@@ -1,14 +1,15 @@
 """Plans: made by a planner, checked, saved and read back.
 
-baselines   What people do without a planner: all resident, all on the host, whole layers, 4-bit.
-budgets     What is over the budgets, and the largest micro-batch and block that they have room for.
-objectives  Whether a plan keeps its objective's bounds, and the smallest memory with which one does.
-pause       The garbage collector paused while a plan is searched.
-plan        `Plan`: policy, problem, schedule, shares, prediction; `simulate`, its timeline.
-plan_file   A plan's file, whose every field is checked.
-planner     The `Planner` protocol, and `solve`, which has every plan checked.
-sandbox     Planners of other packages run apart: in a process of their own, or on a thread, with a time limit.
-thirdparty  Their plans: read strictly, made anew, and what does not hold up blamed on them by name.
+baselines     What people do without a planner: all resident, all on the host, whole layers, 4-bit.
+budgets       What is over the budgets, and the largest micro-batch and block that they have room for.
+long_prompts  What a few prompts much longer than the others cost all of them, as a warning.
+objectives    Whether a plan keeps its objective's bounds, and the smallest memory with which one does.
+pause         The garbage collector paused while a plan is searched.
+plan          `Plan`: policy, problem, schedule, shares, prediction; `simulate`, its timeline.
+plan_file     A plan's file, whose every field is checked.
+planner       The `Planner` protocol, and `solve`, which has every plan checked.
+sandbox       Planners of other packages run apart: in a process of their own, or on a thread, with a time limit.
+thirdparty    Their plans: read strictly, made anew, and what does not hold up blamed on them by name.
 """
 
 from flexplan.plan.baselines import BaselineResult, baseline_results

@@ -13,6 +13,7 @@ from flexplan.graph import TaskGraph, check_accesses, check_budgets, check_order
 from flexplan.limits import wrong_type
 from flexplan.placement import Layout, Placement, fewer_layers
 from flexplan.plan.baselines import faster_baseline
+from flexplan.plan.long_prompts import warn_of_long_prompts
 from flexplan.plan.objectives import refuse_late, smallest_memory
 from flexplan.plan.pause import collector_paused
 from flexplan.plan.plan import Plan
@@ -68,6 +69,8 @@ def solve(
         return smallest_memory(ask, problem)
     plan = ask(problem)
     ours = isinstance(planner, str) and planner != "manual" and not foreign
+    if ours:
+        warn_of_long_prompts(ask, plan)
     return _or_baseline(plan) if ours and "schedule" not in options else plan
 
 

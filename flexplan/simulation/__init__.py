@@ -1,9 +1,11 @@
 """A task graph on paper: played by a machine's rates, and what no order could beat.
 
-bounds      Seconds that no order of a block's tasks can beat.
-prediction  Simulates a policy: a few passes exactly, the rest between them. Holds the `Schedule` protocol.
-simulator   Runs a graph on paper: lanes in order, resources shared max-min.
-sweeps      Sweeps made ready for the simulator; repeating ones are derived once.
+bounds         Seconds that no order of a block's tasks can beat.
+decoding       All passes of an output from a few of them, and from what each takes at the least.
+fewer_batches  A block of many alike micro-batches, known from two blocks of few.
+prediction     Simulates a policy: a few passes exactly, the rest between them. Holds the `Schedule` protocol.
+simulator      Runs a graph on paper: lanes in order, resources shared max-min.
+sweeps         Sweeps made ready for the simulator; repeating ones are derived once.
 """
 
 from flexplan.simulation.bounds import Bound, bound_of

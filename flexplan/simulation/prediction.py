@@ -1,7 +1,7 @@
 """Prediction: simulate a policy's task graph on a machine, of many passes and layers only a few.
 
-Passes are alike, and the price of a token grows as its keys and values do: the token half-way through the output
-costs what a token costs on average.  Layers are alike: what a few add to a few, each further one costs.
+Passes are alike, and the price of a token grows as its keys and values do (`decoding`).  Layers are alike: what a
+few add to a few, each further one costs.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from flexplan.placement import Layout, Placement, fewer_layers, lookahead
 from flexplan.policy import Policy, block_lens, fill_blocks
 from flexplan.problem import Lens, Problem, Workload, envelope, representatives
 from flexplan.schedule import Schedule
+from flexplan.simulation.bounds import least_seconds
+from flexplan.simulation.decoding import decode_seconds, knots, stands_for
+from flexplan.simulation.fewer_batches import numbers_of_few, of_few
 from flexplan.simulation.simulator import simulate_graph
 
 _ALL_TOKENS, _ALL_LAYERS = 4, 16  # up to these, all are simulated
@@ -127,9 +130,26 @@ def _of_lens(problem: Problem, lens: tuple[int, ...]) -> Problem:
 
 
 def _block_time(problem: Problem, policy: Policy, schedule: Schedule, rates: Rates) -> _BlockTime:
-    """All passes of a few tokens; of more, for each set of micro-batches that run together, three of its passes."""
+    """A block; one of many micro-batches that are alike by two of few."""
+    numbers = numbers_of_few(problem, policy)
+    if numbers is None:
+        return _time_of(problem, policy, schedule, rates)
+    few, more = (_time_of(*of_few(problem, policy, schedule, n), rates) for n in numbers)
+    return _of_more(few, more, (policy.num_gpu_batches - numbers[0]) / (numbers[1] - numbers[0]))
+
+
+def _of_more(few: _BlockTime, more: _BlockTime, times: float) -> _BlockTime:
+    """``few``, and ``times`` what ``more`` adds to it."""
+    prefill_s, decode_s = (
+        a + times * (b - a) for a, b in ((few.prefill_s, more.prefill_s), (few.decode_s, more.decode_s))
+    )
+    first, decode = _stretched(few.first, more.first, times), _stretched(few.decode, more.decode, times)
+    return _BlockTime(prefill_s, decode_s, first, decode)
+
+
+def _time_of(problem: Problem, policy: Policy, schedule: Schedule, rates: Rates) -> _BlockTime:
+    """All passes of a few tokens; of more, for each set of micro-batches that run together, some of its passes."""
     tokens = problem.workload.gen_len
-    half = tokens // 2
     if tokens <= _ALL_TOKENS:
         first = _simulated(problem, policy, schedule, rates, range(1))
         whole = _simulated(problem, policy, schedule, rates, range(tokens))
@@ -137,10 +157,34 @@ def _block_time(problem: Problem, policy: Policy, schedule: Schedule, rates: Rat
     prefill_s = decode_s = 0.0
     for ks, times in _batch_sets(problem, policy, schedule):
         first = _simulated(problem, policy, schedule, rates, range(1), ks)
-        decode = _simulated(problem, policy, schedule, rates, range(half - 1, half + 1), ks)
+        later_s, decode = _decoding(problem, policy, schedule, rates, ks)
         prefill_s += times * first.end_s
-        decode_s += times * (tokens - 1) * (decode.sweep_end_s[half] - decode.sweep_end_s[half - 1])
+        decode_s += times * later_s
     return _BlockTime(prefill_s, decode_s, first, decode)
+
+
+def _decoding(
+    problem: Problem, policy: Policy, schedule: Schedule, rates: Rates, ks: tuple[int, ...]
+) -> tuple[float, Timeline]:
+    """Seconds of all passes but the first, and a timeline of those that were simulated."""
+    last = problem.workload.gen_len - 1
+    busy = least_seconds(problem, policy, schedule, rates, (1, last), ks)
+    ends, seconds, runs = (busy[1], busy[last]), dict[int, float](), dict[int, Timeline]()
+    for i in knots(last, ends):
+        before = max(1, i - 1)  # without the prefill: the second pass stands for the first
+        runs[i] = _simulated(problem, policy, schedule, rates, range(before, before + 2), ks)
+        seconds[i] = runs[i].sweep_end_s[before + 1] - runs[i].sweep_end_s[before]
+    return decode_seconds(last, ends, seconds), _weighted(runs, stands_for(last, list(runs)))
+
+
+def _weighted(runs: Mapping[int, Timeline], weights: Mapping[int, float]) -> Timeline:
+    """The sum of some timelines, each as often as it counts."""
+    whole = Timeline()
+    for i, run in runs.items():
+        whole.end_s += weights[i] * run.end_s
+        for lane, seconds in run.lane_busy_s.items():
+            whole.lane_busy_s[lane] = whole.lane_busy_s.get(lane, 0.0) + weights[i] * seconds
+    return whole
 
 
 def _batch_sets(problem: Problem, policy: Policy, schedule: Schedule) -> Iterator[tuple[tuple[int, ...], int]]:
@@ -197,8 +241,8 @@ def _stretched(few: Timeline, more: Timeline, times: float) -> Timeline:
 
     return Timeline(
         end_s=reach(few.end_s, more.end_s),
-        sweep_end_s={i: reach(end, more.sweep_end_s[i]) for i, end in few.sweep_end_s.items()},
-        lane_busy_s={lane: reach(busy, more.lane_busy_s[lane]) for lane, busy in few.lane_busy_s.items()},
+        sweep_end_s={i: reach(end, more.sweep_end_s[i]) for i, end in few.sweep_end_s.items() if i in more.sweep_end_s},
+        lane_busy_s={lane: reach(busy, more.lane_busy_s.get(lane, busy)) for lane, busy in few.lane_busy_s.items()},
     )
 
 

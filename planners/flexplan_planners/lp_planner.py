@@ -10,7 +10,7 @@ from flexplan.errors import InfeasiblePlan
 from flexplan.plan import Plan
 from flexplan.policy import Policy
 from flexplan.problem import Problem
-from flexplan_planners.fit import Fitting, Optimum, infeasible, optimise, with_plenty, within_latency
+from flexplan_planners.fit import Fitting, Needs, Optimum, infeasible, optimise, with_plenty, within_latency
 from flexplan_planners.lp import MOST_BATCHES, CostModel, FlexplanCosts, prices_of_policy
 
 
@@ -70,16 +70,26 @@ class LpPlanner:
 
     def refusal(self, problem: Problem) -> InfeasiblePlan:
         """What would have to grow for a plan to exist."""
-        return infeasible(problem, self.model, lambda smaller: self.squeezed(smaller) is not None)
+        needs: Needs = {}
+        return infeasible(problem, self.model, lambda smaller: self._squeezes(smaller, needs))
 
     def fitted(self, problem: Problem, optimum: Optimum) -> Policy | None:
         """The policy of an optimum, placed within the budgets; None where a third-party schedule needs too much."""
-        schedule = schedule_of(self.schedule)
-        return Fitting(problem, schedule, optimum.num_gpu_batches).fit(optimum.program, optimum.solution.shares)
+        fitting = Fitting(problem, schedule_of(self.schedule), optimum.num_gpu_batches)
+        return fitting.fit(optimum.program, optimum.solution.shares, pinned=optimum.pinned)
 
     def squeezed(self, problem: Problem) -> Policy | None:
         """One sequence at a time, where the programs say that nothing fits but count a little too much."""
-        if self.cost_model is not None:
+        needs: Needs = {}
+        if not self._squeezes(problem, needs):
             return None
-        programs = self.model(with_plenty(problem)).programs(1)
-        return Fitting(problem, schedule_of(self.schedule), 1).fastest(programs)
+        return self._of_one(problem, needs).fastest(self.model(with_plenty(problem)).programs(1))
+
+    def _squeezes(self, problem: Problem, needs: Needs) -> bool:
+        """Is there a policy of one sequence at a time?"""
+        if self.cost_model is not None:
+            return False
+        return self._of_one(problem, needs).any_fits(self.model(with_plenty(problem)).programs(1))
+
+    def _of_one(self, problem: Problem, needs: Needs) -> Fitting:
+        return Fitting(problem, schedule_of(self.schedule), 1, needs)

@@ -4,23 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from math import ceil, inf
 from typing import Any
 
 from flexplan.apart import schedule_of
+from flexplan.errors import UsageError
 from flexplan.plan import Plan
 from flexplan.policy import Policy
 from flexplan.problem import Problem, Workload, typical_lens
 from flexplan.schedule import Schedule
 from flexplan.simulation import Prediction, predict_seconds, with_bytes
-from flexplan_planners.fit import Optimum, Search, is_late, kind_of, per_prompt, within_latency
-from flexplan_planners.lp import CostModel, read_back, solve_program
+from flexplan_planners.fit import Optimum, Search, kind_of, neighbours, solved, within_latency
+from flexplan_planners.lp import CostModel, read_back
 from flexplan_planners.lp_planner import LpPlanner
 
 _SPREAD = 0.25  # the simulator has overturned a lead of the linear program as large as this
 _CANDIDATES = 5
 _WORTH = 0.01  # what a batch size in between must promise to gain: the simulator slows alike blocks alike
+_STEP = 0.004  # what a step from the best so far must promise, and bring for another
 _EQUAL = 0.008  # closer than a simulation is to a machine: then the plan with fewer tasks
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How often the search goes on from its best answer, and how many of what lies next to it are simulated."""
+
+    rounds: int
+    tries: int
+
+
+EFFORTS = {"quick": Effort(0, 0), "normal": Effort(2, 5), "thorough": Effort(12, 30)}
+
+
+def _effort(name: str) -> Effort:
+    if name not in EFFORTS:
+        raise UsageError("FP125", f"there is no effort {name!r}", fix=f"take {', '.join(EFFORTS)}")
+    return EFFORTS[name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +70,10 @@ class SearchPlanner:
         sep_layer: Sequence[bool] = (False, True),
         lossy: Mapping[str, Any] | None = None,
         candidates: int = _CANDIDATES,
+        effort: str = "normal",
     ) -> None:
         self.schedule = schedule
+        self.effort = _effort(effort)
         self.proposer = LpPlanner(schedule, host_attention=host_attention, sep_layer=sep_layer, lossy=lossy)
         self.candidates = candidates
 
@@ -83,6 +105,7 @@ class SearchPlanner:
         2. Blocks like the fastest of these, of larger batch sizes.
         3. Blocks like the fastest so far, of batch sizes in between, twice.
         4. The fastest so far with its layers split otherwise.
+        5. What lies next to the fastest so far, from there what lies next to that, as far as the effort goes.
         """
         model, search = self.proposer.model(problem), Search(problem.workload.num_prompts, _SPREAD)
         search.explore(model, model.batch_sizes())
@@ -99,6 +122,9 @@ class SearchPlanner:
                     ranking.judge(search.alike(model, size, kind_of(best.program), most))
         for leader in ranking.ranked()[:1]:
             ranking.judge(otherwise_split(model, leader.optimum, problem.workload.num_prompts))
+        for _ in range(self.effort.rounds):
+            if not ranking.climb(model, self.effort.tries):
+                break
         return ranking.ranked()
 
 
@@ -124,6 +150,14 @@ class Ranking:
         if policy not in self.judged:
             self.judged[policy] = judged(self.problem, optimum, policy, self.schedule)
             self.best_s = min(self.best_s, self.judged[policy].seconds_per_prompt)
+
+    def climb(self, model: CostModel, tries: int) -> bool:
+        """Judge some neighbours of the best so far; is one of them better?"""
+        before_s, num_prompts = self.best_s, self.problem.workload.num_prompts
+        for leader in self.ranked()[:1]:
+            for optimum in islice(neighbours(model, leader.optimum, num_prompts, before_s * (1 - _STEP)), tries):
+                self.judge(optimum)
+        return self.best_s < before_s * (1 - _STEP)
 
     def ranked(self) -> list[Candidate]:
         """The fastest first, but of those that are as good as equal the one with the fewest tasks."""
@@ -172,12 +206,8 @@ def otherwise_split(model: CostModel, optimum: Optimum, num_prompts: int | None)
     size, n, switches = optimum.program.gpu_batch_size, optimum.num_gpu_batches, optimum.program.switches
     wanted = {**switches, "sep_layer": not switches["sep_layer"]}
     programs = [p for p in model.programs(size) if p.switches == wanted and n <= p.most_batches]
-    solved = [(p, solution) for p in programs if (solution := solve_program(p, n)) is not None]
-    in_time = [found for found in solved if not is_late(found[0], n, found[1])]
-    if not in_time:
-        return None
-    program, solution = min(in_time, key=lambda found: found[1].seconds)
-    return Optimum(program, n, solution, solution.seconds * float(per_prompt(size, n, num_prompts)))
+    found = [found for p in programs if (found := solved(p, n, num_prompts)) is not None]
+    return min(found, key=lambda o: o.seconds_per_prompt, default=None)
 
 
 def judged(problem: Problem, optimum: Optimum, policy: Policy, schedule: Schedule) -> Candidate:

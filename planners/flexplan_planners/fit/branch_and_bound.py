@@ -20,6 +20,7 @@ from flexplan_planners.lp import (
     CostModel,
     Prices,
     Program,
+    Shares,
     Solution,
     least_shortage,
     prices_of,
@@ -37,12 +38,13 @@ _FEW_TIERS = 3
 
 @dataclass(frozen=True, slots=True)
 class Optimum:
-    """The best block of one program; ``seconds_per_prompt`` counts every prompt of the workload once."""
+    """The best block of one program, some of its shares ``pinned``; ``seconds_per_prompt`` counts every prompt once."""
 
     program: Program
     num_gpu_batches: int
     solution: Solution
     seconds_per_prompt: float
+    pinned: Shares | None = None
 
 
 class Best:

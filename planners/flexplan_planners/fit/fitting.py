@@ -28,15 +28,20 @@ _NOTHING = 1e-9
 _MOST_CREDIT = 0.25  # of a budget, and 4 MiB: rows are never further off
 
 Budgets = Mapping[str, float]
+Needs = dict[Policy, Mapping[str, int]]
 
 
 class Fitting:
-    """Blocks of ``n`` micro-batches on one problem under one schedule; ``best`` is the fastest policy so far."""
+    """Blocks of ``n`` micro-batches on one problem under one schedule; ``best`` is the fastest policy so far.
 
-    def __init__(self, problem: Problem, schedule: Schedule, n: int) -> None:
+    ``needs`` keeps the bytes of policies: they are the same whatever the budgets.
+    """
+
+    def __init__(self, problem: Problem, schedule: Schedule, n: int, needs: Needs | None = None) -> None:
         self.problem = problem
         self.schedule = schedule
         self.n = n
+        self.needs: Needs = {} if needs is None else needs
         self.real = problem.budgets()
         self.best_s = inf
         self.best: Policy | None = None
@@ -93,24 +98,38 @@ class Fitting:
         self._a_little_more(programs)
         return self.best
 
-    def _from_the_solutions(self, programs: Sequence[Program]) -> None:
-        """Settings whose rows are over a budget by no more than they count too much are tried as well."""
+    def any_fits(self, programs: Sequence[Program]) -> bool:
+        """Is there a policy that `fastest` would find?"""
+        self._from_the_corners(programs, first=True)
+        if self.best is None:
+            self._from_the_solutions(programs, first=True)
+        return self.best is not None
+
+    def _from_the_solutions(self, programs: Sequence[Program], *, first: bool = False) -> None:
+        """Settings whose rows are over a budget by no more than they count too much are tried as well.
+
+        With ``first`` any policy that fits will do, here and below.
+        """
         roomy = {tier: most * (1 + _MOST_CREDIT) + 4 * MiB if most else 0.0 for tier, most in self.real.items()}
         bounds = [(program, s) for program in programs if (s := _solve(program, roomy, self.n)) is not None]
         for program, bound in sorted(bounds, key=lambda pair: pair[1].seconds):
-            if bound.seconds * self.n >= self.best_s:
+            if bound.seconds * self.n >= self.best_s or (first and self.best):
                 break
             self._keep(program, self._fit_anyhow(program, bound.shares))
 
-    def _from_the_corners(self, programs: Sequence[Program]) -> None:
+    def _from_the_corners(self, programs: Sequence[Program], *, first: bool = False) -> None:
         """Each kind of tensor on one tier alone, where nothing is rounded."""
         for program in programs:
             for shares in _corners(program):
-                seconds = program.seconds(shares, self.n)
-                if seconds < self.best_s:
+                if any(_weights_on(tier, program, shares) > most for tier, most in self.real.items()):
+                    continue
+                seconds = self.best_s if first else program.seconds(shares, self.n)
+                if first or seconds < self.best_s:
                     policy = read_back(program, self.n, shares)
                     if self._fits(policy):
                         self.best_s, self.best = seconds, policy
+                        if first:
+                            return
 
     def _from_the_best(self, programs: Sequence[Program]) -> None:
         """Every program once more, its budgets credited by what its rows count too much for the best policy so far."""
@@ -167,7 +186,9 @@ class Fitting:
 
     def _need(self, policy: Policy) -> Mapping[str, int]:
         """Bytes of each tier as the placement counts."""
-        return peak_bytes(self.problem, policy, self.schedule)
+        if policy not in self.needs:
+            self.needs[policy] = peak_bytes(self.problem, policy, self.schedule)
+        return self.needs[policy]
 
     def _fits(self, policy: Policy) -> bool:
         need = self._need(policy)
@@ -213,6 +234,12 @@ def _corners(program: Program) -> Iterator[Shares]:
     homes = [[name for name in names if name not in program.absent] for names in (WEIGHTS, CACHE, ACT)]
     for chosen in product(*homes):
         yield {name: float(name in chosen) for names in (WEIGHTS, CACHE, ACT) for name in names}
+
+
+def _weights_on(tier: str, program: Program, shares: Shares) -> float:
+    """Bytes of the weights at home on a tier, where all of them or none are: nothing is rounded then."""
+    row, name = program.bytes.get(tier), f"w_{tier}"
+    return row.block.get(name, 0.0) * shares[name] if row else 0.0
 
 
 def credited(real: Mapping[str, int], program: Program, n: int, policy: Policy, need: Mapping[str, int]) -> Budgets:

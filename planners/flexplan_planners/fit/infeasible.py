@@ -81,8 +81,22 @@ def smallest_budget(problem: Problem, programs: Sequence[Program], tier: str, wo
         return None
     need = round_up(problem.budget_for(tier, int(least)), MiB)
     need = need if any_fits(programs, {**budgets, tier: problem.room(tier, need)}) else need + MiB
-    while need > MiB and works(problem.with_budgets(**{tier: need - MiB})):  # rows of memory count a little too much
-        need -= MiB
+    return lowered(need, lambda smaller: works(problem.with_budgets(**{tier: smaller})))
+
+
+def lowered(need: int, works: Callable[[int], bool]) -> int:
+    """The smallest budget that works, in MiB below one that does: rows of memory count a little too much.
+
+    >>> lowered(40 * MiB, lambda nbytes: nbytes >= 29 * MiB) // MiB
+    29
+    """
+    step = MiB
+    while need > step and works(need - step):
+        need, step = need - step, 2 * step
+    low = max(0, need - step)  # too little
+    while need - low > MiB:
+        middle = low + (need - low) // (2 * MiB) * MiB
+        need, low = (middle, low) if works(middle) else (need, middle)
     return need
 
 

@@ -22,7 +22,7 @@ from flexplan_planners.lp.bytes import Memory
 from flexplan_planners.lp.rows import ONE, Phase, Program, Row
 from flexplan_planners.lp.switches import CacheHome, Switches, every_setting
 
-MOST_BATCHES = 20  # as in the paper: larger micro-batches share a pass over the weights as well, with fewer tasks
+MOST_BATCHES = 128  # as in the paper: larger micro-batches share a pass over the weights as well, with fewer tasks
 _BATCH_SIZES = [1, *(m << e for e in range(13) for m in (2, 3))]  # 1, 2, 3, 4, 6, 8, 12, 16, 24, ...
 
 

@@ -16,6 +16,7 @@ def read_back(program: Program, num_gpu_batches: int, shares: Shares) -> Policy:
     percents: dict[str, float] = {}
     for what in ("w", "cache", "act"):
         gpu, cpu = (_percent(shares[f"{what}_{tier}"]) for tier in ("gpu", "cpu"))
+        cpu = min(cpu, _rest(gpu))  # what a solver's tolerance lets through would be more than the whole
         if shares[f"{what}_disk"] < 10.0 ** -(PERCENT_DECIMALS + 2):
             cpu = _rest(gpu)
         percents |= {f"{what}_gpu_percent": gpu, f"{what}_cpu_percent": cpu}
@@ -33,9 +34,13 @@ def shares_of(policy: Policy) -> dict[str, float]:
 
 
 def _percent(share: float) -> float:
-    """A share in percent, rounded down; a solver's 1 may be a little less."""
+    """A share in percent, rounded down; a solver's 1 may be a little less, and its 0 less than nothing.
+
+    >>> _percent(0.99999999999), _percent(-2e-8), _percent(0.123456)
+    (100.0, 0.0, 12.345)
+    """
     unit = 10.0**PERCENT_DECIMALS
-    return min(100.0, floor(100 * share * unit + 1e-4) / unit)
+    return min(100.0, max(0.0, floor(100 * share * unit + 1e-4) / unit))
 
 
 def _rest(gpu: float) -> float:

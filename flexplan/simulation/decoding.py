@@ -1,0 +1,87 @@
+"""Decoding: the seconds of all passes from a few that are simulated, and from what every pass takes at the least.
+
+A lane's work grows evenly with the token, so the least that a pass takes bends only where another lane or resource
+becomes the busiest.  What a pass waits beyond that is smooth: it is simulated at both ends and at the bend, or in the
+middle alone where one is the busiest all the way::
+
+    seconds(i)  =  least(i) * waits(i),    least(i)  =  max over lanes and resources of the seconds of its tasks
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+Busy = Mapping[str, float]  # seconds of every lane and resource in one pass
+
+_SAMPLES = 128  # passes that stand for all of a longer output
+_AS_BUSY = 0.005  # lanes this close are as busy as each other
+
+
+def knots(last: int, ends: tuple[Busy, Busy]) -> list[int]:
+    """Of the passes 1 .. last, those to simulate; ``ends`` is what the first and the last take of each lane.
+
+    >>> knots(101, ({"gpu": 2.0, "cpu": 1.0}, {"gpu": 2.0, "cpu": 3.0}))
+    [1, 52, 101]
+    >>> knots(101, ({"gpu": 2.0, "cpu": 1.0}, {"gpu": 3.0, "cpu": 1.0}))
+    [51]
+    """
+    bends, busiest = list[int](), ""
+    for i in _samples(last):
+        busy = _at(i, last, ends)
+        leader = max(busy, key=lambda name: busy[name])
+        if not busiest or busy[leader] > (1 + _AS_BUSY) * busy[busiest]:
+            bends += [i] if busiest else []
+            busiest = leader
+    return sorted({1, bends[0], bends[-1], last}) if bends else [(last + 1) // 2]
+
+
+def decode_seconds(last: int, ends: tuple[Busy, Busy], simulated: Mapping[int, float]) -> float:
+    """Seconds of the passes 1 .. last, some of which are simulated.
+
+    >>> flat = {"gpu": 1.0, "cpu": 0.5}
+    >>> decode_seconds(9, (flat, flat), {5: 1.25})
+    11.25
+    """
+    waits = {i: seconds / _least(i, last, ends) for i, seconds in simulated.items()}
+    samples = _samples(last)
+    return last / len(samples) * sum(_least(i, last, ends) * _between(i, waits) for i in samples)
+
+
+def stands_for(last: int, at: Sequence[int]) -> dict[int, float]:
+    """How many of the passes 1 .. last each of some is nearest to.
+
+    >>> stands_for(101, [1, 51, 101])
+    {1: 25.5, 51: 50.0, 101: 25.5}
+    """
+    edges = [0.5, *((a + b) / 2 for a, b in pairwise(at)), last + 0.5]
+    return {i: edges[n + 1] - edges[n] for n, i in enumerate(at)}
+
+
+def _samples(last: int) -> list[int]:
+    count = min(last, _SAMPLES)
+    return [1 + (2 * n + 1) * last // (2 * count) for n in range(count)] if count < last else list(range(1, last + 1))
+
+
+def _at(i: int, last: int, ends: tuple[Busy, Busy]) -> dict[str, float]:
+    """Every lane of pass i, along a straight line."""
+    part = (i - 1) / max(1, last - 1)
+    return {
+        name: (1 - part) * ends[0].get(name, 0.0) + part * ends[1].get(name, 0.0) for name in {**ends[0], **ends[1]}
+    }
+
+
+def _least(i: int, last: int, ends: tuple[Busy, Busy]) -> float:
+    return max(_at(i, last, ends).values())
+
+
+def _between(i: int, values: Mapping[int, float]) -> float:
+    """Along straight lines between what is known, and level outside."""
+    known = list(values)
+    above = bisect_right(known, i)
+    if above in (0, len(known)):
+        return values[known[max(0, above - 1)]]
+    low, high = known[above - 1], known[above]
+    part = (i - low) / (high - low)
+    return (1 - part) * values[low] + part * values[high]
