@@ -35,6 +35,7 @@ SHARED = {
     "FP802": ("a graph's text that does not parse", "text"),
     "FP902": ("options that a plug-in does not take", "plugins sandbox"),
     "FP906": ("a plan that does not hold up", "thirdparty"),
+    "FP909": ("a graph that is none", "bounds remote"),
 }
 
 

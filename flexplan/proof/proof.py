@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from math import inf
 from typing import NoReturn
@@ -75,7 +76,7 @@ class Proof:
         """A schedule of another package may hand out anything."""
         sound = type(sweep) is Sweep and type(sweep.ks) is tuple and set(map(type, sweep.tasks)) <= {Task}
         if not sound or not all(set(map(type, (*t.reads, *t.writes))) <= {Access} for t in sweep.tasks):
-            raise GraphError("FP823", "a sweep that is not of Tasks with Accesses", fix=_FIX)
+            raise GraphError("FP830", "a sweep that is not of Tasks with Accesses", fix=_FIX)
 
     def _steady(self, sweep: Sweep) -> bool:
         """Whether what is asked of this token's tasks grew evenly from that of the two before."""
@@ -94,17 +95,13 @@ class Proof:
 
     def named(self, sweep: Sweep) -> Iterator[tuple[Task, Meaning]]:
         """Prove a sweep; its tasks with what they need and make."""
-        try:
+        with _lawful(f"sweep i={sweep.i!r:.40}"):
             self.laws.begin(sweep)
-        except Broken as broken:
-            raise GraphError("FP820", f"sweep i={sweep.i!r:.40}: {broken}", fix=_FIX) from None
         for task in sweep.tasks:
             self.recent.append(task)
             yield task, self._task(sweep, task)
-        try:
+        with _lawful(f"sweep i={sweep.i}"):
             self.laws.end(sweep)
-        except Broken as broken:
-            raise GraphError("FP820", f"sweep i={sweep.i}: {broken}", fix=_FIX) from None
         self._require_outputs(sweep)
 
     def _require_outputs(self, sweep: Sweep) -> None:
@@ -118,10 +115,8 @@ class Proof:
     def finish(self, finished: Finished) -> None:
         """The graph has ended; raises GraphError where a micro-batch has more to say."""
         self._settle()
-        try:
+        with _lawful("the graph ends"):
             self.laws.finish(finished)
-        except Broken as broken:
-            raise GraphError("FP820", f"the graph ends: {broken}", fix=_FIX) from None
 
     # -- tasks ---------------------------------------------------------------------------------------------------
     def _task(self, sweep: Sweep, task: Task) -> Meaning:
@@ -178,6 +173,15 @@ class Proof:
         lines = [f"{task!s:.2000}" for task in self.recent]
         lines[-1] += f"  <-- {what}"
         raise GraphError(code, f"{self.recent[-1].name:.200} {what}:\n" + "\n".join(lines), fix=_FIX)
+
+
+@contextmanager
+def _lawful(where: str) -> Iterator[None]:
+    """A law that does not hold is an error that says where."""
+    try:
+        yield
+    except Broken as broken:
+        raise GraphError("FP820", f"{where}: {broken}", fix=_FIX) from None
 
 
 def _whole(access: Access) -> bool:

@@ -39,7 +39,7 @@ EFFORTS = {"quick": Effort(0, 0), "normal": Effort(2, 5), "thorough": Effort(12,
 
 def _effort(name: str) -> Effort:
     if name not in EFFORTS:
-        raise UsageError("FP125", f"there is no effort {name!r}", fix=f"take {', '.join(EFFORTS)}")
+        raise UsageError("FP126", f"there is no effort {name!r}", fix=f"take {', '.join(EFFORTS)}")
     return EFFORTS[name]
 
 
