@@ -19,6 +19,7 @@ MUST_CONTAIN = {
     "flexplan_runtime/data/tiny-opt/tokenizer.json",
     "flexplan_runtime/data/tiny-opt/prompts.txt",
     "flexplan_runtime/kernels/host/attention.cpp",
+    "flexplan_runtime/kernels/host/tiles.hpp",
 }
 TENSOR_LIBRARIES = ("torch", "transformers", "safetensors")
 
