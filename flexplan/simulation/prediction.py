@@ -168,10 +168,10 @@ def _decoding(
 ) -> tuple[float, Timeline]:
     """Seconds of all passes but the first, and a timeline of those that were simulated."""
     last = problem.workload.gen_len - 1
-    busy = least_seconds(problem, policy, schedule, rates, (1, last), ks)
-    ends, seconds, runs = (busy[1], busy[last]), dict[int, float](), dict[int, Timeline]()
+    busy = least_seconds(problem, policy, schedule, rates, (1, last - 1), ks)  # nothing is fetched after the last one
+    ends, seconds, runs = (busy[1], busy[last - 1]), dict[int, float](), dict[int, Timeline]()
     for i in knots(last, ends):
-        before = max(1, i - 1)  # without the prefill: the second pass stands for the first
+        before = min(max(1, i - 1), last - 2)  # neither the prefill nor the last pass
         runs[i] = _simulated(problem, policy, schedule, rates, range(before, before + 2), ks)
         seconds[i] = runs[i].sweep_end_s[before + 1] - runs[i].sweep_end_s[before]
     return decode_seconds(last, ends, seconds), _weighted(runs, stands_for(last, list(runs)))

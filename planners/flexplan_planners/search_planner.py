@@ -105,7 +105,7 @@ class SearchPlanner:
         2. Blocks like the fastest of these, of larger batch sizes.
         3. Blocks like the fastest so far, of batch sizes in between, twice.
         4. The fastest so far with its layers split otherwise.
-        5. What lies next to the fastest so far, from there what lies next to that, as far as the effort goes.
+        5. What lies next to the fastest so far, from there what lies next to that, as far as the effort goes; then 4.
         """
         model, search = self.proposer.model(problem), Search(problem.workload.num_prompts, _SPREAD)
         search.explore(model, model.batch_sizes())
@@ -120,11 +120,11 @@ class SearchPlanner:
                 for size in nearby(best, sizes):
                     sizes = sorted({*sizes, size})
                     ranking.judge(search.alike(model, size, kind_of(best.program), most))
-        for leader in ranking.ranked()[:1]:
-            ranking.judge(otherwise_split(model, leader.optimum, problem.workload.num_prompts))
+        ranking.split_otherwise(model)
         for _ in range(self.effort.rounds):
             if not ranking.climb(model, self.effort.tries):
                 break
+        ranking.split_otherwise(model)
         return ranking.ranked()
 
 
@@ -150,6 +150,11 @@ class Ranking:
         if policy not in self.judged:
             self.judged[policy] = judged(self.problem, optimum, policy, self.schedule)
             self.best_s = min(self.best_s, self.judged[policy].seconds_per_prompt)
+
+    def split_otherwise(self, model: CostModel) -> None:
+        """Judge the best so far with its layers split otherwise."""
+        for leader in self.ranked()[:1]:
+            self.judge(otherwise_split(model, leader.optimum, self.problem.workload.num_prompts))
 
     def climb(self, model: CostModel, tries: int) -> bool:
         """Judge some neighbours of the best so far; is one of them better?"""
