@@ -43,12 +43,12 @@ def changed(path: str, value: Any) -> str:
 
 
 def refused(read: Callable[[], object]) -> FlexplanError:
-    """The error, which came within a second and is not ours."""
-    began = time.monotonic()
+    """The error, which took less than a second of work and is not ours."""
+    began = time.process_time()
     with warnings.catch_warnings(), pytest.raises(FlexplanError) as error:
         warnings.simplefilter("ignore")
         read()
-    assert time.monotonic() - began < 1 and error.value.code != "FP001" and error.value.fix
+    assert time.process_time() - began < 1 and error.value.code != "FP001" and error.value.fix
     assert len(str(error.value)) < 2000
     return error.value
 
@@ -126,12 +126,12 @@ def test_an_unknown_key_of_a_plan_is_refused(path: str) -> None:
 
 
 def test_as_many_prompts_as_anyone_has_are_counted_not_walked_through() -> None:
-    began = time.monotonic()
+    began = time.process_time()
     million = Problem.of("facebook/opt-125m", num_prompts=10**6 + 1, gen_len=1000)
     billion = million.model_copy(update={"workload": Workload(num_prompts=10**9, gen_len=1000)})
     plans = [Plan.of(problem, Policy(8, 2)) for problem in (million, billion)]
     assert plans[1].prediction.total_s == pytest.approx(1000 * plans[0].prediction.total_s, rel=0.01)
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_lengths_of_a_hundred_thousand_prompts_fit_a_plan_file(tmp_path: Path) -> None:
