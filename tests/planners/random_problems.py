@@ -32,7 +32,7 @@ def how_many(default: int) -> range:
     return range(int(os.environ.get("FLEXPLAN_LAWS", default)))
 
 
-def solved(number: int, gen_lens: tuple[int, ...] = (1, 2, 32, 128)) -> Plan:
+def solved(number: int, gen_lens: tuple[int, ...] = (1, 2, 32, 128), effort: str = "normal") -> Plan:
     """The answer to problem ``number``: the first of its draws that has one."""
     draw = random.Random(number)
     for _ in forever():
@@ -47,7 +47,7 @@ def solved(number: int, gen_lens: tuple[int, ...] = (1, 2, 32, 128)) -> Plan:
             num_prompts=draw.choice([None, 100, 1000]),
         )
         try:
-            return solve(asked)
+            return solve(asked, effort=effort)
         except InfeasiblePlan:
             continue
     raise AssertionError
