@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from itertools import chain
-from math import inf
 from typing import Any, ParamSpec, TypeVar
 
 from flexplan.apart.allowance import REPORT
 from flexplan.errors import FlexplanError, PluginError
-from flexplan.graph import KINDS, LANES, Buffer, Finished, Sweep, Task, TaskGraph, tier_of
+from flexplan.graph import KINDS, LANES, Access, Buffer, Finished, Sweep, Task, TaskGraph, Work, tier_of
 from flexplan.graph.graph import never
 from flexplan.limits import MOST_BYTES, MOST_TEXT
 from flexplan.model import schedule_layers
@@ -24,6 +23,7 @@ from flexplan.problem import Problem
 _EACH = 64  # tasks a layer and micro-batch: the built-in schedules have 13 at most
 _MOST_INDEX = 1 << 62
 _MOST_ACCESSES = 256  # of a task
+_MOST_WORK = 1e30  # of one resource
 
 T = TypeVar("T")
 
@@ -72,7 +72,7 @@ class Bounds:
 
     def _sweeps(self, graph: TaskGraph, finished: Finished) -> Iterator[Sweep]:
         number = 0
-        for number, sweep in enumerate(self._steps(graph.sweeps(finished)), 1):
+        for number, sweep in enumerate(self._steps(lambda: graph.sweeps(finished)), 1):
             if number > self.sweeps:
                 raise self.refused(f"more than {self.sweeps} passes: one a token and micro-batch is enough")
             why = _wrong_with_sweep(sweep)
@@ -83,18 +83,18 @@ class Bounds:
             raise self.refused("it has no passes")
 
     def _tasks(self, buffers: Mapping[str, Buffer], sweep: Sweep) -> Iterator[Task]:
-        for number, task in enumerate(self._steps(unmade(sweep)), 1):
+        for number, task in enumerate(self._steps(lambda: unmade(sweep)), 1):
             if number > self.tasks:
                 raise self.refused(f"more than {self.tasks} tasks in a pass, which are {_EACH} a layer and micro-batch")
             why = _wrong_with_task(task, buffers)
             if why:
-                raise self.refused(f"the task {str(task)[:200]} {why}")
+                raise self.refused(f"{_spelled(task)} {why}")
             yield task
 
-    def _steps(self, source: Iterable[T]) -> Iterator[T]:
+    def _steps(self, source: Callable[[], Iterable[T]]) -> Iterator[T]:
         """What a stranger's iterator gives; what it raises is its failure."""
         try:
-            yield from source
+            yield from source()
         except (FlexplanError, GeneratorExit):
             raise
         except (Exception, SystemExit) as error:
@@ -104,6 +104,14 @@ class Bounds:
 def failed(name: str, why: str) -> PluginError:
     """The error for a schedule that broke down."""
     return PluginError("FP907", f"schedule {name} failed: {why}", fix=REPORT)
+
+
+def _spelled(task: Any) -> str:
+    """A task as far as it can be written down."""
+    try:
+        return f"the task {task!s:.200}"
+    except Exception:  # it may be made of anything
+        return "a task that cannot be written down"
 
 
 def unmade(sweep: Sweep) -> Iterable[Task]:
@@ -159,6 +167,10 @@ def _wrong_with_buffer(key: str, buffer: Buffer, most_slots: int) -> str:
 def _wrong_with_task(task: Task, buffers: Mapping[str, Buffer]) -> str:
     """What is wrong with a task, or nothing."""
     kind, lane, i, j, k, part, work, reads, writes = task
+    if type(task) is not Task or not type(kind) is type(lane) is str or not type(reads) is type(writes) is tuple:
+        return "is not a Task of text, numbers and tuples of accesses"
+    if type(work) is not Work or len(work) != len(Work._fields):
+        return "has no Work"
     if kind not in KINDS or lane not in LANES:
         return "is of a kind or lane that nobody knows"
     if not type(i) is type(j) is type(k) is type(part) is int:
@@ -166,12 +178,14 @@ def _wrong_with_task(task: Task, buffers: Mapping[str, Buffer]) -> str:
     if not (0 <= i < _MOST_INDEX and 0 <= j < _MOST_INDEX and 0 <= k < _MOST_INDEX and 0 <= part < _MOST_INDEX):
         return "has an index that is none"
     for amount in work:
-        if not 0 <= amount < inf:
+        if not 0 <= amount < _MOST_WORK:
             return "has work that is none"
     if len(reads) + len(writes) > _MOST_ACCESSES:
         return f"has more than {_MOST_ACCESSES} accesses"
     for access in chain(reads, writes):
         name, index, lo, hi = access
+        if type(access) is not Access or type(name) is not str:
+            return "has an access that is none"
         buffer = buffers.get(name)
         if not type(index) is type(lo) is type(hi) is int:
             return f"goes to {str(access)[:80]}, which are no whole numbers"

@@ -24,8 +24,9 @@ def schedule_of(chosen: str | Schedule) -> Schedule:
     Raises UsageError for a name that nobody knows.  What a foreign schedule gets wrong is a PluginError with its name.
     """
     if not isinstance(chosen, str):
-        ours = isinstance(chosen, Foreign) or is_ours(f"{type(chosen).__module__}.")
-        return chosen if ours else Guarded(chosen)
+        known = is_ours(f"{type(chosen).__module__}.") and "build" not in vars(chosen)
+        bounded = type(chosen).__module__.startswith(f"{__package__}.")
+        return chosen if known or bounded else Guarded(chosen)
     point = find(SCHEDULES, chosen)
     if is_ours(point.value):
         found: Schedule = made(SCHEDULES, chosen, point)

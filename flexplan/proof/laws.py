@@ -36,7 +36,7 @@ class Laws:
         for k in ks:
             if type(sweep.i) is not int or sweep.i != self.tokens[k] or sweep.i >= self.gen_len:
                 due = f"{self.tokens[k]} of {self.gen_len}"
-                raise Broken(f"it is for token {sweep.i!r:.40} of micro-batch {k}, whose next is {due}")
+                raise Broken(f"it is not for the next token of micro-batch {k}, which is {due}")
 
     def step(self, sweep: Sweep, task: Task) -> None:
         """A task that computes is the next of its micro-batch, and of this sweep."""
@@ -71,5 +71,5 @@ class Laws:
                 raise Broken(f"micro-batch {k} ends after {tokens} of {self.gen_len} tokens")
 
 
-def _shown(ks: object) -> str:
-    return f"{ks!r:.60}"
+def _shown(ks: Sequence[object]) -> str:
+    return f"{ks!r:.60}" if all(type(k) is int and abs(k) < 1 << 62 for k in ks) else f"({len(ks)} that are none)"

@@ -19,7 +19,7 @@ def placement_of(graph: TaskGraph, shape: ModelShape, policy: Policy, block: Blo
         message = f"schedule {graph.schedule!r:.60} says live={graph.live!r:.40}, a block has {most} micro-batches"
         raise GraphError("FP829", message, fix="correct the schedule: live is how many are in flight at a time")
     placement = Placement.of(shape, policy, block, graph.live)
-    ours, given = Layout.of(placement).buffers, graph.buffers
+    ours, given = dict(Layout.of(placement).buffers), dict(graph.buffers)
     if ours != given:
         name = next(name for name in (*ours, *given) if ours.get(name) != given.get(name))
         message = f"schedule {graph.schedule!r:.60}, live={graph.live}: buffer {name!r:.60} is {given.get(name)!r:.300}"

@@ -22,6 +22,7 @@ from flexplan.proof.repeats import Form, Repeats
 from flexplan.proof.values import NOBODY, NamedMemory, Span, Value
 
 _CONTEXT = 3  # lines around a break
+_MOST_INDEX, _MOST_WORK = 1 << 62, 1e300
 _FIX = "correct the schedule"
 _STEPS = frozenset(("project", "compute"))
 
@@ -74,8 +75,7 @@ class Proof:
 
     def _require_tasks(self, sweep: Sweep) -> None:
         """A schedule of another package may hand out anything."""
-        sound = type(sweep) is Sweep and type(sweep.ks) is tuple and set(map(type, sweep.tasks)) <= {Task}
-        if not sound or not all(set(map(type, (*t.reads, *t.writes))) <= {Access} for t in sweep.tasks):
+        if type(sweep) is not Sweep or type(sweep.ks) is not tuple or not all(map(_immutable, sweep.tasks)):
             raise GraphError("FP830", "a sweep that is not of Tasks with Accesses", fix=_FIX)
 
     def _steady(self, sweep: Sweep) -> bool:
@@ -95,7 +95,7 @@ class Proof:
 
     def named(self, sweep: Sweep) -> Iterator[tuple[Task, Meaning]]:
         """Prove a sweep; its tasks with what they need and make."""
-        with _lawful(f"sweep i={sweep.i!r:.40}"):
+        with _lawful(_place(sweep)):
             self.laws.begin(sweep)
         for task in sweep.tasks:
             self.recent.append(task)
@@ -127,8 +127,9 @@ class Proof:
                 self.laws.step(sweep, task)
         except (Unmeant, Broken) as why:
             self._fail("FP822", str(why))
-        self._require_declared("reads", task.reads, meaning.reads)
-        self._require_declared("writes", task.writes, meaning.writes)
+        chosen: dict[str, int] = {}  # a handler works in one slot of a ring, which it reads and writes
+        self._require_declared("reads", task.reads, meaning.reads, chosen)
+        self._require_declared("writes", task.writes, meaning.writes, chosen)
         for access, asked in zip(task.reads, meaning.reads, strict=True):
             self._require_held(access, asked.spans)
         for access, asked in zip(task.writes, meaning.writes, strict=True):
@@ -151,12 +152,11 @@ class Proof:
         if not _countable(task.work):
             self._fail("FP826", "has work that is not a number from 0 on")
 
-    def _require_declared(self, what: str, accesses: tuple[Access, ...], asked: Parts) -> None:
+    def _require_declared(self, what: str, accesses: tuple[Access, ...], asked: Parts, chosen: dict[str, int]) -> None:
         """The task declares what its meaning asks for, in order; a ring's index is the same wherever it occurs."""
-        chosen: dict[str, int] = {}
         same = len(accesses) == len(asked)
         for access, one in zip(accesses, asked, strict=False):
-            same = same and _whole(access) and matches(access, one)
+            same = same and _whole(access) and matches(access, one) and one.buffer in self.memory.slots
             same = same and (one.index is not None or chosen.setdefault(one.buffer, access.index) == access.index)
         if not same:
             self._fail("FP827", f"must have {what}={';'.join(map(str, asked)) or '-'}")
@@ -170,9 +170,22 @@ class Proof:
 
     def _fail(self, code: str, what: str) -> NoReturn:
         """The lines around a break, in the text form of the graph."""
-        lines = [f"{task!s:.2000}" for task in self.recent]
+        lines = [_spelled(task) for task in self.recent]
         lines[-1] += f"  <-- {what}"
-        raise GraphError(code, f"{self.recent[-1].name:.200} {what}:\n" + "\n".join(lines), fix=_FIX)
+        name = lines[-1].partition(" work=")[0]
+        raise GraphError(code, f"{name:.200} {what}:\n" + "\n".join(lines), fix=_FIX)
+
+
+def _place(sweep: Sweep) -> str:
+    return f"sweep i={sweep.i}" if type(sweep.i) is int and abs(sweep.i) < _MOST_INDEX else "a sweep of no token"
+
+
+def _immutable(task: Task) -> bool:
+    """Whether a task is what it will be when it runs: tuples, text and numbers all the way down."""
+    if type(task) is not Task or type(task.work) is not Work or not type(task.reads) is type(task.writes) is tuple:
+        return False
+    texts = {type(task.kind), type(task.lane), *(type(access[0]) for access in (*task.reads, *task.writes))}
+    return texts == {str} and {Access} >= set(map(type, (*task.reads, *task.writes)))
 
 
 @contextmanager
@@ -187,20 +200,31 @@ def _lawful(where: str) -> Iterator[None]:
 def _whole(access: Access) -> bool:
     """Whether an access has whole numbers."""
     _, index, lo, hi = access
-    return type(index) is type(lo) is type(hi) is int and index >= 0
+    return type(index) is type(lo) is type(hi) is int and 0 <= index < _MOST_INDEX
 
 
 def _countable(work: Work) -> bool:
-    """Whether all of it is finite and none negative; no sum with a NaN in it is less than anything."""
+    """Whether all of it is there, finite and none negative; no sum with a NaN in it is less than anything."""
     try:
-        return min(work) >= 0 and sum(work) < inf
+        return len(work) == len(Work._fields) and min(work) >= 0 and sum(work) < _MOST_WORK
     except TypeError:
         return False
 
 
+def _spelled(task: Task) -> str:
+    """A task in the text form, as far as it has one: a number of five thousand digits has none."""
+    try:
+        return f"{task!s:.2000}"
+    except (TypeError, ValueError, AttributeError) as error:
+        return f"a task that cannot be spelled ({error!s:.100})"
+
+
 # -- graphs --------------------------------------------------------------------------------------------------------
 def proved(graph: TaskGraph, placement: Placement) -> TaskGraph:
-    """The same graph, each sweep of which is proved before it is handed out; ``placement`` is `placement_of` it."""
+    """The same graph, each sweep of which is proved before it is handed out; ``placement`` is `placement_of` it.
+
+    Its buffers are the layout's own from now on: a stranger's may change.
+    """
 
     def make(finished: Finished) -> Iterator[Sweep]:
         proof = Proof(placement)
@@ -209,7 +233,7 @@ def proved(graph: TaskGraph, placement: Placement) -> TaskGraph:
             yield sweep
         proof.finish(finished)
 
-    return replace(graph, make=make)
+    return replace(graph, make=make, buffers=Layout.of(placement).buffers)
 
 
 def prove(graph: TaskGraph, placement: Placement, most_sweeps: int | None = None) -> None:

@@ -37,7 +37,7 @@ class Form(NamedTuple):
 
     def grown_from(self, other: Form) -> list[int] | None:
         """By how much every number grew; None where the forms are not alike, or a number is none."""
-        if self[:3] != other[:3] or set(map(type, self.numbers)) != {int}:
+        if self[:3] != other[:3] or set(map(type, self.numbers)) != {int} or min(self.numbers) < 0:
             return None
         return list(map(sub, self.numbers, other.numbers))
 
@@ -147,9 +147,9 @@ def _spans_with(state: Slots, grown: Iterable[list[int]]) -> Iterator[tuple[str,
 
 
 def _keeps_order(ends: list[tuple[int, int]]) -> bool:
-    """Whether bounds of bytes stay in their order however long they grow."""
+    """Whether bounds of bytes keep the order that they had two sweeps ago, however long they grow."""
     rates = {step for _, step in ends if step}
     if not rates:
         return True
     fixed = max((at for at, step in ends if not step), default=0)
-    return len(rates) == 1 and min(rates) > 0 and min(at for at, step in ends if step) >= fixed
+    return len(rates) == 1 and min(rates) > 0 and min(at - 2 * step for at, step in ends if step) >= fixed

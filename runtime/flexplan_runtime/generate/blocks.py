@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from flexplan.apart import Foreign
+from flexplan.errors import GraphError
 from flexplan.graph import TaskGraph
 from flexplan.hardware import Hardware, hardware_from
 from flexplan.model import Ids
@@ -132,6 +133,9 @@ class BlockRoom:
             _, state, memory = self._last
             state.renew(batches)
             return state, memory
+        if not self.arenas.holds(arena_sizes([plan.placement], weights=False)):
+            message = f"schedule {plan.graph.schedule:.60} asks for more memory than when the block was planned"
+            raise GraphError("FP831", message, fix="correct the schedule: equal problems get equal graphs")
         self.env.ledger.forget("cache", "act")
         self._last = None
         self.env.renew_workspace()  # with what its captured steps kept

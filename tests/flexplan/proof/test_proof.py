@@ -219,3 +219,59 @@ def test_tasks_show_their_values() -> None:
         for line in lines
     ), [line for line in lines if line.startswith("store_ids")]
     assert {line.partition("@")[0] for line in lines} <= set(KINDS)
+
+
+# -- what needs two changes, or no honest container ------------------------------------------------------------------
+@pytest.mark.parametrize("buffer", ["hidden_decode", "cache_ring"])
+def test_a_task_works_in_one_slot_of_a_ring(buffer: str) -> None:
+    """Read at one index, written at another, where the next reader looks: a handler would have worked in the first."""
+    graph, placement = placed(SCHEDULES["zigzag"], problem((3,) * 4, 4), policy_with(2, 2, w=(0, 100), cache=(0, 100)))
+    if buffer == "hidden_decode":
+        graph, placement = placed(
+            SCHEDULES["zigzag"], problem((3,) * 4, 4), policy_with(2, 2, cache=(100, 0), act=(0, 100))
+        )
+
+    def change(tasks: list[Task]) -> list[Task]:
+        both = [n for n, t in enumerate(tasks) if _uses(t.reads, buffer) and _uses(t.writes, buffer)]
+        at = next(n for n in both if tasks[n].kind == "compute")
+        writes = tuple(a._replace(index=a.index + 1) if a.buffer == buffer else a for a in tasks[at].writes)
+        tasks[at] = tasks[at]._replace(writes=writes)
+        return tasks
+
+    with pytest.raises(GraphError, match="FP827"):
+        prove(changed(graph, change), placement)
+
+
+def _uses(accesses: tuple[Any, ...], buffer: str) -> bool:
+    return any(access.buffer == buffer for access in accesses)
+
+
+def test_accesses_that_may_change_after_the_proof_are_refused() -> None:
+    graph, placement = placed(SCHEDULES["zigzag"], problem((3,) * 4, 4), policy_with(2, 2))
+    with pytest.raises(GraphError, match="FP830"):
+        prove(changed(graph, lambda tasks: [tasks[0]._replace(reads=list(tasks[0].reads)), *tasks[1:]]), placement)
+
+
+def test_a_proved_graph_has_the_layouts_own_buffers() -> None:
+    graph, placement = placed(SCHEDULES["zigzag"], problem((3,) * 4, 4), policy_with(2, 2))
+
+    class Lying(dict):  # type: ignore[type-arg]
+        def __ne__(self, other: object) -> bool:
+            return False
+
+        __eq__ = object.__eq__
+        __hash__ = object.__hash__  # type: ignore[assignment]
+
+    few = {name: replace(b, offsets=b.offsets * 2, sizes=b.sizes * 2) for name, b in graph.buffers.items()}
+    given, block = problem((3,) * 4, 4), placement.block
+    with pytest.raises(GraphError, match="FP829"):
+        placement_of(replace(graph, buffers=Lying(few)), given.model, placement.policy, block)
+    assert type(proved(graph, placement).buffers) is type(graph.buffers) is dict
+
+
+@pytest.mark.parametrize("number", [10**5000, -1, 1.0, True], ids=["huge", "negative", "float", "bool"])
+def test_numbers_that_are_none_are_refused_with_an_error_that_can_be_written(number: Any) -> None:
+    graph, placement = placed(SCHEDULES["zigzag"], problem((3,) * 4, 4), policy_with(2, 2, **HALVES))
+    for field in ("i", "j", "k", "part"):
+        with pytest.raises(GraphError, match="FP825"):
+            prove(changed(graph, with_first("compute", **{field: number})), placement)
