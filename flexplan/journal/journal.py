@@ -42,7 +42,8 @@ class Journal:
         self._dirty = set[str]()
         self._is_new = found is None
         self._made = not store.exists(OUT)
-        self._began = self._failed = False
+        self.began = False  # or refused before
+        self._failed = self._closed = False
         self._synced_s = clock()
         self.synced = 0  # lines that are acknowledged
 
@@ -68,7 +69,7 @@ class Journal:
         """
         if self._settings is not None:
             refuse_other_settings(self._settings.found, settings)
-        self._began = True
+        self.began = True
         if self._settings is None:
             self._begin_anew(Settings(dict(settings)))
         self._handles[OUT] = self._store.open(OUT)
@@ -102,13 +103,15 @@ class Journal:
             self._store.sync_names()
         self._add(ERRORS, number, digest, line)
 
-    def tick(self) -> None:
-        """Sync where a second has passed since the last time."""
-        if self._dirty and self._clock() - self._synced_s >= SYNC_EVERY_S:
+    def tick(self) -> bool:
+        """Sync where a second has passed since the last time; did it?"""
+        due = bool(self._dirty) and self._clock() - self._synced_s >= SYNC_EVERY_S
+        if due:
             self.sync()
+        return due
 
     def sync(self) -> None:
-        """Acknowledge what is written; an output that was taken away meanwhile is a StorageError."""
+        """Acknowledge what is written."""
         try:
             for name in sorted(self._dirty):
                 self._handles[name].sync()
@@ -120,7 +123,10 @@ class Journal:
         self._dirty.clear()
         self._synced_s = self._clock()
         self.synced = len(self.finished) + len(self.failed)
-        if self._handles[OUT].is_gone():
+
+    def refuse_gone(self) -> None:
+        """Raise StorageError where the output was taken away meanwhile; `lines` still has it."""
+        if self.is_gone():
             message = "the output was removed, or replaced by another file, while the job was writing it"
             raise StorageError("FP617", message, fix="keep it where it is until the job ends")
 
@@ -172,8 +178,15 @@ class Journal:
         for span in self._tapes[OUT].spans().values():
             yield self._line(OUT, span).decode()
 
+    def is_gone(self) -> bool:
+        """Has the output been removed, or replaced by another file?"""
+        return OUT in self._handles and self._handles[OUT].is_gone()
+
     def close(self) -> None:
         """Sync what is written and let the job go; one that nothing came of leaves no file."""
+        if self._closed:
+            return
+        self._closed = True
         try:
             if not self._failed and self._dirty:
                 self.sync()
@@ -182,17 +195,18 @@ class Journal:
                 for handle in (*self._handles.values(), self._log):
                     with suppress(StorageError):
                         handle.sync()
-            if not self.finished and not self.failed and (self._began or self._is_new):
-                self._remove()
+            if not self.finished and not self.failed and (self.began or self._is_new):
+                with suppress(OSError):
+                    self._remove()
             for handle in (*self._handles.values(), self._log):
                 handle.close()
 
     def _remove(self) -> None:
         """While the log is still held."""
-        if not self._began and any(isinstance(line.record, Settings) for line in lines_of(self._store.read(LOG))):
+        if not self.began and any(isinstance(line.record, Settings) for line in lines_of(self._store.read(LOG))):
             return  # of another job, that was not gone on with
         self._store.remove(LOG)
-        if self._began and self._made:
+        if self.began and self._made:
             self._store.remove(OUT)
 
     def __enter__(self) -> Journal:

@@ -150,7 +150,7 @@ class OffloadedLM:
         numbers: Sequence[int] = (),
         progress: Progress | None = None,
         stopping: Stopping = lambda: False,
-    ) -> Iterator[Done]:
+    ) -> Generator[Done]:
         """Each prompt the moment it has ended, in the order in which they end: ``for done in lm.stream(prompts)``.
 
         ``numbers``: the prompts' places in a longer input that they are part of; draws depend on them, and `Done.index`
@@ -164,7 +164,7 @@ class OffloadedLM:
         return self._stream(self._run(prompts, max_new_tokens, None, asked, progress, stopping), numbers)
 
     @staticmethod
-    def _stream(run: Generator[Done | Timeline], numbers: Sequence[int]) -> Iterator[Done]:
+    def _stream(run: Generator[Done | Timeline], numbers: Sequence[int]) -> Generator[Done]:
         with closing(run):
             for one in run:
                 if isinstance(one, Done):
