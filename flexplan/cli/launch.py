@@ -10,13 +10,13 @@ from dataclasses import replace
 from typing import NoReturn
 
 from flexplan import signals
-from flexplan.cli.output import deliver, refuse_existing, refuse_unwritable
+from flexplan.cli.output import deliver, is_kept, refuse_existing, refuse_unwritable
 from flexplan.cli.progress import Progress
 from flexplan.cli.results import Results, Target, opened
 from flexplan.errors import FlexplanError, RequestsFailed, Stopped
 from flexplan.hardware import Hardware
 from flexplan.job import BenchReport, Completion, DemoReport, JobReport, RunRequest, find_runtime
-from flexplan.journal import errors_path, request_digest
+from flexplan.journal import errors_path, log_path, request_digest
 from flexplan.problem import BadLine, Prompt, new_tokens_of, read_prompts, refuse_greedy
 from flexplan.report.objects import bad_line, completion_line, failure_line, summary
 
@@ -53,6 +53,9 @@ def _refuse_output(target: Target, prompts: Iterable[Prompt]) -> None:
     """Raise what can be known before the work; an answer repeats its prompt."""
     at_least_bytes = 0 if target.resume else sum(len(prompt.content) + _LINE_BYTES for prompt in prompts)
     refuse_unwritable(target.path, target.inputs, at_least_bytes)
+    if is_kept(target.path):
+        for beside in (errors_path(target.path.resolve()), log_path(target.path.resolve())):
+            refuse_unwritable(beside, target.inputs)
 
 
 def _write_nothing(target: Target) -> None:
@@ -104,8 +107,9 @@ class _Job(Progress):
 
     def begin(self, settings: Mapping[str, str]) -> None:
         self.results.begin(settings)
+        done = self.results.done
         for line in self.bad:
-            if line.place not in self.results.done:
+            if line.place not in done:
                 self._fail(line.place, f"line {line.line}", bad_line(line))
 
     def tokens(self, done: int, total: int) -> None:
@@ -144,7 +148,7 @@ def _say_end(report: JobReport, job: _Job, target: Target, total: int) -> None:
 def _refuse_failed(job: _Job, target: Target, total: int) -> NoReturn:
     count, new = job.results.num_failed, job.failures
     which = ", ".join(new[:10]) + (", ..." if len(new) > 10 else "") if new else "all of them in earlier runs"
-    kept = errors_path(target.path) if job.results.resumable else target.path
+    kept = errors_path(target.path.resolve()) if job.results.resumable else target.path
     raise RequestsFailed(
         "FP1401",
         f"{count:,} of {total:,} prompts could not be completed: {which}; {kept} says why, all others are whole",

@@ -88,7 +88,10 @@ def opened(target: Target, digests: Mapping[int, str] | None, places: Collection
                 journal.sync()
                 journal.refuse_gone()
         except FlexplanError as error:
-            raise kept.told(error, places) from error
+            told = kept.told(error, places)
+            if told is error:
+                raise
+            raise told from error
 
 
 class _Kept:

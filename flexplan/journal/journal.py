@@ -85,9 +85,9 @@ class Journal:
         """What is there of another job goes; until the settings are in the log there is none to go on with."""
         self._log.truncate(0)
         self._log.sync()
-        for name in (OUT, ERRORS):
-            if self._store.exists(name):
-                self._store.replace(name, ())
+        if self._store.exists(OUT):
+            self._store.replace(OUT, ())
+        self._store.remove(ERRORS)
         self._write(self._held, settings)
         self._log.sync()
 

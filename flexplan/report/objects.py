@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from flexplan.errors import FlexplanError
-from flexplan.files import json_line
+from flexplan.files import json_line, parse_json
 from flexplan.graph import Timeline
 from flexplan.job import BenchReport, Completion, DemoReport, JobReport
 from flexplan.problem import BadLine
@@ -27,8 +27,18 @@ def failure_line(completion: Completion, error: FlexplanError) -> str:
 def bad_line(bad: BadLine) -> str:
     """The same of a line that is no request."""
     why = {"code": bad.error.code, "message": bad.error.message, "fix": bad.error.fix}
-    found = {"id": bad.place, "line": bad.line, "finish_reason": "error", "error": why}
+    found = {"id": _id_of(bad), "line": bad.line, "finish_reason": "error", "error": why}
     return json_line(found) + "\n"
+
+
+def _id_of(bad: BadLine) -> str | int:
+    """What the line calls itself, where that can be read; else its place."""
+    try:
+        found = parse_json(bad.text)
+    except ValueError:
+        return bad.place
+    given = (found.get(key) for key in ("id", "custom_id")) if isinstance(found, dict) else ()
+    return next((one for one in given if isinstance(one, str | int)), bad.place)
 
 
 def _completion(completion: Completion) -> dict[str, Any]:

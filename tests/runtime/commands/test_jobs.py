@@ -360,7 +360,7 @@ def test_bad_requests_fail_alone(job: Job, expected: dict[str, list[int]]) -> No
     assert job.answers() == expected
     failed = [json.loads(line) for line in job.errors.read_text().splitlines()]
     assert {row["error"]["code"] for row in failed} == {"FP312", "FP319", "FP304", "FP305"}
-    assert {row["id"] for row in failed} >= {"long", "other"}
+    assert {row["id"] for row in failed} >= {"long", "other", "y"}
     again = job.run("--resume")
     assert again.exit_code == 5 and "earlier runs" in again.stderr
     assert len(job.errors.read_text().splitlines()) == 5
@@ -431,6 +431,17 @@ def test_a_closed_standard_output_and_error_do_not_end_a_job(job: Job, expected:
     line = '"$@" >&- 2>&-'
     subprocess.run(["bash", "-c", line, "-", sys.executable, "-c", program, *job.args()], check=True, env=env)
     assert job.answers() == expected
+
+
+def test_files_beside_an_output_are_no_inputs_either(job: Job) -> None:
+    """Failed requests given as the prompts of a new run would be gone before they are read again."""
+    job.write()
+    for beside in (job.errors, job.place / "out.jsonl.job"):
+        shutil.copy(job.prompts, beside)
+        before = beside.read_bytes()
+        result = CliRunner().invoke(app, [*job.args("--overwrite"), "--prompts", str(beside)])
+        assert result.exit_code == 2 and "FP171" in result.stderr
+        assert beside.read_bytes() == before
 
 
 # -- full disks ----------------------------------------------------------------------------------------------------
