@@ -64,6 +64,7 @@ _KINDS: dict[str, type[Record]] = {
     "synced": Synced,
     "rewritten": Rewritten,
 }
+_encode = json.JSONEncoder(separators=(",", ":")).encode  # made once: there is a line a request
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 
 
@@ -78,7 +79,7 @@ class Line:
 def line_of(record: Record) -> bytes:
     """A line of the log."""
     values = [getattr(record, one) for one in type(record).__slots__]  # shallow: a line a request
-    body = json.dumps([_NAMES[type(record)], *values], separators=(",", ":")).encode()
+    body = _encode([_NAMES[type(record)], *values]).encode()
     return b"%08x %s\n" % (crc32(body), body)
 
 
@@ -101,7 +102,7 @@ def _parsed(raw: bytes) -> Record | None:
     if not body.endswith(b"\n") or check != b"%08x" % crc32(body[:-1]):
         return None
     try:
-        kind, *values = json.loads(body)
+        kind, *values = json.loads(body.decode())
         made: Any = _KINDS[kind](*values)
     except (ValueError, KeyError, TypeError):  # of a later version
         return None

@@ -128,7 +128,7 @@ class _Checker:
 
     def __init__(self, handle: Handle | None) -> None:
         self._chunks = _chunks(handle) if handle else iter(())
-        self._data = b""
+        self._data = memoryview(b"")  # cut without being copied
         self._end = self._crc = 0
 
     def holds(self, end: int, crc: int) -> bool:
@@ -137,7 +137,7 @@ class _Checker:
             return False
         while self._end < end:
             if not self._data:
-                self._data = next(self._chunks, b"")
+                self._data = memoryview(next(self._chunks, b""))
                 if not self._data:
                     return False
             part, self._data = self._data[: end - self._end], self._data[end - self._end :]
