@@ -83,7 +83,7 @@ class BlockRun:
         """Why a row has ended: ``"error"`` is logits that are no numbers."""
         if row in self.broken:
             return "error"
-        return "stop" if self._stopped(row) else "length"
+        return "stop" if self.tokens[row][-1] in self.stops else "length"
 
     def _ended(self, row: int) -> bool:
         """Will it get no more tokens?"""
