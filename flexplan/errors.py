@@ -14,7 +14,10 @@
     ├── GraphError                  1   FP8xx   a schedule that would compute wrong tokens
     ├── PluginError                 3   FP9xx   a planner, schedule or runtime misbehaves
     ├── DeadlineExceeded            9   FP10xx  no progress
-    └── NoNumbers                   5   FP11xx  logits from which no token can be chosen
+    ├── NoNumbers                   5   FP11xx  logits from which no token can be chosen
+    ├── OutputHeld                  8   FP12xx  another run writes the same output
+    ├── Stopped                    75   FP13xx  stopped on request, to be gone on with
+    └── RequestsFailed              5   FP14xx  some requests could not be completed, the others are
 """
 
 from __future__ import annotations
@@ -188,3 +191,21 @@ class DeadlineExceeded(FlexplanError):
     """A task made no progress before its deadline."""
 
     exit_code = 9
+
+
+class OutputHeld(FlexplanError):
+    """Another run writes the same output; nothing ran."""
+
+    exit_code = 8
+
+
+class Stopped(FlexplanError):
+    """A signal asked the job to stop; what is finished is safe, and `--resume` goes on."""
+
+    exit_code = 75
+
+
+class RequestsFailed(FlexplanError):
+    """Some requests could not be completed; all others are."""
+
+    exit_code = 5

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from types import FrameType
 
 _came = 0  # the first signal that was heard
-_at_work = _deferred = False
+_asked = 0  # one that asked a job to stop, which it does by itself
+_at_work = _deferred = _stoppable = _in_pass = False
 
 
 def is_program() -> bool:
@@ -34,8 +35,42 @@ def came() -> bool:
 
 def check() -> None:
     """Raise KeyboardInterrupt where one came and was swallowed."""
-    if _came:
+    if _came or (_asked and not _in_pass):
         raise KeyboardInterrupt
+
+
+class Stoppable:
+    """A job that can be gone on with: the first signal asks it to stop, a second ends it at once.
+
+    Until its first pass that is a KeyboardInterrupt; from `stop_after_pass` on the job looks at `stop_asked` itself.
+    """
+
+    def __enter__(self) -> None:
+        global _stoppable, _in_pass, _asked
+        _stoppable, _in_pass, _asked = True, False, 0
+
+    def __exit__(self, *error: object) -> None:
+        global _stoppable
+        _stoppable = False
+
+
+def stop_after_pass() -> bool:
+    """Passes are at work now; has a signal asked for an end after the one in flight?"""
+    global _in_pass
+    if _asked and not _in_pass:
+        raise KeyboardInterrupt
+    _in_pass = True
+    return bool(_asked)
+
+
+def stop_asked() -> int:
+    """The signal that asked a job to stop, 0 where none did or a second one came."""
+    return 0 if _came else _asked
+
+
+def in_pass() -> bool:
+    """Has the job made a pass?"""
+    return _in_pass
 
 
 class Deferred:
@@ -66,7 +101,13 @@ def hearing(program: Callable[[], object]) -> None:
 
 
 def _hear(number: int, frame: FrameType | None) -> None:
-    global _came
+    global _came, _asked
+    if _stoppable and not _asked and not _came:
+        _asked = number
+        if not _in_pass:
+            raise KeyboardInterrupt
+        _say(b"stopping after this pass; once more ends at once\n")
+        return
     first, _came = not _came, _came or number
     sys.unraisablehook = lambda _: None  # in a finaliser the exception is only printed
     if _at_work and _deferred and first:
@@ -77,8 +118,8 @@ def _hear(number: int, frame: FrameType | None) -> None:
     os._exit(128 + number)  # nothing is open yet, or everything is closed
 
 
-def _say() -> None:
+def _say(what: bytes = b"interrupted\n") -> None:
     try:
-        os.write(2, b"interrupted\n")
+        os.write(2, what)
     except OSError:
         return  # nobody listens

@@ -2,72 +2,158 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import NoReturn
 
-from flexplan.cli.output import deliver, refuse_existing, refuse_unwritable
+from flexplan import signals
+from flexplan.cli.output import deliver, is_kept, refuse_existing, refuse_unwritable
 from flexplan.cli.progress import Progress
-from flexplan.errors import NoNumbers
+from flexplan.cli.results import Results, Target, opened
+from flexplan.errors import FlexplanError, RequestsFailed, Stopped
 from flexplan.hardware import Hardware
-from flexplan.job import BenchReport, DemoReport, RunReport, RunRequest, find_runtime
-from flexplan.problem import Prompt, new_tokens_of, read_prompts, refuse_greedy
-from flexplan.report.objects import completion_line, summary
+from flexplan.job import BenchReport, Completion, DemoReport, JobReport, RunRequest, find_runtime
+from flexplan.journal import errors_path, log_path, request_digest
+from flexplan.problem import BadLine, Prompt, new_tokens_of, read_prompts, refuse_greedy
+from flexplan.report.objects import bad_line, completion_line, failure_line, summary
 
 _LINE_BYTES = 90  # of an output line, beside the prompt and its answer
 
 
 # -- run ---------------------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class OutputFile:
-    """Where a job writes, what it reads, and whether what is there may be replaced."""
-
-    path: Path
-    inputs: tuple[str | None, ...] = ()
-    overwrite: bool = False
-
-    def refuse(self, prompts: Iterable[Prompt]) -> None:
-        """Raise what can be known before the work; an answer repeats its prompt."""
-        at_least_bytes = sum(len(prompt.content) + _LINE_BYTES for prompt in prompts)
-        refuse_unwritable(self.path, self.inputs, at_least_bytes)
-        if not self.overwrite:
-            refuse_existing(self.path)
-
-
 def run_to_file(
-    request: RunRequest, prompts: str | None, output: OutputFile, form: str = "auto", *, typed_tokens: bool = False
+    request: RunRequest, prompts: str | None, target: Target, form: str = "auto", *, typed_tokens: bool = False
 ) -> None:
-    """Read the prompts, run them and write one JSON line each."""
-    given = None if prompts is None else read_prompts(prompts, form)
+    """Read the prompts, run them and write one JSON line each, the moment it has ended."""
+    target.refuse_contradictions()
+    bad: list[BadLine] = []
+    given = None if prompts is None else read_prompts(prompts, form, None if request.strict else bad)
     if request.do_sample:
         refuse_greedy(given or ())
-    output.refuse(given or ())
+    _refuse_output(target, given or ())
+    if bad and not given:
+        raise bad[0].error
     if given == ():
-        print("there are no prompts", file=sys.stderr)
-        deliver(output.path, "")
+        _write_nothing(target)
         return
     new_tokens = new_tokens_of(given or (), request.max_new_tokens, "--max-new-tokens" if typed_tokens else "")
-    request = replace(request, prompts=given or (), max_new_tokens=new_tokens)
-    with Progress() as progress:
-        report = find_runtime().run(request, progress)
-    lines = "".join(completion_line(c) for c in report.completions)
-    deliver(output.path, lines, (request.offload_dir,))
-    print(summary(report), file=sys.stderr)
-    _refuse_broken(report)
+    places = _places(given or (), bad)
+    request = replace(request, prompts=given or (), max_new_tokens=new_tokens, places=places)
+    digests = None if given is None else _digests(request, bad)
+    with opened(target, digests, (request.offload_dir,)) as results:
+        job = _Job(results, bad)
+        report = _run(replace(request, skip=results.done), job)
+    _say_end(report, job, target, len(places) + len(bad) or report.num_prompts)
 
 
-def _refuse_broken(report: RunReport) -> None:
-    """Raise NoNumbers, the output being written, where a prompt could not be completed."""
-    broken = [c for c in report.completions if c.finish_reason == "error"]
-    if broken:
-        names = ", ".join(repr(c.id)[:60] for c in broken[:10]) + (", ..." if len(broken) > 10 else "")
-        raise NoNumbers(
-            "FP1102",
-            f"the logits of {len(broken)} of {len(report.completions)} prompts became NaN or infinite in "
-            f"{report.dtype}: id {names}; in the output their finish_reason is error, all others are whole",
-            fix="give --dtype bfloat16 or float32, or look for damaged weights",
-        )
+def _refuse_output(target: Target, prompts: Iterable[Prompt]) -> None:
+    """Raise what can be known before the work; an answer repeats its prompt."""
+    at_least_bytes = 0 if target.resume else sum(len(prompt.content) + _LINE_BYTES for prompt in prompts)
+    refuse_unwritable(target.path, target.inputs, at_least_bytes)
+    if is_kept(target.path):
+        for beside in (errors_path(target.path.resolve()), log_path(target.path.resolve())):
+            refuse_unwritable(beside, target.inputs)
+
+
+def _write_nothing(target: Target) -> None:
+    if target.resume:
+        with opened(target, {}):  # or a finished one is gone
+            pass
+    elif not target.overwrite:
+        refuse_existing(target.path)
+    print("there are no prompts", file=sys.stderr)
+    if not target.resume or not target.path.exists():
+        deliver(target.path, "")
+
+
+def _places(prompts: Sequence[Prompt], bad: Sequence[BadLine]) -> tuple[int, ...]:
+    """Of each prompt among all lines."""
+    taken = {line.place for line in bad}
+    return tuple(n for n in range(len(prompts) + len(bad)) if n not in taken)
+
+
+def _digests(request: RunRequest, bad: Sequence[BadLine]) -> dict[int, str]:
+    """What each request asks for, by its place."""
+    found = {line.place: request_digest(["bad", line.text]) for line in bad}
+    for place, prompt in zip(request.places, request.prompts, strict=True):
+        found[place] = request_digest([prompt.id, prompt.content, prompt.max_new_tokens, prompt.greedy])
+    return found
+
+
+def _run(request: RunRequest, job: _Job) -> JobReport:
+    """Until all is done, or a first signal says to stop."""
+    with job, signals.Stoppable() if job.results.resumable else nullcontext():
+        try:
+            report = find_runtime().run(request, job)
+        except BaseException:
+            if signals.stop_asked() and not signals.in_pass():  # a signal while weights were loaded
+                raise _stopped() from None
+            raise
+        job.results.end()
+        return report
+
+
+class _Job(Progress):
+    """Listens to a runtime: progress to people, requests to the results."""
+
+    def __init__(self, results: Results, bad: Sequence[BadLine]) -> None:
+        super().__init__()
+        self.results = results
+        self.bad = bad
+        self.failures: list[str] = []
+
+    def begin(self, settings: Mapping[str, str]) -> None:
+        self.results.begin(settings)
+        done = self.results.done
+        for line in self.bad:
+            if line.place not in done:
+                self._fail(line.place, f"line {line.line}", bad_line(line))
+
+    def tokens(self, done: int, total: int) -> None:
+        super().tokens(done, total)
+        self.results.tick()
+
+    def ended(self, place: int, completion: Completion) -> None:
+        self.results.finish(place, completion_line(completion))
+
+    def failed(self, place: int, completion: Completion, error: FlexplanError) -> None:
+        self._fail(place, f"id {completion.id!r}", failure_line(completion, error))
+
+    def stopping(self) -> bool:
+        return signals.stop_after_pass()
+
+    def _fail(self, place: int, name: str, line: str) -> None:
+        self.results.fail(place, line)
+        self.failures.append(name[:60])
+
+
+def _stopped(state: str = "") -> Stopped:
+    name = signal.Signals(signals.stop_asked() or signal.SIGINT).name
+    return Stopped("FP1301", f"stopped by {name}", fix="go on with --resume", state=state)
+
+
+def _say_end(report: JobReport, job: _Job, target: Target, total: int) -> None:
+    """The summary; raises Stopped or RequestsFailed, the results being written."""
+    if report.num_prompts:
+        print(summary(report), file=sys.stderr)
+    if report.num_left:
+        raise _stopped(f"{report.num_left:,} requests are left, all others are kept in {target.path}")
+    if job.results.num_failed:
+        _refuse_failed(job, target, total)
+
+
+def _refuse_failed(job: _Job, target: Target, total: int) -> NoReturn:
+    count, new = job.results.num_failed, job.failures
+    which = ", ".join(new[:10]) + (", ..." if len(new) > 10 else "") if new else "all of them in earlier runs"
+    kept = errors_path(target.path.resolve()) if job.results.resumable else target.path
+    raise RequestsFailed(
+        "FP1401",
+        f"{count:,} of {total:,} prompts could not be completed: {which}; {kept} says why, all others are whole",
+        fix="correct them, and go on with --resume (--retry-failed for those that are as they were)",
+    )
 
 
 # -- bench and demo ----------------------------------------------------------------------------------------------

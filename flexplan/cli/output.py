@@ -48,7 +48,19 @@ def refuse_existing(path: Path) -> None:
     """Raise UsageError where something is in the file already."""
     if _descriptor(path) is None and _old_bytes(path):
         message = f"output {path} exists, with {format_size(_old_bytes(path))} in it"
-        raise UsageError("FP170", message, fix="give --overwrite to replace it, or choose another path")
+        fix = "give --resume to go on with that job, --overwrite to replace it, or choose another path"
+        raise UsageError("FP170", message, fix=fix)
+
+
+def is_kept(path: Path) -> bool:
+    """Is this a file, there or yet to be made, not a stream or a device?"""
+    return _descriptor(path) is None and not _is_special(_resolved(path))
+
+
+def say_replaced(path: Path) -> None:
+    """Say that what is in a file is being replaced."""
+    if _old_bytes(path):
+        print(visible(f"{path} was there, {format_size(_old_bytes(path))}, and is replaced"), file=sys.stderr)
 
 
 def _refuse_closed(path: Path, number: int) -> None:
@@ -122,7 +134,7 @@ def deliver(path: Path, text: str, places: Iterable[Path] = ()) -> None:
     try:
         write_text(path, text)
     except StorageError as error:
-        kept = _rescue(path, text, places)
+        kept = rescue(path, text, places)
         if kept is None:
             raise
         message = f"{error.message}; what was computed is kept in {kept}"
@@ -174,7 +186,7 @@ def _opened(special: Path) -> int:
             time.sleep(0.05)
 
 
-def _rescue(path: Path, text: str, places: Iterable[Path]) -> Path | None:
+def rescue(path: Path, text: str, places: Iterable[Path]) -> Path | None:
     """A file of the user's own beside the output, in one of the places, in the state directory or in the temporary."""
     beside = () if _descriptor(path) is not None or _is_special(path) else (path.parent,)
     for place in (*beside, *places, _state_directory(), Path(tempfile.gettempdir())):

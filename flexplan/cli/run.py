@@ -45,9 +45,14 @@ def run(
     dummy: opt.Dummy = False,
     prompt_len: Annotated[int | None, typer.Option(help="Tokens of a random prompt. [the plan's]")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in OUT.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the job in OUT, or begin it.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="With --resume: failed requests, too.")] = False,
+    ordered: Annotated[bool, typer.Option("--ordered", help="Put OUT in the order of IN at the end.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="A bad request ends the job before it begins.")] = False,
 ) -> None:
     """Complete every prompt."""
-    from flexplan.cli.launch import OutputFile, run_to_file
+    from flexplan.cli.launch import run_to_file
+    from flexplan.cli.results import Target
     from flexplan.job import budget_bytes, refuse_idle_format, refuse_idle_sampling, request_of
     from flexplan.plan import load_policy
 
@@ -71,10 +76,11 @@ def run(
         stop_at_end_token=not ignore_eos,
         dummy=dummy,
         dummy_prompt_len=prompt_len,
+        strict=strict,
         **{key: value for key, value in drawing.items() if value is not None},
     )
-    file = OutputFile(output, (policy, prompts, request.model), overwrite)
-    run_to_file(request, prompts, file, form or "auto", typed_tokens=max_new_tokens is not None)
+    target = Target(output, (policy, prompts, request.model), overwrite, resume, retry_failed, ordered)
+    run_to_file(request, prompts, target, form or "auto", typed_tokens=max_new_tokens is not None)
 
 
 def bench(

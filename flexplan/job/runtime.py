@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from flexplan.errors import PluginError, UsageError
+from flexplan.errors import FlexplanError, PluginError, UsageError
 from flexplan.graph import Timeline
 from flexplan.hardware import Hardware
 from flexplan.plan import Plan
@@ -31,6 +31,22 @@ class Listener(Protocol):
         """So many tokens of all that may come."""
 
 
+class JobListener(Listener, Protocol):
+    """Is told of each request the moment it has ended; ``place`` is its place in the input, counted from 0."""
+
+    def begin(self, settings: Mapping[str, str]) -> None:
+        """All that can be refused is found right; weights are loaded next.  ``settings`` is what answers depend on."""
+
+    def ended(self, place: int, completion: Completion) -> None:
+        """A request is completed."""
+
+    def failed(self, place: int, completion: Completion, error: FlexplanError) -> None:
+        """A request cannot be completed; ``completion`` has the tokens that came before."""
+
+    def stopping(self) -> bool:
+        """Asked after each pass: shall the job end?"""
+
+
 @dataclass(frozen=True)
 class RunRequest:
     """One job; sizes are bytes, None is no limit."""
@@ -38,6 +54,9 @@ class RunRequest:
     policy: Policy | Plan
     model: str
     prompts: tuple[Prompt, ...] = ()
+    places: tuple[int, ...] = ()  # of each prompt in the input; none given: 0, 1, 2 and so on
+    skip: frozenset[int] = frozenset()  # places of what an earlier run has done
+    strict: bool = False  # a prompt that cannot be run ends the job before it begins
     budgets: Mapping[str, int | None] = field(default_factory=dict)
     offload_dir: Path = Path("offload")
     device: str | None = None
@@ -88,6 +107,18 @@ class RunReport:
 
 
 @dataclass(frozen=True)
+class JobReport:
+    """What a job took, whose requests went to its listener as they ended: counts, seconds, bytes at their highest."""
+
+    num_prompts: int
+    num_tokens: int
+    num_left: int  # not ended, as the job was asked to stop
+    load_s: float
+    run_s: float
+    peak_bytes: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class BenchReport:
     """One block, predicted and measured; ``plan`` is for the very lengths that ran."""
 
@@ -128,8 +159,8 @@ Say = Callable[[str], None]
 class Runtime(Protocol):
     """Executes plans on this machine."""
 
-    def run(self, request: RunRequest, listener: Listener) -> RunReport:
-        """Every prompt's completion, in the order of the prompts."""
+    def run(self, request: RunRequest, listener: JobListener) -> JobReport:
+        """Every prompt's completion to the listener, the moment it has ended."""
 
     def bench(self, request: RunRequest, hardware: Hardware | None, listener: Listener) -> BenchReport:
         """One block, against what the simulator says of it; ``hardware`` None is what the plan was made for."""

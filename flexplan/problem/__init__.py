@@ -11,13 +11,14 @@ tokenizer_file  A tokenizer's file looked at before it is believed, and its work
 from flexplan.problem.objective import Objective
 from flexplan.problem.problem import Problem, Workload
 from flexplan.problem.prompt_lengths import lengths, prompts_to_plan_for
-from flexplan.problem.prompts import Prompt, new_tokens_of, read_prompts, refuse_greedy
+from flexplan.problem.prompts import BadLine, Prompt, new_tokens_of, read_prompts, refuse_greedy
 from flexplan.problem.ragged import Lens, envelope, padded_mean, representatives, typical_lens
 from flexplan.problem.tokenizer_file import FILE, LOAD_PATIENCE_S, bounded, chunks, growth_of, lines_of, swollen
 
 __all__ = [
     "FILE",
     "LOAD_PATIENCE_S",
+    "BadLine",
     "Lens",
     "Objective",
     "Problem",

@@ -10,7 +10,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -53,10 +53,21 @@ class Prompt:
     greedy: bool = field(default=False, repr=False)
 
 
-def read_prompts(source: str | Path, form: str = "auto") -> tuple[Prompt, ...]:
+@dataclass(frozen=True, slots=True)
+class BadLine:
+    """A line that is no request: its place among the requests, counted from 0, and what is wrong with it."""
+
+    place: int
+    line: int
+    text: str
+    error: PromptError
+
+
+def read_prompts(source: str | Path, form: str = "auto", bad: list[BadLine] | None = None) -> tuple[Prompt, ...]:
     """All prompts of a file, ``-`` is standard input; a PromptError names the line that is wrong.
 
-    ``form`` is one of ``FORMATS``; auto goes by the file's ending, else by its first line.
+    ``form`` is one of ``FORMATS``; auto goes by the file's ending, else by its first line.  Where ``bad`` is given,
+    lines that are no request are left out and put there; it tells the places of all others, too.
     """
     if form not in FORMATS:
         raise UsageError("FP172", f"--format {form!r}", fix=f"the formats are {', '.join(FORMATS)}")
@@ -66,7 +77,7 @@ def read_prompts(source: str | Path, form: str = "auto") -> tuple[Prompt, ...]:
         raise PromptError("FP316", message, fix="write JSON Lines, or say --format text if each line is a prompt")
     try:
         with _opened(source) as file:
-            return _parsed(file, suffix, form)
+            return _parsed(file, suffix, form, bad)
     except (OSError, ValueError) as error:
         message = f"prompts {source} cannot be read: {getattr(error, 'strerror', None) or error}"
         raise PromptError("FP310", message, fix="give a text or JSONL file, or - for standard input") from None
@@ -114,7 +125,7 @@ def _opened(source: str | Path) -> AbstractContextManager[BinaryIO]:
     return open(str(source), "rb", opener=regular)
 
 
-def _parsed(file: BinaryIO, suffix: str, form: str) -> tuple[Prompt, ...]:
+def _parsed(file: BinaryIO, suffix: str, form: str, bad: list[BadLine] | None = None) -> tuple[Prompt, ...]:
     lines = _lines(file)
     first = next(lines, None)
     if first is None:
@@ -125,11 +136,24 @@ def _parsed(file: BinaryIO, suffix: str, form: str) -> tuple[Prompt, ...]:
     if is_text or not (as_json or _opens_array(first[1])):
         prompts = [Prompt(n, text, line) for n, (line, text) in enumerate(every)]
     elif _opens_array(first[1]):
-        prompts = [_of_json(found, line, n, form) for n, (line, found) in enumerate(_array(every))]
+        prompts = list(_made(_array(every), lambda found, line, n: _of_json(found, line, n, form), bad))
     else:
-        prompts = [_of_json(_loaded(text, line), line, n, form) for n, (line, text) in enumerate(every)]
+        prompts = list(_made(every, lambda text, line, n: _of_json(_loaded(text, line), line, n, form), bad))
     _refuse_twins(prompts)
     return tuple(prompts)
+
+
+def _made(
+    lines: Iterable[tuple[int, Any]], make: Callable[[Any, int, int], Prompt], bad: list[BadLine] | None
+) -> Iterator[Prompt]:
+    """A prompt a line; what is none goes to ``bad`` where there is such a list."""
+    for n, (line, found) in enumerate(lines):
+        try:
+            yield make(found, line, n)
+        except PromptError as error:
+            if bad is None:
+                raise
+            bad.append(BadLine(n, line, found if isinstance(found, str) else json.dumps(found), error))
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, str]]:

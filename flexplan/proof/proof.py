@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from math import inf
 from typing import NoReturn
 
 from flexplan.errors import GraphError
@@ -146,7 +145,7 @@ class Proof:
         if task.lane != lane:
             self._fail("FP824", f"is on lane {task.lane!r:.40}, must be on {lane}")
         num_layers, num_batches = len(self.placement.layers), len(self.placement.block.batches)
-        places = (task.i, sweep.i + 1), (task.j, num_layers), (task.k, num_batches), (task.part, inf)
+        places = (task.i, sweep.i + 1), (task.j, num_layers), (task.k, num_batches), (task.part, _MOST_INDEX)
         if task.i != sweep.i or not all(type(n) is int and 0 <= n < end for n, end in places):
             self._fail("FP825", f"is not at a place of sweep i={sweep.i} of {num_layers} layers x {num_batches}")
         if not _countable(task.work):

@@ -4,16 +4,45 @@ from __future__ import annotations
 
 from typing import Any
 
-from flexplan.files import json_line
+from flexplan.errors import FlexplanError
+from flexplan.files import json_line, parse_json
 from flexplan.graph import Timeline
-from flexplan.job import BenchReport, Completion, DemoReport, RunReport
+from flexplan.job import BenchReport, Completion, DemoReport, JobReport
+from flexplan.problem import BadLine
 from flexplan.report.tables import per_second
 from flexplan.units import format_duration, format_size
 
 
 def completion_line(completion: Completion) -> str:
     """One line of the output."""
-    found = {
+    return json_line(_completion(completion)) + "\n"
+
+
+def failure_line(completion: Completion, error: FlexplanError) -> str:
+    """The line of a request that could not be completed, and why."""
+    why = {"code": error.code, "message": error.message, "fix": error.fix}
+    return json_line(_completion(completion) | {"error": why}) + "\n"
+
+
+def bad_line(bad: BadLine) -> str:
+    """The same of a line that is no request."""
+    why = {"code": bad.error.code, "message": bad.error.message, "fix": bad.error.fix}
+    found = {"id": _id_of(bad), "line": bad.line, "finish_reason": "error", "error": why}
+    return json_line(found) + "\n"
+
+
+def _id_of(bad: BadLine) -> str | int:
+    """What the line calls itself, where that can be read; else its place."""
+    try:
+        found = parse_json(bad.text)
+    except ValueError:
+        return bad.place
+    given = (found.get(key) for key in ("id", "custom_id")) if isinstance(found, dict) else ()
+    return next((one for one in given if isinstance(one, str | int)), bad.place)
+
+
+def _completion(completion: Completion) -> dict[str, Any]:
+    return {
         "id": completion.id,
         "prompt": completion.prompt,
         "text": completion.text,
@@ -21,15 +50,14 @@ def completion_line(completion: Completion) -> str:
         "finish_reason": completion.finish_reason,
         "num_prompt_tokens": completion.num_prompt_tokens,
     }
-    return json_line(found) + "\n"
 
 
-def summary(report: RunReport) -> str:
+def summary(report: JobReport) -> str:
     """What a job was, in two lines."""
     rate = per_second(report.num_tokens, report.run_s)
     peaks = ", ".join(f"{tier} {format_size(nbytes)}" for tier, nbytes in report.peak_bytes.items())
     return (
-        f"{len(report.completions):,} prompts, {report.num_tokens:,} new tokens in {format_duration(report.run_s)} "
+        f"{report.num_prompts:,} prompts, {report.num_tokens:,} new tokens in {format_duration(report.run_s)} "
         f"({rate:.2f} tokens/s), weights loaded in {format_duration(report.load_s)}\nmemory at its highest: {peaks}"
     )
 

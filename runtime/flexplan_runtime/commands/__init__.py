@@ -3,6 +3,8 @@
 demo     `flexplan demo`.
 entry    The runtime `torch` as the command line sees it.
 examine  What this runtime finds on a machine, for `flexplan doctor`: devices and compilers.
+identity What the answers of a job depend on, in short.
+job      A job: each completion to its listener as it ends.
 prepare  A request made ready: all that can be refused is refused here.
 run      A request that was found right, run: its prompts completed, or one block measured.
 """

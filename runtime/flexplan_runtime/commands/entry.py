@@ -5,18 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from flexplan.hardware import Hardware
-from flexplan.job import BenchReport, DemoReport, Finding, Listener, RunReport, RunRequest, Say
+from flexplan.job import BenchReport, DemoReport, Finding, JobListener, JobReport, Listener, RunRequest, Say
 from flexplan.plan import Plan
+from flexplan_runtime.commands.job import run_job
 from flexplan_runtime.commands.prepare import make_ready
-from flexplan_runtime.commands.run import bench_ready, run_ready
+from flexplan_runtime.commands.run import bench_ready
 
 
 class TorchRuntime:
     """Runs, benchmarks and measures with torch."""
 
-    def run(self, request: RunRequest, listener: Listener) -> RunReport:
-        """Every prompt's completion, in the order of the prompts."""
-        return run_ready(make_ready(request), listener)
+    def run(self, request: RunRequest, listener: JobListener) -> JobReport:
+        """Every prompt's completion to the listener, the moment it has ended."""
+        return run_job(make_ready(request), listener)
 
     def bench(self, request: RunRequest, hardware: Hardware | None, listener: Listener) -> BenchReport:
         """One block, against what the simulator says of it on ``hardware``, else on the plan's."""

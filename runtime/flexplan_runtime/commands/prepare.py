@@ -6,11 +6,12 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from flexplan.apart import schedule_of
-from flexplan.errors import InfeasiblePlan, ModelFilesError, PolicyError, UsageError
+from flexplan.errors import InfeasiblePlan, ModelFilesError, PolicyError, PromptError, UsageError
 from flexplan.hardware import Hardware, hardware_from
 from flexplan.job import RunRequest
 from flexplan.model import ModelConstants, ModelShape, directory_of
@@ -20,7 +21,7 @@ from flexplan.problem import Problem, Prompt, Workload
 from flexplan.simulation import peak_bytes
 from flexplan.units import format_size
 from flexplan_runtime.execute import ExecutionEnv, Sampling
-from flexplan_runtime.generate import Tokenizer, refuse_bad_prompts
+from flexplan_runtime.generate import Tokenizer, bad_prompts
 from flexplan_runtime.measure import fingerprint
 from flexplan_runtime.memory import Ledger, refuse_beyond, room
 from flexplan_runtime.weights import DUMMY, OpenedModel, dtype_of, open_model, refuse_other_model, resolve_model
@@ -43,6 +44,8 @@ class Ready:
     prompts: tuple[Prompt, ...]
     ids: list[list[int]]
     env: ExecutionEnv
+    places: tuple[int, ...]  # of each prompt in the input
+    refused: tuple[tuple[int, Prompt, PromptError], ...] = ()  # prompts that cannot be run, by their places
 
     @property
     def shape(self) -> ModelShape:
@@ -66,7 +69,10 @@ class Ready:
 
 
 def make_ready(request: RunRequest) -> Ready:
-    """Check a request: command line and policy, then model files, then prompts against the model, then budgets."""
+    """Check a request: command line and policy, then model files, then prompts against the model, then budgets.
+
+    Prompts that cannot be run are put aside, unless that leaves none or the request is strict.
+    """
     plan = request.policy if isinstance(request.policy, Plan) else None
     policy = plan.policy if plan else request.policy
     assert isinstance(policy, Policy)
@@ -81,13 +87,48 @@ def make_ready(request: RunRequest) -> Ready:
     dtype = dtype_of(request.dtype, opened.math)
     shape = opened.shape.with_dtype(dtype.itemsize)
     tokenizer = Tokenizer(directory)
-    prompts = request.prompts or random_prompts(request, policy, shape)
-    ids = tokenizer.encode(prompts)
-    refuse_bad_prompts(ids, request.max_new_tokens, shape, [f"line {prompt.line}: the prompt" for prompt in prompts])
     schedule = plan.schedule if plan else "zigzag"
-    ready = Ready(request, policy, schedule, sampling, weights, opened, dtype, tokenizer, tuple(prompts), ids, env)
-    _refuse_over_budget(ready)
+    taken = _take_prompts(request, request.prompts or random_prompts(request, policy, shape), tokenizer, shape)
+    ready = Ready(
+        request,
+        policy,
+        schedule,
+        sampling,
+        weights,
+        opened,
+        dtype,
+        tokenizer,
+        taken.prompts,
+        taken.ids,
+        env,
+        taken.places,
+        taken.refused,
+    )
+    if ready.ids:
+        _refuse_over_budget(ready)
     return ready
+
+
+class Taken(NamedTuple):
+    """The prompts that are to be run, and those that cannot be."""
+
+    prompts: tuple[Prompt, ...]
+    ids: list[list[int]]
+    places: tuple[int, ...]
+    refused: tuple[tuple[int, Prompt, PromptError], ...]
+
+
+def _take_prompts(request: RunRequest, prompts: tuple[Prompt, ...], tokenizer: Tokenizer, shape: ModelShape) -> Taken:
+    places = request.places or tuple(range(len(prompts)))
+    left = [(place, prompt) for place, prompt in zip(places, prompts, strict=True) if place not in request.skip]
+    ids = tokenizer.encode([prompt for _, prompt in left])
+    names = [f"line {prompt.line}: the prompt" for _, prompt in left]
+    bad = dict(bad_prompts(ids, request.max_new_tokens, shape, names))
+    if bad and (request.strict or len(bad) == len(prompts)):
+        raise next(iter(bad.values()))
+    good = [n for n in range(len(left)) if n not in bad]
+    refused = tuple((*left[n], error) for n, error in bad.items())
+    return Taken(tuple(left[n][1] for n in good), [ids[n] for n in good], tuple(left[n][0] for n in good), refused)
 
 
 def _sampling(request: RunRequest, math: ModelConstants) -> Sampling:

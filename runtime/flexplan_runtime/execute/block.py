@@ -99,9 +99,14 @@ class BlockState:
 
 
 def batch_states(
-    placement: Placement, prompts: Sequence[Sequence[int]], first_row: int, device: torch.device, *, causal: bool = True
+    placement: Placement,
+    prompts: Sequence[Sequence[int]],
+    numbers: Sequence[int],
+    device: torch.device,
+    *,
+    causal: bool = True,
 ) -> list[BatchState]:
-    """The rows of every micro-batch; padding is on the left."""
+    """The rows of every micro-batch; padding is on the left.  ``numbers`` are their places in the caller's input."""
     states = []
     for batch in placement.block.batches:
         pads = torch.tensor([batch.prompt_len - len(prompts[row]) for row in batch.rows])
@@ -109,7 +114,7 @@ def batch_states(
         on_device = pads.to(device)
         states.append(
             BatchState(
-                rows=tuple(first_row + row for row in batch.rows),
+                rows=tuple(numbers[row] for row in batch.rows),
                 pads=on_device,
                 grain_pads=grain_pads.to(device, torch.int32),
                 host_grain_pads=grain_pads,

@@ -51,6 +51,7 @@ class BlockRun:
         self.stops = frozenset(state.stop_ids.tolist())
         self.tokens: list[list[int]] = [[] for _ in plan.prompts]
         self.broken: dict[int, int] = {}  # for a row whose logits became no numbers, how many tokens it has
+        self._fresh: list[int] = []  # rows that have ended, and nobody was told
 
     @property
     def stuck(self) -> bool:
@@ -72,6 +73,21 @@ class BlockRun:
 
     def _stopped(self, row: int) -> bool:
         return row in self.broken or (bool(self.tokens[row]) and self.tokens[row][-1] in self.stops)
+
+    def fresh(self) -> list[int]:
+        """The rows that have ended since this was asked last, in the order of the input."""
+        rows, self._fresh = sorted(self._fresh), []
+        return rows
+
+    def finish_reason(self, row: int) -> str:
+        """Why a row has ended: ``"error"`` is logits that are no numbers."""
+        if row in self.broken:
+            return "error"
+        return "stop" if self.tokens[row][-1] in self.stops else "length"
+
+    def _ended(self, row: int) -> bool:
+        """Will it get no more tokens?"""
+        return self._stopped(row) or len(self.tokens[row]) >= self.plan.placement.block.gen_len
 
     def _fill_prompt(self, k: int) -> None:
         """The prompts of a micro-batch, padded on the left."""
@@ -95,9 +111,11 @@ class BlockRun:
         size = batch.num_rows * ID_BYTES
         chosen = self.memory.bytes_of(Access("outputs", k, i * size, (i + 1) * size)).view(torch.int64)
         for row, token in zip(batch.rows, chosen.tolist(), strict=True):
-            if self._stopped(row):
+            if self._ended(row):
                 continue
             if token == NO_TOKEN:
                 self.broken[row] = len(self.tokens[row])
             else:
                 self.tokens[row].append(token)
+            if self._ended(row):
+                self._fresh.append(row)

@@ -77,6 +77,7 @@ class Executor:
     def begin(self, sweep: Sweep) -> Iterator[Node]:
         """The tasks of the next sweep, with their edges; each is to be submitted."""
         self.flying.append(Flying(sweep, []))
+        self.state.last_end = time.perf_counter()  # a caller may take its time between two passes
         return self.tracker.nodes(sweep)
 
     def submit(self, node: Node) -> None:

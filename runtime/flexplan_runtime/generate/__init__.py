@@ -9,14 +9,16 @@ tokenizer  Text to token ids and back.
 """
 
 from flexplan_runtime.generate.lm import OffloadedLM
-from flexplan_runtime.generate.loop import Generation
-from flexplan_runtime.generate.prompts import refuse_bad_prompts, refuse_broken
+from flexplan_runtime.generate.loop import Done, Generation
+from flexplan_runtime.generate.prompts import bad_prompts, refuse_bad_prompts, refuse_broken
 from flexplan_runtime.generate.tokenizer import Tokenizer
 
 __all__ = [
+    "Done",
     "Generation",
     "OffloadedLM",
     "Tokenizer",
+    "bad_prompts",
     "refuse_bad_prompts",
     "refuse_broken",
 ]

@@ -43,6 +43,12 @@ class Asked:
     stops: Ids
     pad_id: int
     trace: bool = False
+    numbers: Sequence[int] = ()  # of each prompt, its place in the caller's input; none: as they come
+
+    def numbers_of(self, plan: BlockPlan) -> Sequence[int]:
+        """Those of a block's rows."""
+        rows = range(plan.first_row, plan.first_row + len(plan.prompts))
+        return self.numbers[rows.start : rows.stop] if self.numbers else rows
 
 
 class BlockPlanner:
@@ -161,7 +167,7 @@ class BlockRoom:
 
     def _batches(self, plan: BlockPlan, asked: Asked) -> list[BatchState]:
         causal = self.model.math.causal
-        batches = batch_states(plan.placement, plan.prompts, plan.first_row, self.env.device, causal=causal)
+        batches = batch_states(plan.placement, plan.prompts, asked.numbers_of(plan), self.env.device, causal=causal)
         for k, batch in enumerate(batches):
             batch.penalties = self._penalties(plan, k, asked.stops)
         return batches

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +21,7 @@ from flexplan.policy import Policy
 from flexplan.schedule import Schedule
 from flexplan_runtime.execute import BlockPlan, BlockRun, ExecutionEnv, Given, Report, Sampling, forget_frames
 from flexplan_runtime.generate.blocks import Asked, BlockPlanner, BlockRoom
-from flexplan_runtime.generate.loop import Generation, joined, run_blocks
+from flexplan_runtime.generate.loop import Done, Generation, Stopping, joined, run_blocks
 from flexplan_runtime.generate.placed import PlacedModel
 from flexplan_runtime.generate.prompts import (
     Stop,
@@ -137,6 +138,48 @@ class OffloadedLM:
             raise UsageError("FP148", "trace=True in an environment with timed=False", fix="leave one of them out")
         refuse_bad_prompts(prompts, max_new_tokens, self.shape)
         asked = Asked(sampling or Sampling(), tuple(stops), self._pad_id(None, stops), trace)
+        return joined(self._run(prompts, max_new_tokens, given, asked, progress))
+
+    def stream(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int = 32,
+        *,
+        sampling: Sampling | None = None,
+        stops: Sequence[int] = (),
+        numbers: Sequence[int] = (),
+        progress: Progress | None = None,
+        stopping: Stopping = lambda: False,
+    ) -> Generator[Done]:
+        """Each prompt the moment it has ended, in the order in which they end: ``for done in lm.stream(prompts)``.
+
+        ``numbers``: the prompts' places in a longer input that they are part of; draws depend on them, and `Done.index`
+        is one of them.  ``stopping`` is asked after each pass: once it is true the pass in flight is finished, and
+        prompts that have not ended are left out.  Until the iterator is used up or closed it has the environment's
+        turn: other threads' calls wait, and one from inside its loop is refused.  Passes go on only while it is asked.
+        Raises what `complete` raises, prompts that are refused at once.
+        """
+        refuse_bad_prompts(prompts, max_new_tokens, self.shape)
+        asked = Asked(sampling or Sampling(), tuple(stops), self._pad_id(None, stops), numbers=numbers)
+        return self._stream(self._run(prompts, max_new_tokens, None, asked, progress, stopping), numbers)
+
+    @staticmethod
+    def _stream(run: Generator[Done | Timeline], numbers: Sequence[int]) -> Generator[Done]:
+        with closing(run):
+            for one in run:
+                if isinstance(one, Done):
+                    yield replace(one, index=numbers[one.index]) if numbers else one
+
+    def _run(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        given: Sequence[Given] | None,
+        asked: Asked,
+        progress: Progress | None,
+        stopping: Stopping = lambda: False,
+    ) -> Generator[Done | Timeline]:
+        """Block after block, in this call's turn."""
         total = len(prompts) * max_new_tokens
         plans = partial(self._planner.plans, prompts, max_new_tokens, given)
 
@@ -145,10 +188,10 @@ class OffloadedLM:
 
         with self._turn(), graph_blame_of(self.schedule):
             self._room.make_for(plans())
-            done = joined(run_blocks(plans(), begin))  # planned once more: all plans of a long call would fill memory
-        if done.timelines:
-            self.timeline = done.timelines[-1]
-        return done
+            for one in run_blocks(plans(), begin, stopping):  # planned once more: all of a long call would fill memory
+                if isinstance(one, Timeline):
+                    self.timeline = one
+                yield one
 
     def close(self) -> None:
         """Give all memory and disk space back, after a call of another thread that is under way."""

@@ -10,6 +10,19 @@ from flexplan.graph import Timeline
 from flexplan_runtime.execute import BlockPlan, BlockRun
 
 Begin = Callable[[BlockPlan], AbstractContextManager[BlockRun]]
+Stopping = Callable[[], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A prompt that has ended: its place in the input, and its new tokens up to and with its stop token.
+
+    ``finish_reason`` is ``"stop"``, ``"length"``, or ``"error"`` where the next logits were NaN or infinite.
+    """
+
+    index: int
+    token_ids: tuple[int, ...]
+    finish_reason: str
 
 
 @dataclass(frozen=True)
@@ -25,35 +38,47 @@ class Generation:
     broken: Mapping[int, int] = field(default_factory=dict)
 
 
-def run_blocks(plans: Iterable[BlockPlan], begin: Begin) -> Iterator[Generation]:
-    """The new tokens of block after block, each when it is done.
+def run_blocks(
+    plans: Iterable[BlockPlan], begin: Begin, stopping: Stopping = lambda: False
+) -> Iterator[Done | Timeline]:
+    """Each prompt when it has ended, and the timeline of each block behind its last prompt.
 
     Two sweeps are in flight: one is in the lanes already when the tokens of the one before it are taken.  To drain the
-    lanes would cost every pass more than the one pass at the end that turns out not to be wanted.
+    lanes would cost every pass more than the one pass at the end that turns out not to be wanted.  Once ``stopping``
+    says so no pass begins: what is in flight is finished, and prompts that have not ended by then are left out.
     """
     for plan in plans:  # prompts that share every pass over the weights
+        if stopping():
+            return
         with begin(plan) as block:  # memory, prompts in their places, a thread a lane
             for sweep in plan.graph.sweeps(block.finished):  # a token for each row that has not stopped
                 for node in block.lanes.begin(sweep):  # a task, and the tasks that it waits for
                     block.lanes.submit(node)
                 block.take(block.lanes.landed())
+                yield from _done(block)
+                if stopping():
+                    break
             block.take(block.lanes.rest(block.finished))
-        yield _generation(block)
+            yield from _done(block)
+        yield block.lanes.timeline
         del block  # the next one may need its memory
 
 
-def _generation(block: BlockRun) -> Generation:
-    """With rows counted as the caller counts them."""
-    first = block.plan.first_row
-    return Generation(block.tokens, [block.lanes.timeline], {first + row: n for row, n in block.broken.items()})
+def _done(block: BlockRun) -> Iterator[Done]:
+    """The prompts that have just ended, counted as the caller counts them."""
+    for row in block.fresh():
+        yield Done(block.plan.first_row + row, tuple(block.tokens[row]), block.finish_reason(row))
 
 
-def joined(blocks: Iterable[Generation]) -> Generation:
-    """Block after block."""
-    broken: dict[int, int] = {}
-    whole = Generation([], [], broken)
-    for block in blocks:
-        whole.tokens.extend(block.tokens)
-        whole.timelines.extend(block.timelines)
-        broken.update(block.broken)
-    return whole
+def joined(run: Iterable[Done | Timeline]) -> Generation:
+    """A whole run, in the order of its prompts."""
+    found: dict[int, Done] = {}
+    timelines: list[Timeline] = []
+    for one in run:
+        if isinstance(one, Done):
+            found[one.index] = one
+        else:
+            timelines.append(one)
+    tokens = [list(found[index].token_ids) for index in range(len(found))]
+    broken = {n: len(found[n].token_ids) for n in range(len(found)) if found[n].finish_reason == "error"}
+    return Generation(tokens, timelines, broken)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -59,23 +59,27 @@ def refuse_bad_prompts(
     """
     if max_new_tokens < 1:
         raise PromptError("FP302", f"max_new_tokens {max_new_tokens} must be at least 1", fix="raise it")
+    for _, error in bad_prompts(prompts, max_new_tokens, shape, names):
+        raise error
+
+
+def bad_prompts(
+    prompts: Sequence[Sequence[int]], max_new_tokens: int, shape: ModelShape, names: Sequence[str] | None = None
+) -> Iterator[tuple[int, PromptError]]:
+    """Each such prompt's place, and what is wrong with it."""
     for n, row in enumerate(prompts):
         name = names[n] if names else f"prompt {n}"
         if not row:
-            raise PromptError("FP303", f"{name} has no tokens", fix="leave it out, or begin it with a token")
-        if len(row) + max_new_tokens - 1 > shape.max_positions:  # the last one is never read
-            raise PromptError(
-                "FP304",
+            yield n, PromptError("FP303", f"{name} has no tokens", fix="leave it out, or begin it with a token")
+        elif len(row) + max_new_tokens - 1 > shape.max_positions:  # the last one is never read
+            message = (
                 f"{name} has {len(row)} tokens + {max_new_tokens} new = {len(row) + max_new_tokens}, "
-                f"{shape.name} reads {shape.max_positions}, and not the last one",
-                fix="shorten it, or lower max_new_tokens",
+                f"{shape.name} reads {shape.max_positions}, and not the last one"
             )
-        if not 0 <= min(row) <= max(row) < shape.vocab_size:
-            raise PromptError(
-                "FP305",
-                f"{name} has token ids {min(row)} to {max(row)}, the vocabulary has {shape.vocab_size}",
-                fix="use this model's tokenizer",
-            )
+            yield n, PromptError("FP304", message, fix="shorten it, or lower max_new_tokens")
+        elif not 0 <= min(row) <= max(row) < shape.vocab_size:
+            message = f"{name} has token ids {min(row)} to {max(row)}, the vocabulary has {shape.vocab_size}"
+            yield n, PromptError("FP305", message, fix="use this model's tokenizer")
 
 
 def refuse_broken(broken: Mapping[int, int], tokens: Sequence[Sequence[int]], dtype: torch.dtype) -> None:

@@ -320,7 +320,7 @@ def test_help_states_the_one_rule_of_sizes() -> None:
 def test_a_bad_prompt_names_its_line(plan_file: Path, tmp_path: Path, given: bytes, words: list[str]) -> None:
     prompts, out = tmp_path / "in", tmp_path / "out.jsonl"
     prompts.write_bytes(given)
-    refused(call("run", plan_file, "--prompts", prompts, "-o", out), 2, *words)
+    refused(call("run", plan_file, "--strict", "--prompts", prompts, "-o", out), 2, *words)
     assert not out.exists()
 
 

@@ -100,7 +100,7 @@ def test_completions_are_those_of_transformers_in_input_order(desk: Desk) -> Non
         assert row["num_prompt_tokens"] == len(tokenizer(row["prompt"]).input_ids)
     assert "tokens/s" in result.stderr
     assert result.stdout == ""
-    assert {p.name for p in desk.place.iterdir()} == {"policy.json", "in.txt", "off", "out.jsonl"}
+    assert {p.name for p in desk.place.iterdir()} == {"policy.json", "in.txt", "off", "out.jsonl", "out.jsonl.job"}
     assert not list((desk.place / "off").iterdir())
 
 
@@ -233,11 +233,11 @@ def test_a_plan_runs_within_its_budgets_and_on_its_model(desk: Desk) -> None:
 class TestBeforeWeightsAreLoaded:
     def test_a_prompt_longer_than_the_context(self, desk: Desk) -> None:
         desk.prompts.write_text("short\n" + "word " * 600)
-        desk.refused(desk.run(), 2, "line 2", "512", "fix: shorten it")
+        desk.refused(desk.run("--strict"), 2, "line 2", "512", "fix: shorten it")
 
     def test_token_ids_of_another_vocabulary(self, desk: Desk) -> None:
         given = b'{"prompt_ids": [1]}\n{"prompt_ids": [2048]}'
-        desk.refused(desk.run("--prompts", "-", input=given), 2, "line 2", "2048")
+        desk.refused(desk.run("--strict", "--prompts", "-", input=given), 2, "line 2", "2048")
 
     def test_too_small_a_budget(self, desk: Desk) -> None:
         desk.refused(desk.run("--gpu-mem", "1M"), 3, "gpu", "1.00 MiB", "gpu_batch_size")

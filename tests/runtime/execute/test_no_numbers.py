@@ -21,6 +21,7 @@ from flexplan.testing import policy_with
 
 BAD = 13  # the token whose embedding is broken
 PROMPTS = [[9, 40, 77], [3, BAD, 8, 61], [50, 51], [7, 8, 7, 8, 9], [BAD]]
+WRITTEN = ("out.jsonl", "out.errors.jsonl")
 PLACEMENTS = {
     "one row at a time": Policy(1, 1),
     "all in one": Policy(5, 1),
@@ -115,8 +116,14 @@ def test_run_writes_every_line_and_exits_with_5(model: Path, tmp_path: Path) -> 
     args = ["run", str(tmp_path / "policy.json"), "--model", str(model), "--prompts", str(tmp_path / "in.jsonl")]
     args += ["-o", str(tmp_path / "out.jsonl"), "--device", "cpu", "--dtype", "float32", "--max-new-tokens", "4"]
     ran = CliRunner().invoke(app, [*args, "--offload-dir", str(tmp_path / "off")])
-    found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert [line["finish_reason"] for line in found] == ["length", "error", "length", "length", "error"]
-    assert [len(line["token_ids"]) for line in found] == [4, 0, 4, 4, 0]
+    found = {name: [json.loads(line) for line in (tmp_path / name).read_text().splitlines()] for name in WRITTEN}
+    done, failed = (found[name] for name in WRITTEN)
+    assert [(line["id"], line["finish_reason"], len(line["token_ids"])) for line in done] == [
+        (name, "length", 4) for name in ("p0", "p2", "p3")
+    ]
+    assert [(line["id"], line["finish_reason"], line["token_ids"]) for line in failed] == [
+        (name, "error", []) for name in ("p1", "p4")
+    ]
+    assert all("NaN" in line["error"]["message"] for line in failed)
     assert ran.exit_code == 5
-    assert "2 of 5 prompts" in ran.stderr and "'p1', 'p4'" in ran.stderr
+    assert "2 of 5 prompts" in ran.stderr and "id 'p1', id 'p4'" in ran.stderr

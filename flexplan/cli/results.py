@@ -1,0 +1,178 @@
+"""Where a job's results go: line by line into a file that is gone on with, or all at the end to a stream."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from flexplan.cli.output import deliver, is_kept, refuse_existing, rescue, say_replaced
+from flexplan.errors import FlexplanError, StorageError, UsageError
+from flexplan.journal import FileStore, How, Journal, errors_path, open_journal
+
+
+@dataclass(frozen=True)
+class Target:
+    """An output, and how it is written: ``resume`` goes on with a job, ``ordered`` puts it in the input's order."""
+
+    path: Path
+    inputs: tuple[str | None, ...] = ()
+    overwrite: bool = False
+    resume: bool = False
+    retry_failed: bool = False
+    ordered: bool = False
+
+    @property
+    def how(self) -> How:
+        """With what is there already."""
+        return "resume" if self.resume else "overwrite" if self.overwrite else "new"
+
+    def refuse_contradictions(self) -> None:
+        """Raise UsageError for flags that exclude each other, or that a stream cannot honour."""
+        if self.resume and self.overwrite:
+            raise UsageError("FP175", "--resume keeps what --overwrite replaces", fix="give one of them")
+        if self.retry_failed and not self.resume:
+            raise UsageError("FP179", "--retry-failed without --resume would change nothing", fix="add --resume")
+        asked = [flag for flag, given in (("--resume", self.resume), ("--ordered", self.ordered)) if given]
+        if asked and not is_kept(self.path):
+            message = f"{asked[0]} needs an output that is a file, {self.path} is a stream"
+            raise UsageError("FP180", message, fix="give -o FILE, or leave it out")
+
+
+class Results(Protocol):
+    """What becomes of each request, by its place in the input."""
+
+    resumable: bool  # may it be gone on with after a stop?
+
+    @property
+    def done(self) -> frozenset[int]:
+        """Places of what need not be run: it was finished, or failed, by an earlier run."""
+
+    @property
+    def num_failed(self) -> int:
+        """Requests that could not be completed, of earlier runs, too."""
+
+    def begin(self, settings: Mapping[str, str]) -> None:
+        """Weights are about to be loaded."""
+
+    def finish(self, place: int, line: str) -> None:
+        """A request is completed."""
+
+    def fail(self, place: int, line: str) -> None:
+        """A request cannot be."""
+
+    def tick(self) -> None:
+        """A pass has ended."""
+
+    def end(self) -> None:
+        """All are done."""
+
+
+@contextmanager
+def opened(target: Target, digests: Mapping[int, str] | None, places: Collection[Path] = ()) -> Iterator[Results]:
+    """The results of a job; ``digests`` say what its requests ask for, None where they are random ones.
+
+    Where an output is taken away meanwhile, its lines are kept in one of the ``places``.
+    """
+    if not is_kept(target.path):
+        yield _Poured(target.path, places)
+        return
+    with open_journal(FileStore(target.path), target.how) as journal:
+        kept = _Kept(target, journal, digests)
+        try:
+            yield kept
+            if journal.began:
+                journal.sync()
+                journal.refuse_gone()
+        except FlexplanError as error:
+            told = kept.told(error, places)
+            if told is error:
+                raise
+            raise told from error
+
+
+class _Kept:
+    """Into the output and the file of failed requests beside it, each line as it comes."""
+
+    resumable = True
+
+    def __init__(self, target: Target, journal: Journal, digests: Mapping[int, str] | None) -> None:
+        self.target, self.journal, self.digests = target, journal, digests or {}
+        if target.how == "new":
+            for path in (target.path, errors_path(target.path.resolve())):
+                refuse_existing(path)
+        if digests is not None:
+            journal.refuse_other_requests([digests[place] for place in range(len(digests))])
+        self._warned = False
+        failed = journal.failed.items()
+        self._again = {n for n, digest in failed if target.retry_failed or self.digests.get(n, "") != digest}
+
+    @property
+    def done(self) -> frozenset[int]:
+        return frozenset(self.journal.finished) | (frozenset(self.journal.failed) - self._again)
+
+    @property
+    def num_failed(self) -> int:
+        return len(self.journal.failed)
+
+    def begin(self, settings: Mapping[str, str]) -> None:
+        if self.target.overwrite:
+            say_replaced(self.target.path)
+        self.journal.begin(settings, self._again)
+
+    def finish(self, place: int, line: str) -> None:
+        self.journal.finish(place, self.digests.get(place, ""), line)
+
+    def fail(self, place: int, line: str) -> None:
+        self.journal.fail(place, self.digests.get(place, ""), line)
+
+    def tick(self) -> None:
+        if self.journal.tick() and self.journal.is_gone() and not self._warned:
+            self._warned = True
+            warnings.warn(f"{self.target.path} was removed; its lines are kept elsewhere at the end", stacklevel=2)
+
+    def end(self) -> None:
+        if self.target.ordered:
+            self.journal.order()
+
+    def told(self, error: FlexplanError, places: Collection[Path]) -> FlexplanError:
+        """An error with what it leaves; the lines of an output that was taken away are kept elsewhere."""
+        finished = len(self.journal.finished)
+        if isinstance(error, StorageError) and self.journal.is_gone():
+            kept = rescue(self.target.path, "".join(self.journal.lines()), places)
+            message = f"{error.message}; what was computed is kept in {kept}" if kept else error.message
+            return StorageError(error.code, message, fix="keep the output where it is until the job ends")
+        if self.journal.began and finished and not error.state:
+            error.state = f"{finished:,} requests are finished and kept; --resume goes on with the others"
+        return error
+
+
+class _Poured:
+    """At the end, in the input's order; failed requests stand among the others."""
+
+    resumable = False
+
+    def __init__(self, path: Path, places: Collection[Path]) -> None:
+        self.path, self.places = path, places
+        self.done = frozenset[int]()
+        self.num_failed = 0
+        self._lines: dict[int, str] = {}
+
+    def begin(self, settings: Mapping[str, str]) -> None:
+        return
+
+    def finish(self, place: int, line: str) -> None:
+        self._lines[place] = line
+
+    def fail(self, place: int, line: str) -> None:
+        self._lines[place] = line
+        self.num_failed += 1
+
+    def tick(self) -> None:
+        return
+
+    def end(self) -> None:
+        deliver(self.path, "".join(line for _, line in sorted(self._lines.items())), self.places)

@@ -1,0 +1,82 @@
+"""What the answers of a job depend on, in short: digests of the model, its weights and its tokenizer, and the settings.
+
+Nothing of a policy: where tensors lie and how rows are grouped may change between two runs of one job.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from flexplan.model import directory_of
+from flexplan_runtime.commands.prepare import Ready
+
+_SAMPLE_BYTES = 4096
+_SAMPLES = 16  # of a file of weights, from its header to its end
+_WEIGHTS = ("*.safetensors", "*.npy")
+_CONFIG = ("config.json", "generation_config.json")
+_TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
+
+
+def settings_of(ready: Ready) -> dict[str, str]:
+    """By name, each as text; a model directory that was moved or copied gives the same."""
+    request = ready.request
+    stops = ", ".join(map(str, ready.stops))
+    return {
+        **_model(ready),
+        "dtype": str(ready.dtype).removeprefix("torch."),
+        "max_new_tokens": str(request.max_new_tokens),
+        "sampling": _sampling(ready),
+        "stop": stops or "never",
+    }
+
+
+def _model(ready: Ready) -> dict[str, str]:
+    if isinstance(ready.weights, Path):
+        directory = directory_of(ready.weights)
+        return {
+            "model": _digest(directory / name for name in _CONFIG),
+            "weights": _digest(
+                (path for pattern in _WEIGHTS for path in sorted(directory.glob(pattern))), sampled=True
+            ),
+            "tokenizer": _digest(directory / name for name in _TOKENIZER),
+        }
+    length = "" if ready.request.prompts else f", prompts too, of length {ready.request.dummy_prompt_len or 'as usual'}"
+    return {"model": ready.shape.name, "weights": f"random, seed {ready.request.seed}{length}"}
+
+
+def _sampling(ready: Ready) -> str:
+    found = ready.sampling
+    if not found.do_sample:
+        return "greedy"
+    names = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "seed")
+    return ", ".join(f"{name} {getattr(found, name)}" for name in names if getattr(found, name) is not None)
+
+
+def _digest(paths: Iterable[Path], *, sampled: bool = False) -> str:
+    """Of names, sizes and contents; of weights, of some pages spread over each file."""
+    digest = hashlib.sha256()
+    for path in paths:
+        if path.is_file():
+            size = path.stat().st_size
+            digest.update(f"{path.name} {size}\n".encode())
+            digest.update(_sample(path, size) if sampled else path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _sample(path: Path, size: int) -> bytes:
+    if size <= _SAMPLES * _SAMPLE_BYTES:
+        return path.read_bytes()
+    step = (size - _SAMPLE_BYTES) // (_SAMPLES - 1)
+    with path.open("rb", buffering=0) as file:
+        return b"".join(os.pread(file.fileno(), _SAMPLE_BYTES, n * step) for n in range(_SAMPLES))
