@@ -166,37 +166,42 @@ class Bench:
         left = torch.randn(self.sizes.tokens, width)
         right = torch.randn(width, width)
         products = self._rate(2.0 * left.shape[0] * width * width, lambda: left @ right)
-        found = {"host_flops_per_s": products, "host_attention_flops_per_s": self._further_queries()}
+        found = {"host_flops_per_s": products}
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
-            attend, nbytes = self._attention(dtype)
+            pairs = self._pairs(dtype)
+            attend, nbytes = self._attention(pairs), pairs.nbytes
             figure = self._rate(nbytes, attend)
             found[f"host_attention in {str(dtype).removeprefix('torch.')}"] = figure
             if self.on_host and dtype == self.dtype:
                 found["host_attention_bytes_per_s"] = figure
                 found["host_bytes_per_s"] = _larger(figure, self._roof(attend, nbytes))
+            if dtype == self.dtype:
+                found["host_attention_flops_per_s"] = self._further_queries(pairs)
         return found
 
-    def _further_queries(self) -> Figure:
+    def _further_queries(self, pairs: Tensor) -> Figure:
         """Operations a second that query heads beyond the first of each KV head add: the line through some groups."""
-        attend, nbytes = self._attention(self.dtype)
-        one = self._rate(nbytes, attend)
-        first_s, up, across = nbytes / one.value, 0.0, 0.0
+        one = self._rate(pairs.nbytes, self._attention(pairs))
+        first_s, up, across = pairs.nbytes / one.value, 0.0, 0.0
         for group in _GROUPS:
-            attend, nbytes = self._attention(self.dtype, group)
-            flops = 2.0 * (group - 1) * nbytes / self.dtype.itemsize
-            up += flops * (nbytes / self._rate(nbytes, attend).value - first_s)
+            flops = 2.0 * (group - 1) * pairs.nbytes / pairs.dtype.itemsize
+            up += flops * (pairs.nbytes / self._rate(pairs.nbytes, self._attention(pairs, group)).value - first_s)
             across += flops * flops
         return Figure(min(_MOST_FLOPS, across / max(up, across / _MOST_FLOPS)), one.spread_percent)
 
-    def _attention(self, dtype: torch.dtype, group: int = 1) -> tuple[Callable[[], None], int]:
-        """Decoding over 512 tokens with heads of 128."""
+    def _pairs(self, dtype: torch.dtype) -> Tensor:
+        """Keys and values of 512 tokens with heads of 128."""
         tokens, head_dim = 512, 128
         grains = max(1, self.sizes.attended_bytes // (2 * tokens * head_dim * dtype.itemsize))
-        pairs = torch.zeros(grains, 2, tokens, head_dim, dtype=dtype).normal_()
-        queries, out = torch.randn(grains, group, head_dim).to(dtype), torch.empty(grains, group, head_dim, dtype=dtype)
+        return torch.zeros(grains, 2, tokens, head_dim, dtype=dtype).normal_()
+
+    def _attention(self, pairs: Tensor, group: int = 1) -> Callable[[], None]:
+        """Decoding over them."""
+        grains, _, tokens, head_dim = pairs.shape
+        queries, out = (torch.randn(grains, group, head_dim).to(pairs.dtype) for _ in range(2))
         pads = torch.zeros(grains, dtype=torch.int64)
         attention = HostAttention(queries, pairs, pads, head_dim**-0.5, out, self.env.num_threads)
-        return (lambda: attention(tokens)), pairs.nbytes
+        return lambda: attention(tokens)
 
     def _roof(self, attend: Callable[[], None], nbytes: int) -> Figure:
         """What host memory gives to attention and a copy at the same time, in all."""
