@@ -7,9 +7,10 @@ side by side changes nothing of it is what `flexplan.graph.check_order` proves, 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from typing import NoReturn
 
 from flexplan.errors import GraphError
@@ -68,13 +69,14 @@ class Proof:
     def _form(self, sweep: Sweep) -> Form | None:
         """The form of a sweep that may repeat the one before."""
         self._require_tasks(sweep)
-        middle = type(sweep.i) is int and 1 < sweep.i < self.placement.block.gen_len - 1
-        usual = middle and self._steady(sweep) and all(_countable(task.work) for task in sweep.tasks)
+        middle = type(sweep.i) is int and 0 < sweep.i < self.placement.block.gen_len - 1
+        works = {id(task.work): task.work for task in sweep.tasks}  # equal ones are mostly one object
+        usual = middle and self._steady(sweep) and all(map(_countable, works.values()))
         return Form.of(sweep) if usual else None
 
     def _require_tasks(self, sweep: Sweep) -> None:
         """A schedule of another package may hand out anything."""
-        if type(sweep) is not Sweep or type(sweep.ks) is not tuple or not all(map(_immutable, sweep.tasks)):
+        if type(sweep) is not Sweep or type(sweep.ks) is not tuple or not _immutable(sweep.tasks):
             raise GraphError("FP830", "a sweep that is not of Tasks with Accesses", fix=_FIX)
 
     def _steady(self, sweep: Sweep) -> bool:
@@ -179,12 +181,21 @@ def _place(sweep: Sweep) -> str:
     return f"sweep i={sweep.i}" if type(sweep.i) is int and abs(sweep.i) < _MOST_INDEX else "a sweep of no token"
 
 
-def _immutable(task: Task) -> bool:
-    """Whether a task is what it will be when it runs: tuples, text and numbers all the way down."""
-    if type(task) is not Task or type(task.work) is not Work or not type(task.reads) is type(task.writes) is tuple:
+def _immutable(tasks: Sequence[Task]) -> bool:
+    """Whether tasks are what they will be when they run: tuples, text and numbers all the way down."""
+    if not tasks or _types(tasks) != {Task}:
+        return not tasks
+    kinds, lanes, _, _, _, _, works, reads, writes = zip(*tasks, strict=True)
+    if _types(works) != {Work} or _types(reads) | _types(writes) != {tuple}:
         return False
-    texts = {type(task.kind), type(task.lane), *(type(access[0]) for access in (*task.reads, *task.writes))}
-    return texts == {str} and {Access} >= set(map(type, (*task.reads, *task.writes)))
+    accesses = [*chain.from_iterable(reads), *chain.from_iterable(writes)]
+    if not _types(accesses) <= {Access}:
+        return False
+    return _types(kinds) | _types(lanes) | _types(access[0] for access in accesses) == {str}
+
+
+def _types(found: Iterable[object]) -> set[type]:
+    return set(map(type, found))
 
 
 @contextmanager
