@@ -23,6 +23,7 @@ _SPREAD = 0.25  # the simulator has overturned a lead of the linear program as l
 _CANDIDATES = 5
 _WORTH = 0.01  # what a batch size in between must promise to gain: the simulator slows alike blocks alike
 _STEP = 0.004  # what a step from the best so far must promise, and bring for another
+_SMALLER = 0.99, 0.97, 0.94, 0.9, 0.8  # of a batch size whose block turns out not to fit
 _EQUAL = 0.008  # closer than a simulation is to a machine: then the plan with fewer tasks
 
 
@@ -88,7 +89,7 @@ class SearchPlanner:
     def _plan(self, problem: Problem) -> Plan:
         schedule = schedule_of(self.schedule)
         for candidate in self.ranking(problem):
-            policy = self.proposer.fitted(problem, candidate.optimum)
+            policy = self.proposer.fitted(problem, candidate.optimum) or self._shrunk(problem, candidate.optimum)
             if policy is not None:
                 known = policy == candidate.policy and typical(problem, policy) == problem
                 prediction = with_bytes(candidate.prediction, problem, policy, schedule) if known else None
@@ -97,6 +98,19 @@ class SearchPlanner:
         if policy is None:
             raise self.proposer.refusal(problem)
         return Plan.of(problem, policy, schedule=self.schedule, planner="search")
+
+    def _shrunk(self, problem: Problem, optimum: Optimum) -> Policy | None:
+        """A little smaller: the program counts what a layout rounds, and two budgets may both be full to a page."""
+        model, num_prompts = self.proposer.model(problem), problem.workload.num_prompts
+        for part in _SMALLER:
+            size = int(optimum.program.gpu_batch_size * part)
+            for program in model.programs(size) if size else ():
+                if (program.switches, program.absent) == (optimum.program.switches, optimum.program.absent):
+                    found = solved(program, optimum.num_gpu_batches, num_prompts)
+                    policy = None if found is None else self.proposer.fitted(problem, found)
+                    if policy is not None:
+                        return policy
+        return None
 
     def ranking(self, problem: Problem) -> list[Candidate]:
         """The candidates, the fastest first.
