@@ -15,7 +15,7 @@ from flexplan.errors import ModelFilesError
 from flexplan.files import parse_lenient
 from flexplan.limits import MOST_FILE_BYTES, read_limited, shown
 from flexplan.model.constants import ModelConstants
-from flexplan.model.families import FAMILIES, Fields, read_opt, read_rotary
+from flexplan.model.families import FAMILIES, read_family
 from flexplan.model.header import what_it_is
 from flexplan.model.places import model_name
 from flexplan.model.shape import ModelShape
@@ -146,9 +146,8 @@ def _parse(config: Mapping[str, Any], name: str, where: str) -> tuple[ModelShape
         raise _unsupported(config, where)
     _refuse_packed(config, where)
     _refuse_other_maths(config, where)
-    fields = Fields(config, family, where)
     try:
-        return read_opt(fields, name) if family == "opt" else read_rotary(fields, name)
+        return read_family(config, family, name, where)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         what = f"{'.'.join(map(str, first['loc'])) or 'sizes'} {shown(first['input'])}: {first['msg']}"

@@ -11,4 +11,5 @@ norms                    Layer and root-mean-square norms, by whichever of the t
 packed_decode_attention  Decode attention on CUDA over a packed cache.
 packing                  Packing and unpacking on CUDA, in Triton.
 quantisation             Group-wise quantisation: tensors to packed bytes and back.
+scoring                  What attention makes of the products of queries and keys: scale, window, caps, sinks, slopes.
 """

@@ -200,7 +200,7 @@ class Bench:
         grains, _, tokens, head_dim = pairs.shape
         queries, out = (torch.randn(grains, group, head_dim).to(pairs.dtype) for _ in range(2))
         pads = torch.zeros(grains, dtype=torch.int64)
-        attention = HostAttention(queries, pairs, pads, head_dim**-0.5, out, self.env.num_threads)
+        attention = HostAttention(queries, pairs, pads, Scoring(head_dim**-0.5), out, self.env.num_threads)
         return lambda: attention(tokens)
 
     def _roof(self, attend: Callable[[], None], nbytes: int) -> Figure:

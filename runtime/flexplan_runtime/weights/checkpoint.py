@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from flexplan.model import ModelShape, StoredTensor
+from flexplan.model import ModelShape, Source, StoredTensor
 from flexplan.model.checkpoint import Parts, find_weights
 from flexplan_runtime.weights.files import read_into, read_npy
 
@@ -53,8 +53,14 @@ class Checkpoint:
         for source, stored in parts:
             first, last = max(row_start, source.row), min(row_start + rows, source.row + source.rows)
             if first < last:
-                element = (source.hf_row + first - source.row) * cols
-                _read(stored, element, flat[(first - row_start) * cols : (last - row_start) * cols])
+                at, part = (
+                    source.hf_row + first - source.row,
+                    flat[(first - row_start) * cols : (last - row_start) * cols],
+                )
+                if source.transposed:
+                    _read_transposed(stored, source, at, part.view(last - first, cols))
+                else:
+                    _read(stored, at * cols, part)
 
 
 def _digest(parts: Parts) -> str:
@@ -80,6 +86,17 @@ def _read(stored: StoredTensor, element: int, out: Tensor) -> None:
         read_into(stored.file, offset, _bytes(chunk[: part.numel()]))
         part.copy_(chunk[: part.numel()])
         offset += part.numel() * dtype.itemsize
+
+
+def _read_transposed(stored: StoredTensor, source: Source, row: int, out: Tensor) -> None:
+    """Fill the matrix `out` from `row` on with columns of one that lies by input, some of its rows at a time."""
+    cols, rows = source.hf_shape[-2:]
+    matrix, first = divmod(row, rows)
+    step = max(1, CHUNK_BYTES // (rows * out.element_size()))
+    for col in range(0, cols, step):
+        lines = torch.empty(min(step, cols - col), rows, dtype=out.dtype)
+        _read(stored, (matrix * cols + col) * rows, lines.view(-1))
+        out[:, col : col + len(lines)] = lines[:, first : first + len(out)].t()
 
 
 def _bytes(vector: Tensor) -> memoryview:

@@ -1,0 +1,43 @@
+"""The families by `model_type`: transformers' defaults of their keys, who reads them, and the names of their tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from flexplan.model.constants import ModelConstants
+from flexplan.model.families import gemma, granite, llama, names, olmo, opt, phi
+from flexplan.model.families.fields import Fields
+from flexplan.model.families.names import Names
+from flexplan.model.shape import ModelShape
+
+Reader = Callable[[Fields, str], tuple[ModelShape, ModelConstants]]
+
+_FAMILIES: dict[str, tuple[Mapping[str, Any], Reader, Names]] = {
+    "opt": (opt.DEFAULTS, opt.read_opt, opt.NAMES),
+    "llama": (llama.LLAMA, llama.read_llama, names.LLAMA),
+    "mistral": (llama.MISTRAL, llama.read_mistral, names.LLAMA),
+    "mixtral": (llama.MIXTRAL, llama.read_mixtral, names.MIXTRAL),
+    "qwen2": (llama.QWEN2, llama.read_qwen2, names.LLAMA),
+    "qwen3": (llama.QWEN3, llama.read_qwen3, names.LLAMA),
+    "gemma": (gemma.GEMMA, gemma.read_gemma, names.LLAMA),
+    "gemma2": (gemma.GEMMA2, gemma.read_gemma2, gemma.NAMES),
+    "gemma3_text": (gemma.GEMMA3, gemma.read_gemma3, gemma.NAMES),
+    "granite": (granite.GRANITE, granite.read_granite, names.LLAMA),
+    "olmo2": (olmo.OLMO2, olmo.read_olmo2, olmo.NAMES),
+    "phi3": (phi.PHI3, phi.read_phi3, phi.NAMES),
+}
+# transformers' default of every optional key that a family reads
+FAMILIES: Mapping[str, Mapping[str, Any]] = MappingProxyType({name: keys for name, (keys, _, _) in _FAMILIES.items()})
+
+
+def read_family(config: Mapping[str, Any], family: str, name: str, where: str) -> tuple[ModelShape, ModelConstants]:
+    """Sizes and constants of a model of a known family; ModelFilesError names what is wrong with the file."""
+    defaults, read, _ = _FAMILIES[family]
+    return read(Fields(config, family, where, defaults), name)
+
+
+def names_of(family: str) -> Names:
+    """What a family calls its tensors in a checkpoint."""
+    return _FAMILIES[family][2]
