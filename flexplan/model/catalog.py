@@ -25,12 +25,13 @@ from flexplan.model.places import (
     snapshot_within,
 )
 from flexplan.model.published import MIRRORS, RENAMED, SERIES, Config
+from flexplan.model.published_later import LATER
 from flexplan.model.shape import ModelShape
 
 
 @cache
 def _configs() -> dict[str, Config]:
-    return {name: config for series in SERIES for name, config in series.configs()}
+    return {name: config for series in (*SERIES, *LATER) for name, config in series.configs()}
 
 
 @cache

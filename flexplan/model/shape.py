@@ -53,6 +53,7 @@ class ModelShape(BaseModel):
     qk_norm: bool = False
     qk_norm_whole: bool = False
     sinks: bool = False
+    capped_scores: bool = False
     windows: tuple[Annotated[int, Field(ge=0, le=1 << 40)], ...] = ()
     num_experts: Annotated[int, Field(ge=0, le=1 << 16)] = 0
     experts_per_token: Annotated[int, Field(ge=0, le=1 << 16)] = 0
@@ -83,6 +84,16 @@ class ModelShape(BaseModel):
     def group_size(self) -> int:
         """Query heads that share one KV head."""
         return self.num_heads // self.num_kv_heads
+
+    @property
+    def odd_scores(self) -> bool:
+        """Whether attention makes of scores what kernels do not know: caps, sinks, slopes."""
+        return self.capped_scores or self.sinks or self.positions == "alibi"
+
+    @property
+    def norms_of_a_block(self) -> int:
+        """Norms that attention, or the feed-forward block, has over hidden states."""
+        return int(self.pre_norm or not self.added_norm) + int(self.added_norm)
 
     @property
     def kv_bytes_per_token(self) -> int:

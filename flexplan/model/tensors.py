@@ -72,16 +72,11 @@ def _embed(s: ModelShape) -> list[tuple[str, int, int]]:
     return tensors
 
 
-def _has_block_norm(s: ModelShape) -> bool:
-    """Before a block, or over the sum after it; not where norms are only over what a block adds."""
-    return s.pre_norm or not s.added_norm
-
-
 def _attention(s: ModelShape) -> list[tuple[str, int, int]]:
     widths = (s.q_size, s.kv_size) if s.qk_norm_whole else (s.head_dim, s.head_dim)
     qk = [(f"{x}_norm.weight", width, 1) for x, width in zip("qk", widths, strict=True)] if s.qk_norm else []
     return [
-        *(_norm(s, "attention_norm") if _has_block_norm(s) else []),
+        *(_norm(s, "attention_norm") if s.norms_of_a_block > s.added_norm else []),
         *_linear("qkv", s.q_size + 2 * s.kv_size, s.hidden_size, s.qkv_bias),
         *qk,
         *_linear("out", s.hidden_size, s.q_size, s.out_bias),
@@ -90,7 +85,7 @@ def _attention(s: ModelShape) -> list[tuple[str, int, int]]:
 
 
 def _mlp(s: ModelShape) -> list[tuple[str, int, int]]:
-    norm = _norm(s, "mlp_norm") if _has_block_norm(s) else []
+    norm = _norm(s, "mlp_norm") if s.norms_of_a_block > s.added_norm else []
     added = _norm(s, "mlp_added_norm") if s.added_norm else []
     up, width = ("gate_up", 2 * s.ffn_size) if s.gated else ("up", s.ffn_size)
     if not s.num_experts:

@@ -57,8 +57,9 @@ def read_gemma(f: Fields, name: str) -> Found:
 def read_gemma2(f: Fields, name: str) -> Found:
     """Every other layer slides, attention and logits are capped, norms stand on both sides of a block."""
     f.refuse("use_bidirectional_attention", "attention to later tokens")
-    math = _second(f) | {"attention_softcap": f.optional("attn_logit_softcapping")}
-    return read_rotary(f, name, windows=f.windows(slides=True, pattern=2), shape={"added_norm": True}, math=math)
+    cap = f.optional("attn_logit_softcapping")
+    shape, math = {"added_norm": True, "capped_scores": cap is not None}, _second(f) | {"attention_softcap": cap}
+    return read_rotary(f, name, windows=f.windows(slides=True, pattern=2), shape=shape, math=math)
 
 
 def read_gemma3(f: Fields, name: str) -> Found:

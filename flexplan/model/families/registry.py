@@ -1,4 +1,4 @@
-"""The families by `model_type`: transformers' defaults of their keys, who reads them, and the names of their tensors."""
+"""The families by `model_type`: transformers' defaults of their keys, who reads them, what their tensors are called."""
 
 from __future__ import annotations
 

@@ -36,10 +36,8 @@ def read_rope(f: Fields, head_dim: int, *, partial: bool = False, given: Table |
         raise ModelFilesError("FP506", message, fix="correct head_dim")
     if kind == "default":
         return Rope(theta, None, dim)
-    if not partial and table.get("partial_rotary_factor") not in (
-        None,
-        1,
-    ):  # transformers' families here read it with a scaling only
+    # most of transformers' families read it with a scaling only
+    if not partial and table.get("partial_rotary_factor") not in (None, 1):
         message = f"{f.where}: partial_rotary_factor is {table['partial_rotary_factor']!r}, supported is 1"
         raise ModelFilesError("FP504", message, fix="use a model whose heads rotate whole")
     if not isinstance(kind, str) or kind not in _KINDS:

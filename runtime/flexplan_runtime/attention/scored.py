@@ -62,7 +62,7 @@ def scored_prompt_attention(
     q_BSNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask_B1SS: Tensor, scoring: Scoring
 ) -> Tensor:
     """A prompt over itself by the mask (True is read), (B, S, N x H); some queries of one sequence at a time."""
-    rows, length, heads, size = q_BSNH.shape
+    rows, length, heads = q_BSNH.shape[:3]
     kv_heads, out_BSNH = k_BSKH.shape[2], torch.empty_like(q_BSNH)
     step = max(1, BLOCK // (heads * length))
     for row in range(rows):

@@ -20,6 +20,7 @@ from flexplan.policy import Policy
 from flexplan.units import MiB
 from flexplan_runtime.attention import HostAttention, decode_attention_packed
 from flexplan_runtime.execute import ExecutionEnv
+from flexplan_runtime.kernels.scoring import Scoring
 from flexplan_runtime.measure.timing import Figure, rate_of
 from flexplan_runtime.memory import PIECE_BYTES, HostBlock, ScratchFile, aligned_bytes
 

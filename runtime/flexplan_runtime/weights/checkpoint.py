@@ -53,10 +53,8 @@ class Checkpoint:
         for source, stored in parts:
             first, last = max(row_start, source.row), min(row_start + rows, source.row + source.rows)
             if first < last:
-                at, part = (
-                    source.hf_row + first - source.row,
-                    flat[(first - row_start) * cols : (last - row_start) * cols],
-                )
+                at = source.hf_row + first - source.row
+                part = flat[(first - row_start) * cols : (last - row_start) * cols]
                 if source.transposed:
                     _read_transposed(stored, source, at, part.view(last - first, cols))
                 else:

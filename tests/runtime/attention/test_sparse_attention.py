@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from flexplan_runtime.attention import HostAttention, sparse, sparse_attention
+from flexplan_runtime.attention import HostAttention, scored, sparse_attention
 from flexplan_runtime.attention.dense import grain_attention
 from flexplan_runtime.kernels.host import GrainAttention, build
 from flexplan_runtime.kernels.quantisation import pack_vectors, unpack_vectors
@@ -40,7 +40,7 @@ def test_the_largest_weights_and_the_newest_are_kept(
     heads: int, sparsity: float, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And what is not kept may be anything: all other values are NaN."""
-    monkeypatch.setattr(sparse, "BLOCK", block)
+    monkeypatch.setattr(scored, "BLOCK", block)
     torch.manual_seed(heads)
     pads, context = torch.tensor([0, 7, 38, 39]), 40
     q, pairs = torch.randn(4, heads, 16), torch.randn(4, 2, 45, 16)
