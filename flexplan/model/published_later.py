@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flexplan.model.published import BF16, TIED, Series
+from flexplan.model.published import BF16, TIED, Config, Series
 
 GEMMA = BF16 | TIED | {"vocab_size": 256000, "max_position_embeddings": 8192, "head_dim": 256, "rms_norm_eps": 1e-6}
 GEMMA |= {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
@@ -62,7 +62,7 @@ GRANITE = (
 )
 GRANITE_2B = {"rope_theta": 5e6, "logits_scaling": 8.0, "attention_multiplier": 0.015625}
 GRANITE_8B = {"rope_theta": 1e7, "logits_scaling": 16.0, "attention_multiplier": 0.0078125}
-_BOTH = {"": {}, "-it": {}}
+_BOTH: dict[str, Config] = {"": {}, "-it": {}}
 
 LATER = (
     Series("google/gemma-", GEMMA_1, (("2b", 18, 2048, 8, 1, 16384), ("7b", 28, 3072, 16, 16, 24576)), _BOTH),

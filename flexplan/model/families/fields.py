@@ -16,7 +16,7 @@ from flexplan.model.shape import ModelShape
 from flexplan.model.token_rules import read_ids
 
 # what transformers reads for every family, though none of their own configurations has it
-ANY = {"is_causal": True, "sliding_window": None, "attention_chunk_size": None, "layer_types": None}
+ANY: dict[str, Any] = {"is_causal": True, "sliding_window": None, "attention_chunk_size": None, "layer_types": None}
 _SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 # other names of the same functions; what sets them apart in transformers is how they are computed
 _SAME_ACTIVATIONS = {

@@ -28,6 +28,8 @@ _FAMILIES: dict[str, tuple[Mapping[str, Any], Reader, Names]] = {
     "olmo2": (olmo.OLMO2, olmo.read_olmo2, olmo.NAMES),
     "phi3": (phi.PHI3, phi.read_phi3, phi.NAMES),
 }
+# where transformers honours `is_causal`, and flexplan was compared with it
+_SEE_LATER_TOKENS = ("opt", "llama", "mistral", "mixtral", "qwen2", "qwen3")
 # transformers' default of every optional key that a family reads
 FAMILIES: Mapping[str, Mapping[str, Any]] = MappingProxyType({name: keys for name, (keys, _, _) in _FAMILIES.items()})
 
@@ -35,7 +37,10 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = MappingProxyType({name: keys for nam
 def read_family(config: Mapping[str, Any], family: str, name: str, where: str) -> tuple[ModelShape, ModelConstants]:
     """Sizes and constants of a model of a known family; ModelFilesError names what is wrong with the file."""
     defaults, read, _ = _FAMILIES[family]
-    return read(Fields(config, family, where, defaults), name)
+    fields = Fields(config, family, where, defaults)
+    if not fields.flag("is_causal") and family not in _SEE_LATER_TOKENS:
+        raise fields.wrong("is_causal", f"true, or a model of these types: {', '.join(_SEE_LATER_TOKENS)}")
+    return read(fields, name)
 
 
 def names_of(family: str) -> Names:

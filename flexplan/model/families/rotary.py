@@ -13,7 +13,7 @@ from flexplan.model.families.fields import ANY, MOST_LAYERS, Fields
 from flexplan.model.families.rope import Rope, reach, read_rope
 from flexplan.model.shape import ModelShape
 
-DEFAULTS: Mapping[str, Any] = ANY | {
+DEFAULTS: dict[str, Any] = ANY | {
     "hidden_act": "silu",
     "max_position_embeddings": 32768,
     "num_key_value_heads": None,
