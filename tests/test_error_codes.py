@@ -24,6 +24,7 @@ SHARED = {
     "FP206": ("settings that exclude each other", "policy"),
     "FP208": ("a plan file that does not read", "plan_file"),
     "FP303": ("a prompt without tokens", "prompt_lengths prompts"),
+    "FP305": ("a token that is not of the vocabulary", "prompts scores"),
     "FP308": ("a tokenizer that fails on a prompt", "prompt_lengths tokenizer"),
     "FP315": ("a line or an array of prompts that is too long", "prompts"),
     "FP316": ("prompts that are no lines of text, but a table or an archive", "prompts"),

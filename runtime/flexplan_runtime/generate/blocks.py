@@ -28,6 +28,7 @@ from flexplan_runtime.execute import (
     Replays,
     Report,
     Sampling,
+    Scoring,
     batch_states,
 )
 from flexplan_runtime.generate.placed import PlacedModel, arena_sizes
@@ -44,6 +45,7 @@ class Asked:
     pad_id: int
     trace: bool = False
     numbers: Sequence[int] = ()  # of each prompt, its place in the caller's input; none: as they come
+    scoring: Scoring | None = None  # instead of choosing tokens
 
     def numbers_of(self, plan: BlockPlan) -> Sequence[int]:
         """Those of a block's rows."""
@@ -169,7 +171,8 @@ class BlockRoom:
         causal = self.model.math.causal
         batches = batch_states(plan.placement, plan.prompts, asked.numbers_of(plan), self.env.device, causal=causal)
         for k, batch in enumerate(batches):
-            batch.penalties = self._penalties(plan, k, asked.stops)
+            batch.penalties = None if asked.scoring else self._penalties(plan, k, asked.stops)
+            batch.scoring = asked.scoring
         return batches
 
     def _penalties(self, plan: BlockPlan, k: int, stops: Ids) -> Penalties | None:
