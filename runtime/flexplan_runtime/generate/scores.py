@@ -64,13 +64,12 @@ class Rows:
     def _add(self, prompt: tuple[int, ...], n: int) -> None:
         self.prompts.append(prompt)
         self.firsts.append(n)
-        self.wanted.append(Wanted([], []))
+        self.wanted.append(Wanted((), ()))
         self._takers.append([])
 
     def _want(self, row: int, n: int, sequence: Sequence[int], start: int) -> None:
-        wanted = self.wanted[row]
-        wanted.after.extend(range(start - len(sequence), 0))
-        wanted.tokens.extend(sequence[start:])
+        after, tokens = self.wanted[row]
+        self.wanted[row] = Wanted((*after, *range(start - len(sequence), 0)), (*tokens, *sequence[start:]))
         self._takers[row].append((n, len(sequence) - start))
 
     def scores(self, row: int, found: Likelihoods) -> Iterator[Score]:
