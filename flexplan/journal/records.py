@@ -64,7 +64,16 @@ class Answer:
     found: Any
 
 
-Record = Held | Settings | Ended | Synced | Rewritten | Answer
+@dataclass(frozen=True, slots=True)
+class Shrunk:
+    """Memory gave out: so many rows and micro-batches a block from here on, for the policy with this digest."""
+
+    policy: str
+    rows: int
+    batches: int
+
+
+Record = Held | Settings | Ended | Synced | Rewritten | Answer | Shrunk
 _KINDS: dict[str, type[Record]] = {
     "held": Held,
     "settings": Settings,
@@ -72,6 +81,7 @@ _KINDS: dict[str, type[Record]] = {
     "synced": Synced,
     "rewritten": Rewritten,
     "answer": Answer,
+    "shrunk": Shrunk,
 }
 _encode = json.JSONEncoder(separators=(",", ":")).encode  # made once: there is a line a request
 _NAMES = {kind: name for name, kind in _KINDS.items()}
