@@ -10,7 +10,6 @@ layer_weights  The weights of a task's layer as typed tensors.
 pacing         How the interpreter is shared while lanes run: by the thread that feeds them, and by the collector.
 penalties      Logits as the rules of a model's generation config change them before a token is chosen.
 sampling       From logits to the next token: greedy, or drawn.
-scoring        What a model makes of tokens that are given, found where the head is.
 throttle       Slows this machine down to given rates, for experiments and tests.
 turns          One call at a time in an environment: others wait, a call from inside a call is refused.
 views          `TaskView`: a task as its handler sees it, with the bytes that it declares and no others.
@@ -21,10 +20,10 @@ from flexplan_runtime.execute.block import BatchState, BlockState, batch_states
 from flexplan_runtime.execute.block_run import BlockPlan, BlockRun, Report
 from flexplan_runtime.execute.capture import Replays
 from flexplan_runtime.execute.env import ExecutionEnv
+from flexplan_runtime.execute.handlers.scoring import Likelihoods, Scoring, Wanted
 from flexplan_runtime.execute.lanes import forget_frames
 from flexplan_runtime.execute.penalties import Given, Penalties
 from flexplan_runtime.execute.sampling import Sampling
-from flexplan_runtime.execute.scoring import Likelihoods, Scoring, Wanted
 from flexplan_runtime.execute.warm_up import prepare_steps
 
 __all__ = [

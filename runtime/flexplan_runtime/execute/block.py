@@ -12,9 +12,9 @@ from flexplan.model import Packing
 from flexplan.placement import Placement
 from flexplan_runtime.attention import HostAttention, prompt_mask
 from flexplan_runtime.execute.capture import Replays
+from flexplan_runtime.execute.handlers.scoring import Scoring
 from flexplan_runtime.execute.penalties import Penalties
 from flexplan_runtime.execute.sampling import Sampling
-from flexplan_runtime.execute.scoring import Scoring
 from flexplan_runtime.kernels.quantisation import pack_vectors
 from flexplan_runtime.memory import Ledger
 from flexplan_runtime.models import Family, Pieces
