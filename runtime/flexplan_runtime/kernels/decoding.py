@@ -23,10 +23,10 @@ def _value(codes, MIDDLE: tl.constexpr, CODE: tl.constexpr):  # type: ignore[no-
     if CODE == "e4m3":
         size = ((bits & 0x7F) << 20).to(tl.float32, bitcast=True) * 1.329227995784916e36  # 2^120
         size = tl.where((bits & 0x7F) == 0x7F, float("nan"), size)
-        return tl.where(bits & 0x80, -size, size)
+        return tl.where((bits & 0x80) != 0, -size, size)
     if CODE == "e2m1":
         size = ((bits & 7) << 22).to(tl.float32, bitcast=True) * 8.507059173023462e37  # 2^126
-        return tl.where(bits & 8, -size, size)
+        return tl.where((bits & 8) != 0, -size, size)
     return (bits | 0x4B000000).to(tl.float32, bitcast=True) - (8388608.0 + MIDDLE)
 
 
