@@ -1,4 +1,4 @@
-"""Formats of quantised checkpoints: what a `quantization_config` says, and which tensors hold a matrix's codes.
+"""Formats of quantised checkpoints: what a `quantization_config` asks for, every key of it.
 
 compressed  The `quantization_config` of compressed-tensors: FP8, and whole numbers packed into 32 bits.
 given       `Given`: a `quantization_config` of which every key is honoured, or refused by its name.

@@ -53,7 +53,7 @@ def _matcher(pattern: str, where: str) -> re.Pattern[str]:
     if pattern.startswith("re:"):
         if not _PATTERN.fullmatch(expression) or expression.count("*") + expression.count("+") > _MOST_REPEATS:
             message = f"{where}: quantization_config names modules by {shown(pattern)}, which is not read"
-            raise ModelFilesError("FP511", message, fix="name them with letters, dots and .*")
+            raise ModelFilesError("FP514", message, fix="name them with letters, dots and .*")
         return re.compile(expression)
     parts = (r"[^.]+" if part == "*" else re.escape(part) for part in expression.split("."))
     return re.compile(rf"(?:.*\.)?{'[.]'.join(parts)}(?:\..*)?$")

@@ -15,7 +15,7 @@ from flexplan_runtime.kernels.availability import compiles_for
 
 CHUNK = 1 << 18  # elements that are float32 at a time: what a core's cache holds
 _E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-SCALE_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def decode_rows(data: Tensor, coding: Coding, out: Tensor) -> None:
@@ -23,7 +23,7 @@ def decode_rows(data: Tensor, coding: Coding, out: Tensor) -> None:
     if compiles_for(out):
         from flexplan_runtime.kernels.decoding import decode_rows_cuda
 
-        return decode_rows_cuda(data, coding, out)
+        return decode_rows_cuda(data, as_scales(data, coding), coding, out)
     step = max(1, CHUNK // out.shape[1])
     for vectors, rows in zip(data.split(step), out.split(step), strict=True):
         rows.copy_(_decode(vectors, coding, rows.shape[1]))
@@ -59,12 +59,17 @@ def _scales(data: Tensor, coding: Coding) -> Tensor:
     """(R, G) in float32; an exponent of 8 bits is a power of two, 255 no number."""
     data = data.clone(memory_format=torch.contiguous_format)
     if coding.scale != "e8m0":
-        return data.view(SCALE_DTYPES[coding.scale]).float()
+        return as_scales(data, coding).float()
     return torch.ldexp(torch.ones(data.shape), data.int() - 127).masked_fill_(data == 255, torch.nan)
+
+
+def as_scales(data: Tensor, coding: Coding) -> Tensor:
+    """Bytes as scales; exponents stay bytes."""
+    return data if coding.scale == "e8m0" else data.view(_DTYPES[coding.scale])
 
 
 def scale_bytes(scale: float, coding: Coding) -> Tensor:
     """The bytes of a scale, of the next lower power of two where only such are stored."""
     if coding.scale == "e8m0":
         return torch.tensor([math.frexp(scale)[1] - 1 + 127], dtype=torch.uint8)
-    return torch.tensor([scale], dtype=SCALE_DTYPES[coding.scale]).view(torch.uint8)
+    return torch.tensor([scale], dtype=_DTYPES[coding.scale]).view(torch.uint8)

@@ -80,17 +80,15 @@ def _decode_rows(  # type: ignore[no-untyped-def]
     tl.store(out, numbers.to(out_ptr.dtype.element_ty), mask=real & (c < width)[None, :])
 
 
-def decode_rows_cuda(data: Tensor, coding: Coding, out: Tensor) -> None:
-    """As `codes.decode_rows`; columns of ``out`` are contiguous, rows of ``data`` a multiple of 16 bytes apart."""
-    from flexplan_runtime.kernels.codes import SCALE_DTYPES
-
+def decode_rows_cuda(data: Tensor, scales: Tensor, coding: Coding, out: Tensor) -> None:
+    """As `codes.decode_rows`; ``scales`` is ``data`` in the dtype of its scales, columns of ``out`` are contiguous."""
     rows, width = out.shape
-    group, dtype = coding.group_size or width, SCALE_DTYPES.get(coding.scale)
+    group = coding.group_size or width
     whole = group if group == triton.next_power_of_2(group) and group <= TILE_COLUMNS else 0
     _decode_rows[triton.cdiv(rows, TILE_ROWS), triton.cdiv(width, TILE_COLUMNS)](
-        data, data if dtype is None else data.view(dtype), out, rows, width, coding.num_groups(width), group,
+        data, scales, out, rows, width, coding.num_groups(width), group,
         coding.scales_at(width), coding.zeros_at(width), data.stride(0), out.stride(0),
-        CODE=coding.code, BITS=coding.num_bits, MIDDLE=0 if coding.zeros else coding.middle, POWERS=dtype is None,
+        CODE=coding.code, BITS=coding.num_bits, MIDDLE=0 if coding.zeros else coding.middle, POWERS=coding.scale == "e8m0",
         ZEROS=coding.zeros, SCALE_BYTES=coding.scale_bytes, WHOLE=whole, RB=TILE_ROWS, CB=TILE_COLUMNS,
         num_warps=WARPS,
     )  # fmt: skip

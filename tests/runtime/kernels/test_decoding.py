@@ -13,7 +13,7 @@ from flexplan.model import Coding
 pytest.importorskip("triton", reason="no Triton")
 pytestmark = MARKS
 
-from flexplan_runtime.kernels.codes import decode_rows
+from flexplan_runtime.kernels.codes import as_scales, decode_rows
 from flexplan_runtime.kernels.decoding import decode_rows_cuda
 
 CODINGS = [
@@ -47,14 +47,15 @@ def test_rows(coding: Coding, dtype: Any, rows: int, width: int) -> None:
     expected = torch.empty(rows, width, dtype=dtype)
     decode_rows(data, coding, expected)
     wide = torch.full((rows, width + 8), 7.0, dtype=dtype, device=DEVICE)
-    decode_rows_cuda(data.to(DEVICE), coding, wide[:, :width])
+    data = data.to(DEVICE)
+    decode_rows_cuda(data, as_scales(data, coding), coding, wide[:, :width])
     assert torch.equal(wide[:, :width].cpu(), expected)
     assert bool((wide[:, width:] == 7).all())
 
 
 @pytest.mark.parametrize("coding", [Coding("e4m3", "float32"), Coding("e2m1", "e8m0", 32)], ids=str)
 def test_what_is_no_number_stays_none(coding: Coding) -> None:
-    data = torch.full((1, coding.row_bytes(32)), 255, dtype=torch.uint8)
+    data = torch.full((1, coding.row_bytes(32)), 255, dtype=torch.uint8, device=DEVICE)
     out = torch.empty(1, 32, device=DEVICE)
-    decode_rows_cuda(data.to(DEVICE), coding, out)
+    decode_rows_cuda(data, as_scales(data, coding), coding, out)
     assert bool(out.isnan().all())
