@@ -88,7 +88,8 @@ def decode_rows_cuda(data: Tensor, scales: Tensor, coding: Coding, out: Tensor) 
     _decode_rows[triton.cdiv(rows, TILE_ROWS), triton.cdiv(width, TILE_COLUMNS)](
         data, scales, out, rows, width, coding.num_groups(width), group,
         coding.scales_at(width), coding.zeros_at(width), data.stride(0), out.stride(0),
-        CODE=coding.code, BITS=coding.num_bits, MIDDLE=0 if coding.zeros else coding.middle, POWERS=coding.scale == "e8m0",
+        CODE=coding.code, BITS=coding.num_bits, MIDDLE=0 if coding.zeros else coding.middle,
+        POWERS=coding.scale == "e8m0",
         ZEROS=coding.zeros, SCALE_BYTES=coding.scale_bytes, WHOLE=whole, RB=TILE_ROWS, CB=TILE_COLUMNS,
         num_warps=WARPS,
     )  # fmt: skip
