@@ -5,6 +5,7 @@ lm         `OffloadedLM`: the model as a user calls it.
 loop       The engine's loop, whole: blocks, sweeps, tasks, tokens.
 placed     A model whose weights lie in their places.
 prompts    Prompts and outputs in the shapes that transformers uses.
+retreat    Memory that gives out in a pass: rows step back, blocks become smaller.
 tokenizer  Text to token ids and back.
 """
 

@@ -57,17 +57,18 @@ class BlockPlanner:
     def __init__(self, model: PlacedModel, schedule: Schedule) -> None:
         self.model = model
         self.schedule = schedule
+        self.policy = model.policy  # whose blocks may become smaller than those that were asked for
 
     def plans(
         self, prompts: Sequence[Sequence[int]], gen_len: int, given: Sequence[Given] | None = None
     ) -> Iterator[BlockPlan]:
         """Block after block in input order; planned when it is asked for, as all of them would fill memory."""
-        size, given = self.model.policy.block_size, given or [Given(prompt) for prompt in prompts]
+        size, given = self.policy.block_size, given or [Given(prompt) for prompt in prompts]
         for first in range(0, len(prompts), size):
             yield self._plan(prompts[first : first + size], given[first : first + size], first, gen_len)
 
     def _plan(self, prompts: Sequence[Sequence[int]], given: Sequence[Given], first: int, gen_len: int) -> BlockPlan:
-        shape, policy = self.model.shape, self.model.policy
+        shape, policy = self.model.shape, self.policy
         workload = Workload(prompt_lens=tuple(map(len, prompts)), gen_len=gen_len)
         graph = self.schedule.build(Problem(model=shape, hardware=self._here(), workload=workload), policy)
         placement = placement_of(graph, shape, policy, next(fill_blocks(workload, policy)))
