@@ -30,7 +30,7 @@ SHARED = {
     "FP316": ("prompts that are no lines of text, but a table or an archive", "prompts"),
     "FP318": ("a setting of a line that cannot be honoured", "prompts"),
     "FP503": ("a value of config.json that is not allowed", "config fields rope token_rules"),
-    "FP504": ("a model that flexplan does not support", "config opt rope"),
+    "FP504": ("a model that flexplan does not support", "config opt reading rope"),
     "FP506": ("values of config.json that contradict each other", "fields rope rotary"),
     "FP520": ("no model directory", "weights download"),
     "FP802": ("a graph's text that does not parse", "text"),

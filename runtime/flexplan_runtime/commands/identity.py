@@ -82,4 +82,11 @@ def _sample(path: Path, size: int) -> bytes:
         return path.read_bytes()
     step = (size - _SAMPLE_BYTES) // (_SAMPLES - 1)
     with path.open("rb", buffering=0) as file:
-        return b"".join(os.pread(file.fileno(), _SAMPLE_BYTES, n * step) for n in range(_SAMPLES))
+        return b"".join(_read(file.fileno(), n * step) for n in range(_SAMPLES))
+
+
+def _read(fd: int, offset: int) -> bytes:
+    found = b""
+    while len(found) < _SAMPLE_BYTES and (more := os.pread(fd, _SAMPLE_BYTES - len(found), offset + len(found))):
+        found += more
+    return found
