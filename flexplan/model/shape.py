@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from flexplan.limits import MOST_LAYERS, PlainText, Tokens, Width
+from flexplan.model.coding import StoredFormat
 
 Positions = Literal["learned", "rotary", "alibi"]
 Norm = Literal["layer", "rms"]
@@ -23,6 +24,7 @@ class ModelShape(BaseModel):
     Norms stand before a block (``pre_norm``), over what it adds (``added_norm``), both (Gemma) or, without either,
     over the sum (OPT-350M).  ``qk_norm``: over each head of the queries and keys, or (``qk_norm_whole``, OLMo 2) over
     all heads of a token together.
+    ``stored`` is the format of a quantised checkpoint, whose codes stay packed wherever they lie.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -59,6 +61,7 @@ class ModelShape(BaseModel):
     experts_per_token: Annotated[int, Field(ge=0, le=1 << 16)] = 0
     position_offset: Annotated[int, Field(ge=0, le=1 << 16)] = 0
     bytes_per_element: Annotated[int, Field(ge=1, le=8)] = 2
+    stored: StoredFormat | None = None
 
     @model_validator(mode="after")
     def _agree(self) -> ModelShape:

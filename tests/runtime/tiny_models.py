@@ -165,11 +165,11 @@ def layer_weights(reader: WeightReader, shape: ModelShape, layer: int, cut: Cut 
 
 def attend(family: Family, depth: int, q_BSNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor) -> Tensor:
     """Causal attention as the layer has it, (B, S, N x H)."""
-    scoring, length = family.scoring(depth, torch.device("cpu")), q_BSNH.shape[1]
-    mask = prompt_mask(torch.zeros(1, dtype=torch.int64), length, window=scoring.window)
-    if scoring.is_plain:
-        return prompt_attention(q_BSNH, k_BSKH, v_BSKH, mask, scoring.scale)
-    return scored_prompt_attention(q_BSNH, k_BSKH, v_BSKH, mask, scoring)
+    rule, length = family.rule(depth, torch.device("cpu")), q_BSNH.shape[1]
+    mask = prompt_mask(torch.zeros(1, dtype=torch.int64), length, window=rule.window)
+    if rule.is_plain:
+        return prompt_attention(q_BSNH, k_BSKH, v_BSKH, mask, rule.scale)
+    return scored_prompt_attention(q_BSNH, k_BSKH, v_BSKH, mask, rule)
 
 
 @torch.no_grad()

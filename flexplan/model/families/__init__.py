@@ -16,11 +16,12 @@ rotary    What Llama and those like it share.
 
 from flexplan.model.families.names import Names
 from flexplan.model.families.others import why_not
-from flexplan.model.families.registry import FAMILIES, names_of, read_family
+from flexplan.model.families.registry import FAMILIES, fields_of, names_of, read_family
 
 __all__ = [
     "FAMILIES",
     "Names",
+    "fields_of",
     "names_of",
     "read_family",
     "why_not",

@@ -34,13 +34,16 @@ _SEE_LATER_TOKENS = ("opt", "llama", "mistral", "mixtral", "qwen2", "qwen3")
 FAMILIES: Mapping[str, Mapping[str, Any]] = MappingProxyType({name: keys for name, (keys, _, _) in _FAMILIES.items()})
 
 
-def read_family(config: Mapping[str, Any], family: str, name: str, where: str) -> tuple[ModelShape, ModelConstants]:
-    """Sizes and constants of a model of a known family; ModelFilesError names what is wrong with the file."""
-    defaults, read, _ = _FAMILIES[family]
-    fields = Fields(config, family, where, defaults)
-    if not fields.flag("is_causal") and family not in _SEE_LATER_TOKENS:
-        raise fields.wrong("is_causal", f"true, or a model of these types: {', '.join(_SEE_LATER_TOKENS)}")
-    return read(fields, name)
+def fields_of(config: Mapping[str, Any], family: str, where: str) -> Fields:
+    """The keys of a model of a known family, each to be taken by its type."""
+    return Fields(config, family, where, _FAMILIES[family][0])
+
+
+def read_family(f: Fields, name: str) -> tuple[ModelShape, ModelConstants]:
+    """Sizes and constants of a model; ModelFilesError names what is wrong with the file."""
+    if not f.flag("is_causal") and f.family not in _SEE_LATER_TOKENS:
+        raise f.wrong("is_causal", f"true, or a model of these types: {', '.join(_SEE_LATER_TOKENS)}")
+    return _FAMILIES[f.family][1](f, name)
 
 
 def names_of(family: str) -> Names:

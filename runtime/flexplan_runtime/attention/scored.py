@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from flexplan.model import Packing
+from flexplan_runtime.kernels.attention_rule import AttentionRule
 from flexplan_runtime.kernels.quantisation import unpack_vectors
-from flexplan_runtime.kernels.scoring import Scoring
 
 BLOCK = 1 << 22  # numbers that are unpacked, or scored, at a time
 
@@ -21,14 +21,14 @@ def attention_weights(
     k_GTH: Tensor,
     pads_G: Tensor,
     newest: Tensor,
-    scoring: Scoring,
+    rule: AttentionRule,
     packing: Packing | None = None,
     first_grain: int = 0,
 ) -> Tensor:
     """(G, P, T) float32: softmax over tokens ``pads .. newest``, 0 elsewhere."""
     at = torch.arange(k_GTH.shape[1], device=q_GPH.device)
     unread = (at < pads_G[:, None]) | (at > newest)
-    return scoring.weights(_products(q_GPH, k_GTH, packing), unread[:, None], first_grain)
+    return rule.weights(_products(q_GPH, k_GTH, packing), unread[:, None], first_grain)
 
 
 def scored_attention(
@@ -36,7 +36,7 @@ def scored_attention(
     pairs_G2TH: Tensor,
     pads_G: Tensor,
     context: int | Tensor,
-    scoring: Scoring,
+    rule: AttentionRule,
     packing: Packing | None = None,
     first_grain: int = 0,
 ) -> Tensor:
@@ -53,13 +53,13 @@ def scored_attention(
     for first in range(0, len(q_GPH), step):
         part = slice(first, first + step)
         q, pairs = q_GPH[part], pairs_G2TH[part]
-        probs = attention_weights(q, pairs[:, 0], pads_G[part], newest, scoring, packing, first_grain + first)
+        probs = attention_weights(q, pairs[:, 0], pads_G[part], newest, rule, packing, first_grain + first)
         out[part] = weighted_values(probs, pairs[:, 1], q, packing)
     return out
 
 
 def scored_prompt_attention(
-    q_BSNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask_B1SS: Tensor, scoring: Scoring
+    q_BSNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask_B1SS: Tensor, rule: AttentionRule
 ) -> Tensor:
     """A prompt over itself by the mask (True is read), (B, S, N x H); some queries of one sequence at a time."""
     rows, length, heads = q_BSNH.shape[:3]
@@ -73,20 +73,20 @@ def scored_prompt_attention(
             count = q_KMH.shape[1] * kv_heads // heads
             products = torch.bmm(q_KMH, k_KHS).float().unflatten(1, (-1, count))
             unread_LS = ~mask_B1SS[row if len(mask_B1SS) > 1 else 0, 0, part]
-            probs_KPLS = _by_query(scoring, products, unread_LS)
+            probs_KPLS = _by_query(rule, products, unread_LS)
             done_KMH = torch.bmm(probs_KPLS.flatten(1, 2).to(v_KSH.dtype), v_KSH)
             out_BSNH[row, part] = done_KMH.unflatten(1, (-1, count)).permute(2, 0, 1, 3).flatten(1, 2)
     return out_BSNH.flatten(2)
 
 
-def _by_query(scoring: Scoring, products_KPLS: Tensor, unread_LS: Tensor) -> Tensor:
-    """The weights of several queries a head: to `Scoring` each KV head is a grain, and each query a head of it."""
+def _by_query(rule: AttentionRule, products_KPLS: Tensor, unread_LS: Tensor) -> Tensor:
+    """The weights of several queries a head: to `AttentionRule` a KV head is a grain, each query a head of it."""
     heads, group, queries, length = products_KPLS.shape
-    spread = Scoring(
-        scoring.scale,
-        scoring.window,
-        scoring.softcap,
-        *(None if x is None else x.repeat_interleave(queries, 1) for x in (scoring.slopes_KP, scoring.sinks_KP)),
+    spread = AttentionRule(
+        rule.scale,
+        rule.window,
+        rule.softcap,
+        *(None if x is None else x.repeat_interleave(queries, 1) for x in (rule.slopes_KP, rule.sinks_KP)),
     )
     unread = unread_LS.repeat(group, 1)[None]
     return spread.weights(products_KPLS.flatten(1, 2), unread).view(heads, group, queries, length)

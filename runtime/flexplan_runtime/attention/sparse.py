@@ -16,7 +16,7 @@ from torch import Tensor
 from flexplan.model import Packing
 from flexplan.placement import values_read
 from flexplan_runtime.attention.scored import attention_weights, weighted_values
-from flexplan_runtime.kernels.scoring import Scoring
+from flexplan_runtime.kernels.attention_rule import AttentionRule
 
 
 def sparse_attention(
@@ -24,7 +24,7 @@ def sparse_attention(
     pairs_G2TH: Tensor,
     pads_G: Tensor,
     context: int | Tensor,
-    scoring: Scoring,
+    rule: AttentionRule,
     sparsity: float,
     packing: Packing | None = None,
     first_grain: int = 0,
@@ -36,7 +36,7 @@ def sparse_attention(
     if isinstance(context, int):
         pairs_G2TH = pairs_G2TH[:, :, :context]
     newest = torch.as_tensor(context, device=q_GPH.device) - 1
-    probs = attention_weights(q_GPH, pairs_G2TH[:, 0], pads_G, newest, scoring, packing, first_grain)
+    probs = attention_weights(q_GPH, pairs_G2TH[:, 0], pads_G, newest, rule, packing, first_grain)
     positions, shares = choose(probs, pads_G, newest, sparsity)
     return weighted_values(shares, values_at(pairs_G2TH[:, 1], positions), q_GPH, packing)
 

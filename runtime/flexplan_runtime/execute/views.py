@@ -15,7 +15,7 @@ from flexplan.graph import Access, Task
 from flexplan.model import Layer
 from flexplan.placement import Placement, Segment, rows_at_once
 from flexplan_runtime.execute.block import BatchState, BlockState
-from flexplan_runtime.kernels.scoring import Scoring
+from flexplan_runtime.kernels.attention_rule import AttentionRule
 from flexplan_runtime.memory import BlockMemory, ScratchFile, move
 
 HOST = torch.device("cpu")
@@ -50,14 +50,14 @@ class TaskView:
         return self.block.batches[self.task.k]
 
     @property
-    def scoring(self) -> Scoring:
+    def rule(self) -> AttentionRule:
         """What attention of its layer makes of scores, where the block computes."""
-        return self.block.family.scoring(self.layer.depth, self.batch.pads.device)
+        return self.block.family.rule(self.layer.depth, self.batch.pads.device)
 
     @property
-    def host_scoring(self) -> Scoring:
+    def host_rule(self) -> AttentionRule:
         """The same on the host."""
-        return self.block.family.scoring(self.layer.depth, HOST)
+        return self.block.family.rule(self.layer.depth, HOST)
 
     @property
     def new_tokens(self) -> int:

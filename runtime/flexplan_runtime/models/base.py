@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flexplan.model import TOKENS, ModelConstants, ModelShape
-from flexplan_runtime.kernels.scoring import Scoring
+from flexplan_runtime.kernels.attention_rule import AttentionRule
 
 Pieces = Sequence[Tensor]
 Weights = Mapping[str, Pieces]
@@ -66,7 +66,7 @@ class Family(ABC):
     def __init__(self, shape: ModelShape, math: ModelConstants) -> None:
         self.shape = shape
         self.math = math
-        self._scorings: dict[tuple[int, torch.device], Scoring] = {}
+        self._rules: dict[tuple[int, torch.device], AttentionRule] = {}
         self._sinks = torch.empty(0)
 
     @property
@@ -74,18 +74,18 @@ class Family(ABC):
         """What attention multiplies ``q @ k`` by."""
         return self.math.attention_scale
 
-    def scoring(self, depth: int, device: torch.device) -> Scoring:
+    def rule(self, depth: int, device: torch.device) -> AttentionRule:
         """What attention of layer ``depth`` makes of scores on a device."""
         place = (depth if self.shape.windows or self.shape.sinks else 0, device)
-        if place not in self._scorings:
-            self._scorings[place] = self._scoring(*place)
-        return self._scorings[place]
+        if place not in self._rules:
+            self._rules[place] = self._rule(*place)
+        return self._rules[place]
 
-    def _scoring(self, depth: int, device: torch.device) -> Scoring:
+    def _rule(self, depth: int, device: torch.device) -> AttentionRule:
         by_head = (self.shape.num_kv_heads, self.shape.group_size)
         slopes = torch.tensor(self.math.alibi_slopes).view(by_head).to(device) if self.math.alibi_slopes else None
         sinks = self._sinks[depth].view(by_head).to(device) if self.shape.sinks else None
-        return Scoring(self.scale, self.shape.window(depth), self.math.attention_softcap, slopes, sinks)
+        return AttentionRule(self.scale, self.shape.window(depth), self.math.attention_softcap, slopes, sinks)
 
     def learn(self, reader: Reader) -> None:
         """Keep what attention needs of the weights wherever it is computed: a few numbers a head."""

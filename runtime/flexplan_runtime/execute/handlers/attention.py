@@ -55,10 +55,10 @@ def project(view: TaskView) -> None:
 def _choose(view: TaskView, q_GPH: Tensor, out_GPH: Tensor) -> None:
     """Of the streamed grains: which old values count and how much, and the newest one's part of attention."""
     s, old, batch = view.segment, view.old_tokens, view.batch
-    first, scoring = s.grains[0], view.scoring
-    pads, newest, packing = batch.unread(scoring.window)[first:], batch.position, view.block.cache_packing
+    first, rule = s.grains[0], view.rule
+    pads, newest, packing = batch.unread(rule.window)[first:], batch.position, view.block.cache_packing
     keys_GTH = by_grain(view.slot("cache_ring"), s, s.streamed, s.capacity, view.block.cache_dtype, 1)[:, 0, : old + 1]
-    probs = attention_weights(q_GPH, keys_GTH, pads, newest, scoring, packing, first)
+    probs = attention_weights(q_GPH, keys_GTH, pads, newest, rule, packing, first)
     positions, probs = choose(probs, pads, newest, view.placement.policy.attn_sparsity)
     # a short row's surplus choices are the newest, whose place on the host is not filled yet; they weigh nothing
     view.slot("choices").view(torch.int64).copy_(value_rows(s, positions[:, :-1].clamp(max=old - 1)))
@@ -73,7 +73,7 @@ def attend(view: TaskView) -> None:
     new_rows = view.read("cache_out")
     if new_rows is not None:
         view.slot("cache_relay")[old * s.disk_row_bytes :].copy_(new_rows)
-    view.batch.slide_on_host(view.scoring.window, old + 1)
+    view.batch.slide_on_host(view.rule.window, old + 1)
     for part in _on_host(view):
         part(old + 1)
 
@@ -93,11 +93,11 @@ def _on_host(view: TaskView) -> list[HostAttention]:
         found.append(by_token(view.slot("cache_relay"), s, context, s.disk_row_bytes, view.block.cache_dtype))
     queries = view.source().view(view.block.dtype).view(s.hosted, -1, s.head_dim)
     out = view.target().view(view.block.dtype).view(s.hosted, -1, s.head_dim)
-    scoring, at, parts = view.host_scoring, 0, []
-    pads = view.batch.host_unread(scoring.window)[first:]
+    rule, at, parts = view.host_rule, 0, []
+    pads = view.batch.host_unread(rule.window)[first:]
     for pairs in found:
         span = slice(at, at + len(pairs))
-        given = queries[span], pairs, pads[span], scoring, out[span], view.block.num_threads
+        given = queries[span], pairs, pads[span], rule, out[span], view.block.num_threads
         parts.append(HostAttention(*given, view.block.cache_packing, policy.attn_sparsity, first + at))
         at += len(pairs)
     if not from_disk:  # what comes from there is longer each time
@@ -131,15 +131,15 @@ def layer_attention(view: TaskView, hidden: Tensor, rows: slice) -> Tensor:
 
 def _over_the_prompt(view: TaskView, q: Tensor, k: Tensor, v: Tensor, rows: slice) -> Tensor:
     """(B, S, N x H) of these rows, by the mask that all layers share or, with a window, the layer's own."""
-    batch, scoring, length = view.batch, view.scoring, view.new_tokens
+    batch, rule, length = view.batch, view.rule, view.new_tokens
     mask = None if batch.prompt_mask is None else batch.prompt_mask[rows]
-    if 0 < scoring.window < length or (mask is None and not scoring.is_plain):
+    if 0 < rule.window < length or (mask is None and not rule.is_plain):
         pads = batch.pads[rows] if mask is not None else batch.pads[:1]  # nothing is padded: one mask for all
-        mask = prompt_mask(pads, length, causal=view.block.family.math.causal, window=scoring.window)
-    if scoring.is_plain:
-        return prompt_attention(q, k, v, mask, scoring.scale)
+        mask = prompt_mask(pads, length, causal=view.block.family.math.causal, window=rule.window)
+    if rule.is_plain:
+        return prompt_attention(q, k, v, mask, rule.scale)
     assert mask is not None, "made above"
-    return scored_prompt_attention(q, k, v, mask, scoring)
+    return scored_prompt_attention(q, k, v, mask, rule)
 
 
 def _with_values(view: TaskView, part_GPH: Tensor) -> Tensor:
@@ -171,17 +171,17 @@ def _cached(view: TaskView, resident: Tensor | None, ring: Tensor | None) -> lis
 
 def _attend_cached(view: TaskView, q: Tensor, pairs: Tensor, first: int) -> Tensor:
     """(G, P, H) of queries in that shape, or (B, K, P, H) of all grains."""
-    batch, scoring = view.batch, view.scoring
-    pads, packing = batch.unread(scoring.window)[first : first + len(pairs)], view.block.cache_packing
+    batch, rule = view.batch, view.rule
+    pads, packing = batch.unread(rule.window)[first : first + len(pairs)], view.block.cache_packing
     sparsity = view.placement.policy.attn_sparsity
     context = batch.position + 1 if pairs.is_cuda else view.old_tokens + 1
     if sparsity < 1:
-        return sparse_attention(q.flatten(0, -3), pairs, pads, context, scoring, sparsity, packing, first)
-    if not scoring.is_plain:
-        return scored_attention(q.flatten(0, -3), pairs, pads, context, scoring, packing, first)
+        return sparse_attention(q.flatten(0, -3), pairs, pads, context, rule, sparsity, packing, first)
+    if not rule.is_plain:
+        return scored_attention(q.flatten(0, -3), pairs, pads, context, rule, packing, first)
     if packing:
-        return decode_attention_packed(q.flatten(0, -3), pairs, packing, pads, batch.position, scoring.scale)
-    return decode_attention(q, pairs, pads, batch.position, scoring.scale)
+        return decode_attention_packed(q.flatten(0, -3), pairs, packing, pads, batch.position, rule.scale)
+    return decode_attention(q, pairs, pads, batch.position, rule.scale)
 
 
 def _keep(view: TaskView, k_BSKH: Tensor, v_BSKH: Tensor, first_row: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""`Scoring`: what attention makes of the products of queries and keys before it weighs the values.
+"""`AttentionRule`: what attention makes of the products of queries and keys before it weighs the values.
 
 Letters as in `attention`: G grains (sequence x KV head), P query heads that share a KV head, T tokens; N query heads,
 K KV heads.
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Scoring:
+class AttentionRule:
     """Of one layer: a scale for all, a window, and what few families have and few kernels know.
 
     ``window``: how many of the newest tokens are read, 0 for all.  ``softcap`` c bounds a score, c tanh(score / c).
