@@ -16,12 +16,9 @@ class Alike:
     def __init__(self, buffers: Mapping[str, Buffer], first: Sweep, second: Sweep) -> None:
         tracker = Tracker(buffers)
         self.first, self.second = derive(first, tracker), derive(second, tracker)
-        self.growth = steps_between(self.first.works, self.second.works)
-
-    @property
-    def holds(self) -> bool:
-        """Do they do the same work task by task, as their pattern says?"""
-        return _works(self.first.layout) == _works(self.second.layout)
+        self.holds = _works(self.first.layout) == _works(self.second.layout)
+        """Do they do the same works task by task, as their pattern says?"""
+        self.growth = steps_between(self.first.works, self.second.works) if self.holds else []
 
     def program(self, i: int, rates: Rates) -> SweepProgram:
         """The sweep of token i, as the first of all."""
