@@ -78,7 +78,9 @@ def dtype_of(asked: str | torch.dtype | None, math: ModelConstants) -> torch.dty
 
 def refuse_other_model(planned: ModelShape, found: ModelShape) -> None:
     """Raise PolicyError where a plan was made for another model."""
-    ours, theirs = (s.with_dtype(2).model_dump(exclude={"name"}) for s in (planned, found))
+    # which floats scales are stored in, only the files say
+    unsaid = {"name": True, "stored": {"name": True, "coding": {"scale"}}}
+    ours, theirs = (s.with_dtype(2).model_dump(exclude=unsaid) for s in (planned, found))
     differing = sorted(key for key in ours if ours[key] != theirs[key])
     if differing:
         key = differing[0]
