@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from pydantic.main import IncEx
 
 from flexplan.errors import PolicyError, UsageError
 from flexplan.model import ModelConstants, ModelShape, has_config, read_config, read_model
@@ -79,7 +80,7 @@ def dtype_of(asked: str | torch.dtype | None, math: ModelConstants) -> torch.dty
 def refuse_other_model(planned: ModelShape, found: ModelShape) -> None:
     """Raise PolicyError where a plan was made for another model."""
     # which floats scales are stored in, only the files say
-    unsaid = {"name": True, "stored": {"name": True, "coding": {"scale"}}}
+    unsaid: IncEx = {"name": True, "stored": {"name": True, "coding": {"scale"}}}
     ours, theirs = (s.with_dtype(2).model_dump(exclude=unsaid) for s in (planned, found))
     differing = sorted(key for key in ours if ours[key] != theirs[key])
     if differing:
