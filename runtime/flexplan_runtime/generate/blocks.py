@@ -28,6 +28,7 @@ from flexplan_runtime.execute import (
     Replays,
     Report,
     Sampling,
+    Scoring,
     batch_states,
 )
 from flexplan_runtime.generate.placed import PlacedModel, arena_sizes
@@ -44,6 +45,7 @@ class Asked:
     pad_id: int
     trace: bool = False
     numbers: Sequence[int] = ()  # of each prompt, its place in the caller's input; none: as they come
+    scoring: Scoring | None = None  # instead of choosing tokens
 
     def numbers_of(self, plan: BlockPlan) -> Sequence[int]:
         """Those of a block's rows."""
@@ -57,17 +59,18 @@ class BlockPlanner:
     def __init__(self, model: PlacedModel, schedule: Schedule) -> None:
         self.model = model
         self.schedule = schedule
+        self.policy = model.policy  # whose blocks may become smaller than those that were asked for
 
     def plans(
         self, prompts: Sequence[Sequence[int]], gen_len: int, given: Sequence[Given] | None = None
     ) -> Iterator[BlockPlan]:
         """Block after block in input order; planned when it is asked for, as all of them would fill memory."""
-        size, given = self.model.policy.block_size, given or [Given(prompt) for prompt in prompts]
+        size, given = self.policy.block_size, given or [Given(prompt) for prompt in prompts]
         for first in range(0, len(prompts), size):
             yield self._plan(prompts[first : first + size], given[first : first + size], first, gen_len)
 
     def _plan(self, prompts: Sequence[Sequence[int]], given: Sequence[Given], first: int, gen_len: int) -> BlockPlan:
-        shape, policy = self.model.shape, self.model.policy
+        shape, policy = self.model.shape, self.policy
         workload = Workload(prompt_lens=tuple(map(len, prompts)), gen_len=gen_len)
         graph = self.schedule.build(Problem(model=shape, hardware=self._here(), workload=workload), policy)
         placement = placement_of(graph, shape, policy, next(fill_blocks(workload, policy)))
@@ -169,7 +172,8 @@ class BlockRoom:
         causal = self.model.math.causal
         batches = batch_states(plan.placement, plan.prompts, asked.numbers_of(plan), self.env.device, causal=causal)
         for k, batch in enumerate(batches):
-            batch.penalties = self._penalties(plan, k, asked.stops)
+            batch.penalties = None if asked.scoring else self._penalties(plan, k, asked.stops)
+            batch.scoring = asked.scoring
         return batches
 
     def _penalties(self, plan: BlockPlan, k: int, stops: Ids) -> Penalties | None:
