@@ -79,7 +79,7 @@ class Fields:
             message = (
                 f"{self.where}: {key} is {self.values[key]!r}, which asks for {what}: flexplan does not compute it"
             )
-            raise ModelFilesError("FP514", message, fix="use a model without it")
+            raise ModelFilesError("FP516", message, fix="use a model without it")
 
     def activation(self, key: str) -> str:
         """The name of an activation function."""
