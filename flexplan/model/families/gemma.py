@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from flexplan.errors import ModelFilesError
 from flexplan.model.constants import ModelConstants
 from flexplan.model.families.fields import Fields
 from flexplan.model.families.names import LLAMA, renamed
@@ -100,6 +99,5 @@ def _ropes(f: Fields) -> tuple[Rope, float]:
     _, _, head_dim = f.heads()
     window = read_rope(f, head_dim, given=local)
     if window.scaling is not None:
-        message = f"{f.where}: layers that slide have positions of type {window.scaling.type!r}, supported is default"
-        raise ModelFilesError("FP504", message, fix="use a model that stretches the positions of full layers only")
+        raise f.wrong("rope_parameters", "rope_type default for sliding_attention")
     return read_rope(f, head_dim, given=full), window.theta
