@@ -155,9 +155,9 @@ def experts_touched(s: ModelShape, tokens: int) -> float:
     return s.num_experts * (1 - (1 - s.experts_per_token / s.num_experts) ** tokens)
 
 
-def mlp_work(s: ModelShape, tokens: int) -> Work:
-    """Norm, up (and gate), activation, down and sum; of a mixture, the experts that the tokens touch."""
-    if s.num_experts:
+def mlp_work(s: ModelShape, tokens: int, depth: int = -1) -> Work:
+    """Norm, up (and gate), activation, down and sum of layer ``depth``; of a mixture, the experts that tokens touch."""
+    if s.is_mixture(depth % s.num_layers):
         return _mixture_work(s, tokens)
     matrices = 3 if s.gated else 2
     matrix = matrices * s.hidden_size * s.ffn_size
@@ -171,12 +171,14 @@ def mlp_work(s: ModelShape, tokens: int) -> Work:
 
 def _mixture_work(s: ModelShape, tokens: int) -> Work:
     """Two products for all experts, into and out of the activated; between them lie the router and the sum."""
-    each, matrix = s.experts_per_token, (3 if s.gated else 2) * s.hidden_size * s.ffn_size
-    router = s.num_experts * s.hidden_size
-    per_token, weights = _EXPERT_FLOPS * matrix * each + router, matrix * experts_touched(s, tokens) + router
-    moved = 2 * each * (s.hidden_size + s.ffn_size)
-    between = _normed(s, s.hidden_size) + (each + _SUMMED) * s.hidden_size
-    kernels = _norm_kernels(s) + _MLP_KERNELS + _ROUTER_KERNELS
+    each, matrix = s.experts_per_token, (3 if s.gated else 2) * s.hidden_size * s.expert_width
+    always = s.num_experts * s.hidden_size + (3 if s.gated else 2) * s.hidden_size * s.shared_ffn_size
+    per_token, weights = _EXPERT_FLOPS * matrix * each + always, matrix * experts_touched(s, tokens) + always
+    moved = 2 * each * (s.hidden_size + s.expert_width) + 4 * s.shared_ffn_size
+    normed, (added, kernels) = s.norms_of_a_block - s.added_norm, _added(s)
+    between = normed * _normed(s, s.hidden_size) + each * s.hidden_size + added
+    kernels += normed * _norm_kernels(s) + _MLP_KERNELS + _ROUTER_KERNELS
+    kernels += _MLP_KERNELS + _GATED_KERNELS if s.shared_ffn_size else 0
     return _products(s, tokens, per_token, weights, moved, between, kernels, 3)
 
 

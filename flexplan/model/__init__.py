@@ -21,7 +21,7 @@ from flexplan.model.catalog import model_shape, read_model, shape_to_run
 from flexplan.model.checkpoint import Source, StoredTensor, WeightFile, parameter_sources
 from flexplan.model.coding import Coding, StoredFormat
 from flexplan.model.config import read_config
-from flexplan.model.constants import ModelConstants, RopeScaling
+from flexplan.model.constants import ModelConstants, RopeScaling, Routing
 from flexplan.model.header import read_header, what_it_is
 from flexplan.model.layers import TRANSFORMER, Layer, is_gathered, layer_tensors, schedule_layers
 from flexplan.model.packing import Packing
@@ -39,10 +39,12 @@ from flexplan.model.shape import ModelShape
 from flexplan.model.stored import INDEX, SINGLE, read_index, weight_files
 from flexplan.model.tensors import (
     ATTENTION,
+    CORRECTION,
     EMBED,
     HEAD,
     MLP,
     ROUTER,
+    SINKS,
     TOKENS,
     WeightTensor,
     weight_bytes,
@@ -52,12 +54,14 @@ from flexplan.model.token_rules import Ids, TokenRules
 
 __all__ = [
     "ATTENTION",
+    "CORRECTION",
     "EMBED",
     "HEAD",
     "INDEX",
     "MLP",
     "ROUTER",
     "SINGLE",
+    "SINKS",
     "TOKENS",
     "TRANSFORMER",
     "Coding",
@@ -67,6 +71,7 @@ __all__ = [
     "ModelShape",
     "Packing",
     "RopeScaling",
+    "Routing",
     "Source",
     "StoredFormat",
     "StoredTensor",

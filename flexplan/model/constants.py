@@ -35,6 +35,24 @@ class RopeScaling(BaseModel):
     long_factors: tuple[float, ...] = ()
 
 
+class Routing(BaseModel):
+    """How a router chooses the experts of a token, and what each counts for.
+
+    Scores are a softmax over all experts, or a sigmoid of each; ``in_float``: of logits computed in float32.  Of
+    ``groups`` of experts the best ``groups_kept`` take part.  What the chosen count for is their scores, scaled to a
+    sum of 1 with ``normalised``, times ``scale``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    score: Literal["softmax", "sigmoid"] = "softmax"
+    in_float: bool = False
+    normalised: bool = True
+    scale: float = 1.0
+    groups: int = 1
+    groups_kept: int = 1
+
+
 class ModelConstants(BaseModel):
     """What the mathematics of a model needs beyond its sizes.
 
@@ -44,6 +62,7 @@ class ModelConstants(BaseModel):
     ``logits_scale`` multiply token rows, what a block adds, and the logits.
     ``rotary_dim``: so many elements of a head turn, the others stay; None for all.  ``rope_local_theta``: the base of
     layers that read a window, where it is another one.  ``alibi_slopes``: what is added to a head's scores a position.
+    ``swiglu_alpha`` and ``swiglu_limit``: of a gate x sigmoid(alpha x), and where gates and what they multiply end.
     ``dtype`` is the checkpoint's, in which a model computes unless another is asked for.
     ``causal`` is False where the tokens of a prompt see those after them, too.
     """
@@ -62,6 +81,9 @@ class ModelConstants(BaseModel):
     alibi_slopes: tuple[float, ...] = ()
     attention_softcap: float | None = None
     logits_softcap: float | None = None
+    routing: Routing = Routing()
+    swiglu_alpha: float = 1.0
+    swiglu_limit: float | None = None
     norm_shift: float = 0.0
     norm_in_float: bool = False
     embed_scale: float = 1.0

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from flexplan.limits import MOST_LAYERS, PlainText, Tokens, Width
+from flexplan.limits import MOST_LAYERS, MOST_WIDTH, PlainText, Tokens, Width
 from flexplan.model.coding import StoredFormat
 
 Positions = Literal["learned", "rotary", "alibi"]
@@ -24,6 +24,10 @@ class ModelShape(BaseModel):
     Norms stand before a block (``pre_norm``), over what it adds (``added_norm``), both (Gemma) or, without either,
     over the sum (OPT-350M).  ``qk_norm``: over each head of the queries and keys, or (``qk_norm_whole``, OLMo 2) over
     all heads of a token together.
+
+    Of a mixture ``expert_ffn_size`` is the width of an expert (0: ``ffn_size``), ``shared_ffn_size`` that of what all
+    tokens use beside theirs, and the first ``dense_layers`` layers have a plain block of ``ffn_size`` instead.
+    ``router_correction``: the router has a number for each expert that counts when experts are chosen.
     ``stored`` is the format of a quantised checkpoint, whose codes stay packed wherever they lie.
     """
 
@@ -59,6 +63,11 @@ class ModelShape(BaseModel):
     windows: tuple[Annotated[int, Field(ge=0, le=1 << 40)], ...] = ()
     num_experts: Annotated[int, Field(ge=0, le=1 << 16)] = 0
     experts_per_token: Annotated[int, Field(ge=0, le=1 << 16)] = 0
+    expert_ffn_size: Annotated[int, Field(ge=0, le=MOST_WIDTH)] = 0
+    shared_ffn_size: Annotated[int, Field(ge=0, le=MOST_WIDTH)] = 0
+    dense_layers: Annotated[int, Field(ge=0, le=MOST_LAYERS)] = 0
+    expert_bias: bool = False
+    router_correction: bool = False
     position_offset: Annotated[int, Field(ge=0, le=1 << 16)] = 0
     bytes_per_element: Annotated[int, Field(ge=1, le=8)] = 2
     stored: StoredFormat | None = None
@@ -87,6 +96,15 @@ class ModelShape(BaseModel):
     def group_size(self) -> int:
         """Query heads that share one KV head."""
         return self.num_heads // self.num_kv_heads
+
+    @property
+    def expert_width(self) -> int:
+        """Feed-forward width of one expert."""
+        return self.expert_ffn_size or self.ffn_size
+
+    def is_mixture(self, depth: int) -> bool:
+        """Whether layer ``depth`` has experts."""
+        return self.num_experts > 0 and depth >= self.dense_layers
 
     @property
     def odd_scores(self) -> bool:

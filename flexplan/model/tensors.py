@@ -16,6 +16,8 @@ from flexplan.model.shape import ModelShape
 EMBED, ATTENTION, MLP, HEAD = "embed", "attention", "mlp", "head"
 TOKENS = "tokens.weight"
 ROUTER = "router.weight"
+CORRECTION = "router_correction.weight"
+SINKS = "sinks.weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,31 +82,35 @@ def _attention(s: ModelShape) -> list[tuple[str, int, int]]:
         *(_norm(s, "attention_norm") if s.norms_of_a_block > s.added_norm else []),
         *_linear("qkv", s.q_size + 2 * s.kv_size, s.hidden_size, s.qkv_bias),
         *qk,
+        *_sinks(s),
         *_linear("out", s.hidden_size, s.q_size, s.out_bias),
         *(_norm(s, "attention_added_norm") if s.added_norm else []),
     ]
 
 
-def _mlp(s: ModelShape) -> list[tuple[str, int, int]]:
+def _sinks(s: ModelShape) -> list[tuple[str, int, int]]:
+    return [(SINKS, s.num_heads, 1)] if s.sinks else []
+
+
+def _block(s: ModelShape, prefix: str, width: int, bias: bool) -> list[tuple[str, int, int]]:
+    """The two or three matrices of a feed-forward block; gate and up are one."""
+    up, rows = ("gate_up", 2 * width) if s.gated else ("up", width)
+    into, out = f"{prefix}{up}", f"{prefix}down"
+    return [*_linear(into, rows, s.hidden_size, bias), *_linear(out, s.hidden_size, width, bias)]
+
+
+def _mlp(s: ModelShape, depth: int) -> list[tuple[str, int, int]]:
     norm = _norm(s, "mlp_norm") if s.norms_of_a_block > s.added_norm else []
     added = _norm(s, "mlp_added_norm") if s.added_norm else []
-    up, width = ("gate_up", 2 * s.ffn_size) if s.gated else ("up", s.ffn_size)
-    if not s.num_experts:
-        return [
-            *norm,
-            *_linear(up, width, s.hidden_size, s.mlp_bias),
-            *_linear("down", s.hidden_size, s.ffn_size, s.mlp_bias),
-            *added,
-        ]
+    if not s.is_mixture(depth):
+        return [*norm, *_block(s, "", s.ffn_size, s.mlp_bias), *added]
+    router = _linear("router", s.num_experts, s.hidden_size, s.expert_bias)
+    correction = [(CORRECTION, s.num_experts, 1)] if s.router_correction else []
+    shared = _block(s, "shared.", s.shared_ffn_size, s.mlp_bias) if s.shared_ffn_size else []
     experts = [
-        tensor
-        for e in range(s.num_experts)
-        for tensor in (
-            (f"experts.{e}.{up}.weight", width, s.hidden_size),
-            (f"experts.{e}.down.weight", s.hidden_size, s.ffn_size),
-        )
+        tensor for e in range(s.num_experts) for tensor in _block(s, f"experts.{e}.", s.expert_width, s.expert_bias)
     ]
-    return [*norm, (ROUTER, s.num_experts, s.hidden_size), *experts, *added]
+    return [*norm, *router, *correction, *shared, *experts, *added]
 
 
 def _head(s: ModelShape) -> list[tuple[str, int, int]]:
@@ -139,7 +145,7 @@ def weight_tensors(shape: ModelShape, packing: Packing | None = None) -> tuple[W
     add(-1, EMBED, _embed(shape))
     for layer in range(shape.num_layers):
         add(layer, ATTENTION, _attention(shape))
-        add(layer, MLP, _mlp(shape))
+        add(layer, MLP, _mlp(shape, layer))
     add(shape.num_layers, HEAD, _head(shape))
     return tuple(found)
 

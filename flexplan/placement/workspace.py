@@ -74,11 +74,13 @@ def _feed_forward(s: ModelShape, sep_layer: bool) -> int:
     Attention's result is in its buffer where layers are split, and is the normed where norms come last.
     """
     kept = 2 if sep_layer or not s.pre_norm else 3
-    return kept * s.hidden_size + (_experts(s) if s.num_experts else _both(s))
+    block = max(_experts(s), _both(s, s.ffn_size) if s.dense_layers else 0) if s.num_experts else _both(s, s.ffn_size)
+    return kept * s.hidden_size + block
 
 
-def _both(s: ModelShape) -> int:
-    return (2 if s.gated else 1) * s.ffn_size
+def _both(s: ModelShape, width: int) -> int:
+    """Gate and up; where the gate is not activated in its place, three copies more."""
+    return (5 if s.expert_bias else 2 if s.gated else 1) * width
 
 
 def _experts(s: ModelShape) -> int:
@@ -88,9 +90,11 @@ def _experts(s: ModelShape) -> int:
     others'.
     """
     sorted_bytes = 64 * s.experts_per_token  # which expert, which place, and what finding them out takes
-    together = s.experts_per_token * (s.ffn_size + s.hidden_size) + ceil(sorted_bytes / s.bytes_per_element)
+    together = s.experts_per_token * (s.expert_width + s.hidden_size) + ceil(sorted_bytes / s.bytes_per_element)
     sums = s.hidden_size * (1 + ceil(_FLOAT / s.bytes_per_element))
-    return max(together + sums, _both(s) + 3 * s.hidden_size)
+    routed = 8 * s.num_experts * ceil(_FLOAT / s.bytes_per_element)  # scores, and what is made of them
+    shared = 2 * s.shared_ffn_size + s.hidden_size if s.shared_ffn_size else 0
+    return max(together + sums, _both(s, s.expert_width) + 3 * s.hidden_size, shared + s.hidden_size) + routed
 
 
 def _choosing(s: ModelShape, rows: int, context: int, sparsity: float) -> int:

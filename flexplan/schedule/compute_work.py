@@ -29,10 +29,20 @@ class ComputeWork:
         if layer.attends:
             read = self.placement.shape.attended(layer.depth, context)
         rows = self.placement.rows(k)
-        return self._of_lengths(half, layer.role, rows, new, read, prompt, resident, streamed)
+        depth = layer.depth if layer.depth < self.placement.shape.dense_layers else -1  # the others are alike
+        return self._of_lengths(half, layer.role, depth, rows, new, read, prompt, resident, streamed)
 
     def _work(
-        self, half: str, role: str, rows: int, new: int, read: int, prompt: bool, resident: int, streamed: int
+        self,
+        half: str,
+        role: str,
+        depth: int,
+        rows: int,
+        new: int,
+        read: int,
+        prompt: bool,
+        resident: int,
+        streamed: int,
     ) -> Work:
         """Of a layer that reads the ``read`` newest tokens."""
         s, tokens = self.placement.shape, rows * new
@@ -41,8 +51,8 @@ class ComputeWork:
         if role == HEAD:
             return cost.head_work(s, rows)
         if role == MLP:
-            return cost.mlp_work(s, tokens)
-        work = cost.mlp_work(s, tokens) if role == TRANSFORMER and half != "project" else NOTHING
+            return cost.mlp_work(s, tokens, depth)
+        work = cost.mlp_work(s, tokens, depth) if role == TRANSFORMER and half != "project" else NOTHING
         if half != "project":
             work = work.plus(cost.merge_work(s, tokens))
         if half == "merge":

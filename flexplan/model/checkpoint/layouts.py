@@ -39,7 +39,8 @@ class _Layout:
         elif stem == "router":
             yield self._source(first_found([f"{at}{name}.{kind}" for name in self.names.router], self.found), tensor)
         else:
-            yield from self._stacked([f"{at}{part}" for part in self.names.inside[stem]], kind, tensor, stem)
+            ending = "" if stem in self.names.bare else kind
+            yield from self._stacked([f"{at}{part}" for part in self.names.inside[stem]], ending, tensor, stem)
 
     def _outside(self, name: str, stem: str, kind: str) -> str:
         """The name of the token table, a head, or what else is there once."""

@@ -2,8 +2,10 @@
 
 fields    The keys of a `config.json` that a family reads, with transformers' defaults, each taken by its type.
 gemma     Gemma, Gemma 2, Gemma 3.
+glm       The mixtures of GLM-4.5 and later.
+gpt_oss   gpt-oss.
 granite   Granite.
-llama     Llama, Mistral, Mixtral, Qwen2, Qwen3.
+llama     Llama, Mistral, Mixtral, Qwen2, Qwen3, with and without experts.
 names     What a family calls its tensors in a checkpoint.
 olmo      OLMo 2.
 opt       OPT.

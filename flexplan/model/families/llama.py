@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flexplan.model.constants import ModelConstants
+from flexplan.model.constants import ModelConstants, Routing
 from flexplan.model.families.fields import MOST_LAYERS, Fields
 from flexplan.model.families.rotary import DEFAULTS, read_rotary
 from flexplan.model.shape import ModelShape
@@ -34,6 +34,13 @@ QWEN_WINDOW = {"sliding_window": 4096, "use_sliding_window": False, "max_window_
 QWEN2 = DEFAULTS | QWEN_WINDOW | {"num_key_value_heads": 32}
 QWEN3 = QWEN2 | {"head_dim": 128, "attention_bias": False}
 
+QWEN3_MOE = (
+    DEFAULTS
+    | {"sliding_window": 4096, "use_sliding_window": False, "num_key_value_heads": 4, "attention_bias": False}
+    | {"moe_intermediate_size": 768, "num_experts": 128, "num_local_experts": None, "num_experts_per_tok": 8}
+    | {"norm_topk_prob": False, "decoder_sparse_step": 1, "mlp_only_layers": None}
+)
+
 Found = tuple[ModelShape, ModelConstants]
 
 
@@ -62,3 +69,24 @@ def read_qwen2(f: Fields, name: str) -> Found:
 def read_qwen3(f: Fields, name: str) -> Found:
     """Norms of queries and keys."""
     return read_rotary(f, name, windows=f.windows(slides=True), shape={"qk_norm": True})
+
+
+def read_qwen3_moe(f: Fields, name: str) -> Found:
+    """Qwen3 with experts in every layer."""
+    f.refuse("mlp_only_layers", "layers without experts among the others")
+    if f.count("decoder_sparse_step") != 1:
+        raise f.wrong("decoder_sparse_step", "1: experts in every layer")
+    experts = f.count("num_local_experts" if "num_local_experts" in f else "num_experts", MOST_LAYERS)
+    shape = {
+        "qk_norm": True,
+        "num_experts": experts,
+        "experts_per_token": f.count("num_experts_per_tok", experts),
+        "expert_ffn_size": f.count("moe_intermediate_size"),
+    }
+    routing = Routing(normalised=f.flag("norm_topk_prob"))
+    # its mathematics slides whatever the types of its layers are
+    return read_rotary(f, name, windows=_moe_windows(f), shape=shape, math={"routing": routing})
+
+
+def _moe_windows(f: Fields) -> tuple[tuple[int, ...], int | None]:
+    return f.windows(slides=True, always=True)

@@ -19,7 +19,8 @@ class Names:
 
     ``outside`` are alternatives, the first that the checkpoint has; ``inside`` are the parts of a layer, ``experts``
     those of an expert, alternatives to each other.  Where ``fused`` has a name that the checkpoint has, all experts of
-    a layer are in one tensor, the expert first.  ``transposed``: matrices with these stems of ours lie by input.
+    a layer are in one tensor, the expert first.  ``transposed``: matrices with these stems of ours lie by input;
+    ``bare``: theirs has no ending.
     """
 
     roots: tuple[str, ...]
@@ -30,6 +31,7 @@ class Names:
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     router: tuple[str, ...] = ()
     transposed: frozenset[str] = frozenset()
+    bare: frozenset[str] = frozenset()
 
 
 LLAMA = Names(
@@ -69,6 +71,24 @@ QWEN_EXPERTS = replace(
         },
     ),
     fused={stem: (f"mlp.experts.{stem}_proj",) for stem in ("gate_up", "down")},
+)
+GLM_EXPERTS = replace(
+    QWEN_EXPERTS,
+    inside={
+        **LLAMA.inside,
+        "router_correction": ("mlp.gate.e_score_correction_bias",),
+        "shared.gate_up": ("mlp.shared_experts.gate_proj", "mlp.shared_experts.up_proj"),
+        "shared.down": ("mlp.shared_experts.down_proj",),
+    },
+    bare=frozenset(("router_correction",)),
+)
+GPT_OSS = replace(
+    LLAMA,
+    inside={**LLAMA.inside, "sinks": ("self_attn.sinks",)},
+    router=("mlp.router",),
+    fused={stem: (f"mlp.experts.{stem}_proj",) for stem in ("gate_up", "down")},
+    transposed=frozenset(("gate_up", "down")),
+    bare=frozenset(("sinks",)),
 )
 
 

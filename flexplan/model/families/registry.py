@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from flexplan.model.constants import ModelConstants
-from flexplan.model.families import gemma, granite, llama, names, olmo, opt, phi
+from flexplan.model.families import gemma, glm, gpt_oss, granite, llama, names, olmo, opt, phi
 from flexplan.model.families.fields import Fields
 from flexplan.model.families.names import Names
 from flexplan.model.shape import ModelShape
@@ -26,6 +26,9 @@ _FAMILIES: dict[str, tuple[Mapping[str, Any], Reader, Names]] = {
     "gemma3_text": (gemma.GEMMA3, gemma.read_gemma3, gemma.NAMES),
     "granite": (granite.GRANITE, granite.read_granite, names.LLAMA),
     "olmo2": (olmo.OLMO2, olmo.read_olmo2, olmo.NAMES),
+    "qwen3_moe": (llama.QWEN3_MOE, llama.read_qwen3_moe, names.QWEN_EXPERTS),
+    "glm4_moe": (glm.GLM4_MOE, glm.read_glm4_moe, names.GLM_EXPERTS),
+    "gpt_oss": (gpt_oss.GPT_OSS, gpt_oss.read_gpt_oss, names.GPT_OSS),
     "phi3": (phi.PHI3, phi.read_phi3, phi.NAMES),
 }
 # where transformers honours `is_causal`, and flexplan was compared with it

@@ -23,7 +23,7 @@ def layer_weights(view: TaskView) -> dict[str, Pieces]:
     if found is None:
         unpacked = view.read("weights_unpacked")
         found = _pieces(view) if unpacked is None else _whole(view, unpacked)
-        view.block.family.prepare(found)
+        view.block.family.prepare(found, view.layer.depth)
         view.block.weights[place] = found
     return found
 

@@ -4,7 +4,8 @@ activations  Activation functions by their Hugging Face names.
 base         `Family`: five functions of weights and activations.
 decoder      The decoder that the families share.
 gemma        Gemma's token rows.
-mixtral      A decoder with a mixture of experts.
+gpt_oss      The gates of gpt-oss.
+mixture      A decoder with a mixture of experts.
 registry     The families by name.
 rope         Rotary positions.
 """

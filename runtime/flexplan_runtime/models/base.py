@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flexplan.model import TOKENS, ModelConstants, ModelShape
+from flexplan.model import CORRECTION, SINKS, TOKENS, ModelConstants, ModelShape
 from flexplan_runtime.kernels.attention_rule import AttentionRule
 
 Pieces = Sequence[Tensor]
@@ -67,7 +67,7 @@ class Family(ABC):
         self.shape = shape
         self.math = math
         self._rules: dict[tuple[int, torch.device], AttentionRule] = {}
-        self._sinks = torch.empty(0)
+        self._sinks = self._corrections = torch.empty(0)
 
     @property
     def scale(self) -> float:
@@ -88,11 +88,15 @@ class Family(ABC):
         return AttentionRule(self.scale, self.shape.window(depth), self.math.attention_softcap, slopes, sinks)
 
     def learn(self, reader: Reader) -> None:
-        """Keep what attention needs of the weights wherever it is computed: a few numbers a head."""
+        """Keep what is needed in float32, or on both sides of the link: a few numbers a head, or an expert."""
         if self.shape.sinks:
             self._sinks = torch.empty(self.shape.num_layers, self.shape.num_heads)
             for depth in range(self.shape.num_layers):
-                reader.read_rows("sinks.weight", depth, 0, self.shape.num_heads, self._sinks[depth])
+                reader.read_rows(SINKS, depth, 0, self.shape.num_heads, self._sinks[depth])
+        if self.shape.router_correction:
+            self._corrections = torch.zeros(self.shape.num_layers, self.shape.num_experts)
+            for depth in range(self.shape.dense_layers, self.shape.num_layers):
+                reader.read_rows(CORRECTION, depth, 0, self.shape.num_experts, self._corrections[depth])
 
     @abstractmethod
     def embed(self, w: Weights, token_rows_BSE: Tensor, positions_BS: Tensor) -> Tensor:
@@ -116,8 +120,8 @@ class Family(ABC):
     def norm(self, w: Weights, name: str, x: Tensor) -> Tensor:
         """The normalisation `name` over the last dimension."""
 
-    def prepare(self, w: dict[str, Pieces]) -> None:  # noqa: B027  # most families have nothing to find out
-        """Add to a layer's weights, which stay where they are, what else every step would find out again."""
+    def prepare(self, w: dict[str, Pieces], depth: int) -> None:  # noqa: B027  # most have nothing to find out
+        """Add to the weights of layer ``depth``, which stay where they are, what else every step would find out again."""
 
     def asks_the_host(self, cuts: Sequence[tuple[str, int]]) -> bool:
         """Whether a step waits for the host, and cannot be captured; ``cuts``: (tensor, row) where pieces part."""

@@ -63,15 +63,23 @@ class Decoder(Family):
         return self._joined(w, "attention", self.apply(w, "out", attention_BSQ), hidden_BSD, out)
 
     def mlp(self, w: Weights, hidden_BSD: Tensor, out: Tensor | None = None) -> Tensor:
-        x_BSD = self.feed_forward(w, "", self._before(w, "mlp_norm", hidden_BSD))
+        x_BSD = self.feed_forward(w, self._before(w, "mlp_norm", hidden_BSD))
         return self._joined(w, "mlp", x_BSD, hidden_BSD, out)
 
-    def feed_forward(self, w: Weights, prefix: str, x: Tensor) -> Tensor:
+    def feed_forward(self, w: Weights, x: Tensor) -> Tensor:
+        """What the feed-forward block adds, over the last dimension."""
+        return self.expert(w, "", x)
+
+    def expert(self, w: Weights, prefix: str, x: Tensor) -> Tensor:
         """The two or three matrices of the tensors that start with `prefix`, over the last dimension."""
         if not self.shape.gated:
             return self.apply(w, f"{prefix}down", self._activation(self.apply(w, f"{prefix}up", x)))
-        gate, up = self.apply(w, f"{prefix}gate_up", x).chunk(2, dim=-1)
-        return self.apply(w, f"{prefix}down", self._activation(gate).mul_(up))
+        return self.apply(w, f"{prefix}down", self.gated(self.apply(w, f"{prefix}gate_up", x)))
+
+    def gated(self, gate_up: Tensor) -> Tensor:
+        """Gates, activated, times what they let through."""
+        gate, up = gate_up.chunk(2, dim=-1)
+        return self._activation(gate).mul_(up)
 
     def head(self, w: Weights, hidden_BD: Tensor) -> Tensor:
         logits_BV = super().head(w, hidden_BD)

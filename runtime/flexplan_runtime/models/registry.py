@@ -13,7 +13,7 @@ _FAMILIES = {
     "opt": _DECODER,
     "llama": _DECODER,
     "mistral": _DECODER,
-    "mixtral": "mixtral:Mixtral",
+    "mixtral": "mixture:Mixture",
     "qwen2": _DECODER,
     "qwen3": _DECODER,
     "gemma": "gemma:Gemma",
@@ -22,6 +22,9 @@ _FAMILIES = {
     "granite": _DECODER,
     "olmo2": _DECODER,
     "phi3": _DECODER,
+    "qwen3_moe": "mixture:Mixture",
+    "glm4_moe": "mixture:Mixture",
+    "gpt_oss": "gpt_oss:GptOss",
 }
 
 
