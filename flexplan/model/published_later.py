@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flexplan.model.published import BF16, TIED, Config, Series
+from flexplan.model.published import BF16, QWEN_3, TIED, Config, Series
 
 GEMMA = BF16 | TIED | {"vocab_size": 256000, "max_position_embeddings": 8192, "head_dim": 256, "rms_norm_eps": 1e-6}
 GEMMA |= {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
@@ -62,6 +62,57 @@ GRANITE = (
 )
 GRANITE_2B = {"rope_theta": 5e6, "logits_scaling": 8.0, "attention_multiplier": 0.015625}
 GRANITE_8B = {"rope_theta": 1e7, "logits_scaling": 16.0, "attention_multiplier": 0.0078125}
+QWEN_3_MOE = QWEN_3 | {"model_type": "qwen3_moe", "norm_topk_prob": True, "num_experts": 128, "num_experts_per_tok": 8}
+QWEN_2507 = {"max_position_embeddings": 262144, "rope_theta": 5e6}
+QWEN_480B = {"moe_intermediate_size": 2560, "num_experts": 160, "rope_theta": 1e7}
+GLM_45 = BF16 | {
+    "model_type": "glm4_moe",
+    "vocab_size": 151552,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 1e6,
+    "head_dim": 128,
+    "attention_bias": True,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 8,
+    "norm_topk_prob": True,
+    "eos_token_id": [151329, 151336, 151338],
+    "pad_token_id": 151329,
+}
+GLM_AIR = {
+    "n_routed_experts": 128,
+    "moe_intermediate_size": 1408,
+    "first_k_dense_replace": 1,
+    "routed_scaling_factor": 1.0,
+    "use_qk_norm": False,
+}
+GLM_FULL = {
+    "n_routed_experts": 160,
+    "moe_intermediate_size": 1536,
+    "first_k_dense_replace": 3,
+    "routed_scaling_factor": 2.5,
+    "use_qk_norm": True,
+}
+GPT_OSS = BF16 | {
+    "model_type": "gpt_oss",
+    "vocab_size": 201088,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-5,
+    "head_dim": 64,
+    "rope_theta": 150_000,
+    "rope_scaling": {
+        "rope_type": "yarn",
+        "factor": 32.0,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "truncate": False,
+        "original_max_position_embeddings": 4096,
+    },
+    "sliding_window": 128,
+    "num_experts_per_tok": 4,
+    "eos_token_id": 200002,
+    "pad_token_id": 199999,
+}
 _BOTH: dict[str, Config] = {"": {}, "-it": {}}
 
 LATER = (
@@ -100,5 +151,40 @@ LATER = (
         GRANITE,
         (("2b", 40, 2048, 32, 8, 8192, GRANITE_2B), ("8b", 40, 4096, 32, 8, 12800, GRANITE_8B)),
         {"-base": {}, "-instruct": {}},
+    ),
+    Series(
+        "Qwen/Qwen3-",
+        QWEN_3_MOE,
+        (
+            ("30B-A3B", 48, 2048, 32, 4, 6144, {"moe_intermediate_size": 768}),
+            ("235B-A22B", 94, 4096, 64, 4, 12288, {"moe_intermediate_size": 1536}),
+        ),
+        {"": {}, "-Instruct-2507": QWEN_2507, "-Thinking-2507": QWEN_2507},
+    ),
+    Series(
+        "Qwen/Qwen3-Coder-",
+        QWEN_3_MOE | QWEN_2507,
+        (
+            ("30B-A3B", 48, 2048, 32, 4, 6144, {"moe_intermediate_size": 768, "rope_theta": 1e7}),
+            ("480B-A35B", 62, 6144, 96, 8, 8192, QWEN_480B),
+        ),
+        {"-Instruct": {}},
+    ),
+    Series("zai-org/GLM-4.5-", GLM_45, (("Air", 46, 4096, 96, 8, 10944, GLM_AIR),)),
+    Series(
+        "zai-org/GLM-",
+        GLM_45,
+        (
+            ("4.5", 92, 5120, 96, 8, 12288, GLM_FULL),
+            ("4.6", 92, 5120, 96, 8, 12288, GLM_FULL | {"max_position_embeddings": 202752}),
+        ),
+    ),
+    Series(
+        "openai/gpt-oss-",
+        GPT_OSS,
+        (
+            ("20b", 24, 2880, 64, 8, 2880, {"num_local_experts": 32}),
+            ("120b", 36, 2880, 64, 8, 2880, {"num_local_experts": 128}),
+        ),
     ),
 )

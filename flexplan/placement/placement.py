@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
+from flexplan.errors import PolicyError
 from flexplan.graph import TIERS
 from flexplan.model import TOKENS, Layer, ModelShape, schedule_layers
 from flexplan.placement.apportion import cut
@@ -147,6 +148,9 @@ class Placement:
 
 @lru_cache(maxsize=16)  # a plan is predicted, held against its budgets and checked: one placement serves them all
 def _placement(shape: ModelShape, policy: Policy, block: Block, live: int) -> Placement:
+    if shape.sinks and policy.attn_sparsity < 1:
+        message = f"attn_sparsity {policy.attn_sparsity:g}: {shape.name} has sinks, whose weight would be left out"
+        raise PolicyError("FP215", message, fix="attn_sparsity=1.0")
     weights, cache = place_weights(shape, policy), place_cache(shape, policy, block)
     return Placement(shape, policy, block, live, weights, cache)
 

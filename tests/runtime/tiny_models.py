@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from flexplan_runtime.attention import prompt_attention, prompt_mask, scored_prompt_attention
 from flexplan_runtime.models import Family, family
-from flexplan_runtime.models.base import Weights
+from flexplan_runtime.models.base import Pieces
 from flexplan_runtime.weights.checkpoint import WeightReader, open_checkpoint
 from torch import Tensor
 from transformers import (
@@ -21,6 +21,8 @@ from transformers import (
     Gemma2Config,
     Gemma3TextConfig,
     GemmaConfig,
+    Glm4MoeConfig,
+    GptOssConfig,
     GraniteConfig,
     LlamaConfig,
     MistralConfig,
@@ -32,6 +34,7 @@ from transformers import (
     PreTrainedModel,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 
 from flexplan.model import TOKENS, ModelShape, read_config, weight_tensors
@@ -66,6 +69,7 @@ LLAMA3 = {
     "original_max_position_embeddings": 64,
 }
 GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 20, "sliding_window": 5}
+EXPERTS = {"moe_intermediate_size": 24, "num_experts_per_tok": 2}
 CONFIGS: dict[str, PreTrainedConfig] = {
     "opt": OPTConfig(**OPT),
     "opt untied": OPTConfig(**OPT, tie_word_embeddings=False),
@@ -98,6 +102,26 @@ CONFIGS: dict[str, PreTrainedConfig] = {
         logits_scaling=0.7,
         attention_bias=True,
     ),
+    "qwen3 with experts": Qwen3MoeConfig(**ROTARY, **EXPERTS, num_experts=6, norm_topk_prob=True),
+    "qwen3 with experts, windows": Qwen3MoeConfig(
+        **ROTARY, **EXPERTS, num_experts=6, norm_topk_prob=False, use_sliding_window=True, sliding_window=5
+    ),
+    "glm4 with experts": Glm4MoeConfig(
+        **ROTARY | {"num_hidden_layers": 3},
+        **EXPERTS,
+        head_dim=16,
+        n_routed_experts=6,
+        n_shared_experts=2,
+        routed_scaling_factor=1.7,
+        use_qk_norm=True,
+        attention_bias=True,
+    ),
+    "glm4 with groups": Glm4MoeConfig(
+        **ROTARY, **EXPERTS, n_routed_experts=6, n_group=3, topk_group=2, norm_topk_prob=False
+    ),
+    "gpt-oss": GptOssConfig(
+        **ROTARY, head_dim=16, num_local_experts=4, num_experts_per_tok=2, sliding_window=5, swiglu_limit=1.5
+    ),
     "olmo2": Olmo2Config(**ROTARY),
     "phi3": Phi3Config(**ROTARY, sliding_window=6, pad_token_id=0),
     "phi4, longrope": Phi3Config(
@@ -119,13 +143,17 @@ def reference_model(config: PreTrainedConfig) -> PreTrainedModel:
     """transformers' model with random weights that are large enough for every part to matter."""
     torch.manual_seed(0)
     # the framework's attention knows neither caps nor sinks
-    attention = "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
+    odd = getattr(config, "attn_logit_softcapping", None) or config.model_type == "gpt_oss"
+    attention = "eager" if odd else "sdpa"
     model: PreTrainedModel = AutoModelForCausalLM.from_config(
         config, attn_implementation=attention, dtype=torch.float32
     )
     for name, parameter in model.named_parameters():
         # norms stay near 1, else 350M's post-norm would wash everything out
         torch.nn.init.normal_(parameter, mean=1.0 if "norm" in name and "weight" in name else 0.0, std=0.15)
+    for name, buffer in model.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            torch.nn.init.normal_(buffer, std=0.3)
     return model.eval()
 
 
@@ -149,7 +177,7 @@ def uncut(rows: int) -> list[int]:
     return [rows]
 
 
-def layer_weights(reader: WeightReader, shape: ModelShape, layer: int, cut: Cut = uncut) -> Weights:
+def layer_weights(reader: WeightReader, shape: ModelShape, layer: int, cut: Cut = uncut) -> dict[str, Pieces]:
     """The tensors of one layer in float32, each read in the pieces that `cut` asks for."""
     found = {}
     for tensor in weight_tensors(shape):
@@ -182,6 +210,7 @@ def logits(maths: Family, reader: WeightReader, ids_BS: Tensor, cut: Cut = uncut
     hidden = maths.embed(embed, table[ids_BS], positions_BS)
     for layer in range(shape.num_layers):
         w = layer_weights(reader, shape, layer, cut)
+        maths.prepare(w, layer)
         hidden = maths.merge(w, hidden, attend(maths, layer, *maths.project(w, hidden, positions_BS, layer)))
         hidden = maths.mlp(w, hidden)
     return maths.head(head, hidden)

@@ -90,10 +90,14 @@ def _second(f: Fields) -> dict[str, Any]:
 def _ropes(f: Fields) -> tuple[Rope, float]:
     """Of layers that read all, from either dialect, and the base of those that slide."""
     tables = f.values.get("rope_parameters") or {}
-    if not isinstance(tables, dict) or not tables.keys() <= {"full_attention", "sliding_attention"}:
+    kinds, stretched = {"full_attention", "sliding_attention"}, f.values.get("rope_scaling") or {}
+    each = list(tables.values()) if isinstance(tables, dict) else []
+    if not isinstance(tables, dict) or not tables.keys() <= kinds or not all(isinstance(t or {}, dict) for t in each):
         raise f.wrong("rope_parameters", "an object with a table for full_attention and one for sliding_attention")
     full, local = ({**(tables.get(f"{kind}_attention") or {})} for kind in ("full", "sliding"))
-    full |= f.values.get("rope_scaling") or {}
+    if not isinstance(stretched, dict):
+        raise f.wrong("rope_scaling", "an object")
+    full |= stretched
     full.setdefault("rope_theta", f.values["rope_theta"])
     local.setdefault("rope_theta", f.values["rope_local_base_freq"])
     _, _, head_dim = f.heads()

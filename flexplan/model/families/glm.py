@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from flexplan.errors import ModelFilesError
 from flexplan.model.constants import ModelConstants, Routing
 from flexplan.model.families.fields import MOST_LAYERS, Fields
 from flexplan.model.families.rope import read_rope
@@ -53,9 +52,6 @@ def read_glm4_moe(f: Fields, name: str) -> tuple[ModelShape, ModelConstants]:
         groups_kept=f.count("topk_group", f.count("n_group")),
     )
     if experts % routing.groups or experts // routing.groups < 2:
-        message = (
-            f"{f.where}: {experts} experts in n_group {routing.groups}, allowed are groups of 2 or more, all alike"
-        )
-        raise ModelFilesError("FP506", message, fix="correct n_group")
+        raise f.wrong("n_group", f"what parts {experts} experts into groups of 2 or more, all alike")
     rope = read_rope(f, head_dim, partial=True)
     return read_rotary(f, name, rope=rope, shape=shape, math={"routing": routing})

@@ -9,15 +9,14 @@ _PACKED = re.compile(
     r"(?:^|[-_.])(gguf|awq|gptq|exl2|fp8|int4|int8|w4a16|w8a8|bnb|4bit|8bit|mlx|nvfp4|mxfp4)(?=[-_.]|$)"
 )
 _FAMILIES = {
-    r"gpt-?oss": "gpt_oss",
     r"deepseek-(v[23]|r1(?!-distill)|moe|vl|prover-v2|coder-v2)": "DeepSeek with experts of its own kind",
     r"gemma-3-(4|12|27)b|gemma-(3n|4)|(pali|shield|med|data|recurrent|t5|vault|embedding)-?gemma|t5gemma": (
         "gemma, with images or sound, or another of its kind"
     ),
     r"phi-?([12]|3-small|3-vision|3\.5-(moe|vision)|4-multimodal)|phi-moe": "phi, not Phi-3 or Phi-4",
-    r"(chat)?glm": "glm",
+    r"chatglm|glm-(4-|4\.1|4\.5v|4\.6v|4\.7-flash|5|edge|z1|image|asr|ocr)|cogvlm": "glm, not glm4_moe",
     r"(qwen[\d.]*|qvq)-?(vl|omni|audio)|qvq": "Qwen with images or sound",
-    r"qwen[\d.]*-.*(a\d+(\.\d+)?b|moe)|qwen3-coder|qwen3-next|qwen3\.\d|qwen1\.5-moe": "Qwen with experts",
+    r"qwen(1\.5|2)-.*(a\d+(\.\d+)?b|moe)|qwen3-next|qwen3-coder-next|qwen3\.\d": "Qwen, of a kind of its own",
     r"qwen-\d": "qwen, the first",
     r"llama-4|llama-guard-4": "llama4",
     r"llama-3\.2-(11b|90b)": "mllama, with images",

@@ -151,7 +151,8 @@ def every_setting(
     for sep, stay, home, act, disk, pin, *how in product(sep_layer, both, caches, both, uses, pin_weight, *tokens):
         idle_disk = (disk == "weights" and stay) or (disk == "all" and act and (home == "gpu" or how[2] < 1))
         idle_switch = stay and (sep != sep_layer[0] or pin != pin_weight[0])
-        if not idle_disk and not idle_switch:
+        unfit = problem.model.sinks and how[2] < 1
+        if not idle_disk and not idle_switch and not unfit:
             yield Switches(problem.model, sep, stay, home, act, disk, pin, *how)
 
 

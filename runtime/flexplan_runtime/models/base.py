@@ -121,7 +121,7 @@ class Family(ABC):
         """The normalisation `name` over the last dimension."""
 
     def prepare(self, w: dict[str, Pieces], depth: int) -> None:  # noqa: B027  # most have nothing to find out
-        """Add to the weights of layer ``depth``, which stay where they are, what else every step would find out again."""
+        """Add to the weights of a layer, which stay where they are, what else every step would find out again."""
 
     def asks_the_host(self, cuts: Sequence[tuple[str, int]]) -> bool:
         """Whether a step waits for the host, and cannot be captured; ``cuts``: (tensor, row) where pieces part."""

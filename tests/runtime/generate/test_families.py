@@ -19,6 +19,11 @@ FAMILIES = [
     "gemma3",
     "granite",
     "olmo2",
+    "qwen3 with experts",
+    "qwen3 with experts, windows",
+    "glm4 with experts",
+    "glm4 with groups",
+    "gpt-oss",
     "phi3",
     "phi4, longrope",
 ]
