@@ -21,8 +21,7 @@ from flexplan.plan.thirdparty import blamed_on, foreign_plan, is_foreign, name_o
 from flexplan.plugins import PLANNERS, make
 from flexplan.policy import Policy, fill_blocks
 from flexplan.problem import Problem
-from flexplan.proof import placement_of, prove
-from flexplan.schedule import Schedule
+from flexplan.schedule import Schedule, placement_of
 
 __all__ = ["Planner", "Schedule", "check_plan", "solve"]
 
@@ -161,6 +160,8 @@ def _prove(plan: Plan, schedule: Schedule) -> None:
     graph_of_short = schedule.build(short, plan.policy)
     check_order(graph_of_short.buffers, graph_of_short.nodes())
     if isinstance(schedule, Foreign):
+        from flexplan.proof import prove  # a tenth of what `import flexplan` would take, for what few have
+
         prove(graph_of_short, _placement_of(graph_of_short, short, plan.policy))
         prove(graph, placement, most_sweeps=_PROVED_SWEEPS)
 

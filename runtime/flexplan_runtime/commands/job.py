@@ -10,7 +10,7 @@ from flexplan.job import Completion, JobListener, JobReport
 from flexplan.problem import Prompt
 from flexplan_runtime.commands.identity import settings_of
 from flexplan_runtime.commands.prepare import Ready
-from flexplan_runtime.commands.run import Watch, open_lm
+from flexplan_runtime.commands.run import Watch, loaded
 from flexplan_runtime.generate import Done, OffloadedLM
 
 
@@ -21,16 +21,13 @@ def run_job(ready: Ready, listener: JobListener) -> JobReport:
         listener.failed(place, _nothing(prompt), error)
     if not ready.ids:
         return JobReport(0, 0, 0, 0.0, 0.0, {})
-    began_s = time.perf_counter()
-    listener.stage("loading weights")
-    with open_lm(ready) as lm:
-        loaded_s = time.perf_counter()
+    with loaded(ready, listener) as (lm, watch, load_s):
         listener.stage("generating")
-        watch = Watch(lm.env.ledger, listener)
+        began_s = time.perf_counter()
         prompts, tokens = _complete(ready, lm, watch, listener)
-        run_s = time.perf_counter() - loaded_s
+        run_s = time.perf_counter() - began_s
         left = len(ready.ids) - prompts
-        return JobReport(prompts, tokens, left, loaded_s - began_s, run_s, watch.peak_bytes)
+        return JobReport(prompts, tokens, left, load_s, run_s, watch.peak_bytes)
 
 
 def _complete(ready: Ready, lm: OffloadedLM, watch: Watch, listener: JobListener) -> tuple[int, int]:

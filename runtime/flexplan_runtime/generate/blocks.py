@@ -16,8 +16,8 @@ from flexplan.model import Ids
 from flexplan.placement import Layout, Placement
 from flexplan.policy import fill_blocks
 from flexplan.problem import Problem, Workload
-from flexplan.proof import placement_of, proved
-from flexplan.schedule import Schedule
+from flexplan.proof import proved
+from flexplan.schedule import Schedule, placement_of
 from flexplan_runtime.execute import (
     BatchState,
     BlockPlan,
