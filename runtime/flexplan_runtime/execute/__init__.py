@@ -20,6 +20,7 @@ from flexplan_runtime.execute.block import BatchState, BlockState, batch_states
 from flexplan_runtime.execute.block_run import BlockPlan, BlockRun, Report
 from flexplan_runtime.execute.capture import Replays
 from flexplan_runtime.execute.env import ExecutionEnv
+from flexplan_runtime.execute.executor import Trace
 from flexplan_runtime.execute.lanes import forget_frames
 from flexplan_runtime.execute.penalties import Given, Penalties
 from flexplan_runtime.execute.sampling import Sampling
@@ -36,6 +37,7 @@ __all__ = [
     "Replays",
     "Report",
     "Sampling",
+    "Trace",
     "batch_states",
     "forget_frames",
     "prepare_steps",

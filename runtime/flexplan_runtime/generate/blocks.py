@@ -28,6 +28,7 @@ from flexplan_runtime.execute import (
     Replays,
     Report,
     Sampling,
+    Trace,
     batch_states,
 )
 from flexplan_runtime.generate.placed import PlacedModel, arena_sizes
@@ -42,7 +43,7 @@ class Asked:
     sampling: Sampling
     stops: Ids
     pad_id: int
-    trace: bool = False
+    trace: Trace = False
     numbers: Sequence[int] = ()  # of each prompt, its place in the caller's input; none: as they come
 
     def numbers_of(self, plan: BlockPlan) -> Sequence[int]:
