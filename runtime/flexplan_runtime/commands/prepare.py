@@ -107,7 +107,7 @@ def make_ready(request: RunRequest) -> Ready:
         taken.refused,
     )
     if ready.ids:
-        _refuse_over_budget(ready)
+        _refuse_over_budget(ready, plan.problem.hardware if plan else None)
     return ready
 
 
@@ -187,12 +187,15 @@ def _open(request: RunRequest, weights: str | Path) -> OpenedModel:
         raise ModelFilesError("FP533", error.message, fix=error.fix) from error
 
 
-def _refuse_over_budget(ready: Ready) -> None:
-    """By the budgets that were asked for, and by what containers and the process itself are limited to."""
+def _refuse_over_budget(ready: Ready, planned: Hardware | None) -> None:
+    """By the budgets that were asked for, and by what containers and the process itself are limited to.
+
+    What a device keeps for itself is what it is on the machine that was planned for.
+    """
     ledger = ready.env.ledger
     if all(size is None for size in ledger.budgets.values()) and room() is None:
         return
-    problem = ready.problem()
+    problem = ready.problem(planned)
     schedule = schedule_of(ready.schedule)
     need = peak_bytes(problem, ready.policy, schedule)
     refuse_over_budget(need, problem)
