@@ -15,6 +15,7 @@ from flexplan.errors import InfeasiblePlan, ModelFilesError, PolicyError, Prompt
 from flexplan.hardware import Hardware, hardware_from
 from flexplan.job import RunRequest
 from flexplan.model import ModelConstants, ModelShape, directory_of
+from flexplan.model.checkpoint import verify_lock
 from flexplan.plan import Plan, refuse_endless, refuse_over_budget
 from flexplan.policy import Policy
 from flexplan.problem import Problem, Prompt, Workload
@@ -172,9 +173,14 @@ def random_prompts(request: RunRequest, policy: Policy, shape: ModelShape) -> tu
 def _find(request: RunRequest) -> tuple[str | Path, Path | None]:
     """Where the weights are, and where a tokenizer may be."""
     if request.dummy:
+        if request.locked:
+            fix = "leave --locked or --dummy out"
+            raise UsageError("FP181", "--locked with --dummy: random weights have no files", fix=fix)
         given = directory_of(Path(request.model).expanduser())
         return DUMMY, given if given.is_dir() else None
     directory = resolve_model(request.model)
+    if request.locked:
+        verify_lock(directory)
     return directory, directory
 
 
