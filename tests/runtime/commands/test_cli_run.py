@@ -398,7 +398,7 @@ def test_a_line_s_temperature_0_is_honoured_by_greedy_runs_only(desk: Desk) -> N
 
 
 def test_a_locked_model_runs_only_as_it_was_locked(tiny_opt: Path, tmp_path: Path) -> None:
-    """``--locked`` sums everything before anything is allocated; without a lock, or of random weights, it is refused."""
+    """``--locked`` sums everything before it allocates; without a lock, or of random weights, it is refused."""
     (tmp_path / "desk").mkdir()
     desk = Desk(tmp_path / "desk", tmp_path / "model")
     shutil.copytree(tiny_opt, desk.model)
