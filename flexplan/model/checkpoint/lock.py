@@ -47,13 +47,13 @@ def write_lock(directory: Path) -> Lock:
     """Sum all files of a directory, and write what was found beside them."""
     names = _names(directory)
     if not names:
-        raise ModelFilesError("FP517", f"{directory}: holds no files to be locked", fix="give a model directory")
+        raise _no_lock(f"{directory}: holds no files to be locked", "give a model directory")
     lock = Lock(files=dict(zip(names, _each(directory, names, _summed), strict=True)))
     try:
         write_whole(directory / LOCK, json.dumps(lock.model_dump(), indent=1) + "\n")
     except OSError as error:
         message = f"{directory / LOCK}: cannot be written: {error.strerror}"
-        raise ModelFilesError("FP517", message, fix="make the directory writable, or lock a copy of it") from error
+        raise _no_lock(message, "make the directory writable, or lock a copy of it") from error
     return lock
 
 
@@ -62,7 +62,7 @@ def verify_lock(directory: Path) -> Lock:
     lock = read_lock(directory)
     if lock is None:
         fix = f"lock what you have looked at: flexplan lock {directory}"
-        raise ModelFilesError("FP517", f"{directory}: has no {LOCK}", fix=fix)
+        raise _no_lock(f"{directory}: has no {LOCK}", fix)
     differing = unlike(directory, lock)
     alike = [name for name in lock.files if not any(said.startswith(f"{name}: ") for said in differing)]
     for name, found in zip(alike, _each(directory, alike, _summed), strict=True):
@@ -89,9 +89,9 @@ def read_lock(directory: Path) -> Lock | None:
         return Lock.model_validate_json(read_limited(place, MOST_FILE_BYTES))
     except ValidationError as error:
         first = first_refused(error)
-        raise ModelFilesError("FP517", f"{place}: {first.where or 'it'}: {first.says}", fix=fix) from None
+        raise _no_lock(f"{place}: {first.where or 'it'}: {first.says}", fix) from None
     except (OSError, ValueError) as error:
-        raise ModelFilesError("FP517", f"{place}: cannot be read: {error}", fix=fix) from None
+        raise _no_lock(f"{place}: cannot be read: {error}", fix) from None
 
 
 def unlike(directory: Path, lock: Lock) -> list[str]:
@@ -121,8 +121,7 @@ def _names(directory: Path) -> list[str]:
         with os.scandir(directory) as entries:
             return sorted(e.name for e in entries if e.is_file() and e.name != LOCK and not e.name.startswith("."))
     except OSError as error:
-        fix = "give a model directory"
-        raise ModelFilesError("FP517", f"{directory}: cannot be read: {error.strerror}", fix=fix) from error
+        raise _no_lock(f"{directory}: cannot be read: {error.strerror}", "give a model directory") from error
 
 
 def _each(directory: Path, names: list[str], sum_of: Callable[[Path], Locked]) -> list[Locked]:
@@ -138,5 +137,10 @@ def _summed(file: Path) -> Locked:
                 digest.update(chunk)
                 size += len(chunk)
     except (OSError, ValueError) as error:
-        raise ModelFilesError("FP517", f"{file}: cannot be read: {error}", fix="check the file") from error
+        raise _no_lock(f"{file}: cannot be read: {error}", "check the file") from error
     return Locked(bytes=size, sha256=digest.hexdigest())
+
+
+def _no_lock(message: str, fix: str) -> ModelFilesError:
+    """The error for a lock that cannot be made or read."""
+    return ModelFilesError("FP517", message, fix=fix)
