@@ -55,7 +55,7 @@ def read_recording(path: str | Path) -> Recording:
         first = first_refused(error)
         raise UsageError("FP182", f"recording {path}: {first.where or 'the file'}: {first.says}", fix=_FIX) from None
     except (OSError, ValueError) as error:
-        raise UsageError("FP181", f"recording {path} cannot be read: {error}", fix=_FIX) from None
+        raise UsageError("FP187", f"recording {path} cannot be read: {error}", fix=_FIX) from None
     return Recording(
         plan=Plan.from_json(json.dumps(given.plan)),
         device=given.device,

@@ -28,6 +28,7 @@ from flexplan_runtime.execute import (
     Replays,
     Report,
     Sampling,
+    Scoring,
     Trace,
     batch_states,
 )
@@ -45,6 +46,7 @@ class Asked:
     pad_id: int
     trace: Trace = False
     numbers: Sequence[int] = ()  # of each prompt, its place in the caller's input; none: as they come
+    scoring: Scoring | None = None  # instead of choosing tokens
 
     def numbers_of(self, plan: BlockPlan) -> Sequence[int]:
         """Those of a block's rows."""
@@ -171,7 +173,8 @@ class BlockRoom:
         causal = self.model.math.causal
         batches = batch_states(plan.placement, plan.prompts, asked.numbers_of(plan), self.env.device, causal=causal)
         for k, batch in enumerate(batches):
-            batch.penalties = self._penalties(plan, k, asked.stops)
+            batch.penalties = None if asked.scoring else self._penalties(plan, k, asked.stops)
+            batch.scoring = asked.scoring
         return batches
 
     def _penalties(self, plan: BlockPlan, k: int, stops: Ids) -> Penalties | None:

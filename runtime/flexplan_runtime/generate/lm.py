@@ -20,7 +20,17 @@ from flexplan.model import Ids, Layer
 from flexplan.plan import Plan
 from flexplan.policy import Policy
 from flexplan.schedule import Schedule
-from flexplan_runtime.execute import BlockPlan, BlockRun, ExecutionEnv, Given, Report, Sampling, Trace, forget_frames
+from flexplan_runtime.execute import (
+    BlockPlan,
+    BlockRun,
+    ExecutionEnv,
+    Given,
+    Report,
+    Sampling,
+    Scoring,
+    Trace,
+    forget_frames,
+)
 from flexplan_runtime.generate.blocks import Asked, BlockPlanner, BlockRoom
 from flexplan_runtime.generate.loop import Done, Generation, Stopping, joined, run_blocks
 from flexplan_runtime.generate.placed import PlacedModel
@@ -33,9 +43,11 @@ from flexplan_runtime.generate.prompts import (
     stop_ids_of,
 )
 from flexplan_runtime.generate.retreat import next_policy, stepping_back
+from flexplan_runtime.generate.scores import Score, refuse_broken_scores, rows_to_score
 from flexplan_runtime.weights import Config, dtype_of, open_model, refuse_other_model
 
 Progress = Callable[[int, int], None]  # (tokens generated so far, tokens asked for)
+BlockEnded = Callable[[Timeline], None]
 Stepped = Callable[[Policy], None]
 T = TypeVar("T")
 
@@ -156,7 +168,7 @@ class OffloadedLM:
         stopping: Stopping = lambda: False,
         stepped: Stepped = lambda policy: None,
         trace: Trace = False,
-        block_ended: Callable[[Timeline], None] = lambda timeline: None,
+        block_ended: BlockEnded = lambda timeline: None,
     ) -> Generator[Done]:
         """Each prompt the moment it has ended, in the order in which they end: ``for done in lm.stream(prompts)``.
 
@@ -174,9 +186,48 @@ class OffloadedLM:
         run = self._run(prompts, max_new_tokens, None, asked, progress, stopping, stepped)
         return self._stream(run, numbers, block_ended)
 
+    def score(
+        self,
+        sequences: Sequence[Sequence[int]],
+        starts: Sequence[int] | None = None,
+        *,
+        progress: Progress | None = None,
+    ) -> list[Score]:
+        """How likely given tokens are, in the order of the input: ``lm.score([prompt + answer], [len(prompt)])``.
+
+        ``starts``: of each sequence, the first token that is scored; 1 without them, as before token 0 there is
+        nothing.  One pass over the prompts, block after block; no more logits are held than a block has workspace for,
+        and sequences that differ in their last token alone are run once.  A plan is best made for ``gen_len=1``.
+        Raises PromptError for what cannot be scored, and NoNumbers where logits become NaN or infinite.
+        """
+        found = sorted(self.stream_scores(sequences, starts, progress=progress), key=lambda score: score.index)
+        refuse_broken_scores(found, str(self.dtype).removeprefix("torch."))
+        return found
+
+    def stream_scores(
+        self,
+        sequences: Sequence[Sequence[int]],
+        starts: Sequence[int] | None = None,
+        *,
+        progress: Progress | None = None,
+        stopping: Stopping = lambda: False,
+    ) -> Generator[Score]:
+        """The same, each when its block has ended; its turn and ``stopping`` are those of `stream`.
+
+        Where logits become NaN or infinite, so do the figures (`Score.broken`).
+        """
+        rows = rows_to_score(sequences, starts, self.shape)
+        scoring = Scoring(rows.wanted)
+        asked = Asked(Sampling(), (), 0, scoring=scoring)
+        run = self._run(rows.prompts, 1, None, asked, progress, stopping)
+        ended = self._stream(run, ())
+        return (score for done in ended for score in rows.scores(done.index, scoring.found.pop(done.index)))
+
     @staticmethod
     def _stream(
-        run: Generator[Done | Timeline], numbers: Sequence[int], block_ended: Callable[[Timeline], None]
+        run: Generator[Done | Timeline],
+        numbers: Sequence[int],
+        block_ended: Callable[[Timeline], None] = lambda _: None,
     ) -> Generator[Done]:
         with closing(run):
             for one in run:

@@ -98,7 +98,7 @@ def altered(desk: Path, to: Path, **changes: Any) -> Path:
 
 def test_what_is_no_recording_of_this_plan_is_refused_by_name(desk: Path, tmp_path: Path) -> None:
     out, plan = tmp_path / "report.html", desk / "plan.json"
-    refused(call("report", plan, tmp_path / "absent", "-o", out), "FP181", "absent")
+    refused(call("report", plan, tmp_path / "absent", "-o", out), "FP187", "absent")
     refused(call("report", plan, altered(desk, tmp_path / "a", prefill_s=-1), "-o", out), "FP182", "prefill_s")
     refused(call("report", plan, altered(desk, tmp_path / "b", more=1), "-o", out), "FP182", "more")
     assert call("solve", "--model", "opt-125m", "--planner", "manual", "-o", tmp_path / "other.json").exit_code == 0
