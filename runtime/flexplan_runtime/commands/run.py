@@ -34,11 +34,12 @@ def bench_ready(ready: Ready, plan: Plan, listener: Listener) -> BenchReport:
     on_device = ready.env.device.type == "cuda"
     if on_device:
         torch.cuda.reset_peak_memory_stats(ready.env.device)
-    with loaded(ready, listener) as (lm, watch, load_s):
+    with loaded(ready, listener) as (lm, _, load_s):
         listener.stage("warming up")
         lm.complete(ready.ids, min(2, ready.request.max_new_tokens))
         lm.env.ledger.moved.clear()
         listener.stage("measuring")
+        watch = Watch(lm.env.ledger, listener)
         began_s = time.perf_counter()
         done = generate(ready, lm, watch, trace=True)
         refuse_broken(done.broken, done.tokens, lm.dtype)  # what is no number may be quicker, too
