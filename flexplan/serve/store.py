@@ -30,7 +30,7 @@ class Store:
             self._held = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
             message = f"--state {root} cannot be used: {error.strerror or error}"
-            raise StorageError("FP619", message, fix="give a directory that can be written to") from error
+            raise StorageError("FP620", message, fix="give a directory that can be written to") from error
         try:
             flock(self._held, LOCK_EX | LOCK_NB)
         except BlockingIOError:
