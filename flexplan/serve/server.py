@@ -58,7 +58,7 @@ def _answer(application: object, listener: socket.socket) -> None:
 
     config = uvicorn.Config(
         application, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=5
-    )  # type: ignore[arg-type]
+    )
     address = f"http://{_HOST}:{listener.getsockname()[1]}/v1"
     print(f"batches are taken at {address}; Ctrl-C ends", file=sys.stderr, flush=True)
     uvicorn.Server(config).run(sockets=[listener])

@@ -109,7 +109,7 @@ class Worker:
             self._finish(name, "cancelled")
         elif errors:
             self._finish(name, "failed", errors)
-        return batch["status"] == "in_progress"
+        return bool(batch["status"] == "in_progress")
 
     def _complete(self, name: str) -> int:
         """Run the job to its end; returns its exit code."""
