@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from flexplan.cli import options as opt
+
+# the command line in a process that is told to end (by prctl's PR_SET_PDEATHSIG) when its server has
+_JOB = """\
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)
+if os.getppid() == int(sys.argv.pop(1)):
+    sys.argv[0] = "flexplan"
+    from flexplan.cli.app import main
+    main()
+"""
 
 
 def serve(
@@ -46,4 +58,5 @@ def serve(
         "seed": seed,
     }
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None]
-    take_batches([policy, *flags], Path(request.model).name, state, port)
+    program = (sys.executable, "-c", _JOB, str(os.getpid()), "run", policy, *flags)
+    take_batches(program, Path(request.model).name, state, port)

@@ -3,7 +3,6 @@
 answers  A job's lines as lines of OpenAI's result files.
 app      The routes, and errors in OpenAI's form.
 asked    What a client may ask for, honoured or refused by name.
-child    A batch's job: the command `run` in a process of its own.
 objects  OpenAI's objects: files, batches, lists, errors.
 server   The server, from its socket to its end.
 store    Files and batches on the disk; one server at a time.

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +23,7 @@ _ERROR = re.compile(r"error\[(FP\d+)\]: (.*)\n(?:fix: (.*))?")
 
 
 class Worker:
-    """Runs the batches of a store until it is stopped; ``command`` is `run`'s, less prompts and output."""
+    """Runs the batches of a store until it is stopped; ``command`` does `run`, less prompts and output."""
 
     def __init__(self, store: Store, command: Sequence[str], model: str) -> None:
         self.store = store
@@ -116,10 +114,9 @@ class Worker:
         folder, batch = self.store.folder(name), self.store.batch(name)
         prompts = str(self.store.content(batch["input_file_id"]))
         job = ("--prompts", prompts, "--format", "openai", "-o", str(self._out(name)), "--resume")
-        program = (sys.executable, "-m", "flexplan.serve.child", str(os.getpid()), "run", *self.command, *job)
         with (folder / "log").open("wb") as log:
             self._job = subprocess.Popen(
-                program, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                (*self.command, *job), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
             try:
                 return self._watched(name, self._job)
