@@ -8,7 +8,8 @@ from typing import Any
 
 from flexplan.errors import PromptError, UsageError
 from flexplan.model import directory_of
-from flexplan.problem.prompts import Prompt, read_prompts
+from flexplan.problem.prompts import read_prompts
+from flexplan.problem.request_line import Prompt
 from flexplan.problem.tokenizer_file import FILE, LOAD_PATIENCE_S, bounded, chunks, growth_of, lines_of, swollen
 
 

@@ -5,20 +5,26 @@ lm         `OffloadedLM`: the model as a user calls it.
 loop       The engine's loop, whole: blocks, sweeps, tasks, tokens.
 placed     A model whose weights lie in their places.
 prompts    Prompts and outputs in the shapes that transformers uses.
+requests   Requests: a prompt and how it is to be completed.
+stops      Texts at which an answer ends.
 tokenizer  Text to token ids and back.
 """
 
 from flexplan_runtime.generate.lm import OffloadedLM
 from flexplan_runtime.generate.loop import Done, Generation
-from flexplan_runtime.generate.prompts import bad_prompts, refuse_bad_prompts, refuse_broken
+from flexplan_runtime.generate.prompts import refuse_bad_prompts, refuse_broken, wrong_with
+from flexplan_runtime.generate.requests import Request
+from flexplan_runtime.generate.stops import cut
 from flexplan_runtime.generate.tokenizer import Tokenizer
 
 __all__ = [
     "Done",
     "Generation",
     "OffloadedLM",
+    "Request",
     "Tokenizer",
-    "bad_prompts",
+    "cut",
     "refuse_bad_prompts",
     "refuse_broken",
+    "wrong_with",
 ]

@@ -27,10 +27,14 @@ from flexplan_runtime.generate.prompts import (
     Stop,
     padded,
     refuse_bad_prompts,
+    refuse_bad_requests,
     refuse_broken,
     rows_of,
     stop_ids_of,
 )
+from flexplan_runtime.generate.requests import Request, Rows, Usual
+from flexplan_runtime.generate.stops import watching
+from flexplan_runtime.generate.tokenizer import Tokenizer
 from flexplan_runtime.weights import Config, dtype_of, open_model, refuse_other_model
 
 Progress = Callable[[int, int], None]  # (tokens generated so far, tokens asked for)
@@ -137,58 +141,61 @@ class OffloadedLM:
         if trace and not self.env.timed:
             raise UsageError("FP148", "trace=True in an environment with timed=False", fix="leave one of them out")
         refuse_bad_prompts(prompts, max_new_tokens, self.shape)
-        asked = Asked(sampling or Sampling(), tuple(stops), self._pad_id(None, stops), trace)
-        return joined(self._run(prompts, max_new_tokens, given, asked, progress))
+        usual = Usual(max_new_tokens, sampling or Sampling(), tuple(stops), self.math)
+        return joined(self._run(Rows(prompts, usual, given=given), self._asked(stops, trace), progress))
 
     def stream(
         self,
-        prompts: Sequence[Sequence[int]],
+        requests: Sequence[Sequence[int] | Request],
         max_new_tokens: int = 32,
         *,
         sampling: Sampling | None = None,
         stops: Sequence[int] = (),
         numbers: Sequence[int] = (),
+        tokenizer: Tokenizer | None = None,
         progress: Progress | None = None,
         stopping: Stopping = lambda: False,
     ) -> Generator[Done]:
-        """Each prompt the moment it has ended, in the order in which they end: ``for done in lm.stream(prompts)``.
+        """Each answer the moment it has ended, in the order in which they end: ``for done in lm.stream(requests)``.
 
-        ``numbers``: the prompts' places in a longer input that they are part of; draws depend on them, and `Done.index`
-        is one of them.  ``stopping`` is asked after each pass: once it is true the pass in flight is finished, and
-        prompts that have not ended are left out.  Until the iterator is used up or closed it has the environment's
-        turn: other threads' calls wait, and one from inside its loop is refused.  Passes go on only while it is asked.
-        Raises what `complete` raises, prompts that are refused at once.
+        A request is a prompt in token ids, or a `Request`, which may ask for settings, stops and log-probabilities of
+        its own, and for several answers: each comes by itself, `Done.choice` counts them.  ``numbers``: the requests'
+        places in a longer input that they are part of; draws depend on them, and `Done.index` is one of them.
+        ``tokenizer`` is for requests that end at texts.  ``stopping`` is asked after each pass: once it is true the
+        pass in flight is finished, and answers that have not ended are left out.  Until the iterator is used up or
+        closed it has the environment's turn: other threads' calls wait, and one from inside its loop is refused.
+        Passes go on only while it is asked.  Raises what `complete` raises, requests that are refused at once.
         """
-        refuse_bad_prompts(prompts, max_new_tokens, self.shape)
-        asked = Asked(sampling or Sampling(), tuple(stops), self._pad_id(None, stops), numbers=numbers)
-        return self._stream(self._run(prompts, max_new_tokens, None, asked, progress, stopping), numbers)
+        watch = None if tokenizer is None else partial(watching, tokenizer)
+        refuse_bad_requests(requests, max_new_tokens, self.shape, can_watch=watch is not None)
+        usual = Usual(max_new_tokens, sampling or Sampling(), tuple(stops), self.math, watch)
+        rows = Rows(requests, usual, numbers)
+        return self._stream(self._run(rows, self._asked(stops), progress, stopping), rows)
 
     @staticmethod
-    def _stream(run: Generator[Done | Timeline], numbers: Sequence[int]) -> Generator[Done]:
+    def _stream(run: Generator[Done | Timeline], rows: Rows) -> Generator[Done]:
         with closing(run):
             for one in run:
                 if isinstance(one, Done):
-                    yield replace(one, index=numbers[one.index]) if numbers else one
+                    place, choice = rows.place(one.index)
+                    yield replace(one, index=rows.number(place), choice=choice)
+
+    def _asked(self, stops: Sequence[int], trace: bool = False) -> Asked:
+        return Asked(self._end_ids(tuple(stops)), self._pad_id(None, stops), trace)
 
     def _run(
-        self,
-        prompts: Sequence[Sequence[int]],
-        max_new_tokens: int,
-        given: Sequence[Given] | None,
-        asked: Asked,
-        progress: Progress | None,
-        stopping: Stopping = lambda: False,
+        self, rows: Rows, asked: Asked, progress: Progress | None, stopping: Stopping = lambda: False
     ) -> Generator[Done | Timeline]:
         """Block after block, in this call's turn."""
-        total = len(prompts) * max_new_tokens
-        plans = partial(self._planner.plans, prompts, max_new_tokens, given)
+        told = _Told(progress, rows.num_tokens if progress else 0)
 
         def begin(plan: BlockPlan) -> AbstractContextManager[BlockRun]:
-            return self._room.begun(plan, asked, _report(plan, total, progress))
+            return self._room.begun(plan, asked, told.of(plan))
 
         with self._turn(), graph_blame_of(self.schedule):
-            self._room.make_for(plans())
-            for one in run_blocks(plans(), begin, stopping):  # planned once more: all of a long call would fill memory
+            self._room.make_for(self._planner.plans(rows))
+            # planned once more: all of a long call would fill memory
+            for one in run_blocks(self._planner.plans(rows), begin, stopping):
                 if isinstance(one, Timeline):
                     self.timeline = one
                 yield one
@@ -242,7 +249,14 @@ class OffloadedLM:
         return {what: self.env.ledger.shares(what) for what in ("w", "cache", "act") if what in stored}
 
 
-def _report(plan: BlockPlan, total: int, progress: Progress | None) -> Report:
-    """Tells the caller of a block's tokens, those of the blocks before counted in."""
-    before = plan.first_row * plan.placement.block.gen_len
-    return lambda n: progress(before + n, total) if progress else None
+class _Told:
+    """Tells the caller of each block's tokens, those of the blocks before counted in."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self.progress, self.total, self.before = progress, total, 0
+
+    def of(self, plan: BlockPlan) -> Report:
+        """What a block reports to."""
+        before = self.before
+        self.before += sum(row.most for row in plan.rows)
+        return lambda n: self.progress(before + n, self.total) if self.progress else None

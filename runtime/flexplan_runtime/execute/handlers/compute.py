@@ -61,9 +61,10 @@ def _head(view: TaskView) -> None:
     block, batch, i = view.block, view.batch, view.task.i
     hidden = working_in(view)
     logits = block.family.head(layer_weights(view), hidden[:, -1])
-    if batch.penalties is not None:
-        logits = batch.penalties(logits, i)
-    chosen = block.sampling.choose(logits, batch.rows, i)
+    scores = logits if batch.penalties is None else batch.penalties(logits, i)
+    chosen = batch.chooser.choose(scores, batch.rows, i)
+    if batch.logprobs is not None:
+        batch.logprobs.note(logits, chosen, i)
     if len(block.stop_ids):
         chosen = torch.where(batch.stopped, block.pad_id, chosen)
         batch.stopped |= torch.isin(chosen, block.stop_ids)
