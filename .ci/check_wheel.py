@@ -19,7 +19,7 @@ MUST_CONTAIN = {
     "flexplan_runtime/data/tiny-opt/tokenizer.json",
     "flexplan_runtime/data/tiny-opt/prompts.txt",
     "flexplan_runtime/kernels/host/attention.cpp",
-    "flexplan_runtime/kernels/host/tiles.hpp",
+    "flexplan_runtime/kernels/host/arithmetic/tiles.hpp",
 }
 TENSOR_LIBRARIES = ("torch", "transformers", "safetensors")
 

@@ -78,7 +78,7 @@ def input_of(lines: Iterator[bytes]) -> Input:
 
 
 def _nameless() -> BinaryIO:
-    return cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 - gone when nobody holds it
+    return cast(BinaryIO, tempfile.TemporaryFile())
 
 
 def _copied(stream: BinaryIO) -> BinaryIO:

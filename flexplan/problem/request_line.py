@@ -22,7 +22,9 @@ _TABLES: Mapping[Api, Mapping[str, Parameter]] = {
     "completions": COMPLETIONS,
     "chat": CHAT,
 }
-_OWN_KEYS = frozenset(("id", "custom_id", "prompt", "prompt_ids", "messages", "max_new_tokens", "max_completion_tokens"))
+_OWN_KEYS = frozenset(
+    ("id", "custom_id", "prompt", "prompt_ids", "messages", "max_new_tokens", "max_completion_tokens")
+)
 _CONTENTS = ("prompt", "prompt_ids", "messages")
 _MESSAGE_KEYS = frozenset(("role", "content", "name"))
 

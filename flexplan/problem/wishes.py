@@ -153,9 +153,7 @@ def _bias(value: Any) -> dict[str, Any]:
 
 
 _READERS: Mapping[str, Reader] = {
-    **{
-        name: _whole("max_new_tokens", 1, MOST_NEW_TOKENS, "a number of tokens") for name in NEW_TOKENS
-    },
+    **{name: _whole("max_new_tokens", 1, MOST_NEW_TOKENS, "a number of tokens") for name in NEW_TOKENS},
     "temperature": _number("temperature", 0, 100),
     "top_p": _number("top_p", 0, 1, above=True),
     "top_k": _top_k,

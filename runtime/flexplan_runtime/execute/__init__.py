@@ -18,7 +18,17 @@ warm_up        What is compiled while a model is opened.
 from flexplan_runtime.execute.block import BatchState, BlockState, batch_states
 from flexplan_runtime.execute.block_run import BlockPlan, BlockRun, Report
 from flexplan_runtime.execute.capture import Replays
-from flexplan_runtime.execute.choosing import Chooser, Ends, Given, Logprob, Logprobs, Penalties, Row, Sampling, chooser_of
+from flexplan_runtime.execute.choosing import (
+    Chooser,
+    Ends,
+    Given,
+    Logprob,
+    Logprobs,
+    Penalties,
+    Row,
+    Sampling,
+    chooser_of,
+)
 from flexplan_runtime.execute.env import ExecutionEnv
 from flexplan_runtime.execute.lanes import forget_frames
 from flexplan_runtime.execute.warm_up import prepare_steps

@@ -6,6 +6,7 @@ loop       The engine's loop, whole: blocks, sweeps, tasks, tokens.
 placed     A model whose weights lie in their places.
 prompts    Prompts and outputs in the shapes that transformers uses.
 requests   Requests: a prompt and how it is to be completed.
+retreat    Memory that gives out in a pass: rows step back, blocks become smaller.
 stops      Texts at which an answer ends.
 tokenizer  Text to token ids and back.
 """

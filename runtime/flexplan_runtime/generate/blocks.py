@@ -49,15 +49,16 @@ class BlockPlanner:
     def __init__(self, model: PlacedModel, schedule: Schedule) -> None:
         self.model = model
         self.schedule = schedule
+        self.policy = model.policy  # whose blocks may become smaller than those that were asked for
 
     def plans(self, rows: Sequence[Row]) -> Iterator[BlockPlan]:
         """Block after block in input order; planned when it is asked for, as all of them would fill memory."""
-        size = self.model.policy.block_size
+        size = self.policy.block_size
         for first in range(0, len(rows), size):
             yield self._plan(rows[first : first + size], first)
 
     def _plan(self, rows: Sequence[Row], first: int) -> BlockPlan:
-        shape, policy = self.model.shape, self.model.policy
+        shape, policy = self.model.shape, self.policy
         lens, gen_len = tuple(len(row.prompt) for row in rows), max(row.most for row in rows)
         workload = Workload(prompt_lens=lens, gen_len=gen_len)
         graph = self.schedule.build(Problem(model=shape, hardware=self._here(), workload=workload), policy)

@@ -19,7 +19,7 @@ from flexplan.model import Ids, Layer
 from flexplan.plan import Plan
 from flexplan.policy import Policy
 from flexplan.schedule import Schedule
-from flexplan_runtime.execute import BlockPlan, BlockRun, ExecutionEnv, Given, Report, Sampling, forget_frames
+from flexplan_runtime.execute import BlockPlan, BlockRun, ExecutionEnv, Given, Report, Row, Sampling, forget_frames
 from flexplan_runtime.generate.blocks import Asked, BlockPlanner, BlockRoom
 from flexplan_runtime.generate.loop import Done, Generation, Stopping, joined, run_blocks
 from flexplan_runtime.generate.placed import PlacedModel
@@ -33,11 +33,13 @@ from flexplan_runtime.generate.prompts import (
     stop_ids_of,
 )
 from flexplan_runtime.generate.requests import Request, Rows, Usual
+from flexplan_runtime.generate.retreat import next_policy, stepping_back
 from flexplan_runtime.generate.stops import watching
 from flexplan_runtime.generate.tokenizer import Tokenizer
 from flexplan_runtime.weights import Config, dtype_of, open_model, refuse_other_model
 
 Progress = Callable[[int, int], None]  # (tokens generated so far, tokens asked for)
+Stepped = Callable[[Policy], None]
 
 
 class OffloadedLM:
@@ -155,6 +157,7 @@ class OffloadedLM:
         tokenizer: Tokenizer | None = None,
         progress: Progress | None = None,
         stopping: Stopping = lambda: False,
+        stepped: Stepped = lambda policy: None,
     ) -> Generator[Done]:
         """Each answer the moment it has ended, in the order in which they end: ``for done in lm.stream(requests)``.
 
@@ -164,13 +167,14 @@ class OffloadedLM:
         ``tokenizer`` is for requests that end at texts.  ``stopping`` is asked after each pass: once it is true the
         pass in flight is finished, and answers that have not ended are left out.  Until the iterator is used up or
         closed it has the environment's turn: other threads' calls wait, and one from inside its loop is refused.
-        Passes go on only while it is asked.  Raises what `complete` raises, requests that are refused at once.
+        Passes go on only while it is asked.  ``stepped`` is told the policy that the model goes on with where memory
+        gave out and blocks became smaller.  Raises what `complete` raises, requests that are refused at once.
         """
         watch = None if tokenizer is None else partial(watching, tokenizer)
         refuse_bad_requests(requests, max_new_tokens, self.shape, can_watch=watch is not None)
         usual = Usual(max_new_tokens, sampling or Sampling(), tuple(stops), self.math, watch)
         rows = Rows(requests, usual, numbers)
-        return self._stream(self._run(rows, self._asked(stops), progress, stopping), rows)
+        return self._stream(self._run(rows, self._asked(stops), progress, stopping, stepped), rows)
 
     @staticmethod
     def _stream(run: Generator[Done | Timeline], rows: Rows) -> Generator[Done]:
@@ -184,21 +188,36 @@ class OffloadedLM:
         return Asked(self._end_ids(tuple(stops)), self._pad_id(None, stops), trace)
 
     def _run(
-        self, rows: Rows, asked: Asked, progress: Progress | None, stopping: Stopping = lambda: False
+        self,
+        rows: Rows,
+        asked: Asked,
+        progress: Progress | None,
+        stopping: Stopping = lambda: False,
+        stepped: Stepped = lambda policy: None,
     ) -> Generator[Done | Timeline]:
-        """Block after block, in this call's turn."""
-        told = _Told(progress, rows.num_tokens if progress else 0)
+        """Block after block, in this call's turn; smaller ones where memory gives out."""
+        told = _Told(progress, rows)
 
         def begin(plan: BlockPlan) -> AbstractContextManager[BlockRun]:
             return self._room.begun(plan, asked, told.of(plan))
 
-        with self._turn(), graph_blame_of(self.schedule):
-            self._room.make_for(self._planner.plans(rows))
+        def attempt(left: Sequence[int]) -> Iterator[Done | Timeline]:
+            part = told.begin(rows.part(left))
+            self._room.make_for(self._planner.plans(part))
             # planned once more: all of a long call would fill memory
-            for one in run_blocks(self._planner.plans(rows), begin, stopping):
+            for one in run_blocks(self._planner.plans(part), begin, stopping):
                 if isinstance(one, Timeline):
                     self.timeline = one
-                yield one
+                yield replace(one, index=left[one.index]) if isinstance(one, Done) else one
+
+        def step_back(steps: int, why: str) -> None:
+            self._room.replace()
+            self.env.recover()
+            self._planner.policy = next_policy(self._planner.policy, steps, why)
+            stepped(self._planner.policy)
+
+        with self._turn(), graph_blame_of(self.schedule):
+            yield from stepping_back(attempt, len(rows), step_back)
 
     def close(self) -> None:
         """Give all memory and disk space back, after a call of another thread that is under way."""
@@ -252,8 +271,14 @@ class OffloadedLM:
 class _Told:
     """Tells the caller of each block's tokens, those of the blocks before counted in."""
 
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self.progress, self.total, self.before = progress, total, 0
+    def __init__(self, progress: Progress | None, rows: Rows) -> None:
+        self.progress, self.total = progress, rows.num_tokens if progress else 0
+        self.before = 0
+
+    def begin(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """All rows, or those that are left of them."""
+        self.before = self.total - sum(row.most for row in rows) if self.before else 0
+        return rows
 
     def of(self, plan: BlockPlan) -> Report:
         """What a block reports to."""

@@ -54,7 +54,10 @@ class Request:
             "max_new_tokens": (self.max_new_tokens, 1 <= (self.max_new_tokens or 1) <= MOST_NEW_TOKENS),
             "logprobs": (self.logprobs, 0 <= (self.logprobs or 0) <= min(MOST_LOGPROBS, shape.vocab_size)),
             "logit_bias": (dict(self.logit_bias), all(0 <= token < shape.vocab_size for token in self.logit_bias)),
-            "repetition_penalty": (self.repetition_penalty, self.repetition_penalty is None or self.repetition_penalty > 0),
+            "repetition_penalty": (
+                self.repetition_penalty,
+                self.repetition_penalty is None or self.repetition_penalty > 0,
+            ),
         }
         wrong = [f"{what} {value!r:.60}" for what, (value, fits) in bounds.items() if not fits]
         if not wrong:
@@ -107,6 +110,10 @@ class Rows(Sequence[Row]):
             return [self[n] for n in range(*at.indices(len(self)))]
         return self._row(*self.place(at))
 
+    def part(self, left: Sequence[int]) -> Sequence[Row]:
+        """Only these rows."""
+        return self if len(left) == len(self) else _Part(self, left)
+
     def place(self, row: int) -> tuple[int, int]:
         """The request that a row answers, and which of its answers it is."""
         if self._ends is None:
@@ -140,6 +147,23 @@ class Rows(Sequence[Row]):
             logprobs=request.logprobs,
             ends=usual.watch(request.token_ids, request.stop) if request.stop and usual.watch else None,
         )
+
+
+class _Part(Sequence[Row]):
+    """Some rows of a call, likewise."""
+
+    def __init__(self, rows: Rows, left: Sequence[int]) -> None:
+        self._rows, self._left = rows, left
+
+    def __len__(self) -> int:
+        return len(self._left)
+
+    @overload
+    def __getitem__(self, at: int) -> Row: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Row]: ...
+    def __getitem__(self, at: int | slice) -> Row | list[Row]:
+        return [self._rows[n] for n in self._left[at]] if isinstance(at, slice) else self._rows[self._left[at]]
 
 
 def _changed(request: Request) -> tuple[tuple[str, Any], ...]:
