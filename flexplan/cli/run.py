@@ -80,7 +80,7 @@ def run(
         **{key: value for key, value in drawing.items() if value is not None},
     )
     target = Target(output, (policy, prompts, request.model), overwrite, resume, retry_failed, ordered)
-    run_to_file(request, prompts, target, form or "auto", typed_tokens=max_new_tokens is not None)
+    run_to_file(request, prompts, target, form or "auto")
 
 
 def bench(

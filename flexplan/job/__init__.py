@@ -1,13 +1,14 @@
 """A job: what the command line asks of a runtime, and what it hands back.
 
+completion  What became of a request: its answers, and their log-probabilities.
 request  What was typed, made into a request.
 runtime  The `Runtime` protocol, its requests and its reports.
 """
 
+from flexplan.job.completion import Choice, Completion, TokenLogprob
 from flexplan.job.request import budget_bytes, refuse_idle_format, refuse_idle_sampling, request_of
 from flexplan.job.runtime import (
     BenchReport,
-    Completion,
     DemoReport,
     Finding,
     JobListener,
@@ -22,6 +23,7 @@ from flexplan.job.runtime import (
 
 __all__ = [
     "BenchReport",
+    "Choice",
     "Completion",
     "DemoReport",
     "Finding",
@@ -32,6 +34,7 @@ __all__ = [
     "RunRequest",
     "Say",
     "Shares",
+    "TokenLogprob",
     "budget_bytes",
     "find_runtime",
     "refuse_idle_format",

@@ -1,5 +1,7 @@
 """Problems: a model, a machine, and the prompts.
 
+chat_renderer   The process that renders chat templates.
+chat_template   Chat templates: messages made into text, by a stranger's program in bounds.
 objective       `Objective`: tokens a second, a bound of latency, or the smallest memory.
 problem         `Workload` and `Problem`: a model on a machine for some prompts, and what the answer is to be best at.
 prompt_lengths  How long prompts are, in tokens.
@@ -11,6 +13,7 @@ tokenizer_file  A tokenizer's file looked at before it is believed, and its work
 wishes          What a request asks for beside its prompt.
 """
 
+from flexplan.problem.chat_template import Renderer
 from flexplan.problem.objective import Objective
 from flexplan.problem.problem import Problem, Workload
 from flexplan.problem.prompt_lengths import lengths, prompts_to_plan_for
@@ -33,6 +36,7 @@ __all__ = [
     "Problem",
     "Prompt",
     "Prompts",
+    "Renderer",
     "Wishes",
     "Workload",
     "bounded",

@@ -3,6 +3,7 @@
 blocks     Blocks of prompts: planned to their lengths, given state and memory.
 lm         `OffloadedLM`: the model as a user calls it.
 loop       The engine's loop, whole: blocks, sweeps, tasks, tokens.
+pieces     A token alone as text and as bytes.
 placed     A model whose weights lie in their places.
 prompts    Prompts and outputs in the shapes that transformers uses.
 requests   Requests: a prompt and how it is to be completed.

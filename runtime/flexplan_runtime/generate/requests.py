@@ -49,23 +49,21 @@ class Request:
 
     def refusal(self, name: str, shape: ModelShape) -> PromptError | None:
         """What cannot be honoured of it, its prompt apart."""
-        bounds: dict[str, tuple[Any, bool]] = {
-            "n": (self.n, 1 <= self.n <= MOST_CHOICES),
-            "max_new_tokens": (self.max_new_tokens, 1 <= (self.max_new_tokens or 1) <= MOST_NEW_TOKENS),
-            "logprobs": (self.logprobs, 0 <= (self.logprobs or 0) <= min(MOST_LOGPROBS, shape.vocab_size)),
-            "logit_bias": (dict(self.logit_bias), all(0 <= token < shape.vocab_size for token in self.logit_bias)),
-            "repetition_penalty": (
-                self.repetition_penalty,
-                self.repetition_penalty is None or self.repetition_penalty > 0,
-            ),
-        }
-        wrong = [f"{what} {value!r:.60}" for what, (value, fits) in bounds.items() if not fits]
+        most = {"n": MOST_CHOICES, "max_new_tokens": MOST_NEW_TOKENS, "logprobs": min(MOST_LOGPROBS, shape.vocab_size)}
+        least = {"n": 1, "max_new_tokens": 1, "logprobs": 0}
+        given = {name: getattr(self, name) for name in most}
+        wrong = [
+            f"{name} {value}, allowed are {least[name]} to {most[name]}"
+            for name, value in given.items()
+            if value is not None and not least[name] <= value <= most[name]
+        ]
+        if self.repetition_penalty is not None and not self.repetition_penalty > 0:
+            wrong.append(f"repetition_penalty {self.repetition_penalty}, which must be above 0")
+        if any(not 0 <= token < shape.vocab_size for token in self.logit_bias):
+            wrong.append(f"a bias of a token that the vocabulary of {shape.vocab_size} has not")
         if not wrong:
             return None
-        message = (
-            f"{name} asks for {', '.join(wrong)}; allowed are 1 to {MOST_CHOICES} answers, 1 to {MOST_NEW_TOKENS} new "
-            f"tokens, log-probabilities of {MOST_LOGPROBS} tokens, biases of tokens below {shape.vocab_size}"
-        )
+        message = f"{name} asks for {'; '.join(wrong)}"
         return PromptError("FP309", message, fix="correct it")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flexplan.errors import PromptError
-from flexplan.problem import Prompt, new_tokens_of, read_prompts, refuse_greedy
+from flexplan.problem import Chat, Prompt, Wishes, new_tokens_of, read_prompts
 from flexplan.problem.prompts import parse_prompts
 
 
@@ -122,17 +122,6 @@ def test_what_would_be_ignored_is_refused_with_its_line(line: bytes, seen: str) 
     with pytest.raises(PromptError) as caught:
         parse_prompts(b'{"prompt": "good"}\n' + line + b"\n")
     assert "line 2" in caught.value.message and seen in caught.value.message
-
-
-@pytest.mark.parametrize("zero", ["0", "0.0", "-0.0"])
-def test_temperature_0_is_greedy(zero: str) -> None:
-    line = '{"custom_id": "a", "body": {"prompt": "x", "temperature": %s}}' % zero  # noqa: UP031 - braces
-    greedy, plain = parse_prompts(f'{line}\n{{"prompt": "y", "temperature": null}}\n'.encode())
-    assert greedy.greedy and not plain.greedy
-    refuse_greedy([plain])
-    with pytest.raises(PromptError, match=r"line 1: temperature 0 .*--do-sample") as caught:
-        refuse_greedy([plain, greedy])
-    assert caught.value.code == "FP318"
 
 
 def test_what_asks_for_nothing_is_let_pass() -> None:
