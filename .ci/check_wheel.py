@@ -14,6 +14,7 @@ from pathlib import Path
 PACKAGES = {"flexplan", "flexplan_planners", "flexplan_runtime"}
 MUST_CONTAIN = {
     *(f"{package}/py.typed" for package in PACKAGES),
+    *(f"flexplan/report/html/{name}" for name in ("template.html", "report.css", "report.js", "echarts.min.js")),
     "flexplan_runtime/data/tiny-opt/config.json",
     "flexplan_runtime/data/tiny-opt/model.safetensors",
     "flexplan_runtime/data/tiny-opt/tokenizer.json",

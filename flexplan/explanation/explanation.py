@@ -8,11 +8,12 @@ from typing import Any
 
 from flexplan.apart import blame_of, schedule_of
 from flexplan.explanation.critical_path import CriticalPath, critical_path_of
+from flexplan.explanation.places import heaviest_lens
 from flexplan.explanation.sensitivity import Gain, at_the_margin, gains
 from flexplan.graph import TIERS
 from flexplan.limits import wrong_type
 from flexplan.plan import BaselineResult, Plan, baseline_results
-from flexplan.policy import block_lens, lossy_fields
+from flexplan.policy import lossy_fields
 from flexplan.schedule import Schedule
 from flexplan.simulation import Bound, bound_of
 
@@ -100,7 +101,7 @@ def explain(plan: Plan) -> Explanation:
 
 def _explained(plan: Plan, schedule: Schedule) -> Explanation:
     found = sorted(gains(plan), key=lambda gain: -gain.percent)
-    heaviest = plan.problem, plan.policy, schedule, _heaviest_block_lens(plan)
+    heaviest = plan.problem, plan.policy, schedule, heaviest_lens(plan)
     return Explanation(
         plan,
         bound_of(*heaviest),
@@ -116,12 +117,6 @@ def binding_tiers(plan: Plan) -> tuple[str, ...]:
     """The tiers that are used up."""
     budgets, need = plan.problem.budgets(), plan.prediction.peak_bytes
     return tuple(tier for tier in TIERS if budgets[tier] and need[tier] >= _FULL * budgets[tier])
-
-
-def _heaviest_block_lens(plan: Plan) -> tuple[int, ...]:
-    """Prompt lengths of the block that takes longest."""
-    blocks = block_lens(plan.problem.workload, plan.policy.gpu_batch_size, plan.policy.num_gpu_batches)
-    return max(blocks, key=lambda lens: (len(lens), sum(lens)))
 
 
 def _baseline_object(result: BaselineResult) -> dict[str, Any]:

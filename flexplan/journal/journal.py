@@ -209,7 +209,7 @@ class Journal:
                         handle.sync()
             nothing = not self.finished and not self.failed and self.shrunk is None
             if nothing and (self.began or self._is_new):
-                with suppress(OSError):
+                with suppress(StorageError):
                     self._remove()
             for handle in (*self._handles.values(), self._log):
                 handle.close()

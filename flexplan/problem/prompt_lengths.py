@@ -71,11 +71,10 @@ def _counts(opened: Any, growth: int, few: Sequence[tuple[Prompt, str]], tokeniz
 
 def _encoded(opened: Any, few: Sequence[tuple[Prompt, str]]) -> list[int]:
     """A chat template has put the special tokens already."""
-    found: dict[bool, Iterator[int]] = {}
-    for chat in (False, True):
-        texts = [text for prompt, text in few if isinstance(prompt.content, Chat) is chat]
-        found[chat] = iter([len(e.ids) for e in opened.encode_batch(texts, add_special_tokens=not chat)])
-    return [next(found[isinstance(prompt.content, Chat)]) for prompt, _ in few]
+    plain = iter(opened.encode_batch([text for prompt, text in few if not isinstance(prompt.content, Chat)]))
+    chats = [text for prompt, text in few if isinstance(prompt.content, Chat)]
+    chatted = iter(opened.encode_batch(chats, add_special_tokens=False) if chats else ())
+    return [len(next(chatted if isinstance(prompt.content, Chat) else plain).ids) for prompt, _ in few]
 
 
 def _open(tokenizer: str | Path | None) -> tuple[Any, int]:

@@ -30,6 +30,7 @@ from flexplan_runtime.execute.choosing import (
     chooser_of,
 )
 from flexplan_runtime.execute.env import ExecutionEnv
+from flexplan_runtime.execute.handlers.scoring import Likelihoods, Scoring, Wanted
 from flexplan_runtime.execute.lanes import forget_frames
 from flexplan_runtime.execute.warm_up import prepare_steps
 
@@ -42,6 +43,7 @@ __all__ = [
     "Ends",
     "ExecutionEnv",
     "Given",
+    "Likelihoods",
     "Logprob",
     "Logprobs",
     "Penalties",
@@ -49,6 +51,8 @@ __all__ = [
     "Report",
     "Row",
     "Sampling",
+    "Scoring",
+    "Wanted",
     "batch_states",
     "chooser_of",
     "forget_frames",

@@ -13,6 +13,7 @@ from flexplan.placement import Placement
 from flexplan_runtime.attention import HostAttention, prompt_mask
 from flexplan_runtime.execute.capture import Replays
 from flexplan_runtime.execute.choosing import Chooser, Logprobs, Penalties, Row, chooser_of
+from flexplan_runtime.execute.handlers.scoring import Scoring
 from flexplan_runtime.kernels.quantisation import pack_vectors
 from flexplan_runtime.memory import Ledger
 from flexplan_runtime.models import Family, Pieces
@@ -33,6 +34,7 @@ class BatchState:
     chooser: Chooser
     logprobs: Logprobs | None  # None where no row asks for them
     penalties: Penalties | None = None  # None where no row has a rule
+    scoring: Scoring | None = None  # None where tokens are chosen
 
     def prompt_positions(self, prompt_len: int) -> Tensor:
         """(B, S) positions of the padded prompt in each row's own counting; padding is negative."""
@@ -48,7 +50,7 @@ class BatchState:
 
     def renew(self, other: BatchState) -> None:
         """Take over another block's rows; the tensors stay where captured steps and host attention expect them."""
-        self.rows, self.penalties = other.rows, other.penalties
+        self.rows, self.penalties, self.scoring = other.rows, other.penalties, other.scoring
         self.chooser, self.logprobs = other.chooser, other.logprobs
         for name in ("pads", "grain_pads", "host_grain_pads", "position", "positions", "stopped"):
             getattr(self, name).copy_(getattr(other, name))

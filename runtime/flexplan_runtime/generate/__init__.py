@@ -8,6 +8,7 @@ placed     A model whose weights lie in their places.
 prompts    Prompts and outputs in the shapes that transformers uses.
 requests   Requests: a prompt and how it is to be completed.
 retreat    Memory that gives out in a pass: rows step back, blocks become smaller.
+scores     How likely given tokens are.
 stops      Texts at which an answer ends.
 tokenizer  Text to token ids and back.
 """
@@ -16,6 +17,7 @@ from flexplan_runtime.generate.lm import OffloadedLM
 from flexplan_runtime.generate.loop import Done, Generation
 from flexplan_runtime.generate.prompts import refuse_bad_prompts, refuse_broken, wrong_with
 from flexplan_runtime.generate.requests import Request
+from flexplan_runtime.generate.scores import Score
 from flexplan_runtime.generate.stops import cut
 from flexplan_runtime.generate.tokenizer import Tokenizer
 
@@ -24,6 +26,7 @@ __all__ = [
     "Generation",
     "OffloadedLM",
     "Request",
+    "Score",
     "Tokenizer",
     "cut",
     "refuse_bad_prompts",

@@ -27,6 +27,7 @@ from flexplan_runtime.execute import (
     Replays,
     Report,
     Row,
+    Scoring,
     batch_states,
 )
 from flexplan_runtime.generate.placed import PlacedModel, arena_sizes
@@ -41,6 +42,7 @@ class Asked:
     ends: Ids  # what rules call the end
     pad_id: int
     trace: bool = False
+    scoring: Scoring | None = None  # instead of choosing tokens
 
 
 class BlockPlanner:
@@ -162,7 +164,9 @@ class BlockRoom:
     def _batches(self, plan: BlockPlan, asked: Asked) -> list[BatchState]:
         batches = batch_states(plan.placement, plan.rows, self.env.device, causal=self.model.math.causal)
         for batch, state in zip(plan.placement.block.batches, batches, strict=True):
-            state.penalties = self._penalties([plan.rows[row] for row in batch.rows], asked.ends)
+            rows = [plan.rows[row] for row in batch.rows]
+            state.penalties = None if asked.scoring else self._penalties(rows, asked.ends)
+            state.scoring = asked.scoring
         return batches
 
     def _penalties(self, rows: Sequence[Row], ends: Ids) -> Penalties | None:

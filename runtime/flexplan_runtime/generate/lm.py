@@ -19,7 +19,17 @@ from flexplan.model import Ids, Layer
 from flexplan.plan import Plan
 from flexplan.policy import Policy
 from flexplan.schedule import Schedule
-from flexplan_runtime.execute import BlockPlan, BlockRun, ExecutionEnv, Given, Report, Row, Sampling, forget_frames
+from flexplan_runtime.execute import (
+    BlockPlan,
+    BlockRun,
+    ExecutionEnv,
+    Given,
+    Report,
+    Row,
+    Sampling,
+    Scoring,
+    forget_frames,
+)
 from flexplan_runtime.generate.blocks import Asked, BlockPlanner, BlockRoom
 from flexplan_runtime.generate.loop import Done, Generation, Stopping, joined, run_blocks
 from flexplan_runtime.generate.placed import PlacedModel
@@ -34,6 +44,7 @@ from flexplan_runtime.generate.prompts import (
 )
 from flexplan_runtime.generate.requests import Request, Rows, Usual
 from flexplan_runtime.generate.retreat import next_policy, stepping_back
+from flexplan_runtime.generate.scores import Score, refuse_broken_scores, rows_to_score
 from flexplan_runtime.generate.stops import watching
 from flexplan_runtime.generate.tokenizer import Tokenizer
 from flexplan_runtime.weights import Config, dtype_of, open_model, refuse_other_model
@@ -175,6 +186,41 @@ class OffloadedLM:
         usual = Usual(max_new_tokens, sampling or Sampling(), tuple(stops), self.math, watch)
         rows = Rows(requests, usual, numbers)
         return self._stream(self._run(rows, self._asked(stops), progress, stopping, stepped), rows)
+
+    def score(
+        self,
+        sequences: Sequence[Sequence[int]],
+        starts: Sequence[int] | None = None,
+        *,
+        progress: Progress | None = None,
+    ) -> list[Score]:
+        """How likely given tokens are, in the order of the input: ``lm.score([prompt + answer], [len(prompt)])``.
+
+        ``starts``: of each sequence, the first token that is scored; 1 without them, as before token 0 there is
+        nothing.  One pass over the prompts, block after block; no more logits are held than a block has workspace for,
+        and sequences that differ in their last token alone are run once.  A plan is best made for ``gen_len=1``.
+        Raises PromptError for what cannot be scored, and NoNumbers where logits become NaN or infinite.
+        """
+        found = sorted(self.stream_scores(sequences, starts, progress=progress), key=lambda score: score.index)
+        refuse_broken_scores(found, str(self.dtype).removeprefix("torch."))
+        return found
+
+    def stream_scores(
+        self,
+        sequences: Sequence[Sequence[int]],
+        starts: Sequence[int] | None = None,
+        *,
+        progress: Progress | None = None,
+        stopping: Stopping = lambda: False,
+    ) -> Generator[Score]:
+        """The same, each when its block has ended; its turn and ``stopping`` are those of `stream`.
+
+        Where logits become NaN or infinite, so do the figures (`Score.broken`).
+        """
+        given = rows_to_score(sequences, starts, self.shape)
+        scoring, rows = Scoring(given.wanted), Rows(given.prompts, Usual(1, Sampling(), (), self.math))
+        ended = self._stream(self._run(rows, Asked((), 0, scoring=scoring), progress, stopping), rows)
+        return (score for done in ended for score in given.scores(done.index, scoring.found.pop(done.index)))
 
     @staticmethod
     def _stream(run: Generator[Done | Timeline], rows: Rows) -> Generator[Done]:

@@ -51,12 +51,17 @@ def _warn_of_right_padding(masks: Tensor) -> None:
         warnings.warn(message, stacklevel=4)
 
 
-def refuse_bad_prompts(prompts: Sequence[Sequence[int]], max_new_tokens: int, shape: ModelShape) -> None:
-    """Raise PromptError for a prompt that is empty, too long for the context, or not of this vocabulary."""
+def refuse_bad_prompts(
+    prompts: Sequence[Sequence[int]], max_new_tokens: int, shape: ModelShape, names: Sequence[str] | None = None
+) -> None:
+    """Raise PromptError for a prompt that is empty, too long for the context, or not of this vocabulary.
+
+    ``names`` is what the prompts are called; their places, if none are given.
+    """
     if max_new_tokens < 1:
         raise PromptError("FP302", f"max_new_tokens {max_new_tokens} must be at least 1", fix="raise it")
     for n, row in enumerate(prompts):
-        error = wrong_with(Request(row), f"prompt {n}", max_new_tokens, shape)
+        error = wrong_with(Request(row), names[n] if names else f"prompt {n}", max_new_tokens, shape)
         if error:
             raise error
 

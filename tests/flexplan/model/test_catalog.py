@@ -255,3 +255,11 @@ def test_a_directory_without_a_config_is_a_bad_model_directory(tmp_path: Path) -
 def test_changing_a_config_does_not_change_the_catalog() -> None:
     model_config("opt-30b")["num_hidden_layers"] = 1
     assert model_shape("opt-30b").num_layers == 48
+
+
+def test_a_name_that_ends_in_fp8_is_the_model_in_blocks_of_fp8() -> None:
+    shape, plain = model_shape("Qwen/Qwen3-8B-FP8"), model_shape("Qwen/Qwen3-8B")
+    assert shape.name == "Qwen/Qwen3-8B-FP8" and shape.model_copy(update={"name": plain.name, "stored": None}) == plain
+    packed = [t for t in weight_tensors(shape) if t.packing]
+    assert sum(t.nbytes for t in packed) == sum(t.rows * (t.cols + t.cols // 128 * 4) for t in packed)
+    assert weight_bytes(plain) - weight_bytes(shape) > 0.45 * sum(t.unpacked_bytes for t in packed)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flexplan.errors import PromptError
-from flexplan.problem import Chat, Prompt, Wishes, new_tokens_of, read_prompts
+from flexplan.problem import Prompt, new_tokens_of, read_prompts
 from flexplan.problem.prompts import parse_prompts
 
 
