@@ -26,6 +26,7 @@ from flexplan.model.places import (
     snapshot_within,
 )
 from flexplan.model.published import MIRRORS, RENAMED, SERIES, Config
+from flexplan.model.published_later import LATER
 from flexplan.model.shape import ModelShape
 
 _FP8 = "-fp8"  # behind the name of a model: as Qwen publishes it
@@ -34,7 +35,7 @@ _IN_BLOCKS = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 1
 
 @cache
 def _configs() -> dict[str, Config]:
-    return {name: config for series in SERIES for name, config in series.configs()}
+    return {name: config for series in (*SERIES, *LATER) for name, config in series.configs()}
 
 
 @cache
