@@ -171,15 +171,18 @@ def _message(message: Any, line: int) -> dict[str, str]:
         _refuse(line, f"a message has {unknown[0]!r:.60}, allowed are role, content and name")
     content = message.get("content")
     if isinstance(content, list):
-        parts = [one.get("text") if isinstance(one, dict) and one.get("type") == "text" else None for one in content]
-        if not all(isinstance(part, str) for part in parts):
-            _refuse(line, "a message has parts that are not text")
-        content = "".join(parts)
+        content = "".join(_part(part, line) for part in content)
     found = {"role": message.get("role"), "content": content, "name": message.get("name")}
     for key in ("role", "content"):
         if not isinstance(found[key], str):
             _refuse(line, f"the {key} of a message is {_kind(found[key])}")
     return {key: value for key, value in found.items() if isinstance(value, str)}
+
+
+def _part(part: Any, line: int) -> str:
+    if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+        _refuse(line, "a message has parts that are not text")
+    return str(part["text"])
 
 
 def _checked(content: Any, line: int) -> str | tuple[int, ...]:

@@ -45,7 +45,11 @@ def _completion(completion: Completion) -> dict[str, Any]:
 
 
 def _choice(choice: Choice) -> dict[str, Any]:
-    found = {"text": choice.text, "token_ids": choice.token_ids, "finish_reason": choice.finish_reason}
+    found: dict[str, Any] = {
+        "text": choice.text,
+        "token_ids": choice.token_ids,
+        "finish_reason": choice.finish_reason,
+    }
     if choice.logprobs is not None:
         found["logprobs"] = [_logprob(one) | {"top_logprobs": list(map(_logprob, one.top))} for one in choice.logprobs]
     return found
