@@ -384,3 +384,17 @@ def test_a_config_json_stands_for_its_directory_with_its_tokenizer(desk: Desk) -
     by_directory = desk.rows()
     assert desk.run("--model", desk.model / "config.json", "--overwrite").exit_code == 0
     assert desk.rows() == by_directory
+
+
+def test_a_locked_model_runs_only_as_it_was_locked(tiny_opt: Path, tmp_path: Path) -> None:
+    """``--locked`` sums everything before it allocates; without a lock, or of random weights, it is refused."""
+    (tmp_path / "desk").mkdir()
+    desk = Desk(tmp_path / "desk", tmp_path / "model")
+    shutil.copytree(tiny_opt, desk.model)
+    desk.refused(desk.run("--locked"), 4, "FP517", "flexplan lock")
+    desk.refused(desk.run("--locked", "--dummy"), 2, "FP181")
+    assert CliRunner().invoke(app, ["lock", str(desk.model)]).exit_code == 0
+    config = desk.model / "config.json"
+    config.write_text(config.read_text().replace(" ", "\t", 1))
+    desk.refused(desk.run("--locked"), 4, "config.json: its SHA-256")
+    assert desk.run("--max-new-tokens", "1").exit_code == 0  # names and sizes are those of the lock
