@@ -1,11 +1,13 @@
 """A job: what the command line asks of a runtime, and what it hands back.
 
 completion  What became of a request: its answers, and their log-probabilities.
+record   A recording's file, for a report.
 request  What was typed, made into a request.
 runtime  The `Runtime` protocol, its requests and its reports.
 """
 
 from flexplan.job.completion import Choice, Completion, TokenLogprob
+from flexplan.job.record import read_recording, record_text, refuse_other_plan
 from flexplan.job.request import budget_bytes, refuse_idle_format, refuse_idle_sampling, request_of
 from flexplan.job.runtime import (
     BenchReport,
@@ -14,6 +16,7 @@ from flexplan.job.runtime import (
     JobListener,
     JobReport,
     Listener,
+    Recording,
     RunReport,
     RunRequest,
     Say,
@@ -30,6 +33,7 @@ __all__ = [
     "JobListener",
     "JobReport",
     "Listener",
+    "Recording",
     "RunReport",
     "RunRequest",
     "Say",
@@ -37,7 +41,10 @@ __all__ = [
     "TokenLogprob",
     "budget_bytes",
     "find_runtime",
+    "read_recording",
+    "record_text",
     "refuse_idle_format",
     "refuse_idle_sampling",
+    "refuse_other_plan",
     "request_of",
 ]

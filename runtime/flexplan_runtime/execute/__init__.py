@@ -30,6 +30,7 @@ from flexplan_runtime.execute.choosing import (
     chooser_of,
 )
 from flexplan_runtime.execute.env import ExecutionEnv
+from flexplan_runtime.execute.executor import Trace
 from flexplan_runtime.execute.handlers.scoring import Likelihoods, Scoring, Wanted
 from flexplan_runtime.execute.lanes import forget_frames
 from flexplan_runtime.execute.warm_up import prepare_steps
@@ -52,6 +53,7 @@ __all__ = [
     "Row",
     "Sampling",
     "Scoring",
+    "Trace",
     "Wanted",
     "batch_states",
     "chooser_of",

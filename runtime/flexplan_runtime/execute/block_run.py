@@ -13,7 +13,7 @@ from flexplan.placement import ID_BYTES, Placement
 from flexplan_runtime.execute.block import BlockState
 from flexplan_runtime.execute.choosing import NO_TOKEN, Logprob, Row
 from flexplan_runtime.execute.env import ExecutionEnv
-from flexplan_runtime.execute.executor import Executor
+from flexplan_runtime.execute.executor import Executor, Trace
 from flexplan_runtime.memory import BlockMemory
 
 Report = Callable[[int], None]  # tokens of this block so far
@@ -40,7 +40,7 @@ class BlockRun:
         env: ExecutionEnv,
         report: Report,
         *,
-        trace: bool = False,
+        trace: Trace = False,
     ) -> None:
         self.plan = plan
         self.memory = memory

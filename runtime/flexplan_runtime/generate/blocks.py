@@ -28,6 +28,7 @@ from flexplan_runtime.execute import (
     Report,
     Row,
     Scoring,
+    Trace,
     batch_states,
 )
 from flexplan_runtime.generate.placed import PlacedModel, arena_sizes
@@ -41,7 +42,7 @@ class Asked:
 
     ends: Ids  # what rules call the end
     pad_id: int
-    trace: bool = False
+    trace: Trace = False
     scoring: Scoring | None = None  # instead of choosing tokens
 
 

@@ -28,6 +28,7 @@ from flexplan_runtime.execute import (
     Row,
     Sampling,
     Scoring,
+    Trace,
     forget_frames,
 )
 from flexplan_runtime.generate.blocks import Asked, BlockPlanner, BlockRoom
@@ -50,6 +51,7 @@ from flexplan_runtime.generate.tokenizer import Tokenizer
 from flexplan_runtime.weights import Config, dtype_of, open_model, refuse_other_model
 
 Progress = Callable[[int, int], None]  # (tokens generated so far, tokens asked for)
+BlockEnded = Callable[[Timeline], None]
 Stepped = Callable[[Policy], None]
 
 
@@ -144,15 +146,15 @@ class OffloadedLM:
         stops: Sequence[int] = (),
         progress: Progress | None = None,
         given: Sequence[Given] | None = None,
-        trace: bool = False,
+        trace: Trace = False,
     ) -> Generation:
         """The new tokens only; any number of prompts, block after block in the order of the input.
 
         ``given``: the prompts with the padding of their caller, which some rules of transformers look at.
-        With ``trace`` the timelines keep every task: some 250 bytes each, of which a block has thousands.
+        With ``trace`` the timelines keep every task, or those of some tokens: some 250 bytes each, of which a block has
+        thousands.
         """
-        if trace and not self.env.timed:
-            raise UsageError("FP148", "trace=True in an environment with timed=False", fix="leave one of them out")
+        self._refuse_untimed(trace)
         refuse_bad_prompts(prompts, max_new_tokens, self.shape)
         usual = Usual(max_new_tokens, sampling or Sampling(), tuple(stops), self.math)
         return joined(self._run(Rows(prompts, usual, given=given), self._asked(stops, trace), progress))
@@ -169,6 +171,8 @@ class OffloadedLM:
         progress: Progress | None = None,
         stopping: Stopping = lambda: False,
         stepped: Stepped = lambda policy: None,
+        trace: Trace = False,
+        block_ended: BlockEnded = lambda timeline: None,
     ) -> Generator[Done]:
         """Each answer the moment it has ended, in the order in which they end: ``for done in lm.stream(requests)``.
 
@@ -179,13 +183,16 @@ class OffloadedLM:
         pass in flight is finished, and answers that have not ended are left out.  Until the iterator is used up or
         closed it has the environment's turn: other threads' calls wait, and one from inside its loop is refused.
         Passes go on only while it is asked.  ``stepped`` is told the policy that the model goes on with where memory
-        gave out and blocks became smaller.  Raises what `complete` raises, requests that are refused at once.
+        gave out and blocks became smaller; ``block_ended`` each block's timeline, which has the tasks that ``trace``
+        asks for.  Raises what `complete` raises, requests that are refused at once.
         """
+        self._refuse_untimed(trace)
         watch = None if tokenizer is None else partial(watching, tokenizer)
         refuse_bad_requests(requests, max_new_tokens, self.shape, can_watch=watch is not None)
         usual = Usual(max_new_tokens, sampling or Sampling(), tuple(stops), self.math, watch)
         rows = Rows(requests, usual, numbers)
-        return self._stream(self._run(rows, self._asked(stops), progress, stopping, stepped), rows)
+        run = self._run(rows, self._asked(stops, trace), progress, stopping, stepped)
+        return self._stream(run, rows, block_ended)
 
     def score(
         self,
@@ -223,15 +230,23 @@ class OffloadedLM:
         return (score for done in ended for score in given.scores(done.index, scoring.found.pop(done.index)))
 
     @staticmethod
-    def _stream(run: Generator[Done | Timeline], rows: Rows) -> Generator[Done]:
+    def _stream(
+        run: Generator[Done | Timeline], rows: Rows, block_ended: BlockEnded = lambda timeline: None
+    ) -> Generator[Done]:
         with closing(run):
             for one in run:
-                if isinstance(one, Done):
+                if isinstance(one, Timeline):
+                    block_ended(one)
+                else:
                     place, choice = rows.place(one.index)
                     yield replace(one, index=rows.number(place), choice=choice)
 
-    def _asked(self, stops: Sequence[int], trace: bool = False) -> Asked:
+    def _asked(self, stops: Sequence[int], trace: Trace = False) -> Asked:
         return Asked(self._end_ids(tuple(stops)), self._pad_id(None, stops), trace)
+
+    def _refuse_untimed(self, trace: Trace) -> None:
+        if trace and not self.env.timed:
+            raise UsageError("FP148", "trace=True in an environment with timed=False", fix="leave one of them out")
 
     def _run(
         self,
