@@ -46,7 +46,7 @@ def serve(
 
     budgets = {"gpu_mem": gpu_mem, "cpu_mem": cpu_mem, "disk_mem": disk_mem}
     sizes = budget_bytes({name.removesuffix("_mem"): size for name, size in budgets.items()})
-    request = request_of(load_policy(policy), model, sizes, max_new_tokens=max_new_tokens, dummy_prompt_len=None)
+    request_of(load_policy(policy), model, sizes, max_new_tokens=max_new_tokens, dummy_prompt_len=None)
     given = {
         "model": model,
         **budgets,
@@ -59,4 +59,4 @@ def serve(
     }
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None]
     program = (sys.executable, "-c", _JOB, str(os.getpid()), "run", policy, *flags)
-    take_batches(program, Path(request.model).name, state, port)
+    take_batches(program, state, port)

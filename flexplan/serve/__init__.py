@@ -1,6 +1,5 @@
 """Batches over HTTP, on this machine only: OpenAI's ``/v1/files`` and ``/v1/batches``, each batch a job of ``run``.
 
-answers  A job's lines as lines of OpenAI's result files.
 app      The routes, and errors in OpenAI's form.
 asked    What a client may ask for, honoured or refused by name.
 objects  OpenAI's objects: files, batches, lists, errors.

@@ -14,7 +14,7 @@ _NEEDED = ("starlette", "uvicorn", "python_multipart")
 _HOST = "127.0.0.1"
 
 
-def serve(command: Sequence[str], model: str, state: Path, port: int) -> None:
+def serve(command: Sequence[str], state: Path, port: int) -> None:
     """Answer until a signal comes: the first lets the job that runs end after its pass, a second ends it at once.
 
     ``port`` 0 is any that is free; it is said on standard error.
@@ -31,7 +31,7 @@ def serve(command: Sequence[str], model: str, state: Path, port: int) -> None:
     with _listening(port) as listener:
         store = Store(state)
         try:
-            worker = Worker(store, command, model)
+            worker = Worker(store, command)
             worker.start()
             try:
                 _answer(application(store, worker), listener)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from flexplan.journal import errors_path
-from flexplan.serve.answers import result_lines
 from flexplan.serve.asked import lines_of
 from flexplan.serve.objects import OPEN, Object, become, errors_object
 from flexplan.serve.store import Store
@@ -25,10 +24,9 @@ _ERROR = re.compile(r"error\[(FP\d+)\]: (.*)\n(?:fix: (.*))?")
 class Worker:
     """Runs the batches of a store until it is stopped; ``command`` does `run`, less prompts and output."""
 
-    def __init__(self, store: Store, command: Sequence[str], model: str) -> None:
+    def __init__(self, store: Store, command: Sequence[str]) -> None:
         self.store = store
         self.command = list(command)
-        self.model = model
         self._news = threading.Condition(threading.RLock())
         self._stops = 0  # how often it was told to end
         self._current: str | None = None
@@ -156,8 +154,8 @@ class Worker:
         """A result file of the batch; none where it would be empty."""
         if not path.exists() or not path.stat().st_size:
             return None
-        lines = result_lines(path, self.model)
-        found = self.store.add_file(lines, f"{name}_{kind}.jsonl", "batch_output", f"file-{name[6:]}-{kind}")
+        with path.open("rb") as lines:
+            found = self.store.add_file(lines, f"{name}_{kind}.jsonl", "batch_output", f"file-{name[6:]}-{kind}")
         return str(found["id"])
 
     def _out(self, name: str) -> Path:
