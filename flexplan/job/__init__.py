@@ -1,5 +1,6 @@
 """A job: what the command line asks of a runtime, and what it hands back.
 
+notebook A bench as a notebook shows it.
 record   A recording's file, for a report.
 request  What was typed, made into a request.
 runtime  The `Runtime` protocol, its requests and its reports.

@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 from flexplan.errors import FlexplanError, PluginError, UsageError
 from flexplan.graph import Span, Timeline
 from flexplan.hardware import Hardware
+from flexplan.job.notebook import bench_html
 from flexplan.plan import Plan
 from flexplan.plugins import RUNTIMES, make
 from flexplan.policy import Policy
@@ -156,6 +157,9 @@ class BenchReport:
     moved: Mapping[str, tuple[int, int]]  # resource -> bytes by the plan, bytes counted where they moved
     device_peak_bytes: int | None = None  # what the device's allocator counted
     recording: Recording | None = None
+
+    def _repr_html_(self) -> str:
+        return bench_html(self)
 
 
 @dataclass(frozen=True)
