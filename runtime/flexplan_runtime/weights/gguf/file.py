@@ -21,7 +21,7 @@ class GgufFile:
             from gguf import GGUFReader  # an extra: few need it
         except ModuleNotFoundError as error:
             fix = "pip install '.[gguf]' in the source directory of flexplan, or pip install gguf"
-            raise UsageError("FP132", f"{path}: reading GGUF files needs the package gguf", fix=fix) from error
+            raise UsageError("FP138", f"{path}: reading GGUF files needs the package gguf", fix=fix) from error
         self.path = path
         try:
             self._reader = GGUFReader(path)
