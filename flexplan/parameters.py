@@ -89,7 +89,7 @@ _BOTH: Mapping[str, Parameter] = MappingProxyType(
         **_all(IRRELEVANT, "names whose request it is", user=(), safety_identifier=(), metadata=()),
         **_all(IRRELEVANT, "of a service", service_tier=(), store=(False,), prompt_cache_key=()),
         **_all(IRRELEVANT, "of a service", prompt_cache_retention=()),
-        **_all(HONOURED, "the same number in all lines", max_tokens=()),
+        **_all(HONOURED, "each line its own", max_tokens=()),
         **_all(
             REFUSED,
             "one setting for all lines: give `--do-sample --temperature`; 0 is greedy, as runs are without it",
@@ -115,7 +115,7 @@ CHAT: Mapping[str, Parameter] = MappingProxyType(
     {
         "messages": Parameter(REFUSED, "chat templates are not applied yet: write the prompt out"),
         **_BOTH,
-        **_all(HONOURED, "the same number in all lines", max_completion_tokens=()),
+        **_all(HONOURED, "each line its own", max_completion_tokens=()),
         **_all(REFUSED, "only new text is written", logprobs=(False,), top_logprobs=()),
         **_all(REFUSED, "output is not constrained", response_format=({"type": "text"},), verbosity=()),
         **_all(REFUSED, "tools are not called", tools=([],), tool_choice=("none", "auto"), parallel_tool_calls=()),

@@ -39,9 +39,9 @@ def run_to_file(
     if given == ():
         _write_nothing(target)
         return
-    new_tokens = new_tokens_of(given or (), request.max_new_tokens, "--max-new-tokens" if typed_tokens else "")
+    new_tokens_of(given or (), request.max_new_tokens, "--max-new-tokens" if typed_tokens else "")
     places = _places(given or (), bad)
-    request = replace(request, prompts=given or (), max_new_tokens=new_tokens, places=places)
+    request = replace(request, prompts=given or (), places=places)
     digests = None if given is None else _digests(request, bad)
     with opened(target, digests, (request.offload_dir,)) as results:
         job = _Job(results, bad)

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flexplan.errors import UsageError, did_you_mean
-from flexplan.job import refuse_idle_format
+from flexplan.job import DEFAULT_NEW_TOKENS, refuse_idle_format
 from flexplan.limits import MOST_FILE_BYTES, first_refused, read_limited
 from flexplan.policy import CompressionConfig, Policy, allowed_fields, field_names
 from flexplan.problem import Objective, Problem, lengths, new_tokens_of, prompts_to_plan_for
@@ -105,9 +105,9 @@ class ProblemFile(BaseModel):
             raise UsageError("FP116", message, fix=f"leave {flags} out")
         prompts = prompts_to_plan_for(self.prompts, self.format or "auto")
         found: dict[str, Any] = {"prompt_lens": lengths(prompts, self.tokenizer or self.model)}
-        asked = next((prompt.max_new_tokens for prompt in prompts if prompt.max_new_tokens), None)
-        if asked is not None:
-            found["gen_len"] = new_tokens_of(prompts, self.gen_len or asked, "--gen-len" if self.gen_len else "")
+        if any(prompt.max_new_tokens for prompt in prompts):
+            most = new_tokens_of(prompts, self.gen_len or DEFAULT_NEW_TOKENS, "--gen-len" if self.gen_len else "")
+            found |= {"gen_lens": most} if len(set(most)) > 1 else {"gen_len": most[0]}
         return found
 
     def chosen_planner(self) -> tuple[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ from flexplan.explanation.sensitivity import Gain, at_the_margin, gains
 from flexplan.graph import TIERS
 from flexplan.limits import wrong_type
 from flexplan.plan import BaselineResult, Plan, baseline_results
-from flexplan.policy import block_lens, lossy_fields
+from flexplan.policy import BlockKind, block_kinds, lossy_fields
 from flexplan.schedule import Schedule
 from flexplan.simulation import Bound, bound_of
 
@@ -100,7 +100,8 @@ def explain(plan: Plan) -> Explanation:
 
 def _explained(plan: Plan, schedule: Schedule) -> Explanation:
     found = sorted(gains(plan), key=lambda gain: -gain.percent)
-    heaviest = plan.problem, plan.policy, schedule, _heaviest_block_lens(plan)
+    block = _heaviest_block(plan)
+    heaviest = plan.problem.with_most_tokens(block.gen_len), plan.policy, schedule, block.lens
     return Explanation(
         plan,
         bound_of(*heaviest),
@@ -118,10 +119,10 @@ def binding_tiers(plan: Plan) -> tuple[str, ...]:
     return tuple(tier for tier in TIERS if budgets[tier] and need[tier] >= _FULL * budgets[tier])
 
 
-def _heaviest_block_lens(plan: Plan) -> tuple[int, ...]:
-    """Prompt lengths of the block that takes longest."""
-    blocks = block_lens(plan.problem.workload, plan.policy.gpu_batch_size, plan.policy.num_gpu_batches)
-    return max(blocks, key=lambda lens: (len(lens), sum(lens)))
+def _heaviest_block(plan: Plan) -> BlockKind:
+    """The block that takes longest."""
+    blocks = block_kinds(plan.problem.workload, plan.policy.gpu_batch_size, plan.policy.num_gpu_batches)
+    return max(blocks, key=lambda kind: (len(kind.lens), kind.load))
 
 
 def _baseline_object(result: BaselineResult) -> dict[str, Any]:

@@ -4,7 +4,7 @@ request  What was typed, made into a request.
 runtime  The `Runtime` protocol, its requests and its reports.
 """
 
-from flexplan.job.request import budget_bytes, refuse_idle_format, refuse_idle_sampling, request_of
+from flexplan.job.request import DEFAULT_NEW_TOKENS, budget_bytes, refuse_idle_format, refuse_idle_sampling, request_of
 from flexplan.job.runtime import (
     BenchReport,
     Completion,
@@ -21,6 +21,7 @@ from flexplan.job.runtime import (
 )
 
 __all__ = [
+    "DEFAULT_NEW_TOKENS",
     "BenchReport",
     "Completion",
     "DemoReport",

@@ -5,7 +5,7 @@ lossy   The policy fields that change tokens, and which of them a user allowed.
 policy  `Policy` and `CompressionConfig`: every field, strict.
 """
 
-from flexplan.policy.blocks import Block, block_lens, fill_block, fill_blocks, full_block
+from flexplan.policy.blocks import Block, BlockKind, block_kinds, fill_block, fill_blocks, full_block
 from flexplan.policy.lossy import allowed_fields, lossy_fields, names_of
 from flexplan.policy.policy import (
     POLICY_VERSION,
@@ -19,10 +19,11 @@ from flexplan.policy.policy import (
 __all__ = [
     "POLICY_VERSION",
     "Block",
+    "BlockKind",
     "CompressionConfig",
     "Policy",
     "allowed_fields",
-    "block_lens",
+    "block_kinds",
     "check_version",
     "field_names",
     "fill_block",

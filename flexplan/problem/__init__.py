@@ -12,7 +12,7 @@ from flexplan.problem.objective import Objective
 from flexplan.problem.problem import Problem, Workload
 from flexplan.problem.prompt_lengths import lengths, prompts_to_plan_for
 from flexplan.problem.prompts import BadLine, Prompt, new_tokens_of, read_prompts, refuse_greedy
-from flexplan.problem.ragged import Lens, envelope, padded_mean, representatives, typical_lens
+from flexplan.problem.ragged import Lens, envelope, padded_mean, representatives, typical_gen_len, typical_lens
 from flexplan.problem.tokenizer_file import FILE, LOAD_PATIENCE_S, bounded, chunks, growth_of, lines_of, swollen
 
 __all__ = [
@@ -37,5 +37,6 @@ __all__ = [
     "refuse_greedy",
     "representatives",
     "swollen",
+    "typical_gen_len",
     "typical_lens",
 ]

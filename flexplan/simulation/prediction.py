@@ -14,8 +14,8 @@ from functools import cache, lru_cache
 from flexplan.cost import Rates
 from flexplan.graph import Timeline
 from flexplan.placement import Layout, Placement, fewer_layers, lookahead
-from flexplan.policy import Policy, block_lens, fill_blocks
-from flexplan.problem import Lens, Problem, Workload, envelope, representatives
+from flexplan.policy import BlockKind, Policy, block_kinds, fill_blocks
+from flexplan.problem import Problem, Workload, envelope, representatives
 from flexplan.schedule import Schedule
 from flexplan.simulation.bounds import least_seconds
 from flexplan.simulation.decoding import decode_seconds, knots, stands_for
@@ -81,15 +81,15 @@ def predict_seconds(problem: Problem, policy: Policy, schedule: Schedule) -> Pre
     Equal blocks are simulated once, of many unequal ones a few.
     """
     rates = Rates(problem.hardware)
-    shapes = block_lens(problem.workload, policy.gpu_batch_size, policy.num_gpu_batches)
-    counts = representatives(shapes)
-    times = {lens: _block_time(_of_lens(problem, lens), policy, schedule, rates) for lens in counts}
-    prefill = sum(times[lens].prefill_s * n for lens, n in counts.items())
-    decode = sum(times[lens].decode_s * n for lens, n in counts.items())
-    rows = sum(len(lens) * n for lens, n in shapes.items())
-    largest = times[max(counts, key=lambda lens: (len(lens), sum(lens)))]
+    kinds = block_kinds(problem.workload, policy.gpu_batch_size, policy.num_gpu_batches)
+    counts = representatives(kinds, lambda kind: len(kind.lens), lambda kind: kind.load)
+    times = {kind: _block_time(_of_kind(problem, kind), policy, schedule, rates) for kind in counts}
+    prefill = sum(times[kind].prefill_s * n for kind, n in counts.items())
+    decode = sum(times[kind].decode_s * n for kind, n in counts.items())
+    rows = sum(len(kind.lens) * n for kind, n in kinds.items())
+    largest = times[max(counts, key=lambda kind: (len(kind.lens), kind.load))]
     return Prediction(
-        tokens_per_s=rows * problem.workload.gen_len / (prefill + decode),
+        tokens_per_s=problem.workload.new_tokens(rows) / (prefill + decode),
         prefill_s=prefill,
         decode_s=decode,
         busiest_lane={"prefill": largest.first.busiest_lane(), "decode": largest.decode.busiest_lane()},
@@ -98,10 +98,10 @@ def predict_seconds(problem: Problem, policy: Policy, schedule: Schedule) -> Pre
     )
 
 
-def _busy_s(times: Mapping[Lens, _BlockTime], counts: Mapping[Lens, float], phase: str) -> dict[str, float]:
+def _busy_s(times: Mapping[BlockKind, _BlockTime], counts: Mapping[BlockKind, float], phase: str) -> dict[str, float]:
     busy: dict[str, float] = {}
-    for lens, count in counts.items():
-        for lane, seconds in times[lens].busy_s(phase).items():
+    for kind, count in counts.items():
+        for lane, seconds in times[kind].busy_s(phase).items():
             busy[lane] = busy.get(lane, 0.0) + count * seconds
     return busy
 
@@ -109,8 +109,8 @@ def _busy_s(times: Mapping[Lens, _BlockTime], counts: Mapping[Lens, float], phas
 def peak_bytes(problem: Problem, policy: Policy, schedule: Schedule) -> dict[str, int]:
     """Bytes of each tier: the largest block's arenas."""
     peaks: dict[str, int] = {"gpu": 0, "cpu": 0, "disk": 0}
-    for lens in _largest(problem.workload, policy.gpu_batch_size, policy.num_gpu_batches):
-        part = _of_lens(problem, lens)
+    for kind in _largest(problem.workload, policy.gpu_batch_size, policy.num_gpu_batches):
+        part = _of_kind(problem, kind)
         live = schedule.build(part, policy).live
         placement = Placement.of(problem.model, policy, next(fill_blocks(part.workload, policy)), live)
         peaks = {tier: max(peaks[tier], nbytes) for tier, nbytes in Layout.of(placement).tier_bytes().items()}
@@ -118,14 +118,16 @@ def peak_bytes(problem: Problem, policy: Policy, schedule: Schedule) -> dict[str
 
 
 @lru_cache(maxsize=16)
-def _largest(workload: Workload, gpu_batch_size: int, num_gpu_batches: int) -> tuple[Lens, ...]:
+def _largest(workload: Workload, gpu_batch_size: int, num_gpu_batches: int) -> tuple[BlockKind, ...]:
     """Blocks whose bytes are those of all: themselves where they are few, else what holds any of them."""
-    shapes = block_lens(workload, gpu_batch_size, num_gpu_batches)
-    return tuple(shapes) if len(shapes) <= _FEW_SHAPES else tuple(envelope(list(shapes)))
+    kinds = block_kinds(workload, gpu_batch_size, num_gpu_batches)
+    if len(kinds) <= _FEW_SHAPES:
+        return tuple(kinds)
+    return tuple(BlockKind(lens, workload.gen_len) for lens in envelope([kind.lens for kind in kinds]))
 
 
-def _of_lens(problem: Problem, lens: tuple[int, ...]) -> Problem:
-    workload = Workload(prompt_lens=lens, gen_len=problem.workload.gen_len)
+def _of_kind(problem: Problem, kind: BlockKind) -> Problem:
+    workload = Workload(prompt_lens=kind.lens, gen_len=kind.gen_len)
     return problem.model_copy(update={"workload": workload})
 
 

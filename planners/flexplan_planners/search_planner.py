@@ -12,7 +12,7 @@ from flexplan.apart import schedule_of
 from flexplan.errors import UsageError
 from flexplan.plan import Plan
 from flexplan.policy import Policy
-from flexplan.problem import Problem, Workload, typical_lens
+from flexplan.problem import Problem, Workload, typical_gen_len, typical_lens
 from flexplan.schedule import Schedule
 from flexplan.simulation import Prediction, predict_seconds, with_bytes
 from flexplan_planners.fit import Optimum, Search, kind_of, neighbours, solved, within_latency
@@ -241,8 +241,9 @@ def typical(problem: Problem, policy: Policy) -> Problem:
     """One typical block of the workload."""
     workload = problem.workload
     rows = workload.num_prompts and min(workload.num_prompts, policy.block_size)
-    if not workload.prompt_lens:
+    if not workload.prompt_lens and not workload.gen_lens:
         one = workload.model_copy(update={"num_prompts": rows})
     else:
-        one = Workload(prompt_lens=typical_lens(workload, rows or policy.block_size), gen_len=workload.gen_len)
+        size = rows or policy.block_size
+        one = Workload(prompt_lens=typical_lens(workload, size), gen_len=typical_gen_len(workload, size))
     return problem.model_copy(update={"workload": one})

@@ -37,7 +37,7 @@ def _complete(ready: Ready, lm: OffloadedLM, watch: Watch, listener: JobListener
     """How many prompts and new tokens there were."""
     prompts = tokens = 0
     at = {place: n for n, place in enumerate(ready.places)}
-    sampling, stops, new_tokens = ready.sampling, ready.stops, ready.request.max_new_tokens
+    sampling, stops, new_tokens = ready.sampling, ready.stops, ready.new_tokens
     stream = lm.stream(
         ready.ids,
         new_tokens,

@@ -53,6 +53,11 @@ class Ready:
         return self.opened.shape.with_dtype(self.dtype.itemsize)
 
     @property
+    def new_tokens(self) -> list[int]:
+        """The most of each prompt."""
+        return [_new_tokens(self.request, prompt) for prompt in self.prompts]
+
+    @property
     def stops(self) -> tuple[int, ...]:
         """Ids that end a row."""
         return tuple(self.opened.math.eos_token_ids) if self.request.stop_at_end_token else ()
@@ -60,7 +65,7 @@ class Ready:
     def problem(self, hardware: Hardware | None = None) -> Problem:
         """The problem of these very prompts, under the budgets of the request."""
         lens = tuple(map(len, self.ids))
-        workload = Workload(prompt_lens=lens, gen_len=self.request.max_new_tokens)
+        workload = Workload(prompt_lens=lens, gen_lens=tuple(self.new_tokens))
         sizes = {tier: _UNLIMITED if size is None else size for tier, size in self.env.ledger.budgets.items()}
         machine = hardware or hardware_from()
         if self.env.device.type == "cpu":  # no device keeps memory for itself
@@ -79,7 +84,9 @@ def make_ready(request: RunRequest) -> Ready:
     env = environment(request)
     weights, directory = _find(request)
     opened = _open(request, weights)
-    refuse_endless(opened.shape, policy, request.max_new_tokens)
+    refuse_endless(
+        opened.shape, policy, max([_new_tokens(request, p) for p in request.prompts] or [request.max_new_tokens])
+    )
     sampling = _sampling(request, opened.math)
     if plan:
         refuse_other_model(plan.problem.model, opened.shape)
@@ -123,12 +130,18 @@ def _take_prompts(request: RunRequest, prompts: tuple[Prompt, ...], tokenizer: T
     left = [(place, prompt) for place, prompt in zip(places, prompts, strict=True) if place not in request.skip]
     ids = tokenizer.encode([prompt for _, prompt in left])
     names = [f"line {prompt.line}: the prompt" for _, prompt in left]
-    bad = dict(bad_prompts(ids, request.max_new_tokens, shape, names))
+    most = [_new_tokens(request, prompt) for _, prompt in left]
+    bad = dict(bad_prompts(ids, most, shape, names))
     if bad and (request.strict or len(bad) == len(prompts)):
         raise next(iter(bad.values()))
     good = [n for n in range(len(left)) if n not in bad]
     refused = tuple((*left[n], error) for n, error in bad.items())
     return Taken(tuple(left[n][1] for n in good), [ids[n] for n in good], tuple(left[n][0] for n in good), refused)
+
+
+def _new_tokens(request: RunRequest, prompt: Prompt) -> int:
+    """The most of a prompt: its own number, or that of the job."""
+    return request.max_new_tokens if prompt.max_new_tokens is None else prompt.max_new_tokens
 
 
 def _sampling(request: RunRequest, math: ModelConstants) -> Sampling:

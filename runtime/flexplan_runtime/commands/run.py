@@ -41,7 +41,7 @@ def bench_ready(ready: Ready, plan: Plan, listener: Listener) -> BenchReport:
     with open_lm(ready) as lm:
         load_s = time.perf_counter() - began_s
         listener.stage("warming up")
-        lm.complete(ready.ids, min(2, ready.request.max_new_tokens))
+        lm.complete(ready.ids, [min(2, most) for most in ready.new_tokens])
         lm.env.ledger.moved.clear()
         listener.stage("measuring")
         watch = Watch(lm.env.ledger, listener)
@@ -83,9 +83,7 @@ def open_lm(ready: Ready) -> OffloadedLM:
 def generate(ready: Ready, lm: OffloadedLM, watch: Watch, *, trace: bool = False) -> Generation:
     """All prompts of a request."""
     sampling, stops = ready.sampling, ready.stops
-    return lm.complete(
-        ready.ids, ready.request.max_new_tokens, sampling=sampling, stops=stops, progress=watch, trace=trace
-    )
+    return lm.complete(ready.ids, ready.new_tokens, sampling=sampling, stops=stops, progress=watch, trace=trace)
 
 
 class Watch:

@@ -26,6 +26,7 @@ class BlockPlan:
 
     prompts: Sequence[Sequence[int]]
     given: Sequence[Given]  # the same as their caller gave them, padding included
+    new_tokens: Sequence[int]  # the most of each
     first_row: int
     graph: TaskGraph
     placement: Placement
@@ -67,9 +68,9 @@ class BlockRun:
             yield
 
     def finished(self, k: int) -> bool:
-        """Have all rows of micro-batch k met a stop token, or logits that are no numbers?"""
+        """Have all rows of micro-batch k met their end: a stop token, logits that are no numbers, their most tokens?"""
         rows = self.plan.placement.block.batches[k].rows
-        return all(self._stopped(row) for row in rows)
+        return all(self._ended(row) for row in rows)
 
     def _stopped(self, row: int) -> bool:
         return row in self.broken or (bool(self.tokens[row]) and self.tokens[row][-1] in self.stops)
@@ -87,7 +88,7 @@ class BlockRun:
 
     def _ended(self, row: int) -> bool:
         """Will it get no more tokens?"""
-        return self._stopped(row) or len(self.tokens[row]) >= self.plan.placement.block.gen_len
+        return self._stopped(row) or len(self.tokens[row]) >= self.plan.new_tokens[row]
 
     def _fill_prompt(self, k: int) -> None:
         """The prompts of a micro-batch, padded on the left."""

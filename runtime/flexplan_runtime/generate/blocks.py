@@ -59,19 +59,22 @@ class BlockPlanner:
         self.schedule = schedule
 
     def plans(
-        self, prompts: Sequence[Sequence[int]], gen_len: int, given: Sequence[Given] | None = None
+        self, prompts: Sequence[Sequence[int]], new_tokens: Sequence[int], given: Sequence[Given] | None = None
     ) -> Iterator[BlockPlan]:
         """Block after block in input order; planned when it is asked for, as all of them would fill memory."""
         size, given = self.model.policy.block_size, given or [Given(prompt) for prompt in prompts]
         for first in range(0, len(prompts), size):
-            yield self._plan(prompts[first : first + size], given[first : first + size], first, gen_len)
+            rows = slice(first, first + size)
+            yield self._plan(prompts[rows], given[rows], first, new_tokens[rows])
 
-    def _plan(self, prompts: Sequence[Sequence[int]], given: Sequence[Given], first: int, gen_len: int) -> BlockPlan:
+    def _plan(
+        self, prompts: Sequence[Sequence[int]], given: Sequence[Given], first: int, new_tokens: Sequence[int]
+    ) -> BlockPlan:
         shape, policy = self.model.shape, self.model.policy
-        workload = Workload(prompt_lens=tuple(map(len, prompts)), gen_len=gen_len)
+        workload = Workload(prompt_lens=tuple(map(len, prompts)), gen_lens=tuple(new_tokens))
         graph = self.schedule.build(Problem(model=shape, hardware=self._here(), workload=workload), policy)
         placement = placement_of(graph, shape, policy, next(fill_blocks(workload, policy)))
-        return BlockPlan(prompts, given, first, self._proved(graph, placement), placement)
+        return BlockPlan(prompts, given, new_tokens, first, self._proved(graph, placement), placement)
 
     def _proved(self, graph: TaskGraph, placement: Placement) -> TaskGraph:
         """Sweep by sweep, before it runs, where the schedule is not one of those that the tests prove."""

@@ -19,12 +19,13 @@ from flexplan.model import Ids, Layer
 from flexplan.plan import Plan
 from flexplan.policy import Policy
 from flexplan.schedule import Schedule
-from flexplan_runtime.execute import BlockPlan, BlockRun, ExecutionEnv, Given, Report, Sampling, forget_frames
+from flexplan_runtime.execute import BlockPlan, BlockRun, ExecutionEnv, Given, Sampling, forget_frames
 from flexplan_runtime.generate.blocks import Asked, BlockPlanner, BlockRoom
 from flexplan_runtime.generate.loop import Done, Generation, Stopping, joined, run_blocks
 from flexplan_runtime.generate.placed import PlacedModel
 from flexplan_runtime.generate.prompts import (
     Stop,
+    new_tokens_of_each,
     padded,
     refuse_bad_prompts,
     refuse_broken,
@@ -89,7 +90,7 @@ class OffloadedLM:
         input_ids: Tensor | Sequence[Sequence[int]],
         attention_mask: Tensor | None = None,
         *,
-        max_new_tokens: int = 32,
+        max_new_tokens: int | Sequence[int] = 32,
         do_sample: bool | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
@@ -102,10 +103,11 @@ class OffloadedLM:
     ) -> Tensor:
         """Token ids (rows, longest prompt + longest continuation), as ``transformers`` returns them.
 
-        Rows are in the order of the input, padded on the left for shorter prompts and on the right after a
-        row's stop.  ``stop``: None never stops, ``"model"`` stops at the checkpoint's end ids.  The rules of the
-        checkpoint's generation config always hold; its temperature and its kin only with ``do_sample``, without which
-        the likeliest token is taken.  Raises NoNumbers, which has all tokens, where a row's logits become NaN or
+        Rows are in the order of the input, padded on the left for shorter prompts and on the right after a row's end:
+        its stop, or its own number where ``max_new_tokens`` has one for each.  ``stop``: None never stops, ``"model"``
+        stops at the checkpoint's end ids.  The rules of the checkpoint's generation config always hold; its temperature
+        and its kin only with ``do_sample``, without which the likeliest token is taken.  Raises NoNumbers, which has
+        all tokens, where a row's logits become NaN or
         infinite.  With ``trace`` the ``timeline`` keeps every task, not only their sums.
         """
         stops = stop_ids_of(stop, self.math)
@@ -121,7 +123,7 @@ class OffloadedLM:
     def complete(
         self,
         prompts: Sequence[Sequence[int]],
-        max_new_tokens: int = 32,
+        max_new_tokens: int | Sequence[int] = 32,
         *,
         sampling: Sampling | None = None,
         stops: Sequence[int] = (),
@@ -136,14 +138,15 @@ class OffloadedLM:
         """
         if trace and not self.env.timed:
             raise UsageError("FP148", "trace=True in an environment with timed=False", fix="leave one of them out")
-        refuse_bad_prompts(prompts, max_new_tokens, self.shape)
+        new_tokens = new_tokens_of_each(max_new_tokens, len(prompts))
+        refuse_bad_prompts(prompts, new_tokens, self.shape)
         asked = Asked(sampling or Sampling(), tuple(stops), self._pad_id(None, stops), trace)
-        return joined(self._run(prompts, max_new_tokens, given, asked, progress))
+        return joined(self._run(prompts, new_tokens, given, asked, progress))
 
     def stream(
         self,
         prompts: Sequence[Sequence[int]],
-        max_new_tokens: int = 32,
+        max_new_tokens: int | Sequence[int] = 32,
         *,
         sampling: Sampling | None = None,
         stops: Sequence[int] = (),
@@ -159,9 +162,10 @@ class OffloadedLM:
         turn: other threads' calls wait, and one from inside its loop is refused.  Passes go on only while it is asked.
         Raises what `complete` raises, prompts that are refused at once.
         """
-        refuse_bad_prompts(prompts, max_new_tokens, self.shape)
+        new_tokens = new_tokens_of_each(max_new_tokens, len(prompts))
+        refuse_bad_prompts(prompts, new_tokens, self.shape)
         asked = Asked(sampling or Sampling(), tuple(stops), self._pad_id(None, stops), numbers=numbers)
-        return self._stream(self._run(prompts, max_new_tokens, None, asked, progress, stopping), numbers)
+        return self._stream(self._run(prompts, new_tokens, None, asked, progress, stopping), numbers)
 
     @staticmethod
     def _stream(run: Generator[Done | Timeline], numbers: Sequence[int]) -> Generator[Done]:
@@ -173,18 +177,19 @@ class OffloadedLM:
     def _run(
         self,
         prompts: Sequence[Sequence[int]],
-        max_new_tokens: int,
+        new_tokens: Sequence[int],
         given: Sequence[Given] | None,
         asked: Asked,
         progress: Progress | None,
         stopping: Stopping = lambda: False,
     ) -> Generator[Done | Timeline]:
         """Block after block, in this call's turn."""
-        total = len(prompts) * max_new_tokens
-        plans = partial(self._planner.plans, prompts, max_new_tokens, given)
+        total = sum(new_tokens)
+        plans = partial(self._planner.plans, prompts, new_tokens, given)
 
         def begin(plan: BlockPlan) -> AbstractContextManager[BlockRun]:
-            return self._room.begun(plan, asked, _report(plan, total, progress))
+            before = sum(new_tokens[: plan.first_row])
+            return self._room.begun(plan, asked, lambda n: progress(before + n, total) if progress else None)
 
         with self._turn(), graph_blame_of(self.schedule):
             self._room.make_for(plans())
@@ -240,9 +245,3 @@ class OffloadedLM:
         """
         stored = {what for what, _ in self.env.ledger.stored}
         return {what: self.env.ledger.shares(what) for what in ("w", "cache", "act") if what in stored}
-
-
-def _report(plan: BlockPlan, total: int, progress: Progress | None) -> Report:
-    """Tells the caller of a block's tokens, those of the blocks before counted in."""
-    before = plan.first_row * plan.placement.block.gen_len
-    return lambda n: progress(before + n, total) if progress else None

@@ -50,24 +50,36 @@ def _warn_of_right_padding(masks: Tensor) -> None:
         warnings.warn(message, stacklevel=4)
 
 
+def new_tokens_of_each(max_new_tokens: int | Sequence[int], count: int) -> list[int]:
+    """The most new tokens of each of ``count`` prompts, of one number for all or of one for each."""
+    if isinstance(max_new_tokens, int):
+        return [max_new_tokens] * count
+    given = [int(most) for most in max_new_tokens]
+    if len(given) != count:
+        message = f"max_new_tokens has {len(given)} numbers, there are {count} prompts"
+        raise PromptError("FP309", message, fix="give one for each prompt, or one number for all")
+    return given
+
+
 def refuse_bad_prompts(
-    prompts: Sequence[Sequence[int]], max_new_tokens: int, shape: ModelShape, names: Sequence[str] | None = None
+    prompts: Sequence[Sequence[int]], new_tokens: Sequence[int], shape: ModelShape, names: Sequence[str] | None = None
 ) -> None:
     """Raise PromptError for a prompt that is empty, too long for the context, or not of this vocabulary.
 
-    ``names`` is what the prompts are called; their places, if none are given.
+    ``new_tokens`` are the most of each; ``names`` is what the prompts are called, their places if none are given.
     """
-    if max_new_tokens < 1:
-        raise PromptError("FP302", f"max_new_tokens {max_new_tokens} must be at least 1", fix="raise it")
-    for _, error in bad_prompts(prompts, max_new_tokens, shape, names):
+    least = min(new_tokens, default=1)
+    if least < 1:
+        raise PromptError("FP302", f"max_new_tokens {least} must be at least 1", fix="raise it")
+    for _, error in bad_prompts(prompts, new_tokens, shape, names):
         raise error
 
 
 def bad_prompts(
-    prompts: Sequence[Sequence[int]], max_new_tokens: int, shape: ModelShape, names: Sequence[str] | None = None
+    prompts: Sequence[Sequence[int]], new_tokens: Sequence[int], shape: ModelShape, names: Sequence[str] | None = None
 ) -> Iterator[tuple[int, PromptError]]:
     """Each such prompt's place, and what is wrong with it."""
-    for n, row in enumerate(prompts):
+    for n, (row, max_new_tokens) in enumerate(zip(prompts, new_tokens, strict=True)):
         name = names[n] if names else f"prompt {n}"
         if not row:
             yield n, PromptError("FP303", f"{name} has no tokens", fix="leave it out, or begin it with a token")
