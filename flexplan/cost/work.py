@@ -86,7 +86,7 @@ def _is_packed(s: ModelShape, pair_bytes: int) -> bool:
     return pair_bytes != 2 * s.head_dim * s.bytes_per_element
 
 
-def gpu_attention_work(s: ModelShape, grains: int, context: int, pair_bytes: int, sparsity: float = 1.0) -> Work:
+def gpu_attention_work(s: ModelShape, grains: int, context: float, pair_bytes: int, sparsity: float = 1.0) -> Work:
     """One query a head over ``context`` positions of ``grains`` (sequence, KV head) pairs on the gpu.
 
     All keys are read, and of the values the share ``sparsity``.
@@ -99,13 +99,13 @@ def gpu_attention_work(s: ModelShape, grains: int, context: int, pair_bytes: int
     return Work(gpu_flops=flops, gpu_bytes=nbytes, kernels=1)
 
 
-def chosen_values_work(s: ModelShape, grains: int, context: int, pair_bytes: int, sparsity: float) -> Work:
+def chosen_values_work(s: ModelShape, grains: int, context: float, pair_bytes: int, sparsity: float) -> Work:
     """The second half of that, once the keys alone were read (``sparsity`` 0): the values that were chosen."""
     flops = 2 * grains * s.group_size * s.head_dim * context * sparsity
     return Work(gpu_flops=flops, gpu_bytes=grains * context * pair_bytes * sparsity / 2)
 
 
-def host_attention_work(s: ModelShape, grains: int, context: int, pair_bytes: int, sparsity: float = 1.0) -> Work:
+def host_attention_work(s: ModelShape, grains: int, context: float, pair_bytes: int, sparsity: float = 1.0) -> Work:
     """The same on the host: what is read, and what each further query head of a KV head adds to computing the first."""
     read = (1 + sparsity) / 2
     nbytes = grains * context * pair_bytes * read

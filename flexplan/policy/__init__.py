@@ -3,6 +3,7 @@
 blocks  Which prompts run together: blocks and micro-batches.
 lossy   The policy fields that change tokens, and which of them a user allowed.
 policy  `Policy` and `CompressionConfig`: every field, strict.
+rooms   How long a request each micro-batch of a rolling schedule has a seat for.
 """
 
 from flexplan.policy.blocks import Block, BlockKind, block_kinds, fill_block, fill_blocks, full_block
@@ -15,6 +16,7 @@ from flexplan.policy.policy import (
     field_names,
     read_strict_json,
 )
+from flexplan.policy.rooms import need_of, rolling_block
 
 __all__ = [
     "POLICY_VERSION",
@@ -31,5 +33,7 @@ __all__ = [
     "full_block",
     "lossy_fields",
     "names_of",
+    "need_of",
     "read_strict_json",
+    "rolling_block",
 ]

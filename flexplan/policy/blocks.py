@@ -31,10 +31,16 @@ class MicroBatch:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """The micro-batches that share one pass over the weights, and how many tokens each row generates."""
+    """The micro-batches that share one pass over the weights, and how many tokens each row generates.
+
+    With ``door_tokens`` the rows are seats of a rolling schedule: ``prompt_len`` is what a seat has room for, prompt
+    and answer, and in a pass newcomers may come to ``doors`` micro-batches, to each with so many tokens of prompts.
+    """
 
     batches: tuple[MicroBatch, ...]
     gen_len: int
+    door_tokens: int = 0
+    doors: int = 0
 
     @property
     def num_rows(self) -> int:

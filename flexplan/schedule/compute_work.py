@@ -18,16 +18,19 @@ class ComputeWork:
         self._sparsity = placement.policy.attn_sparsity
         self._of_lengths = remembered(self._work, maxsize=4096)
 
-    def of(self, half: str, layer: Layer, i: int, k: int) -> Work:
-        """Work of a half of compute (project, merge) or all of it (compute), for token i of micro-batch k."""
+    def of(self, half: str, layer: Layer, i: int, k: int, context: float) -> Work:
+        """Work of a half of compute (project, merge) or all of it (compute), for token i of micro-batch k.
+
+        A row has ``context`` positions, in the mean.
+        """
         resident = streamed = 0
         if i and layer.attends:
             segment = self.placement.segment(layer, k)
             resident, streamed = segment.grains[0], segment.streamed
-        new, context = self.placement.new_tokens(i, k), self.placement.context(i, k)
+        new = self.placement.new_tokens(i, k)
         return self._of_lengths(half, layer.role, self.placement.rows(k), new, context, resident, streamed)
 
-    def _work(self, half: str, role: str, rows: int, new: int, context: int, resident: int, streamed: int) -> Work:
+    def _work(self, half: str, role: str, rows: int, new: int, context: float, resident: int, streamed: int) -> Work:
         s, tokens = self.placement.shape, rows * new
         if role == EMBED:
             return cost.embed_work(s, tokens)

@@ -14,12 +14,13 @@ from functools import cache, lru_cache
 from flexplan.cost import Rates
 from flexplan.graph import Timeline
 from flexplan.placement import Layout, Placement, fewer_layers, lookahead
-from flexplan.policy import BlockKind, Policy, block_kinds, fill_blocks
+from flexplan.policy import BlockKind, Policy, block_kinds, fill_blocks, rolling_block
 from flexplan.problem import Problem, Workload, envelope, representatives
-from flexplan.schedule import Schedule
+from flexplan.schedule import Schedule, rolls
 from flexplan.simulation.bounds import least_seconds
 from flexplan.simulation.decoding import decode_seconds, knots, stands_for
 from flexplan.simulation.fewer_batches import numbers_of_few, of_few
+from flexplan.simulation.rolling import JobTime, job_time
 from flexplan.simulation.simulator import simulate_graph
 
 _ALL_TOKENS, _ALL_LAYERS = 4, 16  # up to these, all are simulated
@@ -80,6 +81,8 @@ def predict_seconds(problem: Problem, policy: Policy, schedule: Schedule) -> Pre
 
     Equal blocks are simulated once, of many unequal ones a few.
     """
+    if rolls(schedule):
+        return _of_job(job_time(problem, policy), problem, policy)
     rates = Rates(problem.hardware)
     kinds = block_kinds(problem.workload, policy.gpu_batch_size, policy.num_gpu_batches)
     counts = representatives(kinds, lambda kind: len(kind.lens), lambda kind: kind.load)
@@ -98,6 +101,20 @@ def predict_seconds(problem: Problem, policy: Policy, schedule: Schedule) -> Pre
     )
 
 
+def _of_job(job: JobTime, problem: Problem, policy: Policy) -> Prediction:
+    """Of a rolling job, whose passes are prefill and decoding at once: all of it counts as decoding."""
+    lane = max(job.lane_busy_s, key=lambda name: job.lane_busy_s[name])
+    rows = problem.workload.num_prompts or policy.block_size
+    return Prediction(
+        tokens_per_s=problem.workload.new_tokens(rows) / job.seconds,
+        prefill_s=0.0,
+        decode_s=job.seconds,
+        busiest_lane={"prefill": lane, "decode": lane},
+        lane_busy_s={"prefill": {}, "decode": dict(job.lane_busy_s)},
+        block_s=job.seconds,
+    )
+
+
 def _busy_s(times: Mapping[BlockKind, _BlockTime], counts: Mapping[BlockKind, float], phase: str) -> dict[str, float]:
     busy: dict[str, float] = {}
     for kind, count in counts.items():
@@ -108,6 +125,8 @@ def _busy_s(times: Mapping[BlockKind, _BlockTime], counts: Mapping[BlockKind, fl
 
 def peak_bytes(problem: Problem, policy: Policy, schedule: Schedule) -> dict[str, int]:
     """Bytes of each tier: the largest block's arenas."""
+    if rolls(schedule):
+        return Layout.of(Placement.of(problem.model, policy, rolling_block(problem.workload, policy))).tier_bytes()
     peaks: dict[str, int] = {"gpu": 0, "cpu": 0, "disk": 0}
     for kind in _largest(problem.workload, policy.gpu_batch_size, policy.num_gpu_batches):
         part = _of_kind(problem, kind)

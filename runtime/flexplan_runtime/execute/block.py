@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +33,12 @@ class BatchState:
     prompt_mask: Tensor | None  # None where nothing is padded and attention is causal
     stopped: Tensor  # (B,) bool
     penalties: Penalties | None = None  # None where the model's generation config has no rule
+    column: Tensor | None = None  # (1,) where the newest token is kept, if that is not its place
+
+    @property
+    def kept_at(self) -> Tensor:
+        """(1,) the column of the cache in which the newest token is kept."""
+        return self.position if self.column is None else self.column
 
     def prompt_positions(self, prompt_len: int) -> Tensor:
         """(B, S) positions of the padded prompt in each row's own counting; padding is negative."""
@@ -71,6 +78,9 @@ class BlockState:
     noting: bool = True
     # what every pass would find out again, by the place of a task's bytes
     on_host: dict[tuple[int, ...], list[HostAttention]] = field(default_factory=dict)
+    # of a rolling schedule: who comes in, by pass and micro-batch, and whose token it is that a row chooses
+    doors: dict[tuple[int, int], Any] = field(default_factory=dict)
+    draws: dict[tuple[int, int], tuple[list[int], list[int]]] = field(default_factory=dict)
     weights: dict[tuple[int, int], dict[str, Pieces]] = field(default_factory=dict)
 
     def renew(self, batches: Sequence[BatchState]) -> None:
@@ -78,6 +88,11 @@ class BlockState:
         for kept, new in zip(self.batches, batches, strict=True):
             kept.renew(new)
         self.noting = False
+
+    @property
+    def device(self) -> torch.device:
+        """Where layers compute."""
+        return self.stop_ids.device
 
     @property
     def cache_packing(self) -> Packing | None:

@@ -72,6 +72,13 @@ class BlockRun:
         rows = self.plan.placement.block.batches[k].rows
         return all(self._ended(row) for row in rows)
 
+    def idle(self, k: int) -> bool:
+        """Has micro-batch k no more to say?"""
+        return self.finished(k)
+
+    def board(self, sweep: Sweep) -> None:
+        """Nobody comes in: all were there when the block began."""
+
     def _stopped(self, row: int) -> bool:
         return row in self.broken or (bool(self.tokens[row]) and self.tokens[row][-1] in self.stops)
 

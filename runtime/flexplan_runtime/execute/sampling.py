@@ -75,19 +75,23 @@ class Sampling:
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UsageError("FP152", f"top_p {self.top_p} is outside (0, 1]", fix="leave it out to keep all tokens")
 
-    def choose(self, logits_BV: Tensor, rows: Sequence[int], step: int) -> Tensor:
-        """The next token of each row, (B,); `NO_TOKEN` where no logit, or one that is no number, stands out."""
+    def choose(self, logits_BV: Tensor, rows: Sequence[int], step: int | Sequence[int]) -> Tensor:
+        """The next token of each row, (B,); `NO_TOKEN` where no logit, or one that is no number, stands out.
+
+        ``step`` counts the tokens of all rows, or of each, before this one.
+        """
         best_B, likeliest_B = logits_BV.max(-1)
         broken_B = best_B - best_B != 0  # NaN and infinity less themselves are NaN; `isfinite` is more kernels
         chosen_B = self._draw(logits_BV, broken_B, rows, step) if self.do_sample else likeliest_B
         return chosen_B.masked_fill(broken_B, NO_TOKEN)
 
-    def _draw(self, logits_BV: Tensor, broken_B: Tensor, rows: Sequence[int], step: int) -> Tensor:
+    def _draw(self, logits_BV: Tensor, broken_B: Tensor, rows: Sequence[int], step: int | Sequence[int]) -> Tensor:
+        steps = [step] * len(rows) if isinstance(step, int) else step
         logits_BV = logits_BV.float().masked_fill(broken_B[:, None], 0.0)
         below_BV = logits_BV - logits_BV.amax(-1, keepdim=True)  # so that no temperature makes one infinite
         scores = self._narrow(below_BV / max(self.temperature, torch.finfo(below_BV.dtype).tiny))
         probs = torch.softmax(scores, -1).cpu()
-        drawn = [torch.multinomial(probs[b], 1, generator=self._generator(row, step)) for b, row in enumerate(rows)]
+        drawn = [torch.multinomial(probs[b], 1, generator=self._generator(row, steps[b])) for b, row in enumerate(rows)]
         return torch.cat(drawn).to(logits_BV.device)
 
     def _narrow(self, scores_BV: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ A handler is given a ``TaskView`` and nothing else: bytes that its task does not
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
@@ -46,21 +47,32 @@ class TaskView:
         return self.block.batches[self.task.k]
 
     @property
+    def door(self) -> Any:
+        """The newcomers of its pass whose prompts it computes; None where it computes rows that are there."""
+        return self.block.doors[self.task.part, self.task.k] if self.placement.rolls and not self.task.i else None
+
+    @property
     def new_tokens(self) -> int:
         """Positions of one row that this step computes."""
         return self.placement.new_tokens(self.task.i, self.task.k)
 
     @property
     def old_tokens(self) -> int:
-        """Positions of one row in the cache before this step."""
+        """Positions of one row in the cache before this step; where rows sit in a ring, the column of the newest."""
+        if self.placement.rolls:
+            return (self.task.i - 1) % self.segment.capacity
         return self.placement.context(self.task.i, self.task.k) - self.new_tokens
 
     def positions(self) -> Tensor:
         """(B, S) positions in each row's own counting; padding is negative."""
+        if (door := self.door) is not None:
+            return door.positions
         return self.batch.positions if self.task.i else self.batch.prompt_positions(self.new_tokens)
 
     def row_spans(self) -> list[slice]:
         """Rows of the micro-batch that a layer computes together."""
+        if self.door is not None:
+            return [slice(0, 1)]
         rows = len(self.batch.rows)
         step = rows if self.task.i else rows_at_once(rows, self.new_tokens)
         return [slice(first, first + step) for first in range(0, rows, step)]

@@ -9,15 +9,14 @@ from dataclasses import dataclass
 import torch
 
 from flexplan.apart import Foreign
-from flexplan.errors import GraphError
+from flexplan.errors import GraphError, PolicyError
 from flexplan.graph import TaskGraph
 from flexplan.hardware import Hardware, hardware_from
 from flexplan.model import Ids
 from flexplan.placement import Layout, Placement
-from flexplan.policy import fill_blocks
 from flexplan.problem import Problem, Workload
 from flexplan.proof import placement_of, proved
-from flexplan.schedule import Schedule
+from flexplan.schedule import Schedule, first_block, rolls
 from flexplan_runtime.execute import (
     BatchState,
     BlockPlan,
@@ -27,8 +26,10 @@ from flexplan_runtime.execute import (
     Penalties,
     Replays,
     Report,
+    RollingRun,
     Sampling,
     batch_states,
+    seat_states,
 )
 from flexplan_runtime.generate.placed import PlacedModel, arena_sizes
 from flexplan_runtime.kernels.availability import has_triton
@@ -63,6 +64,8 @@ class BlockPlanner:
     ) -> Iterator[BlockPlan]:
         """Block after block in input order; planned when it is asked for, as all of them would fill memory."""
         size, given = self.model.policy.block_size, given or [Given(prompt) for prompt in prompts]
+        if rolls(self.schedule):  # all of them, one behind the other
+            size = max(1, len(prompts))
         for first in range(0, len(prompts), size):
             rows = slice(first, first + size)
             yield self._plan(prompts[rows], given[rows], first, new_tokens[rows])
@@ -73,7 +76,7 @@ class BlockPlanner:
         shape, policy = self.model.shape, self.model.policy
         workload = Workload(prompt_lens=tuple(map(len, prompts)), gen_lens=tuple(new_tokens))
         graph = self.schedule.build(Problem(model=shape, hardware=self._here(), workload=workload), policy)
-        placement = placement_of(graph, shape, policy, next(fill_blocks(workload, policy)))
+        placement = placement_of(graph, shape, policy, first_block(self.schedule, workload, policy))
         return BlockPlan(prompts, given, new_tokens, first, self._proved(graph, placement), placement)
 
     def _proved(self, graph: TaskGraph, placement: Placement) -> TaskGraph:
@@ -122,10 +125,15 @@ class BlockRoom:
         self.arenas.close()
 
     @contextmanager
-    def begun(self, plan: BlockPlan, asked: Asked, report: Report) -> Iterator[BlockRun]:
+    def begun(self, plan: BlockPlan, asked: Asked, report: Report) -> Iterator[BlockRun | RollingRun]:
         """A block with its prompts in place and its lanes at work."""
         state, memory = self._state_of(plan, asked)
-        run = BlockRun(plan, state, memory, self.env, report, trace=asked.trace)
+        run: BlockRun | RollingRun
+        if plan.placement.rolls:
+            numbers = asked.numbers_of(plan)
+            run = RollingRun(plan, state, memory, self.env, report, numbers=numbers, trace=asked.trace)
+        else:
+            run = BlockRun(plan, state, memory, self.env, report, trace=asked.trace)
         try:
             with run.at_work():
                 yield run
@@ -169,11 +177,23 @@ class BlockRoom:
         )
 
     def _batches(self, plan: BlockPlan, asked: Asked) -> list[BatchState]:
+        if plan.placement.rolls:
+            self._refuse_rules()
+            return seat_states(plan.placement, self.env.device)
         causal = self.model.math.causal
         batches = batch_states(plan.placement, plan.prompts, asked.numbers_of(plan), self.env.device, causal=causal)
         for k, batch in enumerate(batches):
             batch.penalties = self._penalties(plan, k, asked.stops)
         return batches
+
+    def _refuse_rules(self) -> None:
+        """Raise PolicyError for what a rolling schedule does not honour of a model."""
+        if self.model.math.rules.change_logits:
+            message = "the rolling schedule does not take the rules of the model's generation config that change logits"
+            raise PolicyError("FP217", message, fix="take the schedule zigzag")
+        if not self.model.math.causal:
+            message = "the rolling schedule does not take prompts that are read both ways"
+            raise PolicyError("FP217", message, fix="take the schedule zigzag")
 
     def _penalties(self, plan: BlockPlan, k: int, stops: Ids) -> Penalties | None:
         """What the model's rules are to the rows of a micro-batch."""

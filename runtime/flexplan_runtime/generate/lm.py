@@ -19,9 +19,9 @@ from flexplan.model import Ids, Layer
 from flexplan.plan import Plan
 from flexplan.policy import Policy
 from flexplan.schedule import Schedule
-from flexplan_runtime.execute import BlockPlan, BlockRun, ExecutionEnv, Given, Sampling, forget_frames
+from flexplan_runtime.execute import BlockPlan, ExecutionEnv, Given, Sampling, forget_frames
 from flexplan_runtime.generate.blocks import Asked, BlockPlanner, BlockRoom
-from flexplan_runtime.generate.loop import Done, Generation, Stopping, joined, run_blocks
+from flexplan_runtime.generate.loop import Done, Generation, Run, Stopping, joined, run_blocks
 from flexplan_runtime.generate.placed import PlacedModel
 from flexplan_runtime.generate.prompts import (
     Stop,
@@ -187,7 +187,7 @@ class OffloadedLM:
         total = sum(new_tokens)
         plans = partial(self._planner.plans, prompts, new_tokens, given)
 
-        def begin(plan: BlockPlan) -> AbstractContextManager[BlockRun]:
+        def begin(plan: BlockPlan) -> AbstractContextManager[Run]:
             before = sum(new_tokens[: plan.first_row])
             return self._room.begun(plan, asked, lambda n: progress(before + n, total) if progress else None)
 

@@ -7,9 +7,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from flexplan.graph import Timeline
-from flexplan_runtime.execute import BlockPlan, BlockRun
+from flexplan_runtime.execute import BlockPlan, BlockRun, RollingRun
 
-Begin = Callable[[BlockPlan], AbstractContextManager[BlockRun]]
+Run = BlockRun | RollingRun
+Begin = Callable[[BlockPlan], AbstractContextManager[Run]]
 Stopping = Callable[[], bool]
 
 
@@ -52,19 +53,20 @@ def run_blocks(
             return
         with begin(plan) as block:  # memory, prompts in their places, a thread a lane
             for sweep in plan.graph.sweeps(block.finished):  # a token for each row that has not stopped
+                block.board(sweep)  # who is there, where that changes
                 for node in block.lanes.begin(sweep):  # a task, and the tasks that it waits for
                     block.lanes.submit(node)
                 block.take(block.lanes.landed())
                 yield from _done(block)
                 if stopping():
                     break
-            block.take(block.lanes.rest(block.finished))
+            block.take(block.lanes.rest(block.idle))
             yield from _done(block)
         yield block.lanes.timeline
         del block  # the next one may need its memory
 
 
-def _done(block: BlockRun) -> Iterator[Done]:
+def _done(block: Run) -> Iterator[Done]:
     """The prompts that have just ended, counted as the caller counts them."""
     for row in block.fresh():
         yield Done(block.plan.first_row + row, tuple(block.tokens[row]), block.finish_reason(row))

@@ -63,6 +63,11 @@ class Family(ABC):
         """What attention multiplies ``q @ k`` by."""
         return self.math.attention_scale
 
+    @property
+    def turns_by_length(self) -> bool:
+        """True where a row's positions turn queries and keys by how long it is: rows cannot be joined to one."""
+        return self.math.rope_scaling is not None and self.math.rope_scaling.type in ("dynamic", "longrope")
+
     @abstractmethod
     def embed(self, w: Weights, token_rows_BSE: Tensor, positions_BS: Tensor) -> Tensor:
         """Hidden states (B, S, D) of gathered token rows; negative positions are padding and count as 0."""
