@@ -81,7 +81,7 @@ class RollingVerbs(Verbs):
         self._door_work = remembered(self._door_work_of, maxsize=1024)
 
     def _context(self, p: Pass, k: int) -> float:
-        return max(2.0, self.boarding.contexts(k) / self.placement.rows(k))
+        return max(2.0, self.boarding.contexts[k] / self.placement.rows(k))
 
     # -- who decodes ----------------------------------------------------------------------------------------------
     def load_ids(self, p: Pass, k: int) -> Tasks:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import NamedTuple
 
-from flexplan.graph import Finished
+from flexplan.graph import Finished, never
 from flexplan.policy import Block, need_of
 from flexplan.problem import Workload
 
@@ -47,16 +47,13 @@ class Boarding:
     number: int
     guests: Mapping[int, tuple[Guest, ...]]
     newcomers: Mapping[int, tuple[Guest, ...]]
+    contexts: Mapping[int, int]  # tokens that the guests of a micro-batch attend to, all together
     last: bool = False  # nobody can be left behind it
 
     @property
     def num_rows(self) -> int:
         """Tokens that the pass chooses."""
         return sum(len(some) for group in (self.guests, self.newcomers) for some in group.values())
-
-    def contexts(self, k: int) -> int:
-        """Tokens that the guests of a micro-batch attend to, all together."""
-        return sum(guest.context(self.number) for guest in self.guests.get(k, ()))
 
     def prompt_tokens(self, k: int) -> int:
         """Tokens of the prompts that come in at the door of a micro-batch."""
@@ -76,6 +73,8 @@ class Seats:
     _free: list[list[int]] = field(init=False)
     _waiting: list[deque[int]] = field(init=False)
     _guests: list[dict[int, Guest]] = field(init=False)
+    _begins: list[int] = field(init=False)
+    _ends: list[list[tuple[int, Guest]]] = field(init=False)  # heaps, by when they end at the latest
 
     def __post_init__(self) -> None:
         rooms = [batch.prompt_len for batch in self.block.batches]
@@ -88,6 +87,8 @@ class Seats:
         self._free = [list(range(batch.num_rows)) for batch in self.block.batches]
         self._waiting = [self._ordered(queue, k) for k, queue in enumerate(self._waiting)]
         self._guests = [{} for _ in rooms]
+        self._begins = [0] * len(rooms)  # of the guests of a micro-batch, the sum of prompts less passes before them
+        self._ends = [[] for _ in rooms]
 
     def boardings(self, finished: Finished) -> Iterator[Boarding]:
         """Pass after pass; before each, ``finished`` is asked of every guest: has the request met its end?"""
@@ -97,8 +98,9 @@ class Seats:
             if not any(self._guests) and not any(self._waiting):
                 return
             guests = {k: tuple(group.values()) for k, group in enumerate(self._guests) if group}
+            contexts = {k: self._begins[k] + number * len(guests[k]) for k in guests}
             newcomers = {k: some for k, some in self._come(number) if some}
-            yield Boarding(number, guests, newcomers, self._is_last(number))
+            yield Boarding(number, guests, newcomers, contexts, self._is_last(number))
             number += 1
 
     def _ordered(self, queue: deque[int], k: int) -> deque[int]:
@@ -108,10 +110,19 @@ class Seats:
         return deque([*first, *sorted(queue, key=lambda request: -self._most[request])])
 
     def _leave(self, number: int, finished: Finished) -> None:
-        for k, group in enumerate(self._guests):
-            for guest in [g for g in group.values() if g.ends <= number or finished(g.request)]:
-                del group[guest.row]
-                heappush(self._free[k], guest.row)
+        for k, ends in enumerate(self._ends):
+            while ends and ends[0][0] <= number:
+                self._clear(k, heappop(ends)[1])
+            if finished is not never:
+                for guest in [g for g in self._guests[k].values() if finished(g.request)]:
+                    self._clear(k, guest)
+
+    def _clear(self, k: int, guest: Guest) -> None:
+        """Its seat is free, if it has not been for a while."""
+        if self._guests[k].get(guest.row) is guest:
+            del self._guests[k][guest.row]
+            self._begins[k] -= guest.context(0)
+            heappush(self._free[k], guest.row)
 
     def _come(self, number: int) -> Iterator[tuple[int, tuple[Guest, ...]]]:
         """At a few doors, while a pass takes in more; the doors take turns."""
@@ -143,6 +154,8 @@ class Seats:
             guest = Guest(request, k, heappop(self._free[k]), number, length, self._most[request])
             some.append(guest)
             self._guests[k][guest.row] = guest
+            self._begins[k] += guest.context(0)
+            heappush(self._ends[k], (guest.ends, guest))
             tokens += length
         return tuple(some), tokens
 
@@ -153,4 +166,4 @@ class Seats:
     def _is_last(self, number: int) -> bool:
         if any(self._waiting):
             return False
-        return all(guest.ends <= number + 1 for group in self._guests for guest in group.values())
+        return all(guest.ends <= number + 1 for group in self._guests for guest in group.values())  # seldom asked

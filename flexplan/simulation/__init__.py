@@ -11,7 +11,7 @@ sweeps         Sweeps made ready for the simulator; repeating ones are derived o
 
 from flexplan.simulation.bounds import Bound, bound_of
 from flexplan.simulation.prediction import Prediction, peak_bytes, predict, predict_seconds, with_bytes
-from flexplan.simulation.rolling import JobTime, boardings_of, job_time, job_timeline
+from flexplan.simulation.rolling import JobTime, boardings_of, job_time, job_timeline, least_job_s
 from flexplan.simulation.simulator import simulate_graph
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "bound_of",
     "job_time",
     "job_timeline",
+    "least_job_s",
     "peak_bytes",
     "predict",
     "predict_seconds",

@@ -1,9 +1,9 @@
 """A rolling job on paper: its passes are known from the lengths of its requests, and some of them stand for all.
 
 Passes differ by who decodes and who comes in.  They are sorted by what they carry, cut into equal parts, and the middle
-of each part is simulated behind the pass before it::
+of each part is simulated, on a few layers, behind the pass before it::
 
-    seconds of the job  =  sum over parts of  passes in it x seconds of its middle
+    seconds of the job  =  sum over parts of  passes in it x least seconds of its middle x what that waits beyond them
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 from flexplan.cost import Rates
-from flexplan.graph import TaskGraph, Timeline, never
+from flexplan.graph import LANES, Sweep, TaskGraph, Timeline, never
 from flexplan.placement import Layout, Placement, fewer_layers, lookahead
 from flexplan.policy import Policy, rolling_block
 from flexplan.problem import Problem, Workload
@@ -23,8 +23,6 @@ from flexplan.simulation.bounds import busy_seconds
 from flexplan.simulation.simulator import simulate_graph
 
 SAMPLES = 24
-_ALL_LAYERS = 8  # up to these, all are simulated
-_FEW_LAYERS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +47,53 @@ class JobTime:
 def job_time(problem: Problem, policy: Policy, samples: int = SAMPLES) -> JobTime:
     """The seconds of a list of requests under a rolling policy."""
     boardings = boardings_of(problem.workload, policy)
-    parts = _parts(boardings, samples)
-    layers = problem.model.num_layers
-    if layers <= _ALL_LAYERS:
-        return _job_of(problem, policy, boardings, parts)
+    seconds, busy, least = 0.0, dict[str, float](), dict[str, float]()
+    for n, times in _parts(boardings, samples):
+        work = _least_of_pass(problem, policy, boardings[n])
+        took = times * max(work.values()) * _waits(problem, policy, boardings[max(0, n - 1) : n + 1])
+        seconds += took
+        for name, work_s in work.items():
+            least[name] = least.get(name, 0.0) + times * work_s
+    busy = {lane: min(seconds, work_s) for lane, work_s in least.items() if lane in LANES}
+    return JobTime(seconds, busy, least, len(boardings))
+
+
+def least_job_s(problem: Problem, policy: Policy, samples: int) -> float:
+    """Seconds that no order of the tasks of its passes, one after the other, can beat: cheap to know."""
+    boardings = boardings_of(problem.workload, policy)
+    found = ((times, _least_of_pass(problem, policy, boardings[n])) for n, times in _parts(boardings, samples))
+    return sum(times * max(work.values()) for times, work in found)
+
+
+def _least_of_pass(problem: Problem, policy: Policy, boarding: Boarding) -> dict[str, float]:
+    """Seconds of every lane and resource in one pass; layers are alike, so from one and two of them."""
+    layers, rates = problem.model.num_layers, Rates(problem.hardware)
+    if layers <= 2:
+        return busy_seconds(_sweep(problem, policy, boarding).tasks, rates)
+    one, two = (busy_seconds(_sweep(problem.with_layers(n), policy, boarding).tasks, rates) for n in (1, 2))
+    return {name: one.get(name, 0.0) + (layers - 1) * (two[name] - one.get(name, 0.0)) for name in two}
+
+
+def _waits(problem: Problem, policy: Policy, boardings: Sequence[Boarding]) -> float:
+    """How many times as long as its least a pass takes, behind the one before it: on a few layers."""
     step = max(2, lookahead(policy) + 1)
-    few = fewer_layers(layers, policy, max(_FEW_LAYERS, step))
-    one, two = (_job_of(problem.with_layers(n), policy, boardings, parts) for n in (few, few + step))
-    return _reached(one, two, (layers - few) / step)
+    layers = min(problem.model.num_layers, fewer_layers(problem.model.num_layers, policy, 2 * step))
+    shallow = problem.with_layers(layers)
+    sweeps = [_sweep(shallow, policy, boarding) for boarding in boardings]
+    placement = _placement(shallow, policy)
+    graph = TaskGraph.of("rolling", placement.live, Layout.of(placement).buffers, sweeps)
+    rates = Rates(problem.hardware)
+    run = simulate_graph(graph, rates, keep=False, sweeps=sweeps)
+    before = run.sweep_end_s[sweeps[0].i] if len(sweeps) > 1 else 0.0
+    return max(1.0, (run.end_s - before) / max(busy_seconds(sweeps[-1].tasks, rates).values()))
+
+
+def _sweep(problem: Problem, policy: Policy, boarding: Boarding) -> Sweep:
+    return sweep_of_boarding(_placement(problem, policy), boarding)
+
+
+def _placement(problem: Problem, policy: Policy) -> Placement:
+    return Placement.of(problem.model, policy, rolling_block(problem.workload, policy))
 
 
 @lru_cache(maxsize=8)
@@ -78,42 +115,12 @@ def _parts(boardings: Sequence[Boarding], samples: int) -> list[tuple[int, float
 
     def load(n: int) -> tuple[int, int]:
         one = boardings[n]
-        return sum(map(one.prompt_tokens, one.newcomers)), sum(map(one.contexts, one.guests))
+        return sum(map(one.prompt_tokens, one.newcomers)), sum(one.contexts.values())
 
     order = sorted(range(len(boardings)), key=load)
     count = min(samples, len(order))
     edges = [len(order) * n // count for n in range(count + 1)]
     return [(order[(lo + hi) // 2], hi - lo) for lo, hi in pairwise(edges)]
-
-
-def _job_of(
-    problem: Problem, policy: Policy, boardings: Sequence[Boarding], parts: Sequence[tuple[int, float]]
-) -> JobTime:
-    block, rates = rolling_block(problem.workload, policy), Rates(problem.hardware)
-    placement = Placement.of(problem.model, policy, block)
-    seconds, busy, least = 0.0, dict[str, float](), dict[str, float]()
-    for n, times in parts:
-        sweeps = [sweep_of_boarding(placement, boarding) for boarding in boardings[max(0, n - 1) : n + 1]]
-        graph = TaskGraph.of("rolling", placement.live, Layout.of(placement).buffers, sweeps)
-        run = simulate_graph(graph, rates, keep=False, sweeps=sweeps)
-        before = run.sweep_end_s[sweeps[0].i] if n else 0.0
-        seconds += times * (run.end_s - before)
-        for name, work_s in busy_seconds(sweeps[-1].tasks, rates).items():
-            least[name] = least.get(name, 0.0) + times * work_s
-        share = times * (run.end_s - before) / run.end_s
-        for lane, busy_s in run.lane_busy_s.items():
-            busy[lane] = busy.get(lane, 0.0) + share * busy_s
-    return JobTime(seconds, busy, least, len(boardings))
-
-
-def _reached(few: JobTime, more: JobTime, times: float) -> JobTime:
-    """``few``, and ``times`` what ``more`` adds to it."""
-
-    def reach(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:
-        return {name: a.get(name, 0.0) + times * (b[name] - a.get(name, 0.0)) for name in b}
-
-    seconds = few.seconds + times * (more.seconds - few.seconds)
-    return JobTime(seconds, reach(few.lane_busy_s, more.lane_busy_s), reach(few.least_s, more.least_s), few.passes)
 
 
 def job_timeline(problem: Problem, policy: Policy) -> Timeline:
