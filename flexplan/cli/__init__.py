@@ -2,7 +2,7 @@
 
 app           The command line: all of them.
 doctor        What an installation has and lacks, and what that costs: the part that needs no tensor library.
-exhausted     A machine at its limits of memory, threads or files, told apart from bugs.
+exhausted     A machine at its limits of memory, threads or files, or whose disk fails, told apart from bugs.
 launch        What `run`, `bench` and `demo` do around a runtime.
 options       The flags of the command line, one alias each.
 outcome       How a command ends: error text and exit code.

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from flexplan.cli.outcome import Commands
-from flexplan.cli.plan import explain, export, planners, simulate, solve
+from flexplan.cli.plan import explain, export, planners, report, simulate, solve
 from flexplan.cli.run import bench, demo, doctor, profile, run
 from flexplan.cli.streams import guarded
 from flexplan.report.answers import answering, say
@@ -25,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (solve, simulate, explain, export, planners, run, bench, profile, demo, doctor):
+for command in (solve, simulate, explain, report, export, planners, run, bench, profile, demo, doctor):
     app.command()(answering(command))
 
 

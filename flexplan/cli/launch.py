@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import NoReturn
 
 from flexplan import signals
@@ -17,6 +17,8 @@ from flexplan.errors import FlexplanError, RequestsFailed, Stopped
 from flexplan.hardware import Hardware
 from flexplan.job import BenchReport, Completion, DemoReport, JobReport, RunRequest, find_runtime
 from flexplan.journal import errors_path, log_path, request_digest
+from flexplan.plan import Plan
+from flexplan.policy import Policy
 from flexplan.problem import BadLine, Prompt, new_tokens_of, read_prompts, refuse_greedy
 from flexplan.report.objects import bad_line, completion_line, failure_line, summary
 
@@ -44,8 +46,8 @@ def run_to_file(
     request = replace(request, prompts=given or (), places=places)
     digests = None if given is None else _digests(request, bad)
     with opened(target, digests, (request.offload_dir,)) as results:
-        job = _Job(results, bad)
-        report = _run(replace(request, skip=results.done), job)
+        job = _Job(results, bad, _policy_digest(request))
+        report = _run(replace(request, skip=results.done, block=results.block(job.policy)), job)
     _say_end(report, job, target, len(places) + len(bad) or report.num_prompts)
 
 
@@ -83,6 +85,11 @@ def _digests(request: RunRequest, bad: Sequence[BadLine]) -> dict[int, str]:
     return found
 
 
+def _policy_digest(request: RunRequest) -> str:
+    policy = request.policy.policy if isinstance(request.policy, Plan) else request.policy
+    return request_digest([asdict(policy)])
+
+
 def _run(request: RunRequest, job: _Job) -> JobReport:
     """Until all is done, or a first signal says to stop."""
     with job, signals.Stoppable() if job.results.resumable else nullcontext():
@@ -99,10 +106,11 @@ def _run(request: RunRequest, job: _Job) -> JobReport:
 class _Job(Progress):
     """Listens to a runtime: progress to people, requests to the results."""
 
-    def __init__(self, results: Results, bad: Sequence[BadLine]) -> None:
+    def __init__(self, results: Results, bad: Sequence[BadLine], policy: str) -> None:
         super().__init__()
         self.results = results
         self.bad = bad
+        self.policy = policy  # its digest
         self.failures: list[str] = []
 
     def begin(self, settings: Mapping[str, str]) -> None:
@@ -121,6 +129,9 @@ class _Job(Progress):
 
     def failed(self, place: int, completion: Completion, error: FlexplanError) -> None:
         self._fail(place, f"id {completion.id!r}", failure_line(completion, error))
+
+    def shrunk(self, policy: Policy) -> None:
+        self.results.shrink(self.policy, (policy.gpu_batch_size, policy.num_gpu_batches))
 
     def stopping(self) -> bool:
         return signals.stop_after_pass()

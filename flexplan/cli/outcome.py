@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from flexplan import signals
-from flexplan.cli.exhausted import exhausted, refuse_too_little
+from flexplan.cli.exhausted import exhausted, no_bug, refuse_too_little
 from flexplan.errors import FlexplanError, InfeasiblePlan, InternalError, PluginError, visible
 
 _INTERRUPTED = 130
@@ -52,7 +52,7 @@ class Commands(TyperGroup):
                 _interrupted()
             if isinstance(error, typer.Exit | typer.Abort | BrokenPipeError) or hasattr(error, "format_message"):
                 raise  # typer's own ways to end
-            raise _ended(exhausted(error) or _bug(error, ctx.meta), ctx.meta) from None
+            raise _ended(no_bug(error) or _bug(error, ctx.meta), ctx.meta) from None
 
 
 def _interrupted() -> NoReturn:

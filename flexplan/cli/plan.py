@@ -115,6 +115,24 @@ def explain(policy: opt.PolicyFile, as_json: opt.JsonFlag = False) -> None:
     tables.console().print(sentences.explanation_view(found))
 
 
+def report(
+    policy: opt.PolicyFile,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The HTML file.")] = Path(
+        "report.html"
+    ),
+) -> None:
+    """Write what explain says as one HTML page that needs no network."""
+    from flexplan.explanation import explain as explain_plan
+    from flexplan.report.html import html_report
+
+    plan = _load_plan(policy)
+    refuse_unwritable(output, (policy,))
+    with _busy("solving again with more of each resource"):
+        page = html_report(explain_plan(plan))
+    deliver(output, page)
+    print(visible(f"written to {output}"), file=sys.stderr)
+
+
 def export(
     policy: opt.PolicyFile,
     to: Annotated[str, typer.Option("--to", metavar="SYSTEM", help="device-map, llama.cpp or vllm.")],

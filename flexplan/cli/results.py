@@ -67,6 +67,12 @@ class Results(Protocol):
     def tick(self) -> None:
         """A pass has ended."""
 
+    def shrink(self, policy: str, block: tuple[int, int]) -> None:
+        """Memory gave out: so many rows and micro-batches from here on, for the policy with this digest."""
+
+    def block(self, policy: str) -> tuple[int, int] | None:
+        """What an earlier run has shrunk them to."""
+
     def end(self) -> None:
         """All are done."""
 
@@ -134,6 +140,13 @@ class _Kept:
             self._warned = True
             warnings.warn(f"{self.target.path} was removed; its lines are kept elsewhere at the end", stacklevel=2)
 
+    def shrink(self, policy: str, block: tuple[int, int]) -> None:
+        self.journal.shrink(policy, *block)
+
+    def block(self, policy: str) -> tuple[int, int] | None:
+        found = self.journal.shrunk
+        return (found.rows, found.batches) if found and found.policy == policy else None
+
     def end(self) -> None:
         if self.target.ordered:
             self.journal.order()
@@ -173,6 +186,12 @@ class _Poured:
 
     def tick(self) -> None:
         return
+
+    def shrink(self, policy: str, block: tuple[int, int]) -> None:
+        return
+
+    def block(self, policy: str) -> tuple[int, int] | None:
+        return None
 
     def end(self) -> None:
         deliver(self.path, "".join(line for _, line in sorted(self._lines.items())), self.places)

@@ -43,6 +43,9 @@ class JobListener(Listener, Protocol):
     def failed(self, place: int, completion: Completion, error: FlexplanError) -> None:
         """A request cannot be completed; ``completion`` has the tokens that came before."""
 
+    def shrunk(self, policy: Policy) -> None:
+        """Memory gave out: blocks are those of this policy from here on."""
+
     def stopping(self) -> bool:
         """Asked after each pass: shall the job end?"""
 
@@ -56,6 +59,7 @@ class RunRequest:
     prompts: tuple[Prompt, ...] = ()
     places: tuple[int, ...] = ()  # of each prompt in the input; none given: 0, 1, 2 and so on
     skip: frozenset[int] = frozenset()  # places of what an earlier run has done
+    block: tuple[int, int] | None = None  # rows and micro-batches that it had memory for; None: the policy's
     strict: bool = False  # a prompt that cannot be run ends the job before it begins
     budgets: Mapping[str, int | None] = field(default_factory=dict)
     offload_dir: Path = Path("offload")

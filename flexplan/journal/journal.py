@@ -10,7 +10,7 @@ from zlib import crc32
 
 from flexplan.errors import StorageError
 from flexplan.journal.identity import refuse_other_requests, refuse_other_settings
-from flexplan.journal.records import Ended, Held, Record, Rewritten, Settings, Synced, line_of, lines_of
+from flexplan.journal.records import Ended, Held, Record, Rewritten, Settings, Shrunk, Synced, line_of, lines_of
 from flexplan.journal.recovery import Recovered, Tape
 from flexplan.journal.store import ERRORS, LOG, OUT, Handle, Store
 
@@ -37,6 +37,7 @@ class Journal:
         self._held = held
         self._clock = clock
         self._settings = found.settings if found else None
+        self.shrunk = found.shrunk if found else None  # the blocks that an earlier run had memory for
         self._tapes = dict(found.tapes) if found else {OUT: Tape(), ERRORS: Tape()}
         self._handles: dict[str, Handle] = {}
         self._dirty = set[str]()
@@ -102,6 +103,17 @@ class Journal:
             self._handles[ERRORS] = self._store.open(ERRORS)
             self._store.sync_names()
         self._add(ERRORS, number, digest, line)
+
+    def shrink(self, policy: str, rows: int, batches: int) -> None:
+        """Blocks are smaller from here on, also of the next run; before the first of them is run."""
+        self.shrunk = Shrunk(policy, rows, batches)
+        try:
+            self._write(self.shrunk)
+        except BaseException:
+            self._failed = True
+            raise
+        self._dirty.add(OUT)
+        self.sync()
 
     def tick(self) -> bool:
         """Sync where a second has passed since the last time; did it?"""
@@ -195,8 +207,9 @@ class Journal:
                 for handle in (*self._handles.values(), self._log):
                     with suppress(StorageError):
                         handle.sync()
-            if not self.finished and not self.failed and (self.began or self._is_new):
-                with suppress(OSError):
+            nothing = not self.finished and not self.failed and self.shrunk is None
+            if nothing and (self.began or self._is_new):
+                with suppress(StorageError):
                     self._remove()
             for handle in (*self._handles.values(), self._log):
                 handle.close()

@@ -56,13 +56,32 @@ class Rewritten:
     crc: int
 
 
-Record = Held | Settings | Ended | Synced | Rewritten
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Of a log without an output: what came of the request of this digest, as plain data."""
+
+    digest: str
+    found: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Shrunk:
+    """Memory gave out: so many rows and micro-batches a block from here on, for the policy with this digest."""
+
+    policy: str
+    rows: int
+    batches: int
+
+
+Record = Held | Settings | Ended | Synced | Rewritten | Answer | Shrunk
 _KINDS: dict[str, type[Record]] = {
     "held": Held,
     "settings": Settings,
     "ended": Ended,
     "synced": Synced,
     "rewritten": Rewritten,
+    "answer": Answer,
+    "shrunk": Shrunk,
 }
 _encode = json.JSONEncoder(separators=(",", ":")).encode  # made once: there is a line a request
 _NAMES = {kind: name for name, kind in _KINDS.items()}

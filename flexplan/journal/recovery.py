@@ -14,7 +14,7 @@ from typing import NoReturn
 from zlib import crc32
 
 from flexplan.errors import StorageError
-from flexplan.journal.records import Ended, Line, Record, Rewritten, Settings, Synced, lines_of
+from flexplan.journal.records import Ended, Line, Record, Rewritten, Settings, Shrunk, Synced, lines_of
 from flexplan.journal.store import OUT, Handle
 
 _CHUNK_BYTES = 1 << 20
@@ -65,6 +65,7 @@ class Recovered:
     settings: Settings | None
     tapes: Mapping[str, Tape]
     log_end: int
+    shrunk: Shrunk | None = None
 
 
 def recover(log: bytes, outputs: Mapping[str, Handle | None]) -> Recovered:
@@ -80,7 +81,7 @@ def recover(log: bytes, outputs: Mapping[str, Handle | None]) -> Recovered:
             break
         follower.take(line.record)
         at = line.end
-    return Recovered(follower.settings, follower.tapes, at)
+    return Recovered(follower.settings, follower.tapes, at, follower.shrunk)
 
 
 class _Follower:
@@ -89,6 +90,7 @@ class _Follower:
     def __init__(self, lines: Sequence[Line], outputs: Mapping[str, Handle | None]) -> None:
         self.tapes = {name: Tape() for name in outputs}
         self.settings: Settings | None = None
+        self.shrunk: Shrunk | None = None
         self._checkers = {name: _Checker(handle) for name, handle in outputs.items()}
         self._last = dict.fromkeys(outputs, -1)  # the line by which an output was replaced: what was before is gone
         for n, line in enumerate(lines):
@@ -105,6 +107,8 @@ class _Follower:
         """Believe it."""
         if isinstance(record, Settings):
             self.settings = record
+        elif isinstance(record, Shrunk):
+            self.shrunk = record
         elif isinstance(record, Ended):
             self.tapes[record.name].add(record)
         elif isinstance(record, Rewritten):

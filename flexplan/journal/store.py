@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from typing import Protocol
@@ -108,9 +108,9 @@ class FileStore:
             handle.close()
 
     def read(self, name: str) -> bytes:
-        with suppress(FileNotFoundError):
-            return self.paths[name].read_bytes()
-        return b""
+        path = self.paths[name]
+        with _stored(path, "read"):
+            return path.read_bytes() if path.exists() else b""
 
     def replace(self, name: str, chunks: Iterable[bytes]) -> None:
         with _stored(self.paths[name], "rewritten"):
@@ -119,7 +119,8 @@ class FileStore:
             self.sync_names()
 
     def remove(self, name: str) -> None:
-        self.paths[name].unlink(missing_ok=True)
+        with _stored(self.paths[name], "removed"):
+            self.paths[name].unlink(missing_ok=True)
 
     def sync_names(self) -> None:
         directory = self.paths[OUT].parent
@@ -153,8 +154,11 @@ class FileHandle:
         return os.fstat(self._fd).st_size
 
     def read(self, offset: int, nbytes: int) -> bytes:
+        found = b""
         with _stored(self.path, "read"):
-            return os.pread(self._fd, nbytes, offset)
+            while len(found) < nbytes and (more := os.pread(self._fd, nbytes - len(found), offset + len(found))):
+                found += more
+        return found
 
     def append(self, data: bytes) -> None:
         left = memoryview(data)
@@ -177,7 +181,8 @@ class FileHandle:
             return True
 
     def close(self) -> None:
-        os.close(self._fd)
+        with _stored(self.path, "closed"):
+            os.close(self._fd)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Models as numbers: sizes, tensors, layers, and the constants of their mathematics.
 
 catalog      Models known by name, as the `config.json` each of them has.
+coding       `Coding`: a matrix in the codes that its checkpoint stores; `StoredFormat`: which matrices are.
 config       A Hugging Face `config.json`, read as data into a `ModelShape` and the constants of the mathematics.
 constants    `ModelConstants`: what the mathematics of a model needs beyond its sizes.
 header       The header of a safetensors file, its sizes bounded before anything is computed with them.
@@ -17,6 +18,7 @@ token_rules  `TokenRules`: what a model's generation config asks of the tokens t
 
 from flexplan.model.catalog import model_shape, read_model, shape_to_run
 from flexplan.model.checkpoint import Source, StoredTensor, WeightFile, parameter_sources
+from flexplan.model.coding import Coding, StoredFormat
 from flexplan.model.config import read_config
 from flexplan.model.constants import ModelConstants, RopeScaling
 from flexplan.model.header import read_header, what_it_is
@@ -57,6 +59,7 @@ __all__ = [
     "SINGLE",
     "TOKENS",
     "TRANSFORMER",
+    "Coding",
     "Ids",
     "Layer",
     "ModelConstants",
@@ -64,6 +67,7 @@ __all__ = [
     "Packing",
     "RopeScaling",
     "Source",
+    "StoredFormat",
     "StoredTensor",
     "TokenRules",
     "WeightFile",

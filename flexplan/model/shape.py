@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from flexplan.limits import MOST_LAYERS, PlainText, Tokens, Width
+from flexplan.model.coding import StoredFormat
 
 Positions = Literal["learned", "rotary"]
 Norm = Literal["layer", "rms"]
@@ -18,6 +19,7 @@ class ModelShape(BaseModel):
     Sizes are counts of elements; ``bytes_per_element`` turns them into bytes.  ``max_positions`` is the
     longest sequence, in tokens, that full attention computes exactly: a sliding window lowers it to the
     window.  ``norm_affine=False`` says that the norms have no weights at all (Galactica 30b and 120b).
+    ``stored`` is the format of a quantised checkpoint, whose codes stay packed wherever they lie.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -49,6 +51,7 @@ class ModelShape(BaseModel):
     experts_per_token: Annotated[int, Field(ge=0, le=1 << 16)] = 0
     position_offset: Annotated[int, Field(ge=0, le=1 << 16)] = 0
     bytes_per_element: Annotated[int, Field(ge=1, le=8)] = 2
+    stored: StoredFormat | None = None
 
     @model_validator(mode="after")
     def _agree(self) -> ModelShape:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
+from flexplan.model.coding import Coding
 from flexplan.model.packing import Packing
 from flexplan.model.shape import ModelShape
 
@@ -27,7 +28,7 @@ class WeightTensor:
     rows: int
     cols: int = 1
     bytes_per_element: int = 2
-    packing: Packing | None = None
+    packing: Packing | Coding | None = None
 
     def rows_bytes(self, rows: int) -> int:
         """Bytes of ``rows`` rows as they are stored, from a grain's beginning on."""
@@ -114,14 +115,21 @@ def _is_packed(name: str, block: str, cols: int) -> bool:
     return block in (ATTENTION, MLP) and cols > 1 and name != ROUTER
 
 
+def _coding(shape: ModelShape, layer: int, name: str) -> Coding | None:
+    return shape.stored.coding_of(layer, name) if shape.stored else None
+
+
 @cache
 def weight_tensors(shape: ModelShape, packing: Packing | None = None) -> tuple[WeightTensor, ...]:
-    """All weight tensors in the order of the computation; a tied token table stands once, at the head."""
+    """All weight tensors in the order of the computation; a tied token table stands once, at the head.
+
+    Matrices of the layers are packed as `packing` says, else as their checkpoint stores them.
+    """
     found: list[WeightTensor] = []
 
     def add(layer: int, block: str, rows: list[tuple[str, int, int]]) -> None:
         for name, r, c in rows:
-            packed = packing if _is_packed(name, block, c) else None
+            packed = packing or _coding(shape, layer, name) if _is_packed(name, block, c) else None
             found.append(WeightTensor(name, layer, block, r, c, shape.bytes_per_element, packed))
 
     add(-1, EMBED, _embed(shape))

@@ -107,16 +107,19 @@ def guess_note(hardware: Hardware) -> str:
 
 def policy_table(plan: Plan) -> RenderableType:
     """Block and switches in one line each."""
+    first, *rest = policy_lines(plan)
+    head, _, tail = first.partition(" ")
+    return Group(Text(""), Text.assemble((head, "bold"), f" {tail}"), *(Text(f"  {line}") for line in rest))
+
+
+def policy_lines(plan: Plan) -> list[str]:
+    """Who made the policy, its block, its switches."""
     p = plan.policy
     block = f"{p.gpu_batch_size} sequences x {p.num_gpu_batches} micro-batches = {p.block_size} a block"
     switches = [f"{name} {'on' if getattr(p, name) else 'off'}" for name in SWITCHES]
     switches += [f"attn_sparsity {p.attn_sparsity:g}"] if p.attn_sparsity < 1 else []
-    return Group(
-        Text(""),
-        Text.assemble(("Policy", "bold"), f" by planner {plan.planner}, schedule {plan.schedule}"),
-        Text(f"  gpu_batch_size x num_gpu_batches: {block}"),
-        Text("  " + ", ".join(switches)),
-    )
+    by = f"Policy by planner {plan.planner}, schedule {plan.schedule}"
+    return [by, f"gpu_batch_size x num_gpu_batches: {block}", ", ".join(switches)]
 
 
 def shares_table(policy: Policy, realised: Shares) -> RenderableType:
@@ -132,8 +135,12 @@ def shares_table(policy: Policy, realised: Shares) -> RenderableType:
 
 def memory_table(plan: Plan) -> RenderableType:
     """Bytes of each tier against what was given."""
-    rows = [row for tier in TIERS for row in _memory_rows(plan, tier)]
-    return table("Memory", ("tier", "planned", "budget", "used"), rows)
+    return table("Memory", ("tier", "planned", "budget", "used"), memory_rows(plan))
+
+
+def memory_rows(plan: Plan) -> list[Row]:
+    """The rows of that table."""
+    return [row for tier in TIERS for row in _memory_rows(plan, tier)]
 
 
 def _memory_rows(plan: Plan, tier: str) -> list[Row]:
@@ -176,12 +183,16 @@ def forecast_table(timeline: Timeline) -> RenderableType:
 
 def hardware_table(hardware: Hardware) -> RenderableType:
     """The fields of a hardware file, in units people read."""
+    return words_table(("what", "value", "spread"), hardware_rows(hardware))
+
+
+def hardware_rows(hardware: Hardware) -> list[Row]:
+    """The rows of that table."""
     spreads = hardware.spread_percent
-    rows = [
+    return [
         [name, _in_units(name, value), f"+- {spreads[name]:.0f} %" if name in spreads else ""]
         for name, value in hardware.model_dump(exclude={"preset", "spread_percent"}).items()
     ]
-    return words_table(("what", "value", "spread"), rows)
 
 
 def _in_units(name: str, value: object) -> str:

@@ -1,5 +1,6 @@
 """A checkpoint's tensors: which of them fill which weights, and whether a directory holds them all.
 
+codes    Which tensors of a quantised checkpoint hold the codes, scales and zeros of a matrix, and of which shapes.
 files    The tensors of a safetensors file, with the file as it was when its header was read.
 layouts  The families' layouts by name.
 llama    Where Llama, Mistral, Qwen2 and Qwen3 keep their tensors.
@@ -9,6 +10,7 @@ source   `Source`: rows of a checkpoint's tensor that are rows of one of ours.
 weights  The weights of a model directory, checked whole by their headers.
 """
 
+from flexplan.model.checkpoint.codes import StoredCodes
 from flexplan.model.checkpoint.files import OPEN_FLAGS, StoredTensor, WeightFile, read_safetensors, read_with
 from flexplan.model.checkpoint.layouts import parameter_sources
 from flexplan.model.checkpoint.source import Source
@@ -18,6 +20,7 @@ __all__ = [
     "OPEN_FLAGS",
     "Parts",
     "Source",
+    "StoredCodes",
     "StoredTensor",
     "WeightFile",
     "find_weights",

@@ -108,7 +108,7 @@ class PassWork:
     def works(self, s: Switches) -> tuple[dict[str, Row], ...]:
         """Seconds of every lane and resource, of each thing that a pass does for one setting of the switches."""
         split = s.cache if self.i and s.splits_steps else "gpu"
-        packed = tuple(zip(s.layer_bytes, s.unpacked_bytes, strict=True)) if s.compress_weight else ()
+        packed = tuple(zip(s.layer_bytes, s.unpacked_bytes, strict=True)) if any(s.unpacked_bytes) else ()
         works = [self._once(self._ids, s.weights_stay)]
         works.append(self._once(self._compute, s.sep_layer, split, s.pair_bytes, s.attn_sparsity, packed))
         if not s.weights_stay:

@@ -46,6 +46,7 @@ def _complete(ready: Ready, lm: OffloadedLM, watch: Watch, listener: JobListener
         numbers=ready.places,
         progress=watch,
         stopping=listener.stopping,
+        stepped=listener.shrunk,
     )
     with closing(stream):  # before the model is, whatever the listener raises
         for done in stream:

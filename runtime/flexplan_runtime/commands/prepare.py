@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,6 +81,8 @@ def make_ready(request: RunRequest) -> Ready:
     plan = request.policy if isinstance(request.policy, Plan) else None
     policy = plan.policy if plan else request.policy
     assert isinstance(policy, Policy)
+    if request.block:
+        policy = _of_block(policy, *request.block)
     env = environment(request)
     weights, directory = _find(request)
     opened = _open(request, weights)
@@ -114,6 +116,12 @@ def make_ready(request: RunRequest) -> Ready:
     if ready.ids:
         _refuse_over_budget(ready)
     return ready
+
+
+def _of_block(policy: Policy, rows: int, batches: int) -> Policy:
+    message = f"blocks are {rows} rows x {batches}, no longer {policy.gpu_batch_size} x {policy.num_gpu_batches}:"
+    warnings.warn(f"{message} memory ran out in an earlier run; another policy begins anew", stacklevel=2)
+    return replace(policy, gpu_batch_size=rows, num_gpu_batches=batches)
 
 
 class Taken(NamedTuple):

@@ -72,7 +72,7 @@ def open_lm(ready: Ready) -> OffloadedLM:
         ready.opened,
         ready.env,
         ready.weights,
-        request.policy,
+        ready.policy,
         schedule=ready.schedule,
         dtype=ready.dtype,
         seed=request.seed,

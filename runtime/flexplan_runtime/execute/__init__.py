@@ -21,6 +21,7 @@ from flexplan_runtime.execute.block import BatchState, BlockState, batch_states
 from flexplan_runtime.execute.block_run import BlockPlan, BlockRun, Report
 from flexplan_runtime.execute.capture import Replays
 from flexplan_runtime.execute.env import ExecutionEnv
+from flexplan_runtime.execute.handlers.scoring import Likelihoods, Scoring, Wanted
 from flexplan_runtime.execute.lanes import forget_frames
 from flexplan_runtime.execute.penalties import Given, Penalties
 from flexplan_runtime.execute.rolling_run import RollingRun
@@ -35,11 +36,14 @@ __all__ = [
     "BlockState",
     "ExecutionEnv",
     "Given",
+    "Likelihoods",
     "Penalties",
     "Replays",
     "Report",
     "RollingRun",
     "Sampling",
+    "Scoring",
+    "Wanted",
     "batch_states",
     "forget_frames",
     "prepare_steps",

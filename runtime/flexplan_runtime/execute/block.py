@@ -13,6 +13,7 @@ from flexplan.model import Packing
 from flexplan.placement import Placement
 from flexplan_runtime.attention import HostAttention, prompt_mask
 from flexplan_runtime.execute.capture import Replays
+from flexplan_runtime.execute.handlers.scoring import Scoring
 from flexplan_runtime.execute.penalties import Penalties
 from flexplan_runtime.execute.sampling import Sampling
 from flexplan_runtime.kernels.quantisation import pack_vectors
@@ -33,6 +34,7 @@ class BatchState:
     prompt_mask: Tensor | None  # None where nothing is padded and attention is causal
     stopped: Tensor  # (B,) bool
     penalties: Penalties | None = None  # None where the model's generation config has no rule
+    scoring: Scoring | None = None  # None where tokens are chosen
     column: Tensor | None = None  # (1,) where the newest token is kept, if that is not its place
 
     @property
@@ -54,7 +56,7 @@ class BatchState:
 
     def renew(self, other: BatchState) -> None:
         """Take over another block's rows; the tensors stay where captured steps and host attention expect them."""
-        self.rows, self.penalties = other.rows, other.penalties
+        self.rows, self.penalties, self.scoring = other.rows, other.penalties, other.scoring
         for name in ("pads", "grain_pads", "host_grain_pads", "position", "positions", "stopped"):
             getattr(self, name).copy_(getattr(other, name))
         if self.prompt_mask is not None and other.prompt_mask is not None:

@@ -5,18 +5,22 @@ lm         `OffloadedLM`: the model as a user calls it.
 loop       The engine's loop, whole: blocks, sweeps, tasks, tokens.
 placed     A model whose weights lie in their places.
 prompts    Prompts and outputs in the shapes that transformers uses.
+retreat    Memory that gives out in a pass: rows step back, blocks become smaller.
+scores     How likely given tokens are.
 tokenizer  Text to token ids and back.
 """
 
 from flexplan_runtime.generate.lm import OffloadedLM
 from flexplan_runtime.generate.loop import Done, Generation
 from flexplan_runtime.generate.prompts import bad_prompts, refuse_bad_prompts, refuse_broken
+from flexplan_runtime.generate.scores import Score
 from flexplan_runtime.generate.tokenizer import Tokenizer
 
 __all__ = [
     "Done",
     "Generation",
     "OffloadedLM",
+    "Score",
     "Tokenizer",
     "bad_prompts",
     "refuse_bad_prompts",

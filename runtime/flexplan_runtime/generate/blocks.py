@@ -28,6 +28,7 @@ from flexplan_runtime.execute import (
     Report,
     RollingRun,
     Sampling,
+    Scoring,
     batch_states,
     seat_states,
 )
@@ -45,6 +46,7 @@ class Asked:
     pad_id: int
     trace: bool = False
     numbers: Sequence[int] = ()  # of each prompt, its place in the caller's input; none: as they come
+    scoring: Scoring | None = None  # instead of choosing tokens
 
     def numbers_of(self, plan: BlockPlan) -> Sequence[int]:
         """Those of a block's rows."""
@@ -58,12 +60,13 @@ class BlockPlanner:
     def __init__(self, model: PlacedModel, schedule: Schedule) -> None:
         self.model = model
         self.schedule = schedule
+        self.policy = model.policy  # whose blocks may become smaller than those that were asked for
 
     def plans(
         self, prompts: Sequence[Sequence[int]], new_tokens: Sequence[int], given: Sequence[Given] | None = None
     ) -> Iterator[BlockPlan]:
         """Block after block in input order; planned when it is asked for, as all of them would fill memory."""
-        size, given = self.model.policy.block_size, given or [Given(prompt) for prompt in prompts]
+        size, given = self.policy.block_size, given or [Given(prompt) for prompt in prompts]
         if rolls(self.schedule):  # all of them, one behind the other
             size = max(1, len(prompts))
         for first in range(0, len(prompts), size):
@@ -73,7 +76,7 @@ class BlockPlanner:
     def _plan(
         self, prompts: Sequence[Sequence[int]], given: Sequence[Given], first: int, new_tokens: Sequence[int]
     ) -> BlockPlan:
-        shape, policy = self.model.shape, self.model.policy
+        shape, policy = self.model.shape, self.policy
         workload = Workload(prompt_lens=tuple(map(len, prompts)), gen_lens=tuple(new_tokens))
         graph = self.schedule.build(Problem(model=shape, hardware=self._here(), workload=workload), policy)
         placement = placement_of(graph, shape, policy, first_block(self.schedule, workload, policy))
@@ -178,16 +181,19 @@ class BlockRoom:
 
     def _batches(self, plan: BlockPlan, asked: Asked) -> list[BatchState]:
         if plan.placement.rolls:
-            self._refuse_rules()
+            self._refuse_rules(asked)
             return seat_states(plan.placement, self.env.device)
         causal = self.model.math.causal
         batches = batch_states(plan.placement, plan.prompts, asked.numbers_of(plan), self.env.device, causal=causal)
         for k, batch in enumerate(batches):
-            batch.penalties = self._penalties(plan, k, asked.stops)
+            batch.penalties = None if asked.scoring else self._penalties(plan, k, asked.stops)
+            batch.scoring = asked.scoring
         return batches
 
-    def _refuse_rules(self) -> None:
-        """Raise PolicyError for what a rolling schedule does not honour of a model."""
+    def _refuse_rules(self, asked: Asked) -> None:
+        """Raise PolicyError for what a rolling schedule does not do for a model or a call."""
+        if asked.scoring:
+            raise PolicyError("FP217", "the rolling schedule does not score tokens", fix="take the schedule zigzag")
         if self.model.math.rules.change_logits:
             message = "the rolling schedule does not take the rules of the model's generation config that change logits"
             raise PolicyError("FP217", message, fix="take the schedule zigzag")

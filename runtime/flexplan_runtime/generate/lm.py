@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from flexplan.model import Ids, Layer
 from flexplan.plan import Plan
 from flexplan.policy import Policy
 from flexplan.schedule import Schedule
-from flexplan_runtime.execute import BlockPlan, ExecutionEnv, Given, Sampling, forget_frames
+from flexplan_runtime.execute import BlockPlan, ExecutionEnv, Given, Sampling, Scoring, forget_frames
 from flexplan_runtime.generate.blocks import Asked, BlockPlanner, BlockRoom
 from flexplan_runtime.generate.loop import Done, Generation, Run, Stopping, joined, run_blocks
 from flexplan_runtime.generate.placed import PlacedModel
@@ -32,9 +33,13 @@ from flexplan_runtime.generate.prompts import (
     rows_of,
     stop_ids_of,
 )
+from flexplan_runtime.generate.retreat import next_policy, stepping_back
+from flexplan_runtime.generate.scores import Score, refuse_broken_scores, rows_to_score
 from flexplan_runtime.weights import Config, dtype_of, open_model, refuse_other_model
 
 Progress = Callable[[int, int], None]  # (tokens generated so far, tokens asked for)
+Stepped = Callable[[Policy], None]
+T = TypeVar("T")
 
 
 class OffloadedLM:
@@ -153,6 +158,7 @@ class OffloadedLM:
         numbers: Sequence[int] = (),
         progress: Progress | None = None,
         stopping: Stopping = lambda: False,
+        stepped: Stepped = lambda policy: None,
     ) -> Generator[Done]:
         """Each prompt the moment it has ended, in the order in which they end: ``for done in lm.stream(prompts)``.
 
@@ -160,12 +166,50 @@ class OffloadedLM:
         is one of them.  ``stopping`` is asked after each pass: once it is true the pass in flight is finished, and
         prompts that have not ended are left out.  Until the iterator is used up or closed it has the environment's
         turn: other threads' calls wait, and one from inside its loop is refused.  Passes go on only while it is asked.
+        ``stepped`` is told the policy that the model goes on with where memory gave out and blocks became smaller.
         Raises what `complete` raises, prompts that are refused at once.
         """
         new_tokens = new_tokens_of_each(max_new_tokens, len(prompts))
         refuse_bad_prompts(prompts, new_tokens, self.shape)
         asked = Asked(sampling or Sampling(), tuple(stops), self._pad_id(None, stops), numbers=numbers)
-        return self._stream(self._run(prompts, new_tokens, None, asked, progress, stopping), numbers)
+        return self._stream(self._run(prompts, new_tokens, None, asked, progress, stopping, stepped), numbers)
+
+    def score(
+        self,
+        sequences: Sequence[Sequence[int]],
+        starts: Sequence[int] | None = None,
+        *,
+        progress: Progress | None = None,
+    ) -> list[Score]:
+        """How likely given tokens are, in the order of the input: ``lm.score([prompt + answer], [len(prompt)])``.
+
+        ``starts``: of each sequence, the first token that is scored; 1 without them, as before token 0 there is
+        nothing.  One pass over the prompts, block after block; no more logits are held than a block has workspace for,
+        and sequences that differ in their last token alone are run once.  A plan is best made for ``gen_len=1``.
+        Raises PromptError for what cannot be scored, and NoNumbers where logits become NaN or infinite.
+        """
+        found = sorted(self.stream_scores(sequences, starts, progress=progress), key=lambda score: score.index)
+        refuse_broken_scores(found, str(self.dtype).removeprefix("torch."))
+        return found
+
+    def stream_scores(
+        self,
+        sequences: Sequence[Sequence[int]],
+        starts: Sequence[int] | None = None,
+        *,
+        progress: Progress | None = None,
+        stopping: Stopping = lambda: False,
+    ) -> Generator[Score]:
+        """The same, each when its block has ended; its turn and ``stopping`` are those of `stream`.
+
+        Where logits become NaN or infinite, so do the figures (`Score.broken`).
+        """
+        rows = rows_to_score(sequences, starts, self.shape)
+        scoring = Scoring(rows.wanted)
+        asked = Asked(Sampling(), (), 0, scoring=scoring)
+        run = self._run(rows.prompts, [1] * len(rows.prompts), None, asked, progress, stopping)
+        ended = self._stream(run, ())
+        return (score for done in ended for score in rows.scores(done.index, scoring.found.pop(done.index)))
 
     @staticmethod
     def _stream(run: Generator[Done | Timeline], numbers: Sequence[int]) -> Generator[Done]:
@@ -182,21 +226,36 @@ class OffloadedLM:
         asked: Asked,
         progress: Progress | None,
         stopping: Stopping = lambda: False,
+        stepped: Stepped = lambda policy: None,
     ) -> Generator[Done | Timeline]:
-        """Block after block, in this call's turn."""
+        """Block after block, in this call's turn; smaller ones where memory gives out."""
         total = sum(new_tokens)
-        plans = partial(self._planner.plans, prompts, new_tokens, given)
 
-        def begin(plan: BlockPlan) -> AbstractContextManager[Run]:
-            before = sum(new_tokens[: plan.first_row])
-            return self._room.begun(plan, asked, lambda n: progress(before + n, total) if progress else None)
+        def attempt(left: Sequence[int]) -> Iterator[Done | Timeline]:
+            part, most = _part_of(prompts, left), _part_of(new_tokens, left)
+            plans = partial(self._planner.plans, part, most, given and _part_of(given, left))
+            mine = replace(asked, numbers=_part_of(asked.numbers, left) if asked.numbers else left)
+            ended = total - sum(most)
 
-        with self._turn(), graph_blame_of(self.schedule):
+            def begin(plan: BlockPlan) -> AbstractContextManager[Run]:
+                before = ended + sum(most[: plan.first_row])
+                return self._room.begun(plan, mine, lambda n: progress(before + n, total) if progress else None)
+
+
             self._room.make_for(plans())
             for one in run_blocks(plans(), begin, stopping):  # planned once more: all of a long call would fill memory
                 if isinstance(one, Timeline):
                     self.timeline = one
-                yield one
+                yield replace(one, index=left[one.index]) if isinstance(one, Done) else one
+
+        def step_back(steps: int, why: str) -> None:
+            self._room.replace()
+            self.env.recover()
+            self._planner.policy = next_policy(self._planner.policy, steps, why)
+            stepped(self._planner.policy)
+
+        with self._turn(), graph_blame_of(self.schedule):
+            yield from stepping_back(attempt, len(prompts), step_back)
 
     def close(self) -> None:
         """Give all memory and disk space back, after a call of another thread that is under way."""
@@ -245,3 +304,7 @@ class OffloadedLM:
         """
         stored = {what for what, _ in self.env.ledger.stored}
         return {what: self.env.ledger.shares(what) for what in ("w", "cache", "act") if what in stored}
+
+
+def _part_of(items: Sequence[T], places: Sequence[int]) -> Sequence[T]:
+    return items if len(places) == len(items) else [items[place] for place in places]

@@ -28,6 +28,11 @@ class Tokenizer:
         """Is there one?"""
         return self.directory is not None and any((self.directory / name).is_file() for name in _FILES)
 
+    @property
+    def loaded(self) -> Any:
+        """transformers' own object, for who speaks to it directly; raises ModelFilesError where it does not load."""
+        return self._load()
+
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Token ids of every prompt, with the special tokens that the model's tokenizer puts before or after.
 

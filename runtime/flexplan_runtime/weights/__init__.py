@@ -2,6 +2,7 @@
 
 atomic        Files of a directory that processes share: whole or not at all.
 checkpoint    A checkpoint, checked whole, then read by rows into the caller's memory.
+codes         Rows of a quantised checkpoint, brought into the order that is kept on the tiers.
 download      A model's directory by its name, downloaded once where there is none.
 dummy         Random weights for benchmarks.
 files         Where each tensor's bytes are in safetensors and `.npy` files.

@@ -164,9 +164,9 @@ def model_directory(home: Path, **keys: object) -> Path:
     ("keys", "said"),
     [
         ({"quantization": {"bits": 4, "group_size": 64}}, "MLX"),
-        ({"quantization_config": {"quant_method": "awq"}}, "awq"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "gptq"),
-        ({"quantization_config": {"quant_method": "fp8"}}, "fp8"),
+        ({"quantization_config": {"quant_method": "aqlm"}}, "aqlm"),
+        ({"quantization_config": {"quant_method": ["fp8"]}}, "quantization_config"),
+        ({"quantization_config": "fp8"}, "quantization_config"),
         ({"quantization_config": {"quant_method": "bitsandbytes"}}, "bitsandbytes"),
     ],
 )

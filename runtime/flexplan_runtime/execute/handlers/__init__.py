@@ -4,6 +4,7 @@ attention  Handlers of attention: its first half, its part on the host, and what
 compute    Handlers that compute: the embedding, a layer or the head of one micro-batch.
 gather     Rows of the token table, gathered where they live.
 hidden     Hidden states from their home to the slot in which layers work, and back.
+scoring    What a model makes of tokens that are given, found where the head is.
 table      Which of these does the tasks of which kind.
 transfers  Handlers that move bytes between the tiers.
 """

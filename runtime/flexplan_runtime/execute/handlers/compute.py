@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from flexplan.model import ATTENTION, EMBED, HEAD
+from flexplan.placement import Layout
 from flexplan_runtime.execute.handlers.attention import layer_attention
 from flexplan_runtime.execute.handlers.gather import merge_rows
 from flexplan_runtime.execute.handlers.hidden import working, working_in, working_out
+from flexplan_runtime.execute.handlers.scoring import Scoring, positions_at_once
 from flexplan_runtime.execute.layer_weights import layer_weights, stored_pieces, whole_view
+from flexplan_runtime.execute.sampling import NO_TOKEN
 from flexplan_runtime.execute.views import TaskView
 from flexplan_runtime.weights import unpack
 
@@ -70,9 +75,24 @@ def _head(view: TaskView) -> None:
     if view.placement.rolls:
         _head_of_seats(view)
         return
-    block, batch, i = view.block, view.batch, view.task.i
     hidden = working_in(view)
-    logits = block.family.head(layer_weights(view), hidden[:, -1])
+    chosen = _choose(view, hidden[:, -1]) if view.batch.scoring is None else _score(view, hidden, view.batch.scoring)
+    view.slot("ids").view(torch.int64).copy_(chosen)
+
+
+def _score(view: TaskView, hidden_BSD: Tensor, scoring: Scoring) -> Tensor:
+    """Of the tokens that are given; a row whose figures are numbers gets token 0, that nobody reads."""
+    block, weights, rows = view.block, layer_weights(view), view.batch.rows
+    room = Layout.of(view.placement).arena_bytes["gpu.workspace"]
+    most = positions_at_once(view.placement.shape.vocab_size, block.dtype.itemsize, room)
+    broken = scoring.take(rows, hidden_BSD, partial(block.family.head, weights), most)
+    return torch.zeros(len(rows), dtype=torch.int64, device=broken.device).masked_fill(broken, NO_TOKEN)
+
+
+def _choose(view: TaskView, hidden_BD: Tensor) -> Tensor:
+    """The next token of every row."""
+    block, batch, i = view.block, view.batch, view.task.i
+    logits = block.family.head(layer_weights(view), hidden_BD)
     if batch.penalties is not None:
         logits = batch.penalties(logits, i)
     chosen = block.sampling.choose(logits, batch.rows, i)
@@ -81,7 +101,7 @@ def _head(view: TaskView) -> None:
         batch.stopped |= torch.isin(chosen, block.stop_ids)
     if batch.penalties is not None:
         batch.penalties.note(chosen, i)
-    view.slot("ids").view(torch.int64).copy_(chosen)
+    return chosen
 
 
 def _head_of_seats(view: TaskView) -> None:

@@ -11,8 +11,8 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "call.hpp"
-#include "vectors.hpp"
+#include "../call.hpp"
+#include "../vectors.hpp"
 
 namespace {
 

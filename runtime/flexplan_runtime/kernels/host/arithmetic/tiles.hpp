@@ -12,9 +12,9 @@
 #include <cstring>
 #include <type_traits>
 
-#include "call.hpp"
+#include "../call.hpp"
 #include "halves.hpp"
-#include "vectors.hpp"
+#include "../vectors.hpp"
 
 namespace {
 

@@ -9,8 +9,8 @@
 #include <cstdint>
 #include <cstring>
 
-#include "pages.hpp"
-#include "vectors.hpp"
+#include "../pages.hpp"
+#include "../vectors.hpp"
 
 namespace {
 
@@ -34,16 +34,22 @@ struct Parts {
 // Numbers of a row in scratch.
 inline int64_t row_numbers(int64_t H) { return std::max<int64_t>(H, kStep); }
 
-// T, and how many parts one is.
-template <class T>
-struct Halves16 {
-    static constexpr int kParts = 1;
+// Vectors of plain numbers of 16 bits: one group, no scales.
+struct Uncoded {
     static constexpr bool kCodes = false;
     static constexpr int64_t groups = 1;
     int64_t H, vector_bytes, group_size;
-    void numbers(const Run&, int64_t, int64_t, __m512&, __m512&) const {}
 
-    explicit Halves16(int64_t H) : H(H), vector_bytes(2 * H), group_size(H) {}
+    explicit Uncoded(int64_t H) : H(H), vector_bytes(2 * H), group_size(H) {}
+
+    void numbers(const Run&, int64_t, int64_t, __m512&, __m512&) const {}
+};
+
+// T, and how many parts one is.
+template <class T>
+struct Halves16 : Uncoded {
+    static constexpr int kParts = 1;
+    using Uncoded::Uncoded;
 
     // Rows [0, padded) of a run, of which those behind its last one are 0.
     Parts rows(const Run& run, int64_t padded, char* scratch) const {
@@ -56,14 +62,9 @@ struct Halves16 {
 };
 
 template <>
-struct Halves16<Float16> {
+struct Halves16<Float16> : Uncoded {
     static constexpr int kParts = 2;
-    static constexpr bool kCodes = false;
-    static constexpr int64_t groups = 1;
-    int64_t H, vector_bytes, group_size;
-    void numbers(const Run&, int64_t, int64_t, __m512&, __m512&) const {}
-
-    explicit Halves16(int64_t H) : H(H), vector_bytes(2 * H), group_size(H) {}
+    using Uncoded::Uncoded;
 
     Parts rows(const Run& run, int64_t padded, char* scratch) const {
         const int64_t stride = 2 * row_numbers(H), part = padded * stride;

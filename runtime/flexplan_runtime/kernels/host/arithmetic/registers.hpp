@@ -7,9 +7,9 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "call.hpp"
+#include "../call.hpp"
 #include "rows.hpp"
-#include "vectors.hpp"
+#include "../vectors.hpp"
 
 namespace {
 

@@ -1,13 +1,13 @@
 // Keys and values of a block of tokens as rows that the tiles read: where they lie, or unpacked into scratch.
 //
-// The layout of packed vectors is that of flexplan/packing.py.  What a code stands for is not rounded to the model's
+// The layout of packed vectors is that of flexplan/model/packing.py.  What a code stands for is not rounded to the model's
 // dtype, since all sums are in float32.
 #pragma once
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
 
-#include "vectors.hpp"
+#include "../vectors.hpp"
 
 namespace {
 
