@@ -96,6 +96,8 @@ def bench(
     packed_cache: opt.PackedCache = None,
     prompt_len: opt.PromptLen = None,
     max_new_tokens: opt.MaxNewTokens = None,
+    lengths: opt.BenchLengths = None,
+    num_prompts: opt.NumPrompts = None,
     seed: opt.Seed = 0,
     dummy: opt.Dummy = False,
     trace: Annotated[
@@ -122,11 +124,12 @@ def bench(
         stop_at_end_token=False,
         dummy=dummy,
         dummy_prompt_len=prompt_len,
+        dummy_lengths=launch.dummy_lengths(lengths, num_prompts, prompt_len, max_new_tokens),
     )
     machine = None if hardware is None else hardware_from(hardware)
     refuse_closed_output()
     if trace is not None:
-        refuse_unwritable(trace, (policy, request.model, hardware))
+        refuse_unwritable(trace, (policy, request.model, hardware, lengths))
     report = launch.bench(request, machine)
     if as_json:
         from flexplan.report.objects import bench_object

@@ -1,5 +1,6 @@
 """Problems: a model, a machine, and the prompts.
 
+lengths_file    Lengths of requests from a CSV table, without their text.
 objective       `Objective`: tokens a second, a bound of latency, or the smallest memory.
 problem         `Workload` and `Problem`: a model on a machine for some prompts, and what the answer is to be best at.
 prompt_lengths  How long prompts are, in tokens.
@@ -8,6 +9,7 @@ ragged          Prompts of many lengths: a typical block, and a few that stand f
 tokenizer_file  A tokenizer's file looked at before it is believed, and its work bounded in time.
 """
 
+from flexplan.problem.lengths_file import Lengths, read_lengths
 from flexplan.problem.objective import Objective
 from flexplan.problem.problem import Problem, Workload
 from flexplan.problem.prompt_lengths import lengths, prompts_to_plan_for
@@ -19,6 +21,7 @@ __all__ = [
     "FILE",
     "LOAD_PATIENCE_S",
     "BadLine",
+    "Lengths",
     "Lens",
     "Objective",
     "Problem",
@@ -33,6 +36,7 @@ __all__ = [
     "new_tokens_of",
     "padded_mean",
     "prompts_to_plan_for",
+    "read_lengths",
     "read_prompts",
     "refuse_greedy",
     "representatives",

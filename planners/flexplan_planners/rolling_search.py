@@ -64,7 +64,7 @@ class RollingSearch:
         return self._exact(policy)
 
     def _exact(self, policy: Policy) -> Policy | None:
-        """The policy as the placement of all layers counts it: less of the weights on the gpu where that is too much."""
+        """The policy as the placement of all layers counts it: fewer weights on the gpu where those are too many."""
         for less in range(_SMALLER):
             gpu = max(0.0, _cut(policy.w_gpu_percent - 0.2 * less))
             found = replace(policy, w_gpu_percent=gpu, w_cpu_percent=_cut(policy.w_cpu_percent))
@@ -184,8 +184,12 @@ def thinned(problem: Problem) -> Problem:
         some = work.model_copy(update={"num_prompts": _REQUESTS})
     else:
         lens, gen_lens = (tuple(given[::step]) for given in (work.prompt_lens, work.gen_lens))
-        longest = {"prompt_lens": lens and (work.prompt_len, *lens[1:]), "gen_lens": gen_lens and (*gen_lens[:-1], work.gen_len)}
-        some = Workload(prompt_len=work.prompt_len, gen_len=work.gen_len, **longest)
+        some = Workload(
+            prompt_len=work.prompt_len,
+            gen_len=work.gen_len,
+            prompt_lens=lens and (work.prompt_len, *lens[1:]),  # the longest are among them
+            gen_lens=gen_lens and (*gen_lens[:-1], work.gen_len),
+        )
     return problem.model_copy(update={"workload": some})
 
 

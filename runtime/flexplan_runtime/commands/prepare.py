@@ -170,7 +170,9 @@ def environment(request: RunRequest) -> ExecutionEnv:
 
 
 def random_prompts(request: RunRequest, policy: Policy, shape: ModelShape) -> tuple[Prompt, ...]:
-    """One block of distinct prompts of random tokens."""
+    """One block of distinct prompts of random tokens, or as many as lengths were given."""
+    if request.dummy_lengths is not None:
+        return _random_of(request.dummy_lengths, request.seed, shape)
     longest = shape.max_positions - request.max_new_tokens
     length = request.dummy_prompt_len or max(1, min(512, longest))
     if length > max(1, longest):
@@ -180,6 +182,15 @@ def random_prompts(request: RunRequest, policy: Policy, shape: ModelShape) -> tu
     generator = torch.Generator().manual_seed(request.seed % (1 << 63))
     rows = torch.randint(shape.vocab_size, (policy.block_size, length), generator=generator).tolist()
     return tuple(Prompt(n, tuple(row), n + 1) for n, row in enumerate(rows))
+
+
+def _random_of(lengths: tuple[tuple[int, ...], tuple[int, ...]], seed: int, shape: ModelShape) -> tuple[Prompt, ...]:
+    generator = torch.Generator().manual_seed(seed % (1 << 63))
+    found = []
+    for n, (length, most) in enumerate(zip(*lengths, strict=True)):
+        ids = torch.randint(shape.vocab_size, (length,), generator=generator).tolist()
+        found.append(Prompt(n, tuple(ids), n + 1, most))
+    return tuple(found)
 
 
 def _find(request: RunRequest) -> tuple[str | Path, Path | None]:

@@ -241,7 +241,6 @@ class OffloadedLM:
                 before = ended + sum(most[: plan.first_row])
                 return self._room.begun(plan, mine, lambda n: progress(before + n, total) if progress else None)
 
-
             self._room.make_for(plans())
             for one in run_blocks(plans(), begin, stopping):  # planned once more: all of a long call would fill memory
                 if isinstance(one, Timeline):
