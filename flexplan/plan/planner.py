@@ -22,7 +22,7 @@ from flexplan.plan.thirdparty import blamed_on, foreign_plan, is_foreign, name_o
 from flexplan.plugins import PLANNERS, make
 from flexplan.policy import Policy
 from flexplan.problem import Problem
-from flexplan.proof import placement_of, prove
+from flexplan.proof import SeatingLaws, placement_of, prove
 from flexplan.schedule import Schedule, first_block, rolls
 
 __all__ = ["Planner", "Schedule", "check_plan", "solve"]
@@ -172,10 +172,14 @@ def _prove(plan: Plan, schedule: Schedule) -> None:
 
 def _prove_rolling(problem: Problem, policy: Policy, schedule: Schedule) -> None:
     """The first passes of the job on few layers: its seats fill, and some of those who sit leave them again."""
-    graph = schedule.build(problem.with_layers(fewer_layers(problem.model.num_layers, policy, _CHECKED_LAYERS)), policy)
+    shallow = problem.with_layers(fewer_layers(problem.model.num_layers, policy, _CHECKED_LAYERS))
+    graph = schedule.build(shallow, policy)
     first = TaskGraph.of(graph.schedule, graph.live, graph.buffers, list(islice(graph.sweeps(), _CHECKED_PASSES)))
     check_accesses(first)
     check_order(first.buffers, first.nodes())
+    laws = SeatingLaws(_placement_of(graph, schedule, shallow, policy))
+    for sweep in first.sweeps():
+        laws.take(sweep)
 
 
 def _placement_of(graph: TaskGraph, schedule: Schedule, problem: Problem, policy: Policy) -> Placement:
