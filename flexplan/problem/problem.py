@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from operator import add
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,7 +61,7 @@ class Workload(BaseModel):
         """Tokens of the longest prompt with its answer."""
         if not self.prompt_lens or not self.gen_lens:
             return self.prompt_len + self.gen_len
-        return max(map(add, self.prompt_lens, self.gen_lens))
+        return max(a + b for a, b in zip(self.prompt_lens, self.gen_lens, strict=True))
 
     def __repr__(self) -> str:
         lens = f", {len(self.prompt_lens)} prompt_lens" if self.prompt_lens else ""

@@ -6,7 +6,6 @@ A handler is given a ``TaskView`` and nothing else: bytes that its task does not
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from flexplan.graph import Access, Task
 from flexplan.model import Layer
 from flexplan.placement import Placement, Segment, rows_at_once
 from flexplan_runtime.execute.block import BatchState, BlockState
+from flexplan_runtime.execute.seating import DoorState, SeatState
 from flexplan_runtime.memory import BlockMemory, ScratchFile, move
 
 
@@ -47,7 +47,14 @@ class TaskView:
         return self.block.batches[self.task.k]
 
     @property
-    def door(self) -> Any:
+    def seats(self) -> SeatState:
+        """Its micro-batch, where rows are seats."""
+        batch = self.batch
+        assert isinstance(batch, SeatState), "only a rolling graph says where rows begin"
+        return batch
+
+    @property
+    def door(self) -> DoorState | None:
         """The newcomers of its pass whose prompts it computes; None where it computes rows that are there."""
         return self.block.doors[self.task.part, self.task.k] if self.placement.rolls and not self.task.i else None
 

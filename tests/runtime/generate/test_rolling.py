@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from flexplan_runtime import ExecutionEnv
 from flexplan_runtime.execute import Sampling
 from flexplan_runtime.generate import OffloadedLM
 from policies import opened
@@ -98,3 +99,19 @@ def test_what_does_not_roll_is_refused_by_name(tmp_path: Path) -> None:
         rolling = opened(tmp_path / "model", policy, tmp_path, schedule="rolling")
         with rolling as lm, pytest.raises(PolicyError, match=what):
             lm.complete(PROMPTS, MOST)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", POLICIES)
+def test_on_a_device(name: str, model: Path, tmp_path: Path) -> None:
+    policy = POLICIES[name]
+    with opened(model, Policy(4, 3), tmp_path) as lm:
+        expected = lm.complete(PROMPTS * 3, MOST * 3).tokens
+    env = ExecutionEnv.create(tmp_path, device="cuda", num_threads=2)
+    with env as tiers, OffloadedLM(model, tiers, model, policy, schedule="rolling", dtype="float32") as lm:
+        for _ in range(2):  # the second time by captured steps, where they were worth it
+            found = lm.complete(PROMPTS * 3, MOST * 3).tokens
+            if policy.compress_weight:
+                assert list(map(len, found)) == MOST * 3
+            else:
+                assert found == expected

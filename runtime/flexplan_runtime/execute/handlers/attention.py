@@ -71,7 +71,7 @@ def attend(view: TaskView) -> None:
     if new_rows is not None:
         view.slot("cache_relay")[old * s.disk_row_bytes :].copy_(new_rows)
     begins = view.read("seats_host")
-    context = old + 1 if begins is None else view.batch.sit_on_host(begins.view(torch.int64))
+    context = old + 1 if begins is None else view.seats.sit_on_host(begins.view(torch.int64))
     for part in _on_host(view):
         part(context)
 

@@ -66,7 +66,7 @@ def _take_places(view: TaskView) -> None:
     """A pass begins: rows are one place further, or where seats say."""
     begins = view.read("seats")
     if begins is not None:
-        view.batch.sit(begins.view(torch.int64))
+        view.seats.sit(begins.view(torch.int64))
     elif view.door is None:
         view.batch.advance(view.task.i, view.new_tokens)
 

@@ -5,6 +5,6 @@ seats  What a micro-batch of seats knows of its rows, whose cache is a ring of c
 """
 
 from flexplan_runtime.execute.seating.doors import DoorState, Span
-from flexplan_runtime.execute.seating.seats import begins_of, seat_states
+from flexplan_runtime.execute.seating.seats import SeatState, begins_of, seat_states
 
-__all__ = ["DoorState", "Span", "begins_of", "seat_states"]
+__all__ = ["DoorState", "SeatState", "Span", "begins_of", "seat_states"]
