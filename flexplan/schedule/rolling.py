@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from flexplan.cost import work as cost
 from flexplan.errors import PolicyError
 from flexplan.graph import Finished, Sweep, Task, TaskGraph, Work
-from flexplan.model import EMBED, HEAD, MLP, TRANSFORMER, Layer
+from flexplan.model import EMBED, HEAD, MLP, TRANSFORMER, Layer, ModelShape
 from flexplan.placement import ID_BYTES, PASSES_IN_FLIGHT, Layout, Placement
 from flexplan.policy import Policy, rolling_block
 from flexplan.problem import Problem
@@ -28,7 +28,7 @@ def rolling_graph(name: str, problem: Problem, policy: Policy) -> TaskGraph:
 
     ``finished`` of its sweeps is asked of requests, by their places in the workload.
     """
-    refuse_to_roll(policy)
+    refuse_to_roll(policy, problem.model)
     block = rolling_block(problem.workload, policy)
     placement = Placement.of(problem.model, policy, block)
 
@@ -52,10 +52,11 @@ def sweep_of_boarding(placement: Placement, boarding: Boarding) -> Sweep:
     return sweep_of(RollingVerbs(placement), boarding)
 
 
-def refuse_to_roll(policy: Policy) -> None:
+def refuse_to_roll(policy: Policy, shape: ModelShape) -> None:
     """Raise PolicyError for what the schedule does not do, each by its name."""
     streams = policy.cache_gpu_percent < 100 and (not policy.cpu_cache_compute or policy.cache_stream_percent)
     for wrong, what, fix in (
+        (shape.windows or shape.sinks, "layers with windows or sinks", "another model"),
         (policy.act_gpu_percent < 100, f"act_gpu_percent {policy.act_gpu_percent:g}", "act_gpu_percent=100"),
         (policy.cache_disk_percent, f"cache_disk_percent {policy.cache_disk_percent:g}", "no cache on disk"),
         (policy.attn_sparsity < 1, f"attn_sparsity {policy.attn_sparsity:g}", "attn_sparsity=1.0"),

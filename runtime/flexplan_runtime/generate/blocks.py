@@ -197,6 +197,9 @@ class BlockRoom:
         if self.model.math.rules.change_logits:
             message = "the rolling schedule does not take the rules of the model's generation config that change logits"
             raise PolicyError("FP217", message, fix="take the schedule zigzag")
+        if not self.model.family.rule(0, self.env.device).is_plain or self.model.shape.windows:
+            message = "the rolling schedule does not take attention with windows, caps, sinks or slopes"
+            raise PolicyError("FP217", message, fix="take the schedule zigzag")
         if not self.model.math.causal:
             message = "the rolling schedule does not take prompts that are read both ways"
             raise PolicyError("FP217", message, fix="take the schedule zigzag")

@@ -32,9 +32,9 @@ def _projected(view: TaskView, hidden_1TD: Tensor) -> tuple[Tensor, Tensor, Tens
     """All prompts at once, or one by one where positions turn by how long a row is."""
     project, weights, positions = view.block.family.project, layer_weights(view), view.positions()
     if not view.block.family.turns_by_length:
-        return project(weights, hidden_1TD, positions)
+        return project(weights, hidden_1TD, positions, view.layer.depth)
     parts = [slice(span.start, span.stop) for span in view.door.spans]
-    found = [project(weights, hidden_1TD[:, part], positions[:, part]) for part in parts]
+    found = [project(weights, hidden_1TD[:, part], positions[:, part], view.layer.depth) for part in parts]
     q, k, v = (torch.cat(each, 1) for each in zip(*found, strict=True))
     return q, k, v
 
