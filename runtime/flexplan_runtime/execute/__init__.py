@@ -9,7 +9,6 @@ lanes          A thread a lane, a token a task, the first error to the caller.
 layer_weights  The weights of a task's layer as typed tensors.
 pacing         How the interpreter is shared while lanes run: by the thread that feeds them, and by the collector.
 penalties      Logits as the rules of a model's generation config change them before a token is chosen.
-rolling_run    One rolling job: requests in as seats become free, tokens out.
 sampling       From logits to the next token: greedy, or drawn.
 throttle       Slows this machine down to given rates, for experiments and tests.
 turns          One call at a time in an environment: others wait, a call from inside a call is refused.
@@ -24,7 +23,6 @@ from flexplan_runtime.execute.env import ExecutionEnv
 from flexplan_runtime.execute.handlers.scoring import Likelihoods, Scoring, Wanted
 from flexplan_runtime.execute.lanes import forget_frames
 from flexplan_runtime.execute.penalties import Given, Penalties
-from flexplan_runtime.execute.rolling_run import RollingRun
 from flexplan_runtime.execute.sampling import Sampling
 from flexplan_runtime.execute.seating import seat_states
 from flexplan_runtime.execute.warm_up import prepare_steps
@@ -40,7 +38,6 @@ __all__ = [
     "Penalties",
     "Replays",
     "Report",
-    "RollingRun",
     "Sampling",
     "Scoring",
     "Wanted",

@@ -26,13 +26,13 @@ from flexplan_runtime.execute import (
     Penalties,
     Replays,
     Report,
-    RollingRun,
     Sampling,
     Scoring,
     batch_states,
     seat_states,
 )
 from flexplan_runtime.generate.placed import PlacedModel, arena_sizes
+from flexplan_runtime.generate.rolling_run import RollingRun
 from flexplan_runtime.kernels.availability import has_triton
 from flexplan_runtime.memory import Arenas, BlockMemory
 

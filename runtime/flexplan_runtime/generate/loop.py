@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from flexplan.graph import Timeline
-from flexplan_runtime.execute import BlockPlan, BlockRun, RollingRun
+from flexplan_runtime.execute import BlockPlan, BlockRun
+from flexplan_runtime.generate.rolling_run import RollingRun
 
 Run = BlockRun | RollingRun
 Begin = Callable[[BlockPlan], AbstractContextManager[Run]]

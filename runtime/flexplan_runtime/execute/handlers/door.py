@@ -22,7 +22,7 @@ def attention_at_door(view: TaskView, hidden_1TD: Tensor) -> Tensor:
     q, k, v = _projected(view, hidden_1TD)
     _keep(view, view.block.stored(k)[0], view.block.stored(v)[0])
     scale, done = view.block.family.scale, list[Tensor]()
-    for span in view.door.spans:
+    for span in _spans(view):
         part = slice(span.start, span.stop)
         done.append(prompt_attention(q[:, part], k[:, part], v[:, part], None, scale))
     return done[0] if len(done) == 1 else torch.cat(done, 1)
@@ -33,7 +33,7 @@ def _projected(view: TaskView, hidden_1TD: Tensor) -> tuple[Tensor, Tensor, Tens
     project, weights, positions = view.block.family.project, layer_weights(view), view.positions()
     if not view.block.family.turns_by_length:
         return project(weights, hidden_1TD, positions, view.layer.depth)
-    parts = [slice(span.start, span.stop) for span in view.door.spans]
+    parts = [slice(span.start, span.stop) for span in _spans(view)]
     found = [project(weights, hidden_1TD[:, part], positions[:, part], view.layer.depth) for part in parts]
     q, k, v = (torch.cat(each, 1) for each in zip(*found, strict=True))
     return q, k, v
@@ -71,10 +71,16 @@ def store_newcomers(view: TaskView) -> None:
             view.move(grain_rows(to, column, count), grain_rows(source, token - span.start, count))
 
 
+def _spans(view: TaskView) -> list[Span]:
+    door = view.door
+    assert door is not None, "its task is that of a door"
+    return door.spans
+
+
 def _by_home(view: TaskView) -> Iterator[tuple[Span, int]]:
     """Each newcomer, and how many of its heads are at home on the gpu."""
     heads, on_gpu = view.placement.shape.num_kv_heads, view.segment.grains[0]
-    for span in view.door.spans:
+    for span in _spans(view):
         yield span, min(heads, max(0, on_gpu - span.guest.row * heads))
 
 
