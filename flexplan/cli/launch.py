@@ -7,15 +7,16 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import NoReturn
 
 from flexplan import signals
 from flexplan.cli.output import deliver, is_kept, refuse_existing, refuse_unwritable
 from flexplan.cli.progress import Progress
 from flexplan.cli.results import Results, Target, opened
-from flexplan.errors import FlexplanError, RequestsFailed, Stopped, UsageError
+from flexplan.errors import FlexplanError, RequestsFailed, Stopped, UsageError, visible
 from flexplan.hardware import Hardware
-from flexplan.job import BenchReport, Completion, DemoReport, JobReport, RunRequest, find_runtime
+from flexplan.job import BenchReport, Completion, DemoReport, JobReport, RunRequest, find_runtime, record_text
 from flexplan.journal import errors_path, log_path, request_digest
 from flexplan.plan import Plan
 from flexplan.policy import Policy
@@ -27,9 +28,15 @@ _LINE_BYTES = 90  # of an output line, beside the prompt and its answer
 
 # -- run ---------------------------------------------------------------------------------------------------------
 def run_to_file(
-    request: RunRequest, prompts: str | None, target: Target, form: str = "auto", *, typed_tokens: bool = False
+    request: RunRequest,
+    prompts: str | None,
+    target: Target,
+    form: str = "auto",
+    *,
+    typed_tokens: bool = False,
+    record: Path | None = None,
 ) -> None:
-    """Read the prompts, run them and write one JSON line each, the moment it has ended."""
+    """Read the prompts, run them and write one JSON line each, the moment it has ended; then what is recorded."""
     target.refuse_contradictions()
     bad: list[BadLine] = []
     given = None if prompts is None else read_prompts(prompts, form, None if request.strict else bad)
@@ -48,7 +55,16 @@ def run_to_file(
     with opened(target, digests, (request.offload_dir,)) as results:
         job = _Job(results, bad, _policy_digest(request))
         report = _run(replace(request, skip=results.done, block=results.block(job.policy)), job)
+    if record is not None:
+        _write_record(report, record, (request.offload_dir,))
     _say_end(report, job, target, len(places) + len(bad) or report.num_prompts)
+
+
+def _write_record(report: JobReport, record: Path, places: Iterable[Path]) -> None:
+    if report.recording is None or not report.recording.num_blocks:
+        print(visible(f"no block has ended: nothing is recorded in {record}"), file=sys.stderr)
+        return
+    deliver(record, record_text(report.recording), places)
 
 
 def _refuse_output(target: Target, prompts: Iterable[Prompt]) -> None:

@@ -93,4 +93,7 @@ PackedCache = Annotated[
 ]
 MaxNewTokens = Annotated[int | None, typer.Option(help="New tokens of a prompt. [the plan's gen_len, else 32]")]
 Seed = Annotated[int, typer.Option(min=-(1 << 63), max=(1 << 63) - 1, help="Of drawn tokens, and of dummy weights.")]
+Record = Annotated[
+    Path | None, typer.Option("--record", metavar="FILE", help="Write what `flexplan report` shows of this run.")
+]
 Dummy = Annotated[bool, typer.Option(help="Random weights; without --prompts random prompts, too.")]

@@ -14,10 +14,8 @@ from flexplan.explanation.one_pass import (
     Gap,
     OnePass,
     Surroundings,
-    passes_to_show,
     predicted_spans,
     surroundings,
-    tokens_to_keep,
     view,
 )
 from flexplan.explanation.phases import Phases, job_bound, job_prediction
@@ -38,10 +36,8 @@ __all__ = [
     "job_bound",
     "job_prediction",
     "layer_places",
-    "passes_to_show",
     "predicted_spans",
     "surroundings",
     "tier_use",
-    "tokens_to_keep",
     "view",
 ]

@@ -1,9 +1,11 @@
 """A job: what the command line asks of a runtime, and what it hands back.
 
+record   A recording's file, for a report.
 request  What was typed, made into a request.
 runtime  The `Runtime` protocol, its requests and its reports.
 """
 
+from flexplan.job.record import read_recording, record_text, refuse_other_plan
 from flexplan.job.request import DEFAULT_NEW_TOKENS, budget_bytes, refuse_idle_format, refuse_idle_sampling, request_of
 from flexplan.job.runtime import (
     BenchReport,
@@ -13,6 +15,7 @@ from flexplan.job.runtime import (
     JobListener,
     JobReport,
     Listener,
+    Recording,
     RunReport,
     RunRequest,
     Say,
@@ -29,13 +32,17 @@ __all__ = [
     "JobListener",
     "JobReport",
     "Listener",
+    "Recording",
     "RunReport",
     "RunRequest",
     "Say",
     "Shares",
     "budget_bytes",
     "find_runtime",
+    "read_recording",
+    "record_text",
     "refuse_idle_format",
     "refuse_idle_sampling",
+    "refuse_other_plan",
     "request_of",
 ]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from flexplan.errors import FlexplanError, PluginError, UsageError
-from flexplan.graph import Timeline
+from flexplan.graph import Span, Timeline
 from flexplan.hardware import Hardware
 from flexplan.plan import Plan
 from flexplan.plugins import RUNTIMES, make
@@ -77,6 +77,7 @@ class RunRequest:
     dummy: bool = False
     dummy_prompt_len: int | None = None  # random prompts of this length where none are given
     dummy_lengths: tuple[tuple[int, ...], tuple[int, ...]] | None = None  # or of these, and their most new tokens
+    record: bool = False  # the report is to have a `Recording`
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,26 @@ class RunReport:
 
 
 @dataclass(frozen=True)
+class Recording:
+    """What a page about a run needs: sums over all its blocks, and the tasks of a few passes of the first one.
+
+    ``plan`` is for the very prompts that ran.  ``spans`` are in seconds from the start of the first block; ``memory``
+    is (seconds from the first pass on, bytes of gpu, cpu and disk from that moment on), loading before 0.
+    """
+
+    plan: Plan
+    device: str
+    dtype: str
+    num_blocks: int
+    num_tokens: int
+    prefill_s: float
+    decode_s: float
+    lane_busy_s: Mapping[str, float]
+    spans: tuple[Span, ...]
+    memory: tuple[tuple[float, int, int, int], ...]
+
+
+@dataclass(frozen=True)
 class JobReport:
     """What a job took, whose requests went to its listener as they ended: counts, seconds, bytes at their highest."""
 
@@ -122,6 +143,7 @@ class JobReport:
     load_s: float
     run_s: float
     peak_bytes: Mapping[str, int]
+    recording: Recording | None = None
 
 
 @dataclass(frozen=True)
@@ -134,6 +156,7 @@ class BenchReport:
     run: RunReport
     moved: Mapping[str, tuple[int, int]]  # resource -> bytes by the plan, bytes counted where they moved
     device_peak_bytes: int | None = None  # what the device's allocator counted
+    recording: Recording | None = None
 
 
 @dataclass(frozen=True)

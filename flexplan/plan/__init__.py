@@ -9,6 +9,7 @@ plan          `Plan`: policy, problem, schedule, shares, prediction; `simulate`,
 plan_file     A plan's file, whose every field is checked.
 planner       The `Planner` protocol, and `solve`, which has every plan checked.
 sandbox       Planners of other packages run apart: in a process of their own, or on a thread, with a time limit.
+shown         The passes that show a block.
 thirdparty    Their plans: read strictly, made anew, and what does not hold up blamed on them by name.
 """
 
@@ -17,6 +18,7 @@ from flexplan.plan.budgets import refuse_endless, refuse_over_budget
 from flexplan.plan.objectives import meets_latency
 from flexplan.plan.plan import Plan, load_policy, simulate
 from flexplan.plan.planner import PLANNER_TIMEOUT_S, Planner, Schedule, solve
+from flexplan.plan.shown import passes_to_show, tokens_to_keep
 
 __all__ = [
     "PLANNER_TIMEOUT_S",
@@ -27,8 +29,10 @@ __all__ = [
     "baseline_results",
     "load_policy",
     "meets_latency",
+    "passes_to_show",
     "refuse_endless",
     "refuse_over_budget",
     "simulate",
     "solve",
+    "tokens_to_keep",
 ]

@@ -6,5 +6,6 @@ examine  What this runtime finds on a machine, for `flexplan doctor`: devices an
 identity What the answers of a job depend on, in short.
 job      A job: each completion to its listener as it ends.
 prepare  A request made ready: all that can be refused is refused here.
+recorder A run recorded for a report.
 run      A request that was found right, run: its prompts completed, or one block measured.
 """

@@ -7,9 +7,11 @@ from contextlib import closing
 
 from flexplan.errors import NoNumbers
 from flexplan.job import Completion, JobListener, JobReport
+from flexplan.policy import Policy
 from flexplan.problem import Prompt
 from flexplan_runtime.commands.identity import settings_of
 from flexplan_runtime.commands.prepare import Ready
+from flexplan_runtime.commands.recorder import Recorder
 from flexplan_runtime.commands.run import Watch, open_lm
 from flexplan_runtime.generate import Done, OffloadedLM
 
@@ -21,23 +23,33 @@ def run_job(ready: Ready, listener: JobListener) -> JobReport:
         listener.failed(place, _nothing(prompt), error)
     if not ready.ids:
         return JobReport(0, 0, 0, 0.0, 0.0, {})
+    recorder = Recorder(ready.plan()) if ready.request.record else None
     began_s = time.perf_counter()
     listener.stage("loading weights")
     with open_lm(ready) as lm:
         loaded_s = time.perf_counter()
         listener.stage("generating")
         watch = Watch(lm.env.ledger, listener)
-        prompts, tokens = _complete(ready, lm, watch, listener)
-        run_s = time.perf_counter() - loaded_s
+        prompts, tokens = _complete(ready, lm, watch, listener, recorder)
+        load_s, run_s = loaded_s - began_s, time.perf_counter() - loaded_s
         left = len(ready.ids) - prompts
-        return JobReport(prompts, tokens, left, loaded_s - began_s, run_s, watch.peak_bytes)
+        recording = recorder.recording(ready, watch.samples, tokens, load_s) if recorder else None
+        return JobReport(prompts, tokens, left, load_s, run_s, watch.peak_bytes, recording)
 
 
-def _complete(ready: Ready, lm: OffloadedLM, watch: Watch, listener: JobListener) -> tuple[int, int]:
+def _complete(
+    ready: Ready, lm: OffloadedLM, watch: Watch, listener: JobListener, recorder: Recorder | None
+) -> tuple[int, int]:
     """How many prompts and new tokens there were."""
     prompts = tokens = 0
     at = {place: n for n, place in enumerate(ready.places)}
     sampling, stops, new_tokens = ready.sampling, ready.stops, ready.new_tokens
+
+    def stepped(policy: Policy) -> None:
+        listener.shrunk(policy)
+        if recorder:
+            recorder.stepped(policy)
+
     stream = lm.stream(
         ready.ids,
         new_tokens,
@@ -46,7 +58,9 @@ def _complete(ready: Ready, lm: OffloadedLM, watch: Watch, listener: JobListener
         numbers=ready.places,
         progress=watch,
         stopping=listener.stopping,
-        stepped=listener.shrunk,
+        stepped=stepped,
+        trace=recorder.trace if recorder else False,
+        block_ended=recorder.block_ended if recorder else lambda timeline: None,
     )
     with closing(stream):  # before the model is, whatever the listener raises
         for done in stream:

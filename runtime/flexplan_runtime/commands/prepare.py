@@ -73,6 +73,12 @@ class Ready:
             machine = machine.model_copy(update={"gpu_overhead_bytes": 0})
         return Problem(model=self.shape, hardware=machine.with_budget(**sizes), workload=workload)
 
+    def plan(self, hardware: Hardware | None = None) -> Plan:
+        """The plan of these very prompts on ``hardware``, else on the plan's machine."""
+        given = self.request.policy if isinstance(self.request.policy, Plan) else None
+        problem = self.problem(hardware or (given.problem.hardware if given else None))
+        return Plan.of(problem, self.policy, schedule=self.schedule, planner=given.planner if given else "manual")
+
 
 def make_ready(request: RunRequest) -> Ready:
     """Check a request: command line and policy, then model files, then prompts against the model, then budgets.

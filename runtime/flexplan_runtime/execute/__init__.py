@@ -20,6 +20,7 @@ from flexplan_runtime.execute.block import BatchState, BlockState, batch_states
 from flexplan_runtime.execute.block_run import BlockPlan, BlockRun, Report
 from flexplan_runtime.execute.capture import Replays
 from flexplan_runtime.execute.env import ExecutionEnv
+from flexplan_runtime.execute.executor import Trace
 from flexplan_runtime.execute.handlers.scoring import Likelihoods, Scoring, Wanted
 from flexplan_runtime.execute.lanes import forget_frames
 from flexplan_runtime.execute.penalties import Given, Penalties
@@ -40,6 +41,7 @@ __all__ = [
     "Report",
     "Sampling",
     "Scoring",
+    "Trace",
     "Wanted",
     "batch_states",
     "forget_frames",

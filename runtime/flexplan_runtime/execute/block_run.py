@@ -12,7 +12,7 @@ from flexplan.graph import Access, Sweep, TaskGraph
 from flexplan.placement import ID_BYTES, Placement
 from flexplan_runtime.execute.block import BlockState
 from flexplan_runtime.execute.env import ExecutionEnv
-from flexplan_runtime.execute.executor import Executor
+from flexplan_runtime.execute.executor import Executor, Trace
 from flexplan_runtime.execute.penalties import Given
 from flexplan_runtime.execute.sampling import NO_TOKEN
 from flexplan_runtime.memory import BlockMemory
@@ -43,7 +43,7 @@ class BlockRun:
         env: ExecutionEnv,
         report: Report,
         *,
-        trace: bool = False,
+        trace: Trace = False,
     ) -> None:
         self.plan = plan
         self.memory = memory

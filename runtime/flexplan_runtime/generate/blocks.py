@@ -28,6 +28,7 @@ from flexplan_runtime.execute import (
     Report,
     Sampling,
     Scoring,
+    Trace,
     batch_states,
     seat_states,
 )
@@ -44,7 +45,7 @@ class Asked:
     sampling: Sampling
     stops: Ids
     pad_id: int
-    trace: bool = False
+    trace: Trace = False
     numbers: Sequence[int] = ()  # of each prompt, its place in the caller's input; none: as they come
     scoring: Scoring | None = None  # instead of choosing tokens
 

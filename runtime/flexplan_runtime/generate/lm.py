@@ -20,7 +20,7 @@ from flexplan.model import Ids, Layer
 from flexplan.plan import Plan
 from flexplan.policy import Policy
 from flexplan.schedule import Schedule
-from flexplan_runtime.execute import BlockPlan, ExecutionEnv, Given, Sampling, Scoring, forget_frames
+from flexplan_runtime.execute import BlockPlan, ExecutionEnv, Given, Sampling, Scoring, Trace, forget_frames
 from flexplan_runtime.generate.blocks import Asked, BlockPlanner, BlockRoom
 from flexplan_runtime.generate.loop import Done, Generation, Run, Stopping, joined, run_blocks
 from flexplan_runtime.generate.placed import PlacedModel
@@ -38,6 +38,7 @@ from flexplan_runtime.generate.scores import Score, refuse_broken_scores, rows_t
 from flexplan_runtime.weights import Config, dtype_of, open_model, refuse_other_model
 
 Progress = Callable[[int, int], None]  # (tokens generated so far, tokens asked for)
+BlockEnded = Callable[[Timeline], None]
 Stepped = Callable[[Policy], None]
 T = TypeVar("T")
 
@@ -134,15 +135,15 @@ class OffloadedLM:
         stops: Sequence[int] = (),
         progress: Progress | None = None,
         given: Sequence[Given] | None = None,
-        trace: bool = False,
+        trace: Trace = False,
     ) -> Generation:
         """The new tokens only; any number of prompts, block after block in the order of the input.
 
         ``given``: the prompts with the padding of their caller, which some rules of transformers look at.
-        With ``trace`` the timelines keep every task: some 250 bytes each, of which a block has thousands.
+        With ``trace`` the timelines keep every task, or those of some tokens: some 250 bytes each, of which a block has
+        thousands.
         """
-        if trace and not self.env.timed:
-            raise UsageError("FP148", "trace=True in an environment with timed=False", fix="leave one of them out")
+        self._refuse_untimed(trace)
         new_tokens = new_tokens_of_each(max_new_tokens, len(prompts))
         refuse_bad_prompts(prompts, new_tokens, self.shape)
         asked = Asked(sampling or Sampling(), tuple(stops), self._pad_id(None, stops), trace)
@@ -159,6 +160,8 @@ class OffloadedLM:
         progress: Progress | None = None,
         stopping: Stopping = lambda: False,
         stepped: Stepped = lambda policy: None,
+        trace: Trace = False,
+        block_ended: BlockEnded = lambda timeline: None,
     ) -> Generator[Done]:
         """Each prompt the moment it has ended, in the order in which they end: ``for done in lm.stream(prompts)``.
 
@@ -166,13 +169,16 @@ class OffloadedLM:
         is one of them.  ``stopping`` is asked after each pass: once it is true the pass in flight is finished, and
         prompts that have not ended are left out.  Until the iterator is used up or closed it has the environment's
         turn: other threads' calls wait, and one from inside its loop is refused.  Passes go on only while it is asked.
-        ``stepped`` is told the policy that the model goes on with where memory gave out and blocks became smaller.
+        ``stepped`` is told the policy that the model goes on with where memory gave out and blocks became smaller;
+        ``block_ended`` each block's timeline, which has the tasks that ``trace`` asks for.
         Raises what `complete` raises, prompts that are refused at once.
         """
+        self._refuse_untimed(trace)
         new_tokens = new_tokens_of_each(max_new_tokens, len(prompts))
         refuse_bad_prompts(prompts, new_tokens, self.shape)
-        asked = Asked(sampling or Sampling(), tuple(stops), self._pad_id(None, stops), numbers=numbers)
-        return self._stream(self._run(prompts, new_tokens, None, asked, progress, stopping, stepped), numbers)
+        asked = Asked(sampling or Sampling(), tuple(stops), self._pad_id(None, stops), trace, numbers)
+        run = self._run(prompts, new_tokens, None, asked, progress, stopping, stepped)
+        return self._stream(run, numbers, block_ended)
 
     def score(
         self,
@@ -212,11 +218,21 @@ class OffloadedLM:
         return (score for done in ended for score in rows.scores(done.index, scoring.found.pop(done.index)))
 
     @staticmethod
-    def _stream(run: Generator[Done | Timeline], numbers: Sequence[int]) -> Generator[Done]:
+    def _stream(
+        run: Generator[Done | Timeline],
+        numbers: Sequence[int],
+        block_ended: Callable[[Timeline], None] = lambda _: None,
+    ) -> Generator[Done]:
         with closing(run):
             for one in run:
-                if isinstance(one, Done):
+                if isinstance(one, Timeline):
+                    block_ended(one)
+                else:
                     yield replace(one, index=numbers[one.index]) if numbers else one
+
+    def _refuse_untimed(self, trace: Trace) -> None:
+        if trace and not self.env.timed:
+            raise UsageError("FP148", "trace=True in an environment with timed=False", fix="leave one of them out")
 
     def _run(
         self,
