@@ -13,7 +13,7 @@ from flexplan.schedule import Boarding, Guest
 from flexplan_runtime.execute.block import BlockState
 from flexplan_runtime.execute.block_run import BlockPlan, Report
 from flexplan_runtime.execute.env import ExecutionEnv
-from flexplan_runtime.execute.executor import Executor
+from flexplan_runtime.execute.executor import Executor, Trace
 from flexplan_runtime.execute.sampling import NO_TOKEN
 from flexplan_runtime.execute.seating import DoorState, begins_of
 from flexplan_runtime.memory import BlockMemory
@@ -31,7 +31,7 @@ class RollingRun:
         report: Report,
         *,
         numbers: Sequence[int],
-        trace: bool = False,
+        trace: Trace = False,
     ) -> None:
         self.plan = plan
         self.state = state
