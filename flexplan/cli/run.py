@@ -87,8 +87,7 @@ def run(
     if record is not None:
         refuse_same(record, output)
         refuse_unwritable(record, target.inputs)
-    typed_tokens = max_new_tokens is not None
-    run_to_file(request, prompts, target, form or "auto", typed_tokens=typed_tokens, record=record)
+    run_to_file(request, prompts, target, form or "auto", record=record)
 
 
 def bench(

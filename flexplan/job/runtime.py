@@ -5,7 +5,7 @@ A runtime is a plug-in (group ``flexplan.runtimes``): this file is all that the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -13,6 +13,8 @@ from typing import Literal, Protocol
 from flexplan.errors import FlexplanError, PluginError, UsageError
 from flexplan.graph import Span, Timeline
 from flexplan.hardware import Hardware
+from flexplan.job.completion import Completion
+from flexplan.job.notebook import bench_html
 from flexplan.plan import Plan
 from flexplan.plugins import RUNTIMES, make
 from flexplan.policy import Policy
@@ -56,9 +58,9 @@ class RunRequest:
 
     policy: Policy | Plan
     model: str
-    prompts: tuple[Prompt, ...] = ()
-    places: tuple[int, ...] = ()  # of each prompt in the input; none given: 0, 1, 2 and so on
-    skip: frozenset[int] = frozenset()  # places of what an earlier run has done
+    prompts: Sequence[Prompt] = ()
+    places: Sequence[int] = ()  # of each prompt in the input, rising; none given: 0, 1, 2 and so on
+    skip: Collection[int] = frozenset()  # places of what an earlier run has done
     block: tuple[int, int] | None = None  # rows and micro-batches that it had memory for; None: the policy's
     strict: bool = False  # a prompt that cannot be run ends the job before it begins
     locked: bool = False  # the model's files are held against the SHA-256 sums of its lock first
@@ -67,7 +69,7 @@ class RunRequest:
     device: str | None = None
     dtype: str | None = None
     packed_cache: Path | None = None  # a directory where packed weights are kept
-    max_new_tokens: int = 32
+    max_new_tokens: int = 32  # of prompts that do not say
     do_sample: bool = False
     temperature: float | None = None  # the model's own with do_sample, else 1
     top_k: int | None = None
@@ -78,21 +80,6 @@ class RunRequest:
     dummy_prompt_len: int | None = None  # random prompts of this length where none are given
     dummy_lengths: tuple[tuple[int, ...], tuple[int, ...]] | None = None  # or of these, and their most new tokens
     record: bool = False  # the report is to have a `Recording`
-
-
-@dataclass(frozen=True)
-class Completion:
-    """One prompt's answer; ``token_ids`` ends with the stop token where one was met.
-
-    ``finish_reason``: ``"stop"``, ``"length"``, or ``"error"`` where the logits became NaN or infinite.
-    """
-
-    id: str | int
-    prompt: str | tuple[int, ...]
-    text: str | None
-    token_ids: tuple[int, ...]
-    finish_reason: str
-    num_prompt_tokens: int
 
 
 @dataclass(frozen=True)
@@ -110,7 +97,7 @@ class RunReport:
     @property
     def num_tokens(self) -> int:
         """New tokens of all prompts."""
-        return sum(len(c.token_ids) for c in self.completions)
+        return sum(completion.num_tokens for completion in self.completions)
 
 
 @dataclass(frozen=True)
@@ -157,6 +144,9 @@ class BenchReport:
     moved: Mapping[str, tuple[int, int]]  # resource -> bytes by the plan, bytes counted where they moved
     device_peak_bytes: int | None = None  # what the device's allocator counted
     recording: Recording | None = None
+
+    def _repr_html_(self) -> str:
+        return bench_html(self)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from array import array
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -11,23 +12,25 @@ from typing import NamedTuple
 import torch
 
 from flexplan.apart import schedule_of
-from flexplan.errors import InfeasiblePlan, ModelFilesError, PolicyError, PromptError, UsageError
+from flexplan.errors import FlexplanError, InfeasiblePlan, ModelFilesError, PolicyError, PromptError, UsageError
 from flexplan.hardware import Hardware, hardware_from
 from flexplan.job import RunRequest
 from flexplan.model import ModelConstants, ModelShape, directory_of
 from flexplan.model.checkpoint import verify_lock
 from flexplan.plan import Plan, refuse_endless, refuse_over_budget
 from flexplan.policy import Policy
-from flexplan.problem import Problem, Prompt, Workload
+from flexplan.problem import Problem, Prompt, Wishes, Workload
 from flexplan.simulation import peak_bytes
 from flexplan.units import format_size
+from flexplan_runtime.commands.requests import Requests
 from flexplan_runtime.execute import ExecutionEnv, Sampling
-from flexplan_runtime.generate import Tokenizer, bad_prompts
+from flexplan_runtime.generate import Tokenizer, wrong_with
 from flexplan_runtime.measure import fingerprint
 from flexplan_runtime.memory import Ledger, refuse_beyond, room
 from flexplan_runtime.weights import DUMMY, OpenedModel, dtype_of, open_model, refuse_other_model, resolve_model
 
 _UNLIMITED = 1 << 60
+_AT_ONCE = 1000  # prompts that are in memory as text
 
 
 @dataclass(frozen=True)
@@ -42,21 +45,16 @@ class Ready:
     opened: OpenedModel
     dtype: torch.dtype
     tokenizer: Tokenizer
-    prompts: tuple[Prompt, ...]
-    ids: list[list[int]]
+    requests: Requests
     env: ExecutionEnv
-    places: tuple[int, ...]  # of each prompt in the input
-    refused: tuple[tuple[int, Prompt, PromptError], ...] = ()  # prompts that cannot be run, by their places
+    places: Sequence[int]  # of each request in the input, rising
+    most: int  # new tokens of any of them
+    refused: Sequence[tuple[int, int, FlexplanError]] = ()  # prompts that cannot be run: number, place, why
 
     @property
     def shape(self) -> ModelShape:
         """Of the model in this dtype."""
         return self.opened.shape.with_dtype(self.dtype.itemsize)
-
-    @property
-    def new_tokens(self) -> list[int]:
-        """The most of each prompt."""
-        return [_new_tokens(self.request, prompt) for prompt in self.prompts]
 
     @property
     def stops(self) -> tuple[int, ...]:
@@ -65,8 +63,12 @@ class Ready:
 
     def problem(self, hardware: Hardware | None = None) -> Problem:
         """The problem of these very prompts, under the budgets of the request."""
-        lens = tuple(map(len, self.ids))
-        workload = Workload(prompt_lens=lens, gen_lens=tuple(self.new_tokens))
+        lens, most = list[int](), list[int]()
+        for at, length in enumerate(self.requests.ids.lens):
+            wishes = self.requests.wishes(at)
+            lens += [length] * wishes.n
+            most += [wishes.max_new_tokens or self.request.max_new_tokens] * wishes.n
+        workload = Workload(prompt_lens=tuple(lens), gen_lens=tuple(most))
         sizes = {tier: _UNLIMITED if size is None else size for tier, size in self.env.ledger.budgets.items()}
         machine = hardware or hardware_from()
         if self.env.device.type == "cpu":  # no device keeps memory for itself
@@ -93,9 +95,7 @@ def make_ready(request: RunRequest) -> Ready:
     env = environment(request)
     weights, directory = _find(request)
     opened = _open(request, weights)
-    refuse_endless(
-        opened.shape, policy, max([_new_tokens(request, p) for p in request.prompts] or [request.max_new_tokens])
-    )
+    refuse_endless(opened.shape, policy, request.max_new_tokens)
     sampling = _sampling(request, opened.math)
     if plan:
         refuse_other_model(plan.problem.model, opened.shape)
@@ -104,7 +104,8 @@ def make_ready(request: RunRequest) -> Ready:
     shape = opened.shape.with_dtype(dtype.itemsize)
     tokenizer = Tokenizer(directory)
     schedule = plan.schedule if plan else "zigzag"
-    taken = _take_prompts(request, request.prompts or random_prompts(request, policy, shape), tokenizer, shape)
+    prompts = request.prompts or random_prompts(request, policy, shape)
+    taken = _take_prompts(request, Requests(request, prompts, opened.math.rules), tokenizer, shape)
     ready = Ready(
         request,
         policy,
@@ -114,13 +115,13 @@ def make_ready(request: RunRequest) -> Ready:
         opened,
         dtype,
         tokenizer,
-        taken.prompts,
-        taken.ids,
+        taken.requests,
         env,
         taken.places,
+        taken.most,
         taken.refused,
     )
-    if ready.ids:
+    if ready.requests:
         _refuse_over_budget(ready, plan.problem.hardware if plan else None)
     return ready
 
@@ -132,31 +133,47 @@ def _of_block(policy: Policy, rows: int, batches: int) -> Policy:
 
 
 class Taken(NamedTuple):
-    """The prompts that are to be run, and those that cannot be."""
+    """The requests that are to be run, and the prompts that cannot be."""
 
-    prompts: tuple[Prompt, ...]
-    ids: list[list[int]]
-    places: tuple[int, ...]
-    refused: tuple[tuple[int, Prompt, PromptError], ...]
-
-
-def _take_prompts(request: RunRequest, prompts: tuple[Prompt, ...], tokenizer: Tokenizer, shape: ModelShape) -> Taken:
-    places = request.places or tuple(range(len(prompts)))
-    left = [(place, prompt) for place, prompt in zip(places, prompts, strict=True) if place not in request.skip]
-    ids = tokenizer.encode([prompt for _, prompt in left])
-    names = [f"line {prompt.line}: the prompt" for _, prompt in left]
-    most = [_new_tokens(request, prompt) for _, prompt in left]
-    bad = dict(bad_prompts(ids, most, shape, names))
-    if bad and (request.strict or len(bad) == len(prompts)):
-        raise next(iter(bad.values()))
-    good = [n for n in range(len(left)) if n not in bad]
-    refused = tuple((*left[n], error) for n, error in bad.items())
-    return Taken(tuple(left[n][1] for n in good), [ids[n] for n in good], tuple(left[n][0] for n in good), refused)
+    requests: Requests
+    places: Sequence[int]
+    most: int
+    refused: Sequence[tuple[int, int, FlexplanError]]
 
 
-def _new_tokens(request: RunRequest, prompt: Prompt) -> int:
-    """The most of a prompt: its own number, or that of the job."""
-    return request.max_new_tokens if prompt.max_new_tokens is None else prompt.max_new_tokens
+def _take_prompts(job: RunRequest, requests: Requests, tokenizer: Tokenizer, shape: ModelShape) -> Taken:
+    """A thousand at a time: of a million only what is small is kept."""
+    prompts = requests.prompts
+    places = job.places or range(len(prompts))
+    left = array("Q", (n for n in range(len(prompts)) if places[n] not in job.skip))
+    good, refused, most = array("Q"), list[tuple[int, int, FlexplanError]](), 1
+    for first in range(0, len(left), _AT_ONCE):
+        few = left[first : first + _AT_ONCE]
+        some = [prompts[n] for n in few]
+        for n, prompt, ids in zip(few, some, tokenizer.tried(some), strict=True):
+            new_tokens = prompt.max_new_tokens or job.max_new_tokens
+            error = _refusal(requests, prompt, ids, new_tokens, shape)
+            if error is not None:
+                refused.append((n, places[n], error))
+                continue
+            assert not isinstance(ids, PromptError)
+            requests.add(n, prompt, ids)
+            good.append(places[n])
+            most = max(most, new_tokens)
+        if refused and (job.strict or len(refused) == len(prompts)):
+            raise refused[0][2]
+    return Taken(requests, good, most, refused)
+
+
+def _refusal(
+    requests: Requests, prompt: Prompt, ids: list[int] | PromptError, new_tokens: int, shape: ModelShape
+) -> FlexplanError | None:
+    if isinstance(ids, PromptError):
+        return ids
+    try:
+        return wrong_with(requests.made(ids, prompt.wishes), f"line {prompt.line}: the prompt", new_tokens, shape)
+    except UsageError as error:
+        return error
 
 
 def _sampling(request: RunRequest, math: ModelConstants) -> Sampling:
@@ -196,7 +213,7 @@ def _random_of(lengths: tuple[tuple[int, ...], tuple[int, ...]], seed: int, shap
     found = []
     for n, (length, most) in enumerate(zip(*lengths, strict=True)):
         ids = torch.randint(shape.vocab_size, (length,), generator=generator).tolist()
-        found.append(Prompt(n, tuple(ids), n + 1, most))
+        found.append(Prompt(n, tuple(ids), n + 1, Wishes(max_new_tokens=most)))
     return tuple(found)
 
 

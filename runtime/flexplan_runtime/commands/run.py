@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from flexplan.graph import Timeline, tier_of
-from flexplan.job import BenchReport, Completion, Listener, Recording, RunReport
+from flexplan.job import BenchReport, Choice, Completion, Listener, Recording, RunReport
 from flexplan.plan import Plan, simulate
 from flexplan_runtime.commands.prepare import Ready
 from flexplan_runtime.commands.recorder import Recorder, Sample
@@ -42,7 +42,7 @@ def bench_ready(ready: Ready, plan: Plan, listener: Listener) -> BenchReport:
     with open_lm(ready) as lm:
         load_s = time.perf_counter() - began_s
         listener.stage("warming up")
-        lm.complete(ready.ids, [min(2, most) for most in ready.new_tokens])
+        lm.complete(ready.requests.ids[: 2 * ready.policy.block_size], min(2, ready.request.max_new_tokens))
         lm.env.ledger.moved.clear()
         listener.stage("measuring")
         watch = Watch(lm.env.ledger, listener)
@@ -92,7 +92,9 @@ def open_lm(ready: Ready) -> OffloadedLM:
 def generate(ready: Ready, lm: OffloadedLM, watch: Watch, *, trace: bool = False) -> Generation:
     """All prompts of a request."""
     sampling, stops = ready.sampling, ready.stops
-    return lm.complete(ready.ids, ready.new_tokens, sampling=sampling, stops=stops, progress=watch, trace=trace)
+    return lm.complete(
+        ready.requests.ids, ready.request.max_new_tokens, sampling=sampling, stops=stops, progress=watch, trace=trace
+    )
 
 
 class Watch:
@@ -138,17 +140,12 @@ def _report(ready: Ready, lm: OffloadedLM, done: Generation, watch: Watch, load_
 
 def completions(ready: Ready, done: Generation) -> tuple[Completion, ...]:
     """New tokens as people read them."""
-    return tuple(
-        Completion(
-            id=prompt.id,
-            prompt=prompt.content,
-            text=ready.tokenizer.decode(new, after=ids),
-            token_ids=tuple(new),
-            finish_reason=_reason(ready, new, n in done.broken),
-            num_prompt_tokens=len(ids),
-        )
-        for n, (prompt, ids, new) in enumerate(zip(ready.prompts, ready.ids, done.tokens, strict=True))
-    )
+    found, requests = [], ready.requests
+    for n, new in enumerate(done.tokens):
+        prompt, ids = requests.prompt(n), requests.ids[n]
+        choice = Choice(ready.tokenizer.decode(new, after=ids), tuple(new), _reason(ready, new, n in done.broken))
+        found.append(Completion(prompt.id, prompt.content, (choice,), len(ids)))
+    return tuple(found)
 
 
 def _reason(ready: Ready, new: Sequence[int], is_broken: bool) -> str:

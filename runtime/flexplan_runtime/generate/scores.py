@@ -93,7 +93,7 @@ def rows_to_score(sequences: Sequence[Sequence[int]], starts: Sequence[int] | No
             raise PromptError("FP305", message, fix="use this model's tokenizer")
     rows = Rows.of(sequences, starts)
     refuse_bad_prompts(
-        rows.prompts, [1] * len(rows.prompts), shape, [f"sequence {n}, less its last token," for n in rows.firsts]
+        rows.prompts, 1, shape, [f"sequence {n}, less its last token," for n in rows.firsts]
     )
     return rows
 

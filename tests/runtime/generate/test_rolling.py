@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from flexplan_runtime import ExecutionEnv
 from flexplan_runtime.execute import Sampling
-from flexplan_runtime.generate import OffloadedLM
+from flexplan_runtime.generate import OffloadedLM, Request
 from policies import opened
 from tiny_models import CONFIGS, saved
 
@@ -115,3 +115,20 @@ def test_on_a_device(name: str, model: Path, tmp_path: Path) -> None:
                 assert list(map(len, found)) == MOST * 3
             else:
                 assert found == expected
+
+
+def test_requests_choose_each_in_its_own_way(lm: OffloadedLM, tmp_path: Path) -> None:
+    ways = [Sampling(), Sampling(do_sample=True, temperature=2.0, seed=7), Sampling(do_sample=True, top_k=3, seed=1)]
+    requests = [Request(prompt, most, ways[n % 3]) for n, (prompt, most) in enumerate(zip(PROMPTS, MOST, strict=True))]
+    with opened(tmp_path / "model", Policy(4, 1), tmp_path) as other:
+        expected = {one.index: one for one in other.stream(requests)}
+    assert {one.index: one for one in lm.stream(requests)} == expected
+
+
+def test_what_a_request_asks_for_and_does_not_roll_is_refused_by_name(lm: OffloadedLM) -> None:
+    for request, what in (
+        (Request(PROMPTS[0], 3, logprobs=2), "log-probabilities"),
+        (Request(PROMPTS[0], 3, presence_penalty=1.0), "penalties"),
+    ):
+        with pytest.raises(PolicyError, match=what):
+            list(lm.stream([request]))

@@ -15,6 +15,7 @@ from torch import Tensor
 from flexplan.placement import Placement
 from flexplan.schedule import Guest
 from flexplan_runtime.execute.block import BatchState
+from flexplan_runtime.execute.choosing import Sampling
 
 
 @dataclass
@@ -63,6 +64,8 @@ def seat_states(placement: Placement, device: torch.device) -> list[BatchState]:
                 positions=torch.zeros(rows, 1, dtype=torch.int64, device=device),
                 prompt_mask=None,
                 stopped=torch.zeros(rows, dtype=torch.bool, device=device),
+                chooser=Sampling(),  # each pass has its own
+                logprobs=None,
                 column=torch.zeros(1, dtype=torch.int64, device=device),
                 room=batch.prompt_len,
                 heads=heads,
