@@ -194,12 +194,12 @@ def dummy_lengths(
     """The lengths of random prompts and their answers by a table, if there is one."""
     if table is None:
         if most is not None:
-            raise UsageError("FP165", "--num-prompts without --lengths would change nothing", fix="add --lengths")
+            raise UsageError("FP196", "--num-prompts without --lengths would change nothing", fix="add --lengths")
         return None
     if prompt_len is not None or max_new_tokens is not None:
         flag = "--prompt-len" if prompt_len is not None else "--max-new-tokens"
         message = f"--lengths {table} says how long prompts and answers are, {flag} too"
-        raise UsageError("FP116", message, fix=f"leave {flag} out")
+        raise UsageError("FP195", message, fix=f"leave {flag} out")
     return read_lengths(table, most)
 
 

@@ -120,7 +120,7 @@ class ProblemFile(BaseModel):
         if doubled:
             flags = " and ".join(f"--{key.replace('_', '-')}" for key in doubled)
             message = f"--lengths {self.lengths} says how long prompts and answers are, {flags} too"
-            raise UsageError("FP116", message, fix=f"leave {flags} out")
+            raise UsageError("FP197", message, fix=f"leave {flags} out")
         found = read_lengths(str(self.lengths), self.num_prompts)
         return {"num_prompts": None, "prompt_lens": found.prompt_lens, "gen_lens": found.gen_lens}
 

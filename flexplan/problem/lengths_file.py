@@ -56,4 +56,4 @@ def _number(text: str | None, most: int, name: str, line: int) -> int:
 
 
 def _refuse(what: str, fix: str) -> NoReturn:
-    raise PromptError("FP320", what, fix=fix)
+    raise PromptError("FP334", what, fix=fix)

@@ -210,7 +210,7 @@ def refuse_what_does_not_roll(model: PlacedModel, rows: Sequence[Row], *, scorin
     ):
         if wrong:
             message = f"the rolling schedule does not take {what}"
-            raise PolicyError("FP217", message, fix="solve or run with the schedule zigzag")
+            raise PolicyError("FP219", message, fix="solve or run with the schedule zigzag")
 
 
 def _chooses_by_step(row: Row) -> bool:

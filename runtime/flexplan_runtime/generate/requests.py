@@ -77,7 +77,7 @@ def each_with(requests: Requests, max_new_tokens: int | Sequence[int]) -> tuple[
     given = [int(most) for most in max_new_tokens]
     if len(given) != len(requests):
         message = f"max_new_tokens has {len(given)} numbers, there are {len(requests)} prompts"
-        raise PromptError("FP332", message, fix="give one for each prompt, or one number for all")
+        raise PromptError("FP335", message, fix="give one for each prompt, or one number for all")
     made = [replace(Request.of(one), max_new_tokens=most) for one, most in zip(requests, given, strict=True)]
     return made, max(given, default=1)
 

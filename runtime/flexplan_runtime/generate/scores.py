@@ -92,9 +92,7 @@ def rows_to_score(sequences: Sequence[Sequence[int]], starts: Sequence[int] | No
             message = f"sequence {n} ends with token id {sequence[-1]}, the vocabulary has {shape.vocab_size}"
             raise PromptError("FP305", message, fix="use this model's tokenizer")
     rows = Rows.of(sequences, starts)
-    refuse_bad_prompts(
-        rows.prompts, 1, shape, [f"sequence {n}, less its last token," for n in rows.firsts]
-    )
+    refuse_bad_prompts(rows.prompts, 1, shape, [f"sequence {n}, less its last token," for n in rows.firsts])
     return rows
 
 
