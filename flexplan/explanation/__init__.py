@@ -2,6 +2,7 @@
 
 critical_path  What a decoding pass waits for, and the slack of each lane, by networkx.
 explanation    What limits a plan, what more would bring, and the baselines: put together.
+notebook       An explanation as a notebook shows it.
 one_pass       One pass lane by lane, and what an idle lane waits for.
 phases         Bound and prediction of a whole job by phase.
 places         Where weights and cache live, layer by layer, and what fills each tier.

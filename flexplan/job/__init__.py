@@ -1,9 +1,10 @@
 """A job: what the command line asks of a runtime, and what it hands back.
 
 completion  What became of a request: its answers, and their log-probabilities.
-record   A recording's file, for a report.
-request  What was typed, made into a request.
-runtime  The `Runtime` protocol, its requests and its reports.
+notebook    A bench as a notebook shows it.
+record      A recording's file, for a report.
+request     What was typed, made into a request.
+runtime     The `Runtime` protocol, its requests and its reports.
 """
 
 from flexplan.job.completion import Choice, Completion, TokenLogprob

@@ -14,6 +14,7 @@ from flexplan.errors import FlexplanError, PluginError, UsageError
 from flexplan.graph import Span, Timeline
 from flexplan.hardware import Hardware
 from flexplan.job.completion import Completion
+from flexplan.job.notebook import bench_html
 from flexplan.plan import Plan
 from flexplan.plugins import RUNTIMES, make
 from flexplan.policy import Policy
@@ -142,6 +143,9 @@ class BenchReport:
     moved: Mapping[str, tuple[int, int]]  # resource -> bytes by the plan, bytes counted where they moved
     device_peak_bytes: int | None = None  # what the device's allocator counted
     recording: Recording | None = None
+
+    def _repr_html_(self) -> str:
+        return bench_html(self)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 baselines     What people do without a planner: all resident, all on the host, whole layers, 4-bit.
 budgets       What is over the budgets, and the largest micro-batch and block that they have room for.
 long_prompts  What a few prompts much longer than the others cost all of them, as a warning.
+notebook      A plan as a notebook shows it.
 objectives    Whether a plan keeps its objective's bounds, and the smallest memory with which one does.
 pause         The garbage collector paused while a plan is searched.
 plan          `Plan`: policy, problem, schedule, shares, prediction; `simulate`, its timeline.
@@ -15,6 +16,7 @@ thirdparty    Their plans: read strictly, made anew, and what does not hold up b
 
 from flexplan.plan.baselines import BaselineResult, baseline_results
 from flexplan.plan.budgets import refuse_endless, refuse_over_budget
+from flexplan.plan.notebook import plan_html
 from flexplan.plan.objectives import meets_latency
 from flexplan.plan.plan import Plan, load_policy, simulate
 from flexplan.plan.planner import PLANNER_TIMEOUT_S, Planner, Schedule, solve
@@ -30,6 +32,7 @@ __all__ = [
     "load_policy",
     "meets_latency",
     "passes_to_show",
+    "plan_html",
     "refuse_endless",
     "refuse_over_budget",
     "simulate",

@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from flexplan.drawing import LANE_COLOURS, Html, element, joined
 from flexplan.explanation import Explanation
+from flexplan.files import write_whole
 from flexplan.job import Recording
 from flexplan.report.html.charts import memory_chart, pass_chart
 from flexplan.report.html.sections import all_sections
 from flexplan.report.html.shown import Shown
 
 
-def html_report(found: Explanation, recording: Recording | None = None) -> str:
+class Page(str):
+    """A page's text; in a notebook it shows itself in a frame of its own."""
+
+    __slots__ = ()
+
+    def save(self, path: str | Path) -> None:
+        """Write the file."""
+        write_whole(path, self)
+
+    def _repr_html_(self) -> str:
+        return element("iframe", srcdoc=self, width="100%", height="900", style="border:0")
+
+
+def html_report(found: Explanation, recording: Recording | None = None) -> Page:
     """A report of a plan, and of a run of it: one self-contained page.
 
     Its numbers are those of ``found.to_dict()``, which it carries.  What was measured stands beside what is predicted
@@ -41,7 +56,7 @@ def html_report(found: Explanation, recording: Recording | None = None) -> str:
         before, mark, after = page.partition(f"<!-- {name} -->")
         assert mark, name
         page = before + part + after
-    return page
+    return Page(page)
 
 
 def _json(name: str, data: Any) -> Html:
