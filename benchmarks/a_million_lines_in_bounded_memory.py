@@ -71,7 +71,7 @@ def main() -> None:
             began_s = time.perf_counter()
             run(given.lines, **how)
             used, took_s = peak_bytes() - before, time.perf_counter() - began_s
-            print(f"{given.lines:,} lines {what}: {took_s:.0f} s, {used / 2**20:.0f} MiB more than {before / 2**20:.0f}")
+            print(f"{given.lines:,} lines {what}: {took_s:.0f} s, {used / 2**20:.0f} MiB and {before / 2**20:.0f}")
         nbytes = sum(path.stat().st_size for path in place.glob("*.jsonl*"))
         print(f"{used / given.lines:.0f} bytes a line, at most {LIMIT_BYTES} wanted; files of {nbytes / 2**20:.0f} MiB")
     raise SystemExit(used > LIMIT_BYTES * given.lines)
