@@ -23,6 +23,14 @@ HardwareOption = Annotated[
 Prompts = Annotated[
     str | None, typer.Option(metavar="IN", help="Plan for the lengths of these prompts: text lines or JSONL.")
 ]
+Lengths = Annotated[
+    str | None,
+    typer.Option(metavar="CSV", help="Plan for requests of these lengths: columns prompt_tokens,new_tokens."),
+]
+BenchLengths = Annotated[
+    str | None,
+    typer.Option("--lengths", metavar="CSV", help="Random prompts of these lengths: columns prompt_tokens,new_tokens."),
+]
 Format = Annotated[
     str | None, typer.Option("--format", metavar="FORMAT", help="Of prompts: text, jsonl, openai. [by their file]")
 ]
@@ -53,7 +61,7 @@ PlannerTimeout = Annotated[
     float | None,
     typer.Option(metavar="SECONDS", min=0.001, help="Time for a planner or schedule of another package. [60]"),
 ]
-Schedule = Annotated[str | None, typer.Option(help="zigzag, rowwise, or one that is installed. [zigzag]")]
+Schedule = Annotated[str | None, typer.Option(help="zigzag, rolling, rowwise, or one that is installed. [zigzag]")]
 Percents = tuple[float, float, float, float, float, float]
 Percent = Annotated[
     Percents | None,
