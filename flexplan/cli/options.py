@@ -7,10 +7,15 @@ from typing import Annotated
 
 import typer
 
+from flexplan.cli import complete
+
 SIZES = "16G, 16Gi and 16GiB count in 2**30, 16GB in 10**9"
 
 # -- the problem -------------------------------------------------------------------------------------------------
-Model = Annotated[str | None, typer.Option(help="A model's name, directory or config.json. [facebook/opt-30b]")]
+Model = Annotated[
+    str | None,
+    typer.Option(autocompletion=complete.models, help="A model's name, directory or config.json. [facebook/opt-30b]"),
+]
 GpuMem = Annotated[str | None, typer.Option(metavar="SIZE", help=f"GPU memory that may be used: {SIZES}.")]
 CpuMem = Annotated[str | None, typer.Option(metavar="SIZE", help="Host memory that may be used.")]
 DiskMem = Annotated[str | None, typer.Option(metavar="SIZE", help="Disk space that may be used.")]
@@ -18,13 +23,25 @@ PromptLen = Annotated[int | None, typer.Option(help="Tokens of a prompt. [512]")
 GenLen = Annotated[int | None, typer.Option(help="New tokens of a prompt. [32]")]
 NumPrompts = Annotated[int | None, typer.Option(help="Prompts in all. [one block]")]
 HardwareOption = Annotated[
-    str | None, typer.Option("--hardware", metavar="FILE|PRESET", help="A file of `flexplan profile`, or a preset.")
+    str | None,
+    typer.Option(
+        "--hardware",
+        metavar="FILE|PRESET",
+        autocompletion=complete.machines,
+        help="A file of `flexplan profile`, or a preset.",
+    ),
 ]
 Prompts = Annotated[
     str | None, typer.Option(metavar="IN", help="Plan for the lengths of these prompts: text lines or JSONL.")
 ]
 Format = Annotated[
-    str | None, typer.Option("--format", metavar="FORMAT", help="Of prompts: text, jsonl, openai. [by their file]")
+    str | None,
+    typer.Option(
+        "--format",
+        metavar="FORMAT",
+        autocompletion=complete.one_of("text", "jsonl", "openai"),
+        help="Of prompts: text, jsonl, openai. [by their file]",
+    ),
 ]
 Tokenizer = Annotated[
     str | None,
@@ -41,19 +58,33 @@ MinThroughput = Annotated[
 ]
 Allow = Annotated[
     str | None,
-    typer.Option(metavar="NAMES", help="What may change tokens: 4bit-weights,4bit-cache,sparse:0.1. [nothing]"),
+    typer.Option(
+        metavar="NAMES",
+        autocompletion=complete.one_of("4bit-weights", "4bit-cache", "sparse:0.1"),
+        help="What may change tokens: 4bit-weights,4bit-cache,sparse:0.1. [nothing]",
+    ),
 ]
 
 # -- the answer --------------------------------------------------------------------------------------------------
-Planner = Annotated[str | None, typer.Option(help="search, lp, manual, or one that is installed. [search]")]
+Planner = Annotated[
+    str | None,
+    typer.Option(autocompletion=complete.planners, help="search, lp, manual, or one that is installed. [search]"),
+]
 Effort = Annotated[
-    str | None, typer.Option(help="How long the planner search looks: quick, normal or thorough. [normal]")
+    str | None,
+    typer.Option(
+        autocompletion=complete.one_of("quick", "normal", "thorough"),
+        help="How long the planner search looks: quick, normal or thorough. [normal]",
+    ),
 ]
 PlannerTimeout = Annotated[
     float | None,
     typer.Option(metavar="SECONDS", min=0.001, help="Time for a planner or schedule of another package. [60]"),
 ]
-Schedule = Annotated[str | None, typer.Option(help="zigzag, rowwise, or one that is installed. [zigzag]")]
+Schedule = Annotated[
+    str | None,
+    typer.Option(autocompletion=complete.schedules, help="zigzag, rowwise, or one that is installed. [zigzag]"),
+]
 Percents = tuple[float, float, float, float, float, float]
 Percent = Annotated[
     Percents | None,
@@ -76,10 +107,19 @@ PolicyFile = Annotated[str, typer.Argument(metavar="POLICY", help="What `flexpla
 JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 
 # -- running -----------------------------------------------------------------------------------------------------
-RunModel = Annotated[str | None, typer.Option("--model", metavar="DIR_OR_NAME", help="The model. [the plan's]")]
+RunModel = Annotated[
+    str | None,
+    typer.Option("--model", metavar="DIR_OR_NAME", autocompletion=complete.models, help="The model. [the plan's]"),
+]
 OffloadDir = Annotated[Path, typer.Option(help="Directory of the disk tier.")]
 Device = Annotated[str | None, typer.Option(help="cuda:0 or cpu. [cuda:0 where there is one]")]
-Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16. [the checkpoint's]")]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        autocompletion=complete.one_of("float32", "float16", "bfloat16"),
+        help="float32, float16 or bfloat16. [the checkpoint's]",
+    ),
+]
 PackedCache = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Keep packed weights there; the next start reads them. [none]")
 ]
