@@ -13,5 +13,6 @@ problem_file  The TOML problem file, and the flags over it.
 progress      Notes and progress on standard error.
 results       A job's results: into a file as they come, or to a stream at the end.
 run           The commands that work on this machine; everything heavy is imported inside them.
+serve         The command that takes batches over HTTP.
 streams       Standard streams: closed ones are held, a full or broken one is the error that it is.
 """
