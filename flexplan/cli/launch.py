@@ -14,13 +14,13 @@ from flexplan import signals
 from flexplan.cli.output import deliver, is_kept, refuse_existing, refuse_unwritable
 from flexplan.cli.progress import Progress, note
 from flexplan.cli.results import Results, Target, opened
-from flexplan.errors import FlexplanError, RequestsFailed, Stopped
+from flexplan.errors import FlexplanError, RequestsFailed, Stopped, UsageError
 from flexplan.hardware import Hardware
 from flexplan.job import BenchReport, Completion, DemoReport, JobReport, RunRequest, find_runtime, record_text
 from flexplan.journal import errors_path, log_path, request_digest
 from flexplan.plan import Plan
 from flexplan.policy import Policy
-from flexplan.problem import BadLine, Prompts, read_prompts
+from flexplan.problem import BadLine, Prompts, read_lengths, read_prompts
 from flexplan.report.objects import bad_line, completion_line, failure_line, summary
 from flexplan.report.openai_objects import answer_line, bad_batch_line, error_line
 
@@ -187,6 +187,21 @@ def _refuse_failed(job: _Job, target: Target, total: int) -> NoReturn:
 
 
 # -- bench and demo ----------------------------------------------------------------------------------------------
+def dummy_lengths(
+    table: str | None, most: int | None, prompt_len: int | None, max_new_tokens: int | None
+) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """The lengths of random prompts and their answers by a table, if there is one."""
+    if table is None:
+        if most is not None:
+            raise UsageError("FP196", "--num-prompts without --lengths would change nothing", fix="add --lengths")
+        return None
+    if prompt_len is not None or max_new_tokens is not None:
+        flag = "--prompt-len" if prompt_len is not None else "--max-new-tokens"
+        message = f"--lengths {table} says how long prompts and answers are, {flag} too"
+        raise UsageError("FP195", message, fix=f"leave {flag} out")
+    return read_lengths(table, most)
+
+
 def bench(request: RunRequest, hardware: Hardware | None) -> BenchReport:
     """One block, predicted and measured."""
     with Progress() as progress:

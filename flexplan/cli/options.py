@@ -34,6 +34,14 @@ HardwareOption = Annotated[
 Prompts = Annotated[
     str | None, typer.Option(metavar="IN", help="Plan for the lengths of these prompts: text lines or JSONL.")
 ]
+Lengths = Annotated[
+    str | None,
+    typer.Option(metavar="CSV", help="Plan for requests of these lengths: columns prompt_tokens,new_tokens."),
+]
+BenchLengths = Annotated[
+    str | None,
+    typer.Option("--lengths", metavar="CSV", help="Random prompts of these lengths: columns prompt_tokens,new_tokens."),
+]
 Format = Annotated[
     str | None,
     typer.Option(
@@ -83,7 +91,9 @@ PlannerTimeout = Annotated[
 ]
 Schedule = Annotated[
     str | None,
-    typer.Option(autocompletion=complete.schedules, help="zigzag, rowwise, or one that is installed. [zigzag]"),
+    typer.Option(
+        autocompletion=complete.schedules, help="zigzag, rolling, rowwise, or one that is installed. [zigzag]"
+    ),
 ]
 Percents = tuple[float, float, float, float, float, float]
 Percent = Annotated[

@@ -36,6 +36,7 @@ def solve(
     gen_len: opt.GenLen = None,
     num_prompts: opt.NumPrompts = None,
     prompts: opt.Prompts = None,
+    lengths: opt.Lengths = None,
     form: opt.Format = None,
     tokenizer: opt.Tokenizer = None,
     hardware: opt.HardwareOption = None,
@@ -66,7 +67,9 @@ def solve(
     name, settings = asked.chosen_planner()
     problem = asked.problem()
     if output is not None:
-        refuse_unwritable(output, (problem_file, asked.model, asked.hardware, asked.prompts, asked.tokenizer))
+        refuse_unwritable(
+            output, (problem_file, asked.model, asked.hardware, asked.prompts, asked.lengths, asked.tokenizer)
+        )
     with busy(f"{name} is planning"):
         plan = solve_problem(problem, name, timeout_s=asked.planner_timeout or PLANNER_TIMEOUT_S, **settings)
     if output is not None:

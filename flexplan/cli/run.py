@@ -103,6 +103,8 @@ def bench(
     packed_cache: opt.PackedCache = None,
     prompt_len: opt.PromptLen = None,
     max_new_tokens: opt.MaxNewTokens = None,
+    lengths: opt.BenchLengths = None,
+    num_prompts: opt.NumPrompts = None,
     seed: opt.Seed = 0,
     dummy: opt.Dummy = False,
     trace: Annotated[
@@ -130,13 +132,14 @@ def bench(
         stop_at_end_token=False,
         dummy=dummy,
         dummy_prompt_len=prompt_len,
+        dummy_lengths=launch.dummy_lengths(lengths, num_prompts, prompt_len, max_new_tokens),
         record=record is not None,
     )
     machine = None if hardware is None else hardware_from(hardware)
     refuse_closed_output()
     for written in (trace, record):
         if written is not None:
-            refuse_unwritable(written, (policy, request.model, hardware))
+            refuse_unwritable(written, (policy, request.model, hardware, lengths))
     if trace is not None and record is not None:
         refuse_same(record, trace)
     report = launch.bench(request, machine)

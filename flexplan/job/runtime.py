@@ -78,6 +78,7 @@ class RunRequest:
     stop_at_end_token: bool = True
     dummy: bool = False
     dummy_prompt_len: int | None = None  # random prompts of this length where none are given
+    dummy_lengths: tuple[tuple[int, ...], tuple[int, ...]] | None = None  # or of these, and their most new tokens
     record: bool = False  # the report is to have a `Recording`
 
 

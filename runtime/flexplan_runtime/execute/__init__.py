@@ -33,6 +33,7 @@ from flexplan_runtime.execute.env import ExecutionEnv
 from flexplan_runtime.execute.executor import Trace
 from flexplan_runtime.execute.handlers.scoring import Likelihoods, Scoring, Wanted
 from flexplan_runtime.execute.lanes import forget_frames
+from flexplan_runtime.execute.seating import seat_states
 from flexplan_runtime.execute.warm_up import prepare_steps
 
 __all__ = [
@@ -59,4 +60,5 @@ __all__ = [
     "chooser_of",
     "forget_frames",
     "prepare_steps",
+    "seat_states",
 ]
