@@ -198,7 +198,7 @@ def dummy_lengths(
     if prompt_len is not None or max_new_tokens is not None:
         flag = "--prompt-len" if prompt_len is not None else "--max-new-tokens"
         message = f"--lengths {table} says how long prompts and answers are, {flag} too"
-        raise UsageError("FP195", message, fix=f"leave {flag} out")
+        raise UsageError("FP198", message, fix=f"leave {flag} out")
     return read_lengths(table, most)
 
 
