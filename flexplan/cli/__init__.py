@@ -1,7 +1,6 @@
 """The command line: what is typed, what is shown meanwhile, and how a command ends.
 
 app           The command line: all of them.
-complete      What a shell offers where a flag takes a name.
 doctor        What an installation has and lacks, and what that costs: the part that needs no tensor library.
 exhausted     A machine at its limits of memory, threads or files, or whose disk fails, told apart from bugs.
 launch        What `run`, `bench` and `demo` do around a runtime.

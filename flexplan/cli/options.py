@@ -1,20 +1,60 @@
-"""The flags of the command line: one alias each, so that every command spells and explains them alike."""
+"""The flags of the command line: one alias each, so that every command spells, explains and completes them alike."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flexplan.cli import complete
-
 SIZES = "16G, 16Gi and 16GiB count in 2**30, 16GB in 10**9"
+
+# -- what a shell offers for a name; where none of these fits, it offers files ------------------------------------
+Complete = Callable[[str], list[str]]
+
+
+def _models(incomplete: str) -> list[str]:
+    """The models known by name."""
+    from flexplan.model import model_names
+
+    return _beginning(incomplete, model_names())
+
+
+def _machines(incomplete: str) -> list[str]:
+    """The presets."""
+    from flexplan.hardware import preset_names
+
+    return _beginning(incomplete, preset_names())
+
+
+def _planners(incomplete: str) -> list[str]:
+    """Those that are installed."""
+    from flexplan.plugins import PLANNERS, available
+
+    return _beginning(incomplete, available(PLANNERS))
+
+
+def _schedules(incomplete: str) -> list[str]:
+    """Those that are installed."""
+    from flexplan.plugins import SCHEDULES, available
+
+    return _beginning(incomplete, available(SCHEDULES))
+
+
+def one_of(*names: str) -> Complete:
+    """One of a few words."""
+    return lambda incomplete: _beginning(incomplete, names)  # typer goes by this name
+
+
+def _beginning(incomplete: str, names: Iterable[str]) -> list[str]:
+    return sorted(name for name in names if name.startswith(incomplete))
+
 
 # -- the problem -------------------------------------------------------------------------------------------------
 Model = Annotated[
     str | None,
-    typer.Option(autocompletion=complete.models, help="A model's name, directory or config.json. [facebook/opt-30b]"),
+    typer.Option(autocompletion=_models, help="A model's name, directory or config.json. [facebook/opt-30b]"),
 ]
 GpuMem = Annotated[str | None, typer.Option(metavar="SIZE", help=f"GPU memory that may be used: {SIZES}.")]
 CpuMem = Annotated[str | None, typer.Option(metavar="SIZE", help="Host memory that may be used.")]
@@ -27,7 +67,7 @@ HardwareOption = Annotated[
     typer.Option(
         "--hardware",
         metavar="FILE|PRESET",
-        autocompletion=complete.machines,
+        autocompletion=_machines,
         help="A file of `flexplan profile`, or a preset.",
     ),
 ]
@@ -47,7 +87,7 @@ Format = Annotated[
     typer.Option(
         "--format",
         metavar="FORMAT",
-        autocompletion=complete.one_of("text", "jsonl", "openai"),
+        autocompletion=one_of("text", "jsonl", "openai"),
         help="Of prompts: text, jsonl, openai. [by their file]",
     ),
 ]
@@ -68,7 +108,7 @@ Allow = Annotated[
     str | None,
     typer.Option(
         metavar="NAMES",
-        autocompletion=complete.one_of("4bit-weights", "4bit-cache", "sparse:0.1"),
+        autocompletion=one_of("4bit-weights", "4bit-cache", "sparse:0.1"),
         help="What may change tokens: 4bit-weights,4bit-cache,sparse:0.1. [nothing]",
     ),
 ]
@@ -76,12 +116,12 @@ Allow = Annotated[
 # -- the answer --------------------------------------------------------------------------------------------------
 Planner = Annotated[
     str | None,
-    typer.Option(autocompletion=complete.planners, help="search, lp, manual, or one that is installed. [search]"),
+    typer.Option(autocompletion=_planners, help="search, lp, manual, or one that is installed. [search]"),
 ]
 Effort = Annotated[
     str | None,
     typer.Option(
-        autocompletion=complete.one_of("quick", "normal", "thorough"),
+        autocompletion=one_of("quick", "normal", "thorough"),
         help="How long the planner search looks: quick, normal or thorough. [normal]",
     ),
 ]
@@ -91,9 +131,7 @@ PlannerTimeout = Annotated[
 ]
 Schedule = Annotated[
     str | None,
-    typer.Option(
-        autocompletion=complete.schedules, help="zigzag, rolling, rowwise, or one that is installed. [zigzag]"
-    ),
+    typer.Option(autocompletion=_schedules, help="zigzag, rolling, rowwise, or one that is installed. [zigzag]"),
 ]
 Percents = tuple[float, float, float, float, float, float]
 Percent = Annotated[
@@ -119,14 +157,14 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object on stand
 # -- running -----------------------------------------------------------------------------------------------------
 RunModel = Annotated[
     str | None,
-    typer.Option("--model", metavar="DIR_OR_NAME", autocompletion=complete.models, help="The model. [the plan's]"),
+    typer.Option("--model", metavar="DIR_OR_NAME", autocompletion=_models, help="The model. [the plan's]"),
 ]
 OffloadDir = Annotated[Path, typer.Option(help="Directory of the disk tier.")]
 Device = Annotated[str | None, typer.Option(help="cuda:0 or cpu. [cuda:0 where there is one]")]
 Dtype = Annotated[
     str | None,
     typer.Option(
-        autocompletion=complete.one_of("float32", "float16", "bfloat16"),
+        autocompletion=one_of("float32", "float16", "bfloat16"),
         help="float32, float16 or bfloat16. [the checkpoint's]",
     ),
 ]

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flexplan.cli import complete
 from flexplan.cli import options as opt
 from flexplan.cli.output import deliver, refuse_unwritable
 from flexplan.cli.progress import busy, note
@@ -20,7 +19,7 @@ from flexplan.report.answers import say
 if TYPE_CHECKING:
     from flexplan.plan import Plan
 
-_SYSTEMS = complete.one_of("device-map", "llama.cpp", "vllm")
+_SYSTEMS = opt.one_of("device-map", "llama.cpp", "vllm")
 
 
 def solve(
