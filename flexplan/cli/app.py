@@ -14,7 +14,7 @@ import typer
 
 from flexplan.cli.outcome import QUIET, VERBOSE, Commands
 from flexplan.cli.plan import explain, export, planners, report, simulate, solve
-from flexplan.cli.run import bench, demo, doctor, lock, profile, run
+from flexplan.cli.run import bench, convert, demo, doctor, lock, profile, run
 from flexplan.cli.serve import serve
 from flexplan.cli.streams import guarded
 from flexplan.report.answers import answering, say
@@ -25,7 +25,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (solve, simulate, explain, report, export, planners, run, bench, serve, profile, lock, demo, doctor):
+_PLANNING = (solve, simulate, explain, report, export, planners)
+_WORKING = (run, bench, serve, profile, lock, convert, demo, doctor)
+for command in (*_PLANNING, *_WORKING):
     app.command()(answering(command))
 
 

@@ -1,4 +1,4 @@
-"""Commands that work on this machine: run, bench, profile, lock and demo."""
+"""Commands that work on this machine: run, bench, profile, lock, convert and demo."""
 
 from __future__ import annotations
 
@@ -227,3 +227,14 @@ def lock(
     found = verify_lock(place) if check else write_lock(place)
     size = format_size(sum(file.bytes for file in found.files.values()))
     say(f"{place / LOCK}: {len(found.files)} files, {size}, " + ("all as locked" if check else "locked"))
+
+
+def convert(source: Annotated[Path, typer.Argument(metavar="FILE.gguf", help="A GGUF file.")]) -> None:
+    """Make a model directory of a GGUF file, once; the file's own path stands for it in all commands then."""
+    from flexplan.errors import ModelFilesError
+    from flexplan.job import find_runtime
+    from flexplan.model import is_gguf
+
+    if not is_gguf(source):
+        raise ModelFilesError("FP544", f"{source}: is no GGUF file", fix="give the path of a .gguf file")
+    say(f"{source} is converted to {find_runtime().convert(source)}")
