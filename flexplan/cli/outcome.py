@@ -45,7 +45,7 @@ class Commands(TyperGroup):
             with spoken_warnings(), _visible_refusals():
                 refuse_too_little()
                 if ctx.meta["quiet"] and ctx.meta["verbose"]:
-                    raise UsageError("FP196", "--quiet and --verbose together", fix="leave one of them out")
+                    raise UsageError("FP134", "--quiet and --verbose together", fix="leave one of them out")
                 found = super().invoke(ctx)
                 sys.stdout.flush()  # what is full is said here, like any error
                 return found

@@ -68,7 +68,7 @@ def test_quiet_leaves_notes_out_and_nothing_else(place: str, tmp_path: Path) -> 
 
 def test_quiet_and_verbose_exclude_each_other() -> None:
     result = call("planners", "-q", "-v")
-    assert result.exit_code == 2 and "error[FP196]" in result.stderr
+    assert result.exit_code == 2 and "error[FP134]" in result.stderr
 
 
 @pytest.mark.parametrize(("verbose", "num_lines"), [(False, 4), (True, 37)])
