@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +11,8 @@ import typer
 
 from flexplan.cli import options as opt
 from flexplan.cli.output import deliver, refuse_closed_output, refuse_same, refuse_unwritable
-from flexplan.errors import UsageError, visible
+from flexplan.cli.progress import note
+from flexplan.errors import UsageError
 from flexplan.report.answers import say
 
 
@@ -170,7 +170,7 @@ def profile(
 
     refuse_closed_output()
     refuse_unwritable(output)
-    found = find_runtime().profile(device, offload_dir, lambda line: print(line, file=sys.stderr))
+    found = find_runtime().profile(device, offload_dir, note)
     if as_json:
         say(found.model_dump_json(indent=2))
     else:
@@ -178,7 +178,7 @@ def profile(
 
         tables.console().print(tables.hardware_table(found))
     deliver(output, found.model_dump_json(indent=2) + "\n", (offload_dir,))
-    print(visible(f"written to {output}"), file=sys.stderr)
+    note(f"written to {output}")
 
 
 def doctor(as_json: opt.JsonFlag = False) -> None:
