@@ -78,6 +78,7 @@ class RunRequest:
     stop_at_end_token: bool = True
     dummy: bool = False
     dummy_prompt_len: int | None = None  # random prompts of this length where none are given
+    dummy_lengths: tuple[tuple[int, ...], tuple[int, ...]] | None = None  # or of these, and their most new tokens
     record: bool = False  # the report is to have a `Recording`
 
 
@@ -188,6 +189,9 @@ class Runtime(Protocol):
 
     def demo(self, say: Say, listener: Listener) -> DemoReport:
         """Plan, run and compare the embedded model."""
+
+    def convert(self, source: Path) -> Path:
+        """A GGUF file as a model directory of the cache, made where it is not there."""
 
     def examine(self) -> tuple[Finding, ...]:
         """What it finds here, for ``flexplan doctor``."""
