@@ -4,9 +4,10 @@ request  What was typed, made into a request.
 runtime  The `Runtime` protocol, its requests and its reports.
 """
 
-from flexplan.job.request import budget_bytes, refuse_idle_format, refuse_idle_sampling, request_of
+from flexplan.job.request import budget_bytes, refuse_idle_cluster, refuse_idle_format, refuse_idle_sampling, request_of
 from flexplan.job.runtime import (
     BenchReport,
+    Cluster,
     Completion,
     DemoReport,
     Finding,
@@ -22,6 +23,7 @@ from flexplan.job.runtime import (
 
 __all__ = [
     "BenchReport",
+    "Cluster",
     "Completion",
     "DemoReport",
     "Finding",
@@ -34,6 +36,7 @@ __all__ = [
     "Shares",
     "budget_bytes",
     "find_runtime",
+    "refuse_idle_cluster",
     "refuse_idle_format",
     "refuse_idle_sampling",
     "request_of",

@@ -16,10 +16,8 @@ from flexplan_runtime.generate import Done, OffloadedLM
 
 def run_job(ready: Ready, listener: JobListener) -> JobReport:
     """Load the weights and complete the prompts, until all are done or the listener says to stop."""
-    listener.begin(settings_of(ready))
-    for place, prompt, error in ready.refused:
-        listener.failed(place, _nothing(prompt), error)
-    if not ready.ids:
+    begin_job(ready, listener)
+    if not ready.places:
         return JobReport(0, 0, 0, 0.0, 0.0, {})
     began_s = time.perf_counter()
     listener.stage("loading weights")
@@ -27,13 +25,20 @@ def run_job(ready: Ready, listener: JobListener) -> JobReport:
         loaded_s = time.perf_counter()
         listener.stage("generating")
         watch = Watch(lm.env.ledger, listener)
-        prompts, tokens = _complete(ready, lm, watch, listener)
+        prompts, tokens = complete_job(ready, lm, watch, listener)
         run_s = time.perf_counter() - loaded_s
         left = len(ready.ids) - prompts
         return JobReport(prompts, tokens, left, loaded_s - began_s, run_s, watch.peak_bytes)
 
 
-def _complete(ready: Ready, lm: OffloadedLM, watch: Watch, listener: JobListener) -> tuple[int, int]:
+def begin_job(ready: Ready, listener: JobListener) -> None:
+    """Tell what the answers depend on, and which prompts cannot be run."""
+    listener.begin(settings_of(ready))
+    for place, prompt, error in ready.refused:
+        listener.failed(place, _nothing(prompt), error)
+
+
+def complete_job(ready: Ready, lm: OffloadedLM, watch: Watch, listener: JobListener) -> tuple[int, int]:
     """How many prompts and new tokens there were."""
     prompts = tokens = 0
     at = {place: n for n, place in enumerate(ready.places)}

@@ -68,10 +68,11 @@ class Ready:
         return Problem(model=self.shape, hardware=machine.with_budget(**sizes), workload=workload)
 
 
-def make_ready(request: RunRequest) -> Ready:
+def make_ready(request: RunRequest, *, runs_here: bool = True) -> Ready:
     """Check a request: command line and policy, then model files, then prompts against the model, then budgets.
 
-    Prompts that cannot be run are put aside, unless that leaves none or the request is strict.
+    Prompts that cannot be run are put aside, unless that leaves none or the request is strict.  A request that other
+    machines will run is not held against the memory of this one.
     """
     plan = request.policy if isinstance(request.policy, Plan) else None
     policy = plan.policy if plan else request.policy
@@ -106,7 +107,7 @@ def make_ready(request: RunRequest) -> Ready:
         taken.places,
         taken.refused,
     )
-    if ready.ids:
+    if ready.ids and runs_here:
         _refuse_over_budget(ready)
     return ready
 
