@@ -31,7 +31,7 @@ SHARED = {
     "FP318": ("a setting of a line that cannot be honoured", "prompts"),
     "FP503": ("a value of config.json that is not allowed", "config fields rope token_rules"),
     "FP504": ("a model that flexplan does not support", "config opt reading rope"),
-    "FP506": ("values of config.json that contradict each other", "fields rope rotary"),
+    "FP506": ("values of config.json that contradict each other", "fields rope"),
     "FP520": ("no model directory", "weights download"),
     "FP802": ("a graph's text that does not parse", "text"),
     "FP902": ("options that a plug-in does not take", "plugins sandbox"),

@@ -15,6 +15,7 @@ from flexplan.model.checkpoint import refuse_unusable_weights
 from flexplan.model.config import read_config
 from flexplan.model.constants import ModelConstants
 from flexplan.model.families import FAMILIES, why_not
+from flexplan.model.formats import FORMATS
 from flexplan.model.places import (
     cached,
     downloads,
@@ -25,12 +26,16 @@ from flexplan.model.places import (
     snapshot_within,
 )
 from flexplan.model.published import MIRRORS, RENAMED, SERIES, Config
+from flexplan.model.published_later import LATER
 from flexplan.model.shape import ModelShape
+
+_FP8 = "-fp8"  # behind the name of a model: as Qwen publishes it
+_IN_BLOCKS = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128], "activation_scheme": "dynamic"}
 
 
 @cache
 def _configs() -> dict[str, Config]:
-    return {name: config for series in SERIES for name, config in series.configs()}
+    return {name: config for series in (*SERIES, *LATER) for name, config in series.configs()}
 
 
 @cache
@@ -56,10 +61,14 @@ def model_names() -> tuple[str, ...]:
 
 def model_config(name: str) -> Config:
     """The ``config.json`` of a model known by its id or its short name; the caller may change it."""
-    full = _short_names().get(name.lower())
-    if full is None:
-        raise _unknown(name)
-    return dict(_configs()[full])
+    known = _short_names()
+    full = known.get(name.lower())
+    if full is not None:
+        return dict(_configs()[full])
+    stem, ending = name[: -len(_FP8)].lower(), name[-len(_FP8) :].lower()
+    if ending == _FP8 and stem in known:
+        return _configs()[known[stem]] | {"quantization_config": _IN_BLOCKS}
+    raise _unknown(name)
 
 
 def read_model(name: str | Path) -> tuple[ModelShape, ModelConstants]:
@@ -78,7 +87,7 @@ def read_model(name: str | Path) -> tuple[ModelShape, ModelConstants]:
     for place in cached(hub_id) if hub_id else ():
         if has_config(place):
             return read_config(place, hub_id)
-    return read_config(model_config(text), known)
+    return read_config(model_config(text), known or text)
 
 
 def model_shape(name: str | Path) -> ModelShape:
@@ -136,6 +145,8 @@ def _unknown(name: str) -> UsageError:
     why = why_not(name)
     if why:
         fix = f"use a model in 16 bits of these types: {', '.join(FAMILIES)}"
+        if "packed" in why:
+            fix = f"give its directory, if it is one of {FORMATS}; or {fix}"
         return UsageError("FP124", f"model {shown(name)} {why}", fix=fix)
     message = f"model {shown(name)} is neither a model directory nor a known name"
     if hub_name(name):

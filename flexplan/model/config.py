@@ -15,7 +15,7 @@ from flexplan.errors import ModelFilesError
 from flexplan.files import parse_lenient
 from flexplan.limits import MOST_FILE_BYTES, read_limited, shown
 from flexplan.model.constants import ModelConstants
-from flexplan.model.families import FAMILIES, Fields, read_opt, read_rotary
+from flexplan.model.families import FAMILIES, fields_of, read_family
 from flexplan.model.formats import PACKED_BESIDE, UNPACKED, read_format, with_kept
 from flexplan.model.header import what_it_is
 from flexplan.model.places import model_name
@@ -152,10 +152,10 @@ def _parse(config: Mapping[str, Any], name: str, where: str) -> tuple[ModelShape
     if not isinstance(family, str) or family not in FAMILIES:
         raise _unsupported(config, where)
     _refuse_other_maths(config, where)
-    fields = Fields(config, family, where)
+    fields = fields_of(config, family, where)
     stored = read_format(config, where, fields.dtype(), config.get(_SCALE))
     try:
-        shape, math = read_opt(fields, name) if family == "opt" else read_rotary(fields, name)
+        shape, math = read_family(fields, name)
         return (with_kept(shape, *stored, where) if stored else shape), math
     except ValidationError as error:
         first = error.errors(include_url=False)[0]

@@ -74,23 +74,27 @@ def _embed(s: ModelShape) -> list[tuple[str, int, int]]:
 
 
 def _attention(s: ModelShape) -> list[tuple[str, int, int]]:
-    qk = [("q_norm.weight", s.head_dim, 1), ("k_norm.weight", s.head_dim, 1)] if s.qk_norm else []
+    widths = (s.q_size, s.kv_size) if s.qk_norm_whole else (s.head_dim, s.head_dim)
+    qk = [(f"{x}_norm.weight", width, 1) for x, width in zip("qk", widths, strict=True)] if s.qk_norm else []
     return [
-        *_norm(s, "attention_norm"),
+        *(_norm(s, "attention_norm") if s.norms_of_a_block > s.added_norm else []),
         *_linear("qkv", s.q_size + 2 * s.kv_size, s.hidden_size, s.qkv_bias),
         *qk,
         *_linear("out", s.hidden_size, s.q_size, s.out_bias),
+        *(_norm(s, "attention_added_norm") if s.added_norm else []),
     ]
 
 
 def _mlp(s: ModelShape) -> list[tuple[str, int, int]]:
-    norm = _norm(s, "mlp_norm")
+    norm = _norm(s, "mlp_norm") if s.norms_of_a_block > s.added_norm else []
+    added = _norm(s, "mlp_added_norm") if s.added_norm else []
     up, width = ("gate_up", 2 * s.ffn_size) if s.gated else ("up", s.ffn_size)
     if not s.num_experts:
         return [
             *norm,
             *_linear(up, width, s.hidden_size, s.mlp_bias),
             *_linear("down", s.hidden_size, s.ffn_size, s.mlp_bias),
+            *added,
         ]
     experts = [
         tensor
@@ -100,7 +104,7 @@ def _mlp(s: ModelShape) -> list[tuple[str, int, int]]:
             (f"experts.{e}.down.weight", s.hidden_size, s.ffn_size),
         )
     ]
-    return [*norm, (ROUTER, s.num_experts, s.hidden_size), *experts]
+    return [*norm, (ROUTER, s.num_experts, s.hidden_size), *experts, *added]
 
 
 def _head(s: ModelShape) -> list[tuple[str, int, int]]:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from flexplan.errors import visible
 from flexplan.graph import LANES, TIERS
+from flexplan.model import weight_tensors
 from flexplan.report.answers import answers
 from flexplan.units import format_duration, format_size
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from flexplan.graph import Timeline
     from flexplan.hardware import Hardware
     from flexplan.job import BenchReport, DemoReport, Finding, Shares
+    from flexplan.model import ModelShape
     from flexplan.plan import Plan
     from flexplan.policy import Policy
 
@@ -92,8 +94,18 @@ def asked_lines(plan: Plan) -> list[Text]:
     lines = [f"{plan.problem.model.name}: {prompts} of {length} tokens, {work.gen_len} new tokens each"]
     if plan.problem.objective.bounded:
         lines.append(f"asked for: {plan.problem.objective}")
+    if plan.problem.model.stored:
+        lines.append(f"weights as stored: {stored_note(plan.problem.model)}")
     lines.append(f"hardware {hardware.name}{guess_note(hardware)}")
     return [Text(line) for line in lines]
+
+
+def stored_note(model: ModelShape) -> str:
+    """The format of a quantised checkpoint, and what it saves."""
+    assert model.stored is not None
+    tensors = weight_tensors(model)
+    stored, plain = sum(t.nbytes for t in tensors), sum(t.unpacked_bytes for t in tensors)
+    return f"{model.stored.name}; {format_size(stored)}, {format_size(plain)} unpacked"
 
 
 def guess_note(hardware: Hardware) -> str:

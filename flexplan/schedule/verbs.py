@@ -70,7 +70,8 @@ class Verbs(WeightVerbs, HiddenVerbs, CacheVerbs):
             homes += access("cache_relay", turn, old) + self._cache_out(p, layer, k)
             out += (Access("cache_relay", turn, old, old + s.disk_row_bytes),)  # the new row beside the old ones
         sparsity = placement.policy.attn_sparsity
-        work = cost.host_attention_work(placement.shape, hosted, context, s.pair_bytes, sparsity)
+        read = placement.shape.attended(layer.depth, context)
+        work = cost.host_attention_work(placement.shape, hosted, read, s.pair_bytes, sparsity)
         yield self._task("attend", p, j, k, work, queries_host + homes, out)
         yield from self.write_cache(p, j, k)
 

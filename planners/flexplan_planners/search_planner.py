@@ -14,7 +14,7 @@ from flexplan.plan import Plan
 from flexplan.policy import Policy
 from flexplan.problem import Problem, Workload, typical_lens
 from flexplan.schedule import Schedule
-from flexplan.simulation import Prediction, predict_seconds, with_bytes
+from flexplan.simulation import PHASES, Forecast, PhaseName, Prediction, with_bytes
 from flexplan_planners.fit import Optimum, Search, kind_of, neighbours, solved, within_latency
 from flexplan_planners.lp import CostModel, read_back
 from flexplan_planners.lp_planner import LpPlanner
@@ -46,12 +46,20 @@ def _effort(name: str) -> Effort:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A proposal, its policy, what a typical block of it is predicted to take, and that in seconds a prompt."""
+    """A proposal, its policy, what a typical block of it is predicted to take, and that in seconds a prompt.
+
+    The seconds are less than it takes, and its forecast not made in full, where that is known to be too many.
+    """
 
     optimum: Optimum
     policy: Policy
-    prediction: Prediction
+    forecast: Forecast
     seconds_per_prompt: float
+
+    @property
+    def prediction(self) -> Prediction:
+        """Seconds without bytes."""
+        return self.forecast.prediction()
 
     @property
     def num_tasks(self) -> int:
@@ -162,7 +170,7 @@ class Ranking:
             return
         policy = read_back(optimum.program, optimum.num_gpu_batches, optimum.solution.shares)
         if policy not in self.judged:
-            self.judged[policy] = judged(self.problem, optimum, policy, self.schedule)
+            self.judged[policy] = judged(self.problem, optimum, policy, self.schedule, self.worth_s)
             self.best_s = min(self.best_s, self.judged[policy].seconds_per_prompt)
 
     def split_otherwise(self, model: CostModel) -> None:
@@ -229,12 +237,29 @@ def otherwise_split(model: CostModel, optimum: Optimum, num_prompts: int | None)
     return min(found, key=lambda o: o.seconds_per_prompt, default=None)
 
 
-def judged(problem: Problem, optimum: Optimum, policy: Policy, schedule: Schedule) -> Candidate:
-    """A proposal with its prediction; the last block of a given number of prompts counts as a full one."""
-    prediction = predict_seconds(typical(problem, policy), policy, schedule)
+def judged(problem: Problem, optimum: Optimum, policy: Policy, schedule: Schedule, most_s: float) -> Candidate:
+    """A proposal with its seconds a prompt, or some that are more than ``most_s``, as soon as that is sure.
+
+    The phase that takes longer is simulated first, and the program's seconds are the least of the other.  The last
+    block of a given number of prompts counts as a full one.
+    """
+    forecast = Forecast(typical(problem, policy), policy, schedule)
     prompts = problem.workload.num_prompts or policy.block_size
-    blocks = ceil(prompts / policy.block_size)
-    return Candidate(optimum, policy, prediction, prediction.total_s * blocks / prompts)
+    blocks, seconds = ceil(prompts / policy.block_size), least_of_phases(optimum)
+    for phase in sorted(PHASES, key=lambda phase: -seconds[phase]):
+        seconds[phase] = forecast.seconds(phase)
+        if sum(seconds.values()) * blocks / prompts > most_s:
+            break
+    return Candidate(optimum, policy, forecast, sum(seconds.values()) * blocks / prompts)
+
+
+def least_of_phases(optimum: Optimum) -> dict[PhaseName, float]:
+    """Seconds of a whole block's phases by the program."""
+    seconds: dict[PhaseName, float] = dict.fromkeys(PHASES, 0.0)
+    for phase in optimum.program.phases:
+        least = phase.passes * phase.seconds(optimum.solution.shares, optimum.num_gpu_batches)
+        seconds["prefill" if phase.name == "prefill" else "decode"] += least
+    return seconds
 
 
 def typical(problem: Problem, policy: Policy) -> Problem:

@@ -2,10 +2,7 @@
 
 codes    Which tensors of a quantised checkpoint hold the codes, scales and zeros of a matrix, and of which shapes.
 files    The tensors of a safetensors file, with the file as it was when its header was read.
-layouts  The families' layouts by name.
-llama    Where Llama, Mistral, Qwen2 and Qwen3 keep their tensors.
-mixtral  Where Mixtral keeps them.
-opt      Where OPT and Galactica keep them.
+layouts  Which tensors of a checkpoint fill which weights: the names of a family over the tensors of a shape.
 source   `Source`: rows of a checkpoint's tensor that are rows of one of ours.
 weights  The weights of a model directory, checked whole by their headers.
 """

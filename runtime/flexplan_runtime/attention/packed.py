@@ -11,10 +11,9 @@ from torch import Tensor
 
 from flexplan.model import Packing
 from flexplan_runtime.attention.dense import grain_attention
+from flexplan_runtime.attention.scored import BLOCK
 from flexplan_runtime.kernels.availability import compiles_for
 from flexplan_runtime.kernels.quantisation import unpack_vectors
-
-BLOCK = 1 << 22  # numbers that are unpacked at a time
 
 
 def decode_attention_packed(

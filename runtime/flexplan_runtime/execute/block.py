@@ -34,10 +34,28 @@ class BatchState:
     stopped: Tensor  # (B,) bool
     penalties: Penalties | None = None  # None where the model's generation config has no rule
     scoring: Scoring | None = None  # None where tokens are chosen
+    _host_unread: dict[int, Tensor] = field(default_factory=dict)  # by window; they stay where the kernel was told
 
     def prompt_positions(self, prompt_len: int) -> Tensor:
         """(B, S) positions of the padded prompt in each row's own counting; padding is negative."""
         return torch.arange(prompt_len, device=self.pads.device)[None] - self.pads[:, None]
+
+    def unread(self, window: int) -> Tensor:
+        """(B x K,) tokens of each grain before those that the newest one reads, int32; 0 is no window."""
+        if not window:
+            return self.grain_pads
+        return torch.maximum(self.grain_pads, (self.position + (1 - window)).int())
+
+    def host_unread(self, window: int) -> Tensor:
+        """The same on the host, int64, as of the last `slide_on_host`."""
+        if not window:
+            return self.host_grain_pads
+        return self._host_unread.setdefault(window, self.host_grain_pads.clone())
+
+    def slide_on_host(self, window: int, context: int) -> None:
+        """Set `host_unread` to what the newest of ``context`` tokens does not read."""
+        if window:
+            torch.clamp(self.host_grain_pads, min=max(0, context - window), out=self.host_unread(window))
 
     def advance(self, i: int, prompt_len: int) -> None:
         """Count the positions that step i adds; a pass does it once, where it begins."""

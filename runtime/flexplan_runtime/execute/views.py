@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from flexplan.errors import GraphError
@@ -14,7 +15,10 @@ from flexplan.graph import Access, Task
 from flexplan.model import Layer
 from flexplan.placement import Placement, Segment, rows_at_once
 from flexplan_runtime.execute.block import BatchState, BlockState
+from flexplan_runtime.kernels.attention_rule import AttentionRule
 from flexplan_runtime.memory import BlockMemory, ScratchFile, move
+
+HOST = torch.device("cpu")
 
 
 class TaskView:
@@ -44,6 +48,16 @@ class TaskView:
     @property
     def batch(self) -> BatchState:
         return self.block.batches[self.task.k]
+
+    @property
+    def rule(self) -> AttentionRule:
+        """What attention of its layer makes of scores, where the block computes."""
+        return self.block.family.rule(self.layer.depth, self.batch.pads.device)
+
+    @property
+    def host_rule(self) -> AttentionRule:
+        """The same on the host."""
+        return self.block.family.rule(self.layer.depth, HOST)
 
     @property
     def new_tokens(self) -> int:

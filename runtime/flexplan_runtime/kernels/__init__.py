@@ -2,6 +2,7 @@
 
 Each is imported by its file, as some need a compiler.
 
+attention_rule           What attention makes of the products of queries and keys: scale, window, caps, sinks, slopes.
 availability             Is the compiler of the CUDA kernels there?
 codes                    Codes of a checkpoint to numbers, where no GPU decodes them.
 decode_attention         Decode attention on CUDA, in Triton, with the length kept on the device.

@@ -56,12 +56,12 @@ class Checkpoint:
         for source, stored in parts:
             first, last = max(row_start, source.row), min(row_start + rows, source.row + source.rows)
             if first < last:
-                at, part = (
-                    source.hf_row + first - source.row,
-                    flat[(first - row_start) * cols : (last - row_start) * cols],
-                )
+                at = source.hf_row + first - source.row
+                part = flat[(first - row_start) * cols : (last - row_start) * cols]
                 if isinstance(stored, StoredCodes):
                     _decode(stored, source, at, part.view(last - first, cols))
+                elif source.transposed:
+                    _read_transposed(stored, source, at, part.view(last - first, cols))
                 else:
                     _read(stored, at * cols, part)
 
@@ -116,6 +116,17 @@ def _read(stored: StoredTensor, element: int, out: Tensor) -> None:
         read_into(stored.file, offset, bytes_of(chunk[: part.numel()]))
         part.copy_(chunk[: part.numel()])
         offset += part.numel() * dtype.itemsize
+
+
+def _read_transposed(stored: StoredTensor, source: Source, row: int, out: Tensor) -> None:
+    """Fill the matrix `out` from `row` on with columns of one that lies by input, some of its rows at a time."""
+    cols, rows = source.hf_shape[-2:]
+    matrix, first = divmod(row, rows)
+    step = max(1, CHUNK_BYTES // (rows * out.element_size()))
+    for col in range(0, cols, step):
+        lines = torch.empty(min(step, cols - col), rows, dtype=out.dtype)
+        _read(stored, (matrix * cols + col) * rows, lines.view(-1))
+        out[:, col : col + len(lines)] = lines[:, first : first + len(out)].t()
 
 
 def open_checkpoint(path: Path, shape: ModelShape) -> Checkpoint:
