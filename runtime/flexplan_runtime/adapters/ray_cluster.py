@@ -13,6 +13,7 @@ import ray
 
 from flexplan.errors import UsageError
 
+RESTARTS = 2  # of a worker that died: a batch that kills it three times kills it always
 START_S = 300.0  # until workers are there: their resources free, their libraries imported
 HERE = "local"
 _QUIET = {
@@ -93,6 +94,19 @@ def pool_of(machines: Sequence[Mapping[str, float]], workers: int | None, device
         f"{size or 'some'} workers need {each} each, the cluster has {have} on {len(machines)} machines",
         fix="lower --workers, add machines, or start Ray with more (ray start --num-cpus)",
     )
+
+
+def without(machines: Sequence[Mapping[str, float]], cpus: int) -> list[Mapping[str, float]]:
+    """The machines with CPUs kept free for other tasks, one after the other of whichever has most.
+
+    >>> without([{"CPU": 4.0}, {"CPU": 2.0}], 2)
+    [{'CPU': 2.0}, {'CPU': 2.0}]
+    """
+    left = [dict(machine) for machine in machines]
+    for _ in range(cpus if left else 0):
+        most = max(left, key=lambda machine: machine.get("CPU", 0))
+        most["CPU"] = max(0.0, most.get("CPU", 0) - 1)
+    return list(left)
 
 
 def _room(machine: Mapping[str, float], cpus: int, gpus: int) -> int:

@@ -24,14 +24,13 @@ import ray.data
 from flexplan.errors import DeadlineExceeded, FlexplanError, MemoryExhausted, UsageError
 from flexplan.job import Cluster, Finding, JobListener, JobReport, RunRequest
 from flexplan.model import directory_of
-from flexplan_runtime.adapters.ray_cluster import START_S, Pool, connected, nodes, pool_of, taken_by_others
+from flexplan_runtime.adapters.ray_cluster import RESTARTS, START_S, Pool, connected, nodes, pool_of, taken_by_others
 from flexplan_runtime.adapters.ray_worker import Part, Telling, Worker
 from flexplan_runtime.commands.entry import TorchRuntime
 from flexplan_runtime.commands.job import begin_job
 from flexplan_runtime.commands.prepare import Ready, make_ready
 
 _LOOK_EVERY_S = 0.2  # for a signal
-_RESTARTS = 2  # of a worker that died: a batch that kills it three times kills it always
 
 
 class RayRuntime(TorchRuntime):
@@ -181,7 +180,7 @@ def told_by(parts: list[bytes], request: RunRequest, pool: Pool) -> Iterator[dic
 
 
 def _restarts() -> dict[str, Any]:
-    return {"max_restarts": _RESTARTS, "max_task_retries": _RESTARTS}
+    return {"max_restarts": RESTARTS, "max_task_retries": RESTARTS}
 
 
 def _in_words(error: BaseException) -> FlexplanError:
@@ -191,5 +190,5 @@ def _in_words(error: BaseException) -> FlexplanError:
     if isinstance(error, ray.exceptions.GetTimeoutError) or "Timed out while starting actors" in text:
         message = f"the workers have not started within {START_S:.0f} s: other jobs have what they need"
         return DeadlineExceeded("FP1002", message, fix="wait for those, or lower --workers")
-    message = f"a worker ended without a word, {_RESTARTS + 1} times, most likely for memory: {what}"
+    message = f"a worker ended without a word, {RESTARTS + 1} times, most likely for memory: {what}"
     return MemoryExhausted("FP705", message, fix="lower the budgets, --workers on one machine, or the policy's block")
