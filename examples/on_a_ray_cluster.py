@@ -1,10 +1,10 @@
 """A pipeline on a Ray cluster: requests from a file, answers of a fixed pool of workers, resumed by their ids.
 
-    python examples/on_a_ray_cluster.py                  # two workers on this machine, the embedded model
-    python examples/on_a_ray_cluster.py HOST:6379        # the same on a running cluster; DIRECTORY is one that all reach
-    python examples/on_a_ray_cluster.py HOST:6379 DIRECTORY
+    python examples/on_a_ray_cluster.py                          # two workers on this machine
+    python examples/on_a_ray_cluster.py HOST:6379 DIRECTORY      # on a running cluster, of which all reach DIRECTORY
 
-Run again with the same DIRECTORY it answers only what is not answered there.  Needs flexplan's extra `ray`.
+The model is the embedded one.  Run again with the same DIRECTORY it answers only what is not answered there.  Needs
+flexplan's extra `ray`.
 """
 
 from __future__ import annotations
@@ -21,15 +21,14 @@ from flexplan_runtime.embedded import tiny_opt_path
 from flexplan import Policy
 from flexplan.job import RunRequest
 
+TEXT = "The with statement is used to wrap a block of code . An exception is raised when a value is missing"
 NUM_REQUESTS, WORKERS, BLOCKS = 32, 2, 8
 POLICY = Policy(gpu_batch_size=2, num_gpu_batches=2, w_gpu_percent=50, w_cpu_percent=50)
 
 
 def write_requests(file: Path) -> None:
     """What would come from elsewhere: JSON lines, each with an id."""
-    words = (
-        "The with statement is used to wrap a block of code . An exception is raised when a value is missing".split()
-    )
+    words = TEXT.split()
     prompts = (" ".join(words[n % 12 : n % 12 + 3 + n % 4]) for n in range(NUM_REQUESTS))
     file.write_text("".join(json.dumps({"id": f"r{n}", "prompt": text}) + "\n" for n, text in enumerate(prompts)))
 

@@ -1,4 +1,4 @@
-"""flexplan in a Ray Data pipeline: rows answered as on the command line, resumed by their ids, traps refused by name."""
+"""flexplan in a Ray Data pipeline: rows answered as on the command line, resumed by ids, traps refused by name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from tiny_models import CONFIGS, saved
 
 ray = pytest.importorskip("ray")
 
-import ray.data  # noqa: E402
 from flexplan_runtime.adapters import ray_cluster, ray_data  # noqa: E402
 from flexplan_runtime.adapters.ray_cluster import without  # noqa: E402
 from flexplan_runtime.adapters.ray_data import RowWorker, complete, keep_checkpoint, read_requests  # noqa: E402
@@ -113,7 +112,7 @@ def test_what_ray_would_wait_for_or_die_of_is_refused(model: Path, tmp_path: Pat
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     request = request_of(model, tmp_path)
     dataset = read_requests(str(tmp_path / "in.jsonl"), 2)
-    with pytest.raises(UsageError, match="FP155.*4 workers need a CPU each, the cluster has 3 CPUs"):
+    with pytest.raises(UsageError, match=r"FP155.*4 workers need a CPU each, the cluster has 3 CPUs"):
         complete(dataset, request, workers=4)
     keep_checkpoint(str(tmp_path / "done"), "name")
     with pytest.raises(UsageError, match="3 workers need a CPU each, the cluster has 2 CPUs"):
