@@ -14,7 +14,7 @@ import typer
 
 from flexplan.cli.outcome import Commands
 from flexplan.cli.plan import explain, export, planners, report, simulate, solve
-from flexplan.cli.run import bench, demo, doctor, profile, run
+from flexplan.cli.run import bench, demo, doctor, lock, profile, run
 from flexplan.cli.streams import guarded
 from flexplan.report.answers import answering, say
 
@@ -25,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (solve, simulate, explain, report, export, planners, run, bench, profile, demo, doctor):
+for command in (solve, simulate, explain, report, export, planners, run, bench, profile, lock, demo, doctor):
     app.command()(answering(command))
 
 

@@ -1,4 +1,4 @@
-"""Commands that work on this machine: run, bench, profile and demo."""
+"""Commands that work on this machine: run, bench, profile, lock and demo."""
 
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ def run(
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="With --resume: failed requests, too.")] = False,
     ordered: Annotated[bool, typer.Option("--ordered", help="Put OUT in the order of IN at the end.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="A bad request ends the job before it begins.")] = False,
+    locked: Annotated[bool, typer.Option("--locked", help="Hold the model against its lock's SHA-256 sums.")] = False,
     ray: Annotated[bool, typer.Option("--ray", help="Spread the job over the workers of a Ray cluster.")] = False,
     ray_address: Annotated[
         str | None,
@@ -93,6 +94,7 @@ def run(
         dummy=dummy,
         dummy_prompt_len=prompt_len,
         strict=strict,
+        locked=locked,
         cluster=Cluster(ray_address, workers) if ray else None,
         **{key: value for key, value in drawing.items() if value is not None},
     )
@@ -212,3 +214,18 @@ def demo(as_json: opt.JsonFlag = False) -> None:
         tables.console().print(tables.demo_view(report))
     if not report.tokens_equal:
         raise typer.Exit(1)
+
+
+def lock(
+    model: Annotated[str, typer.Argument(metavar="DIR_OR_NAME", help="A model directory, or one that is downloaded.")],
+    check: Annotated[bool, typer.Option("--check", help="Hold the files against the lock that is there.")] = False,
+) -> None:
+    """Write down what the files of a model are, by their SHA-256, or see that they still are it."""
+    from flexplan.model import here
+    from flexplan.model.checkpoint import LOCK, verify_lock, write_lock
+    from flexplan.units import format_size
+
+    place = here(model)
+    found = verify_lock(place) if check else write_lock(place)
+    size = format_size(sum(file.bytes for file in found.files.values()))
+    say(f"{place / LOCK}: {len(found.files)} files, {size}, " + ("all as locked" if check else "locked"))

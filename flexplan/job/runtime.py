@@ -69,6 +69,7 @@ class RunRequest:
     skip: frozenset[int] = frozenset()  # places of what an earlier run has done
     block: tuple[int, int] | None = None  # rows and micro-batches that it had memory for; None: the policy's
     strict: bool = False  # a prompt that cannot be run ends the job before it begins
+    locked: bool = False  # the model's files are held against the SHA-256 sums of its lock first
     budgets: Mapping[str, int | None] = field(default_factory=dict)
     offload_dir: Path = Path("offload")
     device: str | None = None

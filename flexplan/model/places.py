@@ -84,6 +84,19 @@ def snapshot_within(directory: Path) -> Path:
     )
 
 
+def here(name: str) -> Path:
+    """The directory of a model that is on this machine, by its path or its name; ModelFilesError where none is."""
+    given = directory_of(Path(name).expanduser())
+    if is_directory(given):
+        return snapshot_within(given)
+    hub_id = hub_name(name)
+    found = next(cached(hub_id), None) if hub_id else None
+    if found is None:
+        message = f"{name}: there is no such model directory, nor one in {downloads()} and {hub_cache()}"
+        raise ModelFilesError("FP519", message, fix="give the directory of a model that is here")
+    return found
+
+
 def directory_of(path: Path) -> Path:
     """The directory of a ``config.json`` that is given by its own path; any other path is itself."""
     return path.parent if path.name == "config.json" and is_file(path) else path

@@ -15,6 +15,7 @@ from flexplan.errors import InfeasiblePlan, ModelFilesError, PolicyError, Prompt
 from flexplan.hardware import Hardware, hardware_from
 from flexplan.job import RunRequest
 from flexplan.model import ModelConstants, ModelShape, directory_of
+from flexplan.model.checkpoint import verify_lock
 from flexplan.plan import Plan, refuse_endless, refuse_over_budget
 from flexplan.policy import Policy
 from flexplan.problem import Problem, Prompt, Workload
@@ -108,7 +109,7 @@ def make_ready(request: RunRequest, *, runs_here: bool = True) -> Ready:
         taken.refused,
     )
     if ready.ids and runs_here:
-        _refuse_over_budget(ready)
+        _refuse_over_budget(ready, plan.problem.hardware if plan else None)
     return ready
 
 
@@ -173,9 +174,14 @@ def random_prompts(request: RunRequest, policy: Policy, shape: ModelShape) -> tu
 def _find(request: RunRequest) -> tuple[str | Path, Path | None]:
     """Where the weights are, and where a tokenizer may be."""
     if request.dummy:
+        if request.locked:
+            fix = "leave --locked or --dummy out"
+            raise UsageError("FP181", "--locked with --dummy: random weights have no files", fix=fix)
         given = directory_of(Path(request.model).expanduser())
         return DUMMY, given if given.is_dir() else None
     directory = resolve_model(request.model)
+    if request.locked:
+        verify_lock(directory)
     return directory, directory
 
 
@@ -188,12 +194,15 @@ def _open(request: RunRequest, weights: str | Path) -> OpenedModel:
         raise ModelFilesError("FP533", error.message, fix=error.fix) from error
 
 
-def _refuse_over_budget(ready: Ready) -> None:
-    """By the budgets that were asked for, and by what containers and the process itself are limited to."""
+def _refuse_over_budget(ready: Ready, planned: Hardware | None) -> None:
+    """By the budgets that were asked for, and by what containers and the process itself are limited to.
+
+    What a device keeps for itself is what it is on the machine that was planned for.
+    """
     ledger = ready.env.ledger
     if all(size is None for size in ledger.budgets.values()) and room() is None:
         return
-    problem = ready.problem()
+    problem = ready.problem(planned)
     schedule = schedule_of(ready.schedule)
     need = peak_bytes(problem, ready.policy, schedule)
     refuse_over_budget(need, problem)

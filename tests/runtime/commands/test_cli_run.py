@@ -395,3 +395,17 @@ def test_a_line_s_temperature_0_is_honoured_by_greedy_runs_only(desk: Desk) -> N
     desk.prompts.write_text(TEXTS[0])
     assert desk.run("--overwrite").exit_code == 0
     assert desk.rows()[0]["token_ids"] == greedy["token_ids"]
+
+
+def test_a_locked_model_runs_only_as_it_was_locked(tiny_opt: Path, tmp_path: Path) -> None:
+    """``--locked`` sums everything before it allocates; without a lock, or of random weights, it is refused."""
+    (tmp_path / "desk").mkdir()
+    desk = Desk(tmp_path / "desk", tmp_path / "model")
+    shutil.copytree(tiny_opt, desk.model)
+    desk.refused(desk.run("--locked"), 4, "FP517", "flexplan lock")
+    desk.refused(desk.run("--locked", "--dummy"), 2, "FP181")
+    assert CliRunner().invoke(app, ["lock", str(desk.model)]).exit_code == 0
+    config = desk.model / "config.json"
+    config.write_text(config.read_text().replace(" ", "\t", 1))
+    desk.refused(desk.run("--locked"), 4, "config.json: its SHA-256")
+    assert desk.run("--max-new-tokens", "1").exit_code == 0  # names and sizes are those of the lock
