@@ -47,7 +47,7 @@ class Worker:
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = told.warned  # type: ignore[assignment]
             try:
-                ready = make_ready(_part_of(self._request, part))
+                ready = make_ready(self._request_of(part))
                 lm = self._opened(ready, told)
                 watch = Watch(lm.env.ledger, told)
                 complete_job(ready, lm, watch, told)
@@ -56,16 +56,17 @@ class Worker:
                 told.note("broken", portable(error))
         return told.all
 
+    def _request_of(self, part: Part) -> RunRequest:
+        prompts, places = tuple(prompt for _, prompt in part), tuple(place for place, _ in part)
+        locked = self._request.locked and self._lm is None  # its files are read through once
+        return replace(self._request, prompts=prompts, places=places, locked=locked)
+
     def _opened(self, ready: Ready, told: Told) -> OffloadedLM:
         if self._lm is None:
             began_s = time.perf_counter()
             self._lm = self._kept.enter_context(open_lm(ready))
             told.note("loaded", time.perf_counter() - began_s)
         return self._lm
-
-
-def _part_of(request: RunRequest, part: Part) -> RunRequest:
-    return replace(request, prompts=tuple(prompt for _, prompt in part), places=tuple(place for place, _ in part))
 
 
 class Told:
