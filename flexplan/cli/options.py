@@ -83,6 +83,11 @@ Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16. [
 PackedCache = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Keep packed weights there; the next start reads them. [none]")
 ]
-MaxNewTokens = Annotated[int | None, typer.Option(help="New tokens of a prompt. [the plan's gen_len, else 32]")]
+MaxNewTokens = Annotated[
+    int | None, typer.Option(help="New tokens, where a line does not say. [the plan's gen_len, else 32]")
+]
 Seed = Annotated[int, typer.Option(min=-(1 << 63), max=(1 << 63) - 1, help="Of drawn tokens, and of dummy weights.")]
+Record = Annotated[
+    Path | None, typer.Option("--record", metavar="FILE", help="Write what `flexplan report` shows of this run.")
+]
 Dummy = Annotated[bool, typer.Option(help="Random weights; without --prompts random prompts, too.")]

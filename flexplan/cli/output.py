@@ -52,6 +52,12 @@ def refuse_existing(path: Path) -> None:
         raise UsageError("FP170", message, fix=fix)
 
 
+def refuse_same(path: Path, other: Path) -> None:
+    """Raise UsageError where two outputs would be written to one place."""
+    if (_descriptor(path), _resolved(path)) == (_descriptor(other), _resolved(other)):
+        raise UsageError("FP184", f"two outputs are one file: {path} and {other}", fix="choose another path for one")
+
+
 def is_kept(path: Path) -> bool:
     """Is this a file, there or yet to be made, not a stream or a device?"""
     return _descriptor(path) is None and not _is_special(_resolved(path))

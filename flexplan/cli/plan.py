@@ -117,18 +117,25 @@ def explain(policy: opt.PolicyFile, as_json: opt.JsonFlag = False) -> None:
 
 def report(
     policy: opt.PolicyFile,
+    run: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="What `flexplan run` or `bench` wrote with --record.")
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The HTML file.")] = Path(
         "report.html"
     ),
 ) -> None:
-    """Write what explain says as one HTML page that needs no network."""
+    """Write what explain says, and what a run was like, as one HTML page that needs no network."""
     from flexplan.explanation import explain as explain_plan
+    from flexplan.job import read_recording, refuse_other_plan
     from flexplan.report.html import html_report
 
     plan = _load_plan(policy)
-    refuse_unwritable(output, (policy,))
+    recording = None if run is None else read_recording(run)
+    if recording:
+        refuse_other_plan(plan, recording)
+    refuse_unwritable(output, (policy, run))
     with _busy("solving again with more of each resource"):
-        page = html_report(explain_plan(plan))
+        page = html_report(explain_plan(plan), recording)
     deliver(output, page)
     print(visible(f"written to {output}"), file=sys.stderr)
 

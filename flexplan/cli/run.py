@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from flexplan.cli import options as opt
-from flexplan.cli.output import deliver, refuse_closed_output, refuse_unwritable
+from flexplan.cli.output import deliver, refuse_closed_output, refuse_same, refuse_unwritable
 from flexplan.errors import UsageError, visible
 from flexplan.report.answers import say
 
@@ -49,6 +49,7 @@ def run(
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="With --resume: failed requests, too.")] = False,
     ordered: Annotated[bool, typer.Option("--ordered", help="Put OUT in the order of IN at the end.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="A bad request ends the job before it begins.")] = False,
+    record: opt.Record = None,
     locked: Annotated[bool, typer.Option("--locked", help="Hold the model against its lock's SHA-256 sums.")] = False,
     ray: Annotated[bool, typer.Option("--ray", help="Spread the job over the workers of a Ray cluster.")] = False,
     ray_address: Annotated[
@@ -94,12 +95,16 @@ def run(
         dummy=dummy,
         dummy_prompt_len=prompt_len,
         strict=strict,
+        record=record is not None,
         locked=locked,
         cluster=Cluster(ray_address, workers) if ray else None,
         **{key: value for key, value in drawing.items() if value is not None},
     )
     target = Target(output, (policy, prompts, request.model), overwrite, resume, retry_failed, ordered)
-    run_to_file(request, prompts, target, form or "auto", typed_tokens=max_new_tokens is not None)
+    if record is not None:
+        refuse_same(record, output)
+        refuse_unwritable(record, target.inputs)
+    run_to_file(request, prompts, target, form or "auto", record=record)
 
 
 def bench(
@@ -120,12 +125,13 @@ def bench(
     trace: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write both timelines as one Chrome trace.")
     ] = None,
+    record: opt.Record = None,
     as_json: opt.JsonFlag = False,
 ) -> None:
     """Run one block of random prompts, and lay what was predicted beside what was measured."""
     from flexplan.cli import launch
     from flexplan.hardware import hardware_from
-    from flexplan.job import budget_bytes, request_of
+    from flexplan.job import budget_bytes, record_text, request_of
     from flexplan.plan import load_policy
 
     request = request_of(
@@ -141,11 +147,15 @@ def bench(
         stop_at_end_token=False,
         dummy=dummy,
         dummy_prompt_len=prompt_len,
+        record=record is not None,
     )
     machine = None if hardware is None else hardware_from(hardware)
     refuse_closed_output()
-    if trace is not None:
-        refuse_unwritable(trace, (policy, request.model, hardware))
+    for written in (trace, record):
+        if written is not None:
+            refuse_unwritable(written, (policy, request.model, hardware))
+    if trace is not None and record is not None:
+        refuse_same(record, trace)
     report = launch.bench(request, machine)
     if as_json:
         from flexplan.report.objects import bench_object
@@ -157,6 +167,8 @@ def bench(
         tables.console().print(tables.bench_view(report))
     if trace is not None:  # last: what was measured is said, whatever becomes of the file
         deliver(trace, report.predicted.chrome_trace(("measured", report.measured)), (offload_dir,))
+    if record is not None and report.recording is not None:
+        deliver(record, record_text(report.recording), (offload_dir,))
 
 
 def profile(

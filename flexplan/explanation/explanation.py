@@ -8,6 +8,7 @@ from typing import Any
 
 from flexplan.apart import blame_of, schedule_of
 from flexplan.explanation.critical_path import CriticalPath, critical_path_of
+from flexplan.explanation.notebook import explanation_html
 from flexplan.explanation.places import heaviest_lens
 from flexplan.explanation.sensitivity import Gain, at_the_margin, gains
 from flexplan.graph import TIERS
@@ -71,6 +72,9 @@ class Explanation:
 
     def _changes_more(self, other: Plan) -> bool:
         return bool(lossy_fields(other.policy).keys() - lossy_fields(self.plan.policy).keys())
+
+    def _repr_html_(self) -> str:
+        return explanation_html(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data."""

@@ -59,7 +59,7 @@ class Journal:
         """The same of those that have failed."""
         return self._tapes[ERRORS].digests
 
-    def refuse_other_requests(self, digests: Sequence[str]) -> None:
+    def refuse_other_requests(self, digests: Sequence[str] | Mapping[int, str]) -> None:
         """Raise UsageError where a finished request has changed or is gone."""
         refuse_other_requests(self.finished, digests)
 

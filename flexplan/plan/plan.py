@@ -17,6 +17,7 @@ from flexplan.graph import TaskGraph, Timeline
 from flexplan.limits import MOST_FILE_BYTES, MOST_PLAN_BYTES, read_limited, wrong_type
 from flexplan.placement import Placement
 from flexplan.plan.budgets import largest_block, refuse_endless, refuse_over_budget
+from flexplan.plan.notebook import plan_html
 from flexplan.plan.plan_file import PlanFile, digest, first_difference
 from flexplan.policy import POLICY_VERSION, Policy, full_block, read_strict_json
 from flexplan.problem import Problem
@@ -67,6 +68,13 @@ class Plan:
         asked = f"{self.problem.model.name} on {self.problem.hardware.name}"
         rate = self.prediction.tokens_per_s
         return f"Plan({asked}, planner={self.planner!r}, schedule={self.schedule!r}, tokens_per_s={rate:.4g})"
+
+    def _repr_html_(self) -> str:
+        return plan_html(self)
+
+    def timeline(self) -> Timeline:
+        """What `simulate` says: every task of the first block, ``plan.timeline().plot()`` for people."""
+        return simulate(self)
 
     @property
     def graph(self) -> TaskGraph:

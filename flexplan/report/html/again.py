@@ -5,26 +5,51 @@ from __future__ import annotations
 from collections.abc import Iterator
 from shlex import join
 
+from flexplan.errors import FlexplanError
+from flexplan.job import Recording
+from flexplan.model import model_shape
 from flexplan.plan import Plan
 from flexplan.policy import Policy, lossy_fields, names_of
 from flexplan.problem import Problem
 
-PLAN, HARDWARE = "plan.json", "hardware.json"
+PLAN, RUN, HARDWARE, PROMPTS = "plan.json", "run.json", "hardware.json", "prompts.jsonl"
 
 
-def commands(plan: Plan) -> list[str]:
+def commands(plan: Plan, recording: Recording | None = None) -> list[str]:
     """What to type, in order; the plan and a measured machine are saved from the report itself."""
-    return [join(_solve(plan)), f"flexplan explain {PLAN}", f"flexplan report {PLAN} -o report.html"]
+    report = ["flexplan", "report", PLAN, *([RUN] if recording else []), "-o", "report.html"]
+    return [join(_solve(plan)), f"flexplan explain {PLAN}", *(_bench(recording) if recording else ()), join(report)]
 
 
 def needs(plan: Plan) -> list[str]:
-    """Files that the first of them reads, beside those in the report."""
-    return ["the file of prompts that the plan was made for"] if plan.problem.workload.prompt_lens else []
+    """What they need beside the files that are in the report."""
+    found = [f"the model's directory, for {_model(plan)}"] if _model(plan) != plan.problem.model.name else []
+    return [
+        *found,
+        *([f"the prompts that were planned for, as {PROMPTS}"] if plan.problem.workload.prompt_lens else []),
+    ]
+
+
+def _bench(recording: Recording) -> Iterator[str]:
+    """The same block measured on prompts of random tokens, which take as long."""
+    work = recording.plan.problem.workload
+    asked = ("--prompt-len", str(work.prompt_len), "--max-new-tokens", str(work.gen_len), "--dtype", recording.dtype)
+    yield join(("flexplan", "bench", PLAN, "--model", _model(recording.plan), *asked, "--record", RUN))
+
+
+def _model(plan: Plan) -> str:
+    """Its name, if it is one that everybody knows; else where somebody has it."""
+    name = plan.problem.model.name
+    try:
+        model_shape(name)
+    except FlexplanError:
+        return f"path/to/{name}"
+    return name
 
 
 def _solve(plan: Plan) -> Iterator[str]:
     yield from ("flexplan", "solve")
-    yield from _asked(plan.problem)
+    yield from _asked(plan.problem, _model(plan))
     if plan.planner == "manual":
         yield from _by_hand(plan.policy)
     else:
@@ -34,13 +59,13 @@ def _solve(plan: Plan) -> Iterator[str]:
     yield from ("--schedule", plan.schedule, "-o", PLAN)
 
 
-def _asked(problem: Problem) -> Iterator[str]:
+def _asked(problem: Problem, model: str) -> Iterator[str]:
     hardware, work = problem.hardware, problem.workload
-    yield from ("--model", problem.model.name, "--hardware", hardware.name if hardware.preset else HARDWARE)
+    yield from ("--model", model, "--hardware", hardware.name if hardware.preset else HARDWARE)
     for tier in ("gpu", "cpu", "disk"):
         yield from (f"--{tier}-mem", str(getattr(hardware, f"{tier}_bytes")))
     if work.prompt_lens:
-        yield from ("--prompts", "prompts.jsonl")
+        yield from ("--prompts", PROMPTS)
     else:
         yield from ("--prompt-len", str(work.prompt_len))
         if work.num_prompts:

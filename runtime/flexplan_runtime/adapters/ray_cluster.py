@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from flexplan.errors import UsageError
 
 RESTARTS = 2  # of a worker that died: a batch that kills it three times kills it always
 START_S = 300.0  # until workers are there: their resources free, their libraries imported
+ANSWER_S = 10.0  # for the first machine of a cluster to be heard
 HERE = "local"
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -41,11 +43,29 @@ def connected(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    _connect(address or os.environ.get("RAY_ADDRESS") or HERE)
+    address = address or os.environ.get("RAY_ADDRESS") or HERE
+    _refuse_silent(address)
+    _connect(address)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _refuse_silent(address: str) -> None:
+    """Raise UsageError where nobody answers: Ray itself would try for a quarter of an hour, and say nothing."""
+    if address in (HERE, "auto"):
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
+    except (OSError, ValueError) as error:
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str, error: Exception) -> UsageError:
+    message = f"no Ray cluster answers at {address}: {str(error).strip().partition(chr(10))[0]}"
+    return UsageError("FP154", message, fix="give --ray-address HOST:PORT of a running one, or leave it out")
 
 
 def _connect(address: str) -> None:
@@ -57,9 +77,7 @@ def _connect(address: str) -> None:
     try:
         ray.init(address=address, log_to_driver=False, logging_level="error", **mine)
     except Exception as error:
-        what = str(error).strip().partition("\n")[0]
-        message = f"no Ray cluster answers at {address}: {what}"
-        raise UsageError("FP154", message, fix="give the --ray-address of a running one, or leave it out") from error
+        raise _no_cluster(address, error) from error
     finally:
         for number, handler in heard.items():  # Ray's own would end the job before its lines are safe
             signal.signal(number, handler)

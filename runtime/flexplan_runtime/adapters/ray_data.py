@@ -160,11 +160,7 @@ def _answer(completion: Any, error: FlexplanError | None) -> dict[str, Any]:
     return {
         "text": completion.text,
         "token_ids": list(completion.token_ids),
-        "finish_reason": _reason(completion),
+        "finish_reason": completion.choices[0].finish_reason if completion.choices else "error",
         "num_prompt_tokens": completion.num_prompt_tokens,
         "error": said,
     }
-
-
-def _reason(completion: Any) -> str:
-    return str(completion.finish_reason)

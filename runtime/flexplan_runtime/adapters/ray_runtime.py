@@ -58,6 +58,9 @@ class RayRuntime(TorchRuntime):
 def _refuse(request: RunRequest) -> None:
     if not request.prompts:
         raise UsageError("FP156", "--ray without --prompts", fix="give --prompts FILE, or leave --ray out")
+    if request.record:
+        fix = "leave one of them out: a recording is of one process"
+        raise UsageError("FP134", "--record with --ray", fix=fix)
     if request.device not in (None, "cpu", "cuda"):
         message = f"--device {request.device} with --ray: which GPU a worker has is Ray's choice"
         raise UsageError("FP157", message, fix="give --device cuda or cpu, or leave it out")
@@ -92,7 +95,7 @@ class _Run:
     def __init__(self, ready: Ready, listener: JobListener) -> None:
         self.listener = listener
         self.total = len(ready.places)
-        self.most_tokens = self.total * ready.request.max_new_tokens
+        self.most_tokens = self.total * ready.most
         self.prompts = self.tokens = 0
         self.peak_bytes: Counter[str] = Counter()
         self._warned = set[str]()

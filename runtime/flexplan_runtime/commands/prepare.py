@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from array import array
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from flexplan.apart import schedule_of
-from flexplan.errors import InfeasiblePlan, ModelFilesError, PolicyError, PromptError, UsageError
+from flexplan.errors import FlexplanError, InfeasiblePlan, ModelFilesError, PolicyError, PromptError, UsageError
 from flexplan.hardware import Hardware, hardware_from
 from flexplan.job import RunRequest
 from flexplan.model import ModelConstants, ModelShape, directory_of
@@ -21,13 +22,15 @@ from flexplan.policy import Policy
 from flexplan.problem import Problem, Prompt, Workload
 from flexplan.simulation import peak_bytes
 from flexplan.units import format_size
+from flexplan_runtime.commands.requests import Requests
 from flexplan_runtime.execute import ExecutionEnv, Sampling
-from flexplan_runtime.generate import Tokenizer, bad_prompts
+from flexplan_runtime.generate import Tokenizer, wrong_with
 from flexplan_runtime.measure import fingerprint
 from flexplan_runtime.memory import Ledger, refuse_beyond, room
 from flexplan_runtime.weights import DUMMY, OpenedModel, dtype_of, open_model, refuse_other_model, resolve_model
 
 _UNLIMITED = 1 << 60
+_AT_ONCE = 1000  # prompts that are in memory as text
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,11 @@ class Ready:
     opened: OpenedModel
     dtype: torch.dtype
     tokenizer: Tokenizer
-    prompts: tuple[Prompt, ...]
-    ids: list[list[int]]
+    requests: Requests
     env: ExecutionEnv
-    places: tuple[int, ...]  # of each prompt in the input
-    refused: tuple[tuple[int, Prompt, PromptError], ...] = ()  # prompts that cannot be run, by their places
+    places: Sequence[int]  # of each request in the input, rising
+    most: int  # new tokens of any of them
+    refused: Sequence[tuple[int, int, FlexplanError]] = ()  # prompts that cannot be run: number, place, why
 
     @property
     def shape(self) -> ModelShape:
@@ -60,13 +63,19 @@ class Ready:
 
     def problem(self, hardware: Hardware | None = None) -> Problem:
         """The problem of these very prompts, under the budgets of the request."""
-        lens = tuple(map(len, self.ids))
-        workload = Workload(prompt_lens=lens, gen_len=self.request.max_new_tokens)
+        lens = tuple(n for at, n in enumerate(self.requests.ids.lens) for _ in range(self.requests.wishes(at).n))
+        workload = Workload(prompt_lens=lens, gen_len=self.most)
         sizes = {tier: _UNLIMITED if size is None else size for tier, size in self.env.ledger.budgets.items()}
         machine = hardware or hardware_from()
         if self.env.device.type == "cpu":  # no device keeps memory for itself
             machine = machine.model_copy(update={"gpu_overhead_bytes": 0})
         return Problem(model=self.shape, hardware=machine.with_budget(**sizes), workload=workload)
+
+    def plan(self, hardware: Hardware | None = None) -> Plan:
+        """The plan of these very prompts on ``hardware``, else on the plan's machine."""
+        given = self.request.policy if isinstance(self.request.policy, Plan) else None
+        problem = self.problem(hardware or (given.problem.hardware if given else None))
+        return Plan.of(problem, self.policy, schedule=self.schedule, planner=given.planner if given else "manual")
 
 
 def make_ready(request: RunRequest, *, runs_here: bool = True) -> Ready:
@@ -92,7 +101,8 @@ def make_ready(request: RunRequest, *, runs_here: bool = True) -> Ready:
     shape = opened.shape.with_dtype(dtype.itemsize)
     tokenizer = Tokenizer(directory)
     schedule = plan.schedule if plan else "zigzag"
-    taken = _take_prompts(request, request.prompts or random_prompts(request, policy, shape), tokenizer, shape)
+    prompts = request.prompts or random_prompts(request, policy, shape)
+    taken = _take_prompts(request, Requests(request, prompts, opened.math.rules), tokenizer, shape)
     ready = Ready(
         request,
         policy,
@@ -102,13 +112,13 @@ def make_ready(request: RunRequest, *, runs_here: bool = True) -> Ready:
         opened,
         dtype,
         tokenizer,
-        taken.prompts,
-        taken.ids,
+        taken.requests,
         env,
         taken.places,
+        taken.most,
         taken.refused,
     )
-    if ready.ids and runs_here:
+    if ready.requests and runs_here:
         _refuse_over_budget(ready, plan.problem.hardware if plan else None)
     return ready
 
@@ -120,25 +130,47 @@ def _of_block(policy: Policy, rows: int, batches: int) -> Policy:
 
 
 class Taken(NamedTuple):
-    """The prompts that are to be run, and those that cannot be."""
+    """The requests that are to be run, and the prompts that cannot be."""
 
-    prompts: tuple[Prompt, ...]
-    ids: list[list[int]]
-    places: tuple[int, ...]
-    refused: tuple[tuple[int, Prompt, PromptError], ...]
+    requests: Requests
+    places: Sequence[int]
+    most: int
+    refused: Sequence[tuple[int, int, FlexplanError]]
 
 
-def _take_prompts(request: RunRequest, prompts: tuple[Prompt, ...], tokenizer: Tokenizer, shape: ModelShape) -> Taken:
-    places = request.places or tuple(range(len(prompts)))
-    left = [(place, prompt) for place, prompt in zip(places, prompts, strict=True) if place not in request.skip]
-    ids = tokenizer.encode([prompt for _, prompt in left])
-    names = [f"line {prompt.line}: the prompt" for _, prompt in left]
-    bad = dict(bad_prompts(ids, request.max_new_tokens, shape, names))
-    if bad and (request.strict or len(bad) == len(prompts)):
-        raise next(iter(bad.values()))
-    good = [n for n in range(len(left)) if n not in bad]
-    refused = tuple((*left[n], error) for n, error in bad.items())
-    return Taken(tuple(left[n][1] for n in good), [ids[n] for n in good], tuple(left[n][0] for n in good), refused)
+def _take_prompts(job: RunRequest, requests: Requests, tokenizer: Tokenizer, shape: ModelShape) -> Taken:
+    """A thousand at a time: of a million only what is small is kept."""
+    prompts = requests.prompts
+    places = job.places or range(len(prompts))
+    left = array("Q", (n for n in range(len(prompts)) if places[n] not in job.skip))
+    good, refused, most = array("Q"), list[tuple[int, int, FlexplanError]](), 1
+    for first in range(0, len(left), _AT_ONCE):
+        few = left[first : first + _AT_ONCE]
+        some = [prompts[n] for n in few]
+        for n, prompt, ids in zip(few, some, tokenizer.tried(some), strict=True):
+            new_tokens = prompt.max_new_tokens or job.max_new_tokens
+            error = _refusal(requests, prompt, ids, new_tokens, shape)
+            if error is not None:
+                refused.append((n, places[n], error))
+                continue
+            assert not isinstance(ids, PromptError)
+            requests.add(n, prompt, ids)
+            good.append(places[n])
+            most = max(most, new_tokens)
+        if refused and (job.strict or len(refused) == len(prompts)):
+            raise refused[0][2]
+    return Taken(requests, good, most, refused)
+
+
+def _refusal(
+    requests: Requests, prompt: Prompt, ids: list[int] | PromptError, new_tokens: int, shape: ModelShape
+) -> FlexplanError | None:
+    if isinstance(ids, PromptError):
+        return ids
+    try:
+        return wrong_with(requests.made(ids, prompt.wishes), f"line {prompt.line}: the prompt", new_tokens, shape)
+    except UsageError as error:
+        return error
 
 
 def _sampling(request: RunRequest, math: ModelConstants) -> Sampling:

@@ -12,9 +12,8 @@ from flexplan.model import Packing
 from flexplan.placement import Placement
 from flexplan_runtime.attention import HostAttention, prompt_mask
 from flexplan_runtime.execute.capture import Replays
+from flexplan_runtime.execute.choosing import Chooser, Logprobs, Penalties, Row, chooser_of
 from flexplan_runtime.execute.handlers.scoring import Scoring
-from flexplan_runtime.execute.penalties import Penalties
-from flexplan_runtime.execute.sampling import Sampling
 from flexplan_runtime.kernels.quantisation import pack_vectors
 from flexplan_runtime.memory import Ledger
 from flexplan_runtime.models import Family, Pieces
@@ -24,7 +23,7 @@ from flexplan_runtime.models import Family, Pieces
 class BatchState:
     """What a micro-batch knows about its rows beside its bytes; all on the compute device but for ``host_*``."""
 
-    rows: tuple[int, ...]  # places in the caller's input
+    rows: tuple[int, ...]  # what their draws depend on
     pads: Tensor  # (B,) padded positions on the left
     grain_pads: Tensor  # (B x K,) the same for every KV head, int32
     host_grain_pads: Tensor  # int64, as the host's kernel takes them
@@ -32,7 +31,9 @@ class BatchState:
     positions: Tensor  # (B, 1) the same in each row's own counting, of a step
     prompt_mask: Tensor | None  # None where nothing is padded and attention is causal
     stopped: Tensor  # (B,) bool
-    penalties: Penalties | None = None  # None where the model's generation config has no rule
+    chooser: Chooser
+    logprobs: Logprobs | None  # None where no row asks for them
+    penalties: Penalties | None = None  # None where no row has a rule
     scoring: Scoring | None = None  # None where tokens are chosen
     _host_unread: dict[int, Tensor] = field(default_factory=dict)  # by window; they stay where the kernel was told
 
@@ -68,6 +69,7 @@ class BatchState:
     def renew(self, other: BatchState) -> None:
         """Take over another block's rows; the tensors stay where captured steps and host attention expect them."""
         self.rows, self.penalties, self.scoring = other.rows, other.penalties, other.scoring
+        self.chooser, self.logprobs = other.chooser, other.logprobs
         for name in ("pads", "grain_pads", "host_grain_pads", "position", "positions", "stopped"):
             getattr(self, name).copy_(getattr(other, name))
         if self.prompt_mask is not None and other.prompt_mask is not None:
@@ -82,8 +84,7 @@ class BlockState:
     family: Family
     dtype: torch.dtype
     ledger: Ledger
-    sampling: Sampling
-    stop_ids: Tensor  # (n,) on the compute device; empty: never stops
+    stop_ids: Tensor  # (n,) on the compute device: those that end every row; empty: none does
     pad_id: int
     batches: list[BatchState]
     num_threads: int
@@ -119,22 +120,19 @@ class BlockState:
 
 
 def batch_states(
-    placement: Placement,
-    prompts: Sequence[Sequence[int]],
-    numbers: Sequence[int],
-    device: torch.device,
-    *,
-    causal: bool = True,
+    placement: Placement, rows: Sequence[Row], device: torch.device, *, causal: bool = True
 ) -> list[BatchState]:
-    """The rows of every micro-batch; padding is on the left.  ``numbers`` are their places in the caller's input."""
+    """The rows of every micro-batch; padding is on the left."""
     states = []
     for batch in placement.block.batches:
-        pads = torch.tensor([batch.prompt_len - len(prompts[row]) for row in batch.rows])
+        here = [rows[row] for row in batch.rows]
+        pads = torch.tensor([batch.prompt_len - len(row.prompt) for row in here])
+        counts = [row.logprobs for row in here]
         grain_pads = pads.repeat_interleave(placement.shape.num_kv_heads)
         on_device = pads.to(device)
         states.append(
             BatchState(
-                rows=tuple(numbers[row] for row in batch.rows),
+                rows=tuple(row.draw for row in here),
                 pads=on_device,
                 grain_pads=grain_pads.to(device, torch.int32),
                 host_grain_pads=grain_pads,
@@ -144,6 +142,8 @@ def batch_states(
                 if pads.any() or not causal
                 else None,
                 stopped=torch.zeros(batch.num_rows, dtype=torch.bool, device=device),
+                chooser=chooser_of([row.sampling for row in here], device),
+                logprobs=None if counts.count(None) == len(counts) else Logprobs(counts, device),
             )
         )
     return states

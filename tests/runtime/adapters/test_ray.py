@@ -103,6 +103,23 @@ def test_errors_cross_processes_whole() -> None:
     assert "a lambda" in str(portable(ValueError("a lambda", lambda: 0)))
 
 
+# -- what is refused -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("flags", "code"),
+    [
+        (["--workers", 2], "FP165"),
+        (["--ray-address", "10.0.0.1:6379"], "FP165"),
+        (["--ray", "--device", "cuda:1"], "FP157"),
+        (["--ray", "--ray-address", "no-such-host:1"], "FP154"),
+    ],
+)
+def test_what_a_cluster_cannot_honour_is_refused_by_name(job: Job, flags: list[Any], code: str) -> None:
+    assert not ray.is_initialized()  # these come before the cluster
+    paths = ["policy.json", "--model", "model", "--prompts", "in.jsonl", "-o", "out.jsonl"]
+    result = CliRunner().invoke(app, ["run", *paths, *map(str, flags)])
+    assert result.exit_code == 2 and code in result.stderr, result.output
+
+
 # -- a job -----------------------------------------------------------------------------------------------------------
 def test_two_workers_give_the_answers_of_one_process(job: Job, cluster: None) -> None:
     result = job.run("--ray", "--workers", 2)
@@ -174,19 +191,3 @@ def test_workers_that_cannot_start_are_refused_or_said_after_a_while(
     result = job.run("--ray", "--workers", 1)
     assert result.exit_code == 9 and "FP1002" in result.stderr, result.output
     assert "0 of 2 CPUs free" in result.stderr and time.monotonic() - began_s < 60
-
-
-@pytest.mark.parametrize(
-    ("flags", "code"),
-    [
-        (["--workers", 2], "FP165"),
-        (["--ray-address", "10.0.0.1:6379"], "FP165"),
-        (["--ray", "--device", "cuda:1"], "FP157"),
-        (["--ray", "--ray-address", "no-such-host:1"], "FP154"),
-    ],
-)
-def test_what_a_cluster_cannot_honour_is_refused_by_name(job: Job, flags: list[Any], code: str) -> None:
-    assert not ray.is_initialized()
-    paths = ["policy.json", "--model", "model", "--prompts", "in.jsonl", "-o", "out.jsonl"]
-    result = CliRunner().invoke(app, ["run", *paths, *map(str, flags)])
-    assert result.exit_code == 2 and code in result.stderr, result.output

@@ -98,7 +98,7 @@ def test_a_prompt_that_had_ended_is_not_run_again(lm: OffloadedLM, monkeypatch: 
     monkeypatch.setattr(Sampling, "choose", fail_once)
     with pytest.warns(UserWarning, match="memory ran out"):
         assert lm.complete(PROMPTS, NEW, stops=stops).tokens == expected
-    again = [prompt for block in run if len(block) <= 4 for prompt in block]
+    again = [row.prompt for block in run if len(block) <= 4 for row in block]
     assert PROMPTS[8] in again and not any(PROMPTS[n] in again for n in early)
 
 

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from flexplan.model import ATTENTION, EMBED, HEAD
 from flexplan.placement import Layout
+from flexplan_runtime.execute.choosing import NO_TOKEN
 from flexplan_runtime.execute.handlers.attention import layer_attention
 from flexplan_runtime.execute.handlers.gather import merge_rows
 from flexplan_runtime.execute.handlers.hidden import working, working_in, working_out
 from flexplan_runtime.execute.handlers.scoring import Scoring, positions_at_once
 from flexplan_runtime.execute.layer_weights import layer_weights, stored_pieces, whole_view
-from flexplan_runtime.execute.sampling import NO_TOKEN
 from flexplan_runtime.execute.views import TaskView
 from flexplan_runtime.weights import unpack
 
@@ -81,9 +81,10 @@ def _choose(view: TaskView, hidden_BD: Tensor) -> Tensor:
     """The next token of every row."""
     block, batch, i = view.block, view.batch, view.task.i
     logits = block.family.head(layer_weights(view), hidden_BD)
-    if batch.penalties is not None:
-        logits = batch.penalties(logits, i)
-    chosen = block.sampling.choose(logits, batch.rows, i)
+    scores = logits if batch.penalties is None else batch.penalties(logits, i)
+    chosen = batch.chooser.choose(scores, batch.rows, i)
+    if batch.logprobs is not None:
+        batch.logprobs.note(logits, chosen, i)
     if len(block.stop_ids):
         chosen = torch.where(batch.stopped, block.pad_id, chosen)
         batch.stopped |= torch.isin(chosen, block.stop_ids)
