@@ -89,11 +89,6 @@ class RunRequest:
     dummy_prompt_len: int | None = None  # random prompts of this length where none are given
     record: bool = False  # the report is to have a `Recording`
 
-    @property
-    def num_tokens(self) -> int:
-        """New ones."""
-        return len(self.token_ids)
-
 
 @dataclass(frozen=True)
 class RunReport:

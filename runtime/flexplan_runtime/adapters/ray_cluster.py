@@ -6,11 +6,14 @@ import os
 import signal
 import socket
 import threading
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import ray
+import ray.data
 
 from flexplan.errors import UsageError
 
@@ -131,6 +134,26 @@ def _room(machine: Mapping[str, float], cpus: int, gpus: int) -> int:
     """Workers of this size that one machine has room for."""
     by_cpus = int(machine.get("CPU", 0) // cpus)
     return min(by_cpus, int(machine.get("GPU", 0))) if gpus else by_cpus
+
+
+def mapped(dataset: Any, worker: type, given: tuple[Any, ...], pool: Pool, rows: int) -> Any:
+    """A Dataset of what the workers of a pool make of batches of so many rows."""
+    dataset.context.wait_for_min_actors_s = int(START_S)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*ray_remote_args")  # until 2.64 nothing else bounds restarts
+        return dataset.map_batches(
+            worker,
+            batch_size=rows,
+            compute=ray.data.ActorPoolStrategy(size=pool.size),
+            fn_constructor_args=given,
+            num_cpus=pool.cpus,
+            num_gpus=pool.gpus,
+            ray_remote_args_fn=_restarts,
+        )
+
+
+def _restarts() -> dict[str, Any]:
+    return {"max_restarts": RESTARTS, "max_task_retries": RESTARTS}
 
 
 def taken_by_others(pool: Pool) -> str:

@@ -27,7 +27,7 @@ from flexplan.errors import FlexplanError, PromptError, UsageError
 from flexplan.job import RunRequest
 from flexplan.plan import Plan
 from flexplan.problem import BadLine, Prompt, read_prompts
-from flexplan_runtime.adapters.ray_cluster import RESTARTS, START_S, nodes, pool_of, without
+from flexplan_runtime.adapters.ray_cluster import mapped, nodes, pool_of, without
 from flexplan_runtime.adapters.ray_worker import Told, Worker
 
 ID = "id"
@@ -69,16 +69,7 @@ def complete(dataset: Any, request: RunRequest, *, workers: int | None = None, i
     policy = request.policy.policy if isinstance(request.policy, Plan) else request.policy
     resumes = dataset.context.checkpoint_config is not None
     pool = pool_of(without(nodes(), _OF_RAY + _OF_RESUMING * resumes), workers, request.device)
-    dataset.context.wait_for_min_actors_s = int(START_S)
-    return dataset.map_batches(
-        RowWorker,
-        batch_size=policy.block_size,
-        compute=ray.data.ActorPoolStrategy(size=pool.size),
-        fn_constructor_args=(request, id_column),
-        num_cpus=pool.cpus,
-        num_gpus=pool.gpus,
-        ray_remote_args_fn=lambda: {"max_restarts": RESTARTS, "max_task_retries": RESTARTS},
-    )
+    return mapped(dataset, RowWorker, (request, id_column), pool, policy.block_size)
 
 
 def _refuse(dataset: Any, request: RunRequest) -> None:

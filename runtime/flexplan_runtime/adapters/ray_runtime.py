@@ -24,7 +24,16 @@ import ray.data
 from flexplan.errors import DeadlineExceeded, FlexplanError, MemoryExhausted, UsageError
 from flexplan.job import Cluster, Finding, JobListener, JobReport, RunRequest
 from flexplan.model import directory_of
-from flexplan_runtime.adapters.ray_cluster import RESTARTS, START_S, Pool, connected, nodes, pool_of, taken_by_others
+from flexplan_runtime.adapters.ray_cluster import (
+    RESTARTS,
+    START_S,
+    Pool,
+    connected,
+    mapped,
+    nodes,
+    pool_of,
+    taken_by_others,
+)
 from flexplan_runtime.adapters.ray_worker import Part, Telling, Worker
 from flexplan_runtime.commands.entry import TorchRuntime
 from flexplan_runtime.commands.job import begin_job
@@ -111,7 +120,7 @@ class _Run:
                 f"the cluster has {lacking} free: waiting for other jobs, {START_S:.0f} s at most", stacklevel=2
             )
         self.listener.stage(f"generating with {pool.size} workers, {pool.cpus} CPUs and {pool.gpus} GPUs each")
-        threading.Thread(target=self._receive, args=(parts, request, pool), daemon=True).start()
+        threading.Thread(target=self._receive, args=(_told(parts, request, pool),), daemon=True).start()
         try:
             while (came := self._next()) is not None and not self.listener.stopping():
                 for what, words in came:
@@ -123,10 +132,10 @@ class _Run:
         left, run_s = self.total - self.prompts, time.monotonic() - began_s
         return JobReport(self.prompts, self.tokens, left, self.load_s, run_s, dict(self.peak_bytes))
 
-    def _receive(self, parts: list[bytes], request: RunRequest, pool: Pool) -> None:
+    def _receive(self, dataset: Any) -> None:
         """In a thread of its own: a call into Ray hears no signal."""
         try:
-            for batch in told_by(parts, request, pool):
+            for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0):  # as they end
                 came = [telling for told in batch["told"] for telling in pickle.loads(told)]
                 self._came.put(came)
                 if self._over.is_set() or any(what == "broken" for what, _ in came):
@@ -163,27 +172,12 @@ class _Run:
             self.tokens += words[1].num_tokens
 
 
-def told_by(parts: list[bytes], request: RunRequest, pool: Pool) -> Iterator[dict[str, Any]]:
-    """What the workers tell, a batch a block of requests, as they end."""
+def _told(parts: list[bytes], request: RunRequest, pool: Pool) -> Any:
+    """A Dataset of what the workers tell: a part a block, and a block a call, as Ray would merge what is small."""
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.wait_for_min_actors_s = int(START_S)
-    # a part a block, and a block a call: Ray would merge what is small
-    dataset = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts)).map_batches(
-        Worker,
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=pool.size),
-        fn_constructor_args=(request,),
-        num_cpus=pool.cpus,
-        num_gpus=pool.gpus,
-        ray_remote_args_fn=_restarts,
-    )
-    yield from dataset.iter_batches(batch_size=None, prefetch_batches=0)
-
-
-def _restarts() -> dict[str, Any]:
-    return {"max_restarts": RESTARTS, "max_task_retries": RESTARTS}
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    dataset = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts))
+    return mapped(dataset, Worker, (request,), pool, 1)
 
 
 def _in_words(error: BaseException) -> FlexplanError:

@@ -19,7 +19,7 @@ from flexplan.errors import FlexplanError
 from flexplan.job import Completion, RunRequest
 from flexplan.policy import Policy
 from flexplan.problem import Prompt
-from flexplan_runtime.commands.job import complete_job
+from flexplan_runtime.commands.job import complete_job, tell_refused
 from flexplan_runtime.commands.prepare import Ready, make_ready
 from flexplan_runtime.commands.run import Watch, open_lm
 from flexplan_runtime.generate import OffloadedLM
@@ -45,16 +45,21 @@ class Worker:
         told = Told()
         with warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
-            warnings.showwarning = told.warned  # type: ignore[assignment]
+            warnings.showwarning = told.warned
             try:
                 ready = make_ready(self._request_of(part))
-                lm = self._opened(ready, told)
-                watch = Watch(lm.env.ledger, told)
-                complete_job(ready, lm, watch, told)
-                told.note("held", watch.peak_bytes)
+                tell_refused(ready, told)
+                if ready.requests:
+                    self._run(ready, told)
             except Exception as error:
                 told.note("broken", portable(error))
         return told.all
+
+    def _run(self, ready: Ready, told: Told) -> None:
+        lm = self._opened(ready, told)
+        watch = Watch(lm.env.ledger, told)
+        complete_job(ready, lm, watch, told)
+        told.note("held", watch.peak_bytes)
 
     def _request_of(self, part: Part) -> RunRequest:
         prompts, places = tuple(prompt for _, prompt in part), tuple(place for place, _ in part)

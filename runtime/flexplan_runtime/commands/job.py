@@ -38,6 +38,11 @@ def run_job(ready: Ready, listener: JobListener) -> JobReport:
 def begin_job(ready: Ready, listener: JobListener) -> None:
     """Tell what the answers depend on, and which prompts cannot be run."""
     listener.begin(settings_of(ready))
+    tell_refused(ready, listener)
+
+
+def tell_refused(ready: Ready, listener: JobListener) -> None:
+    """Of prompts that cannot be run."""
     for n, place, error in ready.refused:
         prompt = ready.requests.prompts[n]
         listener.failed(place, Completion(prompt.id, prompt.content, (), 0, prompt.api), error)

@@ -186,7 +186,7 @@ def test_workers_that_cannot_start_are_refused_or_said_after_a_while(
 
     other = Other.remote()
     assert ray.get(other.at_work.remote())
-    monkeypatch.setattr(ray_runtime, "START_S", 6.0)
+    monkeypatch.setattr(ray_cluster, "START_S", 6.0)
     began_s = time.monotonic()
     result = job.run("--ray", "--workers", 1)
     assert result.exit_code == 9 and "FP1002" in result.stderr, result.output
