@@ -9,7 +9,14 @@ runtime     The `Runtime` protocol, its requests and its reports.
 
 from flexplan.job.completion import Choice, Completion, TokenLogprob
 from flexplan.job.record import read_recording, record_text, refuse_other_plan
-from flexplan.job.request import budget_bytes, refuse_idle_cluster, refuse_idle_format, refuse_idle_sampling, request_of
+from flexplan.job.request import (
+    DEFAULT_NEW_TOKENS,
+    budget_bytes,
+    refuse_idle_cluster,
+    refuse_idle_format,
+    refuse_idle_sampling,
+    request_of,
+)
 from flexplan.job.runtime import (
     BenchReport,
     Cluster,
@@ -27,6 +34,7 @@ from flexplan.job.runtime import (
 )
 
 __all__ = [
+    "DEFAULT_NEW_TOKENS",
     "BenchReport",
     "Choice",
     "Cluster",

@@ -87,6 +87,7 @@ class RunRequest:
     dummy: bool = False
     cluster: Cluster | None = None  # for the runtime that spreads a job over machines
     dummy_prompt_len: int | None = None  # random prompts of this length where none are given
+    dummy_lengths: tuple[tuple[int, ...], tuple[int, ...]] | None = None  # or of these, and their most new tokens
     record: bool = False  # the report is to have a `Recording`
 
 
@@ -197,6 +198,9 @@ class Runtime(Protocol):
 
     def demo(self, say: Say, listener: Listener) -> DemoReport:
         """Plan, run and compare the embedded model."""
+
+    def convert(self, source: Path) -> Path:
+        """A GGUF file as a model directory of the cache, made where it is not there."""
 
     def examine(self) -> tuple[Finding, ...]:
         """What it finds here, for ``flexplan doctor``."""
