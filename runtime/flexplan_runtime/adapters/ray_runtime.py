@@ -69,7 +69,7 @@ def _refuse(request: RunRequest) -> None:
         raise UsageError("FP156", "--ray without --prompts", fix="give --prompts FILE, or leave --ray out")
     if request.record:
         fix = "leave one of them out: a recording is of one process"
-        raise UsageError("FP134", "--record with --ray", fix=fix)
+        raise UsageError("FP137", "--record with --ray", fix=fix)
     if request.device not in (None, "cpu", "cuda"):
         message = f"--device {request.device} with --ray: which GPU a worker has is Ray's choice"
         raise UsageError("FP157", message, fix="give --device cuda or cpu, or leave it out")

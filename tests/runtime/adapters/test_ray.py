@@ -110,6 +110,7 @@ def test_errors_cross_processes_whole() -> None:
         (["--workers", 2], "FP165"),
         (["--ray-address", "10.0.0.1:6379"], "FP165"),
         (["--ray", "--device", "cuda:1"], "FP157"),
+        (["--ray", "--record", "r.json"], "FP137"),
         (["--ray", "--ray-address", "no-such-host:1"], "FP154"),
     ],
 )
