@@ -73,11 +73,12 @@ def loaded(ready: Ready, listener: Listener) -> Iterator[tuple[OffloadedLM, Watc
     """The model of a request, who watches what it holds, and the seconds that loading its weights took."""
     began_s = time.perf_counter()
     listener.stage("loading weights")
-    with _opened(ready) as lm:
+    with open_lm(ready) as lm:
         yield lm, Watch(lm.env.ledger, listener), time.perf_counter() - began_s
 
 
-def _opened(ready: Ready) -> OffloadedLM:
+def open_lm(ready: Ready) -> OffloadedLM:
+    """The model of a request, its weights loaded."""
     request = ready.request
     return OffloadedLM(
         ready.opened,
