@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from flexplan_runtime.kernels.availability import compiles_for
+from flexplan_runtime.kernels.availability import compiles_for, pays
 
 
 def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """``x`` centred and scaled to a variance of 1, then by ``weight``, and ``bias`` added."""
-    if _is_a_step(x):
+    if x.shape[-2] == 1 and x.is_contiguous() and compiles_for(x):  # of a prompt the framework's is as fast
         from flexplan_runtime.kernels.decode_step import norm_cuda
 
         return norm_cuda(x, weight, bias, eps, centred=True)
@@ -19,13 +19,8 @@ def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """``x`` by its root mean square, times ``weight``: as in transformers after rounding to the activations' dtype."""
-    if _is_a_step(x):
+    if x.is_contiguous() and pays(x.shape[-2], x.numel() // x.shape[-1]) and compiles_for(x):
         from flexplan_runtime.kernels.decode_step import norm_cuda
 
         return norm_cuda(x, weight, None, eps, centred=False)
     return F.rms_norm(x, x.shape[-1:], eps=eps).mul_(weight)
-
-
-def _is_a_step(x: Tensor) -> bool:
-    """One position a row: such steps are captured.  A prompt's kernels are launched one by one, ours more slowly."""
-    return x.shape[-2] == 1 and x.is_contiguous() and compiles_for(x)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from flexplan.model import ModelConstants, ModelShape
+from flexplan_runtime.kernels.availability import compiles_for, pays
 from flexplan_runtime.kernels.norms import rms_norm
 from flexplan_runtime.models.activations import activation
 from flexplan_runtime.models.base import Family, Weights, residual, whole
@@ -41,8 +42,17 @@ class Llama(Family):
 
     def feed_forward(self, w: Weights, prefix: str, x: Tensor) -> Tensor:
         """The gated block of the tensors that start with `prefix`, over the last dimension."""
-        gate, up = self.apply(w, f"{prefix}gate_up", x).chunk(2, dim=-1)
-        return self.apply(w, f"{prefix}down", self._activation(gate).mul_(up))
+        return self.apply(w, f"{prefix}down", self._gated(self.apply(w, f"{prefix}gate_up", x)))
+
+    def _gated(self, gate_up: Tensor) -> Tensor:
+        """(..., 2F) to (..., F), over the first half."""
+        tokens = gate_up.numel() // gate_up.shape[-1]
+        if self.math.activation == "silu" and pays(gate_up.shape[-2], tokens) and compiles_for(gate_up):
+            from flexplan_runtime.kernels.decode_step import gate_cuda
+
+            return gate_cuda(gate_up)
+        gate, up = gate_up.chunk(2, dim=-1)
+        return self._activation(gate).mul_(up)
 
     def norm(self, w: Weights, name: str, x: Tensor) -> Tensor:
         return rms_norm(x, whole(w[f"{name}.weight"]).reshape(-1), self.math.norm_eps)
@@ -51,3 +61,4 @@ class Llama(Family):
         super().warm_up(dtype, device)
         heads_BSNH = torch.zeros(1, 1, self.shape.num_heads, self.shape.head_dim, dtype=dtype, device=device)
         self._rotary.turned(torch.zeros(1, 1, dtype=torch.int64, device=device), heads_BSNH)
+        self._gated(torch.zeros(1, 1, 2 * self.shape.ffn_size, dtype=dtype, device=device))

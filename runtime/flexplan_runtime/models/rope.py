@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from flexplan.model import ModelConstants, RopeScaling
-from flexplan_runtime.kernels.availability import compiles_for
+from flexplan_runtime.kernels.availability import compiles_for, pays
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Rotary:
 
     def turned(self, positions_BS: Tensor, *heads_BSNH: Tensor) -> list[Tensor]:
         """Each of these queries or keys turned by its position."""
-        if positions_BS.shape[1] == 1 and compiles_for(positions_BS):
+        if pays(positions_BS.shape[1], positions_BS.numel()) and compiles_for(positions_BS):
             from flexplan_runtime.kernels.decode_step import turn_cuda
 
             frequencies = self._frequencies(positions_BS)
