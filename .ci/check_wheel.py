@@ -14,12 +14,13 @@ from pathlib import Path
 PACKAGES = {"flexplan", "flexplan_planners", "flexplan_runtime"}
 MUST_CONTAIN = {
     *(f"{package}/py.typed" for package in PACKAGES),
+    *(f"flexplan/report/html/{name}" for name in ("template.html", "report.css", "report.js", "echarts.min.js")),
     "flexplan_runtime/data/tiny-opt/config.json",
     "flexplan_runtime/data/tiny-opt/model.safetensors",
     "flexplan_runtime/data/tiny-opt/tokenizer.json",
     "flexplan_runtime/data/tiny-opt/prompts.txt",
     "flexplan_runtime/kernels/host/attention.cpp",
-    "flexplan_runtime/kernels/host/tiles.hpp",
+    "flexplan_runtime/kernels/host/arithmetic/tiles.hpp",
 }
 TENSOR_LIBRARIES = ("torch", "transformers", "safetensors")
 

@@ -21,7 +21,8 @@ def plain(name: str) -> str:
 
 PINS = {plain(packaging.Requirement(line).name) for line in LINES}
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-DIRECT = [*EXTRAS["dependencies"], *EXTRAS["optional-dependencies"]["runtime"], *EXTRAS["optional-dependencies"]["dev"]]
+PINNED = ("runtime", "eval", "serve", "dev")
+DIRECT = [*EXTRAS["dependencies"], *(text for extra in PINNED for text in EXTRAS["optional-dependencies"][extra])]
 
 
 def test_every_line_is_one_version_and_nothing_else() -> None:

@@ -1,4 +1,4 @@
-"""A machine at its limits of memory, threads or open files: no bug, whichever library ran into them."""
+"""A machine at its limits of memory, threads or open files, or whose disk fails: no bug, whichever library met it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 import resource
 from collections.abc import Iterator
 
-from flexplan.errors import MemoryExhausted
+from flexplan.errors import FlexplanError, MemoryExhausted, StorageError
 from flexplan.units import MiB, format_size
 
 _LEAST_BYTES = 160 * MiB  # of addresses: below, libraries end the process themselves while they are imported
@@ -29,6 +29,26 @@ _NUMBERS = {
     errno.EMFILE: _FILES[0],
     errno.ENFILE: _FILES[0],
 }
+
+
+# what the system says of a disk that is full, failing, gone or for reading only, and of files that may not grow
+_DISK = frozenset(
+    (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ENXIO, errno.ENODEV, errno.ESTALE)
+)
+
+
+def no_bug(error: BaseException) -> FlexplanError | None:
+    """What the machine lacks that an exception, or one that it came of, ran into; None where it is about nothing."""
+    return exhausted(error) or _broken_disk(error)
+
+
+def _broken_disk(error: BaseException) -> StorageError | None:
+    for one in _causes(error):
+        if isinstance(one, OSError) and one.errno in _DISK:
+            what = f"{one.filename} cannot be used" if one.filename else "a file cannot be used"
+            fix = "make room, or look after the disk; a job goes on with --resume"
+            return StorageError("FP619", f"{what}: {one.strerror}", fix=fix)
+    return None
 
 
 def exhausted(error: BaseException) -> MemoryExhausted | None:

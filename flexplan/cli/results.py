@@ -67,6 +67,12 @@ class Results(Protocol):
     def tick(self) -> None:
         """A pass has ended."""
 
+    def shrink(self, policy: str, block: tuple[int, int]) -> None:
+        """Memory gave out: so many rows and micro-batches from here on, for the policy with this digest."""
+
+    def block(self, policy: str) -> tuple[int, int] | None:
+        """What an earlier run has shrunk them to."""
+
     def end(self) -> None:
         """All are done."""
 
@@ -105,7 +111,7 @@ class _Kept:
             for path in (target.path, errors_path(target.path.resolve())):
                 refuse_existing(path)
         if digests is not None:
-            journal.refuse_other_requests([digests[place] for place in range(len(digests))])
+            journal.refuse_other_requests(digests)
         self._warned = False
         failed = journal.failed.items()
         self._again = {n for n, digest in failed if target.retry_failed or self.digests.get(n, "") != digest}
@@ -133,6 +139,13 @@ class _Kept:
         if self.journal.tick() and self.journal.is_gone() and not self._warned:
             self._warned = True
             warnings.warn(f"{self.target.path} was removed; its lines are kept elsewhere at the end", stacklevel=2)
+
+    def shrink(self, policy: str, block: tuple[int, int]) -> None:
+        self.journal.shrink(policy, *block)
+
+    def block(self, policy: str) -> tuple[int, int] | None:
+        found = self.journal.shrunk
+        return (found.rows, found.batches) if found and found.policy == policy else None
 
     def end(self) -> None:
         if self.target.ordered:
@@ -173,6 +186,12 @@ class _Poured:
 
     def tick(self) -> None:
         return
+
+    def shrink(self, policy: str, block: tuple[int, int]) -> None:
+        return
+
+    def block(self, policy: str) -> tuple[int, int] | None:
+        return None
 
     def end(self) -> None:
         deliver(self.path, "".join(line for _, line in sorted(self._lines.items())), self.places)

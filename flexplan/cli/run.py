@@ -1,9 +1,8 @@
-"""Commands that work on this machine: run, bench, profile and demo."""
+"""Commands that work on this machine: run, bench, profile, lock, convert and demo."""
 
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -11,8 +10,9 @@ from typing import Annotated
 import typer
 
 from flexplan.cli import options as opt
-from flexplan.cli.output import deliver, refuse_closed_output, refuse_unwritable
-from flexplan.errors import UsageError, visible
+from flexplan.cli.output import deliver, refuse_closed_output, refuse_same, refuse_unwritable
+from flexplan.cli.progress import note
+from flexplan.errors import UsageError
 from flexplan.report.answers import say
 
 
@@ -49,6 +49,8 @@ def run(
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="With --resume: failed requests, too.")] = False,
     ordered: Annotated[bool, typer.Option("--ordered", help="Put OUT in the order of IN at the end.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="A bad request ends the job before it begins.")] = False,
+    record: opt.Record = None,
+    locked: Annotated[bool, typer.Option("--locked", help="Hold the model against its lock's SHA-256 sums.")] = False,
 ) -> None:
     """Complete every prompt."""
     from flexplan.cli.launch import run_to_file
@@ -77,10 +79,15 @@ def run(
         dummy=dummy,
         dummy_prompt_len=prompt_len,
         strict=strict,
+        record=record is not None,
+        locked=locked,
         **{key: value for key, value in drawing.items() if value is not None},
     )
     target = Target(output, (policy, prompts, request.model), overwrite, resume, retry_failed, ordered)
-    run_to_file(request, prompts, target, form or "auto", typed_tokens=max_new_tokens is not None)
+    if record is not None:
+        refuse_same(record, output)
+        refuse_unwritable(record, target.inputs)
+    run_to_file(request, prompts, target, form or "auto", record=record)
 
 
 def bench(
@@ -96,17 +103,20 @@ def bench(
     packed_cache: opt.PackedCache = None,
     prompt_len: opt.PromptLen = None,
     max_new_tokens: opt.MaxNewTokens = None,
+    lengths: opt.BenchLengths = None,
+    num_prompts: opt.NumPrompts = None,
     seed: opt.Seed = 0,
     dummy: opt.Dummy = False,
     trace: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write both timelines as one Chrome trace.")
     ] = None,
+    record: opt.Record = None,
     as_json: opt.JsonFlag = False,
 ) -> None:
     """Run one block of random prompts, and lay what was predicted beside what was measured."""
     from flexplan.cli import launch
     from flexplan.hardware import hardware_from
-    from flexplan.job import budget_bytes, request_of
+    from flexplan.job import budget_bytes, record_text, request_of
     from flexplan.plan import load_policy
 
     request = request_of(
@@ -122,11 +132,16 @@ def bench(
         stop_at_end_token=False,
         dummy=dummy,
         dummy_prompt_len=prompt_len,
+        dummy_lengths=launch.dummy_lengths(lengths, num_prompts, prompt_len, max_new_tokens),
+        record=record is not None,
     )
     machine = None if hardware is None else hardware_from(hardware)
     refuse_closed_output()
-    if trace is not None:
-        refuse_unwritable(trace, (policy, request.model, hardware))
+    for written in (trace, record):
+        if written is not None:
+            refuse_unwritable(written, (policy, request.model, hardware, lengths))
+    if trace is not None and record is not None:
+        refuse_same(record, trace)
     report = launch.bench(request, machine)
     if as_json:
         from flexplan.report.objects import bench_object
@@ -138,6 +153,8 @@ def bench(
         tables.console().print(tables.bench_view(report))
     if trace is not None:  # last: what was measured is said, whatever becomes of the file
         deliver(trace, report.predicted.chrome_trace(("measured", report.measured)), (offload_dir,))
+    if record is not None and report.recording is not None:
+        deliver(record, record_text(report.recording), (offload_dir,))
 
 
 def profile(
@@ -153,7 +170,7 @@ def profile(
 
     refuse_closed_output()
     refuse_unwritable(output)
-    found = find_runtime().profile(device, offload_dir, lambda line: print(line, file=sys.stderr))
+    found = find_runtime().profile(device, offload_dir, note)
     if as_json:
         say(found.model_dump_json(indent=2))
     else:
@@ -161,7 +178,7 @@ def profile(
 
         tables.console().print(tables.hardware_table(found))
     deliver(output, found.model_dump_json(indent=2) + "\n", (offload_dir,))
-    print(visible(f"written to {output}"), file=sys.stderr)
+    note(f"written to {output}")
 
 
 def doctor(as_json: opt.JsonFlag = False) -> None:
@@ -195,3 +212,29 @@ def demo(as_json: opt.JsonFlag = False) -> None:
         tables.console().print(tables.demo_view(report))
     if not report.tokens_equal:
         raise typer.Exit(1)
+
+
+def lock(
+    model: Annotated[str, typer.Argument(metavar="DIR_OR_NAME", help="A model directory, or one that is downloaded.")],
+    check: Annotated[bool, typer.Option("--check", help="Hold the files against the lock that is there.")] = False,
+) -> None:
+    """Write down what the files of a model are, by their SHA-256, or see that they still are it."""
+    from flexplan.model import here
+    from flexplan.model.checkpoint import LOCK, verify_lock, write_lock
+    from flexplan.units import format_size
+
+    place = here(model)
+    found = verify_lock(place) if check else write_lock(place)
+    size = format_size(sum(file.bytes for file in found.files.values()))
+    say(f"{place / LOCK}: {len(found.files)} files, {size}, " + ("all as locked" if check else "locked"))
+
+
+def convert(source: Annotated[Path, typer.Argument(metavar="FILE.gguf", help="A GGUF file.")]) -> None:
+    """Make a model directory of a GGUF file, once; the file's own path stands for it in all commands then."""
+    from flexplan.errors import ModelFilesError
+    from flexplan.job import find_runtime
+    from flexplan.model import is_gguf
+
+    if not is_gguf(source):
+        raise ModelFilesError("FP544", f"{source}: is no GGUF file", fix="give the path of a .gguf file")
+    say(f"{source} is converted to {find_runtime().convert(source)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from flexplan.graph import Work
+from flexplan.graph import NOTHING, Work
 from flexplan.model import ModelShape
 
 _AS_IT_LIES = 3  # rows that a host's library multiplies with a matrix as it lies in memory
@@ -20,6 +20,9 @@ _GATED_KERNELS, _ACTIVATED_KERNELS = 3, 2  # between the products: activation, t
 _ROTARY_KERNELS = 19  # sines and cosines of the positions, then a product, a swapped half, its product and a sum, twice
 # numbers that pass through memory between products, for each of the width: read and written
 _SUMMED = 3  # two read, one written
+_SCORED = 32  # bytes: scores that kernels do not know are written or read some eight times in float32
+_SCORED_KERNELS = 8
+_SCORED_ON_HOST = 5  # keys and values there are read, written as float32 (twice their bytes) and read again
 _GATED, _ACTIVATED = 5, 2  # the activation in its place, then its product with the other half; the activation alone
 _ROTATED = 9  # a product, a swapped half and its product, twice each, and a sum
 
@@ -69,24 +72,36 @@ def project_work(s: ModelShape, tokens: int) -> Work:
     width = s.q_size + 2 * s.kv_size
     rotary = s.positions == "rotary"
     turned = s.q_size + s.kv_size if rotary else 0
-    between = _normed(s, s.hidden_size) + _ROTATED * turned + 4 * s.kv_size  # keys and values: read, kept
+    normed = s.norms_of_a_block - s.added_norm
+    between = normed * _normed(s, s.hidden_size) + _ROTATED * turned + 4 * s.kv_size  # keys and values: read, kept
     between += _normed(s, s.q_size + s.kv_size) if s.qk_norm else 0
-    kernels = _norm_kernels(s) * (3 if s.qk_norm else 1) + (_ROTARY_KERNELS if rotary else 0) + _PROJECT_KERNELS
+    norms = normed + (2 if s.qk_norm else 0)
+    kernels = norms * _norm_kernels(s) + (_ROTARY_KERNELS if rotary else 0) + _PROJECT_KERNELS
     matrix = s.hidden_size * width
     return _products(s, tokens, matrix, matrix, s.hidden_size + width, between, kernels)
 
 
-def prompt_attention_work(s: ModelShape, rows: int, length: int) -> Work:
-    """Causal attention of a prompt over itself."""
-    flops = 2 * rows * s.q_size * length * length  # 2 products x 2 operations, half the square
-    return Work(gpu_flops=flops, gpu_bytes=2 * rows * length * (s.q_size + s.kv_size) * s.bytes_per_element)
+def prompt_attention_work(s: ModelShape, rows: int, length: int, read: float | None = None) -> Work:
+    """Causal attention of a prompt over itself, or over the ``read`` newest tokens of each position."""
+    read = length if read is None else read
+    pairs = rows * read * (length - read / 2)  # half a square, and the strip beside it
+    flops = 4 * s.q_size * pairs  # 2 products x 2 operations
+    work = Work(gpu_flops=flops, gpu_bytes=2 * rows * length * (s.q_size + s.kv_size) * s.bytes_per_element)
+    return work.plus(_scored_work(s, rows * length * length * s.num_heads, rows))
+
+
+def _scored_work(s: ModelShape, scores: float, times: float = 1) -> Work:
+    """What kernels do not know of scores, by the framework's operations over all of them."""
+    if not s.odd_scores:
+        return NOTHING
+    return Work(gpu_between_bytes=_SCORED * scores, kernels=_SCORED_KERNELS * times)
 
 
 def _is_packed(s: ModelShape, pair_bytes: int) -> bool:
     return pair_bytes != 2 * s.head_dim * s.bytes_per_element
 
 
-def gpu_attention_work(s: ModelShape, grains: int, context: int, pair_bytes: int, sparsity: float = 1.0) -> Work:
+def gpu_attention_work(s: ModelShape, grains: int, context: float, pair_bytes: int, sparsity: float = 1.0) -> Work:
     """One query a head over ``context`` positions of ``grains`` (sequence, KV head) pairs on the gpu.
 
     All keys are read, and of the values the share ``sparsity``.
@@ -95,25 +110,26 @@ def gpu_attention_work(s: ModelShape, grains: int, context: int, pair_bytes: int
     flops = 4 * grains * s.group_size * s.head_dim * context * read
     nbytes = grains * context * pair_bytes * read
     if _is_packed(s, pair_bytes):
-        return Work(gpu_packed_bytes=nbytes, kernels=1)
-    return Work(gpu_flops=flops, gpu_bytes=nbytes, kernels=1)
+        return Work(gpu_packed_bytes=nbytes, kernels=1).plus(_scored_work(s, grains * s.group_size * context))
+    scored = _scored_work(s, grains * s.group_size * context)
+    return Work(gpu_flops=flops, gpu_bytes=nbytes, kernels=1).plus(scored)
 
 
-def chosen_values_work(s: ModelShape, grains: int, context: int, pair_bytes: int, sparsity: float) -> Work:
+def chosen_values_work(s: ModelShape, grains: int, context: float, pair_bytes: int, sparsity: float) -> Work:
     """The second half of that, once the keys alone were read (``sparsity`` 0): the values that were chosen."""
     flops = 2 * grains * s.group_size * s.head_dim * context * sparsity
     return Work(gpu_flops=flops, gpu_bytes=grains * context * pair_bytes * sparsity / 2)
 
 
-def host_attention_work(s: ModelShape, grains: int, context: int, pair_bytes: int, sparsity: float = 1.0) -> Work:
+def host_attention_work(s: ModelShape, grains: int, context: float, pair_bytes: int, sparsity: float = 1.0) -> Work:
     """The same on the host: what is read, and what each further query head of a KV head adds to computing the first."""
     read = (1 + sparsity) / 2
     nbytes = grains * context * pair_bytes * read
     further = 4 * grains * (s.group_size - 1) * s.head_dim * context * read
-    packed = _is_packed(s, pair_bytes)
+    packed, slower = _is_packed(s, pair_bytes), _SCORED_ON_HOST if s.odd_scores else 1
     return Work(
-        attended_bytes=0 if packed else nbytes,
-        attended_packed_bytes=nbytes if packed else 0,
+        attended_bytes=0 if packed else nbytes * slower,
+        attended_packed_bytes=nbytes * slower if packed else 0,
         host_bytes=nbytes,
         host_flops=further,
     )
@@ -122,7 +138,14 @@ def host_attention_work(s: ModelShape, grains: int, context: int, pair_bytes: in
 def merge_work(s: ModelShape, tokens: int) -> Work:
     """The output projection of attention, and what it is added to."""
     matrix = s.q_size * s.hidden_size
-    return _products(s, tokens, matrix, matrix, s.q_size + s.hidden_size, _SUMMED * s.hidden_size, _MERGE_KERNELS)
+    between, kernels = _added(s)
+    return _products(s, tokens, matrix, matrix, s.q_size + s.hidden_size, between, _MERGE_KERNELS + kernels)
+
+
+def _added(s: ModelShape) -> tuple[int, int]:
+    """Numbers that pass through memory, and kernels, where what a block adds is added."""
+    normed = _normed(s, s.hidden_size) if s.added_norm else 0
+    return _SUMMED * s.hidden_size + normed, _norm_kernels(s) if s.added_norm else 0
 
 
 def experts_touched(s: ModelShape, tokens: int) -> float:
@@ -140,8 +163,9 @@ def mlp_work(s: ModelShape, tokens: int) -> Work:
     matrix = matrices * s.hidden_size * s.ffn_size
     moved = 2 * s.hidden_size + matrices * s.ffn_size
     activated = (_GATED if s.gated else _ACTIVATED) * s.ffn_size
-    between = _normed(s, s.hidden_size) + activated + _SUMMED * s.hidden_size
-    kernels = _norm_kernels(s) + _MLP_KERNELS + (_GATED_KERNELS if s.gated else _ACTIVATED_KERNELS)
+    normed, (added, kernels) = s.norms_of_a_block - s.added_norm, _added(s)
+    between = normed * _normed(s, s.hidden_size) + activated + added
+    kernels += normed * _norm_kernels(s) + _MLP_KERNELS + (_GATED_KERNELS if s.gated else _ACTIVATED_KERNELS)
     return _products(s, tokens, matrix, matrix, moved, between, kernels, 2)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from typing import Protocol
@@ -108,9 +108,9 @@ class FileStore:
             handle.close()
 
     def read(self, name: str) -> bytes:
-        with suppress(FileNotFoundError):
-            return self.paths[name].read_bytes()
-        return b""
+        path = self.paths[name]
+        with _stored(path, "read"):
+            return path.read_bytes() if path.exists() else b""
 
     def replace(self, name: str, chunks: Iterable[bytes]) -> None:
         with _stored(self.paths[name], "rewritten"):
@@ -119,7 +119,8 @@ class FileStore:
             self.sync_names()
 
     def remove(self, name: str) -> None:
-        self.paths[name].unlink(missing_ok=True)
+        with _stored(self.paths[name], "removed"):
+            self.paths[name].unlink(missing_ok=True)
 
     def sync_names(self) -> None:
         directory = self.paths[OUT].parent
@@ -153,14 +154,19 @@ class FileHandle:
         return os.fstat(self._fd).st_size
 
     def read(self, offset: int, nbytes: int) -> bytes:
+        found = b""
         with _stored(self.path, "read"):
-            return os.pread(self._fd, nbytes, offset)
+            while len(found) < nbytes and (more := os.pread(self._fd, nbytes - len(found), offset + len(found))):
+                found += more
+        return found
 
     def append(self, data: bytes) -> None:
-        left = memoryview(data)
-        with _stored(self.path, "written"):
-            while left:
-                left = left[os.write(self._fd, left) :]
+        try:  # twice a request: no context manager
+            done = os.write(self._fd, data)
+            while done < len(data):
+                done += os.write(self._fd, memoryview(data)[done:])
+        except OSError as error:
+            raise _refused(self.path, "written", error) from error
 
     def truncate(self, nbytes: int) -> None:
         with _stored(self.path, "cut off"):
@@ -177,7 +183,8 @@ class FileHandle:
             return True
 
     def close(self) -> None:
-        os.close(self._fd)
+        with _stored(self.path, "closed"):
+            os.close(self._fd)
 
 
 @contextmanager
@@ -185,4 +192,8 @@ def _stored(path: Path, verb: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError("FP616", f"{path} cannot be {verb}: {error.strerror or error}", fix=_RESUMABLE) from error
+        raise _refused(path, verb, error) from error
+
+
+def _refused(path: Path, verb: str, error: OSError) -> StorageError:
+    return StorageError("FP616", f"{path} cannot be {verb}: {error.strerror or error}", fix=_RESUMABLE)

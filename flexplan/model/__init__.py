@@ -1,6 +1,7 @@
 """Models as numbers: sizes, tensors, layers, and the constants of their mathematics.
 
 catalog      Models known by name, as the `config.json` each of them has.
+coding       `Coding`: a matrix in the codes that its checkpoint stores; `StoredFormat`: which matrices are.
 config       A Hugging Face `config.json`, read as data into a `ModelShape` and the constants of the mathematics.
 constants    `ModelConstants`: what the mathematics of a model needs beyond its sizes.
 header       The header of a safetensors file, its sizes bounded before anything is computed with them.
@@ -8,6 +9,7 @@ layers       The layers of the schedule: embedding, N transformer layers (or N p
 packing      `Packing`: group-wise quantised numbers, the bytes they take, where codes and scales lie.
 places       Where a model lies that is given by name: flexplan's downloads, the cache of the Hugging Face hub.
 published    The models known by name: the `config.json` of each, as its maker published it.
+published_later  Those of families that came later.
 shape        `ModelShape`: the numbers of a model that planning needs.
 stored       What the headers of safetensors files say, without a tensor library: dtypes, and tensors that are the
              same.
@@ -15,8 +17,9 @@ tensors      The weight tensors of a shape, layer by layer, under flexplan's own
 token_rules  `TokenRules`: what a model's generation config asks of the tokens that follow.
 """
 
-from flexplan.model.catalog import model_shape, read_model, shape_to_run
+from flexplan.model.catalog import model_names, model_shape, read_model, shape_to_run
 from flexplan.model.checkpoint import Source, StoredTensor, WeightFile, parameter_sources
+from flexplan.model.coding import Coding, StoredFormat
 from flexplan.model.config import read_config
 from flexplan.model.constants import ModelConstants, RopeScaling
 from flexplan.model.header import read_header, what_it_is
@@ -26,9 +29,12 @@ from flexplan.model.places import (
     cached,
     directory_of,
     downloads,
+    gguf_place,
     has_config,
+    here,
     hub_cache,
     hub_name,
+    is_gguf,
     refuse_other_formats,
     snapshot_within,
 )
@@ -57,6 +63,7 @@ __all__ = [
     "SINGLE",
     "TOKENS",
     "TRANSFORMER",
+    "Coding",
     "Ids",
     "Layer",
     "ModelConstants",
@@ -64,6 +71,7 @@ __all__ = [
     "Packing",
     "RopeScaling",
     "Source",
+    "StoredFormat",
     "StoredTensor",
     "TokenRules",
     "WeightFile",
@@ -71,11 +79,15 @@ __all__ = [
     "cached",
     "directory_of",
     "downloads",
+    "gguf_place",
     "has_config",
+    "here",
     "hub_cache",
     "hub_name",
     "is_gathered",
+    "is_gguf",
     "layer_tensors",
+    "model_names",
     "model_shape",
     "parameter_sources",
     "read_config",

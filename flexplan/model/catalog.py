@@ -15,22 +15,29 @@ from flexplan.model.checkpoint import refuse_unusable_weights
 from flexplan.model.config import read_config
 from flexplan.model.constants import ModelConstants
 from flexplan.model.families import FAMILIES, why_not
+from flexplan.model.formats import FORMATS
 from flexplan.model.places import (
     cached,
     downloads,
+    gguf_place,
     has_config,
     hub_cache,
     hub_name,
+    is_gguf,
     refuse_other_formats,
     snapshot_within,
 )
 from flexplan.model.published import MIRRORS, RENAMED, SERIES, Config
+from flexplan.model.published_later import LATER
 from flexplan.model.shape import ModelShape
+
+_FP8 = "-fp8"  # behind the name of a model: as Qwen publishes it
+_IN_BLOCKS = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128], "activation_scheme": "dynamic"}
 
 
 @cache
 def _configs() -> dict[str, Config]:
-    return {name: config for series in SERIES for name, config in series.configs()}
+    return {name: config for series in (*SERIES, *LATER) for name, config in series.configs()}
 
 
 @cache
@@ -56,10 +63,14 @@ def model_names() -> tuple[str, ...]:
 
 def model_config(name: str) -> Config:
     """The ``config.json`` of a model known by its id or its short name; the caller may change it."""
-    full = _short_names().get(name.lower())
-    if full is None:
-        raise _unknown(name)
-    return dict(_configs()[full])
+    known = _short_names()
+    full = known.get(name.lower())
+    if full is not None:
+        return dict(_configs()[full])
+    stem, ending = name[: -len(_FP8)].lower(), name[-len(_FP8) :].lower()
+    if ending == _FP8 and stem in known:
+        return _configs()[known[stem]] | {"quantization_config": _IN_BLOCKS}
+    raise _unknown(name)
 
 
 def read_model(name: str | Path) -> tuple[ModelShape, ModelConstants]:
@@ -78,7 +89,7 @@ def read_model(name: str | Path) -> tuple[ModelShape, ModelConstants]:
     for place in cached(hub_id) if hub_id else ():
         if has_config(place):
             return read_config(place, hub_id)
-    return read_config(model_config(text), known)
+    return read_config(model_config(text), known or text)
 
 
 def model_shape(name: str | Path) -> ModelShape:
@@ -108,6 +119,8 @@ def _is_place(text: str) -> bool:
 def _read_place(path: Path) -> tuple[ModelShape, ModelConstants]:
     """By the config there, or, where FlexLLMGen wrote the files, by the model that the directory's name says."""
     place = snapshot_within(path)
+    if is_gguf(place) and has_config(gguf_place(place)):
+        return read_config(gguf_place(place), place.stem)
     full = _npy_model(place)
     if full:
         return read_config(_configs()[full], full)
@@ -136,6 +149,8 @@ def _unknown(name: str) -> UsageError:
     why = why_not(name)
     if why:
         fix = f"use a model in 16 bits of these types: {', '.join(FAMILIES)}"
+        if "packed" in why:
+            fix = f"give its directory, if it is one of {FORMATS}; or {fix}"
         return UsageError("FP124", f"model {shown(name)} {why}", fix=fix)
     message = f"model {shown(name)} is neither a model directory nor a known name"
     if hub_name(name):

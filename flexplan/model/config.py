@@ -15,16 +15,23 @@ from flexplan.errors import ModelFilesError
 from flexplan.files import parse_lenient
 from flexplan.limits import MOST_FILE_BYTES, read_limited, shown
 from flexplan.model.constants import ModelConstants
-from flexplan.model.families import FAMILIES, Fields, read_opt, read_rotary
+from flexplan.model.families import FAMILIES, fields_of, read_family
+from flexplan.model.formats import PACKED_BESIDE, UNPACKED, read_format, with_kept
 from flexplan.model.header import what_it_is
 from flexplan.model.places import model_name
 from flexplan.model.shape import ModelShape
-from flexplan.model.stored import StoredAt, not_weights, packed_weight, same_numbers, stored_dtype, stored_tensors
+from flexplan.model.stored import (
+    StoredAt,
+    not_weights,
+    packed_weight,
+    same_numbers,
+    stored_dtype,
+    stored_scale,
+    stored_tensors,
+)
 from flexplan.model.token_rules import read_ids, read_rules
 
 _RUNS_CODE = ("auto_map", "custom_pipelines")
-_PACKED_BESIDE = "hf_quant_config.json"
-_PACKED = ("quantization_config", "quantization", _PACKED_BESIDE)
 # keys by which transformers would compute something else, or nothing at all, in the families that are read here
 _OTHER_MATHS = {
     "is_encoder_decoder": "an encoder",
@@ -35,7 +42,7 @@ _OTHER_MATHS = {
     "generator": "a model within a model",
     "text_encoder": "a model within a model",
 }
-_UNPACKED = "use the checkpoint in float16 or bfloat16; flexplan compresses weights itself"
+_SCALE = "stored scales"  # no key of a config.json: what the files say of the dtype of scales
 _HEAD = "lm_head.weight"
 _TOKENS = (
     "model.embed_tokens.weight",
@@ -62,8 +69,8 @@ def read_config(source: str | Path | Mapping[str, Any], name: str | None = None)
     config = _read_object(where)
     beside = directory / "generation_config.json"
     generation, its_place = (_read_object(beside), beside) if os.path.lexists(beside) else (config, where)
-    if os.path.lexists(directory / _PACKED_BESIDE):
-        config = config | {_PACKED_BESIDE: True}
+    if os.path.lexists(directory / PACKED_BESIDE):
+        config = config | {PACKED_BESIDE: True}
     config = config | _by_tensors(config, directory)
     shape, math = _parse(config, name or model_name(directory), str(path))
     return shape, math.model_copy(update=_generation(generation, shape.vocab_size, str(its_place)))
@@ -108,12 +115,12 @@ def _by_tensors(config: Mapping[str, Any], directory: Path) -> dict[str, Any]:
     family = config.get("model_type")
     if not isinstance(family, str) or family not in FAMILIES:
         return {}  # refused by its type, whatever else is wrong
-    _refuse_packed(config, str(directory))
-    found: dict[str, Any] = {}
+    packed = read_format(config, str(directory), "float16") is not None
+    found: dict[str, Any] = {_SCALE: stored_scale(stored_tensors(directory))} if packed else {}
     if not config.get("dtype") and not config.get("torch_dtype"):
         found["dtype"] = stored_dtype(directory)
     tied = config.get("tie_word_embeddings", FAMILIES[family]["tie_word_embeddings"])
-    tokens, head = _token_table_and_head(directory)
+    tokens, head = _token_table_and_head(directory, packed)
     if tied is True and tokens and head and not same_numbers(tokens, head):
         found["tie_word_embeddings"] = False
         _say_untied(directory, head)
@@ -131,12 +138,12 @@ def _say_untied(directory: Path, _head: StoredAt) -> None:
     warnings.warn(message, stacklevel=5)
 
 
-def _token_table_and_head(directory: Path) -> tuple[StoredAt | None, StoredAt | None]:
+def _token_table_and_head(directory: Path, packed: bool) -> tuple[StoredAt | None, StoredAt | None]:
     stored = stored_tensors(directory)
     if what := not_weights(directory):
         raise ModelFilesError("FP527", f"{directory}: {what}", fix="fetch the weights themselves")
-    if what := packed_weight(stored):
-        raise ModelFilesError("FP504", f"{directory}: {what}: packed weights are not read", fix=_UNPACKED)
+    if not packed and (what := packed_weight(stored)):
+        raise ModelFilesError("FP504", f"{directory}: {what}, and config.json does not say how", fix=UNPACKED)
     return next((stored[name] for name in _TOKENS if name in stored), None), stored.get(_HEAD)
 
 
@@ -144,11 +151,12 @@ def _parse(config: Mapping[str, Any], name: str, where: str) -> tuple[ModelShape
     family = config.get("model_type")
     if not isinstance(family, str) or family not in FAMILIES:
         raise _unsupported(config, where)
-    _refuse_packed(config, where)
     _refuse_other_maths(config, where)
-    fields = Fields(config, family, where)
+    fields = fields_of(config, family, where)
+    stored = read_format(config, where, fields.dtype(), config.get(_SCALE))
     try:
-        return read_opt(fields, name) if family == "opt" else read_rotary(fields, name)
+        shape, math = read_family(fields, name)
+        return (with_kept(shape, *stored, where) if stored else shape), math
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         what = f"{'.'.join(map(str, first['loc'])) or 'sizes'} {shown(first['input'])}: {first['msg']}"
@@ -163,24 +171,6 @@ def _unsupported(config: Mapping[str, Any], where: str) -> ModelFilesError:
         message = f"{where}: {code!r} asks to run code that came with the model; flexplan runs none"
         return ModelFilesError("FP505", message, fix=fix)
     return ModelFilesError("FP504", f"{where}: model_type is {family!r}, which flexplan does not support", fix=fix)
-
-
-def _refuse_packed(config: Mapping[str, Any], where: str) -> None:
-    key = next((key for key in _PACKED if config.get(key) is not None), None)
-    if key:
-        raise ModelFilesError(
-            "FP504",
-            f"{where}: {key!r} says that the weights are packed already{_method(key, config[key])}",
-            fix=_UNPACKED,
-        )
-
-
-def _method(key: str, value: Any) -> str:
-    """By what, as far as it is said."""
-    names = {"quantization": "MLX", _PACKED_BESIDE: "modelopt"}
-    given = value.get("quant_method") if isinstance(value, Mapping) else None
-    method = given if isinstance(given, str) else names.get(key)
-    return f", by {method:.40}" if method else ""
 
 
 def _refuse_other_maths(config: Mapping[str, Any], where: str) -> None:

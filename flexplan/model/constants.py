@@ -38,8 +38,12 @@ class RopeScaling(BaseModel):
 class ModelConstants(BaseModel):
     """What the mathematics of a model needs beyond its sizes.
 
-    ``attention_scale`` multiplies the query-key products.  ``sliding_window`` is in tokens and None
-    where no sequence can reach it; ModelShape.max_positions never exceeds it, so full attention is exact.
+    ``attention_scale`` multiplies the query-key products; ``attention_softcap`` bounds them, c tanh(x / c), and
+    ``logits_softcap`` the logits.  ``norm_shift`` is added to the weights of norms, and ``norm_in_float`` says that
+    they multiply before the result is rounded to the model's dtype.  ``embed_scale``, ``residual_scale`` and
+    ``logits_scale`` multiply token rows, what a block adds, and the logits.
+    ``rotary_dim``: so many elements of a head turn, the others stay; None for all.  ``rope_local_theta``: the base of
+    layers that read a window, where it is another one.  ``alibi_slopes``: what is added to a head's scores a position.
     ``dtype`` is the checkpoint's, in which a model computes unless another is asked for.
     ``causal`` is False where the tokens of a prompt see those after them, too.
     """
@@ -53,7 +57,16 @@ class ModelConstants(BaseModel):
     causal: bool = True
     rope_theta: float | None = None
     rope_scaling: RopeScaling | None = None
-    sliding_window: int | None = None
+    rope_local_theta: float | None = None
+    rotary_dim: int | None = None
+    alibi_slopes: tuple[float, ...] = ()
+    attention_softcap: float | None = None
+    logits_softcap: float | None = None
+    norm_shift: float = 0.0
+    norm_in_float: bool = False
+    embed_scale: float = 1.0
+    residual_scale: float = 1.0
+    logits_scale: float = 1.0
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     pad_token_id: int | None = None

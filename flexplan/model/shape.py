@@ -7,17 +7,24 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from flexplan.limits import MOST_LAYERS, PlainText, Tokens, Width
+from flexplan.model.coding import StoredFormat
 
-Positions = Literal["learned", "rotary"]
+Positions = Literal["learned", "rotary", "alibi"]
 Norm = Literal["layer", "rms"]
 
 
 class ModelShape(BaseModel):
-    """One decoder-only transformer: sizes only, no weights.
+    """One decoder-only transformer: sizes and the pieces of a layer, no weights.
 
-    Sizes are counts of elements; ``bytes_per_element`` turns them into bytes.  ``max_positions`` is the
-    longest sequence, in tokens, that full attention computes exactly: a sliding window lowers it to the
-    window.  ``norm_affine=False`` says that the norms have no weights at all (Galactica 30b and 120b).
+    Sizes are counts of elements; ``bytes_per_element`` turns them into bytes.  ``max_positions`` is the longest
+    sequence, in tokens, that is computed exactly.  ``windows``: how many of the newest tokens each layer reads, 0 for
+    all; empty where all layers read all.  ``norm_affine=False`` says that the norms have no weights at all (Galactica
+    30b and 120b).
+
+    Norms stand before a block (``pre_norm``), over what it adds (``added_norm``), both (Gemma) or, without either,
+    over the sum (OPT-350M).  ``qk_norm``: over each head of the queries and keys, or (``qk_norm_whole``, OLMo 2) over
+    all heads of a token together.
+    ``stored`` is the format of a quantised checkpoint, whose codes stay packed wherever they lie.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -38,6 +45,7 @@ class ModelShape(BaseModel):
     max_positions: Annotated[int, Field(ge=1, le=1 << 40)]
     norm: Norm
     pre_norm: bool = True
+    added_norm: bool = False
     final_norm: bool = True
     norm_affine: bool = True
     norm_bias: bool = False
@@ -45,10 +53,15 @@ class ModelShape(BaseModel):
     out_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False
+    qk_norm_whole: bool = False
+    sinks: bool = False
+    capped_scores: bool = False
+    windows: tuple[Annotated[int, Field(ge=0, le=1 << 40)], ...] = ()
     num_experts: Annotated[int, Field(ge=0, le=1 << 16)] = 0
     experts_per_token: Annotated[int, Field(ge=0, le=1 << 16)] = 0
     position_offset: Annotated[int, Field(ge=0, le=1 << 16)] = 0
     bytes_per_element: Annotated[int, Field(ge=1, le=8)] = 2
+    stored: StoredFormat | None = None
 
     @model_validator(mode="after")
     def _agree(self) -> ModelShape:
@@ -56,6 +69,8 @@ class ModelShape(BaseModel):
             raise ValueError(f"num_heads {self.num_heads} is no multiple of num_kv_heads {self.num_kv_heads}")
         if self.experts_per_token > self.num_experts or bool(self.num_experts) != bool(self.experts_per_token):
             raise ValueError(f"experts_per_token {self.experts_per_token} of num_experts {self.num_experts}")
+        if self.windows and len(self.windows) != self.num_layers:
+            raise ValueError(f"{len(self.windows)} windows for {self.num_layers} layers")
         return self
 
     @property
@@ -74,9 +89,33 @@ class ModelShape(BaseModel):
         return self.num_heads // self.num_kv_heads
 
     @property
+    def odd_scores(self) -> bool:
+        """Whether attention makes of scores what kernels do not know: caps, sinks, slopes."""
+        return self.capped_scores or self.sinks or self.positions == "alibi"
+
+    @property
+    def norms_of_a_block(self) -> int:
+        """Norms that attention, or the feed-forward block, has over hidden states."""
+        return int(self.pre_norm or not self.added_norm) + int(self.added_norm)
+
+    @property
     def kv_bytes_per_token(self) -> int:
         """Bytes of keys and values of one token over all layers."""
         return 2 * self.num_layers * self.kv_size * self.bytes_per_element
+
+    def window(self, depth: int) -> int:
+        """How many of the newest tokens layer ``depth`` reads; 0 for all."""
+        return self.windows[depth] if self.windows else 0
+
+    def attended(self, depth: int, context: float) -> float:
+        """Tokens that layer ``depth`` reads of a context."""
+        return min(context, self.window(depth) or context)
+
+    def mean_attended(self, context: int) -> float:
+        """The same, over all layers."""
+        if not self.windows:
+            return context
+        return sum(self.attended(depth, context) for depth in range(self.num_layers)) / self.num_layers
 
     def with_dtype(self, bytes_per_element: int) -> ModelShape:
         """The same model with elements of another width."""

@@ -25,6 +25,8 @@ _MOST_INDEX_BYTES = 16 << 20
 _MOST_FILES = 4096
 _MOST_POINTER_BYTES = 1 << 12
 _CHUNK_BYTES = 4 << 20
+_SCALES = ("weight_scale_inv", "weight_scale", ".scales")
+_POWERS = {"F8_E8M0": "e8m0"}
 _MATRICES = ("proj.weight", "fc1.weight", "fc2.weight")
 
 
@@ -165,6 +167,18 @@ def not_weights(directory: Path) -> str:
         if what:
             return f"{file.name} is {what}"
     return ""
+
+
+def stored_scale(stored: Mapping[str, StoredAt]) -> str | None:
+    """The dtype that scales of quantised matrices are stored in, None where there are none."""
+    scales = (
+        FLOATS.get(at.dtype_name, _POWERS.get(at.dtype_name)) for name, at in stored.items() if _is_scale(name, at)
+    )
+    return next((dtype for dtype in scales if dtype), None)
+
+
+def _is_scale(name: str, at: StoredAt) -> bool:
+    return name.endswith(_SCALES) and at.dtype_name in (*FLOATS, *_POWERS)
 
 
 def packed_weight(stored: Mapping[str, StoredAt]) -> str:

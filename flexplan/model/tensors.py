@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
+from flexplan.model.coding import Coding
 from flexplan.model.packing import Packing
 from flexplan.model.shape import ModelShape
 
@@ -27,7 +28,7 @@ class WeightTensor:
     rows: int
     cols: int = 1
     bytes_per_element: int = 2
-    packing: Packing | None = None
+    packing: Packing | Coding | None = None
 
     def rows_bytes(self, rows: int) -> int:
         """Bytes of ``rows`` rows as they are stored, from a grain's beginning on."""
@@ -73,23 +74,27 @@ def _embed(s: ModelShape) -> list[tuple[str, int, int]]:
 
 
 def _attention(s: ModelShape) -> list[tuple[str, int, int]]:
-    qk = [("q_norm.weight", s.head_dim, 1), ("k_norm.weight", s.head_dim, 1)] if s.qk_norm else []
+    widths = (s.q_size, s.kv_size) if s.qk_norm_whole else (s.head_dim, s.head_dim)
+    qk = [(f"{x}_norm.weight", width, 1) for x, width in zip("qk", widths, strict=True)] if s.qk_norm else []
     return [
-        *_norm(s, "attention_norm"),
+        *(_norm(s, "attention_norm") if s.norms_of_a_block > s.added_norm else []),
         *_linear("qkv", s.q_size + 2 * s.kv_size, s.hidden_size, s.qkv_bias),
         *qk,
         *_linear("out", s.hidden_size, s.q_size, s.out_bias),
+        *(_norm(s, "attention_added_norm") if s.added_norm else []),
     ]
 
 
 def _mlp(s: ModelShape) -> list[tuple[str, int, int]]:
-    norm = _norm(s, "mlp_norm")
+    norm = _norm(s, "mlp_norm") if s.norms_of_a_block > s.added_norm else []
+    added = _norm(s, "mlp_added_norm") if s.added_norm else []
     up, width = ("gate_up", 2 * s.ffn_size) if s.gated else ("up", s.ffn_size)
     if not s.num_experts:
         return [
             *norm,
             *_linear(up, width, s.hidden_size, s.mlp_bias),
             *_linear("down", s.hidden_size, s.ffn_size, s.mlp_bias),
+            *added,
         ]
     experts = [
         tensor
@@ -99,7 +104,7 @@ def _mlp(s: ModelShape) -> list[tuple[str, int, int]]:
             (f"experts.{e}.down.weight", s.hidden_size, s.ffn_size),
         )
     ]
-    return [*norm, (ROUTER, s.num_experts, s.hidden_size), *experts]
+    return [*norm, (ROUTER, s.num_experts, s.hidden_size), *experts, *added]
 
 
 def _head(s: ModelShape) -> list[tuple[str, int, int]]:
@@ -114,14 +119,21 @@ def _is_packed(name: str, block: str, cols: int) -> bool:
     return block in (ATTENTION, MLP) and cols > 1 and name != ROUTER
 
 
+def _coding(shape: ModelShape, layer: int, name: str) -> Coding | None:
+    return shape.stored.coding_of(layer, name) if shape.stored else None
+
+
 @cache
 def weight_tensors(shape: ModelShape, packing: Packing | None = None) -> tuple[WeightTensor, ...]:
-    """All weight tensors in the order of the computation; a tied token table stands once, at the head."""
+    """All weight tensors in the order of the computation; a tied token table stands once, at the head.
+
+    Matrices of the layers are packed as `packing` says, else as their checkpoint stores them.
+    """
     found: list[WeightTensor] = []
 
     def add(layer: int, block: str, rows: list[tuple[str, int, int]]) -> None:
         for name, r, c in rows:
-            packed = packing if _is_packed(name, block, c) else None
+            packed = packing or _coding(shape, layer, name) if _is_packed(name, block, c) else None
             found.append(WeightTensor(name, layer, block, r, c, shape.bytes_per_element, packed))
 
     add(-1, EMBED, _embed(shape))

@@ -22,13 +22,28 @@ def workspace_bytes(
     together, element = rows_at_once(rows, prompt_len), s.bytes_per_element
     per_token = max(_embedding(s), _layer(s, sep_layer))
     mask = together * prompt_len**2 * 2 * element  # of padded prompts, as numbers; see `mask_bytes` for itself
+    if s.windows or s.odd_scores:  # and one of the layer's own, with what it is made of
+        mask += 3 * together * prompt_len**2
+    mask += _scored(s, rows * s.num_heads * max(context, prompt_len))
     head = rows * s.vocab_size * (element + _FLOAT)
     return max(together * prompt_len * per_token * element + mask, head, _choosing(s, rows, context, sparsity))
 
 
+def door_workspace_bytes(s: ModelShape, rows: int, tokens: int, *, sep_layer: bool) -> int:
+    """Of a rolling schedule's pass: ``tokens`` of newcomers, each attending to its own, and decoding of ``rows``."""
+    per_token, element = max(_embedding(s), _layer(s, sep_layer)), s.bytes_per_element
+    return max(max(tokens, rows) * per_token * element, rows * s.vocab_size * (element + _FLOAT))
+
+
 def captured_bytes(s: ModelShape, rows: int, context: int, sparsity: float = 1.0, *, sep_layer: bool) -> int:
     """Of decoding steps that are captured to be replayed: what a layer, choosing and the head leave stays theirs."""
-    return rows * (_layer(s, sep_layer) + s.vocab_size) * s.bytes_per_element + _choosing(s, rows, context, sparsity)
+    left = rows * (_layer(s, sep_layer) + s.vocab_size) * s.bytes_per_element
+    return left + _choosing(s, rows, context, sparsity) + _scored(s, rows * s.num_heads * context)
+
+
+def _scored(s: ModelShape, scores: int) -> int:
+    """What scores take that no kernel knows: a block of them in float32, weights and masks beside."""
+    return min(4 * _FLOAT * scores * 2, 6 * _UNPACKED_BYTES) if s.odd_scores else 0
 
 
 def rows_at_once(rows: int, prompt_len: int) -> int:
@@ -55,7 +70,7 @@ def _attention(s: ModelShape) -> int:
     """D + projections, or projections + the answer; turned queries and keys, and one of them being turned, beside."""
     projections = s.q_size + 2 * s.kv_size
     turned = s.q_size + s.kv_size if s.positions == "rotary" else 0
-    normed = s.q_size + s.kv_size if s.qk_norm else 0
+    normed = (s.q_size + s.kv_size) * (2 if s.qk_norm_whole else 1) if s.qk_norm else 0
     return max(s.hidden_size + projections, projections + normed + 2 * turned + s.q_size)
 
 

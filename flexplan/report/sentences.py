@@ -81,6 +81,16 @@ def _busy(plan: Plan, phase: str, lane: str, took: float) -> list[str]:
     return [seconds(busy), share_of(busy, took)]
 
 
+def bottleneck_sentence(found: Explanation) -> str:
+    """What limits the plan, in one sentence: the limit of the phase that takes longest."""
+    p, bound = found.plan.prediction, found.bound
+    phase, limit, took_s = max(
+        ("prefill", bound.prefill_limit, p.prefill_s), ("decoding", bound.decode_limit, p.decode_s), key=lambda x: x[2]
+    )
+    what = f"{phase.capitalize()}, {share_of(took_s, p.total_s)} of the time, is limited by {named(limit)}"
+    return f"{what}; the plan runs at {found.of_bound_percent:.0f} % of its bound."
+
+
 def bound_sentence(found: Explanation) -> str:
     """The busiest lane of each phase, and the distance from the bound."""
     busiest, bound = found.plan.prediction.busiest_lane, found.bound

@@ -13,13 +13,15 @@ from rich.text import Text
 
 from flexplan.errors import visible
 from flexplan.graph import LANES, TIERS
-from flexplan.report.answers import answers
+from flexplan.model import weight_tensors
+from flexplan.report.answers import answers, colours
 from flexplan.units import format_duration, format_size
 
 if TYPE_CHECKING:
     from flexplan.graph import Timeline
     from flexplan.hardware import Hardware
     from flexplan.job import BenchReport, DemoReport, Finding, Shares
+    from flexplan.model import ModelShape
     from flexplan.plan import Plan
     from flexplan.policy import Policy
 
@@ -40,7 +42,8 @@ class _Visible(Console):
 
 def console() -> Console:
     """Standard output; plain where it is no terminal or NO_COLOR is set."""
-    return _Visible(file=answers(), highlight=False, width=None if answers().isatty() else _PLAIN_WIDTH)
+    width = None if answers().isatty() else _PLAIN_WIDTH
+    return _Visible(file=answers(), highlight=False, color_system=colours(), width=width)
 
 
 def table(title: str, head: Sequence[str], rows: Iterable[Row]) -> RenderableType:
@@ -89,11 +92,23 @@ def asked_lines(plan: Plan) -> list[Text]:
     prompts = f"{work.num_prompts} prompts" if work.num_prompts else "one block of prompts"
     shortest = min(work.prompt_lens, default=work.prompt_len)
     length = f"{work.prompt_len}" if shortest == work.prompt_len else f"{shortest} to {work.prompt_len}"
-    lines = [f"{plan.problem.model.name}: {prompts} of {length} tokens, {work.gen_len} new tokens each"]
+    fewest = min(work.gen_lens, default=work.gen_len)
+    new = f"{work.gen_len} new tokens each" if fewest == work.gen_len else f"{fewest} to {work.gen_len} new tokens"
+    lines = [f"{plan.problem.model.name}: {prompts} of {length} tokens, {new}"]
     if plan.problem.objective.bounded:
         lines.append(f"asked for: {plan.problem.objective}")
+    if plan.problem.model.stored:
+        lines.append(f"weights as stored: {stored_note(plan.problem.model)}")
     lines.append(f"hardware {hardware.name}{guess_note(hardware)}")
     return [Text(line) for line in lines]
+
+
+def stored_note(model: ModelShape) -> str:
+    """The format of a quantised checkpoint, and what it saves."""
+    assert model.stored is not None
+    tensors = weight_tensors(model)
+    stored, plain = sum(t.nbytes for t in tensors), sum(t.unpacked_bytes for t in tensors)
+    return f"{model.stored.name}; {format_size(stored)}, {format_size(plain)} unpacked"
 
 
 def guess_note(hardware: Hardware) -> str:
@@ -105,16 +120,19 @@ def guess_note(hardware: Hardware) -> str:
 
 def policy_table(plan: Plan) -> RenderableType:
     """Block and switches in one line each."""
+    first, *rest = policy_lines(plan)
+    head, _, tail = first.partition(" ")
+    return Group(Text(""), Text.assemble((head, "bold"), f" {tail}"), *(Text(f"  {line}") for line in rest))
+
+
+def policy_lines(plan: Plan) -> list[str]:
+    """Who made the policy, its block, its switches."""
     p = plan.policy
     block = f"{p.gpu_batch_size} sequences x {p.num_gpu_batches} micro-batches = {p.block_size} a block"
     switches = [f"{name} {'on' if getattr(p, name) else 'off'}" for name in SWITCHES]
     switches += [f"attn_sparsity {p.attn_sparsity:g}"] if p.attn_sparsity < 1 else []
-    return Group(
-        Text(""),
-        Text.assemble(("Policy", "bold"), f" by planner {plan.planner}, schedule {plan.schedule}"),
-        Text(f"  gpu_batch_size x num_gpu_batches: {block}"),
-        Text("  " + ", ".join(switches)),
-    )
+    by = f"Policy by planner {plan.planner}, schedule {plan.schedule}"
+    return [by, f"gpu_batch_size x num_gpu_batches: {block}", ", ".join(switches)]
 
 
 def shares_table(policy: Policy, realised: Shares) -> RenderableType:
@@ -130,8 +148,12 @@ def shares_table(policy: Policy, realised: Shares) -> RenderableType:
 
 def memory_table(plan: Plan) -> RenderableType:
     """Bytes of each tier against what was given."""
-    rows = [row for tier in TIERS for row in _memory_rows(plan, tier)]
-    return table("Memory", ("tier", "planned", "budget", "used"), rows)
+    return table("Memory", ("tier", "planned", "budget", "used"), memory_rows(plan))
+
+
+def memory_rows(plan: Plan) -> list[Row]:
+    """The rows of that table."""
+    return [row for tier in TIERS for row in _memory_rows(plan, tier)]
 
 
 def _memory_rows(plan: Plan, tier: str) -> list[Row]:
@@ -174,12 +196,16 @@ def forecast_table(timeline: Timeline) -> RenderableType:
 
 def hardware_table(hardware: Hardware) -> RenderableType:
     """The fields of a hardware file, in units people read."""
+    return words_table(("what", "value", "spread"), hardware_rows(hardware))
+
+
+def hardware_rows(hardware: Hardware) -> list[Row]:
+    """The rows of that table."""
     spreads = hardware.spread_percent
-    rows = [
+    return [
         [name, _in_units(name, value), f"+- {spreads[name]:.0f} %" if name in spreads else ""]
         for name, value in hardware.model_dump(exclude={"preset", "spread_percent"}).items()
     ]
-    return words_table(("what", "value", "spread"), rows)
 
 
 def _in_units(name: str, value: object) -> str:
@@ -223,7 +249,7 @@ _RUN_HEAD = ("", "weights gpu/cpu/disk %", "KV cache gpu/cpu/disk %", "tokens/s 
 
 
 def _run_row(name: str, run: BenchReport) -> Row:
-    tokens = len(run.run.completions) * run.plan.problem.workload.gen_len
+    tokens = run.plan.problem.workload.new_tokens(len(run.run.completions))
     shares = (" / ".join(f"{share:.0f}" for share in run.run.realised[what]) for what in ("w", "cache"))
     return [name, *shares, *(f"{per_second(tokens, t.end_s):.1f}" for t in (run.predicted, run.measured))]
 
@@ -232,7 +258,7 @@ def bench_view(report: BenchReport) -> RenderableType:
     """Predicted beside measured."""
     p, m = report.predicted, report.measured
     prompts = len(report.run.completions)
-    tokens = prompts * report.plan.problem.workload.gen_len
+    tokens = report.plan.problem.workload.new_tokens(prompts)
     rows: list[Row] = [_pair(name, getattr(p, f"{name}_s"), getattr(m, f"{name}_s")) for name in ("prefill", "decode")]
     rows.append(_pair("total", p.end_s, m.end_s))
     rates = [per_second(tokens, timeline.end_s) for timeline in (p, m)]

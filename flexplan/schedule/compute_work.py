@@ -18,16 +18,26 @@ class ComputeWork:
         self._sparsity = placement.policy.attn_sparsity
         self._of_lengths = remembered(self._work, maxsize=4096)
 
-    def of(self, half: str, layer: Layer, i: int, k: int) -> Work:
-        """Work of a half of compute (project, merge) or all of it (compute), for token i of micro-batch k."""
+    def of(self, half: str, layer: Layer, i: int, k: int, context: float) -> Work:
+        """Work of a half of compute (project, merge) or all of it (compute), for token i of micro-batch k.
+
+        A row has ``context`` positions, in the mean.
+        """
         resident = streamed = 0
         if i and layer.attends:
             segment = self.placement.segment(layer, k)
             resident, streamed = segment.grains[0], segment.streamed
-        new, context = self.placement.new_tokens(i, k), self.placement.context(i, k)
-        return self._of_lengths(half, layer.role, self.placement.rows(k), new, context, resident, streamed)
+        new = self.placement.new_tokens(i, k)
+        prompt, read = new == context, context
+        if layer.attends:
+            read = self.placement.shape.attended(layer.depth, context)
+        rows = self.placement.rows(k)
+        return self._of_lengths(half, layer.role, rows, new, read, prompt, resident, streamed)
 
-    def _work(self, half: str, role: str, rows: int, new: int, context: int, resident: int, streamed: int) -> Work:
+    def _work(
+        self, half: str, role: str, rows: int, new: int, read: float, prompt: bool, resident: int, streamed: int
+    ) -> Work:
+        """Of a layer that reads the ``read`` newest tokens."""
         s, tokens = self.placement.shape, rows * new
         if role == EMBED:
             return cost.embed_work(s, tokens)
@@ -40,12 +50,12 @@ class ComputeWork:
             work = work.plus(cost.merge_work(s, tokens))
         if half == "merge":
             chosen = streamed if self.placement.chooses else 0
-            return work.plus(cost.chosen_values_work(s, chosen, context, self._pair_bytes, self._sparsity))
+            return work.plus(cost.chosen_values_work(s, chosen, read, self._pair_bytes, self._sparsity))
         work = work.plus(cost.project_work(s, tokens))
-        if new == context:
-            return work.plus(cost.prompt_attention_work(s, rows, new))
+        if prompt:
+            return work.plus(cost.prompt_attention_work(s, rows, new, read))
         if half == "project" and self.placement.chooses:  # keys alone
-            work = work.plus(cost.gpu_attention_work(s, streamed, context, self._pair_bytes, 0.0))
+            work = work.plus(cost.gpu_attention_work(s, streamed, read, self._pair_bytes, 0.0))
         else:
             resident += streamed
-        return work.plus(cost.gpu_attention_work(s, resident, context, self._pair_bytes, self._sparsity))
+        return work.plus(cost.gpu_attention_work(s, resident, read, self._pair_bytes, self._sparsity))

@@ -10,7 +10,7 @@ What a plan takes beyond it, it spends waiting.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from flexplan.cost import Rates
@@ -34,23 +34,6 @@ class Bound:
     @property
     def total_s(self) -> float:
         return self.prefill_s + self.decode_s
-
-
-def least_seconds(
-    problem: Problem, policy: Policy, schedule: Schedule, rates: Rates, tokens: Sequence[int], ks: tuple[int, ...]
-) -> dict[int, dict[str, float]]:
-    """Seconds of every lane and resource in the passes of these tokens over the micro-batches ``ks``, by token."""
-
-    def of_layers(num_layers: int) -> dict[int, dict[str, float]]:
-        graph = schedule.build(problem.with_layers(num_layers), policy)
-        sweeps = (sweep for sweep in graph.sweeps() if sweep.i in tokens and sweep.ks == ks)
-        return {sweep.i: busy_seconds(sweep.tasks, rates) for sweep in sweeps}
-
-    layers = problem.model.num_layers
-    if layers <= _MORE:
-        return of_layers(layers)
-    few, more = of_layers(_FEW), of_layers(_MORE)
-    return {i: _reached(few[i], more[i], layers) for i in tokens}
 
 
 def bound_of(problem: Problem, policy: Policy, schedule: Schedule, lens: tuple[int, ...]) -> Bound:
@@ -86,12 +69,11 @@ def _seconds(
     layers = problem.model.num_layers
     if layers <= _MORE:
         return of_layers(layers)
-    return _reached(of_layers(_FEW), of_layers(_MORE), layers)
+    return reached(of_layers(_FEW), of_layers(_MORE), (layers - _FEW) / (_MORE - _FEW))
 
 
-def _reached(few: Mapping[str, float], more: Mapping[str, float], layers: int) -> dict[str, float]:
-    """What all layers take, from what a few and a few more do."""
-    times = (layers - _FEW) / (_MORE - _FEW)
+def reached(few: Mapping[str, float], more: Mapping[str, float], times: float) -> dict[str, float]:
+    """``few``, and ``times`` what ``more`` adds to it."""
     return {name: few.get(name, 0.0) + times * (seconds - few.get(name, 0.0)) for name, seconds in more.items()}
 
 

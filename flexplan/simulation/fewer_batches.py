@@ -54,8 +54,11 @@ class Thinned:
         return replace(graph, make=make)
 
     def _thinned(self, sweep: Sweep) -> Iterator[Task]:
+        known: dict[Work, Work] = {}  # chunks of a layer, and layers, are alike
         for task in sweep.tasks:
             if task.kind in _ONCE:
-                yield task._replace(work=Work(*(self.part * amount for amount in task.work)))
+                if task.work not in known:
+                    known[task.work] = Work(*(self.part * amount for amount in task.work))
+                yield task._replace(work=known[task.work])
             else:
                 yield task

@@ -30,6 +30,11 @@ def simulate_graph(
     return _Simulation(programs(graph.buffers, source, rates, exact=keep), keep).run()
 
 
+def simulate_programs(sweeps: Iterable[SweepProgram]) -> Timeline:
+    """The sums of sweeps that are ready."""
+    return _Simulation(sweeps, keep=False).run()
+
+
 class _Lane:
     """One lane: its tasks to come, the one that runs since ``started_s``, and the lanes that wait for it."""
 

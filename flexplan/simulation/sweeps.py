@@ -51,7 +51,7 @@ class SweepProgram:
 
 
 @dataclass(slots=True)
-class _Derived:
+class Derived:
     """A sweep whose edges were derived."""
 
     sweep: Sweep
@@ -73,7 +73,7 @@ class _Programs:
         self.rates = rates
         self.exact = exact
         self.tracker = Tracker(buffers)
-        self.run: list[_Derived] = []  # the last sweeps of one pattern, at most three
+        self.run: list[Derived] = []  # the last sweeps of one pattern, at most three
         self.length = 0  # sweeps of the pattern that were derived
         self.turns = 0  # sweeps in which every ring has come round
         self.growth: list[Work] | None = None  # known when the pattern repeats
@@ -87,14 +87,14 @@ class _Programs:
 
     def _derive(self, sweep: Sweep) -> SweepProgram:
         first = self.tracker.number
-        derived = _derive(sweep, self.tracker)
+        derived = derive(sweep, self.tracker)
         if sweep.pattern is not None and not self.exact:
             self.run = [*self.run[-2:], derived]
             self.length += 1
             self.growth = self._growth()
         return self._program(sweep, first, derived, sweep.tasks if self.exact else ())
 
-    def _program(self, sweep: Sweep, first: int, like: _Derived, tasks: Sequence[Task] = ()) -> SweepProgram:
+    def _program(self, sweep: Sweep, first: int, like: Derived, tasks: Sequence[Task] = ()) -> SweepProgram:
         prices = [self.rates.price(*work) for work in like.works]
         return SweepProgram(sweep.i, first, like.layout, prices, like.times, tasks)
 
@@ -125,11 +125,12 @@ class _Programs:
             self.turns = _turns(self.buffers, two.sweep.tasks, three.sweep.tasks)
         if self.length < self.turns + 2 or not one.layout == two.layout == three.layout:
             return None
-        growth = _steps(two.works, three.works)
-        return growth if growth == _steps(one.works, two.works) else None
+        growth = steps_between(two.works, three.works)
+        return growth if growth == steps_between(one.works, two.works) else None
 
 
-def _derive(sweep: Sweep, tracker: Tracker) -> _Derived:
+def derive(sweep: Sweep, tracker: Tracker) -> Derived:
+    """The sweep after those that the tracker has seen."""
     layout: Layout = {}
     works: dict[LaneWork, int] = {}
     first = tracker.number
@@ -141,10 +142,11 @@ def _derive(sweep: Sweep, tracker: Tracker) -> _Derived:
         lane.waits.append(tuple([(other, n - first) for other, n in tracker.waits(task).items()]))
         lane.works.append(works.setdefault((task.work, natural_lane(task)), len(works)))
     times = Counter(work for lane in layout.values() for work in lane.works)
-    return _Derived(sweep, layout, list(works), [times[work] for work in range(len(works))])
+    return Derived(sweep, layout, list(works), [times[work] for work in range(len(works))])
 
 
-def _steps(one: list[LaneWork], two: list[LaneWork]) -> list[Work]:
+def steps_between(one: list[LaneWork], two: list[LaneWork]) -> list[Work]:
+    """By how much each work grows."""
     return [Work(*map(sub, later, earlier)) for (earlier, _), (later, _) in zip(one, two, strict=True)]
 
 

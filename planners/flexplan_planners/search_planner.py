@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from math import ceil, inf
 from typing import Any
 
 from flexplan.apart import schedule_of
-from flexplan.errors import UsageError
+from flexplan.errors import InfeasiblePlan, UsageError
 from flexplan.plan import Plan
 from flexplan.policy import Policy
-from flexplan.problem import Problem, Workload, typical_lens
+from flexplan.problem import Problem, Workload, typical_gen_len, typical_lens
 from flexplan.schedule import Schedule
-from flexplan.simulation import Prediction, predict_seconds, with_bytes
+from flexplan.simulation import PHASES, Forecast, PhaseName, Prediction, with_bytes
 from flexplan_planners.fit import Optimum, Search, kind_of, neighbours, solved, within_latency
 from flexplan_planners.lp import CostModel, read_back
 from flexplan_planners.lp_planner import LpPlanner
+from flexplan_planners.rolling_search import RollingSearch
 
 _SPREAD = 0.25  # the simulator has overturned a lead of the linear program as large as this
 _CANDIDATES = 5
@@ -46,12 +47,20 @@ def _effort(name: str) -> Effort:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A proposal, its policy, what a typical block of it is predicted to take, and that in seconds a prompt."""
+    """A proposal, its policy, what a typical block of it is predicted to take, and that in seconds a prompt.
+
+    The seconds are less than it takes, and its forecast not made in full, where that is known to be too many.
+    """
 
     optimum: Optimum
     policy: Policy
-    prediction: Prediction
+    forecast: Forecast
     seconds_per_prompt: float
+
+    @property
+    def prediction(self) -> Prediction:
+        """Seconds without bytes."""
+        return self.forecast.prediction()
 
     @property
     def num_tasks(self) -> int:
@@ -65,7 +74,7 @@ class SearchPlanner:
 
     def __init__(
         self,
-        schedule: str = "zigzag",
+        schedule: str | None = None,
         *,
         host_attention: Sequence[bool] = (True, False),
         sep_layer: Sequence[bool] = (False, True),
@@ -73,14 +82,30 @@ class SearchPlanner:
         candidates: int = _CANDIDATES,
         effort: str = "normal",
     ) -> None:
-        self.schedule = schedule
+        self.chosen = schedule
+        self.schedule = schedule or "zigzag"
         self.effort = _effort(effort)
-        self.proposer = LpPlanner(schedule, host_attention=host_attention, sep_layer=sep_layer, lossy=lossy)
+        self.proposer = LpPlanner(self.schedule, host_attention=host_attention, sep_layer=sep_layer, lossy=lossy)
         self.candidates = candidates
 
     def plan(self, problem: Problem) -> Plan:
-        """The fastest of the candidates; raises InfeasiblePlan with numbers."""
-        return within_latency(self._plan, problem)
+        """The fastest of the candidates; raises InfeasiblePlan with numbers.
+
+        Where no schedule was asked for and answers differ in length, a rolling one is tried, too.
+        """
+        if self.schedule == "rolling":
+            return self._rolling(problem)
+        if self.chosen is not None or not problem.workload.gen_lens or problem.objective.bounded:
+            return within_latency(self._plan, problem)
+        return _faster(lambda: self._plan(problem), lambda: self._rolling(problem))
+
+    def _rolling(self, problem: Problem) -> Plan:
+        proposer = self.proposer
+        search = RollingSearch(problem, proposer.host_attention, proposer.sep_layer, proposer.lossy)
+        policy = search.best()
+        if policy is None:
+            raise self.proposer.refusal(problem)
+        return Plan.of(problem, policy, schedule="rolling", planner="search")
 
     def shadow_prices(self, problem: Problem, policy: Policy) -> dict[str, float]:
         """Those of the linear program, at the block of a policy."""
@@ -142,6 +167,19 @@ class SearchPlanner:
         return ranking.ranked()
 
 
+def _faster(*solves: Callable[[], Plan]) -> Plan:
+    """The plan that takes fewer seconds; raises what the first does where none finds one."""
+    found, refusals = list[Plan](), list[InfeasiblePlan]()
+    for solve in solves:
+        try:
+            found.append(solve())
+        except InfeasiblePlan as refusal:
+            refusals.append(refusal)
+    if not found:
+        raise refusals[0]
+    return min(found, key=lambda plan: plan.prediction.total_s)
+
+
 class Ranking:
     """Simulates proposals, but none whose seconds by the program, a lower bound of the simulator's, are too many."""
 
@@ -162,7 +200,7 @@ class Ranking:
             return
         policy = read_back(optimum.program, optimum.num_gpu_batches, optimum.solution.shares)
         if policy not in self.judged:
-            self.judged[policy] = judged(self.problem, optimum, policy, self.schedule)
+            self.judged[policy] = judged(self.problem, optimum, policy, self.schedule, self.worth_s)
             self.best_s = min(self.best_s, self.judged[policy].seconds_per_prompt)
 
     def split_otherwise(self, model: CostModel) -> None:
@@ -229,20 +267,38 @@ def otherwise_split(model: CostModel, optimum: Optimum, num_prompts: int | None)
     return min(found, key=lambda o: o.seconds_per_prompt, default=None)
 
 
-def judged(problem: Problem, optimum: Optimum, policy: Policy, schedule: Schedule) -> Candidate:
-    """A proposal with its prediction; the last block of a given number of prompts counts as a full one."""
-    prediction = predict_seconds(typical(problem, policy), policy, schedule)
+def judged(problem: Problem, optimum: Optimum, policy: Policy, schedule: Schedule, most_s: float) -> Candidate:
+    """A proposal with its seconds a prompt, or some that are more than ``most_s``, as soon as that is sure.
+
+    The phase that takes longer is simulated first, and the program's seconds are the least of the other.  The last
+    block of a given number of prompts counts as a full one.
+    """
+    forecast = Forecast(typical(problem, policy), policy, schedule)
     prompts = problem.workload.num_prompts or policy.block_size
-    blocks = ceil(prompts / policy.block_size)
-    return Candidate(optimum, policy, prediction, prediction.total_s * blocks / prompts)
+    blocks, seconds = ceil(prompts / policy.block_size), least_of_phases(optimum)
+    for phase in sorted(PHASES, key=lambda phase: -seconds[phase]):
+        seconds[phase] = forecast.seconds(phase)
+        if sum(seconds.values()) * blocks / prompts > most_s:
+            break
+    return Candidate(optimum, policy, forecast, sum(seconds.values()) * blocks / prompts)
+
+
+def least_of_phases(optimum: Optimum) -> dict[PhaseName, float]:
+    """Seconds of a whole block's phases by the program."""
+    seconds: dict[PhaseName, float] = dict.fromkeys(PHASES, 0.0)
+    for phase in optimum.program.phases:
+        least = phase.passes * phase.seconds(optimum.solution.shares, optimum.num_gpu_batches)
+        seconds["prefill" if phase.name == "prefill" else "decode"] += least
+    return seconds
 
 
 def typical(problem: Problem, policy: Policy) -> Problem:
     """One typical block of the workload."""
     workload = problem.workload
     rows = workload.num_prompts and min(workload.num_prompts, policy.block_size)
-    if not workload.prompt_lens:
+    if not workload.prompt_lens and not workload.gen_lens:
         one = workload.model_copy(update={"num_prompts": rows})
     else:
-        one = Workload(prompt_lens=typical_lens(workload, rows or policy.block_size), gen_len=workload.gen_len)
+        size = rows or policy.block_size
+        one = Workload(prompt_lens=typical_lens(workload, size), gen_len=typical_gen_len(workload, size))
     return problem.model_copy(update={"workload": one})

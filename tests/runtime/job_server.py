@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 _SERVER = """
-import json, os, sys
+import ctypes, json, os, sys
 import flexplan_runtime.commands.entry, flexplan.cli.launch, flexplan.cli.run
 from flexplan.cli.app import main
 from flexplan.job import find_runtime
@@ -28,11 +28,17 @@ while line := sys.stdin.readline():
             log = os.open(given["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(log, 1), os.dup2(log, 2)
             sys.argv = ["flexplan", *given["args"]]
+            if given["fault"]:
+                below, at, error, for_ever = given["fault"]
+                faults = ctypes.CDLL(None)
+                faults.fault_arm(below.encode(), ctypes.c_long(at), error, for_ever)
             main()
             code = 0
         except SystemExit as ended:
             code = ended.code or 0
         finally:
+            if given["fault"]:
+                os.write(2, b"calls %d" % faults.fault_count())
             os._exit(code)
     print("child", child, flush=True)
     os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # a signal may still be on its way: its number is kept
@@ -43,10 +49,11 @@ while line := sys.stdin.readline():
 
 
 class JobServer:
-    """Starts one job at a time."""
+    """Starts one job at a time; with `faults` preloaded, one whose system calls fail."""
 
-    def __init__(self) -> None:
+    def __init__(self, faults: Path | None = None) -> None:
         env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        env |= {"LD_PRELOAD": str(faults)} if faults else {}
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(
             [sys.executable, "-c", _SERVER], stdin=pipe, stdout=pipe, text=True, env=env, preexec_fn=_hears_ctrl_c
@@ -54,11 +61,11 @@ class JobServer:
         self.child = 0  # at work
         self._answer("ready")
 
-    def start(self, args: Sequence[Any], log: Path) -> int:
-        """The process that runs this command line."""
+    def start(self, args: Sequence[Any], log: Path, fault: tuple[str, int, int, bool] | None = None) -> int:
+        """The process that runs this command line; a fault is as `io_faults.c` says."""
         if self.child:  # a test has failed, and left it
             self.kill()
-        self._say(json.dumps({"args": [*map(str, args)], "log": str(log)}))
+        self._say(json.dumps({"args": [*map(str, args)], "log": str(log), "fault": fault}))
         self.child = int(self._answer("child"))
         return self.child
 

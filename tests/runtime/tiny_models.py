@@ -11,17 +11,23 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from flexplan_runtime.attention import prompt_attention, prompt_mask, scored_prompt_attention
 from flexplan_runtime.models import Family, family
 from flexplan_runtime.models.base import Weights
 from flexplan_runtime.weights.checkpoint import WeightReader, open_checkpoint
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
     MixtralConfig,
+    Olmo2Config,
     OPTConfig,
+    Phi3Config,
     PreTrainedConfig,
     PreTrainedModel,
     Qwen2Config,
@@ -59,6 +65,7 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 20, "sliding_window": 5}
 CONFIGS: dict[str, PreTrainedConfig] = {
     "opt": OPTConfig(**OPT),
     "opt untied": OPTConfig(**OPT, tie_word_embeddings=False),
@@ -77,13 +84,45 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "qwen2": Qwen2Config(**ROTARY),
     "qwen3": Qwen3Config(**ROTARY, head_dim=16, tie_word_embeddings=True),
     "mixtral": MixtralConfig(**ROTARY, num_local_experts=4, num_experts_per_tok=2),
+    "mistral with windows": MistralConfig(**ROTARY, sliding_window=5),
+    "gemma": GemmaConfig(**ROTARY, head_dim=16),
+    "gemma2": Gemma2Config(**ROTARY, **GEMMA, attn_logit_softcapping=2.0, final_logit_softcapping=3.0),
+    "gemma3": Gemma3TextConfig(
+        **ROTARY | {"num_hidden_layers": 3}, **GEMMA, layer_types=[*["sliding_attention"] * 2, "full_attention"]
+    ),
+    "granite": GraniteConfig(
+        **ROTARY,
+        embedding_multiplier=3.0,
+        residual_multiplier=0.6,
+        attention_multiplier=0.3,
+        logits_scaling=0.7,
+        attention_bias=True,
+    ),
+    "olmo2": Olmo2Config(**ROTARY),
+    "phi3": Phi3Config(**ROTARY, sliding_window=6, pad_token_id=0),
+    "phi4, longrope": Phi3Config(
+        **ROTARY | {"num_attention_heads": 2},
+        pad_token_id=0,
+        original_max_position_embeddings=20,
+        rope_parameters={
+            "rope_type": "longrope",
+            "rope_theta": 500.0,
+            "partial_rotary_factor": 0.75,
+            "short_factor": [1.0, 1.1, 1.2, 1.5, 1.7, 2.0],
+            "long_factor": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
+        },
+    ),
 }
 
 
 def reference_model(config: PreTrainedConfig) -> PreTrainedModel:
     """transformers' model with random weights that are large enough for every part to matter."""
     torch.manual_seed(0)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+    # the framework's attention knows neither caps nor sinks
+    attention = "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(
+        config, attn_implementation=attention, dtype=torch.float32
+    )
     for name, parameter in model.named_parameters():
         # norms stay near 1, else 350M's post-norm would wash everything out
         torch.nn.init.normal_(parameter, mean=1.0 if "norm" in name and "weight" in name else 0.0, std=0.15)
@@ -124,11 +163,13 @@ def layer_weights(reader: WeightReader, shape: ModelShape, layer: int, cut: Cut 
     return found
 
 
-def attend(family: Family, q_BSNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor) -> Tensor:
-    """Plain causal attention, (B, S, N x H)."""
-    q, k, v = (x.transpose(1, 2) for x in (q_BSNH, k_BSKH, v_BSKH))
-    out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=family.scale, enable_gqa=True)
-    return out.transpose(1, 2).flatten(2)
+def attend(family: Family, depth: int, q_BSNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor) -> Tensor:
+    """Causal attention as the layer has it, (B, S, N x H)."""
+    rule, length = family.rule(depth, torch.device("cpu")), q_BSNH.shape[1]
+    mask = prompt_mask(torch.zeros(1, dtype=torch.int64), length, window=rule.window)
+    if rule.is_plain:
+        return prompt_attention(q_BSNH, k_BSKH, v_BSKH, mask, rule.scale)
+    return scored_prompt_attention(q_BSNH, k_BSKH, v_BSKH, mask, rule)
 
 
 @torch.no_grad()
@@ -141,7 +182,7 @@ def logits(maths: Family, reader: WeightReader, ids_BS: Tensor, cut: Cut = uncut
     hidden = maths.embed(embed, table[ids_BS], positions_BS)
     for layer in range(shape.num_layers):
         w = layer_weights(reader, shape, layer, cut)
-        hidden = maths.merge(w, hidden, attend(maths, *maths.project(w, hidden, positions_BS)))
+        hidden = maths.merge(w, hidden, attend(maths, layer, *maths.project(w, hidden, positions_BS, layer)))
         hidden = maths.mlp(w, hidden)
     return maths.head(head, hidden)
 
@@ -149,7 +190,9 @@ def logits(maths: Family, reader: WeightReader, ids_BS: Tensor, cut: Cut = uncut
 def our_logits(directory: Path, ids_BS: Tensor, cut: Cut = uncut, weights: Path | None = None) -> Tensor:
     """`logits` of a saved model, whose weights may be in another directory."""
     shape, math = read_config(directory)
-    return logits(family(shape, math), open_checkpoint(weights or directory, shape), ids_BS, cut)
+    maths, reader = family(shape, math), open_checkpoint(weights or directory, shape)
+    maths.learn(reader)
+    return logits(maths, reader, ids_BS, cut)
 
 
 @torch.no_grad()

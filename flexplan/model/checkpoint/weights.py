@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from flexplan.errors import ModelFilesError
 from flexplan.limits import shown
+from flexplan.model.checkpoint.codes import StoredCodes, companions, plain_name
 from flexplan.model.checkpoint.files import StoredTensor, read_safetensors
 from flexplan.model.checkpoint.layouts import parameter_sources
+from flexplan.model.checkpoint.lock import refuse_unlike
 from flexplan.model.checkpoint.source import Source
+from flexplan.model.coding import StoredFormat
 from flexplan.model.places import has_config
 from flexplan.model.shape import ModelShape
 from flexplan.model.stored import INDEX, SINGLE, read_index
+from flexplan.model.tensors import weight_tensors
 
-Parts = dict[tuple[int, str], list[tuple[Source, StoredTensor]]]
+Parts = dict[tuple[int, str], list[tuple[Source, StoredTensor | StoredCodes]]]
 """(layer, name) of a weight -> the stored tensors whose rows it is made of."""
 ReadNpy = Callable[[Path], StoredTensor]
 
@@ -31,16 +36,16 @@ def find_weights(directory: Path, shape: ModelShape, read_npy: ReadNpy | None) -
     Everything that is wrong with the files is listed in one ModelFilesError, before any weight is read.  Without
     `read_npy`, which needs more than planning has, .npy files are looked for, and not into.
     """
+    refuse_unlike(directory)
     problems: list[str] = []
     found = _stored(directory, _entries(directory), problems, read_npy)
-    sources = parameter_sources(shape, found)
+    coded = {(t.layer, t.name) for t in weight_tensors(shape) if t.packing}
     parts: Parts = {}
-    for source in sources:
-        stored = found.get(source.hf_name, problems)
-        wrong = _mismatch(source, stored)
-        problems.extend(wrong)
-        if stored is not None and not wrong:
-            parts.setdefault((source.layer, source.name), []).append((source, stored))
+    for source in parameter_sources(shape, found):
+        at = source.layer, source.name
+        stored = _codes(source, shape.stored, found, problems) if at in coded else _plain(source, found, problems)
+        if stored is not None:
+            parts.setdefault(at, []).append((source, stored))
     if problems:
         raise _all_problems(directory, list(dict.fromkeys(problems)))
     return parts
@@ -88,8 +93,15 @@ class _Found:
     in_bad_files: set[str] = field(default_factory=set)  # their file is among the problems already
     misplaced: dict[str, str] = field(default_factory=dict)  # their shard does not have them; fine if nobody asks
 
+    @cached_property
+    def plain(self) -> frozenset[str]:
+        """The matrices whose codes are there."""
+        return frozenset(plain_name(name) for name in self.tensors) - self.tensors.keys()
+
     def __contains__(self, name: object) -> bool:
-        return any(name in known for known in (self.tensors, self.npy_paths, self.in_bad_files, self.misplaced))
+        return name in self.plain or any(
+            name in known for known in (self.tensors, self.npy_paths, self.in_bad_files, self.misplaced)
+        )
 
     def get(self, name: str, problems: list[str]) -> StoredTensor | None:
         """The tensor `name`, None where there is none; a new problem is added to `problems`."""
@@ -102,7 +114,7 @@ class _Found:
                 problems.append(f"{self.npy_paths[name].name}: {error}")
         if name in self.misplaced and name not in self.tensors:
             problems.append(f"{name}: the index says it is in {self.misplaced[name]}, which does not have it")
-        if name not in self:
+        if name not in self or (name in self.plain and name not in self.tensors):
             problems.append(f"{name}: is missing")
         return self.tensors.get(name)
 
@@ -184,16 +196,36 @@ def _is_plain(shard: object) -> bool:
     )
 
 
-def _mismatch(source: Source, stored: StoredTensor | None) -> list[str]:
-    """What is wrong with a tensor against what the architecture wants."""
+def _plain(source: Source, found: _Found, problems: list[str]) -> StoredTensor | None:
+    """The tensor of a source, None where it is not as the architecture wants it; `problems` then say why."""
+    stored = found.get(source.hf_name, problems)
     if stored is None:
-        return []
+        return None
     wrong = []
     if stored.shape != source.hf_shape:
         wrong.append(f"{source.hf_name}: shape is {list(stored.shape)}, config.json wants {list(source.hf_shape)}")
     if stored.dtype is None:
         wrong.append(f"{source.hf_name}: dtype is {stored.dtype_name}, allowed are 16, 32 and 64-bit floats")
-    return wrong
+    problems.extend(wrong)
+    return None if wrong else stored
+
+
+def _codes(source: Source, stored: StoredFormat | None, found: _Found, problems: list[str]) -> StoredCodes | None:
+    """The tensors that hold the codes of a source; None where one is not as the format wants it."""
+    assert stored is not None, "a coded weight has a format"
+    parts: dict[str, StoredTensor] = {}
+    known, whole = len(problems), True
+    for part, name, shapes, dtypes in companions(source, stored, found):
+        tensor = found.get(name, problems)
+        if tensor is None:
+            whole = False
+            continue
+        parts[part] = tensor
+        if tensor.shape not in shapes:
+            problems.append(f"{name}: shape is {list(tensor.shape)}, {stored.name} wants {list(shapes[0])}")
+        if tensor.dtype_name not in dtypes:
+            problems.append(f"{name}: dtype is {tensor.dtype_name}, {stored.name} wants {' or '.join(dtypes)}")
+    return StoredCodes(stored, **parts) if whole and len(problems) == known else None
 
 
 def _all_problems(directory: Path, problems: list[str]) -> ModelFilesError:

@@ -7,7 +7,6 @@ family, except the sizes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 from flexplan.errors import ModelFilesError
@@ -17,53 +16,7 @@ from flexplan.model.shape import ModelShape
 from flexplan.model.token_rules import read_ids
 
 # what transformers reads for every family, though none of their own configurations has it
-_ANY = {"is_causal": True, "sliding_window": None, "attention_chunk_size": None, "layer_types": None}
-OPT_DEFAULTS = _ANY | {
-    "activation_function": "relu",
-    "max_position_embeddings": 2048,
-    "word_embed_proj_dim": None,
-    "do_layer_norm_before": True,
-    "_remove_final_layer_norm": False,
-    "enable_bias": True,
-    "layer_norm_elementwise_affine": True,
-    "tie_word_embeddings": True,
-    "bos_token_id": 2,
-    "eos_token_id": 2,
-    "pad_token_id": 1,
-}
-ROTARY_DEFAULTS = _ANY | {
-    "hidden_act": "silu",
-    "max_position_embeddings": 32768,
-    "num_key_value_heads": None,
-    "head_dim": None,
-    "rms_norm_eps": 1e-6,
-    "tie_word_embeddings": False,
-    "rope_theta": 10_000.0,
-    "rope_scaling": None,
-    "rope_parameters": None,
-    "partial_rotary_factor": None,
-    "bos_token_id": None,
-    "eos_token_id": None,
-    "pad_token_id": None,
-}
-_WINDOW = {"sliding_window": 4096, "use_sliding_window": False, "max_window_layers": 28}
-_MISTRAL = {"bos_token_id": 1, "eos_token_id": 2, "num_key_value_heads": 8, "max_position_embeddings": 131072}
-# transformers' default of every optional key that a family reads
-FAMILIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "opt": OPT_DEFAULTS,
-        "llama": ROTARY_DEFAULTS
-        | {"max_position_embeddings": 2048, "bos_token_id": 1, "eos_token_id": 2}
-        | {"attention_bias": False, "mlp_bias": False},
-        "mistral": ROTARY_DEFAULTS | _MISTRAL | {"sliding_window": 4096},
-        "mixtral": ROTARY_DEFAULTS
-        | _MISTRAL
-        | {"rms_norm_eps": 1e-5, "rope_theta": 1e6, "sliding_window": None}
-        | {"num_local_experts": 8, "num_experts": None, "num_experts_per_tok": 2},
-        "qwen2": ROTARY_DEFAULTS | _WINDOW | {"num_key_value_heads": 32},
-        "qwen3": ROTARY_DEFAULTS | _WINDOW | {"num_key_value_heads": 32, "head_dim": 128, "attention_bias": False},
-    }
-)
+ANY: dict[str, Any] = {"is_causal": True, "sliding_window": None, "attention_chunk_size": None, "layer_types": None}
 _SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 # other names of the same functions; what sets them apart in transformers is how they are computed
 _SAME_ACTIVATIONS = {
@@ -73,6 +26,7 @@ _SAME_ACTIVATIONS = {
     "gelu_accurate": "gelu_pytorch_tanh",
 }
 _ACTIVATIONS = ("relu", "gelu", "gelu_new", "gelu_pytorch_tanh", "silu")
+_FULL, _SLIDING, _CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
 _DTYPE_BYTES: dict[Dtype, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
 _DTYPE_ALIASES = {"half": "float16", "float": "float32"}
 MOST = 1 << 30
@@ -81,9 +35,8 @@ MOST = 1 << 30
 class Fields:
     """The keys that a family reads, each taken by a method that knows its type."""
 
-    def __init__(self, config: Mapping[str, Any], family: str, where: str) -> None:
+    def __init__(self, config: Mapping[str, Any], family: str, where: str, defaults: Mapping[str, Any]) -> None:
         self.family, self.where, self.given = family, where, config
-        defaults = FAMILIES[family]
         sizes = (*_SIZES, "ffn_dim" if family == "opt" else "intermediate_size")
         for key in sizes:
             if key not in config:
@@ -115,6 +68,18 @@ class Fields:
     def number(self, key: str) -> float:
         """A finite number above 0."""
         return positive(self.values.get(key), key, self.where)
+
+    def optional(self, key: str) -> float | None:
+        """A finite number above 0, or None where there is none."""
+        return self.number(key) if key in self else None
+
+    def refuse(self, key: str, what: str) -> None:
+        """Raise ModelFilesError where a switch is on that asks for what flexplan does not compute."""
+        if self.values.get(key) not in (None, False, 0, [], ()):
+            message = (
+                f"{self.where}: {key} is {self.values[key]!r}, which asks for {what}: flexplan does not compute it"
+            )
+            raise ModelFilesError("FP516", message, fix="use a model without it")
 
     def activation(self, key: str) -> str:
         """The name of an activation function."""
@@ -158,32 +123,40 @@ class Fields:
             raise self.uneven("hidden_size", hidden, "num_attention_heads", heads)
         return heads, kv_heads, self.count("head_dim") if "head_dim" in self else hidden // heads
 
-    def window(self) -> int | None:
-        """How many tokens a layer reads at most, where one reads fewer than all."""
-        sizes = {"sliding_attention": self._size("sliding_window"), "chunked_attention": None}
+    def windows(self, *, slides: bool, always: bool = False, pattern: int = 1) -> tuple[tuple[int, ...], int | None]:
+        """How many of the newest tokens each layer reads, 0 for all, and the longest sequence that is read whole.
+
+        ``slides``: the mathematics of the family has windows.  That of others has none, but transformers' cache forgets
+        what is behind them, so longer sequences would depend on where the prompt ends; with a window in chunks, too.
+        ``always``: layers slide whatever their types are.  Without types every ``pattern``-th one reads all, with 1
+        none.
+        """
+        sizes: dict[str, int | None] = {_SLIDING: self._size("sliding_window"), _CHUNKED: None}
         if "use_sliding_window" not in self.values:
-            sizes["chunked_attention"] = self._size("attention_chunk_size")
+            sizes[_CHUNKED] = self._size("attention_chunk_size")
         elif not self.flag("use_sliding_window"):
-            sizes["sliding_attention"] = None
-        kinds = set(self._layer_kinds(sizes))
-        for kind in kinds - {"full_attention"}:
+            sizes[_SLIDING] = None
+        kinds = self._layer_kinds(sizes, pattern)
+        for kind in {*kinds} - {_FULL}:
             if sizes.get(kind) is None:
                 raise self.wrong("layer_types", "full_attention only, as sliding_window or use_sliding_window say")
-        if self.family in ("mistral", "mixtral"):  # they slide whatever the types of their layers are
-            kinds.add("sliding_attention")
-        return min((n for kind, n in sizes.items() if n is not None and kind in kinds), default=None)
+        if slides:
+            windows = tuple(sizes[_SLIDING] or 0 if always or kind == _SLIDING else 0 for kind in kinds)
+            return windows, sizes[_CHUNKED] if _CHUNKED in kinds else None
+        return (), min((n for kind, n in sizes.items() if n is not None and kind in kinds), default=None)
 
     def _size(self, key: str) -> int | None:
         return self.count(key) if key in self else None
 
-    def _layer_kinds(self, sizes: Mapping[str, int | None]) -> list[str]:
+    def _layer_kinds(self, sizes: Mapping[str, int | None], pattern: int) -> list[str]:
         """The kind of attention of every layer, as written or as transformers takes it from the other keys."""
         layers, given = self.count("num_hidden_layers", MOST_LAYERS), self.values.get("layer_types")
         if given is None:
-            default = next((kind for kind, n in sizes.items() if n is not None), "full_attention")
+            default = next((kind for kind, n in sizes.items() if n is not None), _FULL)
             first = self.whole("max_window_layers") if "max_window_layers" in self.values else 0
-            return [default if i >= first else "full_attention" for i in range(layers)]
-        known = {"attention": "full_attention", "full_attention": "full_attention", **{kind: kind for kind in sizes}}
+            full = [i < first or (pattern > 1 and (i + 1) % pattern == 0) for i in range(layers)]
+            return [_FULL if reads_all else default for reads_all in full]
+        known = {"attention": _FULL, _FULL: _FULL, **{kind: kind for kind in sizes}}
         if not isinstance(given, list) or len(given) != layers or not all(isinstance(k, str) for k in given):
             raise self.wrong("layer_types", f"a list of {layers}, as many as num_hidden_layers")
         if not known.keys() >= set(given):
@@ -205,13 +178,12 @@ class Fields:
     def math(self, shape: ModelShape, **constants: Any) -> ModelConstants:
         """The constants of a family beside those that all have."""
         return ModelConstants(
-            attention_scale=shape.head_dim**-0.5,
             dtype=self.dtype(),
             causal=self.flag("is_causal"),
             bos_token_id=self.one_id("bos_token_id"),
             eos_token_ids=self.ids("eos_token_id"),
             pad_token_id=self.one_id("pad_token_id"),
-            **constants,
+            **{"attention_scale": shape.head_dim**-0.5, **constants},
         )
 
 

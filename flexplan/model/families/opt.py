@@ -4,8 +4,45 @@ from __future__ import annotations
 
 from flexplan.errors import ModelFilesError
 from flexplan.model.constants import ModelConstants
-from flexplan.model.families.fields import MOST_LAYERS, Fields
+from flexplan.model.families.fields import ANY, MOST_LAYERS, Fields
+from flexplan.model.families.names import Names
 from flexplan.model.shape import ModelShape
+
+DEFAULTS = ANY | {
+    "activation_function": "relu",
+    "max_position_embeddings": 2048,
+    "word_embed_proj_dim": None,
+    "do_layer_norm_before": True,
+    "_remove_final_layer_norm": False,
+    "enable_bias": True,
+    "layer_norm_elementwise_affine": True,
+    "tie_word_embeddings": True,
+    "bos_token_id": 2,
+    "eos_token_id": 2,
+    "pad_token_id": 1,
+}
+
+NAMES = Names(
+    roots=("model.decoder.", "decoder.", ""),
+    layer="layers.{}.",
+    outside={
+        "tokens": ("embed_tokens",),
+        "positions": ("embed_positions",),
+        "project_in": ("project_in",),
+        # one .npy per tensor, as FlexLLMGen writes it, calls the last norm "layer_norm"
+        "final_norm": ("final_layer_norm", "layer_norm"),
+        "project_out": ("project_out",),
+        "lm_head": ("lm_head",),
+    },
+    inside={
+        "attention_norm": ("self_attn_layer_norm",),
+        "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        "out": ("self_attn.out_proj",),
+        "mlp_norm": ("final_layer_norm",),
+        "up": ("fc1",),
+        "down": ("fc2",),
+    },
+)
 
 
 def read_opt(f: Fields, name: str) -> tuple[ModelShape, ModelConstants]:
@@ -15,7 +52,7 @@ def read_opt(f: Fields, name: str) -> tuple[ModelShape, ModelConstants]:
         f.flag(k) for k in ("do_layer_norm_before", "enable_bias", "layer_norm_elementwise_affine")
     )
     embed_key = "word_embed_proj_dim" if "word_embed_proj_dim" in f else "hidden_size"
-    positions, window = f.count("max_position_embeddings"), f.window()
+    positions, (_, window) = f.count("max_position_embeddings"), f.windows(slides=False)
     if window is not None and window < positions:
         message = f"{f.where}: layers read {window} of {positions} positions, supported are OPT models that read all"
         raise ModelFilesError("FP504", message, fix="remove sliding_window, attention_chunk_size and layer_types")

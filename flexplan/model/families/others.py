@@ -11,8 +11,10 @@ _PACKED = re.compile(
 _FAMILIES = {
     r"gpt-?oss": "gpt_oss",
     r"deepseek-(v[23]|r1(?!-distill)|moe|vl|prover-v2|coder-v2)": "DeepSeek with experts of its own kind",
-    r"(code|pali|shield|med|data)?gemma": "gemma",
-    r"phi-?[\d]|phi-moe": "phi",
+    r"gemma-3-(4|12|27)b|gemma-(3n|4)|(pali|shield|med|data|recurrent|t5|vault|embedding)-?gemma|t5gemma": (
+        "gemma, with images or sound, or another of its kind"
+    ),
+    r"phi-?([12]|3-small|3-vision|3\.5-(moe|vision)|4-multimodal)|phi-moe": "phi, not Phi-3 or Phi-4",
     r"(chat)?glm": "glm",
     r"(qwen[\d.]*|qvq)-?(vl|omni|audio)|qvq": "Qwen with images or sound",
     r"qwen[\d.]*-.*(a\d+(\.\d+)?b|moe)|qwen3-coder|qwen3-next|qwen3\.\d|qwen1\.5-moe": "Qwen with experts",
@@ -28,8 +30,8 @@ _FAMILIES = {
     r"(mpt-|dbrx)": "mpt or dbrx",
     r"starcoder|santacoder|codegen|incoder|polycoder": "starcoder",
     r"(c4ai-)?command|aya-|tiny-aya": "cohere",
-    r"(power)?granite": "granite",
-    r"olmo|flexolmo": "olmo",
+    r"powergranite|granite-(3b|4|7b|8b|20b|34b|.*moe|.*a\d+m|vision|speech|code)": "granite, not Granite 3 dense",
+    r"olmo-(1b|7b|3|hybrid)|olmoe|flexolmo": "olmo, not OLMo 2",
     r"internlm|baichuan|xverse|minicpm|kimi|moonlight|minimax|ernie|hunyuan|step-?\d|seed-oss|exaone|solar-pro": (
         "another family"
     ),

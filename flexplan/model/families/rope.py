@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from flexplan.errors import ModelFilesError
 from flexplan.model.constants import RopeScaling
@@ -17,14 +17,27 @@ from flexplan.model.families.fields import MOST, Fields, positive
 Table = Mapping[str, Any]
 
 
-def read_rope(f: Fields, head_dim: int) -> tuple[float, RopeScaling | None]:
-    """Base and scaling of the rotary frequencies, from either dialect."""
-    table = _table(f)
+class Rope(NamedTuple):
+    """Base and scaling of the rotary frequencies, and how many elements of a head turn."""
+
+    theta: float
+    scaling: RopeScaling | None
+    dim: int
+
+
+def read_rope(f: Fields, head_dim: int, *, partial: bool = False, given: Table | None = None) -> Rope:
+    """From either dialect, or from the table ``given``; ``partial``: the family may turn a part of a head."""
+    table = rope_table(f) if given is None else given
     theta = positive(table["rope_theta"], "rope_theta", f.where)
     kind = table.get("rope_type", table.get("type", "default"))
+    dim = _turned(f, table, head_dim) if partial else head_dim
+    if dim % 2:
+        message = f"{f.where}: head_dim is {dim}, rotary positions need a multiple of 2"
+        raise ModelFilesError("FP506", message, fix="correct head_dim")
     if kind == "default":
-        return theta, None
-    if table["partial_rotary_factor"] not in (None, 1):  # transformers' families here read it with a scaling only
+        return Rope(theta, None, dim)
+    # most of transformers' families read it with a scaling only
+    if not partial and table.get("partial_rotary_factor") not in (None, 1):
         message = f"{f.where}: partial_rotary_factor is {table['partial_rotary_factor']!r}, supported is 1"
         raise ModelFilesError("FP504", message, fix="use a model whose heads rotate whole")
     if not isinstance(kind, str) or kind not in _KINDS:
@@ -33,7 +46,17 @@ def read_rope(f: Fields, head_dim: int) -> tuple[float, RopeScaling | None]:
             f"{f.where}: rope_type is {kind!r}, supported are default, {', '.join(_KINDS)}",
             fix="use a model with positions of one of these kinds; without them its tokens would be others",
         )
-    return theta, _KINDS[kind](_Rope(f, table, theta, head_dim))
+    return Rope(theta, _KINDS[kind](_Rope(f, table, theta, dim)), dim)
+
+
+def _turned(f: Fields, table: Table, head_dim: int) -> int:
+    """Elements of a head that turn."""
+    share = table.get("partial_rotary_factor")
+    dim = head_dim if share is None else int(head_dim * positive(share, "partial_rotary_factor", f.where))
+    if not 2 <= dim <= head_dim:
+        message = f"{f.where}: partial_rotary_factor {share} of head_dim {head_dim} is {dim}"
+        raise ModelFilesError("FP506", message, fix=f"allowed is what makes 2 to {head_dim} elements turn")
+    return dim
 
 
 def reach(scaling: RopeScaling | None, positions: int) -> int:
@@ -51,7 +74,8 @@ def reach(scaling: RopeScaling | None, positions: int) -> int:
     return max(positions, min(int(scaling.factor * before), MOST))
 
 
-def _table(f: Fields) -> Table:
+def rope_table(f: Fields) -> Table:
+    """The keys of either dialect in one table."""
     key = "rope_scaling" if f.values.get("rope_scaling") else "rope_parameters"
     given = f.values.get(key) or {}
     if not isinstance(given, dict):

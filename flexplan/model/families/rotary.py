@@ -1,62 +1,82 @@
-"""The ``config.json`` of Llama and those like it: rotary positions, gated MLPs, sliding windows, experts."""
+"""What the ``config.json`` files of Llama and those like it share: rotary positions, gated MLPs, windows.
+
+A family's own file says what it has beside or instead.
+"""
 
 from __future__ import annotations
 
-from flexplan.errors import ModelFilesError
+from collections.abc import Mapping
+from typing import Any
+
 from flexplan.model.constants import ModelConstants
-from flexplan.model.families.fields import MOST_LAYERS, Fields
-from flexplan.model.families.rope import reach, read_rope
+from flexplan.model.families.fields import ANY, MOST_LAYERS, Fields
+from flexplan.model.families.rope import Rope, reach, read_rope
 from flexplan.model.shape import ModelShape
 
+DEFAULTS: dict[str, Any] = ANY | {
+    "hidden_act": "silu",
+    "max_position_embeddings": 32768,
+    "num_key_value_heads": None,
+    "head_dim": None,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+    "rope_theta": 10_000.0,
+    "rope_scaling": None,
+    "rope_parameters": None,
+    "partial_rotary_factor": None,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
 
-def read_rotary(f: Fields, name: str) -> tuple[ModelShape, ModelConstants]:
-    """Sizes and constants of a Llama, Mistral, Mixtral or Qwen model."""
+
+def read_rotary(
+    f: Fields,
+    name: str,
+    *,
+    windows: tuple[tuple[int, ...], int | None] | None = None,
+    rope: Rope | None = None,
+    shape: Mapping[str, Any] | None = None,
+    math: Mapping[str, Any] | None = None,
+) -> tuple[ModelShape, ModelConstants]:
+    """Sizes and constants of a model like Llama's; ``shape`` and ``math`` are what a family has instead."""
     heads, kv_heads, head_dim = f.heads()
-    if head_dim % 2:
-        raise ModelFilesError(
-            "FP506", f"{f.where}: head_dim is {head_dim}, rotary positions need a multiple of 2", fix="correct head_dim"
-        )
-    experts, experts_per_token = _experts(f)
-    theta, scaling = read_rope(f, head_dim)
-    window, positions = f.window(), reach(scaling, f.count("max_position_embeddings"))
-    shape = ModelShape(
-        name=name,
-        family=f.family,
-        num_layers=f.count("num_hidden_layers", MOST_LAYERS),
-        hidden_size=f.count("hidden_size"),
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        head_dim=head_dim,
-        ffn_size=f.count("intermediate_size"),
-        gated=True,
-        vocab_size=f.count("vocab_size"),
-        embed_size=f.count("hidden_size"),
-        tied_embeddings=f.flag("tie_word_embeddings"),
-        positions="rotary",
-        max_positions=min(positions, window or positions),
-        norm="rms",
-        qkv_bias=f.family == "qwen2" or f.flag("attention_bias"),
-        out_bias=f.flag("attention_bias"),
-        mlp_bias=f.flag("mlp_bias"),
-        qk_norm=f.family == "qwen3",
-        num_experts=experts,
-        experts_per_token=experts_per_token,
-        bytes_per_element=f.bytes_per_element(),
-    )
-    return shape, f.math(
-        shape,
-        activation=f.activation("hidden_act"),
-        norm_eps=f.number("rms_norm_eps"),
-        rope_theta=theta,
-        rope_scaling=scaling,
-        sliding_window=window if window and window < positions else None,
-    )
+    rope = rope or read_rope(f, head_dim)
+    positions = reach(rope.scaling, f.count("max_position_embeddings"))
+    sizes = {
+        "num_layers": f.count("num_hidden_layers", MOST_LAYERS),
+        "hidden_size": f.count("hidden_size"),
+        "num_heads": heads,
+        "num_kv_heads": kv_heads,
+        "head_dim": head_dim,
+        "ffn_size": f.count("intermediate_size"),
+        "gated": True,
+        "vocab_size": f.count("vocab_size"),
+        "embed_size": f.count("hidden_size"),
+        "tied_embeddings": f.flag("tie_word_embeddings"),
+        "positions": "rotary",
+        "norm": "rms",
+        "qkv_bias": f.flag("attention_bias"),
+        "out_bias": f.flag("attention_bias"),
+        "mlp_bias": f.flag("mlp_bias"),
+        "bytes_per_element": f.bytes_per_element(),
+        **_lengths(f, positions, windows or f.windows(slides=False)),
+    }
+    found = ModelShape(name=name, family=f.family, **{**sizes, **(shape or {})})
+    constants = {
+        "activation": f.activation("hidden_act") if "hidden_act" in f.values else "silu",
+        "norm_eps": f.number("rms_norm_eps") if "rms_norm_eps" in f.values else 0.0,
+        "rope_theta": rope.theta,
+        "rope_scaling": rope.scaling,
+        "rotary_dim": rope.dim if rope.dim < head_dim else None,
+    }
+    return found, f.math(found, **{**constants, **(math or {})})
 
 
-def _experts(f: Fields) -> tuple[int, int]:
-    """Experts of a layer and those that a token uses; none where the family has none."""
-    if f.family != "mixtral":
-        return 0, 0
-    key = "num_experts" if "num_experts" in f else "num_local_experts"  # two names; the general one wins
-    experts = f.count(key, MOST_LAYERS)
-    return experts, f.count("num_experts_per_tok", experts)
+def _lengths(f: Fields, positions: int, windows: tuple[tuple[int, ...], int | None]) -> dict[str, Any]:
+    """The longest sequence, and the windows that are shorter; what sees later tokens is computed whole."""
+    sizes, most = windows
+    shorter = tuple(size if 0 < size < positions else 0 for size in sizes)
+    if not f.flag("is_causal"):
+        most, shorter = min((n for n in (*shorter, most or 0) if n), default=None), ()
+    return {"max_positions": min(positions, most or positions), "windows": shorter if any(shorter) else ()}

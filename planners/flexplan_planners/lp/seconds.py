@@ -102,13 +102,18 @@ class PassWork:
         return self.rows_of_batch * self.new
 
     @cached_property
+    def attended(self) -> float:
+        """Tokens of the context that a layer reads, on average."""
+        return self.shape.mean_attended(self.context)
+
+    @cached_property
     def grains(self) -> int:
         return self.rows_of_batch * self.shape.num_kv_heads
 
     def works(self, s: Switches) -> tuple[dict[str, Row], ...]:
         """Seconds of every lane and resource, of each thing that a pass does for one setting of the switches."""
         split = s.cache if self.i and s.splits_steps else "gpu"
-        packed = tuple(zip(s.layer_bytes, s.unpacked_bytes, strict=True)) if s.compress_weight else ()
+        packed = tuple(zip(s.layer_bytes, s.unpacked_bytes, strict=True)) if any(s.unpacked_bytes) else ()
         works = [self._once(self._ids, s.weights_stay)]
         works.append(self._once(self._compute, s.sep_layer, split, s.pair_bytes, s.attn_sparsity, packed))
         if not s.weights_stay:
@@ -176,7 +181,7 @@ class PassWork:
         queries = self.rows_of_batch * self.shape.q_size * self.shape.bytes_per_element
         works = (
             (D2H, cost.down_work(queries)),
-            (CPU, cost.host_attention_work(self.shape, self.grains, self.context, pair_bytes, sparsity)),
+            (CPU, cost.host_attention_work(self.shape, self.grains, self.attended, pair_bytes, sparsity)),
             (H2D_SMALL, cost.up_work(queries)),
         )
         for lane, work in works:
@@ -224,9 +229,9 @@ class PassWork:
         s, layers = self.shape, self.shape.num_layers
         project, merge, mlp = (work(s, self.tokens) for work in (cost.project_work, cost.merge_work, cost.mlp_work))
         if self.i == 0:
-            attention = cost.prompt_attention_work(s, self.rows_of_batch, self.new)
+            attention = cost.prompt_attention_work(s, self.rows_of_batch, self.new, self.attended)
         else:
-            attention = cost.gpu_attention_work(s, self.grains, self.context, pair_bytes, sparsity)
+            attention = cost.gpu_attention_work(s, self.grains, self.attended, pair_bytes, sparsity)
         for stored, unpacked in packed:
             if unpacked:
                 sums.once(GPU, cost.unpack_work(stored, unpacked))
@@ -238,8 +243,8 @@ class PassWork:
             sums.roofline(begun, "cache_gpu", attention, layers)
             sums.task(GPU, rest, layers)
         elif split == "stream":
-            keys = cost.gpu_attention_work(s, self.grains, self.context, pair_bytes, 0.0)
-            values = cost.chosen_values_work(s, self.grains, self.context, pair_bytes, sparsity)
+            keys = cost.gpu_attention_work(s, self.grains, self.attended, pair_bytes, 0.0)
+            values = cost.chosen_values_work(s, self.grains, self.attended, pair_bytes, sparsity)
             sums.roofline(begun.plus(keys), "cache_gpu", values, layers)
             sums.roofline(rest, "cache_cpu", values, layers)
         else:

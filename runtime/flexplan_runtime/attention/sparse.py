@@ -15,8 +15,8 @@ from torch import Tensor
 
 from flexplan.model import Packing
 from flexplan.placement import values_read
-from flexplan_runtime.attention.packed import BLOCK
-from flexplan_runtime.kernels.quantisation import unpack_vectors
+from flexplan_runtime.attention.scored import attention_weights, weighted_values
+from flexplan_runtime.kernels.attention_rule import AttentionRule
 
 
 def sparse_attention(
@@ -24,9 +24,10 @@ def sparse_attention(
     pairs_G2TH: Tensor,
     pads_G: Tensor,
     context: int | Tensor,
-    scale: float,
+    rule: AttentionRule,
     sparsity: float,
     packing: Packing | None = None,
+    first_grain: int = 0,
 ) -> Tensor:
     """(G, P, H), over the first ``context`` tokens; with the count on the device, it and all shapes can be captured.
 
@@ -35,19 +36,9 @@ def sparse_attention(
     if isinstance(context, int):
         pairs_G2TH = pairs_G2TH[:, :, :context]
     newest = torch.as_tensor(context, device=q_GPH.device) - 1
-    probs = attention_weights(q_GPH, pairs_G2TH[:, 0], pads_G, newest, scale, packing)
+    probs = attention_weights(q_GPH, pairs_G2TH[:, 0], pads_G, newest, rule, packing, first_grain)
     positions, shares = choose(probs, pads_G, newest, sparsity)
     return weighted_values(shares, values_at(pairs_G2TH[:, 1], positions), q_GPH, packing)
-
-
-def attention_weights(
-    q_GPH: Tensor, k_GTH: Tensor, pads_G: Tensor, newest: Tensor, scale: float, packing: Packing | None = None
-) -> Tensor:
-    """(G, P, T) float32: softmax over tokens ``pads .. newest``, 0 elsewhere."""
-    at = torch.arange(k_GTH.shape[1], device=q_GPH.device)
-    unread = (at < pads_G[:, None]) | (at > newest)
-    scores = _scores(q_GPH, k_GTH, packing).mul_(scale)
-    return scores.masked_fill_(unread[:, None], -torch.inf).softmax(-1)
 
 
 def choose(probs_GPT: Tensor, pads_G: Tensor, newest: Tensor, sparsity: float) -> tuple[Tensor, Tensor]:
@@ -71,30 +62,3 @@ def choose(probs_GPT: Tensor, pads_G: Tensor, newest: Tensor, sparsity: float) -
 def values_at(v_GTH: Tensor, positions_GR: Tensor) -> Tensor:
     """(G, R, H), or bytes of packed vectors: nothing else is read."""
     return v_GTH.gather(1, positions_GR[:, :, None].expand(-1, -1, v_GTH.shape[2]))
-
-
-def weighted_values(shares_GPR: Tensor, v_GRH: Tensor, like_GPH: Tensor, packing: Packing | None = None) -> Tensor:
-    """(G, P, H) in the dtype of ``like``; values with weight 0 must be finite, too."""
-    if packing is not None:
-        v_GRH = unpack_vectors(v_GRH, packing, like_GPH.shape[2], like_GPH.dtype)
-    if v_GRH.is_cuda:
-        return torch.bmm(shares_GPR.to(v_GRH.dtype), v_GRH)
-    return torch.bmm(shares_GPR, v_GRH.float()).to(like_GPH.dtype)
-
-
-def _scores(q_GPH: Tensor, k_GTH: Tensor, packing: Packing | None) -> Tensor:
-    """(G, P, T) float32; some grains' keys are unpacked, or float32 where they must be, at a time."""
-    grains, heads, size = q_GPH.shape
-    found = torch.empty(grains, heads, k_GTH.shape[1], dtype=torch.float32, device=q_GPH.device)
-    mixed = q_GPH.is_cuda and q_GPH.dtype != torch.float32
-    step = grains if mixed and packing is None else max(1, BLOCK // (k_GTH.shape[1] * size))
-    for first in range(0, grains, max(1, step)):
-        part = slice(first, first + step)
-        q, k = q_GPH[part], k_GTH[part]
-        if packing is not None:
-            k = unpack_vectors(k, packing, size, q.dtype)
-        if mixed:
-            found[part] = torch.bmm(q, k.transpose(1, 2), out_dtype=torch.float32)
-        else:
-            torch.bmm(q.float(), k.float().transpose(1, 2), out=found[part])
-    return found

@@ -43,16 +43,19 @@ def settings_of(ready: Ready) -> dict[str, str]:
 
 def _model(ready: Ready) -> dict[str, str]:
     if isinstance(ready.weights, Path):
-        directory = directory_of(ready.weights)
-        return {
-            "model": _digest(directory / name for name in _CONFIG),
-            "weights": _digest(
-                (path for pattern in _WEIGHTS for path in sorted(directory.glob(pattern))), sampled=True
-            ),
-            "tokenizer": _digest(directory / name for name in _TOKENIZER),
-        }
+        return digests_of(directory_of(ready.weights))
     length = "" if ready.request.prompts else f", prompts too, of length {ready.request.dummy_prompt_len or 'as usual'}"
     return {"model": ready.shape.name, "weights": f"random, seed {ready.request.seed}{length}"}
+
+
+def digests_of(directory: Path) -> dict[str, str]:
+    """Of a model's directory: its configuration, some pages of each file of weights, its tokenizer."""
+    weights = (path for pattern in _WEIGHTS for path in sorted(directory.glob(pattern)))
+    return {
+        "model": _digest(directory / name for name in _CONFIG),
+        "weights": _digest(weights, sampled=True),
+        "tokenizer": _digest(directory / name for name in _TOKENIZER),
+    }
 
 
 def _sampling(ready: Ready) -> str:
@@ -79,4 +82,11 @@ def _sample(path: Path, size: int) -> bytes:
         return path.read_bytes()
     step = (size - _SAMPLE_BYTES) // (_SAMPLES - 1)
     with path.open("rb", buffering=0) as file:
-        return b"".join(os.pread(file.fileno(), _SAMPLE_BYTES, n * step) for n in range(_SAMPLES))
+        return b"".join(_read(file.fileno(), n * step) for n in range(_SAMPLES))
+
+
+def _read(fd: int, offset: int) -> bytes:
+    found = b""
+    while len(found) < _SAMPLE_BYTES and (more := os.pread(fd, _SAMPLE_BYTES - len(found), offset + len(found))):
+        found += more
+    return found

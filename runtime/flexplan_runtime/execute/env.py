@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 from types import TracebackType
@@ -78,6 +79,14 @@ class ExecutionEnv:
     def renew_workspace(self) -> None:
         """Give what is free back to the device, and reserve anew, before the next task."""
         self._reserved_bytes = 0
+
+    def recover(self) -> None:
+        """After memory gave out: let the device finish what it is at, and give back what is free."""
+        gc.collect()  # a block's state and its lanes know each other
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+            torch.cuda.empty_cache()
+        self.renew_workspace()
 
     @property
     def loading_threads(self) -> int:

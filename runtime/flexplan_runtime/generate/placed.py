@@ -52,6 +52,7 @@ class PlacedModel:
         with ThreadPoolExecutor(1, "flexplan-prepare") as beside:
             prepared = beside.submit(prepare_steps, self.family, self.policy, self.dtype, env.device)
             load_weights(self.placement, self.arenas, opened.reader, self.dtype, env.loading_threads, packed)
+            self.family.learn(opened.reader)
             self.arenas.lock(env.loading_threads, touch=False)
         prepared.result()
 

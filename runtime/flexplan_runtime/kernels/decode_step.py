@@ -17,8 +17,8 @@ from triton.language.extra import libdevice
 
 @triton.jit
 def _norm(  # type: ignore[no-untyped-def]  # the compiler reads annotations as its own
-    x_ptr, weight_ptr, bias_ptr, out_ptr, D, eps,
-    CENTRED: tl.constexpr, WEIGHT: tl.constexpr, BIAS: tl.constexpr, BLOCK: tl.constexpr,
+    x_ptr, weight_ptr, bias_ptr, out_ptr, D, eps, shift,
+    CENTRED: tl.constexpr, IN_FLOAT: tl.constexpr, WEIGHT: tl.constexpr, BIAS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     d = tl.arange(0, BLOCK)
@@ -27,23 +27,29 @@ def _norm(  # type: ignore[no-untyped-def]  # the compiler reads annotations as 
     if CENTRED:
         x = tl.where(inside, x - tl.sum(x, 0) / D, 0.0)
     y = x * tl.rsqrt(tl.sum(x * x, 0) / D + eps)
-    if not CENTRED:  # the weight of a root-mean-square norm multiplies what is rounded already
+    if not (CENTRED or IN_FLOAT):  # the weight of a root-mean-square norm multiplies what is rounded already
         y = y.to(out_ptr.dtype.element_ty).to(tl.float32)
     if WEIGHT:
-        y *= tl.load(weight_ptr + d, mask=inside, other=0.0).to(tl.float32)
+        y *= tl.load(weight_ptr + d, mask=inside, other=0.0).to(tl.float32) + shift
     if BIAS:
         y += tl.load(bias_ptr + d, mask=inside, other=0.0).to(tl.float32)
     tl.store(out_ptr + row * D + d, y.to(out_ptr.dtype.element_ty), mask=inside)
 
 
-def norm_cuda(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, *, centred: bool) -> Tensor:
-    """A layer norm, or with ``centred`` false a root-mean-square norm, over the last dimension; x is contiguous."""
+def norm_cuda(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float,
+    *, centred: bool, shift: float = 0.0, in_float: bool = False,
+) -> Tensor:  # fmt: skip
+    """A layer norm, or with ``centred`` false a root-mean-square norm, over the last dimension; x is contiguous.
+
+    ``shift`` is added to the weight, which with ``in_float`` multiplies before anything is rounded.
+    """
     width = x.shape[-1]
     block = triton.next_power_of_2(width)
     out = torch.empty_like(x)
     _norm[(x.numel() // width,)](
-        x, weight, bias, out, width, eps,
-        CENTRED=centred, WEIGHT=weight is not None, BIAS=bias is not None, BLOCK=block,
+        x, weight, bias, out, width, eps, shift,
+        CENTRED=centred, IN_FLOAT=in_float, WEIGHT=weight is not None, BIAS=bias is not None, BLOCK=block,
         num_warps=max(1, min(16, block // 512)),
     )  # fmt: skip
     return out

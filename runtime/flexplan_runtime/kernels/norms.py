@@ -17,10 +17,16 @@ def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     return F.layer_norm(x, (x.shape[-1],), weight, bias, eps)
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """``x`` by its root mean square, times ``weight``: as in transformers after rounding to the activations' dtype."""
+def rms_norm(x: Tensor, weight: Tensor, eps: float, shift: float = 0.0, *, in_float: bool = False) -> Tensor:
+    """``x`` by its root mean square, times ``weight + shift``.
+
+    As in transformers after rounding to the activations' dtype, or with ``in_float`` before.
+    """
     if x.is_contiguous() and pays(x.shape[-2], x.numel() // x.shape[-1]) and compiles_for(x):
         from flexplan_runtime.kernels.decode_step import norm_cuda
 
-        return norm_cuda(x, weight, None, eps, centred=False)
+        return norm_cuda(x, weight, None, eps, centred=False, shift=shift, in_float=in_float)
+    if in_float:
+        normed = F.rms_norm(x.float(), x.shape[-1:], eps=eps)
+        return normed.mul_(weight.float() + shift).to(x.dtype)
     return F.rms_norm(x, x.shape[-1:], eps=eps).mul_(weight)

@@ -20,6 +20,7 @@ from flexplan.policy import Policy
 from flexplan.units import MiB
 from flexplan_runtime.attention import HostAttention, decode_attention_packed
 from flexplan_runtime.execute import ExecutionEnv
+from flexplan_runtime.kernels.attention_rule import AttentionRule
 from flexplan_runtime.measure.timing import Figure, rate_of
 from flexplan_runtime.memory import PIECE_BYTES, HostBlock, ScratchFile, aligned_bytes
 
@@ -199,7 +200,7 @@ class Bench:
         grains, _, tokens, head_dim = pairs.shape
         queries, out = (torch.randn(grains, group, head_dim).to(pairs.dtype) for _ in range(2))
         pads = torch.zeros(grains, dtype=torch.int64)
-        attention = HostAttention(queries, pairs, pads, head_dim**-0.5, out, self.env.num_threads)
+        attention = HostAttention(queries, pairs, pads, AttentionRule(head_dim**-0.5), out, self.env.num_threads)
         return lambda: attention(tokens)
 
     def _roof(self, attend: Callable[[], None], nbytes: int) -> Figure:

@@ -2,9 +2,9 @@
 
 activations  Activation functions by their Hugging Face names.
 base         `Family`: five functions of weights and activations.
-llama        Llama, Mistral, SmolLM, Qwen2, Qwen3.
-mixtral      Llama with a mixture of experts.
-opt          OPT and Galactica.
+decoder      The decoder that the families share.
+gemma        Gemma's token rows.
+mixtral      A decoder with a mixture of experts.
 registry     The families by name.
 rope         Rotary positions.
 """

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from flexplan.model import TOKENS, ModelConstants, ModelShape
+from flexplan_runtime.kernels.attention_rule import AttentionRule
 
 Pieces = Sequence[Tensor]
 Weights = Mapping[str, Pieces]
@@ -47,6 +49,13 @@ def residual(x: Tensor, hidden: Tensor, out: Tensor | None = None) -> Tensor:
     return torch.add(x, hidden, out=x if out is None else out)
 
 
+class Reader(Protocol):
+    """Where weights come from."""
+
+    def read_rows(self, name: str, layer: int, row_start: int, rows: int, out: Tensor) -> None:
+        """Fill `out` with rows of a tensor."""
+
+
 class Family(ABC):
     """The maths of one model; `w` always holds the tensors of the layer at hand under their canonical names.
 
@@ -57,19 +66,48 @@ class Family(ABC):
     def __init__(self, shape: ModelShape, math: ModelConstants) -> None:
         self.shape = shape
         self.math = math
+        self._rules: dict[tuple[int, torch.device], AttentionRule] = {}
+        self._sinks = torch.empty(0)
 
     @property
     def scale(self) -> float:
         """What attention multiplies ``q @ k`` by."""
         return self.math.attention_scale
 
+    @property
+    def turns_by_length(self) -> bool:
+        """True where a row's positions turn queries and keys by how long it is: rows cannot be joined to one."""
+        return self.math.rope_scaling is not None and self.math.rope_scaling.type in ("dynamic", "longrope")
+
+    def rule(self, depth: int, device: torch.device) -> AttentionRule:
+        """What attention of layer ``depth`` makes of scores on a device."""
+        place = (depth if self.shape.windows or self.shape.sinks else 0, device)
+        if place not in self._rules:
+            self._rules[place] = self._rule(*place)
+        return self._rules[place]
+
+    def _rule(self, depth: int, device: torch.device) -> AttentionRule:
+        by_head = (self.shape.num_kv_heads, self.shape.group_size)
+        slopes = torch.tensor(self.math.alibi_slopes).view(by_head).to(device) if self.math.alibi_slopes else None
+        sinks = self._sinks[depth].view(by_head).to(device) if self.shape.sinks else None
+        return AttentionRule(self.scale, self.shape.window(depth), self.math.attention_softcap, slopes, sinks)
+
+    def learn(self, reader: Reader) -> None:
+        """Keep what attention needs of the weights wherever it is computed: a few numbers a head."""
+        if self.shape.sinks:
+            self._sinks = torch.empty(self.shape.num_layers, self.shape.num_heads)
+            for depth in range(self.shape.num_layers):
+                reader.read_rows("sinks.weight", depth, 0, self.shape.num_heads, self._sinks[depth])
+
     @abstractmethod
     def embed(self, w: Weights, token_rows_BSE: Tensor, positions_BS: Tensor) -> Tensor:
         """Hidden states (B, S, D) of gathered token rows; negative positions are padding and count as 0."""
 
     @abstractmethod
-    def project(self, w: Weights, hidden_BSD: Tensor, positions_BS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (B, S, N, H), keys and values (B, S, K, H), ready for attention with `scale`; may be views."""
+    def project(
+        self, w: Weights, hidden_BSD: Tensor, positions_BS: Tensor, depth: int = 0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, S, N, H), keys and values (B, S, K, H) of layer ``depth``, ready for attention; may be views."""
 
     @abstractmethod
     def merge(self, w: Weights, hidden_BSD: Tensor, attention_BSQ: Tensor, out: Tensor | None = None) -> Tensor:

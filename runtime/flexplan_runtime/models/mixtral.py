@@ -16,10 +16,10 @@ from flexplan.model import ROUTER
 from flexplan_runtime.kernels.availability import compiles_for
 from flexplan_runtime.kernels.expert_rows import GROUP, UNIT, RowTable, row_table
 from flexplan_runtime.models.base import Pieces, Weights, linear, residual
-from flexplan_runtime.models.llama import Llama
+from flexplan_runtime.models.decoder import Decoder
 
 
-class Mixtral(Llama):
+class Mixtral(Decoder):
     """Llama with a mixture of experts."""
 
     def prepare(self, w: dict[str, Pieces]) -> None:

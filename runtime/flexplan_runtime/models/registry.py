@@ -8,13 +8,20 @@ from flexplan.errors import ModelFilesError
 from flexplan.model import ModelConstants, ModelShape
 from flexplan_runtime.models.base import Family
 
+_DECODER = "decoder:Decoder"
 _FAMILIES = {
-    "opt": "opt:Opt",
-    "llama": "llama:Llama",
-    "mistral": "llama:Llama",
-    "qwen2": "llama:Llama",
-    "qwen3": "llama:Llama",
+    "opt": _DECODER,
+    "llama": _DECODER,
+    "mistral": _DECODER,
     "mixtral": "mixtral:Mixtral",
+    "qwen2": _DECODER,
+    "qwen3": _DECODER,
+    "gemma": "gemma:Gemma",
+    "gemma2": "gemma:Gemma",
+    "gemma3_text": "gemma:Gemma",
+    "granite": _DECODER,
+    "olmo2": _DECODER,
+    "phi3": _DECODER,
 }
 
 

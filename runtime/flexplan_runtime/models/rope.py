@@ -36,14 +36,23 @@ class Rotary:
     """Cosines and sines by position, computed in float32 as transformers does."""
 
     def __init__(self, model_math: ModelConstants, head_dim: int) -> None:
+        """``head_dim``: elements of a head that turn, the first ones."""
         assert model_math.rope_theta is not None
         self._theta, self._scaling = model_math.rope_theta, model_math.rope_scaling
         self._factor = self._scaling.attention_factor if self._scaling else 1.0
-        self._head_dim = head_dim
+        self._turns = head_dim
         self._on_device = {torch.device("cpu"): _frequencies(model_math, head_dim)}
 
     def turned(self, positions_BS: Tensor, *heads_BSNH: Tensor) -> list[Tensor]:
         """Each of these queries or keys turned by its position."""
+        if self._turns < heads_BSNH[0].shape[-1]:
+            kept = [x[..., self._turns :] for x in heads_BSNH]
+            turned = self._turned(positions_BS, *(x[..., : self._turns] for x in heads_BSNH))
+            return [torch.cat(both, dim=-1) for both in zip(turned, kept, strict=True)]
+        return self._turned(positions_BS, *heads_BSNH)
+
+    def _turned(self, positions_BS: Tensor, *heads_BSNH: Tensor) -> list[Tensor]:
+        """The same, of heads that turn whole."""
         if pays(positions_BS.shape[1], positions_BS.numel()) and compiles_for(positions_BS):
             from flexplan_runtime.kernels.decode_step import turn_cuda
 
@@ -83,7 +92,7 @@ class Rotary:
         """Frequencies (B, P) of a base that grows with the sequence, beyond the original context."""
         assert self._scaling is not None
         factor, limit = self._scaling.factor, self._scaling.original_max_positions
-        growth = (factor * lengths_B1 / limit - (factor - 1)) ** (self._head_dim / (self._head_dim - 2))
+        growth = (factor * lengths_B1 / limit - (factor - 1)) ** (self._turns / (self._turns - 2))
         return 1.0 / (self._theta * growth) ** exponents_P
 
 

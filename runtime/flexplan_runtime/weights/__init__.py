@@ -2,9 +2,11 @@
 
 atomic        Files of a directory that processes share: whole or not at all.
 checkpoint    A checkpoint, checked whole, then read by rows into the caller's memory.
+codes         Rows of a quantised checkpoint, brought into the order that is kept on the tiers.
 download      A model's directory by its name, downloaded once where there is none.
 dummy         Random weights for benchmarks.
 files         Where each tensor's bytes are in safetensors and `.npy` files.
+gguf          GGUF files, converted once into a model directory.
 load          Every weight straight to its place, several layers at a time.
 open          A model's shape, mathematics and weights, and what this runtime refuses.
 packed        Rows of weights packed where they are stored, unpacked where a layer computes.

@@ -9,11 +9,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from flexplan.model import ModelShape, StoredTensor
-from flexplan.model.checkpoint import Parts, find_weights
-from flexplan_runtime.weights.files import read_into, read_npy
-
-CHUNK_BYTES = 64 << 20
+from flexplan.model import ModelShape, Source, StoredTensor, WeightTensor
+from flexplan.model.checkpoint import Parts, StoredCodes, find_weights
+from flexplan_runtime.kernels.codes import decode_rows
+from flexplan_runtime.weights.codes import read_coded
+from flexplan_runtime.weights.files import CHUNK_BYTES, bytes_of, read_into, read_npy
 
 
 class WeightReader(Protocol):
@@ -32,6 +32,9 @@ class WeightReader(Protocol):
         `out` is contiguous, holds rows x cols elements in any shape, on any device.  May be called by several
         threads at once.
         """
+
+    def read_codes(self, tensor: WeightTensor, row_start: int, rows: int, out: Tensor) -> None:
+        """Fill the bytes of `out` with `rows` rows of a tensor as its coding lays them out."""
 
 
 class Checkpoint:
@@ -53,18 +56,51 @@ class Checkpoint:
         for source, stored in parts:
             first, last = max(row_start, source.row), min(row_start + rows, source.row + source.rows)
             if first < last:
-                element = (source.hf_row + first - source.row) * cols
-                _read(stored, element, flat[(first - row_start) * cols : (last - row_start) * cols])
+                at = source.hf_row + first - source.row
+                part = flat[(first - row_start) * cols : (last - row_start) * cols]
+                if isinstance(stored, StoredCodes):
+                    _decode(stored, source, at, part.view(last - first, cols))
+                elif source.transposed:
+                    _read_transposed(stored, source, at, part.view(last - first, cols))
+                else:
+                    _read(stored, at * cols, part)
+
+    def read_codes(self, tensor: WeightTensor, row_start: int, rows: int, out: Tensor) -> None:
+        """Fill the bytes of `out` with `rows` rows of a tensor as its coding lays them out; errors as `read_rows`."""
+        vectors = out.view(rows, -1)
+        for source, stored in self._parts[tensor.layer, tensor.name]:
+            first, last = max(row_start, source.row), min(row_start + rows, source.row + source.rows)
+            if first < last:
+                assert isinstance(stored, StoredCodes), f"{tensor.name} is stored in codes"
+                at = source.hf_row + first - source.row
+                read_coded(stored, source, at, vectors[first - row_start : last - row_start])
 
 
 def _digest(parts: Parts) -> str:
     """Changes with the name, size and time of any file, and with where in it a tensor is."""
     digest = hashlib.sha256()
     for name, sources in sorted(parts.items()):
-        for source, stored in sources:
+        for source, stored in ((s, t) for s, found in sources for t in _tensors(found)):
             file = (stored.file.path.name, stored.file.size, stored.file.identity[-1])
             digest.update(repr((name, source, file, stored.offset, stored.shape, stored.dtype_name)).encode())
     return digest.hexdigest()[:16]
+
+
+def _tensors(found: StoredTensor | StoredCodes) -> tuple[StoredTensor, ...]:
+    return found.tensors if isinstance(found, StoredCodes) else (found,)
+
+
+def _decode(stored: StoredCodes, source: Source, row: int, out: Tensor) -> None:
+    """Fill the matrix `out` from row `row` of a source on, whose numbers are stored in codes."""
+    coding = stored.stored.coding
+    step = max(1, CHUNK_BYTES // coding.row_bytes(source.cols))
+    for part in out.split(step):
+        vectors = torch.empty(len(part), coding.row_bytes(source.cols), dtype=torch.uint8)
+        read_coded(stored, source, row, vectors)
+        numbers = torch.empty(part.shape, dtype=part.dtype)
+        decode_rows(vectors, coding, numbers)
+        part.copy_(numbers)
+        row += len(part)
 
 
 def _read(stored: StoredTensor, element: int, out: Tensor) -> None:
@@ -73,17 +109,24 @@ def _read(stored: StoredTensor, element: int, out: Tensor) -> None:
     dtype: torch.dtype = getattr(torch, stored.dtype)
     offset = stored.offset + element * dtype.itemsize
     if out.device.type == "cpu" and out.dtype == dtype:
-        read_into(stored.file, offset, _bytes(out))
+        read_into(stored.file, offset, bytes_of(out))
         return
     chunk = torch.empty(min(out.numel(), CHUNK_BYTES // dtype.itemsize), dtype=dtype)
     for part in torch.split(out, chunk.numel()):
-        read_into(stored.file, offset, _bytes(chunk[: part.numel()]))
+        read_into(stored.file, offset, bytes_of(chunk[: part.numel()]))
         part.copy_(chunk[: part.numel()])
         offset += part.numel() * dtype.itemsize
 
 
-def _bytes(vector: Tensor) -> memoryview:
-    return memoryview(vector.view(torch.uint8).numpy())
+def _read_transposed(stored: StoredTensor, source: Source, row: int, out: Tensor) -> None:
+    """Fill the matrix `out` from `row` on with columns of one that lies by input, some of its rows at a time."""
+    cols, rows = source.hf_shape[-2:]
+    matrix, first = divmod(row, rows)
+    step = max(1, CHUNK_BYTES // (rows * out.element_size()))
+    for col in range(0, cols, step):
+        lines = torch.empty(min(step, cols - col), rows, dtype=out.dtype)
+        _read(stored, (matrix * cols + col) * rows, lines.view(-1))
+        out[:, col : col + len(lines)] = lines[:, first : first + len(out)].t()
 
 
 def open_checkpoint(path: Path, shape: ModelShape) -> Checkpoint:

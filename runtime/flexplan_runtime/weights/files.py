@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from flexplan.errors import StorageError
 from flexplan.model import StoredTensor, WeightFile, what_it_is
 from flexplan.model.checkpoint import OPEN_FLAGS, read_with
 
+CHUNK_BYTES = 64 << 20  # read at a time where what is read is not yet what is wanted
 _NPY_DTYPES = {"<f8": "float64", "<f4": "float32", "<f2": "float16"}
 _MOST_DIMENSIONS = 16
 _MOST_ELEMENTS = 1 << 48  # of one dimension
@@ -35,6 +38,11 @@ def read_into(file: WeightFile, offset: int, view: memoryview) -> None:
         raise StorageError(
             "FP613", f"{file.path}: cannot be read: {error.strerror}", fix="check the disk and run again"
         ) from error
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The bytes of a contiguous tensor of the host, to be read into."""
+    return memoryview(tensor.view(-1).view(torch.uint8).numpy())
 
 
 def _check(file: WeightFile, found: os.stat_result) -> None:

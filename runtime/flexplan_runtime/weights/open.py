@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -78,7 +79,7 @@ def dtype_of(asked: str | torch.dtype | None, math: ModelConstants) -> torch.dty
 
 def refuse_other_model(planned: ModelShape, found: ModelShape) -> None:
     """Raise PolicyError where a plan was made for another model."""
-    ours, theirs = (s.with_dtype(2).model_dump(exclude={"name"}) for s in (planned, found))
+    ours, theirs = _sizes(planned), _sizes(found)
     differing = sorted(key for key in ours if ours[key] != theirs[key])
     if differing:
         key = differing[0]
@@ -87,3 +88,11 @@ def refuse_other_model(planned: ModelShape, found: ModelShape) -> None:
             f"the plan is for {planned.name}, the model is {found.name}: {key} {ours[key]} against {theirs[key]}",
             fix="solve again with --model, or run the policy fields alone",
         )
+
+
+def _sizes(shape: ModelShape) -> dict[str, Any]:
+    """What two models of the same tensors have in common; which floats their scales are, only the files say."""
+    found = shape.with_dtype(2).model_dump(exclude={"name"})
+    if shape.stored:
+        found["stored"] = shape.stored.layout, replace(shape.stored.coding, scale="float32"), shape.stored.kept
+    return found

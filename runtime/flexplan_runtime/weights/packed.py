@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flexplan.model import WeightTensor
+from flexplan.model import Coding, WeightTensor
 from flexplan.placement import Piece
 from flexplan.units import round_up
+from flexplan_runtime.kernels.codes import decode_rows
 from flexplan_runtime.kernels.quantisation import pack_rows, pack_slabs, unpack_rows, unpack_slabs
 from flexplan_runtime.weights.checkpoint import WeightReader
 
@@ -15,8 +16,11 @@ _ELEMENTS = 1 << 22  # packed at a time: the float32 copies of quantising stay s
 
 
 def read_packed(reader: WeightReader, piece: Piece, out: Tensor, dtype: torch.dtype) -> None:
-    """A piece of a checkpoint, quantised into the bytes of ``out``."""
+    """A piece of a checkpoint, in its own codes or quantised, into the bytes of ``out``."""
     tensor, at = piece.tensor, 0
+    if isinstance(tensor.packing, Coding):
+        reader.read_codes(tensor, piece.row_lo, piece.rows, out)
+        return
     rows = min(piece.rows, round_up(reader.distinct_rows or piece.rows, tensor.grain_rows))
     while at < rows:
         taken = min(chunk_rows(tensor), rows - at)
@@ -46,7 +50,7 @@ def quantised(reader: WeightReader, tensor: WeightTensor, row: int, rows: int, d
 
 def pack(plain: Tensor, tensor: WeightTensor, out: Tensor) -> None:
     """(rows, cols) quantised into the bytes of ``out``."""
-    assert tensor.packing is not None
+    assert tensor.packing is not None and not isinstance(tensor.packing, Coding)
     if tensor.packing.down:
         pack_slabs(plain, tensor.packing, out)
     else:
@@ -58,6 +62,8 @@ def unpack(data: Tensor, tensor: WeightTensor, out: Tensor) -> None:
     packing = tensor.packing
     if packing is None:
         out.copy_(data.view(out.dtype).view(out.shape))
+    elif isinstance(packing, Coding):
+        decode_rows(data.view(len(out), -1), packing, out)
     elif packing.down:
         unpack_slabs(data, packing, out)
     else:

@@ -23,7 +23,7 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
-from flexplan.model import WeightTensor
+from flexplan.model import Coding, WeightTensor
 from flexplan.placement import Piece
 from flexplan_runtime.weights.atomic import replacing
 from flexplan_runtime.weights.checkpoint import WeightReader
@@ -43,7 +43,7 @@ class PackedFiles:
 
     def read(self, reader: WeightReader, piece: Piece, out: Tensor, dtype: torch.dtype) -> None:
         """As `read_packed` does it; warns of a damaged file, and once where files cannot be written."""
-        if reader.identity is None:
+        if reader.identity is None or isinstance(piece.tensor.packing, Coding):
             return read_packed(reader, piece, out, dtype)
         file = PackedFile.of(self.directory, reader.identity, piece.tensor, dtype)
         if self._taken(file, piece, out) or (self._made(file, reader) and self._taken(file, piece, out)):

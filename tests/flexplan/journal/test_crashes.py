@@ -39,6 +39,7 @@ class Trial:
         self.store = CrashStore(self.random, power=power)
         self.power = power
         self.written: dict[str, list[str]] = {OUT: [], ERRORS: []}
+        self.shrunk = 0  # how often memory gave out; the size that is written grows with it
         self.promised: dict[str, set[str]] = {OUT: set(), ERRORS: set()}  # lines that must be there for ever
 
     def run(self) -> None:
@@ -67,6 +68,9 @@ class Trial:
                 fails = number % 5 == 3 and number not in again
                 (journal.fail if fails else journal.finish)(number, digest(number), line(number, attempt))
                 journal.tick()
+                if self.random.random() < 0.05:
+                    journal.shrink("policy", self.shrunk + 1, 1)
+                    self.shrunk += 1
             self.acknowledge()
         journal.order()
         journal.close()
@@ -92,6 +96,7 @@ class Trial:
         for name, promised in self.promised.items():
             lost = promised - self.lines(name)
             assert not lost, f"{name}: lost {lost}"
+        assert (journal.shrunk.rows if journal.shrunk else 0) >= self.shrunk
         assert sorted(self.numbers(OUT)) == sorted(journal.finished)
         assert sorted(self.numbers(ERRORS)) == sorted(journal.failed)
         journal.close()

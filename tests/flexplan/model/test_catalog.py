@@ -38,10 +38,11 @@ def test_weights_are_as_many_bytes_as_transformers_allocates(name: str) -> None:
 
 @pytest.mark.parametrize("name", DISTINCT)
 def test_keys_and_values_are_as_wide_as_the_projections_of_transformers(name: str) -> None:
-    projections = [
-        module.weight for path, module in on_meta(name).named_modules() if path.endswith((".k_proj", ".v_proj"))
-    ]
-    assert model_shape(name).with_dtype(2).kv_bytes_per_token == sum(w.shape[0] * w.element_size() for w in projections)
+    modules, shape = dict(on_meta(name).named_modules()), model_shape(name).with_dtype(2)
+    keys_and_values = [m.weight for path, m in modules.items() if path.endswith((".k_proj", ".v_proj"))]
+    rows = sum(len(w) for w in keys_and_values)
+    rows += sum(len(m.weight) - shape.q_size for path, m in modules.items() if path.endswith(".qkv_proj"))
+    assert shape.kv_bytes_per_token == rows * shape.bytes_per_element
 
 
 @pytest.mark.parametrize("name", DISTINCT)
@@ -50,7 +51,9 @@ def test_queries_and_the_feed_forward_are_as_wide_as_those_of_transformers(name:
     rows = {t.name: t.rows for t in weight_tensors(shape) if t.layer == 0}
     layer = {path: p for path, p in on_meta(name).named_parameters() if ".layers.0." in path}
     qkv = [
-        p.shape[0] for path, p in layer.items() if path.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight"))
+        p.shape[0]
+        for path, p in layer.items()
+        if path.endswith(tuple(f"{x}_proj.weight" for x in ("q", "k", "v", "qkv")))
     ]
     assert rows["qkv.weight"] == sum(qkv)
     out = next(p for path, p in layer.items() if path.endswith(("o_proj.weight", "out_proj.weight")))
@@ -63,11 +66,13 @@ def test_constants_are_those_of_transformers(name: str) -> None:
     eos = config.eos_token_id
     assert math.eos_token_ids == (tuple(eos) if isinstance(eos, list) else (eos,))
     assert (math.bos_token_id, math.pad_token_id) == (config.bos_token_id, config.pad_token_id)
-    assert math.sliding_window == getattr(config, "sliding_window", None)
+    window = getattr(config, "sliding_window", None) or 0
+    assert set(shape.windows) <= {0, window}
     if shape.positions == "rotary":
         assert math.norm_eps == config.rms_norm_eps
-        assert math.rope_theta == config.rope_parameters["rope_theta"]
-        assert (math.rope_scaling.type if math.rope_scaling else "default") == config.rope_parameters["rope_type"]
+        rope = config.rope_parameters.get("full_attention", config.rope_parameters)
+        assert math.rope_theta == rope["rope_theta"]
+        assert (math.rope_scaling.type if math.rope_scaling else "default") == rope["rope_type"]
 
 
 @pytest.mark.parametrize("name", ["opt-30b", "OPT-30B", "facebook/opt-30b", "Facebook/OPT-30b"])
@@ -134,6 +139,20 @@ STATED = {
     "deepseek-ai/deepseek-coder-6.7b-instruct": 6_740,
     "deepseek-ai/deepseek-coder-33b-base": 33_343,
     "NousResearch/Hermes-3-Llama-3.1-8B": 8_030,
+    "google/gemma-7b": 8_538,
+    "google/gemma-2-2b-it": 2_614,
+    "google/gemma-2-9b": 9_242,
+    "google/gemma-2-27b-it": 27_227,
+    "google/gemma-3-270m": 268,
+    "google/gemma-3-1b-it": 1_000,
+    "microsoft/Phi-3-mini-4k-instruct": 3_821,
+    "microsoft/Phi-3-medium-4k-instruct": 13_960,
+    "microsoft/phi-4": 14_660,
+    "allenai/OLMo-2-1124-7B": 7_299,
+    "allenai/OLMo-2-1124-13B-Instruct": 13_716,
+    "allenai/OLMo-2-0325-32B": 32_234,
+    "ibm-granite/granite-3.1-2b-instruct": 2_534,
+    "ibm-granite/granite-3.1-8b-instruct": 8_171,
 }
 
 
@@ -165,10 +184,9 @@ def test_a_mirror_or_an_older_name_is_the_same_model(other: str, name: str) -> N
         ("deepseek-ai/DeepSeek-V3", "DeepSeek"),
         ("deepseek-ai/DeepSeek-R1", "DeepSeek"),
         ("deepseek-ai/DeepSeek-V2-Lite", "DeepSeek"),
-        ("google/gemma-2-9b-it", "gemma"),
-        ("google/codegemma-7b", "gemma"),
-        ("microsoft/phi-4", "phi"),
-        ("microsoft/Phi-3.5-mini-instruct", "phi"),
+        ("google/gemma-3-12b-it", "gemma"),
+        ("microsoft/phi-2", "phi"),
+        ("microsoft/Phi-3.5-MoE-instruct", "phi"),
         ("zai-org/GLM-4.5-Air", "glm"),
         ("THUDM/chatglm3-6b", "glm"),
         ("Qwen/Qwen3-30B-A3B-Instruct-2507", "experts"),
@@ -184,8 +202,8 @@ def test_a_mirror_or_an_older_name_is_the_same_model(other: str, name: str) -> N
         ("EleutherAI/gpt-neox-20b", "gpt_neox"),
         ("mosaicml/mpt-7b", "mpt"),
         ("CohereForAI/c4ai-command-r-v01", "cohere"),
-        ("ibm-granite/granite-3.1-8b-base", "granite"),
-        ("allenai/OLMo-2-1124-7B", "olmo"),
+        ("ibm-granite/granite-3.1-3b-a800m-base", "granite"),
+        ("allenai/OLMo-7B-hf", "olmo"),
         ("bigcode/starcoder2-15b", "starcoder"),
         ("google/flan-t5-xxl", "decoder"),
         ("TheBloke/Llama-2-7B-GPTQ", "packed weights (gptq)"),
@@ -255,3 +273,11 @@ def test_a_directory_without_a_config_is_a_bad_model_directory(tmp_path: Path) -
 def test_changing_a_config_does_not_change_the_catalog() -> None:
     model_config("opt-30b")["num_hidden_layers"] = 1
     assert model_shape("opt-30b").num_layers == 48
+
+
+def test_a_name_that_ends_in_fp8_is_the_model_in_blocks_of_fp8() -> None:
+    shape, plain = model_shape("Qwen/Qwen3-8B-FP8"), model_shape("Qwen/Qwen3-8B")
+    assert shape.name == "Qwen/Qwen3-8B-FP8" and shape.model_copy(update={"name": plain.name, "stored": None}) == plain
+    packed = [t for t in weight_tensors(shape) if t.packing]
+    assert sum(t.nbytes for t in packed) == sum(t.rows * (t.cols + t.cols // 128 * 4) for t in packed)
+    assert weight_bytes(plain) - weight_bytes(shape) > 0.45 * sum(t.unpacked_bytes for t in packed)

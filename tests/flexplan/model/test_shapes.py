@@ -98,13 +98,15 @@ QWEN3_AS_4 = {
     "vocab_size": 151936,
 }
 LLAMA3_ROPE = LLAMA_AS_4["rope_scaling"] | {"original_max_position_embeddings": 512}  # type: ignore[operator]
+FULL = ["full_attention"] * 2
 SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 100}
 
 
 def small(family: str, **changes: object) -> Config:
     """A config of a family with nothing but its required keys, and changes; ... removes one."""
     ffn = {"ffn_dim" if family == "opt" else "intermediate_size": 96}
-    kv = {"num_key_value_heads": 2} if family in ("qwen2", "qwen3", "mistral", "mixtral") else {}
+    kv = {} if family in ("opt", "llama") else {"num_key_value_heads": 2}
+    kv |= {"pad_token_id": 0} if family == "phi3" else {}
     config = {"model_type": family, **SMALL, **ffn, **kv, "bos_token_id": 1, "eos_token_id": 2, **changes}
     return {k: v for k, v in config.items() if v is not ...}
 
@@ -141,7 +143,9 @@ def test_what_transformers_5_writes_reads_as_what_it_was_written_from(name: str,
 @pytest.mark.parametrize("family", FAMILIES)
 def test_missing_keys_take_the_defaults_of_transformers(family: str) -> None:
     transformers = pytest.importorskip("transformers")
-    bare = small(family, num_key_value_heads=..., bos_token_id=..., eos_token_id=..., vocab_size=50272)
+    bare = small(
+        family, num_key_value_heads=..., bos_token_id=..., eos_token_id=..., pad_token_id=..., vocab_size=50272
+    )
     bare |= {} if family in ("opt", "llama") else {"num_attention_heads": 32, "head_dim": 2}
     config = transformers.AutoConfig.for_model(**bare)
     assert read_config(bare) == read_config(config.to_dict())
@@ -187,9 +191,24 @@ def test_a_dtype_gives_the_bytes_of_an_element(key: str, dtype: str | None, nbyt
     assert shape_from_config(small("llama", **{key: dtype})).bytes_per_element == nbytes
 
 
-def test_a_sliding_window_bounds_the_length_that_is_exact() -> None:
-    shape, math = read_config(small("mistral", sliding_window=4096, max_position_embeddings=32768))
-    assert (shape.max_positions, math.sliding_window) == (4096, 4096)
+@pytest.mark.parametrize(
+    ("config", "windows"),
+    [
+        (small("mistral", sliding_window=64), (64, 64)),
+        (small("mistral", sliding_window=64, layer_types=["full_attention"] * 2), (64, 64)),
+        (small("qwen2", sliding_window=64, use_sliding_window=True, max_window_layers=1), (0, 64)),
+        (
+            small("qwen3", sliding_window=9, use_sliding_window=True, layer_types=[*FULL[:1], "sliding_attention"]),
+            (0, 9),
+        ),
+        (small("phi3", sliding_window=64), (64, 64)),
+        (small("gemma2", sliding_window=64), (64, 0)),
+        (small("gemma3_text", sliding_window=64, sliding_window_pattern=2), (64, 0)),
+    ],
+)
+def test_layers_read_their_windows_and_sequences_may_be_longer(config: Config, windows: tuple[int, ...]) -> None:
+    shape, _ = read_config(config)
+    assert (shape.windows, shape.max_positions > 64) == (windows, True)
 
 
 @pytest.mark.parametrize(
@@ -204,8 +223,8 @@ def test_a_sliding_window_bounds_the_length_that_is_exact() -> None:
     ],
 )
 def test_a_window_that_is_not_used_or_cannot_be_reached_bounds_nothing(config: Config) -> None:
-    shape, math = read_config(config)
-    assert (shape.max_positions, math.sliding_window) == (32768, None)
+    shape, _ = read_config(config)
+    assert (shape.max_positions, shape.windows) == (32768, ())
 
 
 @pytest.mark.parametrize(
@@ -213,14 +232,12 @@ def test_a_window_that_is_not_used_or_cannot_be_reached_bounds_nothing(config: C
     [
         small("llama", sliding_window=64),  # llama's own maths has none, but transformers' cache takes it from anyone
         small("llama", attention_chunk_size=64),
-        small("qwen2", sliding_window=64, use_sliding_window=True, max_window_layers=1),
-        small("qwen3", sliding_window=64, use_sliding_window=True, layer_types=["full_attention", "sliding_attention"]),
-        small("mistral", sliding_window=64, layer_types=["full_attention"] * 2),
+        small("mistral", sliding_window=64, is_causal=False),
     ],
 )
-def test_a_window_of_any_layer_bounds_the_length_that_is_exact(config: Config) -> None:
-    shape, math = read_config(config)
-    assert (shape.max_positions, math.sliding_window) == (64, 64)
+def test_a_window_that_is_not_computed_bounds_the_length_that_is_exact(config: Config) -> None:
+    shape, _ = read_config(config)
+    assert (shape.max_positions, shape.windows) == (64, ())
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ import shutil
 
 import pytest
 import torch
-from flexplan_runtime.attention import HostAttention, sparse, sparse_attention
+from flexplan_runtime.attention import HostAttention, scored, sparse_attention
 from flexplan_runtime.attention.dense import grain_attention
+from flexplan_runtime.kernels.attention_rule import AttentionRule
 from flexplan_runtime.kernels.host import GrainAttention, build
 from flexplan_runtime.kernels.quantisation import pack_vectors, unpack_vectors
 from torch import Tensor
@@ -39,7 +40,7 @@ def test_the_largest_weights_and_the_newest_are_kept(
     heads: int, sparsity: float, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And what is not kept may be anything: all other values are NaN."""
-    monkeypatch.setattr(sparse, "BLOCK", block)
+    monkeypatch.setattr(scored, "BLOCK", block)
     torch.manual_seed(heads)
     pads, context = torch.tensor([0, 7, 38, 39]), 40
     q, pairs = torch.randn(4, heads, 16), torch.randn(4, 2, 45, 16)
@@ -49,10 +50,10 @@ def test_the_largest_weights_and_the_newest_are_kept(
         expected.append(found.float())
         pairs[g, 1, [t for t in range(45) if t not in kept]] = math.nan
     out = torch.full_like(q, math.nan)
-    HostAttention(q, pairs, pads, SCALE, out, 2, sparsity=sparsity)(context)
+    HostAttention(q, pairs, pads, AttentionRule(SCALE), out, 2, sparsity=sparsity)(context)
     torch.testing.assert_close(out, torch.stack(expected), rtol=1e-5, atol=1e-6)
     for given in (context, torch.tensor(context)):
-        found = sparse_attention(q, pairs, pads, given, SCALE, sparsity)
+        found = sparse_attention(q, pairs, pads, given, AttentionRule(SCALE), sparsity)
         torch.testing.assert_close(found, torch.stack(expected), rtol=1e-5, atol=1e-6)
 
 
@@ -60,13 +61,13 @@ def test_the_largest_weights_and_the_newest_are_kept(
 def test_with_all_positions_kept_it_is_dense_attention(dtype: torch.dtype) -> None:
     q, pairs, pads = torch.randn(3, 2, 32).to(dtype), torch.randn(3, 2, 50, 32).to(dtype), torch.tensor([0, 4, 49])
     dense = grain_attention(q, pairs[:, 0], pairs[:, 1], pads, SCALE)
-    found = sparse_attention(q, pairs, pads, 50, SCALE, 1.0)
+    found = sparse_attention(q, pairs, pads, 50, AttentionRule(SCALE), 1.0)
     torch.testing.assert_close(found, dense, rtol=1e-2 if dtype.itemsize == 2 else 1e-5, atol=1e-2)
 
 
 def test_the_first_token_alone_reads_itself() -> None:
     q, pairs = torch.randn(2, 1, 16), torch.randn(2, 2, 1, 16)
-    found = sparse_attention(q, pairs, torch.zeros(2, dtype=torch.int64), 1, SCALE, 0.1)
+    found = sparse_attention(q, pairs, torch.zeros(2, dtype=torch.int64), 1, AttentionRule(SCALE), 0.1)
     torch.testing.assert_close(found[:, 0], pairs[:, 1, 0])
 
 
@@ -76,8 +77,10 @@ def test_packed_keys_and_values_give_what_they_stand_for() -> None:
     pack_vectors(torch.randn(3, 2, 30, 32), packing, packed)
     q, pads = torch.randn(3, 2, 32), torch.tensor([0, 4, 20])
     plain = unpack_vectors(packed, packing, 32, torch.float32)
-    found = sparse_attention(q, packed, pads, 25, SCALE, 0.2, packing)
-    torch.testing.assert_close(found, sparse_attention(q, plain, pads, 25, SCALE, 0.2), rtol=1e-5, atol=1e-6)
+    found = sparse_attention(q, packed, pads, 25, AttentionRule(SCALE), 0.2, packing)
+    torch.testing.assert_close(
+        found, sparse_attention(q, plain, pads, 25, AttentionRule(SCALE), 0.2), rtol=1e-5, atol=1e-6
+    )
 
 
 @needs_compiler
@@ -93,7 +96,7 @@ def test_the_kernel_of_the_host_keeps_the_same(heads: int, packing: Packing | No
         pack_vectors(pairs, packing, packed)
         pairs = packed
     pairs = pairs.permute(2, 0, 1, 3).contiguous().permute(1, 2, 0, 3)
-    expected = sparse_attention(q, pairs, pads, 700, 0.1, 0.3, packing)
+    expected = sparse_attention(q, pairs, pads, 700, AttentionRule(0.1), 0.3, packing)
     for threads in [1, 2]:
         out = torch.full_like(q, math.nan)
         assert GrainAttention(q, pairs, pads, 0.1, out, threads, packing, 0.3)()
@@ -103,5 +106,5 @@ def test_the_kernel_of_the_host_keeps_the_same(heads: int, packing: Packing | No
 def test_what_the_kernel_is_not_written_for_is_left_to_the_framework() -> None:
     q, pairs, pads = torch.randn(2, 1, 24), torch.randn(2, 2, 30, 24), torch.tensor([0, 3])
     out = torch.full_like(q, math.nan)
-    HostAttention(q, pairs, pads, SCALE, out, 1, sparsity=0.2)(30)
-    torch.testing.assert_close(out, sparse_attention(q, pairs, pads, 30, SCALE, 0.2))
+    HostAttention(q, pairs, pads, AttentionRule(SCALE), out, 1, sparsity=0.2)(30)
+    torch.testing.assert_close(out, sparse_attention(q, pairs, pads, 30, AttentionRule(SCALE), 0.2))

@@ -141,7 +141,14 @@ def test_attention_of_few_and_of_many_grains(
     near(plain, expected.to(dtype))
 
 
-USERS = ("attention.dense", "attention.cache_views", "kernels.norms", "attention.packed", "models.rope", "models.llama")
+USERS = (
+    "attention.dense",
+    "attention.cache_views",
+    "kernels.norms",
+    "attention.packed",
+    "models.rope",
+    "models.decoder",
+)
 POLICIES = {
     "resident": policy_with(2, 2, w=(50, 50), cache=(100, 0), act=(100, 0)),
     "mixed": policy_with(2, 2, w=(50, 50), cache=(30, 40), act=(100, 0)),

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from flexplan_runtime.attention import HostAttention, decode_attention_packed
 from flexplan_runtime.attention import packed as packed_attention
+from flexplan_runtime.kernels.attention_rule import AttentionRule
 from flexplan_runtime.kernels.host import GrainAttention, build
 from flexplan_runtime.kernels.quantisation import pack_vectors, unpack_vectors
 from torch import Tensor
@@ -116,7 +117,7 @@ def test_the_framework_gives_the_same(head_dim: int, block: int, monkeypatch: py
     packing = Packing(4, 32, False, 4)
     packed, q = packed_pairs(packing, 30, head_dim, torch.float32), torch.randn(GRAINS, 2, head_dim)
     pads, out = torch.tensor([0, 5, 20]), torch.full_like(q, math.nan)
-    HostAttention(q, packed, pads, head_dim**-0.5, out, 1, packing)(21)
+    HostAttention(q, packed, pads, AttentionRule(head_dim**-0.5), out, 1, packing)(21)
     expected = exact(q, packed[:, :, :21], packing, pads).float()
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
     found = decode_attention_packed(q, packed, packing, pads, torch.tensor(20), head_dim**-0.5)

@@ -28,7 +28,7 @@ def test_logits_equal_those_of_transformers(name: str, tmp_path: Path) -> None:
     torch.testing.assert_close(our_logits(tmp_path, IDS_BS), expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["opt", "opt post-norm, projected", "qwen2", "qwen3", "mixtral"])
+@pytest.mark.parametrize("name", ["opt", "opt post-norm, projected", "qwen2", "qwen3", "mixtral", "gemma2", "olmo2"])
 def test_weights_cut_by_rows_give_the_same_logits(name: str, tmp_path: Path) -> None:
     saved(CONFIGS[name], tmp_path)
     torch.testing.assert_close(our_logits(tmp_path, IDS_BS, uneven), our_logits(tmp_path, IDS_BS), atol=1e-5, rtol=1e-5)

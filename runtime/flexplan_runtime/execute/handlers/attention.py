@@ -18,12 +18,16 @@ from flexplan_runtime.attention import (
     decode_attention_packed,
     disk_pair_bytes,
     prompt_attention,
+    prompt_mask,
     put_grains,
+    scored_attention,
+    scored_prompt_attention,
     sparse_attention,
     split_by_home,
     value_rows,
     weighted_values,
 )
+from flexplan_runtime.execute.handlers.door import attention_at_door
 from flexplan_runtime.execute.handlers.hidden import working_in
 from flexplan_runtime.execute.layer_weights import layer_weights
 from flexplan_runtime.execute.views import TaskView
@@ -32,7 +36,7 @@ from flexplan_runtime.execute.views import TaskView
 def project(view: TaskView) -> None:
     """Queries, keys and values; attention over what is on the gpu; what the second half needs of the rest."""
     s, hidden = view.segment, working_in(view)
-    q, k, v = view.block.family.project(layer_weights(view), hidden, view.positions())
+    q, k, v = view.block.family.project(layer_weights(view), hidden, view.positions(), view.layer.depth)
     _keep(view, k, v)
     q_GPH = q.reshape(s.num_grains, -1, s.head_dim)
     queries = view.write("queries")
@@ -52,9 +56,10 @@ def project(view: TaskView) -> None:
 def _choose(view: TaskView, q_GPH: Tensor, out_GPH: Tensor) -> None:
     """Of the streamed grains: which old values count and how much, and the newest one's part of attention."""
     s, old, batch = view.segment, view.old_tokens, view.batch
-    pads, newest, packing = batch.grain_pads[s.grains[0] :], batch.position, view.block.cache_packing
+    first, rule = s.grains[0], view.rule
+    pads, newest, packing = batch.unread(rule.window)[first:], batch.position, view.block.cache_packing
     keys_GTH = by_grain(view.slot("cache_ring"), s, s.streamed, s.capacity, view.block.cache_dtype, 1)[:, 0, : old + 1]
-    probs = attention_weights(q_GPH, keys_GTH, pads, newest, view.block.family.scale, packing)
+    probs = attention_weights(q_GPH, keys_GTH, pads, newest, rule, packing, first)
     positions, probs = choose(probs, pads, newest, view.placement.policy.attn_sparsity)
     # a short row's surplus choices are the newest, whose place on the host is not filled yet; they weigh nothing
     view.slot("choices").view(torch.int64).copy_(value_rows(s, positions[:, :-1].clamp(max=old - 1)))
@@ -69,8 +74,11 @@ def attend(view: TaskView) -> None:
     new_rows = view.read("cache_out")
     if new_rows is not None:
         view.slot("cache_relay")[old * s.disk_row_bytes :].copy_(new_rows)
+    begins = view.read("seats_host")
+    context = old + 1 if begins is None else view.seats.sit_on_host(begins.view(torch.int64))
+    view.batch.slide_on_host(view.rule.window, context)
     for part in _on_host(view):
-        part(old + 1)
+        part(context)
 
 
 def _on_host(view: TaskView) -> list[HostAttention]:
@@ -83,16 +91,18 @@ def _on_host(view: TaskView) -> list[HostAttention]:
     context, first, found = view.old_tokens + 1, s.num_grains - s.hosted, []
     home, from_disk = view.read("cache_cpu"), view.read("cache_out") is not None
     if home is not None:
-        found.append(by_grain(home, s, s.grains[1], s.capacity, view.block.cache_dtype)[s.shared :])
+        found.append(by_grain(home, s, s.grains[1], s.capacity, view.block.cache_dtype)[s.shared :])  # of a ring, a lap
     if from_disk:
         found.append(by_token(view.slot("cache_relay"), s, context, s.disk_row_bytes, view.block.cache_dtype))
     queries = view.source().view(view.block.dtype).view(s.hosted, -1, s.head_dim)
     out = view.target().view(view.block.dtype).view(s.hosted, -1, s.head_dim)
-    pads, at, parts = view.batch.host_grain_pads[first:], 0, []
+    rule, at, parts = view.host_rule, 0, []
+    pads = view.batch.host_unread(rule.window)[first:]
     for pairs in found:
         span = slice(at, at + len(pairs))
-        given = queries[span], pairs, pads[span], view.block.family.scale, out[span], view.block.num_threads
-        parts.append(HostAttention(*given, view.block.cache_packing, policy.attn_sparsity))
+        given = queries[span], pairs, pads[span], rule, out[span], view.block.num_threads
+        laps = 2 if view.placement.rolls else 1
+        parts.append(HostAttention(*given, view.block.cache_packing, policy.attn_sparsity, first + at, laps))
         at += len(pairs)
     if not from_disk:  # what comes from there is longer each time
         view.block.on_host[place] = parts
@@ -108,11 +118,12 @@ def layer_attention(view: TaskView, hidden: Tensor, rows: slice) -> Tensor:
         if view.read("values") is not None:
             done_GPH = _with_values(view, done_GPH)
         return done_GPH.view(len(batch.rows), 1, -1)
-    q, k, v = view.block.family.project(layer_weights(view), hidden, view.positions()[rows])
+    if view.door is not None:
+        return attention_at_door(view, hidden)
+    q, k, v = view.block.family.project(layer_weights(view), hidden, view.positions()[rows], view.layer.depth)
     _keep(view, k, v, rows.start)
     if view.task.i == 0:
-        mask = None if batch.prompt_mask is None else batch.prompt_mask[rows]
-        return prompt_attention(q, k, v, mask, view.block.family.scale)
+        return _over_the_prompt(view, q, k, v, rows)
     cached = _cached(view, view.read("cache_gpu"), view.read("cache_ring"))
     if len(cached) == 1:  # queries as the projection left them
         done = _attend_cached(view, q[:, 0].unflatten(1, (k.shape[2], -1)), cached[0], 0)
@@ -122,6 +133,19 @@ def layer_attention(view: TaskView, hidden: Tensor, rows: slice) -> Tensor:
         parts.append(_attend_cached(view, q_GPH[at : at + len(pairs)], pairs, at))
         at += len(pairs)
     return torch.cat(parts).view(len(batch.rows), 1, -1)
+
+
+def _over_the_prompt(view: TaskView, q: Tensor, k: Tensor, v: Tensor, rows: slice) -> Tensor:
+    """(B, S, N x H) of these rows, by the mask that all layers share or, with a window, the layer's own."""
+    batch, rule, length = view.batch, view.rule, view.new_tokens
+    mask = None if batch.prompt_mask is None else batch.prompt_mask[rows]
+    if 0 < rule.window < length or (mask is None and not rule.is_plain):
+        pads = batch.pads[rows] if mask is not None else batch.pads[:1]  # nothing is padded: one mask for all
+        mask = prompt_mask(pads, length, causal=view.block.family.math.causal, window=rule.window)
+    if rule.is_plain:
+        return prompt_attention(q, k, v, mask, rule.scale)
+    assert mask is not None, "made above"
+    return scored_prompt_attention(q, k, v, mask, rule)
 
 
 def _with_values(view: TaskView, part_GPH: Tensor) -> Tensor:
@@ -153,15 +177,17 @@ def _cached(view: TaskView, resident: Tensor | None, ring: Tensor | None) -> lis
 
 def _attend_cached(view: TaskView, q: Tensor, pairs: Tensor, first: int) -> Tensor:
     """(G, P, H) of queries in that shape, or (B, K, P, H) of all grains."""
-    batch = view.batch
-    pads, packing = batch.grain_pads[first : first + len(pairs)], view.block.cache_packing
+    batch, rule = view.batch, view.rule
+    pads, packing = batch.unread(rule.window)[first : first + len(pairs)], view.block.cache_packing
     sparsity = view.placement.policy.attn_sparsity
+    context = batch.position + 1 if pairs.is_cuda else view.old_tokens + 1
     if sparsity < 1:
-        context = batch.position + 1 if pairs.is_cuda else view.old_tokens + 1
-        return sparse_attention(q.flatten(0, -3), pairs, pads, context, view.block.family.scale, sparsity, packing)
+        return sparse_attention(q.flatten(0, -3), pairs, pads, context, rule, sparsity, packing, first)
+    if not rule.is_plain:
+        return scored_attention(q.flatten(0, -3), pairs, pads, context, rule, packing, first)
     if packing:
-        return decode_attention_packed(q.flatten(0, -3), pairs, packing, pads, batch.position, view.block.family.scale)
-    return decode_attention(q, pairs, pads, batch.position, view.block.family.scale)
+        return decode_attention_packed(q.flatten(0, -3), pairs, packing, pads, batch.position, rule.scale)
+    return decode_attention(q, pairs, pads, batch.position, rule.scale)
 
 
 def _keep(view: TaskView, k_BSKH: Tensor, v_BSKH: Tensor, first_row: int = 0) -> None:
@@ -169,7 +195,7 @@ def _keep(view: TaskView, k_BSKH: Tensor, v_BSKH: Tensor, first_row: int = 0) ->
     s, new, heads = view.segment, k_BSKH.shape[1], k_BSKH.shape[2]
     first = -first_row * heads  # grain of the cache's beginning, counted from the first one given
     k_BSKH, v_BSKH = view.block.stored(k_BSKH), view.block.stored(v_BSKH)
-    place = view.batch.position if view.task.i else None
+    place = view.batch.kept_at if view.task.i else None
     if first_row == 0:
         view.note("cache", "gpu", s.grains[0] * new * s.pair_bytes)
     for cache in _cached(view, view.write("cache_gpu"), view.write("cache_ring")):

@@ -5,13 +5,8 @@ pages.hpp      Where tokens lie, and what is read next, asked for ahead.
 call.hpp       What is asked for, and the memory of a thread that computes it.
 softmax.hpp    Scores to weights in one pass.
 sparse.hpp     Which values are read where attention is sparse.
-rows.hpp       Rows of keys and values: as they lie, or unpacked into scratch.
-registers.hpp  Scores and weighted sums by vectors of float32: for any dtype and processor.
-codes.hpp      One query head against packed vectors, straight from their codes.
-amx.hpp        AMX tiles of bfloat16: may they be used, and products of a few.
-halves.hpp     Keys and values as the bfloat16 numbers that tiles multiply.
-tiles.hpp      Scores and weighted sums through tiles.
 pool.hpp       Threads that wait for work.
+arithmetic     A room of its own: scores and weighted sums of a block, by registers, by tiles, or straight from codes.
 attention.cpp  Decode attention over grains, one pass over keys and values.
 pages          Keys and values in pages: where each of them lies, as the kernel is told.
 build          Compiles the kernel on first use and keeps it in the user's cache.

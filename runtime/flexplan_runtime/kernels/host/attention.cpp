@@ -3,7 +3,7 @@
 // A grain is one KV head of one sequence and the queries that share it.  Its tokens are read in blocks: keys, then the
 // same tokens' values (online softmax, sums in float32).  While a block is computed, the next one is asked for.
 //
-// The arithmetic of a block is that of Registers (any processor), Tiles (AMX), or Direct (codes, never unpacked).
+// The arithmetic of a block is chosen by `arithmetic/choice.hpp`.
 //
 // Letters as in attention.py: G grains, N new tokens, P query heads, R = N x P queries of a grain, C context,
 // H head_dim.
@@ -14,18 +14,14 @@
 #include <cstdint>
 #include <exception>
 #include <functional>
-#include <type_traits>
 #include <vector>
 
+#include "arithmetic/choice.hpp"
 #include "call.hpp"
-#include "codes.hpp"
 #include "pages.hpp"
 #include "pool.hpp"
-#include "registers.hpp"
-#include "rows.hpp"
 #include "softmax.hpp"
 #include "sparse.hpp"
-#include "tiles.hpp"
 #include "vectors.hpp"
 
 namespace {
@@ -176,68 +172,33 @@ void attend_all(const Call& c, const Arithmetic& by, int64_t threads) {
     }
 }
 
-// -- the arithmetic for a call -----------------------------------------------------------------------------------------
-template <class T, int Bits>
-void attend_packed(const Call& c, int64_t group_size, bool symmetric, int64_t row_bytes, int64_t threads) {
-#if defined(FLEXPLAN_TILES)
-    constexpr int64_t fewest = 5;  // queries that are worth unpacking to bfloat16
-    if constexpr (sizeof(T) == 2)
-        if (c.R() >= fewest && tiles_granted() && CodeHalves<T, Bits>::suits(c.H, group_size))
-            return attend_all<T>(c, Tiles<T, CodeHalves<T, Bits>>(c, {c.H, group_size, symmetric, row_bytes}), threads);
-#endif
-    if (c.R() == 1 && Codes<T, Bits>::suits(c.H, group_size, symmetric))
-        attend_all<T>(c, Direct<T, Bits>{{c.H, group_size, symmetric}, row_bytes}, threads);
-    else
-        attend_all<T>(c, Registers<T, Packed<T, Bits>>{{c.H, group_size, symmetric, row_bytes}}, threads);
-}
-
 template <class T>
-void attend_plain(const Call& c, int64_t threads) {
-#if defined(FLEXPLAN_TILES)
-    constexpr int64_t fewest = std::is_same_v<T, Float16> ? 17 : 1;  // queries that are worth parting the cache
-    if constexpr (sizeof(T) == 2)
-        if (c.R() >= fewest && tiles_granted())
-            return attend_all<T>(c, Tiles<T, Halves16<T>>(c, Halves16<T>(c.H)), threads);
-#endif
-    attend_all<T>(c, Registers<T, Plain<T>>{Plain<T>(c.H)}, threads);
-}
-
-// Packing: bits, group size, symmetric, bytes of a vector.  Null is a plain cache.
-template <class T>
-void attend_cache(const Call& c, const int64_t* packing, int64_t threads) {
-    if (!packing)
-        attend_plain<T>(c, threads);
-    else if (packing[0] == 4)
-        attend_packed<T, 4>(c, packing[1], packing[2], packing[3], threads);
-    else
-        attend_packed<T, 8>(c, packing[1], packing[2], packing[3], threads);
+void attend_as(const Call& c, const Layout* layout, int64_t threads) {
+    with_arithmetic<T>(c, layout, [&](const auto& arithmetic) { attend_all<T>(c, arithmetic, threads); });
 }
 
 }  // namespace
 
-extern "C" int flexplan_uses_tiles() {
-#if defined(FLEXPLAN_TILES)
-    return tiles_granted();
-#else
-    return 0;
-#endif
-}
+extern "C" int flexplan_uses_tiles() { return uses_tiles(); }
 
 // dtype of queries, results and scales: 0 float32, 1 bfloat16, 2 float16.  0 is success.
 // Pages: rows, num_pages, page_tokens, heads, head_stride, token_stride.
+// Packing: bits, group size, symmetric, bytes of a vector; null is a plain cache.
 extern "C" int flexplan_grain_attention(int dtype, const void* q, const int64_t* table, const int64_t* pads, void* out,
                                         const int64_t shape_GNPHC[5], const int64_t strides[6], const int64_t pages[6],
                                         const int64_t* packing, float scale, double sparsity, int64_t threads) {
     const int64_t *n = shape_GNPHC, *s = strides, *p = pages;
     const Call call{q, out, {table, p[0], p[1], p[2], p[3], p[4], p[5]}, pads, n[0], n[1], n[2], n[3], n[4],
                     s[0], s[1], s[2], s[3], s[4], s[5], scale, sparsity};
+    const Layout layout = packing ? Layout{packing[0], packing[1], packing[2], packing[3]} : Layout{};
+    const Layout* packed = packing ? &layout : nullptr;
     try {
         if (dtype == 0)
-            attend_cache<float>(call, packing, threads);
+            attend_as<float>(call, packed, threads);
         else if (dtype == 1)
-            attend_cache<BFloat16>(call, packing, threads);
+            attend_as<BFloat16>(call, packed, threads);
         else
-            attend_cache<Float16>(call, packing, threads);
+            attend_as<Float16>(call, packed, threads);
     } catch (const std::exception&) {
         return 1;
     }

@@ -22,7 +22,7 @@ from flexplan.files import replacing, workshop
 log = logging.getLogger(__name__)
 
 MAIN = Path(__file__).with_name("attention.cpp")
-SOURCES = (MAIN, *sorted(MAIN.parent.glob("*.hpp")))
+SOURCES = (MAIN, *sorted(MAIN.parent.rglob("*.hpp")))
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread")
 INSTRUCTIONS = {

@@ -1,0 +1,51 @@
+"""The families by `model_type`: transformers' defaults of their keys, who reads them, what their tensors are called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from flexplan.model.constants import ModelConstants
+from flexplan.model.families import gemma, granite, llama, names, olmo, opt, phi
+from flexplan.model.families.fields import Fields
+from flexplan.model.families.names import Names
+from flexplan.model.shape import ModelShape
+
+Reader = Callable[[Fields, str], tuple[ModelShape, ModelConstants]]
+
+_FAMILIES: dict[str, tuple[Mapping[str, Any], Reader, Names]] = {
+    "opt": (opt.DEFAULTS, opt.read_opt, opt.NAMES),
+    "llama": (llama.LLAMA, llama.read_llama, names.LLAMA),
+    "mistral": (llama.MISTRAL, llama.read_mistral, names.LLAMA),
+    "mixtral": (llama.MIXTRAL, llama.read_mixtral, names.MIXTRAL),
+    "qwen2": (llama.QWEN2, llama.read_qwen2, names.LLAMA),
+    "qwen3": (llama.QWEN3, llama.read_qwen3, names.LLAMA),
+    "gemma": (gemma.GEMMA, gemma.read_gemma, names.LLAMA),
+    "gemma2": (gemma.GEMMA2, gemma.read_gemma2, gemma.NAMES),
+    "gemma3_text": (gemma.GEMMA3, gemma.read_gemma3, gemma.NAMES),
+    "granite": (granite.GRANITE, granite.read_granite, names.LLAMA),
+    "olmo2": (olmo.OLMO2, olmo.read_olmo2, olmo.NAMES),
+    "phi3": (phi.PHI3, phi.read_phi3, phi.NAMES),
+}
+# where transformers honours `is_causal`, and flexplan was compared with it
+_SEE_LATER_TOKENS = ("opt", "llama", "mistral", "mixtral", "qwen2", "qwen3")
+# transformers' default of every optional key that a family reads
+FAMILIES: Mapping[str, Mapping[str, Any]] = MappingProxyType({name: keys for name, (keys, _, _) in _FAMILIES.items()})
+
+
+def fields_of(config: Mapping[str, Any], family: str, where: str) -> Fields:
+    """The keys of a model of a known family, each to be taken by its type."""
+    return Fields(config, family, where, _FAMILIES[family][0])
+
+
+def read_family(f: Fields, name: str) -> tuple[ModelShape, ModelConstants]:
+    """Sizes and constants of a model; ModelFilesError names what is wrong with the file."""
+    if not f.flag("is_causal") and f.family not in _SEE_LATER_TOKENS:
+        raise f.wrong("is_causal", f"true, or a model of these types: {', '.join(_SEE_LATER_TOKENS)}")
+    return _FAMILIES[f.family][1](f, name)
+
+
+def names_of(family: str) -> Names:
+    """What a family calls its tensors in a checkpoint."""
+    return _FAMILIES[family][2]

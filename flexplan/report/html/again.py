@@ -1,0 +1,88 @@
+"""The commands that make a report again, from nothing but what is in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from shlex import join
+
+from flexplan.errors import FlexplanError
+from flexplan.job import Recording
+from flexplan.model import model_shape
+from flexplan.plan import Plan
+from flexplan.policy import Policy, lossy_fields, names_of
+from flexplan.problem import Problem
+
+PLAN, RUN, HARDWARE, PROMPTS = "plan.json", "run.json", "hardware.json", "prompts.jsonl"
+
+
+def commands(plan: Plan, recording: Recording | None = None) -> list[str]:
+    """What to type, in order; the plan and a measured machine are saved from the report itself."""
+    report = ["flexplan", "report", PLAN, *([RUN] if recording else []), "-o", "report.html"]
+    return [join(_solve(plan)), f"flexplan explain {PLAN}", *(_bench(recording) if recording else ()), join(report)]
+
+
+def needs(plan: Plan) -> list[str]:
+    """What they need beside the files that are in the report."""
+    found = [f"the model's directory, for {_model(plan)}"] if _model(plan) != plan.problem.model.name else []
+    return [
+        *found,
+        *([f"the prompts that were planned for, as {PROMPTS}"] if plan.problem.workload.prompt_lens else []),
+    ]
+
+
+def _bench(recording: Recording) -> Iterator[str]:
+    """The same block measured on prompts of random tokens, which take as long."""
+    work = recording.plan.problem.workload
+    asked = ("--prompt-len", str(work.prompt_len), "--max-new-tokens", str(work.gen_len), "--dtype", recording.dtype)
+    yield join(("flexplan", "bench", PLAN, "--model", _model(recording.plan), *asked, "--record", RUN))
+
+
+def _model(plan: Plan) -> str:
+    """Its name, if it is one that everybody knows; else where somebody has it."""
+    name = plan.problem.model.name
+    try:
+        model_shape(name)
+    except FlexplanError:
+        return f"path/to/{name}"
+    return name
+
+
+def _solve(plan: Plan) -> Iterator[str]:
+    yield from ("flexplan", "solve")
+    yield from _asked(plan.problem, _model(plan))
+    if plan.planner == "manual":
+        yield from _by_hand(plan.policy)
+    else:
+        yield from ("--planner", plan.planner)
+        if names := names_of(lossy_fields(plan.policy)):
+            yield from ("--allow", ",".join(names))
+    yield from ("--schedule", plan.schedule, "-o", PLAN)
+
+
+def _asked(problem: Problem, model: str) -> Iterator[str]:
+    hardware, work = problem.hardware, problem.workload
+    yield from ("--model", model, "--hardware", hardware.name if hardware.preset else HARDWARE)
+    for tier in ("gpu", "cpu", "disk"):
+        yield from (f"--{tier}-mem", str(getattr(hardware, f"{tier}_bytes")))
+    if work.prompt_lens:
+        yield from ("--prompts", PROMPTS)
+    else:
+        yield from ("--prompt-len", str(work.prompt_len))
+        if work.num_prompts:
+            yield from ("--num-prompts", str(work.num_prompts))
+    yield from ("--gen-len", str(work.gen_len))
+    if problem.objective.max_latency_s is not None:
+        yield from ("--max-latency", repr(problem.objective.max_latency_s))
+    if problem.objective.min_tokens_per_s is not None:
+        yield from ("--min-throughput", repr(problem.objective.min_tokens_per_s))
+
+
+def _by_hand(policy: Policy) -> Iterator[str]:
+    yield from ("--planner", "manual", "--gpu-batch-size", str(policy.gpu_batch_size))
+    yield from ("--num-gpu-batches", str(policy.num_gpu_batches), "--percent")
+    for what in ("w", "cache", "act"):
+        for tier in ("gpu", "cpu"):
+            yield repr(getattr(policy, f"{what}_{tier}_percent"))
+    for name in ("overlap", "sep_layer", "pin_weight", "cpu_cache_compute"):
+        flag = name.replace("_", "-")
+        yield f"--{flag}" if getattr(policy, name) else f"--no-{flag}"

@@ -1,0 +1,111 @@
+"""One rolling job that runs: prompts into the arenas when their requests come in, tokens out of each pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from flexplan.graph import Access, Sweep
+from flexplan.placement import ID_BYTES, PASSES_IN_FLIGHT
+from flexplan.schedule import Boarding, Guest
+from flexplan_runtime.execute import BlockPlan, BlockRun, BlockState, ExecutionEnv, Report, Row, Sampling, Trace
+from flexplan_runtime.execute.choosing import chooser_of
+from flexplan_runtime.execute.seating import Choice, DoorState, begins_of
+from flexplan_runtime.memory import BlockMemory
+
+_NOBODY = Sampling()
+
+
+class RollingRun(BlockRun):
+    """All requests of a job, and the lanes that its tasks run in; to the engine's loop one long block."""
+
+    def __init__(
+        self,
+        plan: BlockPlan,
+        state: BlockState,
+        memory: BlockMemory,
+        env: ExecutionEnv,
+        report: Report,
+        *,
+        trace: Trace = False,
+    ) -> None:
+        super().__init__(plan, state, memory, env, report, trace=trace)
+        self.state = state
+        self._num_tokens = self._num_ended = 0
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """With its lanes at work, and a cache of numbers: those that are not read weigh nothing, but count."""
+        for name in ("cache_gpu", "cache_cpu"):
+            buffer = self.plan.graph.buffers.get(name)
+            for index, size in enumerate(buffer.sizes if buffer else ()):
+                self.memory.bytes_of(Access(name, index, 0, size)).zero_()
+        with self.lanes.at_work():
+            yield
+
+    def finished(self, request: int) -> bool:
+        """Has this request ended?  A rolling graph asks by requests, not by micro-batches."""
+        return bool(self.finish_reason(request))
+
+    def idle(self, k: int) -> bool:
+        """Has nobody more to say, in whatever micro-batch?"""
+        return self._num_ended == len(self.plan.rows)
+
+    # -- into a pass --------------------------------------------------------------------------------------------------
+    def board(self, sweep: Sweep) -> None:
+        """Put in place what a pass that is about to begin reads of who is there."""
+        boarding: Boarding = sweep.boarding
+        number, batches = boarding.number, self.plan.placement.block.batches
+        for k, guests in boarding.guests.items():
+            begins = begins_of(guests, number, batches[k].num_rows, batches[k].prompt_len)
+            self._fill("seats_host", number % PASSES_IN_FLIGHT * len(batches) + k, begins)
+            self.state.choices[sweep.i, k] = self._choice_of_seats(guests, number, batches[k].num_rows)
+        doors = self.plan.placement.block.doors
+        for place, (k, newcomers) in enumerate(boarding.newcomers.items()):
+            rows = [self.plan.rows[guest.request] for guest in newcomers]
+            ids = torch.tensor([token for row in rows for token in row.prompt])
+            self._fill("prompt_ids_host", number % PASSES_IN_FLIGHT * doors + place, ids)
+            self.state.doors[1 + number, k] = DoorState(newcomers, self.state.device)
+            self.state.choices[-sweep.i, k] = self._choice(rows, [0] * len(rows))
+
+    def _choice_of_seats(self, guests: Sequence[Guest], number: int, count: int) -> Choice:
+        """How all seats of a micro-batch choose; what nobody sits for is no matter."""
+        rows: list[Row | None] = [None] * count
+        steps = [0] * count
+        for guest in guests:
+            rows[guest.row], steps[guest.row] = self.plan.rows[guest.request], number - guest.since
+        return self._choice(rows, steps)
+
+    def _choice(self, rows: Sequence[Row | None], steps: list[int]) -> Choice:
+        there = [row for row in rows if row is not None]
+        usual = there[0].sampling if there else _NOBODY
+        ways = [usual if row is None else row.sampling for row in rows]
+        return Choice(chooser_of(ways, self.state.device), [row.draw if row else 0 for row in rows], steps)
+
+    def _fill(self, buffer: str, index: int, values: torch.Tensor) -> None:
+        self.memory.bytes_of(Access(buffer, index, 0, values.nbytes)).view(torch.int64).copy_(values)
+
+    # -- out of a pass ------------------------------------------------------------------------------------------------
+    def take(self, landed: Iterable[Sweep]) -> None:
+        """The new tokens of passes that are done, each told to the caller."""
+        for sweep in landed:
+            boarding: Boarding = sweep.boarding
+            for k in sweep.ks:
+                self._take_seats(boarding, k)
+                self.state.choices.pop((sweep.i, k), None)
+                self.state.choices.pop((-sweep.i, k), None)
+                self.state.doors.pop((1 + boarding.number, k), None)
+            self.report(self._num_tokens)
+
+    def _take_seats(self, boarding: Boarding, k: int) -> None:
+        batches = self.plan.placement.block.batches
+        index, nbytes = boarding.number % PASSES_IN_FLIGHT * len(batches) + k, batches[k].num_rows * ID_BYTES
+        chosen = self.memory.bytes_of(Access("outputs", index, 0, nbytes)).view(torch.int64).tolist()
+        for guest in (*boarding.guests.get(k, ()), *boarding.newcomers.get(k, ())):
+            if not self.finished(guest.request):  # else it ended while this pass was under way
+                before = len(self.tokens[guest.request])
+                self._note(guest.request, chosen[guest.row])
+                self._num_tokens += len(self.tokens[guest.request]) - before
+                self._num_ended += self.finished(guest.request)

@@ -1,0 +1,53 @@
+"""`AttentionRule`: what attention makes of the products of queries and keys before it weighs the values.
+
+Letters as in `attention`: G grains (sequence x KV head), P query heads that share a KV head, T tokens; N query heads,
+K KV heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class AttentionRule:
+    """Of one layer: a scale for all, a window, and what few families have and few kernels know.
+
+    ``window``: how many of the newest tokens are read, 0 for all.  ``softcap`` c bounds a score, c tanh(score / c).
+    ``slopes_KP`` are added a position (ALiBi); ``sinks_KP`` are scores that take weight and have no value.  Both are
+    float32 on the device where attention is computed.
+    """
+
+    scale: float
+    window: int = 0
+    softcap: float | None = None
+    slopes_KP: Tensor | None = None
+    sinks_KP: Tensor | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the kernels know all of it: a window they take for padding."""
+        return self.softcap is None and self.slopes_KP is None and self.sinks_KP is None
+
+    def weights(self, scores_GPT: Tensor, unread: Tensor, first_grain: int = 0) -> Tensor:
+        """(G, P, T) softmax, 0 where ``unread`` is True, of products of grains ``first_grain ..``; overwrites them."""
+        scores_GPT.mul_(self.scale)
+        if self.softcap is not None:
+            scores_GPT.div_(self.softcap).tanh_().mul_(self.softcap)
+        if self.slopes_KP is not None:
+            slopes_GP = _of_grains(self.slopes_KP, first_grain, len(scores_GPT))
+            scores_GPT.add_(slopes_GP[:, :, None] * torch.arange(scores_GPT.shape[2], device=scores_GPT.device))
+        scores_GPT.masked_fill_(unread, -torch.inf)
+        if self.sinks_KP is None:
+            return scores_GPT.softmax(-1)
+        sinks_GP1 = _of_grains(self.sinks_KP, first_grain, len(scores_GPT))[:, :, None]
+        return torch.cat((scores_GPT, sinks_GP1.expand(*scores_GPT.shape[:2], 1)), dim=-1).softmax(-1)[..., :-1]
+
+
+def _of_grains(numbers_KP: Tensor, first: int, count: int) -> Tensor:
+    """Each grain's numbers, (G, P): grains are sequence after sequence, KV head after KV head."""
+    heads = (first + torch.arange(count, device=numbers_KP.device)) % len(numbers_KP)
+    return numbers_KP[heads]
