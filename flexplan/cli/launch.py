@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -13,15 +12,15 @@ from typing import NoReturn
 
 from flexplan import signals
 from flexplan.cli.output import deliver, is_kept, refuse_existing, refuse_unwritable
-from flexplan.cli.progress import Progress
+from flexplan.cli.progress import Progress, note
 from flexplan.cli.results import Results, Target, opened
-from flexplan.errors import FlexplanError, RequestsFailed, Stopped, visible
+from flexplan.errors import FlexplanError, RequestsFailed, Stopped, UsageError
 from flexplan.hardware import Hardware
 from flexplan.job import BenchReport, Completion, DemoReport, JobReport, RunRequest, find_runtime, record_text
 from flexplan.journal import errors_path, log_path, request_digest
 from flexplan.plan import Plan
 from flexplan.policy import Policy
-from flexplan.problem import BadLine, Prompts, read_prompts
+from flexplan.problem import BadLine, Prompts, read_lengths, read_prompts
 from flexplan.report.objects import bad_line, completion_line, failure_line, summary
 from flexplan.report.openai_objects import answer_line, bad_batch_line, error_line
 
@@ -55,7 +54,7 @@ def run_to_file(
 
 def _write_record(report: JobReport, record: Path, places: Iterable[Path]) -> None:
     if report.recording is None or not report.recording.num_blocks:
-        print(visible(f"no block has ended: nothing is recorded in {record}"), file=sys.stderr)
+        note(f"no block has ended: nothing is recorded in {record}")
         return
     deliver(record, record_text(report.recording), places)
 
@@ -76,7 +75,7 @@ def _write_nothing(target: Target) -> None:
             pass
     elif not target.overwrite:
         refuse_existing(target.path)
-    print("there are no prompts", file=sys.stderr)
+    note("there are no prompts")
     if not target.resume or not target.path.exists():
         deliver(target.path, "")
 
@@ -108,7 +107,7 @@ def _run(request: RunRequest, job: _Job) -> JobReport:
     """Until all is done, or a first signal says to stop."""
     with job, signals.Stoppable() if job.results.resumable else nullcontext():
         try:
-            report = find_runtime().run(request, job)
+            report = find_runtime("ray" if request.cluster else "torch").run(request, job)
         except BaseException:
             if signals.stop_asked() and not signals.in_pass():  # a signal while weights were loaded
                 raise _stopped() from None
@@ -169,7 +168,7 @@ def _stopped(state: str = "") -> Stopped:
 def _say_end(report: JobReport, job: _Job, target: Target, total: int) -> None:
     """The summary; raises Stopped or RequestsFailed, the results being written."""
     if report.num_prompts:
-        print(summary(report), file=sys.stderr)
+        note(summary(report))
     if report.num_left:
         raise _stopped(f"{report.num_left:,} requests are left, all others are kept in {target.path}")
     if job.results.num_failed:
@@ -188,6 +187,21 @@ def _refuse_failed(job: _Job, target: Target, total: int) -> NoReturn:
 
 
 # -- bench and demo ----------------------------------------------------------------------------------------------
+def dummy_lengths(
+    table: str | None, most: int | None, prompt_len: int | None, max_new_tokens: int | None
+) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """The lengths of random prompts and their answers by a table, if there is one."""
+    if table is None:
+        if most is not None:
+            raise UsageError("FP196", "--num-prompts without --lengths would change nothing", fix="add --lengths")
+        return None
+    if prompt_len is not None or max_new_tokens is not None:
+        flag = "--prompt-len" if prompt_len is not None else "--max-new-tokens"
+        message = f"--lengths {table} says how long prompts and answers are, {flag} too"
+        raise UsageError("FP198", message, fix=f"leave {flag} out")
+    return read_lengths(table, most)
+
+
 def bench(request: RunRequest, hardware: Hardware | None) -> BenchReport:
     """One block, predicted and measured."""
     with Progress() as progress:
@@ -197,4 +211,4 @@ def bench(request: RunRequest, hardware: Hardware | None) -> BenchReport:
 def demo() -> DemoReport:
     """The embedded model, from plan to tokens."""
     with Progress() as progress:
-        return find_runtime().demo(lambda line: print(line, file=sys.stderr), progress)
+        return find_runtime().demo(note, progress)

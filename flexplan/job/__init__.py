@@ -9,9 +9,17 @@ runtime     The `Runtime` protocol, its requests and its reports.
 
 from flexplan.job.completion import Choice, Completion, TokenLogprob
 from flexplan.job.record import read_recording, record_text, refuse_other_plan
-from flexplan.job.request import budget_bytes, refuse_idle_format, refuse_idle_sampling, request_of
+from flexplan.job.request import (
+    DEFAULT_NEW_TOKENS,
+    budget_bytes,
+    refuse_idle_cluster,
+    refuse_idle_format,
+    refuse_idle_sampling,
+    request_of,
+)
 from flexplan.job.runtime import (
     BenchReport,
+    Cluster,
     DemoReport,
     Finding,
     JobListener,
@@ -26,8 +34,10 @@ from flexplan.job.runtime import (
 )
 
 __all__ = [
+    "DEFAULT_NEW_TOKENS",
     "BenchReport",
     "Choice",
+    "Cluster",
     "Completion",
     "DemoReport",
     "Finding",
@@ -44,6 +54,7 @@ __all__ = [
     "find_runtime",
     "read_recording",
     "record_text",
+    "refuse_idle_cluster",
     "refuse_idle_format",
     "refuse_idle_sampling",
     "refuse_other_plan",

@@ -2,6 +2,7 @@
 
 chat_renderer   The process that renders chat templates.
 chat_template   Chat templates: messages made into text, by a stranger's program in bounds.
+lengths_file    Lengths of requests from a CSV table, without their text.
 objective       `Objective`: tokens a second, a bound of latency, or the smallest memory.
 problem         `Workload` and `Problem`: a model on a machine for some prompts, and what the answer is to be best at.
 prompt_lengths  How long prompts are, in tokens.
@@ -14,11 +15,12 @@ wishes          What a request asks for beside its prompt.
 """
 
 from flexplan.problem.chat_template import Renderer
+from flexplan.problem.lengths_file import Lengths, read_lengths
 from flexplan.problem.objective import Objective
 from flexplan.problem.problem import Problem, Workload
 from flexplan.problem.prompt_lengths import lengths, prompts_to_plan_for
 from flexplan.problem.prompts import BadLine, Prompts, digest_of, new_tokens_of, read_prompts
-from flexplan.problem.ragged import Lens, envelope, padded_mean, representatives, typical_lens
+from flexplan.problem.ragged import Lens, envelope, padded_mean, representatives, typical_gen_len, typical_lens
 from flexplan.problem.request_line import Api, Chat, Content, Prompt
 from flexplan.problem.tokenizer_file import FILE, LOAD_PATIENCE_S, bounded, chunks, growth_of, lines_of, swollen
 from flexplan.problem.wishes import NOTHING, Wishes
@@ -31,6 +33,7 @@ __all__ = [
     "BadLine",
     "Chat",
     "Content",
+    "Lengths",
     "Lens",
     "Objective",
     "Problem",
@@ -49,8 +52,10 @@ __all__ = [
     "new_tokens_of",
     "padded_mean",
     "prompts_to_plan_for",
+    "read_lengths",
     "read_prompts",
     "representatives",
     "swollen",
+    "typical_gen_len",
     "typical_lens",
 ]

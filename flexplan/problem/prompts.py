@@ -143,22 +143,19 @@ def parse_prompts(data: bytes, suffix: str = "", form: str = "auto") -> tuple[Pr
     return tuple(_parsed(Input(BytesIO(data)), suffix, form))
 
 
-def new_tokens_of(prompts: Iterable[Prompt], otherwise: int, flag: str = "") -> int:
-    """How many new tokens all prompts ask for; those that say nothing ask for ``otherwise``.
+def new_tokens_of(prompts: Iterable[Prompt], otherwise: int, flag: str = "") -> tuple[int, ...]:
+    """The most new tokens of each prompt; those that say nothing ask for ``otherwise``.
 
     ``flag`` is what was typed to ask for ``otherwise``: a line that asks for another number is then refused.
     """
-    found: int | None = None
+    found = []
     for prompt in prompts:
         wanted = otherwise if prompt.max_new_tokens is None else prompt.max_new_tokens
         if flag and wanted != otherwise:
             message = f"line {prompt.line} asks for {wanted} new tokens, {flag} for {otherwise}"
             raise PromptError("FP317", message, fix=f"leave {flag} out, or the number in the lines")
-        if found is not None and wanted != found:
-            message = f"line {prompt.line} asks for {wanted} new tokens, those before it for {found}"
-            raise PromptError("FP317", message, fix="give all lines the same max_tokens, or none and --max-new-tokens")
-        found = wanted
-    return otherwise if found is None else found
+        found.append(wanted)
+    return tuple(found)
 
 
 # -- lines -------------------------------------------------------------------------------------------------------

@@ -71,7 +71,7 @@ def summary(report: JobReport) -> str:
 
 def bench_object(report: BenchReport) -> dict[str, Any]:
     """A bench as plain data."""
-    rows = len(report.run.completions) * report.plan.problem.workload.gen_len
+    rows = report.plan.problem.workload.new_tokens(len(report.run.completions))
     return {
         "predicted": _timeline_object(report.predicted, rows),
         "measured": _timeline_object(report.measured, rows),

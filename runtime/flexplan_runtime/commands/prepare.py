@@ -19,7 +19,7 @@ from flexplan.model import ModelConstants, ModelShape, directory_of
 from flexplan.model.checkpoint import verify_lock
 from flexplan.plan import Plan, refuse_endless, refuse_over_budget
 from flexplan.policy import Policy
-from flexplan.problem import Problem, Prompt, Workload
+from flexplan.problem import Problem, Prompt, Wishes, Workload
 from flexplan.simulation import peak_bytes
 from flexplan.units import format_size
 from flexplan_runtime.commands.requests import Requests
@@ -63,8 +63,12 @@ class Ready:
 
     def problem(self, hardware: Hardware | None = None) -> Problem:
         """The problem of these very prompts, under the budgets of the request."""
-        lens = tuple(n for at, n in enumerate(self.requests.ids.lens) for _ in range(self.requests.wishes(at).n))
-        workload = Workload(prompt_lens=lens, gen_len=self.most)
+        lens, most = list[int](), list[int]()
+        for at, length in enumerate(self.requests.ids.lens):
+            wishes = self.requests.wishes(at)
+            lens += [length] * wishes.n
+            most += [wishes.max_new_tokens or self.request.max_new_tokens] * wishes.n
+        workload = Workload(prompt_lens=tuple(lens), gen_lens=tuple(most))
         sizes = {tier: _UNLIMITED if size is None else size for tier, size in self.env.ledger.budgets.items()}
         machine = hardware or hardware_from()
         if self.env.device.type == "cpu":  # no device keeps memory for itself
@@ -78,10 +82,11 @@ class Ready:
         return Plan.of(problem, self.policy, schedule=self.schedule, planner=given.planner if given else "manual")
 
 
-def make_ready(request: RunRequest) -> Ready:
+def make_ready(request: RunRequest, *, runs_here: bool = True) -> Ready:
     """Check a request: command line and policy, then model files, then prompts against the model, then budgets.
 
-    Prompts that cannot be run are put aside, unless that leaves none or the request is strict.
+    Prompts that cannot be run are put aside, unless that leaves none or the request is strict.  A request that other
+    machines will run is not held against the memory of this one.
     """
     plan = request.policy if isinstance(request.policy, Plan) else None
     policy = plan.policy if plan else request.policy
@@ -117,7 +122,7 @@ def make_ready(request: RunRequest) -> Ready:
         taken.most,
         taken.refused,
     )
-    if ready.requests:
+    if ready.requests and runs_here:
         _refuse_over_budget(ready, plan.problem.hardware if plan else None)
     return ready
 
@@ -190,7 +195,9 @@ def environment(request: RunRequest) -> ExecutionEnv:
 
 
 def random_prompts(request: RunRequest, policy: Policy, shape: ModelShape) -> tuple[Prompt, ...]:
-    """One block of distinct prompts of random tokens."""
+    """One block of distinct prompts of random tokens, or as many as lengths were given."""
+    if request.dummy_lengths is not None:
+        return _random_of(request.dummy_lengths, request.seed, shape)
     longest = shape.max_positions - request.max_new_tokens
     length = request.dummy_prompt_len or max(1, min(512, longest))
     if length > max(1, longest):
@@ -200,6 +207,15 @@ def random_prompts(request: RunRequest, policy: Policy, shape: ModelShape) -> tu
     generator = torch.Generator().manual_seed(request.seed % (1 << 63))
     rows = torch.randint(shape.vocab_size, (policy.block_size, length), generator=generator).tolist()
     return tuple(Prompt(n, tuple(row), n + 1) for n, row in enumerate(rows))
+
+
+def _random_of(lengths: tuple[tuple[int, ...], tuple[int, ...]], seed: int, shape: ModelShape) -> tuple[Prompt, ...]:
+    generator = torch.Generator().manual_seed(seed % (1 << 63))
+    found = []
+    for n, (length, most) in enumerate(zip(*lengths, strict=True)):
+        ids = torch.randint(shape.vocab_size, (length,), generator=generator).tolist()
+        found.append(Prompt(n, tuple(ids), n + 1, Wishes(max_new_tokens=most)))
+    return tuple(found)
 
 
 def _find(request: RunRequest) -> tuple[str | Path, Path | None]:

@@ -28,11 +28,13 @@ from flexplan_runtime.execute.choosing import (
     Row,
     Sampling,
     chooser_of,
+    penalties_of,
 )
 from flexplan_runtime.execute.env import ExecutionEnv
 from flexplan_runtime.execute.executor import Trace
 from flexplan_runtime.execute.handlers.scoring import Likelihoods, Scoring, Wanted
 from flexplan_runtime.execute.lanes import forget_frames
+from flexplan_runtime.execute.seating import seat_states
 from flexplan_runtime.execute.warm_up import prepare_steps
 
 __all__ = [
@@ -58,5 +60,7 @@ __all__ = [
     "batch_states",
     "chooser_of",
     "forget_frames",
+    "penalties_of",
     "prepare_steps",
+    "seat_states",
 ]

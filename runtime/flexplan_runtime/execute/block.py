@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +36,13 @@ class BatchState:
     logprobs: Logprobs | None  # None where no row asks for them
     penalties: Penalties | None = None  # None where no row has a rule
     scoring: Scoring | None = None  # None where tokens are chosen
+    column: Tensor | None = None  # (1,) where the newest token is kept, if that is not its place
     _host_unread: dict[int, Tensor] = field(default_factory=dict)  # by window; they stay where the kernel was told
+
+    @property
+    def kept_at(self) -> Tensor:
+        """(1,) the column of the cache in which the newest token is kept."""
+        return self.position if self.column is None else self.column
 
     def prompt_positions(self, prompt_len: int) -> Tensor:
         """(B, S) positions of the padded prompt in each row's own counting; padding is negative."""
@@ -92,6 +99,9 @@ class BlockState:
     noting: bool = True
     # what every pass would find out again, by the place of a task's bytes
     on_host: dict[tuple[int, ...], list[HostAttention]] = field(default_factory=dict)
+    # of a rolling schedule, by pass and micro-batch: who comes in, and how rows choose
+    doors: dict[tuple[int, int], Any] = field(default_factory=dict)
+    choices: dict[tuple[int, int], Any] = field(default_factory=dict)
     weights: dict[tuple[int, int], dict[str, Pieces]] = field(default_factory=dict)
 
     def renew(self, batches: Sequence[BatchState]) -> None:
@@ -99,6 +109,11 @@ class BlockState:
         for kept, new in zip(self.batches, batches, strict=True):
             kept.renew(new)
         self.noting = False
+
+    @property
+    def device(self) -> torch.device:
+        """Where layers compute."""
+        return self.stop_ids.device
 
     @property
     def cache_packing(self) -> Packing | None:

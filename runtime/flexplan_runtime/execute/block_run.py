@@ -69,6 +69,13 @@ class BlockRun:
         """Have all rows of micro-batch k ended?"""
         return all(self._reasons[row] for row in self.plan.placement.block.batches[k].rows)
 
+    def idle(self, k: int) -> bool:
+        """Has micro-batch k no more to say?"""
+        return self.finished(k)
+
+    def board(self, sweep: Sweep) -> None:
+        """Nobody comes in: all were there when the block began."""
+
     def fresh(self) -> list[int]:
         """The rows that have ended since this was asked last, in the order of the input."""
         rows, self._fresh = sorted(self._fresh), []
@@ -103,13 +110,17 @@ class BlockRun:
         for n, (row, token) in enumerate(zip(batch.rows, chosen.tolist(), strict=True)):
             if self._reasons[row]:
                 continue
-            if token != NO_TOKEN:
-                self.tokens[row].append(token)
-                if n in logprobs:
-                    self.logprobs[row].append(logprobs[n])
-            self._reasons[row] = self._why_ended(row, token)
-            if self._reasons[row]:
-                self._fresh.append(row)
+            if token != NO_TOKEN and n in logprobs:
+                self.logprobs[row].append(logprobs[n])
+            self._note(row, token)
+
+    def _note(self, row: int, token: int) -> None:
+        """A row's new token, which may be its last."""
+        if token != NO_TOKEN:
+            self.tokens[row].append(token)
+        self._reasons[row] = self._why_ended(row, token)
+        if self._reasons[row]:
+            self._fresh.append(row)
 
     def _why_ended(self, row: int, token: int) -> str:
         """The reason for which this was a row's last token; nothing where it goes on."""

@@ -9,15 +9,14 @@ from dataclasses import dataclass
 import torch
 
 from flexplan.apart import Foreign
-from flexplan.errors import GraphError
+from flexplan.errors import GraphError, PolicyError
 from flexplan.graph import TaskGraph
 from flexplan.hardware import Hardware, hardware_from
 from flexplan.model import Ids
 from flexplan.placement import Layout, Placement
-from flexplan.policy import fill_blocks
 from flexplan.problem import Problem, Workload
 from flexplan.proof import placement_of, proved
-from flexplan.schedule import Schedule
+from flexplan.schedule import Schedule, first_block, rolls
 from flexplan_runtime.execute import (
     BatchState,
     BlockPlan,
@@ -30,8 +29,11 @@ from flexplan_runtime.execute import (
     Scoring,
     Trace,
     batch_states,
+    penalties_of,
+    seat_states,
 )
 from flexplan_runtime.generate.placed import PlacedModel, arena_sizes
+from flexplan_runtime.generate.rolling_run import RollingRun
 from flexplan_runtime.kernels.availability import has_triton
 from flexplan_runtime.memory import Arenas, BlockMemory
 
@@ -40,7 +42,6 @@ from flexplan_runtime.memory import Arenas, BlockMemory
 class Asked:
     """What all blocks of one call have in common."""
 
-    ends: Ids  # what rules call the end
     pad_id: int
     trace: Trace = False
     scoring: Scoring | None = None  # instead of choosing tokens
@@ -56,16 +57,16 @@ class BlockPlanner:
 
     def plans(self, rows: Sequence[Row]) -> Iterator[BlockPlan]:
         """Block after block in input order; planned when it is asked for, as all of them would fill memory."""
-        size = self.policy.block_size
+        size = max(1, len(rows)) if rolls(self.schedule) else self.policy.block_size
         for first in range(0, len(rows), size):
             yield self._plan(rows[first : first + size], first)
 
     def _plan(self, rows: Sequence[Row], first: int) -> BlockPlan:
         shape, policy = self.model.shape, self.policy
-        lens, gen_len = tuple(len(row.prompt) for row in rows), max(row.most for row in rows)
-        workload = Workload(prompt_lens=lens, gen_len=gen_len)
+        lens, gen_lens = tuple(len(row.prompt) for row in rows), tuple(row.most for row in rows)
+        workload = Workload(prompt_lens=lens, gen_lens=gen_lens)
         graph = self.schedule.build(Problem(model=shape, hardware=self._here(), workload=workload), policy)
-        placement = placement_of(graph, shape, policy, next(fill_blocks(workload, policy)))
+        placement = placement_of(graph, shape, policy, first_block(self.schedule, workload, policy))
         return BlockPlan(rows, first, self._proved(graph, placement), placement)
 
     def _proved(self, graph: TaskGraph, placement: Placement) -> TaskGraph:
@@ -117,7 +118,8 @@ class BlockRoom:
     def begun(self, plan: BlockPlan, asked: Asked, report: Report) -> Iterator[BlockRun]:
         """A block with its prompts in place and its lanes at work."""
         state, memory = self._state_of(plan, asked)
-        run = BlockRun(plan, state, memory, self.env, report, trace=asked.trace)
+        kind = RollingRun if plan.placement.rolls else BlockRun
+        run = kind(plan, state, memory, self.env, report, trace=asked.trace)
         try:
             with run.at_work():
                 yield run
@@ -128,6 +130,8 @@ class BlockRoom:
     # -- a block's state -----------------------------------------------------------------------------------------------
     def _state_of(self, plan: BlockPlan, asked: Asked) -> tuple[BlockState, BlockMemory]:
         """The last block's where this one is like it, else new."""
+        if plan.placement.rolls:
+            refuse_what_does_not_roll(self.model, scoring=asked.scoring is not None)
         batches, stops = self._batches(plan, asked), _stops_of_all(plan.rows)
         by_step = any(_chooses_by_step(row) for row in plan.rows)
         key = _likeness(plan, batches), stops, by_step
@@ -163,19 +167,20 @@ class BlockRoom:
         )
 
     def _batches(self, plan: BlockPlan, asked: Asked) -> list[BatchState]:
+        if plan.placement.rolls:
+            return seat_states(plan.placement, self.env.device)
         batches = batch_states(plan.placement, plan.rows, self.env.device, causal=self.model.math.causal)
         for batch, state in zip(plan.placement.block.batches, batches, strict=True):
             rows = [plan.rows[row] for row in batch.rows]
-            state.penalties = None if asked.scoring else self._penalties(rows, asked.ends)
+            state.penalties = None if asked.scoring else self._penalties(rows)
             state.scoring = asked.scoring
         return batches
 
-    def _penalties(self, rows: Sequence[Row], ends: Ids) -> Penalties | None:
+    def _penalties(self, rows: Sequence[Row]) -> Penalties | None:
         """What the rules of a micro-batch's rows are to them."""
         if not any(row.rules.change_logits for row in rows):
             return None
-        rules, given, most = [row.rules for row in rows], [row.given for row in rows], [row.most for row in rows]
-        return Penalties(rules, ends, given, most, self.model.shape.vocab_size, self.env.device)
+        return penalties_of(rows, self.model.shape.vocab_size, self.env.device)
 
     def _can_replay(self) -> bool:
         """Steps can be captured where nothing in them asks the host."""
@@ -187,6 +192,19 @@ class BlockRoom:
 
     def _arenas(self, sizes: Mapping[str, int]) -> Arenas:
         return Arenas(sizes, self.env.ledger, self.env.device, self.env.offload_dir)
+
+
+def refuse_what_does_not_roll(model: PlacedModel, *, scoring: bool) -> None:
+    """Raise PolicyError for what a rolling schedule does not do for a model, by its name."""
+    plain = model.family.rule(0, model.env.device).is_plain and not model.shape.windows
+    for wrong, what in (
+        (scoring, "the scoring of tokens"),
+        (not plain, "attention with windows, caps, sinks or slopes"),
+        (not model.math.causal, "prompts that are read both ways"),
+    ):
+        if wrong:
+            message = f"the rolling schedule does not take {what}"
+            raise PolicyError("FP219", message, fix="solve or run with the schedule zigzag")
 
 
 def _chooses_by_step(row: Row) -> bool:

@@ -43,7 +43,7 @@ from flexplan_runtime.generate.prompts import (
     rows_of,
     stop_ids_of,
 )
-from flexplan_runtime.generate.requests import Request, Rows, Usual
+from flexplan_runtime.generate.requests import Request, Rows, Usual, each_with
 from flexplan_runtime.generate.retreat import next_policy, stepping_back
 from flexplan_runtime.generate.scores import Score, refuse_broken_scores, rows_to_score
 from flexplan_runtime.generate.stops import watching
@@ -108,7 +108,7 @@ class OffloadedLM:
         input_ids: Tensor | Sequence[Sequence[int]],
         attention_mask: Tensor | None = None,
         *,
-        max_new_tokens: int = 32,
+        max_new_tokens: int | Sequence[int] = 32,
         do_sample: bool | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
@@ -121,11 +121,12 @@ class OffloadedLM:
     ) -> Tensor:
         """Token ids (rows, longest prompt + longest continuation), as ``transformers`` returns them.
 
-        Rows are in the order of the input, padded on the left for shorter prompts and on the right after a
-        row's stop.  ``stop``: None never stops, ``"model"`` stops at the checkpoint's end ids.  The rules of the
-        checkpoint's generation config always hold; its temperature and its kin only with ``do_sample``, without which
-        the likeliest token is taken.  Raises NoNumbers, which has all tokens, where a row's logits become NaN or
-        infinite.  With ``trace`` the ``timeline`` keeps every task, not only their sums.
+        Rows are in the order of the input, padded on the left for shorter prompts and on the right after a row's end:
+        its stop, or its own number where ``max_new_tokens`` has one for each.  ``stop``: None never stops, ``"model"``
+        stops at the checkpoint's end ids.  The rules of the checkpoint's generation config always hold; its temperature
+        and its kin only with ``do_sample``, without which the likeliest token is taken.  Raises NoNumbers, which has
+        all tokens, where a row's logits become NaN or infinite.  With ``trace`` the ``timeline`` keeps every task, not
+        only their sums.
         """
         stops = stop_ids_of(stop, self.math)
         pad, ends = self.math.pad_token_id if pad_token_id is None else pad_token_id, self._end_ids(stops)
@@ -140,7 +141,7 @@ class OffloadedLM:
     def complete(
         self,
         prompts: Sequence[Sequence[int]],
-        max_new_tokens: int = 32,
+        max_new_tokens: int | Sequence[int] = 32,
         *,
         sampling: Sampling | None = None,
         stops: Sequence[int] = (),
@@ -155,14 +156,15 @@ class OffloadedLM:
         thousands.
         """
         self._refuse_untimed(trace)
-        refuse_bad_prompts(prompts, max_new_tokens, self.shape)
-        usual = Usual(max_new_tokens, sampling or Sampling(), tuple(stops), self.math)
-        return joined(self._run(Rows(prompts, usual, given=given), self._asked(stops, trace), progress))
+        requests, most = each_with(prompts, max_new_tokens)
+        refuse_bad_prompts(requests, most, self.shape)
+        usual = Usual(most, sampling or Sampling(), tuple(stops), self.math)
+        return joined(self._run(Rows(requests, usual, given=given), self._asked(stops, trace), progress))
 
     def stream(
         self,
         requests: Sequence[Sequence[int] | Request],
-        max_new_tokens: int = 32,
+        max_new_tokens: int | Sequence[int] = 32,
         *,
         sampling: Sampling | None = None,
         stops: Sequence[int] = (),
@@ -188,8 +190,9 @@ class OffloadedLM:
         """
         self._refuse_untimed(trace)
         watch = None if tokenizer is None else partial(watching, tokenizer)
-        refuse_bad_requests(requests, max_new_tokens, self.shape, can_watch=watch is not None)
-        usual = Usual(max_new_tokens, sampling or Sampling(), tuple(stops), self.math, watch)
+        requests, most = each_with(requests, max_new_tokens)
+        refuse_bad_requests(requests, most, self.shape, can_watch=watch is not None)
+        usual = Usual(most, sampling or Sampling(), tuple(stops), self.math, watch)
         rows = Rows(requests, usual, numbers)
         run = self._run(rows, self._asked(stops, trace), progress, stopping, stepped)
         return self._stream(run, rows, block_ended)
@@ -226,7 +229,7 @@ class OffloadedLM:
         """
         given = rows_to_score(sequences, starts, self.shape)
         scoring, rows = Scoring(given.wanted), Rows(given.prompts, Usual(1, Sampling(), (), self.math))
-        ended = self._stream(self._run(rows, Asked((), 0, scoring=scoring), progress, stopping), rows)
+        ended = self._stream(self._run(rows, Asked(0, scoring=scoring), progress, stopping), rows)
         return (score for done in ended for score in given.scores(done.index, scoring.found.pop(done.index)))
 
     @staticmethod
@@ -242,7 +245,7 @@ class OffloadedLM:
                     yield replace(one, index=rows.number(place), choice=choice)
 
     def _asked(self, stops: Sequence[int], trace: Trace = False) -> Asked:
-        return Asked(self._end_ids(tuple(stops)), self._pad_id(None, stops), trace)
+        return Asked(self._pad_id(None, stops), trace)
 
     def _refuse_untimed(self, trace: Trace) -> None:
         if trace and not self.env.timed:

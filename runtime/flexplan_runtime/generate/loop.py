@@ -55,13 +55,14 @@ def run_blocks(
             return
         with begin(plan) as block:  # memory, prompts in their places, a thread a lane
             for sweep in plan.graph.sweeps(block.finished):  # a token for each row that has not stopped
+                block.board(sweep)  # who is there, where that changes
                 for node in block.lanes.begin(sweep):  # a task, and the tasks that it waits for
                     block.lanes.submit(node)
                 block.take(block.lanes.landed())
                 yield from _done(block)
                 if stopping():
                     break
-            block.take(block.lanes.rest(block.finished))
+            block.take(block.lanes.rest(block.idle))
             yield from _done(block)
         yield block.lanes.timeline
         del block  # the next one may need its memory

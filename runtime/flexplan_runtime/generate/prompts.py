@@ -52,7 +52,10 @@ def _warn_of_right_padding(masks: Tensor) -> None:
 
 
 def refuse_bad_prompts(
-    prompts: Sequence[Sequence[int]], max_new_tokens: int, shape: ModelShape, names: Sequence[str] | None = None
+    prompts: Sequence[Sequence[int] | Request],
+    max_new_tokens: int,
+    shape: ModelShape,
+    names: Sequence[str] | None = None,
 ) -> None:
     """Raise PromptError for a prompt that is empty, too long for the context, or not of this vocabulary.
 
@@ -60,8 +63,9 @@ def refuse_bad_prompts(
     """
     if max_new_tokens < 1:
         raise PromptError("FP302", f"max_new_tokens {max_new_tokens} must be at least 1", fix="raise it")
-    for n, row in enumerate(prompts):
-        error = wrong_with(Request(row), names[n] if names else f"prompt {n}", max_new_tokens, shape)
+    for n, request in enumerate(map(Request.of, prompts)):
+        new_tokens = request.max_new_tokens or max_new_tokens
+        error = wrong_with(request, names[n] if names else f"prompt {n}", new_tokens, shape)
         if error:
             raise error
 

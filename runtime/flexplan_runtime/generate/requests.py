@@ -67,6 +67,21 @@ class Request:
         return PromptError("FP309", message, fix="correct it")
 
 
+Requests = Sequence[Sequence[int] | Request]
+
+
+def each_with(requests: Requests, max_new_tokens: int | Sequence[int]) -> tuple[Requests, int]:
+    """The requests, each with its own most new tokens where there is one number for each, and the usual number."""
+    if isinstance(max_new_tokens, int):
+        return requests, max_new_tokens
+    given = [int(most) for most in max_new_tokens]
+    if len(given) != len(requests):
+        message = f"max_new_tokens has {len(given)} numbers, there are {len(requests)} prompts"
+        raise PromptError("FP335", message, fix="give one for each prompt, or one number for all")
+    made = [replace(Request.of(one), max_new_tokens=most) for one, most in zip(requests, given, strict=True)]
+    return made, max(given, default=1)
+
+
 @dataclass(frozen=True)
 class Usual:
     """What holds for all requests of a call, where they do not say otherwise."""
@@ -144,6 +159,7 @@ class Rows(Sequence[Row]):
             draw=number + choice * _CHOICE,
             logprobs=request.logprobs,
             ends=usual.watch(request.token_ids, request.stop) if request.stop and usual.watch else None,
+            rule_ends=usual.stops or usual.math.eos_token_ids,
         )
 
 

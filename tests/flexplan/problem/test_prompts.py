@@ -228,13 +228,11 @@ def test_what_asks_for_nothing_is_let_pass() -> None:
     assert (found.id, found.content, found.max_new_tokens) == ("a", "x", None)
 
 
-def test_new_tokens_of_the_lines_are_those_of_the_run_where_they_agree() -> None:
-    same = parse_prompts(b'{"prompt": "a", "max_tokens": 2}\n{"prompt": "b", "max_new_tokens": 2}')
-    assert new_tokens_of(same, 32) == 2
-    assert new_tokens_of(parse_prompts(b"a\nb"), 32) == 32
-    for other in (b'{"prompt": "a", "max_tokens": 2}\n{"prompt": "b"}', b'{"prompt": "a", "max_tokens": 2}\n[1]'):
-        with pytest.raises(PromptError, match="line 2 asks for 32 new tokens, those before it for 2"):
-            new_tokens_of(parse_prompts(other), 32)
+def test_each_line_has_its_own_most_new_tokens_or_those_of_the_run() -> None:
+    own = parse_prompts(b'{"prompt": "a", "max_tokens": 2}\n{"prompt": "b", "max_new_tokens": 7}\n[1]')
+    assert new_tokens_of(own, 32) == (2, 7, 32)
+    with pytest.raises(PromptError, match="line 1 asks for 2 new tokens, --max-new-tokens for 32"):
+        new_tokens_of(own, 32, "--max-new-tokens")
 
 
 def test_one_json_array_is_read_as_its_entries() -> None:

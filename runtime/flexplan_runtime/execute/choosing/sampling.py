@@ -13,6 +13,7 @@ from flexplan.errors import UsageError
 from flexplan.model import TokenRules
 from flexplan_runtime.execute.choosing.limits import Limits, draw_probs
 
+Step = int | Sequence[int]  # tokens before the one that is chosen, of all rows or of each
 NO_TOKEN = -1  # chosen where the logits are no numbers
 
 
@@ -75,22 +76,27 @@ class Sampling:
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UsageError("FP152", f"top_p {self.top_p} is outside (0, 1]", fix="leave it out to keep all tokens")
 
-    def choose(self, logits_BV: Tensor, rows: Sequence[int], step: int) -> Tensor:
+    def choose(self, logits_BV: Tensor, rows: Sequence[int], step: Step) -> Tensor:
         """The next token of each row, (B,); `NO_TOKEN` where no logit, or one that is no number, stands out."""
         chosen_B, broken_B = likeliest(logits_BV)
         if self.do_sample:
             chosen_B = self._draw(logits_BV, broken_B, rows, step)
         return chosen_B.masked_fill(broken_B, NO_TOKEN)
 
-    def _draw(self, logits_BV: Tensor, broken_B: Tensor, rows: Sequence[int], step: int) -> Tensor:
+    def _draw(self, logits_BV: Tensor, broken_B: Tensor, rows: Sequence[int], step: Step) -> Tensor:
         probs_BV = draw_probs(logits_BV.masked_fill(broken_B[:, None], 0.0), Limits.of([self], logits_BV.device)).cpu()
-        drawn = [self.drawn(probs_BV[b], row, step) for b, row in enumerate(rows)]
+        drawn = [self.drawn(probs_BV[b], row, step_of(step, b)) for b, row in enumerate(rows)]
         return torch.cat(drawn).to(logits_BV.device)
 
     def drawn(self, probs_V: Tensor, row: int, step: int) -> Tensor:
         """One token, (1,), by a generator of its own for every (seed, row, step), whichever rows run together."""
         mixed = (self.seed * 0x9E3779B97F4A7C15 + row * 0xBF58476D1CE4E5B9 + step * 0x94D049BB133111EB) % 2**63
         return torch.multinomial(probs_V, 1, generator=torch.Generator().manual_seed(mixed))
+
+
+def step_of(step: Step, b: int) -> int:
+    """Row b's."""
+    return step if isinstance(step, int) else step[b]
 
 
 def likeliest(logits_BV: Tensor) -> tuple[Tensor, Tensor]:
