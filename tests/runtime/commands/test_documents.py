@@ -25,6 +25,7 @@ NOT_RUN = {  # how a command begins, and who runs it
     "pytest -m real_weights": "a stage of the checks",
     "python benchmarks/": "minutes on a machine of its own, most on a GPU",
     "python -m flexplan_runtime.evaluate run": "tests/runtime/evaluate, without a network",
+    "flexplan run policy.json --prompts prompts.jsonl -o out.jsonl --ray": "tests/runtime/adapters, with the extra",
     "flexplan profile": "minutes; tests/runtime/measure",
     "flexplan serve": "tests/flexplan/serve",
     "flexplan demo": "tests/runtime/commands/test_demo.py",
