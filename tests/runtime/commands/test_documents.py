@@ -28,6 +28,7 @@ NOT_RUN = {  # how a command begins, and who runs it
     "flexplan run policy.json --prompts prompts.jsonl -o out.jsonl --ray": "tests/runtime/adapters, with the extra",
     "flexplan profile": "minutes; tests/runtime/measure",
     "flexplan serve": "tests/flexplan/serve",
+    "flexplan convert": "the tests of GGUF files, with the extra",
     "flexplan demo": "tests/runtime/commands/test_demo.py",
     "flexplan doctor": "tests/flexplan/cli/test_doctor.py: its answer is the machine's",
 }
