@@ -152,7 +152,7 @@ def _take_prompts(job: RunRequest, requests: Requests, tokenizer: Tokenizer, sha
         some = [prompts[n] for n in few]
         for n, prompt, ids in zip(few, some, tokenizer.tried(some), strict=True):
             new_tokens = prompt.max_new_tokens or job.max_new_tokens
-            error = _refusal(requests, prompt, ids, new_tokens, shape)
+            error = _refusal(requests, prompt, ids, new_tokens, shape, tokenizer.tells)
             if error is not None:
                 refused.append((n, places[n], error))
                 continue
@@ -166,10 +166,14 @@ def _take_prompts(job: RunRequest, requests: Requests, tokenizer: Tokenizer, sha
 
 
 def _refusal(
-    requests: Requests, prompt: Prompt, ids: list[int] | PromptError, new_tokens: int, shape: ModelShape
+    requests: Requests, prompt: Prompt, ids: list[int] | PromptError, new_tokens: int, shape: ModelShape, tells: bool
 ) -> FlexplanError | None:
+    """Why a prompt cannot be run, if so; ``tells``: there is a tokenizer, and answers will have text."""
     if isinstance(ids, PromptError):
         return ids
+    if prompt.wishes.stop and not tells:
+        message = f"line {prompt.line}: stop texts {prompt.wishes.stop!r:.60} need a tokenizer, and there is none"
+        return PromptError("FP325", message, fix="give stop_token_ids, or a directory with its tokenizer")
     try:
         return wrong_with(requests.made(ids, prompt.wishes), f"line {prompt.line}: the prompt", new_tokens, shape)
     except UsageError as error:
