@@ -162,6 +162,7 @@ def _take_prompts(job: RunRequest, requests: Requests, tokenizer: Tokenizer, sha
             most = max(most, new_tokens)
         if refused and (job.strict or len(refused) == len(prompts)):
             raise refused[0][2]
+    tokenizer.close()
     return Taken(requests, good, most, refused)
 
 

@@ -75,6 +75,10 @@ class Tokenizer:
             self._look()
         return [list(p.content) if isinstance(p.content, tuple) else next(found) for p in prompts]
 
+    def close(self) -> None:
+        """End what renders messages; it begins anew where there are more."""
+        self._renderer.close()
+
     def piece(self, token: int) -> tuple[str, bytes | None]:
         """A token's text, and its bytes: of one that is a part of a character, the text is a replacement character."""
         if not self.exists or self.broken:
