@@ -82,10 +82,11 @@ class Ready:
         return Plan.of(problem, self.policy, schedule=self.schedule, planner=given.planner if given else "manual")
 
 
-def make_ready(request: RunRequest) -> Ready:
+def make_ready(request: RunRequest, *, runs_here: bool = True) -> Ready:
     """Check a request: command line and policy, then model files, then prompts against the model, then budgets.
 
-    Prompts that cannot be run are put aside, unless that leaves none or the request is strict.
+    Prompts that cannot be run are put aside, unless that leaves none or the request is strict.  A request that other
+    machines will run is not held against the memory of this one.
     """
     plan = request.policy if isinstance(request.policy, Plan) else None
     policy = plan.policy if plan else request.policy
@@ -121,7 +122,7 @@ def make_ready(request: RunRequest) -> Ready:
         taken.most,
         taken.refused,
     )
-    if ready.requests:
+    if ready.requests and runs_here:
         _refuse_over_budget(ready, plan.problem.hardware if plan else None)
     return ready
 
