@@ -133,6 +133,13 @@ def perplexity(
     model: Path, changes: dict[str, Any], chunks: list[list[int]], prompt: int, device: str, dtype: str
 ) -> float:
     """Of all tokens behind the prompts; PolicyError where the setting is refused."""
+    return math.exp(-float(likelihoods(model, changes, chunks, prompt, device, dtype).mean()))
+
+
+def likelihoods(
+    model: Path, changes: dict[str, Any], chunks: list[list[int]], prompt: int, device: str, dtype: str
+) -> Tensor:
+    """The log-likelihood of every token behind the prompts."""
     policy = replace(PLAIN, gpu_batch_size=len(chunks), **changes)
     forced = Forced(do_sample=True, tokens=[chunk[prompt:] for chunk in chunks])
     with (
@@ -142,7 +149,7 @@ def perplexity(
     ):
         done = lm.complete([chunk[:prompt] for chunk in chunks], len(chunks[0]) - prompt, sampling=forced)
     assert done.tokens == forced.tokens
-    return math.exp(-float(torch.cat(forced.noted).mean()))
+    return torch.cat(forced.noted)
 
 
 def moved(model: Path, changes: dict[str, Any], dtype: torch.dtype) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -13,9 +12,9 @@ from typing import NoReturn
 
 from flexplan import signals
 from flexplan.cli.output import deliver, is_kept, refuse_existing, refuse_unwritable
-from flexplan.cli.progress import Progress
+from flexplan.cli.progress import Progress, note
 from flexplan.cli.results import Results, Target, opened
-from flexplan.errors import FlexplanError, RequestsFailed, Stopped, UsageError, visible
+from flexplan.errors import FlexplanError, RequestsFailed, Stopped, UsageError
 from flexplan.hardware import Hardware
 from flexplan.job import BenchReport, Completion, DemoReport, JobReport, RunRequest, find_runtime, record_text
 from flexplan.journal import errors_path, log_path, request_digest
@@ -55,7 +54,7 @@ def run_to_file(
 
 def _write_record(report: JobReport, record: Path, places: Iterable[Path]) -> None:
     if report.recording is None or not report.recording.num_blocks:
-        print(visible(f"no block has ended: nothing is recorded in {record}"), file=sys.stderr)
+        note(f"no block has ended: nothing is recorded in {record}")
         return
     deliver(record, record_text(report.recording), places)
 
@@ -76,7 +75,7 @@ def _write_nothing(target: Target) -> None:
             pass
     elif not target.overwrite:
         refuse_existing(target.path)
-    print("there are no prompts", file=sys.stderr)
+    note("there are no prompts")
     if not target.resume or not target.path.exists():
         deliver(target.path, "")
 
@@ -169,7 +168,7 @@ def _stopped(state: str = "") -> Stopped:
 def _say_end(report: JobReport, job: _Job, target: Target, total: int) -> None:
     """The summary; raises Stopped or RequestsFailed, the results being written."""
     if report.num_prompts:
-        print(summary(report), file=sys.stderr)
+        note(summary(report))
     if report.num_left:
         raise _stopped(f"{report.num_left:,} requests are left, all others are kept in {target.path}")
     if job.results.num_failed:
@@ -212,4 +211,4 @@ def bench(request: RunRequest, hardware: Hardware | None) -> BenchReport:
 def demo() -> DemoReport:
     """The embedded model, from plan to tokens."""
     with Progress() as progress:
-        return find_runtime().demo(lambda line: print(line, file=sys.stderr), progress)
+        return find_runtime().demo(note, progress)

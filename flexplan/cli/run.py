@@ -1,9 +1,8 @@
-"""Commands that work on this machine: run, bench, profile, lock and demo."""
+"""Commands that work on this machine: run, bench, profile, lock, convert and demo."""
 
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +11,8 @@ import typer
 
 from flexplan.cli import options as opt
 from flexplan.cli.output import deliver, refuse_closed_output, refuse_same, refuse_unwritable
-from flexplan.errors import UsageError, visible
+from flexplan.cli.progress import note
+from flexplan.errors import UsageError
 from flexplan.report.answers import say
 
 
@@ -170,7 +170,7 @@ def profile(
 
     refuse_closed_output()
     refuse_unwritable(output)
-    found = find_runtime().profile(device, offload_dir, lambda line: print(line, file=sys.stderr))
+    found = find_runtime().profile(device, offload_dir, note)
     if as_json:
         say(found.model_dump_json(indent=2))
     else:
@@ -178,7 +178,7 @@ def profile(
 
         tables.console().print(tables.hardware_table(found))
     deliver(output, found.model_dump_json(indent=2) + "\n", (offload_dir,))
-    print(visible(f"written to {output}"), file=sys.stderr)
+    note(f"written to {output}")
 
 
 def doctor(as_json: opt.JsonFlag = False) -> None:
@@ -227,3 +227,14 @@ def lock(
     found = verify_lock(place) if check else write_lock(place)
     size = format_size(sum(file.bytes for file in found.files.values()))
     say(f"{place / LOCK}: {len(found.files)} files, {size}, " + ("all as locked" if check else "locked"))
+
+
+def convert(source: Annotated[Path, typer.Argument(metavar="FILE.gguf", help="A GGUF file.")]) -> None:
+    """Make a model directory of a GGUF file, once; the file's own path stands for it in all commands then."""
+    from flexplan.errors import ModelFilesError
+    from flexplan.job import find_runtime
+    from flexplan.model import is_gguf
+
+    if not is_gguf(source):
+        raise ModelFilesError("FP544", f"{source}: is no GGUF file", fix="give the path of a .gguf file")
+    say(f"{source} is converted to {find_runtime().convert(source)}")

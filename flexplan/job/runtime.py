@@ -190,6 +190,9 @@ class Runtime(Protocol):
     def demo(self, say: Say, listener: Listener) -> DemoReport:
         """Plan, run and compare the embedded model."""
 
+    def convert(self, source: Path) -> Path:
+        """A GGUF file as a model directory of the cache, made where it is not there."""
+
     def examine(self) -> tuple[Finding, ...]:
         """What it finds here, for ``flexplan doctor``."""
 

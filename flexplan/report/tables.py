@@ -14,7 +14,7 @@ from rich.text import Text
 from flexplan.errors import visible
 from flexplan.graph import LANES, TIERS
 from flexplan.model import weight_tensors
-from flexplan.report.answers import answers
+from flexplan.report.answers import answers, colours
 from flexplan.units import format_duration, format_size
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ class _Visible(Console):
 
 def console() -> Console:
     """Standard output; plain where it is no terminal or NO_COLOR is set."""
-    return _Visible(file=answers(), highlight=False, width=None if answers().isatty() else _PLAIN_WIDTH)
+    width = None if answers().isatty() else _PLAIN_WIDTH
+    return _Visible(file=answers(), highlight=False, color_system=colours(), width=width)
 
 
 def table(title: str, head: Sequence[str], rows: Iterable[Row]) -> RenderableType:

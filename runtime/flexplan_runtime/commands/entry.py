@@ -35,6 +35,12 @@ class TorchRuntime:
 
         return show_demo(say, listener)
 
+    def convert(self, source: Path) -> Path:
+        """A GGUF file as a model directory."""
+        from flexplan_runtime.weights.gguf import converted  # likewise
+
+        return converted(source)
+
     def examine(self) -> tuple[Finding, ...]:
         """Devices and compilers."""
         from flexplan_runtime.commands.examine import examine  # likewise

@@ -28,6 +28,7 @@ from flexplan_runtime.execute.choosing import (
     Row,
     Sampling,
     chooser_of,
+    penalties_of,
 )
 from flexplan_runtime.execute.env import ExecutionEnv
 from flexplan_runtime.execute.executor import Trace
@@ -59,6 +60,7 @@ __all__ = [
     "batch_states",
     "chooser_of",
     "forget_frames",
+    "penalties_of",
     "prepare_steps",
     "seat_states",
 ]

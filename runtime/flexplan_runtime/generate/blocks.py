@@ -29,6 +29,7 @@ from flexplan_runtime.execute import (
     Scoring,
     Trace,
     batch_states,
+    penalties_of,
     seat_states,
 )
 from flexplan_runtime.generate.placed import PlacedModel, arena_sizes
@@ -41,7 +42,6 @@ from flexplan_runtime.memory import Arenas, BlockMemory
 class Asked:
     """What all blocks of one call have in common."""
 
-    ends: Ids  # what rules call the end
     pad_id: int
     trace: Trace = False
     scoring: Scoring | None = None  # instead of choosing tokens
@@ -131,7 +131,7 @@ class BlockRoom:
     def _state_of(self, plan: BlockPlan, asked: Asked) -> tuple[BlockState, BlockMemory]:
         """The last block's where this one is like it, else new."""
         if plan.placement.rolls:
-            refuse_what_does_not_roll(self.model, plan.rows, scoring=asked.scoring is not None)
+            refuse_what_does_not_roll(self.model, scoring=asked.scoring is not None)
         batches, stops = self._batches(plan, asked), _stops_of_all(plan.rows)
         by_step = any(_chooses_by_step(row) for row in plan.rows)
         key = _likeness(plan, batches), stops, by_step
@@ -172,16 +172,15 @@ class BlockRoom:
         batches = batch_states(plan.placement, plan.rows, self.env.device, causal=self.model.math.causal)
         for batch, state in zip(plan.placement.block.batches, batches, strict=True):
             rows = [plan.rows[row] for row in batch.rows]
-            state.penalties = None if asked.scoring else self._penalties(rows, asked.ends)
+            state.penalties = None if asked.scoring else self._penalties(rows)
             state.scoring = asked.scoring
         return batches
 
-    def _penalties(self, rows: Sequence[Row], ends: Ids) -> Penalties | None:
+    def _penalties(self, rows: Sequence[Row]) -> Penalties | None:
         """What the rules of a micro-batch's rows are to them."""
         if not any(row.rules.change_logits for row in rows):
             return None
-        rules, given, most = [row.rules for row in rows], [row.given for row in rows], [row.most for row in rows]
-        return Penalties(rules, ends, given, most, self.model.shape.vocab_size, self.env.device)
+        return penalties_of(rows, self.model.shape.vocab_size, self.env.device)
 
     def _can_replay(self) -> bool:
         """Steps can be captured where nothing in them asks the host."""
@@ -195,18 +194,13 @@ class BlockRoom:
         return Arenas(sizes, self.env.ledger, self.env.device, self.env.offload_dir)
 
 
-def refuse_what_does_not_roll(model: PlacedModel, rows: Sequence[Row], *, scoring: bool) -> None:
-    """Raise PolicyError for what a rolling schedule does not do for a model or a request, by its name."""
+def refuse_what_does_not_roll(model: PlacedModel, *, scoring: bool) -> None:
+    """Raise PolicyError for what a rolling schedule does not do for a model, by its name."""
     plain = model.family.rule(0, model.env.device).is_plain and not model.shape.windows
     for wrong, what in (
         (scoring, "the scoring of tokens"),
         (not plain, "attention with windows, caps, sinks or slopes"),
         (not model.math.causal, "prompts that are read both ways"),
-        (
-            any(row.rules.change_logits for row in rows),
-            "rules that change logits, as penalties and biases do",
-        ),
-        (any(row.logprobs is not None for row in rows), "log-probabilities"),
     ):
         if wrong:
             message = f"the rolling schedule does not take {what}"

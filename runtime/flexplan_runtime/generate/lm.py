@@ -229,7 +229,7 @@ class OffloadedLM:
         """
         given = rows_to_score(sequences, starts, self.shape)
         scoring, rows = Scoring(given.wanted), Rows(given.prompts, Usual(1, Sampling(), (), self.math))
-        ended = self._stream(self._run(rows, Asked((), 0, scoring=scoring), progress, stopping), rows)
+        ended = self._stream(self._run(rows, Asked(0, scoring=scoring), progress, stopping), rows)
         return (score for done in ended for score in given.scores(done.index, scoring.found.pop(done.index)))
 
     @staticmethod
@@ -245,7 +245,7 @@ class OffloadedLM:
                     yield replace(one, index=rows.number(place), choice=choice)
 
     def _asked(self, stops: Sequence[int], trace: Trace = False) -> Asked:
-        return Asked(self._end_ids(tuple(stops)), self._pad_id(None, stops), trace)
+        return Asked(self._pad_id(None, stops), trace)
 
     def _refuse_untimed(self, trace: Trace) -> None:
         if trace and not self.env.timed:

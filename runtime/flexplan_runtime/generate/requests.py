@@ -159,6 +159,7 @@ class Rows(Sequence[Row]):
             draw=number + choice * _CHOICE,
             logprobs=request.logprobs,
             ends=usual.watch(request.token_ids, request.stop) if request.stop and usual.watch else None,
+            rule_ends=usual.stops or usual.math.eos_token_ids,
         )
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flexplan_runtime import ExecutionEnv
 from flexplan_runtime.execute import Sampling
-from flexplan_runtime.generate import OffloadedLM, Request
+from flexplan_runtime.generate import Done, OffloadedLM, Request
 from policies import opened
 from tiny_models import CONFIGS, saved
 
@@ -118,17 +119,25 @@ def test_on_a_device(name: str, model: Path, tmp_path: Path) -> None:
 
 
 def test_requests_choose_each_in_its_own_way(lm: OffloadedLM, tmp_path: Path) -> None:
-    ways = [Sampling(), Sampling(do_sample=True, temperature=2.0, seed=7), Sampling(do_sample=True, top_k=3, seed=1)]
-    requests = [Request(prompt, most, ways[n % 3]) for n, (prompt, most) in enumerate(zip(PROMPTS, MOST, strict=True))]
+    ways: list[dict[str, Any]] = [
+        {},
+        {"sampling": Sampling(True, 2.0, seed=7), "logprobs": 2},
+        {"sampling": Sampling(True, top_k=3, seed=1), "presence_penalty": 2.0},
+        {"repetition_penalty": 1.6, "logprobs": 0},
+        {"logit_bias": {5: 9.0}, "frequency_penalty": 1.0, "n": 2},
+    ]
+    each = zip(PROMPTS, MOST, strict=True)
+    requests = [Request(prompt, most, **ways[n % len(ways)]) for n, (prompt, most) in enumerate(each)]
+
+    def by_answer(model: OffloadedLM) -> dict[tuple[int, int], Done]:
+        return {(one.index, one.choice): one for one in model.stream(requests)}
+
     with opened(tmp_path / "model", Policy(4, 1), tmp_path) as other:
-        expected = {one.index: one for one in other.stream(requests)}
-    assert {one.index: one for one in lm.stream(requests)} == expected
-
-
-def test_what_a_request_asks_for_and_does_not_roll_is_refused_by_name(lm: OffloadedLM) -> None:
-    for request, what in (
-        (Request(PROMPTS[0], 3, logprobs=2), "log-probabilities"),
-        (Request(PROMPTS[0], 3, presence_penalty=1.0), "penalties"),
-    ):
-        with pytest.raises(PolicyError, match=what):
-            list(lm.stream([request]))
+        expected = by_answer(other)
+    found = by_answer(lm)
+    assert found.keys() == expected.keys()
+    for key, one in found.items():
+        assert (one.token_ids, one.finish_reason) == (expected[key].token_ids, expected[key].finish_reason), key
+        told, wanted = one.logprobs or (), expected[key].logprobs or ()
+        assert [t.chosen for t in told] == pytest.approx([t.chosen for t in wanted], abs=1e-4)
+        assert [[token for token, _ in t.top] for t in told] == [[token for token, _ in t.top] for t in wanted]

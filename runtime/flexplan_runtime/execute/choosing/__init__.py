@@ -11,7 +11,7 @@ sampling   How a row chooses: the likeliest token, or one that is drawn.
 from flexplan_runtime.execute.choosing.logprobs import Logprob, Logprobs
 from flexplan_runtime.execute.choosing.mixed import Chooser, chooser_of
 from flexplan_runtime.execute.choosing.penalties import Given, Penalties
-from flexplan_runtime.execute.choosing.rows import Ends, Row
+from flexplan_runtime.execute.choosing.rows import Ends, Row, penalties_of
 from flexplan_runtime.execute.choosing.sampling import NO_TOKEN, Sampling
 
 __all__ = [
@@ -25,4 +25,5 @@ __all__ = [
     "Row",
     "Sampling",
     "chooser_of",
+    "penalties_of",
 ]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from flexplan.model import TokenRules
-from flexplan_runtime.execute.choosing.penalties import Given
+import torch
+
+from flexplan.model import Ids, TokenRules
+from flexplan_runtime.execute.choosing.penalties import Given, Penalties
 from flexplan_runtime.execute.choosing.sampling import Sampling
 
 Ends = Callable[[Sequence[int]], bool]  # new tokens so far -> is the answer over with them?
@@ -29,3 +31,10 @@ class Row:
     draw: int
     logprobs: int | None = None
     ends: Ends | None = None
+    rule_ends: Ids = ()  # what rules call the end
+
+
+def penalties_of(rows: Sequence[Row], vocab_size: int, device: torch.device) -> Penalties:
+    """What the rules of these rows are to their logits."""
+    rules, given, most = [row.rules for row in rows], [row.given for row in rows], [row.most for row in rows]
+    return Penalties(rules, rows[0].rule_ends, given, most, vocab_size, device)
