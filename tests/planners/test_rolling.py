@@ -11,7 +11,7 @@ from flexplan_planners.rolling_search import thinned
 
 from flexplan.apart import schedule_of
 from flexplan.errors import PolicyError, UsageError
-from flexplan.explanation import explain
+from flexplan.explanation.phases import job_bound
 from flexplan.plan import Plan, simulate, solve
 from flexplan.policy import Policy
 from flexplan.problem import Problem, Workload
@@ -50,7 +50,7 @@ def test_a_job_takes_no_less_than_its_work() -> None:
     plan = rolled()
     job = job_time(plan.problem, plan.policy)
     assert job.bound_s <= least_job_s(plan.problem, plan.policy, 24) * 1.001 <= job.seconds * 1.002
-    assert explain(plan).bound.total_s == pytest.approx(job.bound_s)
+    assert job_bound(plan).total_s == pytest.approx(job.bound_s)
 
 
 def test_more_samples_say_nearly_the_same() -> None:
