@@ -107,7 +107,7 @@ def _run(request: RunRequest, job: _Job) -> JobReport:
     """Until all is done, or a first signal says to stop."""
     with job, signals.Stoppable() if job.results.resumable else nullcontext():
         try:
-            report = find_runtime().run(request, job)
+            report = find_runtime("ray" if request.cluster else "torch").run(request, job)
         except BaseException:
             if signals.stop_asked() and not signals.in_pass():  # a signal while weights were loaded
                 raise _stopped() from None

@@ -51,17 +51,33 @@ def run(
     strict: Annotated[bool, typer.Option("--strict", help="A bad request ends the job before it begins.")] = False,
     record: opt.Record = None,
     locked: Annotated[bool, typer.Option("--locked", help="Hold the model against its lock's SHA-256 sums.")] = False,
+    ray: Annotated[bool, typer.Option("--ray", help="Spread the job over the workers of a Ray cluster.")] = False,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="With --ray: of a running one. [RAY_ADDRESS, else this machine]"),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="With --ray: how many. [one a GPU, else one a machine]")
+    ] = None,
 ) -> None:
     """Complete every prompt."""
     from flexplan.cli.launch import run_to_file
     from flexplan.cli.results import Target
-    from flexplan.job import budget_bytes, refuse_idle_format, refuse_idle_sampling, request_of
+    from flexplan.job import (
+        Cluster,
+        budget_bytes,
+        refuse_idle_cluster,
+        refuse_idle_format,
+        refuse_idle_sampling,
+        request_of,
+    )
     from flexplan.plan import load_policy
 
     drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     refuse_idle_sampling(do_sample, drawing)
     budgets = budget_bytes({"gpu": gpu_mem, "cpu": cpu_mem, "disk": disk_mem})
     refuse_idle_format(form, prompts)
+    refuse_idle_cluster(ray, {"ray_address": ray_address, "workers": workers})
     if prompts is None and not dummy:
         raise UsageError("FP163", "there are no --prompts", fix="give --prompts FILE, or --dummy for random ones")
     request = request_of(
@@ -81,6 +97,7 @@ def run(
         strict=strict,
         record=record is not None,
         locked=locked,
+        cluster=Cluster(ray_address, workers) if ray else None,
         **{key: value for key, value in drawing.items() if value is not None},
     )
     target = Target(output, (policy, prompts, request.model), overwrite, resume, retry_failed, ordered)

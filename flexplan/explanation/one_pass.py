@@ -65,21 +65,23 @@ class OnePass:
         return found
 
 
-def surroundings(plan: Plan, i: int) -> Surroundings:
-    """The first sweep of token ``i`` in the plan's first block, and what lies around it."""
+def surroundings(plan: Plan, i: int) -> Surroundings | None:
+    """The first sweep of token ``i`` in the plan's first block, and what lies around it; None where there is none."""
     schedule = schedule_of(plan.schedule)
     with blame_of(schedule):
         return around(schedule.build(plan.problem, plan.policy), i)
 
 
-def around(graph: TaskGraph, i: int) -> Surroundings:
-    """The first sweep of token ``i`` of a graph, and what lies around it."""
+def around(graph: TaskGraph, i: int) -> Surroundings | None:
+    """The same of a graph."""
     before: Sweep | None = None
     sweeps = iter(graph.sweeps())
     for sweep in sweeps:
         if sweep.i == i:
             break
         before = sweep
+    else:
+        return None
     behind = next(sweeps, None)
     tracker, tasks, after, names = Tracker(graph.buffers), dict[str, Task](), dict[str, list[str]](), list[str]()
     for node in (node for one in (before, sweep, behind) if one for node in tracker.nodes(one)):

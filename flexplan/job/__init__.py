@@ -9,9 +9,17 @@ runtime     The `Runtime` protocol, its requests and its reports.
 
 from flexplan.job.completion import Choice, Completion, TokenLogprob
 from flexplan.job.record import read_recording, record_text, refuse_other_plan
-from flexplan.job.request import DEFAULT_NEW_TOKENS, budget_bytes, refuse_idle_format, refuse_idle_sampling, request_of
+from flexplan.job.request import (
+    DEFAULT_NEW_TOKENS,
+    budget_bytes,
+    refuse_idle_cluster,
+    refuse_idle_format,
+    refuse_idle_sampling,
+    request_of,
+)
 from flexplan.job.runtime import (
     BenchReport,
+    Cluster,
     DemoReport,
     Finding,
     JobListener,
@@ -29,6 +37,7 @@ __all__ = [
     "DEFAULT_NEW_TOKENS",
     "BenchReport",
     "Choice",
+    "Cluster",
     "Completion",
     "DemoReport",
     "Finding",
@@ -45,6 +54,7 @@ __all__ = [
     "find_runtime",
     "read_recording",
     "record_text",
+    "refuse_idle_cluster",
     "refuse_idle_format",
     "refuse_idle_sampling",
     "refuse_other_plan",

@@ -53,6 +53,14 @@ class JobListener(Listener, Protocol):
 
 
 @dataclass(frozen=True)
+class Cluster:
+    """Of the runtime `ray`: where it is, by default on this machine; how many workers, by default one a GPU."""
+
+    address: str | None = None
+    workers: int | None = None
+
+
+@dataclass(frozen=True)
 class RunRequest:
     """One job; sizes are bytes, None is no limit."""
 
@@ -77,6 +85,7 @@ class RunRequest:
     seed: int = 0
     stop_at_end_token: bool = True
     dummy: bool = False
+    cluster: Cluster | None = None  # for the runtime that spreads a job over machines
     dummy_prompt_len: int | None = None  # random prompts of this length where none are given
     dummy_lengths: tuple[tuple[int, ...], tuple[int, ...]] | None = None  # or of these, and their most new tokens
     record: bool = False  # the report is to have a `Recording`
@@ -206,7 +215,8 @@ def find_runtime(name: str = "torch") -> Runtime:
         if not isinstance(lacking, ModuleNotFoundError) or (lacking.name or "").startswith("flexplan"):
             raise
         message = f"the {name} runtime needs {lacking.name}, which is not installed"
+        extra = "ray" if name == "ray" else "runtime"
         raise UsageError(
-            "FP131", message, fix="pip install '.[runtime]' in the source directory of flexplan"
+            "FP131", message, fix=f"pip install '.[{extra}]' in the source directory of flexplan"
         ) from error
     return found

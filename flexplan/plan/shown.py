@@ -1,21 +1,25 @@
-"""The passes that show a block: all are alike but the prefill, and the tasks of all of them would fill memory."""
+"""The passes that show a block: all are alike but the first, and the tasks of all of them would fill memory."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 
-def passes_to_show(gen_len: int) -> tuple[int, ...]:
-    """The tokens of these passes: the prefill, and the one half-way through the output, if there is one.
+from flexplan.apart import schedule_of
+from flexplan.schedule import rolls
 
-    >>> passes_to_show(32), passes_to_show(1)
-    ((0, 16), (0,))
+if TYPE_CHECKING:
+    from flexplan.plan.plan import Plan
+
+
+def passes_to_show(plan: Plan) -> tuple[int, ...]:
+    """The numbers of these passes: the first, which is the prefill, and one half-way through an output.
+
+    Of a rolling job passes are counted from 1, and prompts come in in any of them.
     """
-    return (0, gen_len // 2) if gen_len > 1 else (0,)
+    first, gen_len = int(rolls(schedule_of(plan.schedule))), plan.problem.workload.gen_len
+    return (first, first + gen_len // 2) if gen_len > 1 else (first,)
 
 
-def tokens_to_keep(gen_len: int) -> frozenset[int]:
-    """The tokens whose tasks show those passes: they themselves and their neighbours, into which lanes work ahead.
-
-    >>> sorted(tokens_to_keep(32))
-    [0, 1, 15, 16, 17]
-    """
-    return frozenset(j for i in passes_to_show(gen_len) for j in (i - 1, i, i + 1) if 0 <= j < gen_len)
+def tokens_to_keep(plan: Plan) -> frozenset[int]:
+    """The tokens, or passes, whose tasks show those: they themselves and their neighbours, as lanes work ahead."""
+    return frozenset(j for i in passes_to_show(plan) for j in (i - 1, i, i + 1) if j >= 0)

@@ -87,7 +87,7 @@ def memory_chart(plan: Plan, recording: Recording | None) -> dict[str, Any]:
     return {
         "prefill_s": p.block_s * p.prefill_s / (p.total_s or 1.0),
         "block_s": p.block_s,
-        "filled_by_prompt": prompt / room,
+        "filled_by_prompt": prompt / room if p.prefill_s else 1.0,  # seats of a rolling job are taken at any time
         "held": recording.memory if recording else [],
         "tiers": {
             tier: {

@@ -190,9 +190,11 @@ for (const button of document.querySelectorAll("button[data-file]"))
   button.addEventListener("click", () => {
     const all = read("explanation");
     const whole = { "plan.json": all.plan, "hardware.json": all.plan.problem.hardware, "explain.json": all };
+    const name = button.dataset.file;
     const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([JSON.stringify(whole[button.dataset.file], null, 2) + "\n"], { type: "application/json" }));
-    link.download = button.dataset.file;
+    const content = data.files[name] || JSON.stringify(whole[name], null, 2) + "\n";
+    link.href = URL.createObjectURL(new Blob([content], { type: "text/plain" }));
+    link.download = name;
     link.click();
   });
 document.documentElement.dataset.readyMs = Math.round(performance.now());

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import groupby
 
+from flexplan.apart import schedule_of
 from flexplan.drawing import Html, bar, draw_tiers, element, html_table
 from flexplan.explanation import (
     Explanation,
@@ -16,8 +17,8 @@ from flexplan.explanation import (
     layer_places,
 )
 from flexplan.graph import TIERS
-from flexplan.plan import BaselineResult
-from flexplan.report.html.again import HARDWARE, PLAN, commands, needs
+from flexplan.plan import BaselineResult, Plan
+from flexplan.report.html.again import HARDWARE, PLAN, commands, needs, tables
 from flexplan.report.html.measured import busy_lanes, kinds, run_sentences, slowest
 from flexplan.report.html.shown import Shown
 from flexplan.report.sentences import (
@@ -41,6 +42,7 @@ from flexplan.report.tables import (
     seconds,
     share_of,
 )
+from flexplan.schedule import rolls
 
 _BOUND, _PREDICTED, _MEASURED = "#94a3b8", "#3b82f6", "#f08c1a"
 
@@ -132,7 +134,7 @@ def _lanes(shown: Shown) -> Iterator[Html]:
     if shown.found.critical_path:
         yield element("p", critical_path_sentence(shown.found.critical_path))
     for n, (around, views) in enumerate(shown.passes):
-        what = "Prefill" if around.sweep.i == 0 else f"Decoding, token {around.sweep.i}"
+        what = _pass_name(shown.plan, around.sweep.i)
         took = ", ".join(f"{name} {seconds(view.took_s)}" for name, view in views.items())
         yield element("h3", f"{what}: {took}")
         yield _chart(f"pass-{n}", f"{what}: what runs when on each lane")
@@ -142,6 +144,12 @@ def _lanes(shown: Shown) -> Iterator[Html]:
             yield element(
                 "details", element("summary", "By kind of task, and the slowest"), kinds(*both), slowest(*both)
             )
+
+
+def _pass_name(plan: Plan, i: int) -> str:
+    if rolls(schedule_of(plan.schedule)):
+        return f"Pass {i} of the rolling job"
+    return f"Decoding, token {i}" if i else "Prefill"
 
 
 def _idle(named_view: tuple[str, OnePass]) -> Html:
@@ -227,11 +235,14 @@ def _machine(found: Explanation) -> Html:
 
 def _again(shown: Shown) -> Iterator[Html]:
     plan = shown.found.plan
-    files = [PLAN] + ([] if plan.problem.hardware.preset else [HARDWARE])
+    files = [
+        PLAN,
+        *([] if plan.problem.hardware.preset else [HARDWARE]),
+        *tables(plan, shown.recording),
+        "explain.json",
+    ]
     yield element("pre", "\n".join(commands(plan, shown.recording)), id="commands")
     beside = needs(plan)
     if beside:
         yield element("p", f"Needs {' and '.join(beside)}.")
-    yield element(
-        "p", *(element("button", f"Save {name}", type="button", data_file=name) for name in (*files, "explain.json"))
-    )
+    yield element("p", *(element("button", f"Save {name}", type="button", data_file=name) for name in files))

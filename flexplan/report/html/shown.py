@@ -24,8 +24,8 @@ class Shown:
     def of(cls, found: Explanation, recording: Recording | None) -> Shown:
         """With its passes simulated."""
         plan = recording.plan if recording else found.plan
-        passes = tuple(_pass(plan, recording, i) for i in passes_to_show(plan.problem.workload.gen_len))
-        return cls(found, recording, plan, passes)
+        passes = (_pass(plan, recording, i) for i in passes_to_show(plan))
+        return cls(found, recording, plan, tuple(one for one in passes if one))
 
     @property
     def is_measured(self) -> bool:
@@ -33,8 +33,10 @@ class Shown:
         return any("measured" in views for _, views in self.passes)
 
 
-def _pass(plan: Plan, recording: Recording | None, i: int) -> tuple[Surroundings, Views]:
+def _pass(plan: Plan, recording: Recording | None, i: int) -> tuple[Surroundings, Views] | None:
     around = surroundings(plan, i)
+    if around is None:
+        return None
     found = {"predicted": view(around, predicted_spans(plan, around))}
     found["measured"] = view(around, recording.spans) if recording else None
     return around, {name: one for name, one in found.items() if one is not None}

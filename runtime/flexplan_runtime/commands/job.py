@@ -12,34 +12,41 @@ from flexplan_runtime.commands.answers import Answers
 from flexplan_runtime.commands.identity import settings_of
 from flexplan_runtime.commands.prepare import Ready
 from flexplan_runtime.commands.recorder import Recorder
-from flexplan_runtime.commands.run import Watch, open_lm
+from flexplan_runtime.commands.run import Watch, loaded
 from flexplan_runtime.generate import OffloadedLM
 
 
 def run_job(ready: Ready, listener: JobListener) -> JobReport:
     """Load the weights and complete the prompts, until all are done or the listener says to stop."""
-    listener.begin(settings_of(ready))
-    for n, place, error in ready.refused:
-        prompt = ready.requests.prompts[n]
-        listener.failed(place, Completion(prompt.id, prompt.content, (), 0, prompt.api), error)
+    begin_job(ready, listener)
     if not ready.requests:
         return JobReport(0, 0, 0, 0.0, 0.0, {})
     recorder = Recorder(ready.plan()) if ready.request.record else None
-    began_s = time.perf_counter()
-    listener.stage("loading weights")
-    with open_lm(ready) as lm:
-        loaded_s = time.perf_counter()
+    with loaded(ready, listener) as (lm, watch, load_s):
         listener.stage("generating")
-        watch = Watch(lm.env.ledger, listener)
-        prompts, tokens = _complete(ready, lm, watch, listener, recorder)
-        load_s, run_s = loaded_s - began_s, time.perf_counter() - loaded_s
+        began_s = time.perf_counter()
+        prompts, tokens = complete_job(ready, lm, watch, listener, recorder)
+        run_s = time.perf_counter() - began_s
         left = len(ready.requests) - prompts
         recording = recorder.recording(ready, watch.samples, tokens, load_s) if recorder else None
         return JobReport(prompts, tokens, left, load_s, run_s, watch.peak_bytes, recording)
 
 
-def _complete(
-    ready: Ready, lm: OffloadedLM, watch: Watch, listener: JobListener, recorder: Recorder | None
+def begin_job(ready: Ready, listener: JobListener) -> None:
+    """Tell what the answers depend on, and which prompts cannot be run."""
+    listener.begin(settings_of(ready))
+    tell_refused(ready, listener)
+
+
+def tell_refused(ready: Ready, listener: JobListener) -> None:
+    """Of prompts that cannot be run."""
+    for n, place, error in ready.refused:
+        prompt = ready.requests.prompts[n]
+        listener.failed(place, Completion(prompt.id, prompt.content, (), 0, prompt.api), error)
+
+
+def complete_job(
+    ready: Ready, lm: OffloadedLM, watch: Watch, listener: JobListener, recorder: Recorder | None = None
 ) -> tuple[int, int]:
     """How many requests and new tokens there were."""
     requests = tokens = 0

@@ -88,10 +88,11 @@ class Ready:
         return Plan.of(problem, self.policy, schedule=self.schedule, planner=given.planner if given else "manual")
 
 
-def make_ready(request: RunRequest) -> Ready:
+def make_ready(request: RunRequest, *, runs_here: bool = True) -> Ready:
     """Check a request: command line and policy, then model files, then prompts against the model, then budgets.
 
-    Prompts that cannot be run are put aside, unless that leaves none or the request is strict.
+    Prompts that cannot be run are put aside, unless that leaves none or the request is strict.  A request that other
+    machines will run is not held against the memory of this one.
     """
     plan = request.policy if isinstance(request.policy, Plan) else None
     policy = plan.policy if plan else request.policy
@@ -127,7 +128,7 @@ def make_ready(request: RunRequest) -> Ready:
         taken.most,
         taken.refused,
     )
-    if ready.requests:
+    if ready.requests and runs_here:
         _refuse_over_budget(ready, plan.problem.hardware if plan else None)
     return ready
 
@@ -158,7 +159,7 @@ def _take_prompts(job: RunRequest, requests: Requests, tokenizer: Tokenizer, sha
         some = [prompts[n] for n in few]
         for n, prompt, ids in zip(few, some, tokenizer.tried(some), strict=True):
             new_tokens = prompt.max_new_tokens or job.max_new_tokens
-            error = _refusal(requests, prompt, ids, new_tokens, shape)
+            error = _refusal(requests, prompt, ids, new_tokens, shape, tokenizer.tells)
             if error is not None:
                 refused.append((n, places[n], error))
                 continue
@@ -168,14 +169,19 @@ def _take_prompts(job: RunRequest, requests: Requests, tokenizer: Tokenizer, sha
             most = max(most, new_tokens)
         if refused and (job.strict or len(refused) == len(prompts)):
             raise refused[0][2]
+    tokenizer.close()
     return Taken(requests, good, most, refused)
 
 
 def _refusal(
-    requests: Requests, prompt: Prompt, ids: list[int] | PromptError, new_tokens: int, shape: ModelShape
+    requests: Requests, prompt: Prompt, ids: list[int] | PromptError, new_tokens: int, shape: ModelShape, tells: bool
 ) -> FlexplanError | None:
+    """Why a prompt cannot be run, if so; ``tells``: there is a tokenizer, and answers will have text."""
     if isinstance(ids, PromptError):
         return ids
+    if prompt.wishes.stop and not tells:
+        message = f"line {prompt.line}: stop texts {prompt.wishes.stop!r:.60} need a tokenizer, and there is none"
+        return PromptError("FP325", message, fix="give stop_token_ids, or a directory with its tokenizer")
     try:
         return wrong_with(requests.made(ids, prompt.wishes), f"line {prompt.line}: the prompt", new_tokens, shape)
     except UsageError as error:

@@ -20,7 +20,7 @@ class Recorder:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.trace = tokens_to_keep(plan.problem.workload.gen_len)
+        self.trace = tokens_to_keep(plan)
         self.num_blocks = 0
         self.prefill_s = self.decode_s = 0.0
         self.lane_busy_s: Counter[str] = Counter()

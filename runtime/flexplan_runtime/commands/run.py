@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
@@ -21,15 +22,11 @@ MOVES = ("up_bytes", "down_bytes", "read_bytes", "write_bytes")
 
 def run_ready(ready: Ready, listener: Listener) -> RunReport:
     """Load the weights and complete the prompts."""
-    began_s = time.perf_counter()
-    listener.stage("loading weights")
-    with open_lm(ready) as lm:
-        loaded_s = time.perf_counter()
+    with loaded(ready, listener) as (lm, watch, load_s):
         listener.stage("generating")
-        watch = Watch(lm.env.ledger, listener)
+        began_s = time.perf_counter()
         done = generate(ready, lm, watch)
-        ended_s = time.perf_counter()
-        return _report(ready, lm, done, watch, loaded_s - began_s, ended_s - loaded_s)
+        return _report(ready, lm, done, watch, load_s, time.perf_counter() - began_s)
 
 
 def bench_ready(ready: Ready, plan: Plan, listener: Listener) -> BenchReport:
@@ -38,10 +35,7 @@ def bench_ready(ready: Ready, plan: Plan, listener: Listener) -> BenchReport:
     on_device = ready.env.device.type == "cuda"
     if on_device:
         torch.cuda.reset_peak_memory_stats(ready.env.device)
-    began_s = time.perf_counter()
-    listener.stage("loading weights")
-    with open_lm(ready) as lm:
-        load_s = time.perf_counter() - began_s
+    with loaded(ready, listener) as (lm, _, load_s):
         listener.stage("warming up")
         lm.complete(ready.requests.ids[: 2 * ready.policy.block_size], min(2, ready.request.max_new_tokens))
         lm.env.ledger.moved.clear()
@@ -73,6 +67,15 @@ def _moved(plan: Plan, ledger: Ledger) -> dict[str, tuple[int, int]]:
         if resource in counted:
             counted[resource] += nbytes
     return {name: (planned[name], counted[name]) for name in MOVES}
+
+
+@contextmanager
+def loaded(ready: Ready, listener: Listener) -> Iterator[tuple[OffloadedLM, Watch, float]]:
+    """The model of a request, who watches what it holds, and the seconds that loading its weights took."""
+    began_s = time.perf_counter()
+    listener.stage("loading weights")
+    with open_lm(ready) as lm:
+        yield lm, Watch(lm.env.ledger, listener), time.perf_counter() - began_s
 
 
 def open_lm(ready: Ready) -> OffloadedLM:

@@ -101,6 +101,19 @@ def test_the_commands_in_a_report_make_the_same_plan(folder: Path, page: Page) -
     assert json.loads(again.read_text()) == json.loads((folder / "plan.json").read_text())
 
 
+def test_lengths_of_their_own_are_a_table_in_the_report(folder: Path) -> None:
+    """With a rolling plan: its passes are counted from 1."""
+    (folder / "given.csv").write_text("prompt_tokens,new_tokens\n8,4\n12,10\n6,7\n")
+    asked = ("--model", "opt-125m", "--lengths", folder / "given.csv", "--schedule", "rolling", "--planner", "manual")
+    call("solve", *asked, "-o", folder / "rolling.json")
+    call("report", folder / "rolling.json", "-o", folder / "rolling.html")
+    found = Page((folder / "rolling.html").read_text())
+    charts = json.loads(found.texts["charts"])
+    assert charts["files"]["lengths.csv"] == (folder / "given.csv").read_text()
+    assert [one["i"] for one in charts["passes"]] == [1, 6]
+    assert "--lengths lengths.csv" in found.texts["commands"]
+
+
 def test_a_name_is_text_wherever_it_stands(folder: Path) -> None:
     plan = json.loads((folder / "plan.json").read_text())
     plan["problem"]["hardware"]["name"] = "</script><img src=//evil>"

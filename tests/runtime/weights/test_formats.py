@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -197,13 +198,58 @@ def test_named_modules_stay_plain(patterns: list[str], kept: tuple[str, ...], co
     assert len(packed) == 8 - sum(1 if name[0].isdigit() else 2 for name in kept)
 
 
-@pytest.mark.parametrize(("pattern", "code"), [("q_proj", "FP511"), ("re:(a+)+b", "FP514")])
+@pytest.mark.parametrize(
+    ("patterns", "code"),
+    [(["q_proj"], "FP511"), (["re:(a+)+b"], "FP514"), ([f"re:{n}" for n in range(65)], "FP515")],
+)
 def test_modules_that_cannot_be_kept_are_refused(
-    pattern: str, code: str, coded: dict[str, Path], tmp_path: Path
+    patterns: list[str], code: str, coded: dict[str, Path], tmp_path: Path
 ) -> None:
-    with pytest.raises(ModelFilesError, match=r"part of qkv|is not read") as refused:
-        read_config(changed(coded["w4a16"], tmp_path / "model", {"ignore": [pattern]}))
+    with pytest.raises(ModelFilesError, match=r"part of qkv|is not read|65 patterns") as refused:
+        read_config(changed(coded["w4a16"], tmp_path / "model", {"ignore": patterns}))
     assert refused.value.code == code
+
+
+ODD_VALUES = (
+    None,
+    True,
+    0,
+    -1,
+    1 << 70,
+    1.5,
+    "x",
+    "",
+    "re:",
+    [],
+    [[]],
+    {},
+    ["re:.*"],
+    ["\ud800"],
+    [1 << 21, 1],
+    {"g": 5},
+)
+
+
+def with_something_odd(value: Any, rng: random.Random) -> Any:
+    """The same with one part, at any depth, replaced."""
+    if isinstance(value, dict | list) and value and rng.random() < 0.8:
+        key = rng.choice(list(value) if isinstance(value, dict) else range(len(value)))
+        changed = dict(value) if isinstance(value, dict) else list(value)
+        changed[key] = with_something_odd(value[key], rng)
+        return changed
+    return rng.choice(ODD_VALUES)
+
+
+def test_whatever_is_asked_is_honoured_or_refused(coded: dict[str, Path]) -> None:
+    rng, config = random.Random(0), json.loads((coded["awq"] / "config.json").read_text())
+    refused = 0
+    for _ in range(1000):
+        asked = with_something_odd(rng.choice([*FORMATS.values(), EXPERTS]).config, rng)
+        try:
+            read_config(config | {"quantization_config": asked})
+        except ModelFilesError:
+            refused += 1
+    assert 500 < refused < 1000
 
 
 def test_all_that_is_wrong_with_codes_is_said_at_once(coded: dict[str, Path], tmp_path: Path) -> None:
