@@ -57,6 +57,12 @@ class Ready:
         return self.opened.shape.with_dtype(self.dtype.itemsize)
 
     @property
+    def new_tokens(self) -> list[int]:
+        """The most of each request."""
+        usual = self.request.max_new_tokens
+        return [self.requests.wishes(at).max_new_tokens or usual for at in range(len(self.requests))]
+
+    @property
     def stops(self) -> tuple[int, ...]:
         """Ids that end a row."""
         return tuple(self.opened.math.eos_token_ids) if self.request.stop_at_end_token else ()
