@@ -11,6 +11,7 @@ import torch
 from flexplan.graph import Timeline, tier_of
 from flexplan.job import BenchReport, Choice, Completion, Listener, Recording, RunReport
 from flexplan.plan import Plan, simulate
+from flexplan.schedule import rolls
 from flexplan_runtime.commands.prepare import Ready
 from flexplan_runtime.commands.recorder import Recorder, Sample
 from flexplan_runtime.generate import Generation, OffloadedLM, refuse_broken
@@ -41,7 +42,7 @@ def bench_ready(ready: Ready, plan: Plan, listener: Listener) -> BenchReport:
         listener.stage("measuring")
         watch = Watch(lm.env.ledger, listener)
         began_s = time.perf_counter()
-        done = generate(ready, lm, watch, trace=True)
+        done = generate(ready, lm, watch, trace=not rolls(lm.schedule))  # of a whole job there are too many tasks
         refuse_broken(done.broken, done.tokens, lm.dtype)  # what is no number may be quicker, too
         report = _report(ready, lm, done, watch, load_s, time.perf_counter() - began_s)
     device_peak = int(torch.cuda.max_memory_allocated(ready.env.device)) if on_device else None
@@ -95,9 +96,8 @@ def open_lm(ready: Ready) -> OffloadedLM:
 def generate(ready: Ready, lm: OffloadedLM, watch: Watch, *, trace: bool = False) -> Generation:
     """All prompts of a request."""
     sampling, stops = ready.sampling, ready.stops
-    return lm.complete(
-        ready.requests.ids, ready.request.max_new_tokens, sampling=sampling, stops=stops, progress=watch, trace=trace
-    )
+    most = ready.new_tokens
+    return lm.complete(ready.requests.ids, most, sampling=sampling, stops=stops, progress=watch, trace=trace)
 
 
 class Watch:
