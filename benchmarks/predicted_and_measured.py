@@ -55,6 +55,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--foretell", type=Path, metavar="FILE")
+    parser.add_argument("--cold", action="store_true", help="a long block is not warmed up by its prompts")
     parser.add_argument("--trace", type=Path, help="directory for a trace of each row, predicted and measured")
     return parser.parse_args()
 
@@ -165,7 +166,8 @@ def measure(row: str, args: argparse.Namespace) -> dict[str, object]:
             lm.complete(prompts, args.gen_len)
             lm.complete(prompts, args.gen_len)
         else:
-            lm.complete(prompts, args.gen_len, stops=range(lm.shape.vocab_size))
+            if not args.cold:
+                lm.complete(prompts, args.gen_len, stops=range(lm.shape.vocab_size))
             lm.complete(prompts[:1], 2)
         warm_s = time.perf_counter() - start
         if cuda:

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 # control characters but for tab and line feed, what turns the direction of writing around, halves of a pair
 _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -77,6 +77,9 @@ class FlexplanError(Exception):
         self.fix = fix
         self.state = state
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (type(self), self.args, self.__dict__)  # another process may have to tell it
+
     def __str__(self) -> str:
         lines = [f"error[{self.code}]: {self.message}"]
         if self.fix:
@@ -84,6 +87,12 @@ class FlexplanError(Exception):
         if self.state:
             lines.append(f"state: {self.state}")
         return visible("\n".join(lines))
+
+
+def _again(kind: type[FlexplanError], args: tuple[Any, ...], found: dict[str, Any]) -> FlexplanError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(found)
+    return error
 
 
 class InternalError(FlexplanError):

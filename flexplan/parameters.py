@@ -89,17 +89,16 @@ _BOTH: Mapping[str, Parameter] = MappingProxyType(
         **_all(IRRELEVANT, "names whose request it is", user=(), safety_identifier=(), metadata=()),
         **_all(IRRELEVANT, "of a service", service_tier=(), store=(False,), prompt_cache_key=()),
         **_all(IRRELEVANT, "of a service", prompt_cache_retention=()),
-        **_all(HONOURED, "the same number in all lines", max_tokens=()),
-        **_all(
-            REFUSED,
-            "one setting for all lines: give `--do-sample --temperature`; 0 is greedy, as runs are without it",
-            temperature=(0, 0.0),
-        ),
-        **_all(REFUSED, "one setting for all lines: give `--do-sample --top-p`", top_p=(1.0, 1)),
-        **_all(REFUSED, "one setting for all lines: give `--seed`", seed=()),
-        **_all(REFUSED, "rows end at the model's end ids only", stop=([],)),
-        **_all(REFUSED, "one answer a prompt", n=(1,)),
-        **_all(REFUSED, "not implemented", presence_penalty=(0, 0.0), frequency_penalty=(0, 0.0), logit_bias=({},)),
+        **_all(HONOURED, "at most; else `--max-new-tokens`", max_tokens=()),
+        **_all(HONOURED, "above 0 draws, 0 is greedy; else `--do-sample --temperature`", temperature=()),
+        **_all(HONOURED, "of draws; else the flag, else the model's own", top_p=(), top_k=(), min_p=()),
+        **_all(HONOURED, "draws then depend on it and the position alone; else `--seed` and the place", seed=()),
+        **_all(HONOURED, "up to four texts, and token ids; the text ends before them", stop=([],)),
+        **_all(HONOURED, "as in vLLM: ids that end an answer, beside the model's", stop_token_ids=([],)),
+        **_all(HONOURED, "so many answers, each drawn for itself", n=(1,)),
+        **_all(HONOURED, "of tokens that the answer has so far", presence_penalty=(0, 0.0), frequency_penalty=(0, 0.0)),
+        **_all(HONOURED, "as in transformers, of prompt and answer; else the model's own", repetition_penalty=()),
+        **_all(HONOURED, "added to the logits of tokens", logit_bias=({},)),
         **_all(REFUSED, "a file is written, nothing is streamed", stream=(False,), stream_options=()),
     }
 )
@@ -107,16 +106,17 @@ COMPLETIONS: Mapping[str, Parameter] = MappingProxyType(
     {
         "prompt": Parameter(HONOURED, "text or token ids"),
         **_BOTH,
-        **_all(REFUSED, "one answer a prompt", best_of=(1,)),
-        **_all(REFUSED, "only new text is written", echo=(False,), suffix=("",), logprobs=()),
+        **_all(HONOURED, "of the model's own logits, up to 20 tokens a position", logprobs=()),
+        **_all(REFUSED, "all answers are written: give `n`", best_of=(1,)),
+        **_all(REFUSED, "only new text is written", echo=(False,), suffix=("",)),
     }
 )
 CHAT: Mapping[str, Parameter] = MappingProxyType(
     {
-        "messages": Parameter(REFUSED, "chat templates are not applied yet: write the prompt out"),
+        "messages": Parameter(HONOURED, "text, by the tokenizer's chat template"),
         **_BOTH,
-        **_all(HONOURED, "the same number in all lines", max_completion_tokens=()),
-        **_all(REFUSED, "only new text is written", logprobs=(False,), top_logprobs=()),
+        **_all(HONOURED, "the same as `max_tokens`", max_completion_tokens=()),
+        **_all(HONOURED, "of the model's own logits, up to 20 tokens a position", logprobs=(False,), top_logprobs=()),
         **_all(REFUSED, "output is not constrained", response_format=({"type": "text"},), verbosity=()),
         **_all(REFUSED, "tools are not called", tools=([],), tool_choice=("none", "auto"), parallel_tool_calls=()),
         **_all(REFUSED, "tools are not called", functions=([],), function_call=("none", "auto")),

@@ -9,8 +9,9 @@ outcome       How a command ends: error text and exit code.
 output        Output files, refused before the work where they cannot be written, rescued where they fail.
 plan          The commands that plan, likewise.
 problem_file  The TOML problem file, and the flags over it.
-progress      Progress on standard error.
+progress      Notes and progress on standard error.
 results       A job's results: into a file as they come, or to a stream at the end.
 run           The commands that work on this machine; everything heavy is imported inside them.
+serve         The command that takes batches over HTTP.
 streams       Standard streams: closed ones are held, a full or broken one is the error that it is.
 """

@@ -12,20 +12,22 @@ from typing import Annotated
 
 import typer
 
-from flexplan.cli.outcome import Commands
+from flexplan.cli.outcome import QUIET, VERBOSE, Commands
 from flexplan.cli.plan import explain, export, planners, report, simulate, solve
-from flexplan.cli.run import bench, demo, doctor, profile, run
+from flexplan.cli.run import bench, convert, demo, doctor, lock, profile, run
+from flexplan.cli.serve import serve
 from flexplan.cli.streams import guarded
 from flexplan.report.answers import answering, say
 
 app = typer.Typer(
     cls=Commands,
-    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (solve, simulate, explain, report, export, planners, run, bench, profile, demo, doctor):
+_PLANNING = (solve, simulate, explain, report, export, planners)
+_WORKING = (run, bench, serve, profile, lock, convert, demo, doctor)
+for command in (*_PLANNING, *_WORKING):
     app.command()(answering(command))
 
 
@@ -46,7 +48,9 @@ def _say_version(asked: bool) -> None:
 
 @app.callback()
 def about(
-    debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    quiet: Annotated[bool, typer.Option(*QUIET, help="Say nothing but answers, warnings and errors.")] = False,
+    verbose: Annotated[bool, typer.Option(*VERBOSE, help="Say more: progress every 5 s, what stages took.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say the version and end.")
     ] = False,

@@ -27,6 +27,7 @@ _HOLDS: dict[str, Callable[[tuple[int, ...], tuple[int, ...]], bool]] = {
     "<": lambda a, b: a < b,
     ">": lambda a, b: a > b,
 }
+_WITHOUT_RAY = "run --ray does not work; all else does"
 _WITHOUT_RUNTIME = "run, bench, profile and demo do not work; planning does"
 
 
@@ -129,4 +130,5 @@ def _runtime() -> Iterator[Finding]:
             yield from getattr(runtime, "examine", tuple)()
         except FlexplanError as error:
             absent = error.exit_code == 2
-            yield Finding(f"runtime {name}", "missing" if absent else "broken", error.message, _WITHOUT_RUNTIME)
+            costs = _WITHOUT_RAY if name == "ray" else _WITHOUT_RUNTIME
+            yield Finding(f"runtime {name}", "missing" if absent else "broken", error.message, costs)

@@ -3,57 +3,66 @@
 from __future__ import annotations
 
 import signal
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import NoReturn
 
 from flexplan import signals
 from flexplan.cli.output import deliver, is_kept, refuse_existing, refuse_unwritable
-from flexplan.cli.progress import Progress
+from flexplan.cli.progress import Progress, note
 from flexplan.cli.results import Results, Target, opened
-from flexplan.errors import FlexplanError, RequestsFailed, Stopped
+from flexplan.errors import FlexplanError, RequestsFailed, Stopped, UsageError
 from flexplan.hardware import Hardware
-from flexplan.job import BenchReport, Completion, DemoReport, JobReport, RunRequest, find_runtime
+from flexplan.job import BenchReport, Completion, DemoReport, JobReport, RunRequest, find_runtime, record_text
 from flexplan.journal import errors_path, log_path, request_digest
 from flexplan.plan import Plan
 from flexplan.policy import Policy
-from flexplan.problem import BadLine, Prompt, new_tokens_of, read_prompts, refuse_greedy
+from flexplan.problem import BadLine, Prompts, read_lengths, read_prompts
 from flexplan.report.objects import bad_line, completion_line, failure_line, summary
+from flexplan.report.openai_objects import answer_line, bad_batch_line, error_line
 
 _LINE_BYTES = 90  # of an output line, beside the prompt and its answer
 
 
 # -- run ---------------------------------------------------------------------------------------------------------
 def run_to_file(
-    request: RunRequest, prompts: str | None, target: Target, form: str = "auto", *, typed_tokens: bool = False
+    request: RunRequest, prompts: str | None, target: Target, form: str = "auto", *, record: Path | None = None
 ) -> None:
-    """Read the prompts, run them and write one JSON line each, the moment it has ended."""
+    """Read the prompts, run them and write one JSON line each, the moment it has ended; then what is recorded."""
     target.refuse_contradictions()
     bad: list[BadLine] = []
     given = None if prompts is None else read_prompts(prompts, form, None if request.strict else bad)
-    if request.do_sample:
-        refuse_greedy(given or ())
-    _refuse_output(target, given or ())
+    _refuse_output(target, given)
     if bad and not given:
         raise bad[0].error
-    if given == ():
+    if given is not None and not given:
         _write_nothing(target)
         return
-    new_tokens = new_tokens_of(given or (), request.max_new_tokens, "--max-new-tokens" if typed_tokens else "")
-    places = _places(given or (), bad)
-    request = replace(request, prompts=given or (), max_new_tokens=new_tokens, places=places)
-    digests = None if given is None else _digests(request, bad)
+    if given:
+        request = replace(request, prompts=given, places=given.places)
+    digests = None if given is None else Digests(given, bad)
     with opened(target, digests, (request.offload_dir,)) as results:
-        job = _Job(results, bad, _policy_digest(request))
+        job = _Job(results, bad, request)
         report = _run(replace(request, skip=results.done, block=results.block(job.policy)), job)
-    _say_end(report, job, target, len(places) + len(bad) or report.num_prompts)
+    if record is not None:
+        _write_record(report, record, (request.offload_dir,))
+    _say_end(report, job, target, len(digests) if digests else report.num_prompts)
 
 
-def _refuse_output(target: Target, prompts: Iterable[Prompt]) -> None:
+def _write_record(report: JobReport, record: Path, places: Iterable[Path]) -> None:
+    if report.recording is None or not report.recording.num_blocks:
+        note(f"no block has ended: nothing is recorded in {record}")
+        return
+    deliver(record, record_text(report.recording), places)
+
+
+def _refuse_output(target: Target, prompts: Prompts | None) -> None:
     """Raise what can be known before the work; an answer repeats its prompt."""
-    at_least_bytes = 0 if target.resume else sum(len(prompt.content) + _LINE_BYTES for prompt in prompts)
+    known = prompts is not None and not target.resume
+    at_least_bytes = prompts.num_characters + len(prompts) * _LINE_BYTES if known and prompts else 0
     refuse_unwritable(target.path, target.inputs, at_least_bytes)
     if is_kept(target.path):
         for beside in (errors_path(target.path.resolve()), log_path(target.path.resolve())):
@@ -66,23 +75,27 @@ def _write_nothing(target: Target) -> None:
             pass
     elif not target.overwrite:
         refuse_existing(target.path)
-    print("there are no prompts", file=sys.stderr)
+    note("there are no prompts")
     if not target.resume or not target.path.exists():
         deliver(target.path, "")
 
 
-def _places(prompts: Sequence[Prompt], bad: Sequence[BadLine]) -> tuple[int, ...]:
-    """Of each prompt among all lines."""
-    taken = {line.place for line in bad}
-    return tuple(n for n in range(len(prompts) + len(bad)) if n not in taken)
+class Digests(Mapping[int, str]):
+    """What each request asks for, in short, by its place; those of prompts are looked up where they are kept."""
 
+    def __init__(self, prompts: Prompts, bad: Sequence[BadLine]) -> None:
+        self._prompts = prompts
+        self._bad = {line.place: line.digest for line in bad}
 
-def _digests(request: RunRequest, bad: Sequence[BadLine]) -> dict[int, str]:
-    """What each request asks for, by its place."""
-    found = {line.place: request_digest(["bad", line.text]) for line in bad}
-    for place, prompt in zip(request.places, request.prompts, strict=True):
-        found[place] = request_digest([prompt.id, prompt.content, prompt.max_new_tokens, prompt.greedy])
-    return found
+    def __getitem__(self, place: int) -> str:
+        found = self._bad.get(place)
+        return self._prompts.digest(bisect_left(self._prompts.places, place)) if found is None else found
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(len(self)))
+
+    def __len__(self) -> int:
+        return len(self._prompts) + len(self._bad)
 
 
 def _policy_digest(request: RunRequest) -> str:
@@ -94,7 +107,7 @@ def _run(request: RunRequest, job: _Job) -> JobReport:
     """Until all is done, or a first signal says to stop."""
     with job, signals.Stoppable() if job.results.resumable else nullcontext():
         try:
-            report = find_runtime().run(request, job)
+            report = find_runtime("ray" if request.cluster else "torch").run(request, job)
         except BaseException:
             if signals.stop_asked() and not signals.in_pass():  # a signal while weights were loaded
                 raise _stopped() from None
@@ -106,11 +119,12 @@ def _run(request: RunRequest, job: _Job) -> JobReport:
 class _Job(Progress):
     """Listens to a runtime: progress to people, requests to the results."""
 
-    def __init__(self, results: Results, bad: Sequence[BadLine], policy: str) -> None:
+    def __init__(self, results: Results, bad: Sequence[BadLine], request: RunRequest) -> None:
         super().__init__()
         self.results = results
         self.bad = bad
-        self.policy = policy  # its digest
+        self.policy = _policy_digest(request)
+        self.model = Path(request.model).name
         self.failures: list[str] = []
 
     def begin(self, settings: Mapping[str, str]) -> None:
@@ -118,17 +132,22 @@ class _Job(Progress):
         done = self.results.done
         for line in self.bad:
             if line.place not in done:
-                self._fail(line.place, f"line {line.line}", bad_line(line))
+                text = bad_line(line) if line.api == "own" else bad_batch_line(line)
+                self._fail(line.place, f"line {line.line}", text)
 
     def tokens(self, done: int, total: int) -> None:
         super().tokens(done, total)
         self.results.tick()
 
     def ended(self, place: int, completion: Completion) -> None:
-        self.results.finish(place, completion_line(completion))
+        own = completion.api == "own"
+        line = completion_line(completion) if own else answer_line(completion, place, self.model)
+        self.results.finish(place, line)
 
     def failed(self, place: int, completion: Completion, error: FlexplanError) -> None:
-        self._fail(place, f"id {completion.id!r}", failure_line(completion, error))
+        own = completion.api == "own"
+        line = failure_line(completion, error) if own else error_line(completion.id, place, None, error)
+        self._fail(place, f"id {completion.id!r}", line)
 
     def shrunk(self, policy: Policy) -> None:
         self.results.shrink(self.policy, (policy.gpu_batch_size, policy.num_gpu_batches))
@@ -149,7 +168,7 @@ def _stopped(state: str = "") -> Stopped:
 def _say_end(report: JobReport, job: _Job, target: Target, total: int) -> None:
     """The summary; raises Stopped or RequestsFailed, the results being written."""
     if report.num_prompts:
-        print(summary(report), file=sys.stderr)
+        note(summary(report))
     if report.num_left:
         raise _stopped(f"{report.num_left:,} requests are left, all others are kept in {target.path}")
     if job.results.num_failed:
@@ -168,6 +187,21 @@ def _refuse_failed(job: _Job, target: Target, total: int) -> NoReturn:
 
 
 # -- bench and demo ----------------------------------------------------------------------------------------------
+def dummy_lengths(
+    table: str | None, most: int | None, prompt_len: int | None, max_new_tokens: int | None
+) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """The lengths of random prompts and their answers by a table, if there is one."""
+    if table is None:
+        if most is not None:
+            raise UsageError("FP196", "--num-prompts without --lengths would change nothing", fix="add --lengths")
+        return None
+    if prompt_len is not None or max_new_tokens is not None:
+        flag = "--prompt-len" if prompt_len is not None else "--max-new-tokens"
+        message = f"--lengths {table} says how long prompts and answers are, {flag} too"
+        raise UsageError("FP198", message, fix=f"leave {flag} out")
+    return read_lengths(table, most)
+
+
 def bench(request: RunRequest, hardware: Hardware | None) -> BenchReport:
     """One block, predicted and measured."""
     with Progress() as progress:
@@ -177,4 +211,4 @@ def bench(request: RunRequest, hardware: Hardware | None) -> BenchReport:
 def demo() -> DemoReport:
     """The embedded model, from plan to tokens."""
     with Progress() as progress:
-        return find_runtime().demo(lambda line: print(line, file=sys.stderr), progress)
+        return find_runtime().demo(note, progress)

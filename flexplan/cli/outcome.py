@@ -16,28 +16,36 @@ from typer.core import TyperGroup
 
 from flexplan import signals
 from flexplan.cli.exhausted import exhausted, no_bug, refuse_too_little
-from flexplan.errors import FlexplanError, InfeasiblePlan, InternalError, PluginError, visible
+from flexplan.cli.progress import be
+from flexplan.errors import FlexplanError, InfeasiblePlan, InternalError, PluginError, UsageError, visible
 
 _INTERRUPTED = 130
+QUIET, VERBOSE = ("--quiet", "-q"), ("--verbose", "-v")
+_EVERYWHERE = ("--debug", *QUIET, *VERBOSE)
 
 
 class Commands(TyperGroup):
     """The commands; whatever one of them raises becomes ``error[FPnnn]: ...``, ``fix: ...`` and an exit code.
 
-    ``--debug`` may stand before or after the command.
+    ``--debug``, ``--quiet`` and ``--verbose`` may stand before or after the command.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         end = args.index("--") if "--" in args else len(args)
-        ctx.meta["debug"] = "--debug" in args[:end]
-        ctx.meta["json"] = "--json" in args[:end]
+        given = set(args[:end])
+        ctx.meta["debug"] = "--debug" in given
+        ctx.meta["json"] = "--json" in given
+        ctx.meta["quiet"], ctx.meta["verbose"] = (bool(given & set(names)) for names in (QUIET, VERBOSE))
+        be(quiet=ctx.meta["quiet"], verbose=ctx.meta["verbose"])
         with _visible_refusals():
-            return super().parse_args(ctx, [a for n, a in enumerate(args) if a != "--debug" or n > end])
+            return super().parse_args(ctx, [a for n, a in enumerate(args) if a not in _EVERYWHERE or n > end])
 
     def invoke(self, ctx: Any) -> Any:
         try:
             with spoken_warnings(), _visible_refusals():
                 refuse_too_little()
+                if ctx.meta["quiet"] and ctx.meta["verbose"]:
+                    raise UsageError("FP134", "--quiet and --verbose together", fix="leave one of them out")
                 found = super().invoke(ctx)
                 sys.stdout.flush()  # what is full is said here, like any error
                 return found

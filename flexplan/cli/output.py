@@ -6,15 +6,15 @@ import fcntl
 import os
 import re
 import stat
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from flexplan.cli.progress import note
 from flexplan.cli.streams import pour
-from flexplan.errors import StorageError, UsageError, visible
+from flexplan.errors import StorageError, UsageError
 from flexplan.files import probe, write_whole
 from flexplan.report.answers import answers
 from flexplan.units import format_size
@@ -52,6 +52,12 @@ def refuse_existing(path: Path) -> None:
         raise UsageError("FP170", message, fix=fix)
 
 
+def refuse_same(path: Path, other: Path) -> None:
+    """Raise UsageError where two outputs would be written to one place."""
+    if (_descriptor(path), _resolved(path)) == (_descriptor(other), _resolved(other)):
+        raise UsageError("FP184", f"two outputs are one file: {path} and {other}", fix="choose another path for one")
+
+
 def is_kept(path: Path) -> bool:
     """Is this a file, there or yet to be made, not a stream or a device?"""
     return _descriptor(path) is None and not _is_special(_resolved(path))
@@ -60,7 +66,7 @@ def is_kept(path: Path) -> bool:
 def say_replaced(path: Path) -> None:
     """Say that what is in a file is being replaced."""
     if _old_bytes(path):
-        print(visible(f"{path} was there, {format_size(_old_bytes(path))}, and is replaced"), file=sys.stderr)
+        note(f"{path} was there, {format_size(_old_bytes(path))}, and is replaced")
 
 
 def _refuse_closed(path: Path, number: int) -> None:
@@ -140,7 +146,7 @@ def deliver(path: Path, text: str, places: Iterable[Path] = ()) -> None:
         message = f"{error.message}; what was computed is kept in {kept}"
         raise StorageError(error.code, message, fix="move that file to where there is room") from error
     if old_bytes:
-        print(visible(f"{path} was there, {format_size(old_bytes)}, and is replaced"), file=sys.stderr)
+        note(f"{path} was there, {format_size(old_bytes)}, and is replaced")
 
 
 def write_text(path: Path, text: str) -> None:

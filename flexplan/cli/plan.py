@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,11 +12,14 @@ import typer
 
 from flexplan.cli import options as opt
 from flexplan.cli.output import deliver, refuse_unwritable
+from flexplan.cli.progress import busy, note
 from flexplan.errors import PolicyError, visible
 from flexplan.report.answers import say
 
 if TYPE_CHECKING:
     from flexplan.plan import Plan
+
+_SYSTEMS = opt.one_of("device-map", "llama.cpp", "vllm")
 
 
 def solve(
@@ -33,6 +35,7 @@ def solve(
     gen_len: opt.GenLen = None,
     num_prompts: opt.NumPrompts = None,
     prompts: opt.Prompts = None,
+    lengths: opt.Lengths = None,
     form: opt.Format = None,
     tokenizer: opt.Tokenizer = None,
     hardware: opt.HardwareOption = None,
@@ -63,8 +66,10 @@ def solve(
     name, settings = asked.chosen_planner()
     problem = asked.problem()
     if output is not None:
-        refuse_unwritable(output, (problem_file, asked.model, asked.hardware, asked.prompts, asked.tokenizer))
-    with _busy(f"{name} is planning"):
+        refuse_unwritable(
+            output, (problem_file, asked.model, asked.hardware, asked.prompts, asked.lengths, asked.tokenizer)
+        )
+    with busy(f"{name} is planning"):
         plan = solve_problem(problem, name, timeout_s=asked.planner_timeout or PLANNER_TIMEOUT_S, **settings)
     if output is not None:
         deliver(output, plan.to_json() + "\n")
@@ -87,7 +92,7 @@ def simulate(
     plan = _load_plan(policy)
     if trace is not None:
         refuse_unwritable(trace, (policy,))
-    with _busy("simulating"):
+    with busy("simulating"):
         timeline = simulate_plan(plan, keep=trace is not None)
     if trace is not None:
         deliver(trace, timeline.chrome_trace())
@@ -105,7 +110,7 @@ def explain(policy: opt.PolicyFile, as_json: opt.JsonFlag = False) -> None:
     from flexplan.explanation import explain as explain_plan
 
     plan = _load_plan(policy)
-    with _busy("solving again with more of each resource"):
+    with busy("solving again with more of each resource"):
         found = explain_plan(plan)
     if as_json:
         say(json.dumps(found.to_dict(), indent=2))
@@ -117,25 +122,34 @@ def explain(policy: opt.PolicyFile, as_json: opt.JsonFlag = False) -> None:
 
 def report(
     policy: opt.PolicyFile,
+    run: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="What `flexplan run` or `bench` wrote with --record.")
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The HTML file.")] = Path(
         "report.html"
     ),
 ) -> None:
-    """Write what explain says as one HTML page that needs no network."""
+    """Write what explain says, and what a run was like, as one HTML page that needs no network."""
     from flexplan.explanation import explain as explain_plan
+    from flexplan.job import read_recording, refuse_other_plan
     from flexplan.report.html import html_report
 
     plan = _load_plan(policy)
-    refuse_unwritable(output, (policy,))
-    with _busy("solving again with more of each resource"):
-        page = html_report(explain_plan(plan))
+    recording = None if run is None else read_recording(run)
+    if recording:
+        refuse_other_plan(plan, recording)
+    refuse_unwritable(output, (policy, run))
+    with busy("solving again with more of each resource"):
+        page = html_report(explain_plan(plan), recording)
     deliver(output, page)
-    print(visible(f"written to {output}"), file=sys.stderr)
+    note(f"written to {output}")
 
 
 def export(
     policy: opt.PolicyFile,
-    to: Annotated[str, typer.Option("--to", metavar="SYSTEM", help="device-map, llama.cpp or vllm.")],
+    to: Annotated[
+        str, typer.Option("--to", metavar="SYSTEM", autocompletion=_SYSTEMS, help="device-map, llama.cpp or vllm.")
+    ],
     as_json: opt.JsonFlag = False,
 ) -> None:
     """Say a plan in the words of another system: those on standard output, what they leave out on standard error."""
@@ -190,12 +204,3 @@ def _show_plan(plan: Plan) -> None:
     from flexplan.report import sentences, tables
 
     tables.console().print(tables.plan_view(plan), sentences.in_short(plan))
-
-
-def _busy(what: str) -> AbstractContextManager[object]:
-    """A spinner on a terminal."""
-    if not sys.stderr.isatty():
-        return nullcontext()
-    from rich.console import Console
-
-    return Console(stderr=True).status(what)

@@ -18,10 +18,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flexplan.errors import UsageError, did_you_mean
-from flexplan.job import refuse_idle_format
+from flexplan.job import DEFAULT_NEW_TOKENS, refuse_idle_format
 from flexplan.limits import MOST_FILE_BYTES, first_refused, read_limited
 from flexplan.policy import CompressionConfig, Policy, allowed_fields, field_names
-from flexplan.problem import Objective, Problem, lengths, new_tokens_of, prompts_to_plan_for
+from flexplan.problem import Objective, Problem, lengths, new_tokens_of, prompts_to_plan_for, read_lengths
 
 Size = str | int
 
@@ -44,6 +44,7 @@ class ProblemFile(BaseModel):
     gen_len: int | None = None
     num_prompts: int | None = None
     prompts: str | None = None
+    lengths: str | None = None
     format: str | None = None
     tokenizer: str | None = None
     objective: str | None = None
@@ -69,7 +70,8 @@ class ProblemFile(BaseModel):
         except ValidationError as error:
             raise _refusal(path, error) from None
         beside = {
-            key: _beside(Path(path).parent, getattr(file, key)) for key in ("model", "hardware", "prompts", "tokenizer")
+            key: _beside(Path(path).parent, getattr(file, key))
+            for key in ("model", "hardware", "prompts", "lengths", "tokenizer")
         }
         return file.model_copy(update=beside)
 
@@ -96,6 +98,8 @@ class ProblemFile(BaseModel):
     def _of_prompts(self) -> dict[str, Any]:
         """The lengths of the prompts file, if there is one, and the new tokens that its lines ask for."""
         refuse_idle_format(self.format, self.prompts)
+        if self.lengths is not None:
+            return self._of_lengths()
         if self.prompts is None:
             return {}
         doubled = [key for key in ("prompt_len", "num_prompts") if getattr(self, key) is not None]
@@ -105,10 +109,20 @@ class ProblemFile(BaseModel):
             raise UsageError("FP116", message, fix=f"leave {flags} out")
         prompts = prompts_to_plan_for(self.prompts, self.format or "auto")
         found: dict[str, Any] = {"prompt_lens": lengths(prompts, self.tokenizer or self.model)}
-        asked = next((prompt.max_new_tokens for prompt in prompts if prompt.max_new_tokens), None)
-        if asked is not None:
-            found["gen_len"] = new_tokens_of(prompts, self.gen_len or asked, "--gen-len" if self.gen_len else "")
+        if any(prompt.max_new_tokens for prompt in prompts):
+            most = new_tokens_of(prompts, self.gen_len or DEFAULT_NEW_TOKENS, "--gen-len" if self.gen_len else "")
+            found |= {"gen_lens": most} if len(set(most)) > 1 else {"gen_len": most[0]}
         return found
+
+    def _of_lengths(self) -> dict[str, Any]:
+        """The lengths of a table's first requests."""
+        doubled = [key for key in ("prompt_len", "gen_len", "prompts") if getattr(self, key) is not None]
+        if doubled:
+            flags = " and ".join(f"--{key.replace('_', '-')}" for key in doubled)
+            message = f"--lengths {self.lengths} says how long prompts and answers are, {flags} too"
+            raise UsageError("FP197", message, fix=f"leave {flags} out")
+        found = read_lengths(str(self.lengths), self.num_prompts)
+        return {"num_prompts": None, "prompt_lens": found.prompt_lens, "gen_lens": found.gen_lens}
 
     def chosen_planner(self) -> tuple[str, dict[str, Any]]:
         """The planner's name and its options; policy fields alone mean the manual one."""

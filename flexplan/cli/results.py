@@ -111,7 +111,7 @@ class _Kept:
             for path in (target.path, errors_path(target.path.resolve())):
                 refuse_existing(path)
         if digests is not None:
-            journal.refuse_other_requests([digests[place] for place in range(len(digests))])
+            journal.refuse_other_requests(digests)
         self._warned = False
         failed = journal.failed.items()
         self._again = {n for n, digest in failed if target.retry_failed or self.digests.get(n, "") != digest}

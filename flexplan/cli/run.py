@@ -1,9 +1,8 @@
-"""Commands that work on this machine: run, bench, profile and demo."""
+"""Commands that work on this machine: run, bench, profile, lock, convert and demo."""
 
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -11,8 +10,9 @@ from typing import Annotated
 import typer
 
 from flexplan.cli import options as opt
-from flexplan.cli.output import deliver, refuse_closed_output, refuse_unwritable
-from flexplan.errors import UsageError, visible
+from flexplan.cli.output import deliver, refuse_closed_output, refuse_same, refuse_unwritable
+from flexplan.cli.progress import note
+from flexplan.errors import UsageError
 from flexplan.report.answers import say
 
 
@@ -49,17 +49,35 @@ def run(
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="With --resume: failed requests, too.")] = False,
     ordered: Annotated[bool, typer.Option("--ordered", help="Put OUT in the order of IN at the end.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="A bad request ends the job before it begins.")] = False,
+    record: opt.Record = None,
+    locked: Annotated[bool, typer.Option("--locked", help="Hold the model against its lock's SHA-256 sums.")] = False,
+    ray: Annotated[bool, typer.Option("--ray", help="Spread the job over the workers of a Ray cluster.")] = False,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="With --ray: of a running one. [RAY_ADDRESS, else this machine]"),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="With --ray: how many. [one a GPU, else one a machine]")
+    ] = None,
 ) -> None:
     """Complete every prompt."""
     from flexplan.cli.launch import run_to_file
     from flexplan.cli.results import Target
-    from flexplan.job import budget_bytes, refuse_idle_format, refuse_idle_sampling, request_of
+    from flexplan.job import (
+        Cluster,
+        budget_bytes,
+        refuse_idle_cluster,
+        refuse_idle_format,
+        refuse_idle_sampling,
+        request_of,
+    )
     from flexplan.plan import load_policy
 
     drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     refuse_idle_sampling(do_sample, drawing)
     budgets = budget_bytes({"gpu": gpu_mem, "cpu": cpu_mem, "disk": disk_mem})
     refuse_idle_format(form, prompts)
+    refuse_idle_cluster(ray, {"ray_address": ray_address, "workers": workers})
     if prompts is None and not dummy:
         raise UsageError("FP163", "there are no --prompts", fix="give --prompts FILE, or --dummy for random ones")
     request = request_of(
@@ -77,10 +95,16 @@ def run(
         dummy=dummy,
         dummy_prompt_len=prompt_len,
         strict=strict,
+        record=record is not None,
+        locked=locked,
+        cluster=Cluster(ray_address, workers) if ray else None,
         **{key: value for key, value in drawing.items() if value is not None},
     )
     target = Target(output, (policy, prompts, request.model), overwrite, resume, retry_failed, ordered)
-    run_to_file(request, prompts, target, form or "auto", typed_tokens=max_new_tokens is not None)
+    if record is not None:
+        refuse_same(record, output)
+        refuse_unwritable(record, target.inputs)
+    run_to_file(request, prompts, target, form or "auto", record=record)
 
 
 def bench(
@@ -96,17 +120,20 @@ def bench(
     packed_cache: opt.PackedCache = None,
     prompt_len: opt.PromptLen = None,
     max_new_tokens: opt.MaxNewTokens = None,
+    lengths: opt.BenchLengths = None,
+    num_prompts: opt.NumPrompts = None,
     seed: opt.Seed = 0,
     dummy: opt.Dummy = False,
     trace: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write both timelines as one Chrome trace.")
     ] = None,
+    record: opt.Record = None,
     as_json: opt.JsonFlag = False,
 ) -> None:
     """Run one block of random prompts, and lay what was predicted beside what was measured."""
     from flexplan.cli import launch
     from flexplan.hardware import hardware_from
-    from flexplan.job import budget_bytes, request_of
+    from flexplan.job import budget_bytes, record_text, request_of
     from flexplan.plan import load_policy
 
     request = request_of(
@@ -122,11 +149,16 @@ def bench(
         stop_at_end_token=False,
         dummy=dummy,
         dummy_prompt_len=prompt_len,
+        dummy_lengths=launch.dummy_lengths(lengths, num_prompts, prompt_len, max_new_tokens),
+        record=record is not None,
     )
     machine = None if hardware is None else hardware_from(hardware)
     refuse_closed_output()
-    if trace is not None:
-        refuse_unwritable(trace, (policy, request.model, hardware))
+    for written in (trace, record):
+        if written is not None:
+            refuse_unwritable(written, (policy, request.model, hardware, lengths))
+    if trace is not None and record is not None:
+        refuse_same(record, trace)
     report = launch.bench(request, machine)
     if as_json:
         from flexplan.report.objects import bench_object
@@ -138,6 +170,8 @@ def bench(
         tables.console().print(tables.bench_view(report))
     if trace is not None:  # last: what was measured is said, whatever becomes of the file
         deliver(trace, report.predicted.chrome_trace(("measured", report.measured)), (offload_dir,))
+    if record is not None and report.recording is not None:
+        deliver(record, record_text(report.recording), (offload_dir,))
 
 
 def profile(
@@ -153,7 +187,7 @@ def profile(
 
     refuse_closed_output()
     refuse_unwritable(output)
-    found = find_runtime().profile(device, offload_dir, lambda line: print(line, file=sys.stderr))
+    found = find_runtime().profile(device, offload_dir, note)
     if as_json:
         say(found.model_dump_json(indent=2))
     else:
@@ -161,7 +195,7 @@ def profile(
 
         tables.console().print(tables.hardware_table(found))
     deliver(output, found.model_dump_json(indent=2) + "\n", (offload_dir,))
-    print(visible(f"written to {output}"), file=sys.stderr)
+    note(f"written to {output}")
 
 
 def doctor(as_json: opt.JsonFlag = False) -> None:
@@ -195,3 +229,29 @@ def demo(as_json: opt.JsonFlag = False) -> None:
         tables.console().print(tables.demo_view(report))
     if not report.tokens_equal:
         raise typer.Exit(1)
+
+
+def lock(
+    model: Annotated[str, typer.Argument(metavar="DIR_OR_NAME", help="A model directory, or one that is downloaded.")],
+    check: Annotated[bool, typer.Option("--check", help="Hold the files against the lock that is there.")] = False,
+) -> None:
+    """Write down what the files of a model are, by their SHA-256, or see that they still are it."""
+    from flexplan.model import here
+    from flexplan.model.checkpoint import LOCK, verify_lock, write_lock
+    from flexplan.units import format_size
+
+    place = here(model)
+    found = verify_lock(place) if check else write_lock(place)
+    size = format_size(sum(file.bytes for file in found.files.values()))
+    say(f"{place / LOCK}: {len(found.files)} files, {size}, " + ("all as locked" if check else "locked"))
+
+
+def convert(source: Annotated[Path, typer.Argument(metavar="FILE.gguf", help="A GGUF file.")]) -> None:
+    """Make a model directory of a GGUF file, once; the file's own path stands for it in all commands then."""
+    from flexplan.errors import ModelFilesError
+    from flexplan.job import find_runtime
+    from flexplan.model import is_gguf
+
+    if not is_gguf(source):
+        raise ModelFilesError("FP544", f"{source}: is no GGUF file", fix="give the path of a .gguf file")
+    say(f"{source} is converted to {find_runtime().convert(source)}")

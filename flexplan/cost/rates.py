@@ -27,12 +27,13 @@ class Rates:
 
     def __init__(self, hardware: Hardware) -> None:
         self.hardware = hardware
+        small_s = hardware.copy_s if hardware.small_copy_s is None else hardware.small_copy_s
         self.fixed_s: Mapping[str, float] = {
             GPU: hardware.kernel_s,
             H2D_WEIGHTS: hardware.copy_s,
             H2D_CACHE: hardware.copy_s,
-            H2D_SMALL: hardware.copy_s,
-            D2H: hardware.copy_s,
+            H2D_SMALL: small_s,
+            D2H: small_s,
             CPU: hardware.host_task_s,
             HOST_COPY: hardware.host_task_s,
             DISK_READ: hardware.disk_request_s,

@@ -22,7 +22,7 @@ LANE_COLOURS = {  # what crosses the link is warm, the host green, the disk viol
     "inline": "#64748b",
 }
 STRANGER = "#64748b"
-_WIDTH, _LEFT, _ROW, _TOP = 960, 110, 22, 6
+_WIDTH, _LEFT, _RIGHT, _ROW, _TOP = 960, 110, 26, 22, 6
 _LEAST = 0.6  # units: what lies nearer is one bar
 _TICKS = 6
 
@@ -31,7 +31,7 @@ Bar = tuple[str, str, float, float]  # name, lane, start and end in seconds
 
 def draw_lanes(bars: Iterable[Bar], lanes: Sequence[str], end_s: float, title: str) -> Picture:
     """The bars in the rows of their lanes, from 0 to ``end_s``."""
-    scale = (_WIDTH - _LEFT) / (end_s or 1.0)
+    scale = (_WIDTH - _LEFT - _RIGHT) / (end_s or 1.0)
     rows = {lane: _TOP + n * _ROW for n, lane in enumerate(lanes)}
     bottom = _TOP + len(lanes) * _ROW
     shapes = list(_axis(end_s, scale, bottom))

@@ -2,6 +2,7 @@
 
 critical_path  What a decoding pass waits for, and the slack of each lane, by networkx.
 explanation    What limits a plan, what more would bring, and the baselines: put together.
+notebook       An explanation as a notebook shows it.
 one_pass       One pass lane by lane, and what an idle lane waits for.
 phases         Bound and prediction of a whole job by phase.
 places         Where weights and cache live, layer by layer, and what fills each tier.
@@ -14,10 +15,8 @@ from flexplan.explanation.one_pass import (
     Gap,
     OnePass,
     Surroundings,
-    passes_to_show,
     predicted_spans,
     surroundings,
-    tokens_to_keep,
     view,
 )
 from flexplan.explanation.phases import Phases, job_bound, job_prediction
@@ -38,10 +37,8 @@ __all__ = [
     "job_bound",
     "job_prediction",
     "layer_places",
-    "passes_to_show",
     "predicted_spans",
     "surroundings",
     "tier_use",
-    "tokens_to_keep",
     "view",
 ]

@@ -8,14 +8,15 @@ from typing import Any
 
 from flexplan.apart import blame_of, schedule_of
 from flexplan.explanation.critical_path import CriticalPath, critical_path_of
-from flexplan.explanation.places import heaviest_lens
+from flexplan.explanation.notebook import explanation_html
+from flexplan.explanation.places import heaviest_block
 from flexplan.explanation.sensitivity import Gain, at_the_margin, gains
 from flexplan.graph import TIERS
 from flexplan.limits import wrong_type
 from flexplan.plan import BaselineResult, Plan, baseline_results
 from flexplan.policy import lossy_fields
-from flexplan.schedule import Schedule
-from flexplan.simulation import Bound, bound_of
+from flexplan.schedule import Schedule, rolls
+from flexplan.simulation import Bound, bound_of, job_time
 
 _FULL = 0.95  # a tier that is used this far binds
 _WORTH_PERCENT = 1.0  # a gain that people would pay for
@@ -72,6 +73,9 @@ class Explanation:
     def _changes_more(self, other: Plan) -> bool:
         return bool(lossy_fields(other.policy).keys() - lossy_fields(self.plan.policy).keys())
 
+    def _repr_html_(self) -> str:
+        return explanation_html(self)
+
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data."""
         p = self.plan.prediction
@@ -101,16 +105,26 @@ def explain(plan: Plan) -> Explanation:
 
 def _explained(plan: Plan, schedule: Schedule) -> Explanation:
     found = sorted(gains(plan), key=lambda gain: -gain.percent)
-    heaviest = plan.problem, plan.policy, schedule, heaviest_lens(plan)
+    bound, path = _bound_and_path(plan, schedule)
     return Explanation(
         plan,
-        bound_of(*heaviest),
-        critical_path_of(*heaviest),
+        bound,
+        path,
         binding_tiers(plan),
         tuple(found),
         at_the_margin(plan),
         tuple(baseline_results(plan.problem)),
     )
+
+
+def _bound_and_path(plan: Plan, schedule: Schedule) -> tuple[Bound, CriticalPath | None]:
+    """Of the heaviest block; of a rolling job the bound is that of all its passes together."""
+    if rolls(schedule):
+        job = job_time(plan.problem, plan.policy)
+        return Bound(0.0, job.bound_s, "", job.limit), None
+    block = heaviest_block(plan)
+    heaviest = plan.problem.with_most_tokens(block.gen_len), plan.policy, schedule, block.lens
+    return bound_of(*heaviest), critical_path_of(*heaviest)
 
 
 def binding_tiers(plan: Plan) -> tuple[str, ...]:

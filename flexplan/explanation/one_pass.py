@@ -47,7 +47,8 @@ class Surroundings(NamedTuple):
 class OnePass:
     """All that runs from the end of the sweep before to the end of this one; seconds from there.
 
-    Spans of the neighbouring sweeps are among them, and may reach beyond ``took_s``: lanes work ahead.
+    All its own spans are there, also what was done before 0; of the neighbouring sweeps what runs meanwhile: lanes work
+    ahead.
     """
 
     i: int
@@ -64,35 +65,23 @@ class OnePass:
         return found
 
 
-def passes_to_show(gen_len: int) -> tuple[int, ...]:
-    """The tokens whose passes show a block: the prefill, and the one half-way through the output, if there is one.
-
-    >>> passes_to_show(32), passes_to_show(1)
-    ((0, 16), (0,))
-    """
-    return (0, gen_len // 2) if gen_len > 1 else (0,)
-
-
-def tokens_to_keep(gen_len: int) -> frozenset[int]:
-    """The tokens whose tasks `view` needs to show those passes: they and their neighbours."""
-    return frozenset(j for i in passes_to_show(gen_len) for j in (i - 1, i, i + 1) if 0 <= j < gen_len)
-
-
-def surroundings(plan: Plan, i: int) -> Surroundings:
-    """The first sweep of token ``i`` in the plan's first block, and what lies around it."""
+def surroundings(plan: Plan, i: int) -> Surroundings | None:
+    """The first sweep of token ``i`` in the plan's first block, and what lies around it; None where there is none."""
     schedule = schedule_of(plan.schedule)
     with blame_of(schedule):
         return around(schedule.build(plan.problem, plan.policy), i)
 
 
-def around(graph: TaskGraph, i: int) -> Surroundings:
-    """The first sweep of token ``i`` of a graph, and what lies around it."""
+def around(graph: TaskGraph, i: int) -> Surroundings | None:
+    """The same of a graph."""
     before: Sweep | None = None
     sweeps = iter(graph.sweeps())
     for sweep in sweeps:
         if sweep.i == i:
             break
         before = sweep
+    else:
+        return None
     behind = next(sweeps, None)
     tracker, tasks, after, names = Tracker(graph.buffers), dict[str, Task](), dict[str, list[str]](), list[str]()
     for node in (node for one in (before, sweep, behind) if one for node in tracker.nodes(one)):
@@ -113,11 +102,14 @@ def predicted_spans(plan: Plan, around: Surroundings) -> list[Span]:
 def view(around: Surroundings, spans: Iterable[Span]) -> OnePass | None:
     """The pass as these spans show it, predicted or measured; None where they lack it."""
     known = {span.name: span for span in spans if span.name in around.tasks}
-    mine = [known[task.name].end_s for task in around.sweep.tasks if task.name in known]
-    if len(mine) < len(around.sweep.tasks):
+    own = {task.name for task in around.sweep.tasks}
+    if not own <= known.keys():
         return None
     earlier = [known[task.name].end_s for task in around.before.tasks if task.name in known] if around.before else []
-    start_s, end_s = max(earlier, default=min(span.start_s for span in known.values())), max(mine)
+    start_s, end_s = (
+        max(earlier, default=min(span.start_s for span in known.values())),
+        max(known[name].end_s for name in own),
+    )
     gaps = [
         gap._replace(start_s=max(gap.start_s, start_s) - start_s, end_s=min(gap.end_s, end_s) - start_s)
         for gap in _Waiting(around, known).gaps(start_s, end_s)
@@ -125,7 +117,7 @@ def view(around: Surroundings, spans: Iterable[Span]) -> OnePass | None:
     shown = [
         span._replace(start_s=span.start_s - start_s, end_s=span.end_s - start_s)
         for span in known.values()
-        if span.end_s > start_s and span.start_s < end_s
+        if span.name in own or (span.end_s > start_s and span.start_s < end_s)
     ]
     least_s = _BLINK * (end_s - start_s)
     long = tuple(gap for gap in gaps if gap.end_s - gap.start_s > least_s)

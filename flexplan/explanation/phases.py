@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 from flexplan.apart import blame_of, schedule_of
 from flexplan.plan import Plan
-from flexplan.policy import block_lens
+from flexplan.policy import block_kinds
 from flexplan.problem import representatives
-from flexplan.simulation import bound_of
+from flexplan.schedule import rolls
+from flexplan.simulation import bound_of, job_time
 
 
 class Phases(NamedTuple):
@@ -26,11 +27,14 @@ class Phases(NamedTuple):
 def job_bound(plan: Plan) -> Phases:
     """The bounds of all blocks; of many kinds of blocks, a few stand for all, as in the prediction."""
     schedule = schedule_of(plan.schedule)
-    shapes = block_lens(plan.problem.workload, plan.policy.gpu_batch_size, plan.policy.num_gpu_batches)
+    if rolls(schedule):
+        return Phases(0.0, job_time(plan.problem, plan.policy).bound_s)
+    kinds = block_kinds(plan.problem.workload, plan.policy.gpu_batch_size, plan.policy.num_gpu_batches)
+    few = representatives(kinds, lambda kind: len(kind.lens), lambda kind: kind.load)
     with blame_of(schedule):
         bounds = [
-            (bound_of(plan.problem, plan.policy, schedule, lens), count)
-            for lens, count in representatives(shapes).items()
+            (bound_of(plan.problem.with_most_tokens(kind.gen_len), plan.policy, schedule, kind.lens), count)
+            for kind, count in few.items()
         ]
     return Phases(sum(b.prefill_s * n for b, n in bounds), sum(b.decode_s * n for b, n in bounds))
 

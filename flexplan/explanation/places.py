@@ -10,8 +10,9 @@ from flexplan.graph import TIERS, tier_of
 from flexplan.model import EMBED, HEAD, Layer, schedule_layers
 from flexplan.placement import Layout, Placement
 from flexplan.plan import Plan
-from flexplan.policy import block_lens, fill_block
+from flexplan.policy import BlockKind, block_kinds, fill_block, rolling_block
 from flexplan.problem import Workload
+from flexplan.schedule import rolls
 
 Bytes = tuple[int, int, int]  # on (gpu, cpu, disk)
 
@@ -32,18 +33,22 @@ class TierUse(NamedTuple):
     buffers: int
 
 
-def heaviest_lens(plan: Plan) -> tuple[int, ...]:
-    """Prompt lengths of the block that takes longest."""
-    blocks = block_lens(plan.problem.workload, plan.policy.gpu_batch_size, plan.policy.num_gpu_batches)
-    return max(blocks, key=lambda lens: (len(lens), sum(lens)))
+def heaviest_block(plan: Plan) -> BlockKind:
+    """The block that takes longest."""
+    blocks = block_kinds(plan.problem.workload, plan.policy.gpu_batch_size, plan.policy.num_gpu_batches)
+    return max(blocks, key=lambda kind: (len(kind.lens), kind.load))
 
 
 def heaviest_placement(plan: Plan) -> Placement:
-    """Where everything of that block lives."""
-    lens, work = heaviest_lens(plan), plan.problem.workload
-    part = plan.problem.model_copy(update={"workload": Workload(prompt_lens=lens, gen_len=work.gen_len)})
-    live = schedule_of(plan.schedule).build(part, plan.policy).live
-    block = fill_block(0, lens, work.gen_len, plan.policy.gpu_batch_size)
+    """Where everything of that block lives, or of the seats of a rolling job."""
+    schedule = schedule_of(plan.schedule)
+    if rolls(schedule):
+        block = rolling_block(plan.problem.workload, plan.policy)
+        return Placement.of(plan.problem.model, plan.policy, block)
+    kind = heaviest_block(plan)
+    part = plan.problem.model_copy(update={"workload": Workload(prompt_lens=kind.lens, gen_len=kind.gen_len)})
+    live = schedule.build(part, plan.policy).live
+    block = fill_block(0, kind.lens, kind.gen_len, plan.policy.gpu_batch_size)
     return Placement.of(plan.problem.model, plan.policy, block, live)
 
 

@@ -11,7 +11,7 @@ timeline  `Timeline`, of the simulator and of the runtime alike; Chrome traces.
 
 from flexplan.graph.checker import check_accesses, check_budgets, check_graph, check_memory, check_order
 from flexplan.graph.edges import Tracker
-from flexplan.graph.graph import Finished, TaskGraph
+from flexplan.graph.graph import Finished, TaskGraph, never
 from flexplan.graph.kinds import (
     CPU,
     D2H,
@@ -64,5 +64,6 @@ __all__ = [
     "check_memory",
     "check_order",
     "natural_lane",
+    "never",
     "tier_of",
 ]

@@ -22,7 +22,9 @@ from flexplan.graph.kinds import tier_of
 from flexplan.graph.tasks import Access, Buffer, Node, Sweep, Task
 from flexplan.units import format_size
 
-INITIAL = frozenset({"weights_gpu", "weights_cpu", "weights_disk", "ids_host"})  # filled before the first task
+INITIAL = frozenset(
+    {"weights_gpu", "weights_cpu", "weights_disk", "ids_host", "prompt_ids_host", "seats_host"}
+)  # filled before the first task
 KNOBS = {"gpu": "gpu_batch_size or w_gpu_percent", "cpu": "num_gpu_batches or w_cpu_percent", "disk": "num_gpu_batches"}
 WINDOW = 1 << 16  # tasks that an edge reaches back; an older one proves nothing
 _CONTEXT = 3  # lines around a break

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from operator import add
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flexplan.errors import GraphError
 
@@ -84,9 +84,12 @@ class Sweep:
     them (indices, bytes, work) grows by the same step from one to the next.  None promises nothing.
     """
 
-    __slots__ = ("_source", "_tasks", "i", "ks", "pattern")
+    __slots__ = ("_source", "_tasks", "boarding", "i", "ks", "pattern")
 
-    def __init__(self, i: int, ks: tuple[int, ...], tasks: Iterable[Task], pattern: Hashable = None) -> None:
+    def __init__(
+        self, i: int, ks: tuple[int, ...], tasks: Iterable[Task], pattern: Hashable = None, boarding: Any = None
+    ) -> None:
+        self.boarding = boarding  # of a rolling schedule: who is there
         self.i = i
         self.ks = ks
         self.pattern = pattern

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from flexplan.drawing import Picture, draw_lanes
 from flexplan.errors import UsageError
 from flexplan.graph.kinds import LANES
+from flexplan.units import format_duration
 
 
 class Span(NamedTuple):
@@ -75,6 +77,26 @@ class Timeline:
         for span in sorted(self.spans, key=lambda s: s.start_s):
             order.setdefault(span.lane, []).append(span.name)
         return order
+
+    def plot(self, token: int | None = None, *, end_s: float | None = None) -> Picture:
+        """A picture for a notebook, or a file (`Picture.save`): a row a lane; of one ``token`` its tasks alone.
+
+        It begins with the first task and goes as far as the last, or for ``end_s`` seconds.
+        UsageError where the tasks were not kept, or there is no such token.
+        """
+        self._refuse_without_spans()
+        spans = [span for span in self.spans if token in (None, span.i)]
+        if token is not None and not spans:
+            known = f"0 to {max(self.sweep_end_s, default=0)}"
+            raise UsageError("FP189", f"no task of token {token} was kept, tokens are {known}", fix="give one of those")
+        first_s = min((span.start_s for span in spans), default=0.0)
+        bars = [(span.name, span.lane, span.start_s - first_s, span.end_s - first_s) for span in spans]
+        lanes = sorted({span.lane for span in spans}, key=_rank)
+        last_s = max((bar[3] for bar in bars), default=0.0)
+        return draw_lanes(bars, lanes, end_s or last_s, f"{len(spans):,} tasks, {format_duration(last_s)}")
+
+    def _repr_html_(self) -> str | None:
+        return self.plot().svg if self.spans else None
 
     def to_chrome_trace(self, path: str | Path, *others: tuple[str, Timeline], name: str = "predicted") -> None:
         """Write a trace for Perfetto or chrome://tracing; ``others`` are shown beside as processes of their own."""

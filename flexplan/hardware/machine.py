@@ -56,7 +56,8 @@ class Hardware(BaseModel):
     link_duplex_bytes_per_s: Rate
     pageable_up_bytes_per_s: Rate
 
-    # the host: the roof that attention and all copies share, attention alone, and its arithmetic
+    # the host: the roof that attention and all copies share, attention in a model whose weights arrive meanwhile, of
+    # 16-bit numbers, and its arithmetic
     host_bytes_per_s: Rate
     host_attention_bytes_per_s: Rate
     host_flops_per_s: Rate
@@ -78,12 +79,14 @@ class Hardware(BaseModel):
     gpu_matrix_bytes_per_s: Rate | None = None
 
     # the fixed time of a layer task on the GPU, of each of its products and other kernels, of choosing a micro-batch's
-    # next tokens, of a copy, a task on the host and a disk request
+    # next tokens, of a copy, of one of hidden states or queries (None where not measured, then like others), a task on
+    # the host and a disk request
     kernel_s: FixedSeconds
     product_s: FixedSeconds = 1e-9
     launch_s: FixedSeconds = 1e-9
     sample_s: FixedSeconds = 1e-9
     copy_s: FixedSeconds
+    small_copy_s: FixedSeconds | None = None
     host_task_s: FixedSeconds
     disk_request_s: FixedSeconds
 

@@ -1,18 +1,31 @@
 """A job: what the command line asks of a runtime, and what it hands back.
 
-request  What was typed, made into a request.
-runtime  The `Runtime` protocol, its requests and its reports.
+completion  What became of a request: its answers, and their log-probabilities.
+notebook    A bench as a notebook shows it.
+record      A recording's file, for a report.
+request     What was typed, made into a request.
+runtime     The `Runtime` protocol, its requests and its reports.
 """
 
-from flexplan.job.request import budget_bytes, refuse_idle_format, refuse_idle_sampling, request_of
+from flexplan.job.completion import Choice, Completion, TokenLogprob
+from flexplan.job.record import read_recording, record_text, refuse_other_plan
+from flexplan.job.request import (
+    DEFAULT_NEW_TOKENS,
+    budget_bytes,
+    refuse_idle_cluster,
+    refuse_idle_format,
+    refuse_idle_sampling,
+    request_of,
+)
 from flexplan.job.runtime import (
     BenchReport,
-    Completion,
+    Cluster,
     DemoReport,
     Finding,
     JobListener,
     JobReport,
     Listener,
+    Recording,
     RunReport,
     RunRequest,
     Say,
@@ -21,20 +34,29 @@ from flexplan.job.runtime import (
 )
 
 __all__ = [
+    "DEFAULT_NEW_TOKENS",
     "BenchReport",
+    "Choice",
+    "Cluster",
     "Completion",
     "DemoReport",
     "Finding",
     "JobListener",
     "JobReport",
     "Listener",
+    "Recording",
     "RunReport",
     "RunRequest",
     "Say",
     "Shares",
+    "TokenLogprob",
     "budget_bytes",
     "find_runtime",
+    "read_recording",
+    "record_text",
+    "refuse_idle_cluster",
     "refuse_idle_format",
     "refuse_idle_sampling",
+    "refuse_other_plan",
     "request_of",
 ]

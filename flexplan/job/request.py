@@ -45,6 +45,12 @@ def refuse_idle_format(form: str | None, prompts: str | None) -> None:
         _refuse_idle({"format": form}, "prompts")
 
 
+def refuse_idle_cluster(ray: bool, asked: Mapping[str, Any]) -> None:
+    """Raise UsageError for settings of a cluster where there is none."""
+    if not ray:
+        _refuse_idle(asked, "ray")
+
+
 def _refuse_idle(asked: Mapping[str, Any], wanting: str) -> None:
     idle = [_flag(name) for name, value in asked.items() if value is not None]
     if idle:

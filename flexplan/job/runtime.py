@@ -5,14 +5,16 @@ A runtime is a plug-in (group ``flexplan.runtimes``): this file is all that the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
 from flexplan.errors import FlexplanError, PluginError, UsageError
-from flexplan.graph import Timeline
+from flexplan.graph import Span, Timeline
 from flexplan.hardware import Hardware
+from flexplan.job.completion import Completion
+from flexplan.job.notebook import bench_html
 from flexplan.plan import Plan
 from flexplan.plugins import RUNTIMES, make
 from flexplan.policy import Policy
@@ -51,22 +53,31 @@ class JobListener(Listener, Protocol):
 
 
 @dataclass(frozen=True)
+class Cluster:
+    """Of the runtime `ray`: where it is, by default on this machine; how many workers, by default one a GPU."""
+
+    address: str | None = None
+    workers: int | None = None
+
+
+@dataclass(frozen=True)
 class RunRequest:
     """One job; sizes are bytes, None is no limit."""
 
     policy: Policy | Plan
     model: str
-    prompts: tuple[Prompt, ...] = ()
-    places: tuple[int, ...] = ()  # of each prompt in the input; none given: 0, 1, 2 and so on
-    skip: frozenset[int] = frozenset()  # places of what an earlier run has done
+    prompts: Sequence[Prompt] = ()
+    places: Sequence[int] = ()  # of each prompt in the input, rising; none given: 0, 1, 2 and so on
+    skip: Collection[int] = frozenset()  # places of what an earlier run has done
     block: tuple[int, int] | None = None  # rows and micro-batches that it had memory for; None: the policy's
     strict: bool = False  # a prompt that cannot be run ends the job before it begins
+    locked: bool = False  # the model's files are held against the SHA-256 sums of its lock first
     budgets: Mapping[str, int | None] = field(default_factory=dict)
     offload_dir: Path = Path("offload")
     device: str | None = None
     dtype: str | None = None
     packed_cache: Path | None = None  # a directory where packed weights are kept
-    max_new_tokens: int = 32
+    max_new_tokens: int = 32  # of prompts that do not say
     do_sample: bool = False
     temperature: float | None = None  # the model's own with do_sample, else 1
     top_k: int | None = None
@@ -74,22 +85,10 @@ class RunRequest:
     seed: int = 0
     stop_at_end_token: bool = True
     dummy: bool = False
+    cluster: Cluster | None = None  # for the runtime that spreads a job over machines
     dummy_prompt_len: int | None = None  # random prompts of this length where none are given
-
-
-@dataclass(frozen=True)
-class Completion:
-    """One prompt's answer; ``token_ids`` ends with the stop token where one was met.
-
-    ``finish_reason``: ``"stop"``, ``"length"``, or ``"error"`` where the logits became NaN or infinite.
-    """
-
-    id: str | int
-    prompt: str | tuple[int, ...]
-    text: str | None
-    token_ids: tuple[int, ...]
-    finish_reason: str
-    num_prompt_tokens: int
+    dummy_lengths: tuple[tuple[int, ...], tuple[int, ...]] | None = None  # or of these, and their most new tokens
+    record: bool = False  # the report is to have a `Recording`
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,27 @@ class RunReport:
     @property
     def num_tokens(self) -> int:
         """New tokens of all prompts."""
-        return sum(len(c.token_ids) for c in self.completions)
+        return sum(completion.num_tokens for completion in self.completions)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What a page about a run needs: sums over all its blocks, and the tasks of a few passes of the first one.
+
+    ``plan`` is for the very prompts that ran.  ``spans`` are in seconds from the start of the first block; ``memory``
+    is (seconds from the first pass on, bytes of gpu, cpu and disk from that moment on), loading before 0.
+    """
+
+    plan: Plan
+    device: str
+    dtype: str
+    num_blocks: int
+    num_tokens: int
+    prefill_s: float
+    decode_s: float
+    lane_busy_s: Mapping[str, float]
+    spans: tuple[Span, ...]
+    memory: tuple[tuple[float, int, int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -120,6 +139,7 @@ class JobReport:
     load_s: float
     run_s: float
     peak_bytes: Mapping[str, int]
+    recording: Recording | None = None
 
 
 @dataclass(frozen=True)
@@ -132,6 +152,10 @@ class BenchReport:
     run: RunReport
     moved: Mapping[str, tuple[int, int]]  # resource -> bytes by the plan, bytes counted where they moved
     device_peak_bytes: int | None = None  # what the device's allocator counted
+    recording: Recording | None = None
+
+    def _repr_html_(self) -> str:
+        return bench_html(self)
 
 
 @dataclass(frozen=True)
@@ -175,6 +199,9 @@ class Runtime(Protocol):
     def demo(self, say: Say, listener: Listener) -> DemoReport:
         """Plan, run and compare the embedded model."""
 
+    def convert(self, source: Path) -> Path:
+        """A GGUF file as a model directory of the cache, made where it is not there."""
+
     def examine(self) -> tuple[Finding, ...]:
         """What it finds here, for ``flexplan doctor``."""
 
@@ -188,7 +215,8 @@ def find_runtime(name: str = "torch") -> Runtime:
         if not isinstance(lacking, ModuleNotFoundError) or (lacking.name or "").startswith("flexplan"):
             raise
         message = f"the {name} runtime needs {lacking.name}, which is not installed"
+        extra = "ray" if name == "ray" else "runtime"
         raise UsageError(
-            "FP131", message, fix="pip install '.[runtime]' in the source directory of flexplan"
+            "FP131", message, fix=f"pip install '.[{extra}]' in the source directory of flexplan"
         ) from error
     return found

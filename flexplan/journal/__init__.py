@@ -7,6 +7,7 @@ opening   Opening a journal: one run at a time, begun anew or gone on with.
 records   The lines of the log beside an output.
 recovery  What is whole of the outputs of a job that ended anyhow.
 store     The files of a job: locked, appended to, synced, replaced.
+tape      One output as its log tells it.
 """
 
 from flexplan.journal.answers import Answers

@@ -29,7 +29,7 @@ def refuse_other_settings(before: Mapping[str, str], now: Mapping[str, str]) -> 
         raise UsageError("FP176", f"this is not the job that was begun: {each}", fix=_FIX)
 
 
-def refuse_other_requests(finished: Mapping[int, str], digests: Sequence[str]) -> None:
+def refuse_other_requests(finished: Mapping[int, str], digests: Sequence[str] | Mapping[int, str]) -> None:
     """Raise UsageError where a finished request, by its place in the input, is gone or asks for something else."""
     gone = [number for number in finished if number >= len(digests)]
     if gone:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from types import TracebackType
 from zlib import crc32
 
 from flexplan.errors import StorageError
 from flexplan.journal.identity import refuse_other_requests, refuse_other_settings
 from flexplan.journal.records import Ended, Held, Record, Rewritten, Settings, Shrunk, Synced, line_of, lines_of
-from flexplan.journal.recovery import Recovered, Tape
+from flexplan.journal.recovery import Recovered
 from flexplan.journal.store import ERRORS, LOG, OUT, Handle, Store
+from flexplan.journal.tape import Tape
 
 SYNC_EVERY_S = 1.0
+_SYNC_SHARE = 200  # a slow disk is synced less often, so that this takes a 200th of the time at most
+_MOST_S = 10.0
 
 
 class Journal:
@@ -45,7 +49,7 @@ class Journal:
         self._made = not store.exists(OUT)
         self.began = False  # or refused before
         self._failed = self._closed = False
-        self._synced_s = clock()
+        self._synced_s, self._every_s = clock(), SYNC_EVERY_S
         self.synced = 0  # lines that are acknowledged
 
     # -- before the work -----------------------------------------------------------------------------------------
@@ -59,7 +63,7 @@ class Journal:
         """The same of those that have failed."""
         return self._tapes[ERRORS].digests
 
-    def refuse_other_requests(self, digests: Sequence[str]) -> None:
+    def refuse_other_requests(self, digests: Sequence[str] | Mapping[int, str]) -> None:
         """Raise UsageError where a finished request has changed or is gone."""
         refuse_other_requests(self.finished, digests)
 
@@ -78,7 +82,8 @@ class Journal:
             self._handles[ERRORS] = self._store.open(ERRORS)
         self._store.sync_names()
         self._dirty.update(self._handles)  # of what a killed run wrote, nobody knows whether it was synced
-        if any(number in self.failed for number in again):
+        failed = self.failed
+        if any(number in failed for number in again):
             self._rewrite(ERRORS, [number for number in self._tapes[ERRORS].numbers if number not in again])
         self.sync()
 
@@ -116,14 +121,15 @@ class Journal:
         self.sync()
 
     def tick(self) -> bool:
-        """Sync where a second has passed since the last time; did it?"""
-        due = bool(self._dirty) and self._clock() - self._synced_s >= SYNC_EVERY_S
+        """Sync where it is time to; did it?"""
+        due = bool(self._dirty) and self._clock() - self._synced_s >= self._every_s
         if due:
             self.sync()
         return due
 
     def sync(self) -> None:
         """Acknowledge what is written."""
+        began_s = self._clock()
         try:
             for name in sorted(self._dirty):
                 self._handles[name].sync()
@@ -134,6 +140,7 @@ class Journal:
             raise
         self._dirty.clear()
         self._synced_s = self._clock()
+        self._every_s = min(_MOST_S, max(SYNC_EVERY_S, _SYNC_SHARE * (self._synced_s - began_s)))
         self.synced = len(self.finished) + len(self.failed)
 
     def refuse_gone(self) -> None:
@@ -145,7 +152,7 @@ class Journal:
     def order(self) -> None:
         """Finished requests in the order of the input."""
         numbers = self._tapes[OUT].numbers
-        if numbers != sorted(numbers):
+        if any(before > after for before, after in pairwise(numbers)):
             self._rewrite(OUT, sorted(numbers))
             self.sync()
 
@@ -167,13 +174,13 @@ class Journal:
         """Announced and synced, then done."""
         self.sync()
         tape = self._tapes[name]
-        spans, crc = tape.spans(), 0
-        for number in numbers:
-            crc = crc32(self._line(name, spans[number]), crc)
-        sizes = [hi - lo for lo, hi in (spans[number] for number in numbers)]
-        self._write(Rewritten(name, numbers, sum(sizes), crc))
+        places, size, crc = tape.places(numbers), 0, 0
+        for place in places:
+            line = self._line(name, tape.span(place))
+            size, crc = size + len(line), crc32(line, crc)
+        self._write(Rewritten(name, numbers, size, crc))
         self._log.sync()
-        self._store.replace(name, (self._line(name, spans[number]) for number in numbers))
+        self._store.replace(name, (self._line(name, tape.span(place)) for place in places))
         self._handles[name].close()
         self._handles[name] = self._store.open(name)
         tape.rewrite(numbers, crc)
@@ -187,8 +194,9 @@ class Journal:
     # -- its end -------------------------------------------------------------------------------------------------
     def lines(self) -> Iterator[str]:
         """Of the finished requests, also where the output has been removed."""
-        for span in self._tapes[OUT].spans().values():
-            yield self._line(OUT, span).decode()
+        tape = self._tapes[OUT]
+        for place in range(len(tape.numbers)):
+            yield self._line(OUT, tape.span(place)).decode()
 
     def is_gone(self) -> bool:
         """Has the output been removed, or replaced by another file?"""

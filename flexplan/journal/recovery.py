@@ -7,55 +7,17 @@ was damaged later, and by somebody else: that is an error, and nothing is touche
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import NoReturn
 from zlib import crc32
 
 from flexplan.errors import StorageError
-from flexplan.journal.records import Ended, Line, Record, Rewritten, Settings, Shrunk, Synced, lines_of
+from flexplan.journal.records import Ended, Record, Rewritten, Settings, Shrunk, Synced, lines_of
 from flexplan.journal.store import OUT, Handle
+from flexplan.journal.tape import Tape
 
 _CHUNK_BYTES = 1 << 20
-
-
-@dataclass
-class Tape:
-    """One output as its log tells it: whose lines stand in it, in their order, where each ends, and the checksum."""
-
-    numbers: list[int] = field(default_factory=list)
-    ends: list[int] = field(default_factory=list)
-    digests: dict[int, str] = field(default_factory=dict)
-    crc: int = 0
-
-    @property
-    def end(self) -> int:
-        """Bytes."""
-        return self.ends[-1] if self.ends else 0
-
-    def add(self, record: Ended) -> None:
-        """A line behind the others."""
-        self.numbers.append(record.number)
-        self.ends.append(record.end)
-        self.digests[record.number] = record.digest
-        self.crc = record.crc
-
-    def spans(self) -> dict[int, tuple[int, int]]:
-        """The bytes of each request's line."""
-        return dict(zip(self.numbers, pairwise([0, *self.ends]), strict=True))
-
-    def rewrite(self, numbers: Sequence[int], crc: int) -> None:
-        """Only these lines, in this order."""
-        spans, at = self.spans(), 0
-        self.ends.clear()
-        for number in numbers:
-            lo, hi = spans[number]
-            at += hi - lo
-            self.ends.append(at)
-        self.numbers = list(numbers)
-        self.digests = {number: self.digests[number] for number in numbers}
-        self.crc = crc
 
 
 @dataclass
@@ -70,11 +32,11 @@ class Recovered:
 
 def recover(log: bytes, outputs: Mapping[str, Handle | None]) -> Recovered:
     """Follow a log along its outputs; None is an output that does not exist.  Changes nothing."""
-    lines = list(lines_of(log))
-    at, follower = 0, _Follower(lines, outputs)
-    for n, line in enumerate(lines):
+    last_synced, last_rewritten = _survey(log, outputs)
+    at, follower = 0, _Follower(outputs, last_rewritten)
+    for n, line in enumerate(lines_of(log)):
         if line.record is None or not follower.holds(n, line.record):
-            if any(isinstance(later.record, Synced) for later in lines[n:]):
+            if n < last_synced:
                 _refuse_altered(line.record, follower.tapes, outputs)
             if isinstance(line.record, Rewritten):  # it was announced, and not done: the output is the one of before
                 return recover(log[:at], outputs)
@@ -84,18 +46,26 @@ def recover(log: bytes, outputs: Mapping[str, Handle | None]) -> Recovered:
     return Recovered(follower.settings, follower.tapes, at, follower.shrunk)
 
 
+def _survey(log: bytes, names: Iterable[str]) -> tuple[int, dict[str, int]]:
+    """The last line that says all before it is safe, and the last by which each output was replaced; -1 is none."""
+    last_synced, last_rewritten = -1, dict.fromkeys(names, -1)
+    for n, line in enumerate(lines_of(log)):
+        if isinstance(line.record, Synced):
+            last_synced = n
+        elif isinstance(line.record, Rewritten):
+            last_rewritten[line.record.name] = n
+    return last_synced, last_rewritten
+
+
 class _Follower:
     """What the lines of a log have told so far."""
 
-    def __init__(self, lines: Sequence[Line], outputs: Mapping[str, Handle | None]) -> None:
+    def __init__(self, outputs: Mapping[str, Handle | None], last_rewritten: Mapping[str, int]) -> None:
         self.tapes = {name: Tape() for name in outputs}
         self.settings: Settings | None = None
         self.shrunk: Shrunk | None = None
         self._checkers = {name: _Checker(handle) for name, handle in outputs.items()}
-        self._last = dict.fromkeys(outputs, -1)  # the line by which an output was replaced: what was before is gone
-        for n, line in enumerate(lines):
-            if isinstance(line.record, Rewritten):
-                self._last[line.record.name] = n
+        self._last = last_rewritten  # what an output was before it was replaced is gone
 
     def holds(self, n: int, record: Record) -> bool:
         """Is it so on the disk, as far as it can still be seen?"""

@@ -161,10 +161,12 @@ class FileHandle:
         return found
 
     def append(self, data: bytes) -> None:
-        left = memoryview(data)
-        with _stored(self.path, "written"):
-            while left:
-                left = left[os.write(self._fd, left) :]
+        try:  # twice a request: no context manager
+            done = os.write(self._fd, data)
+            while done < len(data):
+                done += os.write(self._fd, memoryview(data)[done:])
+        except OSError as error:
+            raise _refused(self.path, "written", error) from error
 
     def truncate(self, nbytes: int) -> None:
         with _stored(self.path, "cut off"):
@@ -190,4 +192,8 @@ def _stored(path: Path, verb: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError("FP616", f"{path} cannot be {verb}: {error.strerror or error}", fix=_RESUMABLE) from error
+        raise _refused(path, verb, error) from error
+
+
+def _refused(path: Path, verb: str, error: OSError) -> StorageError:
+    return StorageError("FP616", f"{path} cannot be {verb}: {error.strerror or error}", fix=_RESUMABLE)

@@ -17,7 +17,7 @@ tensors      The weight tensors of a shape, layer by layer, under flexplan's own
 token_rules  `TokenRules`: what a model's generation config asks of the tokens that follow.
 """
 
-from flexplan.model.catalog import model_shape, read_model, shape_to_run
+from flexplan.model.catalog import model_names, model_shape, read_model, shape_to_run
 from flexplan.model.checkpoint import Source, StoredTensor, WeightFile, parameter_sources
 from flexplan.model.coding import Coding, StoredFormat
 from flexplan.model.config import read_config
@@ -29,9 +29,12 @@ from flexplan.model.places import (
     cached,
     directory_of,
     downloads,
+    gguf_place,
     has_config,
+    here,
     hub_cache,
     hub_name,
+    is_gguf,
     refuse_other_formats,
     snapshot_within,
 )
@@ -81,11 +84,15 @@ __all__ = [
     "cached",
     "directory_of",
     "downloads",
+    "gguf_place",
     "has_config",
+    "here",
     "hub_cache",
     "hub_name",
     "is_gathered",
+    "is_gguf",
     "layer_tensors",
+    "model_names",
     "model_shape",
     "parameter_sources",
     "read_config",

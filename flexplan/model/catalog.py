@@ -19,9 +19,11 @@ from flexplan.model.formats import FORMATS
 from flexplan.model.places import (
     cached,
     downloads,
+    gguf_place,
     has_config,
     hub_cache,
     hub_name,
+    is_gguf,
     refuse_other_formats,
     snapshot_within,
 )
@@ -117,6 +119,8 @@ def _is_place(text: str) -> bool:
 def _read_place(path: Path) -> tuple[ModelShape, ModelConstants]:
     """By the config there, or, where FlexLLMGen wrote the files, by the model that the directory's name says."""
     place = snapshot_within(path)
+    if is_gguf(place) and has_config(gguf_place(place)):
+        return read_config(gguf_place(place), place.stem)
     full = _npy_model(place)
     if full:
         return read_config(_configs()[full], full)

@@ -46,7 +46,7 @@ FLOATS: Mapping[str, str] = {"F64": "float64", "F32": "float32", "F16": "float16
 _POINTER = b"version https://git-lfs"
 _OTHERS = {
     _POINTER: "a git-lfs pointer, not the file itself: fetch it with `git lfs pull`",
-    b"GGUF": "a GGUF file, which llama.cpp runs; flexplan reads safetensors",
+    b"GGUF": "a GGUF file: give it by its own path",
     b"PK\x03\x04": "a pickled PyTorch file; code-bearing files are not read",
     b"<!doctype html": "a web page, not the file itself: download it again",
     b"<html": "a web page, not the file itself: download it again",

@@ -5,6 +5,7 @@ The cache's layout is read here as the hub's client documents it, since planning
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ _REVISION = re.compile(r"[\w.-]{1,100}")
 _HUB = "models--"
 _MOST_REF_BYTES = 1 << 12
 _OTHER_FILES = {
-    "*.gguf": "GGUF files, which llama.cpp runs",
+    "*.gguf": "GGUF files: give one of them by its own path",
     "adapter_config.json": "an adapter: merge it into its model first",
     "consolidated*": "the maker's own format: take the checkpoint that was converted for transformers",
     "model_index.json": "a pipeline that makes images",
@@ -84,6 +85,19 @@ def snapshot_within(directory: Path) -> Path:
     )
 
 
+def here(name: str) -> Path:
+    """The directory of a model that is on this machine, by its path or its name; ModelFilesError where none is."""
+    given = directory_of(Path(name).expanduser())
+    if is_directory(given):
+        return snapshot_within(given)
+    hub_id = hub_name(name)
+    found = next(cached(hub_id), None) if hub_id else None
+    if found is None:
+        message = f"{name}: there is no such model directory, nor one in {downloads()} and {hub_cache()}"
+        raise ModelFilesError("FP519", message, fix="give the directory of a model that is here")
+    return found
+
+
 def directory_of(path: Path) -> Path:
     """The directory of a ``config.json`` that is given by its own path; any other path is itself."""
     return path.parent if path.name == "config.json" and is_file(path) else path
@@ -105,8 +119,23 @@ def model_name(directory: Path) -> str:
     return parts[-1] if parts else ""
 
 
+def is_gguf(path: Path) -> bool:
+    """Whether a file is of GGUF."""
+    return is_file(path) and _first_bytes(path).startswith(b"GGUF")
+
+
+def gguf_place(file: Path) -> Path:
+    """The model directory that a GGUF file is converted into: another one where the file is, or becomes, another."""
+    found = file.stat()
+    known = f"{file.resolve()}/{found.st_size}/{found.st_mtime_ns}"
+    return downloads().parent / "gguf" / f"{file.stem}-{hashlib.sha256(known.encode()).hexdigest()[:12]}"
+
+
 def refuse_other_formats(place: Path) -> None:
     """A ModelFilesError for what is no model directory, but is known to be something else."""
+    if is_gguf(place):
+        message = f"{place}: is a GGUF file that was not converted yet"
+        raise ModelFilesError("FP529", message, fix=f"flexplan convert {place}")
     if is_file(place):
         what = what_it_is(_first_bytes(place))
     elif has_config(place):

@@ -125,7 +125,7 @@ class ModelShape(BaseModel):
         """How many of the newest tokens layer ``depth`` reads; 0 for all."""
         return self.windows[depth] if self.windows else 0
 
-    def attended(self, depth: int, context: int) -> int:
+    def attended(self, depth: int, context: float) -> float:
         """Tokens that layer ``depth`` reads of a context."""
         return min(context, self.window(depth) or context)
 

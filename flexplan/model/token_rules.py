@@ -25,6 +25,8 @@ class TokenRules(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0  # OpenAI's two, of a request: transformers has none
+    frequency_penalty: float = 0.0
     no_repeat_ngram_size: int = 0
     min_length: int = 0  # tokens, those of the prompt counted
     min_new_tokens: int | None = None  # stands above min_length

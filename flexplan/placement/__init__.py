@@ -10,7 +10,7 @@ workspace  What the kernels of a task allocate beside the arenas.
 """
 
 from flexplan.placement.cache import Segment, place_cache, values_read, vector_bytes
-from flexplan.placement.layout import BUFFER_ALIGN, Layout
+from flexplan.placement.layout import BUFFER_ALIGN, PASSES_IN_FLIGHT, Layout
 from flexplan.placement.placement import ID_BYTES, PROB_BYTES, Placement
 from flexplan.placement.prefetch import fewer_layers, lookahead, unpacked_slots
 from flexplan.placement.weights import DISK_ALIGN, PIECE_ALIGN, LayerWeights, Piece, bytes_unpacked
@@ -20,6 +20,7 @@ __all__ = [
     "BUFFER_ALIGN",
     "DISK_ALIGN",
     "ID_BYTES",
+    "PASSES_IN_FLIGHT",
     "PIECE_ALIGN",
     "PROB_BYTES",
     "LayerWeights",

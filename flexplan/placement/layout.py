@@ -18,11 +18,12 @@ from flexplan.model import ModelShape
 from flexplan.placement.cache import Segment
 from flexplan.placement.placement import ID_BYTES, PROB_BYTES, Placement
 from flexplan.placement.weights import DISK_ALIGN
-from flexplan.placement.workspace import captured_bytes, mask_bytes, workspace_bytes
+from flexplan.placement.workspace import captured_bytes, door_workspace_bytes, mask_bytes, workspace_bytes
 from flexplan.policy import Block, Policy
 from flexplan.units import round_up
 
 BUFFER_ALIGN = 4096
+PASSES_IN_FLIGHT = 3  # of a rolling schedule: two in the lanes, and the one whose tokens are taken
 _WHOLE_PAGES = frozenset(("disk.weights", "disk.work", "host.weights"))  # direct I/O; a layer is page-locked by itself
 
 
@@ -129,17 +130,24 @@ def _add_cache(arenas: _Arenas, p: Placement) -> None:
     streamed = (s.streamed * s.capacity * s.vector_bytes for s in segments)
     arenas.ring("cache_ring", "gpu.work", slots, max(streamed) * p.streamed_parts)
     arenas.ring("cache_relay", "host.work", slots, max(s.resident_bytes("disk") for s in segments))
-    prompts = [(s, p.new_tokens(0, s.k)) for s in segments]
-    arenas.ring("fresh", "gpu.work", slots, max(s.off_gpu * t * s.pair_bytes for s, t in prompts))
-    arenas.ring("cache_out", "host.work", slots, max(t * s.disk_row_bytes for s, t in prompts))
+    arenas.ring("fresh", "gpu.work", slots, max(_fresh_bytes(p, s) for s in segments))
+    arenas.ring("cache_out", "host.work", slots, max(p.new_tokens(0, s.k) * s.disk_row_bytes for s in segments))
+
+
+def _fresh_bytes(p: Placement, s: Segment) -> int:
+    """New keys and values that leave the gpu: of a block's prompts, or of whatever newcomers a pass takes in."""
+    if not p.rolls or not s.off_gpu:
+        return s.off_gpu * p.new_tokens(0, s.k) * s.pair_bytes
+    return max(s.off_gpu, p.block.door_tokens * p.shape.num_kv_heads) * s.pair_bytes
 
 
 def _add_hidden(arenas: _Arenas, p: Placement) -> None:
     ks = range(len(p.block.batches))
     sizes = {i: max(p.hidden_bytes(i, k) for k in ks) for i in (0, 1)}
     slots = {0: 3, 1: p.live + 2 if p.policy.splits_steps else 3}
+    at_home = {0: p.block.doors or p.live, 1: p.live}
     for i, phase in enumerate(("prefill", "decode")):
-        arenas.ring(f"hidden_{phase}", "gpu.work", p.live if p.hidden_stays else slots[i], sizes[i])
+        arenas.ring(f"hidden_{phase}", "gpu.work", at_home[i] if p.hidden_stays else slots[i], sizes[i])
     if p.hidden_stays:
         return
     parts = [max(p.hidden_parts(i, k)[n] for i in (0, 1) for k in ks) for n in range(3)]  # rounding may favour either
@@ -170,23 +178,38 @@ def _add_attention(arenas: _Arenas, p: Placement) -> None:
 
 
 def _add_tokens(arenas: _Arenas, p: Placement) -> None:
-    prompts = max(batch.num_rows * batch.prompt_len for batch in p.block.batches)
-    arenas.ring("ids", "gpu.work", p.live, prompts * ID_BYTES)
-    arenas.ring("ids_host", "host.work", len(p.block.batches), prompts * ID_BYTES)
-    outputs = max(batch.num_rows for batch in p.block.batches) * p.block.gen_len
-    arenas.ring("outputs", "host.work", len(p.block.batches), outputs * ID_BYTES)
+    prompts = max(p.prompt_tokens(k) for k in range(len(p.block.batches)))
+    rows = max(batch.num_rows for batch in p.block.batches)
+    if p.rolls:
+        _add_seats(arenas, p, prompts, rows)
+    else:
+        arenas.ring("ids", "gpu.work", p.live, prompts * ID_BYTES)
+        arenas.ring("ids_host", "host.work", len(p.block.batches), prompts * ID_BYTES)
+        arenas.ring("outputs", "host.work", len(p.block.batches), rows * p.block.gen_len * ID_BYTES)
     if p.gathers:
-        size = prompts * p.shape.embed_size * p.shape.bytes_per_element
+        size = max(rows, prompts) * p.shape.embed_size * p.shape.bytes_per_element
         arenas.ring("rows_host", "host.work", 2, size)
         arenas.ring("rows", "gpu.work", 2, size)
+
+
+def _add_seats(arenas: _Arenas, p: Placement, prompts: int, rows: int) -> None:
+    """Token ids of newcomers and of seats, and where each row begins; on the host for each pass that is in flight."""
+    arenas.ring("prompt_ids", "gpu.work", p.block.doors, prompts * ID_BYTES)
+    arenas.ring("prompt_ids_host", "host.work", PASSES_IN_FLIGHT * p.block.doors, prompts * ID_BYTES)
+    arenas.ring("ids", "gpu.work", p.live, rows * ID_BYTES)
+    arenas.ring("outputs", "host.work", PASSES_IN_FLIGHT * p.live, rows * ID_BYTES)
+    arenas.ring("seats", "gpu.work", p.live, (1 + rows) * ID_BYTES)
+    arenas.ring("seats_host", "host.work", PASSES_IN_FLIGHT * p.live, (1 + rows) * ID_BYTES)
 
 
 def _workspace_bytes(p: Placement) -> int:
     """Of the largest task, and the masks of all micro-batches."""
     rows, longest = _widest(p)
-    masks = sum(mask_bytes(b.num_rows, b.prompt_len) for b in p.block.batches)
     sparsity, sep_layer = p.policy.attn_sparsity, p.policy.sep_layer
     context = longest + p.block.gen_len
+    if p.rolls:
+        return door_workspace_bytes(p.shape, rows, p.block.door_tokens, sep_layer=sep_layer)
+    masks = sum(mask_bytes(b.num_rows, b.prompt_len) for b in p.block.batches)
     return masks + workspace_bytes(p.shape, rows, longest, context, sparsity, sep_layer=sep_layer)
 
 

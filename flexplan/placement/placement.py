@@ -54,6 +54,15 @@ class Placement:
         """Positions of one row that step i computes: the padded prompt, then one."""
         return self.block.batches[k].prompt_len if i == 0 else 1
 
+    def prompt_tokens(self, k: int) -> int:
+        """Tokens of prompts of micro-batch k that go through a layer in one pass, at the most."""
+        return self.block.door_tokens or self.rows(k) * self.new_tokens(0, k)
+
+    @property
+    def rolls(self) -> bool:
+        """True where rows are seats that requests take and leave in any pass."""
+        return self.block.door_tokens > 0
+
     def context(self, i: int, k: int) -> int:
         """Positions of one row after step i."""
         return self.block.batches[k].prompt_len + i
@@ -82,7 +91,8 @@ class Placement:
 
     def hidden_bytes(self, i: int, k: int) -> int:
         """Bytes of the hidden states of a micro-batch between two layers."""
-        return self.rows(k) * self.new_tokens(i, k) * self.shape.hidden_size * self.shape.bytes_per_element
+        tokens = self.rows(k) if i else self.prompt_tokens(k)
+        return tokens * self.shape.hidden_size * self.shape.bytes_per_element
 
     def hidden_parts(self, i: int, k: int) -> tuple[int, int, int]:
         """The same by tier: the first bytes stay on the gpu, the next go to the host, the last to disk."""

@@ -29,6 +29,12 @@ def workspace_bytes(
     return max(together * prompt_len * per_token * element + mask, head, _choosing(s, rows, context, sparsity))
 
 
+def door_workspace_bytes(s: ModelShape, rows: int, tokens: int, *, sep_layer: bool) -> int:
+    """Of a rolling schedule's pass: ``tokens`` of newcomers, each attending to its own, and decoding of ``rows``."""
+    per_token, element = max(_embedding(s), _layer(s, sep_layer)), s.bytes_per_element
+    return max(max(tokens, rows) * per_token * element, rows * s.vocab_size * (element + _FLOAT))
+
+
 def captured_bytes(s: ModelShape, rows: int, context: int, sparsity: float = 1.0, *, sep_layer: bool) -> int:
     """Of decoding steps that are captured to be replayed: what a layer, choosing and the head leave stays theirs."""
     left = rows * (_layer(s, sep_layer) + s.vocab_size) * s.bytes_per_element

@@ -17,7 +17,7 @@ from flexplan.plan.budgets import batch_sizes, largest
 from flexplan.plan.objectives import meets_latency
 from flexplan.plan.plan import Plan
 from flexplan.policy import Policy, fill_block, lossy_fields
-from flexplan.problem import Problem, Workload, typical_lens
+from flexplan.problem import Problem, Workload, typical_gen_len, typical_lens
 from flexplan.schedule import Schedule
 from flexplan.simulation import bound_of, peak_bytes
 
@@ -165,8 +165,11 @@ def _at_its_best(baseline: Baseline, problem: Problem) -> Policy:
 def _at_most(problem: Problem, policy: Policy, schedule: str) -> float:
     """Tokens a second by the bound of a full block."""
     rows = min(policy.block_size, problem.workload.num_prompts or policy.block_size)
-    bound = bound_of(problem, policy, _schedule(schedule), typical_lens(problem.workload, rows))
-    return rows * problem.workload.gen_len / bound.total_s
+    work = problem.workload
+    part = problem.with_most_tokens(typical_gen_len(work, rows))
+    bound = bound_of(part, policy, _schedule(schedule), typical_lens(work, rows))
+    mean = sum(work.gen_lens) / len(work.gen_lens) if work.gen_lens else work.gen_len
+    return rows * mean / bound.total_s
 
 
 def _could_win(baseline: Baseline, plan: Plan) -> bool:

@@ -7,12 +7,12 @@ tokens among short ones may make micro-batches of one sequence of them all.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from flexplan.errors import InfeasiblePlan
 from flexplan.plan.plan import Plan
-from flexplan.problem import Problem
+from flexplan.problem import Problem, Workload
 
 Ask = Callable[[Problem], Plan]
 
@@ -53,12 +53,14 @@ def warn_of_long_prompts(ask: Ask, plan: Plan) -> None:
             )
 
 
-def _parts(lens: tuple[int, ...], limit: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    return tuple(n for n in lens if n <= limit), tuple(n for n in lens if n > limit)
+def _parts(lens: tuple[int, ...], limit: int) -> tuple[list[int], list[int]]:
+    """The places of the shorter ones, and of the longer ones."""
+    places = range(len(lens))
+    return [n for n in places if lens[n] <= limit], [n for n in places if lens[n] > limit]
 
 
-def _of(problem: Problem, lens: tuple[int, ...]) -> Problem:
-    workload = problem.workload.model_copy(
-        update={"prompt_lens": lens, "num_prompts": len(lens), "prompt_len": max(lens)}
-    )
+def _of(problem: Problem, places: Sequence[int]) -> Problem:
+    work = problem.workload
+    lens, gen_lens = (tuple(given[n] for n in places) if given else () for given in (work.prompt_lens, work.gen_lens))
+    workload = Workload(prompt_lens=lens, gen_len=work.gen_len, gen_lens=gen_lens)
     return problem.model_copy(update={"workload": workload})

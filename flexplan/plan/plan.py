@@ -17,10 +17,12 @@ from flexplan.graph import TaskGraph, Timeline
 from flexplan.limits import MOST_FILE_BYTES, MOST_PLAN_BYTES, read_limited, wrong_type
 from flexplan.placement import Placement
 from flexplan.plan.budgets import largest_block, refuse_endless, refuse_over_budget
+from flexplan.plan.notebook import plan_html
 from flexplan.plan.plan_file import PlanFile, digest, first_difference
-from flexplan.policy import POLICY_VERSION, Policy, full_block, read_strict_json
+from flexplan.policy import POLICY_VERSION, Block, Policy, full_block, read_strict_json, rolling_block
 from flexplan.problem import Problem
-from flexplan.simulation import Prediction, peak_bytes, predict, simulate_graph
+from flexplan.schedule import Schedule, refuse_to_roll, rolls
+from flexplan.simulation import Prediction, job_timeline, peak_bytes, predict, simulate_graph
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,13 @@ class Plan:
                 raise wrong_type("Plan.of", "a Problem and a Policy", given, "Plan.of(Problem.of(...), Policy(...))")
         refuse_endless(problem.model, policy, problem.workload.gen_len)
         chosen = schedule_of(schedule)
+        if rolls(chosen):
+            refuse_to_roll(policy, problem.model)
         with blame_of(chosen):
             need = peak_bytes(problem, policy, chosen)
             refuse_over_budget(need, problem, lambda: largest_block(problem, policy, chosen))
             promised = prediction or predict(problem, policy, chosen)
-        placement = Placement.of(problem.model, policy, full_block(problem.workload, policy))
+        placement = Placement.of(problem.model, policy, _block(chosen, problem, policy))
         return cls(policy, problem, schedule, planner, placement.realised(), promised)
 
     def __hash__(self) -> int:
@@ -67,6 +71,13 @@ class Plan:
         asked = f"{self.problem.model.name} on {self.problem.hardware.name}"
         rate = self.prediction.tokens_per_s
         return f"Plan({asked}, planner={self.planner!r}, schedule={self.schedule!r}, tokens_per_s={rate:.4g})"
+
+    def _repr_html_(self) -> str:
+        return plan_html(self)
+
+    def timeline(self) -> Timeline:
+        """What `simulate` says: every task of the first block, ``plan.timeline().plot()`` for people."""
+        return simulate(self)
 
     @property
     def graph(self) -> TaskGraph:
@@ -149,10 +160,18 @@ def simulate(plan: Plan, *, keep: bool = True) -> Timeline:
         raise wrong_type("simulate", "a Plan", plan, "solve(Problem.of(...)) makes one")
     schedule = schedule_of(plan.schedule)
     with blame_of(schedule):
+        if rolls(schedule):
+            return job_timeline(plan.problem, plan.policy)
         graph = schedule.build(plan.problem, plan.policy)
         timeline = simulate_graph(graph, Rates(plan.problem.hardware), keep=keep)
     timeline.peak_bytes = dict(plan.prediction.peak_bytes)
     return timeline
+
+
+def _block(schedule: Schedule, problem: Problem, policy: Policy) -> Block:
+    """The largest that a plan has room for."""
+    work = problem.workload
+    return rolling_block(work, policy) if rolls(schedule) else full_block(work, policy)
 
 
 def read_policy_file(path: str | Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import Any, Protocol
 
 from flexplan.apart import TIMEOUT_S, Foreign, blame_of, schedule_of
@@ -19,10 +20,9 @@ from flexplan.plan.pause import collector_paused
 from flexplan.plan.plan import Plan
 from flexplan.plan.thirdparty import blamed_on, foreign_plan, is_foreign, name_of
 from flexplan.plugins import PLANNERS, make
-from flexplan.policy import Policy, fill_blocks
+from flexplan.policy import Policy
 from flexplan.problem import Problem
-from flexplan.proof import placement_of, prove
-from flexplan.schedule import Schedule
+from flexplan.schedule import Schedule, first_block, placement_of, rolls
 
 __all__ = ["Planner", "Schedule", "check_plan", "solve"]
 
@@ -31,6 +31,7 @@ _MOST_TIMEOUT_S = 1e7  # four months
 
 _CHECKED_TOKENS = 3  # the prompt, a first and a last token: what lies between repeats
 _CHECKED_LAYERS = 3  # more than a ring of weights has slots, with the embedding and the head
+_CHECKED_PASSES = 32  # of a rolling job
 _PROVED_SWEEPS = 2  # of a whole model: a prompt and a token, a tenth of a second each
 
 
@@ -152,8 +153,11 @@ def check_plan(plan: Plan) -> None:
 
 def _prove(plan: Plan, schedule: Schedule) -> None:
     problem, graph = plan.problem, schedule.build(plan.problem, plan.policy)
-    placement = _placement_of(graph, problem, plan.policy)
+    placement = _placement_of(graph, schedule, problem, plan.policy)
     check_budgets(graph, problem.budgets(), {"gpu": Layout.of(placement).arena_bytes["gpu.workspace"]})
+    if rolls(schedule):
+        _prove_rolling(problem, plan.policy, schedule)
+        return
     few = fewer_layers(problem.model.num_layers, plan.policy, _CHECKED_LAYERS)
     shallow = problem.with_layers(few)
     check_accesses(schedule.build(shallow, plan.policy))
@@ -161,9 +165,25 @@ def _prove(plan: Plan, schedule: Schedule) -> None:
     graph_of_short = schedule.build(short, plan.policy)
     check_order(graph_of_short.buffers, graph_of_short.nodes())
     if isinstance(schedule, Foreign):
-        prove(graph_of_short, _placement_of(graph_of_short, short, plan.policy))
+        from flexplan.proof import prove  # a tenth of what `import flexplan` would take, for what few have
+
+        prove(graph_of_short, _placement_of(graph_of_short, schedule, short, plan.policy))
         prove(graph, placement, most_sweeps=_PROVED_SWEEPS)
 
 
-def _placement_of(graph: TaskGraph, problem: Problem, policy: Policy) -> Placement:
-    return placement_of(graph, problem.model, policy, next(fill_blocks(problem.workload, policy)))
+def _prove_rolling(problem: Problem, policy: Policy, schedule: Schedule) -> None:
+    """The first passes of the job on few layers: its seats fill, and some of those who sit leave them again."""
+    from flexplan.proof import SeatingLaws  # as above
+
+    shallow = problem.with_layers(fewer_layers(problem.model.num_layers, policy, _CHECKED_LAYERS))
+    graph = schedule.build(shallow, policy)
+    first = TaskGraph.of(graph.schedule, graph.live, graph.buffers, list(islice(graph.sweeps(), _CHECKED_PASSES)))
+    check_accesses(first)
+    check_order(first.buffers, first.nodes())
+    laws = SeatingLaws(_placement_of(graph, schedule, shallow, policy))
+    for sweep in first.sweeps():
+        laws.take(sweep)
+
+
+def _placement_of(graph: TaskGraph, schedule: Schedule, problem: Problem, policy: Policy) -> Placement:
+    return placement_of(graph, problem.model, policy, first_block(schedule, problem.workload, policy))

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
+from typing import NamedTuple
 
 from flexplan.policy.policy import Policy
 from flexplan.problem import Lens, Workload
@@ -30,10 +31,16 @@ class MicroBatch:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """The micro-batches that share one pass over the weights, and how many tokens each row generates."""
+    """The micro-batches that share one pass over the weights, and how many tokens each row generates.
+
+    With ``door_tokens`` the rows are seats of a rolling schedule: ``prompt_len`` is what a seat has room for, prompt
+    and answer, and in a pass newcomers may come to ``doors`` micro-batches, to each with so many tokens of prompts.
+    """
 
     batches: tuple[MicroBatch, ...]
     gen_len: int
+    door_tokens: int = 0
+    doors: int = 0
 
     @property
     def num_rows(self) -> int:
@@ -58,31 +65,44 @@ def fill_block(first: int, prompt_lens: tuple[int, ...], gen_len: int, gpu_batch
 
 def fill_blocks(workload: Workload, policy: Policy) -> Iterator[Block]:
     """All blocks of a workload, in input order; the last may be partial."""
-    lens = workload.prompt_lens
     total = workload.num_prompts or policy.block_size
     for first in range(0, total, policy.block_size):
         rows = range(first, min(first + policy.block_size, total))
-        row_lens = lens[rows.start : rows.stop] or (workload.prompt_len,) * len(rows)
-        yield fill_block(first, row_lens, workload.gen_len, policy.gpu_batch_size)
+        yield fill_block(first, workload.prompt_lens_of(rows), max(workload.gen_lens_of(rows)), policy.gpu_batch_size)
+
+
+class BlockKind(NamedTuple):
+    """What blocks that take the same have in common: the padded length of every row, and the most new tokens of one."""
+
+    lens: Lens
+    gen_len: int
+
+    @property
+    def load(self) -> int:
+        """Tokens that its passes go over: what its seconds grow with almost evenly."""
+        return sum(self.lens) * self.gen_len
 
 
 @lru_cache(maxsize=16)  # a planner asks for the same few sizes hundreds of times, of a million prompts
-def block_lens(workload: Workload, gpu_batch_size: int, num_gpu_batches: int) -> Mapping[Lens, int]:
-    """The padded length of every row, for each kind of block, and how many blocks are of that kind.
+def block_kinds(workload: Workload, gpu_batch_size: int, num_gpu_batches: int) -> Mapping[BlockKind, int]:
+    """Each kind of block of a workload, and how many blocks are of that kind.
 
-    >>> dict(block_lens(Workload(prompt_lens=(5, 3, 4, 2)), 2, 1))
-    {(5, 5): 1, (4, 4): 1}
+    >>> [(kind.lens, n) for kind, n in block_kinds(Workload(prompt_lens=(5, 3, 4, 2)), 2, 1).items()]
+    [((5, 5), 1), ((4, 4), 1)]
     """
     block_size = gpu_batch_size * num_gpu_batches
-    if not workload.prompt_lens:
+    if not workload.prompt_lens and not workload.gen_lens:
         whole, rest = divmod(workload.num_prompts or block_size, block_size)
-        return {(workload.prompt_len,) * rows: n for rows, n in ((block_size, whole), (rest, 1)) if rows and n}
-    found: Counter[Lens] = Counter()
-    for first in range(0, len(workload.prompt_lens), block_size):
-        lens = sorted(workload.prompt_lens[first : first + block_size])
-        starts = range(0, len(lens), gpu_batch_size)
-        batches = (lens[start : start + gpu_batch_size] for start in starts)
-        found[tuple(batch[-1] for batch in batches for _ in batch)] += 1
+        sizes = ((rows, n) for rows, n in ((block_size, whole), (rest, 1)) if rows and n)
+        return {BlockKind((workload.prompt_len,) * rows, workload.gen_len): n for rows, n in sizes}
+    found: Counter[BlockKind] = Counter()
+    total = workload.num_prompts or block_size
+    for first in range(0, total, block_size):
+        rows = range(first, min(first + block_size, total))
+        lens = sorted(workload.prompt_lens_of(rows))
+        batches = (lens[start : start + gpu_batch_size] for start in range(0, len(lens), gpu_batch_size))
+        padded = tuple(batch[-1] for batch in batches for _ in batch)
+        found[BlockKind(padded, max(workload.gen_lens_of(rows)))] += 1
     return MappingProxyType(found)
 
 

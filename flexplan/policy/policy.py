@@ -72,6 +72,8 @@ class Policy:
     ``group_dim`` counts over (out, in) for weights and (token, sequence x head, head_dim) for the cache.
     With ``cpu_cache_compute``, ``cache_stream_percent`` is the share of the host's keys and values that the gpu
     attends over by copying them meanwhile, so that the link's room is used, too.
+    ``admit_tokens`` is how many tokens of prompts a pass of a rolling schedule takes in at the most, though always one
+    prompt; 0 is as many as there are seats and doors for.
     """
 
     gpu_batch_size: Sequences = 4
@@ -92,6 +94,7 @@ class Policy:
     compress_cache: bool = False
     comp_cache_config: CompressionConfig = Field(default_factory=_cache_config)
     cache_stream_percent: Percent = 0.0
+    admit_tokens: Annotated[int, Field(ge=0, le=1 << 40)] = 0
 
     def __post_init__(self) -> None:
         for what in ("w", "cache", "act"):

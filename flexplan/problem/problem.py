@@ -15,30 +15,57 @@ from flexplan.problem.objective import Objective
 from flexplan.units import parse_size
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
+NewTokens = Annotated[int, Field(ge=1, le=MOST_NEW_TOKENS)]
 
 
 class Workload(BaseModel):
     """Prompt and output lengths in tokens; ``num_prompts`` None is one full block.
 
-    ``prompt_lens`` gives every prompt its own length; ``prompt_len`` is then the longest.
+    ``prompt_lens`` gives every prompt its own length; ``prompt_len`` is then the longest.  ``gen_lens`` gives every
+    prompt its own most new tokens, and ``gen_len`` is the most of them.
     """
 
     model_config = _STRICT
 
     prompt_len: Tokens = 512
-    gen_len: Annotated[int, Field(ge=1, le=MOST_NEW_TOKENS)] = 32
+    gen_len: NewTokens = 32
     num_prompts: Annotated[int, Field(ge=1, le=MOST_PROMPTS)] | None = None
     prompt_lens: Annotated[tuple[Tokens, ...], Field(strict=False)] = ()
+    gen_lens: Annotated[tuple[NewTokens, ...], Field(strict=False)] = ()
 
     @model_validator(mode="after")
     def _agree(self) -> Workload:
-        if self.prompt_lens:
-            object.__setattr__(self, "prompt_len", max(self.prompt_lens))
-            object.__setattr__(self, "num_prompts", len(self.prompt_lens))
+        if self.prompt_lens and self.gen_lens and len(self.prompt_lens) != len(self.gen_lens):
+            message = f"{len(self.prompt_lens)} prompt_lens and {len(self.gen_lens)} gen_lens"
+            raise UsageError("FP188", message, fix="give each prompt one of both")
+        for lens, longest in ((self.prompt_lens, "prompt_len"), (self.gen_lens, "gen_len")):
+            if lens:
+                object.__setattr__(self, longest, max(lens))
+                object.__setattr__(self, "num_prompts", len(lens))
         return self
+
+    def prompt_lens_of(self, rows: range) -> tuple[int, ...]:
+        """The lengths of some of the prompts, by their places."""
+        return self.prompt_lens[rows.start : rows.stop] or (self.prompt_len,) * len(rows)
+
+    def gen_lens_of(self, rows: range) -> tuple[int, ...]:
+        """The most new tokens of some of the prompts, by their places."""
+        return self.gen_lens[rows.start : rows.stop] or (self.gen_len,) * len(rows)
+
+    def new_tokens(self, rows: int) -> int:
+        """New tokens of all prompts, of which there are ``rows``."""
+        return sum(self.gen_lens) if self.gen_lens else rows * self.gen_len
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt with its answer."""
+        if not self.prompt_lens or not self.gen_lens:
+            return self.prompt_len + self.gen_len
+        return max(a + b for a, b in zip(self.prompt_lens, self.gen_lens, strict=True))
 
     def __repr__(self) -> str:
         lens = f", {len(self.prompt_lens)} prompt_lens" if self.prompt_lens else ""
+        lens += f", {len(self.gen_lens)} gen_lens" if self.gen_lens else ""
         return f"Workload(prompt_len={self.prompt_len}, gen_len={self.gen_len}, num_prompts={self.num_prompts}{lens})"
 
     @classmethod
@@ -63,7 +90,7 @@ class Problem(BaseModel):
 
     @model_validator(mode="after")
     def _fits_the_context(self) -> Problem:
-        need, have = self.workload.prompt_len + self.workload.gen_len, self.model.max_positions
+        need, have = self.workload.longest, self.model.max_positions
         if need - 1 > have:  # the last token is never read
             raise UsageError(
                 "FP111",
@@ -86,6 +113,7 @@ class Problem(BaseModel):
         gen_len: int = 32,
         num_prompts: int | None = None,
         prompt_lens: tuple[int, ...] = (),
+        gen_lens: tuple[int, ...] = (),
         objective: str | Objective = "throughput",
     ) -> Problem:
         """A problem from names, paths or objects; sizes are text such as ``16G`` or bytes.
@@ -99,7 +127,11 @@ class Problem(BaseModel):
                 **{tier: parse_size(size) for tier, size in budgets.items() if size is not None}
             ),
             workload=Workload.of(
-                prompt_len=prompt_len, gen_len=gen_len, num_prompts=num_prompts, prompt_lens=prompt_lens
+                prompt_len=prompt_len,
+                gen_len=gen_len,
+                num_prompts=num_prompts,
+                prompt_lens=prompt_lens,
+                gen_lens=gen_lens,
             ),
             objective=objective if isinstance(objective, Objective) else Objective.of(objective),
         )
@@ -124,7 +156,8 @@ class Problem(BaseModel):
 
     def with_most_tokens(self, gen_len: int) -> Problem:
         """The same problem with an output of at most so many tokens."""
-        short = self.workload.model_copy(update={"gen_len": min(self.workload.gen_len, gen_len)})
+        lens = tuple(min(most, gen_len) for most in self.workload.gen_lens)
+        short = self.workload.model_copy(update={"gen_len": min(self.workload.gen_len, gen_len), "gen_lens": lens})
         return self.model_copy(update={"workload": short})
 
     def budget_for(self, tier: str, need: int) -> int:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from flexplan.errors import PromptError, UsageError
 from flexplan.model import directory_of
-from flexplan.problem.prompts import Prompt, read_prompts
+from flexplan.problem.chat_template import Renderer
+from flexplan.problem.prompts import read_prompts
+from flexplan.problem.request_line import Chat, Prompt
 from flexplan.problem.tokenizer_file import FILE, LOAD_PATIENCE_S, bounded, chunks, growth_of, lines_of, swollen
 
 
@@ -17,7 +19,7 @@ def prompt_lens(source: str | Path, tokenizer: str | Path | None = None) -> tupl
     return lengths(prompts_to_plan_for(source), tokenizer)
 
 
-def prompts_to_plan_for(source: str | Path, form: str = "auto") -> tuple[Prompt, ...]:
+def prompts_to_plan_for(source: str | Path, form: str = "auto") -> Sequence[Prompt]:
     """The prompts of a file, of which there must be some."""
     prompts = read_prompts(source, form)
     if not prompts:
@@ -27,9 +29,9 @@ def prompts_to_plan_for(source: str | Path, form: str = "auto") -> tuple[Prompt,
 
 def lengths(prompts: Sequence[Prompt], tokenizer: str | Path | None = None) -> tuple[int, ...]:
     """Tokens of each, the special ones that the tokenizer adds among them."""
-    texts = [prompt for prompt in prompts if isinstance(prompt.content, str)]
+    texts = [prompt for prompt in prompts if not isinstance(prompt.content, tuple)]
     counted = iter(_counted(texts, tokenizer) if texts else ())
-    found = tuple(next(counted) if isinstance(p.content, str) else len(p.content) for p in prompts)
+    found = tuple(len(p.content) if isinstance(p.content, tuple) else next(counted) for p in prompts)
     for prompt, length in zip(prompts, found, strict=True):
         if not length:
             raise PromptError("FP303", f"line {prompt.line} has no tokens", fix=f"leave line {prompt.line} out")
@@ -38,24 +40,41 @@ def lengths(prompts: Sequence[Prompt], tokenizer: str | Path | None = None) -> t
 
 def _counted(texts: Sequence[Prompt], tokenizer: str | Path | None) -> list[int]:
     (opened, growth), counts = _open(tokenizer), list[int]()
-    for few in chunks(texts):  # only the counts are kept
-        counts += _counts(opened, growth, few, tokenizer)
+    directory = directory_of(Path(tokenizer).expanduser()) if tokenizer is not None else None
+    with Renderer(directory) as renderer:
+        for few in chunks(texts):  # only the counts are kept
+            counts += _counts(opened, growth, list(zip(few, _read(renderer, few), strict=True)), tokenizer)
     return counts
 
 
-def _counts(opened: Any, growth: int, few: Sequence[Prompt], tokenizer: str | Path | None) -> list[int]:
+def _read(renderer: Renderer, few: Sequence[Prompt]) -> Iterator[str]:
+    for text in renderer.texts(few):
+        if isinstance(text, PromptError):
+            raise text
+        yield text
+
+
+def _counts(opened: Any, growth: int, few: Sequence[tuple[Prompt, str]], tokenizer: str | Path | None) -> list[int]:
     try:
-        if why := swollen(few, growth):
+        if why := swollen([text for _, text in few], growth):
             raise ValueError(why)
-        return bounded(lambda: [len(e.ids) for e in opened.encode_batch([prompt.content for prompt in few])])
+        return bounded(lambda: _encoded(opened, few))
     except TimeoutError as error:
         why = str(error)
     except ValueError as error:
         if len(few) > 1:  # which of them?
-            return [count for prompt in few for count in _counts(opened, growth, [prompt], tokenizer)]
+            return [count for one in few for count in _counts(opened, growth, [one], tokenizer)]
         why = str(error)
-    message = f"{lines_of(few)}: the tokenizer of {tokenizer} fails: {why}"
+    message = f"{lines_of([prompt for prompt, _ in few])}: the tokenizer of {tokenizer} fails: {why}"
     raise PromptError("FP308", message, fix="look for the prompt it fails on, or give token ids")
+
+
+def _encoded(opened: Any, few: Sequence[tuple[Prompt, str]]) -> list[int]:
+    """A chat template has put the special tokens already."""
+    plain = iter(opened.encode_batch([text for prompt, text in few if not isinstance(prompt.content, Chat)]))
+    chats = [text for prompt, text in few if isinstance(prompt.content, Chat)]
+    chatted = iter(opened.encode_batch(chats, add_special_tokens=False) if chats else ())
+    return [len(next(chatted if isinstance(prompt.content, Chat) else plain).ids) for prompt, _ in few]
 
 
 def _open(tokenizer: str | Path | None) -> tuple[Any, int]:

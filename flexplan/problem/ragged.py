@@ -6,13 +6,17 @@ block takes grows almost evenly with its padded tokens, so a few are enough to k
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
+from math import ceil
+from typing import TypeVar
 
 from flexplan.problem.problem import Workload
 
 Lens = tuple[int, ...]  # padded lengths of a block's rows, micro-batch by micro-batch
+
+Kind = TypeVar("Kind", bound=Hashable)
 
 _ANCHORS = 3  # the lightest, the middle and the heaviest of the blocks with as many rows
 
@@ -29,7 +33,17 @@ def typical_lens(workload: Workload, rows: int) -> Lens:
     return tuple(lens[(2 * row + 1) * len(lens) // (2 * rows)] for row in range(rows))
 
 
-@lru_cache(maxsize=2)  # asked for at each block size, of a million prompts
+def typical_gen_len(workload: Workload, rows: int) -> int:
+    """The most new tokens that one of ``rows`` prompts of a typical block asks for: in half of such blocks, no more.
+
+    >>> typical_gen_len(Workload(gen_lens=(1, 2, 3, 4, 5, 6, 7, 8)), 2)
+    6
+    """
+    lens = _in_order(workload.gen_lens)
+    return lens[ceil(0.5 ** (1 / rows) * len(lens)) - 1] if lens else workload.gen_len
+
+
+@lru_cache(maxsize=4)  # asked for at each block size, of a million prompts
 def _in_order(lens: Lens) -> Lens:
     return tuple(sorted(lens))
 
@@ -46,15 +60,20 @@ def padded_mean(workload: Workload, gpu_batch_size: int, num_gpu_batches: int) -
     return sum(lens[gpu_batch_size - 1 :: gpu_batch_size]) / num_gpu_batches
 
 
-def representatives(shapes: Mapping[Lens, int]) -> dict[Lens, float]:
-    """A few of these blocks with how often each counts, so that their sum stands for all: between two, linearly."""
-    found: dict[Lens, float] = {}
-    for rows in {len(lens) for lens in shapes}:
-        alike = sorted((lens for lens in shapes if len(lens) == rows), key=lambda lens: (sum(lens), lens))
-        anchors = _spread(alike)
-        for lens in alike:
-            for anchor, part in _parts(sum(lens), lens, anchors):
-                found[anchor] = found.get(anchor, 0.0) + part * shapes[lens]
+def representatives(
+    counts: Mapping[Kind, int], rows: Callable[[Kind], int], load: Callable[[Kind], int]
+) -> dict[Kind, float]:
+    """A few of these kinds with how often each counts, so that their sum stands for all: by load, linearly between two.
+
+    Kinds of the same number of rows stand for each other.
+    """
+    found: dict[Kind, float] = {}
+    for size in {rows(kind) for kind in counts}:
+        alike = sorted((kind for kind in counts if rows(kind) == size), key=load)
+        anchors = _spread(alike, load)
+        for kind in alike:
+            for anchor, part in _parts(kind, anchors, load):
+                found[anchor] = found.get(anchor, 0.0) + part * counts[kind]
     return found
 
 
@@ -70,20 +89,20 @@ def envelope(shapes: Sequence[Lens]) -> list[Lens]:
     ]
 
 
-def _spread(alike: Sequence[Lens]) -> list[Lens]:
+def _spread(alike: Sequence[Kind], load: Callable[[Kind], int]) -> list[Kind]:
     if len(alike) <= _ANCHORS:
         return list(alike)
     picked = (alike[n * (len(alike) - 1) // (_ANCHORS - 1)] for n in range(_ANCHORS))
-    return list({sum(lens): lens for lens in picked}.values())
+    return list({load(kind): kind for kind in picked}.values())
 
 
-def _parts(tokens: int, lens: Lens, anchors: Sequence[Lens]) -> list[tuple[Lens, float]]:
+def _parts(kind: Kind, anchors: Sequence[Kind], load: Callable[[Kind], int]) -> list[tuple[Kind, float]]:
     """The anchors around a block, and how much of it each stands for."""
-    if lens in anchors:
-        return [(lens, 1.0)]
+    if kind in anchors:
+        return [(kind, 1.0)]
     for below, above in pairwise(anchors):
-        low, high = sum(below), sum(above)
-        if low <= tokens <= high:
-            part = (tokens - low) / (high - low)
+        low, high = load(below), load(above)
+        if low <= load(kind) <= high:
+            part = (load(kind) - low) / (high - low)
             return [(below, 1 - part), (above, part)]
     return [(anchors[0], 1.0)]  # all are as heavy as this one

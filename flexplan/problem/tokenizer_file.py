@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from flexplan.files import parse_json
 from flexplan.limits import read_limited
-from flexplan.problem.prompts import Prompt
+from flexplan.problem.request_line import Prompt
 
 T = TypeVar("T")
 
@@ -55,9 +55,9 @@ def chunks(prompts: Sequence[Prompt]) -> Iterator[Sequence[Prompt]]:
         yield prompts[first:]
 
 
-def swollen(prompts: Sequence[Prompt], growth: int) -> str:
+def swollen(texts: Sequence[str], growth: int) -> str:
     """Says of a text which the tokenizer's rules would make too long to hold that it is so; else nothing."""
-    longest = max(len(prompt.content) for prompt in prompts)
+    longest = max(map(len, texts))
     return f"{longest} characters may become {growth} times as many" if longest * growth > MOST_SWOLLEN else ""
 
 

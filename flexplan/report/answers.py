@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import ParamSpec, TextIO, TypeVar
+from typing import Literal, ParamSpec, TextIO, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -23,6 +23,11 @@ def say(text: str) -> None:
 def answers() -> TextIO:
     """The stream for answers."""
     return _answers or sys.stdout
+
+
+def colours() -> Literal["auto"] | None:
+    """What a console may use: nothing at all where NO_COLOR is set."""
+    return None if os.environ.get("NO_COLOR") else "auto"
 
 
 def take_descriptor() -> None:

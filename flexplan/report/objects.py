@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from flexplan.errors import FlexplanError
-from flexplan.files import json_line, parse_json
+from flexplan.files import json_line
 from flexplan.graph import Timeline
-from flexplan.job import BenchReport, Completion, DemoReport, JobReport
-from flexplan.problem import BadLine
+from flexplan.job import BenchReport, Choice, Completion, DemoReport, JobReport, TokenLogprob
+from flexplan.problem import BadLine, Chat
 from flexplan.report.tables import per_second
 from flexplan.units import format_duration, format_size
 
@@ -20,36 +20,43 @@ def completion_line(completion: Completion) -> str:
 
 def failure_line(completion: Completion, error: FlexplanError) -> str:
     """The line of a request that could not be completed, and why."""
-    why = {"code": error.code, "message": error.message, "fix": error.fix}
-    return json_line(_completion(completion) | {"error": why}) + "\n"
+    return json_line(_completion(completion) | {"error": _why(error)}) + "\n"
 
 
 def bad_line(bad: BadLine) -> str:
     """The same of a line that is no request."""
-    why = {"code": bad.error.code, "message": bad.error.message, "fix": bad.error.fix}
-    found = {"id": _id_of(bad), "line": bad.line, "finish_reason": "error", "error": why}
+    found = {"id": bad.id, "line": bad.line, "finish_reason": "error", "error": _why(bad.error)}
     return json_line(found) + "\n"
 
 
-def _id_of(bad: BadLine) -> str | int:
-    """What the line calls itself, where that can be read; else its place."""
-    try:
-        found = parse_json(bad.text)
-    except ValueError:
-        return bad.place
-    given = (found.get(key) for key in ("id", "custom_id")) if isinstance(found, dict) else ()
-    return next((one for one in given if isinstance(one, str | int)), bad.place)
+def _why(error: FlexplanError) -> dict[str, str]:
+    return {"code": error.code, "message": error.message, "fix": error.fix}
 
 
 def _completion(completion: Completion) -> dict[str, Any]:
-    return {
-        "id": completion.id,
-        "prompt": completion.prompt,
-        "text": completion.text,
-        "token_ids": completion.token_ids,
-        "finish_reason": completion.finish_reason,
-        "num_prompt_tokens": completion.num_prompt_tokens,
+    """A single answer stands beside its prompt; several are a list."""
+    content, choices = completion.prompt, completion.choices
+    asked = {"messages": content.messages} if isinstance(content, Chat) else {"prompt": content}
+    if len(choices) > 1:
+        answers: dict[str, Any] = {"choices": [{"index": n, **_choice(one)} for n, one in enumerate(choices)]}
+    else:
+        answers = _choice(choices[0] if choices else Choice(None, (), "error"))
+    return {"id": completion.id, **asked, **answers, "num_prompt_tokens": completion.num_prompt_tokens}
+
+
+def _choice(choice: Choice) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "text": choice.text,
+        "token_ids": choice.token_ids,
+        "finish_reason": choice.finish_reason,
     }
+    if choice.logprobs is not None:
+        found["logprobs"] = [_logprob(one) | {"top_logprobs": list(map(_logprob, one.top))} for one in choice.logprobs]
+    return found
+
+
+def _logprob(one: TokenLogprob) -> dict[str, Any]:
+    return {"token_id": one.id, "token": one.text, "logprob": one.logprob}
 
 
 def summary(report: JobReport) -> str:
@@ -64,7 +71,7 @@ def summary(report: JobReport) -> str:
 
 def bench_object(report: BenchReport) -> dict[str, Any]:
     """A bench as plain data."""
-    rows = len(report.run.completions) * report.plan.problem.workload.gen_len
+    rows = report.plan.problem.workload.new_tokens(len(report.run.completions))
     return {
         "predicted": _timeline_object(report.predicted, rows),
         "measured": _timeline_object(report.measured, rows),

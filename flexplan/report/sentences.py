@@ -87,11 +87,8 @@ def bottleneck_sentence(found: Explanation) -> str:
     phase, limit, took_s = max(
         ("prefill", bound.prefill_limit, p.prefill_s), ("decoding", bound.decode_limit, p.decode_s), key=lambda x: x[2]
     )
-    limiter = named(limit)
-    return (
-        f"{limiter[0].upper()}{limiter[1:]} is the bottleneck: it limits {phase}, {share_of(took_s, p.total_s)} of the "
-        f"time, and the plan runs at {found.of_bound_percent:.0f} % of what it allows."
-    )
+    what = f"{phase.capitalize()}, {share_of(took_s, p.total_s)} of the time, is limited by {named(limit)}"
+    return f"{what}; the plan runs at {found.of_bound_percent:.0f} % of its bound."
 
 
 def bound_sentence(found: Explanation) -> str:

@@ -14,7 +14,7 @@ from rich.text import Text
 from flexplan.errors import visible
 from flexplan.graph import LANES, TIERS
 from flexplan.model import weight_tensors
-from flexplan.report.answers import answers
+from flexplan.report.answers import answers, colours
 from flexplan.units import format_duration, format_size
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ class _Visible(Console):
 
 def console() -> Console:
     """Standard output; plain where it is no terminal or NO_COLOR is set."""
-    return _Visible(file=answers(), highlight=False, width=None if answers().isatty() else _PLAIN_WIDTH)
+    width = None if answers().isatty() else _PLAIN_WIDTH
+    return _Visible(file=answers(), highlight=False, color_system=colours(), width=width)
 
 
 def table(title: str, head: Sequence[str], rows: Iterable[Row]) -> RenderableType:
@@ -91,7 +92,9 @@ def asked_lines(plan: Plan) -> list[Text]:
     prompts = f"{work.num_prompts} prompts" if work.num_prompts else "one block of prompts"
     shortest = min(work.prompt_lens, default=work.prompt_len)
     length = f"{work.prompt_len}" if shortest == work.prompt_len else f"{shortest} to {work.prompt_len}"
-    lines = [f"{plan.problem.model.name}: {prompts} of {length} tokens, {work.gen_len} new tokens each"]
+    fewest = min(work.gen_lens, default=work.gen_len)
+    new = f"{work.gen_len} new tokens each" if fewest == work.gen_len else f"{fewest} to {work.gen_len} new tokens"
+    lines = [f"{plan.problem.model.name}: {prompts} of {length} tokens, {new}"]
     if plan.problem.objective.bounded:
         lines.append(f"asked for: {plan.problem.objective}")
     if plan.problem.model.stored:
@@ -246,7 +249,7 @@ _RUN_HEAD = ("", "weights gpu/cpu/disk %", "KV cache gpu/cpu/disk %", "tokens/s 
 
 
 def _run_row(name: str, run: BenchReport) -> Row:
-    tokens = len(run.run.completions) * run.plan.problem.workload.gen_len
+    tokens = run.plan.problem.workload.new_tokens(len(run.run.completions))
     shares = (" / ".join(f"{share:.0f}" for share in run.run.realised[what]) for what in ("w", "cache"))
     return [name, *shares, *(f"{per_second(tokens, t.end_s):.1f}" for t in (run.predicted, run.measured))]
 
@@ -255,7 +258,7 @@ def bench_view(report: BenchReport) -> RenderableType:
     """Predicted beside measured."""
     p, m = report.predicted, report.measured
     prompts = len(report.run.completions)
-    tokens = prompts * report.plan.problem.workload.gen_len
+    tokens = report.plan.problem.workload.new_tokens(prompts)
     rows: list[Row] = [_pair(name, getattr(p, f"{name}_s"), getattr(m, f"{name}_s")) for name in ("prefill", "decode")]
     rows.append(_pair("total", p.end_s, m.end_s))
     rates = [per_second(tokens, timeline.end_s) for timeline in (p, m)]

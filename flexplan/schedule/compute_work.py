@@ -18,13 +18,16 @@ class ComputeWork:
         self._sparsity = placement.policy.attn_sparsity
         self._of_lengths = remembered(self._work, maxsize=4096)
 
-    def of(self, half: str, layer: Layer, i: int, k: int) -> Work:
-        """Work of a half of compute (project, merge) or all of it (compute), for token i of micro-batch k."""
+    def of(self, half: str, layer: Layer, i: int, k: int, context: float) -> Work:
+        """Work of a half of compute (project, merge) or all of it (compute), for token i of micro-batch k.
+
+        A row has ``context`` positions, in the mean.
+        """
         resident = streamed = 0
         if i and layer.attends:
             segment = self.placement.segment(layer, k)
             resident, streamed = segment.grains[0], segment.streamed
-        new, context = self.placement.new_tokens(i, k), self.placement.context(i, k)
+        new = self.placement.new_tokens(i, k)
         prompt, read = new == context, context
         if layer.attends:
             read = self.placement.shape.attended(layer.depth, context)
@@ -39,7 +42,7 @@ class ComputeWork:
         depth: int,
         rows: int,
         new: int,
-        read: int,
+        read: float,
         prompt: bool,
         resident: int,
         streamed: int,

@@ -63,6 +63,10 @@ class Emitter:
     ) -> Task:
         return Task(kind, self._lanes[kind], p.i, j, k, part, work, reads, writes)
 
+    def _context(self, p: Pass, k: int) -> float:
+        """Positions of one row after this pass, in the mean of a micro-batch."""
+        return self.placement.context(p.i, k)
+
     def _turn(self, p: Pass, group: int, groups: int, k: int) -> int:
         """The index of what a ring holds for one of ``groups`` turns that micro-batch k has in a pass.
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Protocol
 
 from flexplan.graph import TaskGraph
-from flexplan.policy import Policy
-from flexplan.problem import Problem
+from flexplan.policy import Block, Policy, fill_blocks, rolling_block
+from flexplan.problem import Problem, Workload
 
 
 class Schedule(Protocol):
@@ -16,3 +16,13 @@ class Schedule(Protocol):
     """
 
     def build(self, problem: Problem, policy: Policy) -> TaskGraph: ...
+
+
+def rolls(schedule: Schedule) -> bool:
+    """Is its graph that of a whole job, in which requests come and go?  A built-in schedule says so by ``rolls``."""
+    return bool(getattr(schedule, "rolls", False))
+
+
+def first_block(schedule: Schedule, workload: Workload, policy: Policy) -> Block:
+    """What the first graph of a schedule is for: the first prompts, or the seats that all of them take in turn."""
+    return rolling_block(workload, policy) if rolls(schedule) else next(fill_blocks(workload, policy))

@@ -28,7 +28,7 @@ def graph_of(name: str, problem: Problem, policy: Policy, passes: Passes, live: 
             ks = tuple(k for k in batches if not finished(k))
             if ks:
                 first_or_last = i in (0, block.gen_len - 1) or n == len(order) - 1
-                one = _OnePass(verbs, Pass(number, i, ks), n == len(order) - 1)
+                one = OnePass(verbs, Pass(number, i, ks), n == len(order) - 1)
                 # sparse attention loads another whole number of values from time to time
                 pattern = None if first_or_last else (ks, *(placement.chosen(i, k) for k in ks))
                 yield Sweep(i, ks, one.tasks(), pattern=pattern)
@@ -37,7 +37,7 @@ def graph_of(name: str, problem: Problem, policy: Policy, passes: Passes, live: 
     return TaskGraph(name, placement.live, Layout.of(placement).buffers, make)
 
 
-class _OnePass:
+class OnePass:
     """Layer by layer, all micro-batches of a layer before the next; what later verbs need arrives meanwhile."""
 
     def __init__(self, verbs: Verbs, p: Pass, last: bool) -> None:
@@ -45,9 +45,6 @@ class _OnePass:
         self.p = p
         self.last = last
         self.overlap = verbs.placement.policy.overlap
-
-    def tasks(self) -> Iterator[Task]:
-        verbs, p = self.verbs, self.p
         self.order = [(j, k) for j in range(len(verbs.layers)) for k in p.ks]
         self.attention = [(j, k) for j, k in self.order if verbs.layers[j].attends]
         self.turns = {step: turn for turn, step in enumerate(self.attention)}
@@ -59,14 +56,26 @@ class _OnePass:
         self.cache_early = self.overlap and (all(split) or not any(split))
         # the host gathers the rows of all before it attends for one, or the others would wait for that
         self.all_embed = verbs.placement.gathers and verbs.placement.policy.cpu_cache_compute
-        if p.number == 0:
-            for j in range(verbs.placement.preloaded):  # nothing is on its way yet
+
+    def tasks(self) -> Iterator[Task]:
+        """All of the pass, in order."""
+        yield from self._preload()
+        for n in range(len(self.order)):
+            yield from self._step(n)
+
+    def _preload(self) -> Iterator[Task]:
+        """What nothing before has sent for."""
+        if self.p.number == 0:
+            for j in range(self.verbs.placement.preloaded):
                 yield from self._load_now(0, j)
-        for n, (j, k) in enumerate(self.order):
-            yield from self._load_weight(j, k, n % len(p.ks))
-            if j == 0:
-                yield from verbs.load_ids(p, k)
-            yield from self._compute(n, j, k)
+
+    def _step(self, n: int) -> Iterator[Task]:
+        """Layer j of micro-batch k, the n-th of the pass."""
+        j, k = self.order[n]
+        yield from self._load_weight(j, k, n % len(self.p.ks))
+        if j == 0:
+            yield from self.verbs.load_ids(self.p, k)
+        yield from self._compute(n, j, k)
 
     def _load_weight(self, j: int, k: int, chunk: int) -> Iterator[Task]:
         """Of the layers that begin to arrive while this one computes, maybe of the next pass.

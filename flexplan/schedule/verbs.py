@@ -14,7 +14,7 @@ from flexplan.model import EMBED, HEAD, MLP, Layer
 from flexplan.placement import ID_BYTES, Placement
 from flexplan.schedule.cache import CacheVerbs
 from flexplan.schedule.compute_work import ComputeWork
-from flexplan.schedule.emitter import Pass, Tasks, access
+from flexplan.schedule.emitter import Accesses, Pass, Tasks, access
 from flexplan.schedule.hidden import HiddenVerbs
 from flexplan.schedule.weights import WeightVerbs
 
@@ -44,7 +44,13 @@ class Verbs(WeightVerbs, HiddenVerbs, CacheVerbs):
         writes += access("queries", turn, hosted) + self._choices(p, layer, k) + self._probs(p, layer, k)
         yield from self._unpack_weight(p, j, k)
         yield self._task(
-            "project", p, j, k, self._work.of("project", layer, p.i, k), self._weights(p, j) + reads + cached, writes
+            "project",
+            p,
+            j,
+            k,
+            self._work.of("project", layer, p.i, k, self._context(p, k)),
+            self._weights(p, j) + reads + cached,
+            writes,
         )
         if hosted:
             yield from self._attend_on_host(p, j, k)
@@ -59,26 +65,30 @@ class Verbs(WeightVerbs, HiddenVerbs, CacheVerbs):
     def _attend_on_host(self, p: Pass, j: int, k: int) -> Tasks:
         layer = self.layers[j]
         s, turn, placement = self.placement.segment(layer, k), self._attention_turn(p, layer, k), self.placement
-        hosted, context = placement.hosted(p.i, layer, k), placement.context(p.i, k)
+        hosted, context = placement.hosted(p.i, layer, k), self._context(p, k)
         nbytes = self._hosted_bytes(p, layer, k)
         queries_host, out = access("queries_host", turn, nbytes), access("attention_host", turn, nbytes)
         yield self._task("send_query", p, j, k, cost.down_work(nbytes), access("queries", turn, nbytes), queries_host)
         yield from self.store_cache(p, j, k)
         homes = self._home(layer.depth, k, "cpu") if s.grains[1] > s.shared else ()
         if s.grains[2]:
-            old = (context - 1) * s.disk_row_bytes
+            old = (placement.context(p.i, k) - 1) * s.disk_row_bytes
             homes += access("cache_relay", turn, old) + self._cache_out(p, layer, k)
             out += (Access("cache_relay", turn, old, old + s.disk_row_bytes),)  # the new row beside the old ones
         sparsity = placement.policy.attn_sparsity
         read = placement.shape.attended(layer.depth, context)
         work = cost.host_attention_work(placement.shape, hosted, read, s.pair_bytes, sparsity)
-        yield self._task("attend", p, j, k, work, queries_host + homes, out)
+        yield self._task("attend", p, j, k, work, queries_host + homes + self._begins_on_host(p, k), out)
         yield from self.write_cache(p, j, k)
+
+    def _begins_on_host(self, p: Pass, k: int) -> Accesses:
+        """Where each row begins, if a block does not say."""
+        return ()
 
     def finish(self, p: Pass, j: int, k: int) -> Tasks:
         """The rest of the step, or all of it where the gpu does all the attention."""
         layer = self.layers[j]
-        work = self._work.of("compute", layer, p.i, k)
+        work = self._work.of("compute", layer, p.i, k, self._context(p, k))
         yield from self._unpack_weight(p, j, k)
         if layer.role == EMBED:
             yield self._task(
@@ -107,7 +117,7 @@ class Verbs(WeightVerbs, HiddenVerbs, CacheVerbs):
         else:
             yield from self._load_values(p, j, k)
             reads += self._probs(p, layer, k) + self._values(p, layer, k)
-        work = self._work.of("merge", layer, p.i, k)
+        work = self._work.of("merge", layer, p.i, k, self._context(p, k))
         yield self._task("compute", p, j, k, work, reads, self._hidden_out(p, j, k))
 
     def _attend_on_gpu(self, p: Pass, j: int, k: int) -> Tasks:
@@ -117,6 +127,8 @@ class Verbs(WeightVerbs, HiddenVerbs, CacheVerbs):
         ring = self._cache_ring(p, layer, k) if p.i else ()
         writes = written + self._hidden_out(p, j, k) + resident + ring + self._fresh(p, layer, k)
         reads = self._weights(p, j) + reads + ((resident + ring) if p.i else ())
-        yield self._task("compute", p, j, k, self._work.of("compute", layer, p.i, k), reads, writes)
+        yield self._task(
+            "compute", p, j, k, self._work.of("compute", layer, p.i, k, self._context(p, k)), reads, writes
+        )
         yield from self.store_cache(p, j, k)
         yield from self.write_cache(p, j, k)

@@ -7,6 +7,7 @@ decoding       All passes of an output from a few of them, and from what each ta
 fewer_batches  A block of many alike micro-batches, known from two blocks of few.
 passes         Passes timed on graphs of few layers; of those that are alike two are written.
 prediction     What a policy takes, in seconds and bytes.
+rolling        A rolling job: some of its passes stand for all.
 simulator      Runs a graph on paper: lanes in order, resources shared max-min.
 sweeps         Sweeps made ready for the simulator; repeating ones are derived once.
 """
@@ -14,15 +15,21 @@ sweeps         Sweeps made ready for the simulator; repeating ones are derived o
 from flexplan.simulation.block_times import PHASES, PhaseName
 from flexplan.simulation.bounds import Bound, bound_of
 from flexplan.simulation.prediction import Forecast, Prediction, peak_bytes, predict, predict_seconds, with_bytes
+from flexplan.simulation.rolling import JobTime, boardings_of, job_time, job_timeline, least_job_s
 from flexplan.simulation.simulator import simulate_graph
 
 __all__ = [
     "PHASES",
     "Bound",
     "Forecast",
+    "JobTime",
     "PhaseName",
     "Prediction",
+    "boardings_of",
     "bound_of",
+    "job_time",
+    "job_timeline",
+    "least_job_s",
     "peak_bytes",
     "predict",
     "predict_seconds",

@@ -7,10 +7,11 @@ from functools import lru_cache
 
 from flexplan.cost import Rates
 from flexplan.placement import Layout, Placement
-from flexplan.policy import Policy, block_lens, fill_blocks
-from flexplan.problem import Lens, Problem, Workload, envelope, representatives
-from flexplan.schedule import Schedule
+from flexplan.policy import BlockKind, Policy, block_kinds, fill_blocks, rolling_block
+from flexplan.problem import Problem, Workload, envelope, representatives
+from flexplan.schedule import Schedule, rolls
 from flexplan.simulation.block_times import PHASES, BlockTimes, PhaseName
+from flexplan.simulation.rolling import JobTime, job_time
 
 _FEW_SHAPES = 4  # of more blocks that all differ, bytes are those of a block that holds any of them
 
@@ -51,6 +52,8 @@ def with_bytes(seconds: Prediction, problem: Problem, policy: Policy, schedule: 
 
 def predict_seconds(problem: Problem, policy: Policy, schedule: Schedule) -> Prediction:
     """A prediction without bytes: those take a placement of all layers, which a search spares the plans that lose."""
+    if rolls(schedule):
+        return _of_job(job_time(problem, policy), problem, policy)
     return Forecast(problem, policy, schedule).prediction()
 
 
@@ -63,21 +66,21 @@ class Forecast:
     def __init__(self, problem: Problem, policy: Policy, schedule: Schedule) -> None:
         self.problem = problem
         rates = Rates(problem.hardware)
-        self.shapes = block_lens(problem.workload, policy.gpu_batch_size, policy.num_gpu_batches)
-        self.counts = representatives(self.shapes)
-        self.blocks = {lens: BlockTimes(_of_lens(problem, lens), policy, schedule, rates) for lens in self.counts}
+        self.kinds = block_kinds(problem.workload, policy.gpu_batch_size, policy.num_gpu_batches)
+        self.counts = representatives(self.kinds, lambda kind: len(kind.lens), lambda kind: kind.load)
+        self.blocks = {kind: BlockTimes(_of_kind(problem, kind), policy, schedule, rates) for kind in self.counts}
 
     def seconds(self, phase: PhaseName) -> float:
         """All passes of a phase."""
-        return sum(self.blocks[lens].phase(phase).seconds * n for lens, n in self.counts.items())
+        return sum(self.blocks[kind].phase(phase).seconds * n for kind, n in self.counts.items())
 
     def prediction(self) -> Prediction:
         """Both phases, and what is busy in them."""
         prefill_s, decode_s = self.seconds("prefill"), self.seconds("decode")
-        rows = sum(len(lens) * n for lens, n in self.shapes.items())
-        largest = self.blocks[max(self.counts, key=lambda lens: (len(lens), sum(lens)))]
+        rows = sum(len(kind.lens) * n for kind, n in self.kinds.items())
+        largest = self.blocks[max(self.counts, key=lambda kind: (len(kind.lens), kind.load))]
         return Prediction(
-            tokens_per_s=rows * self.problem.workload.gen_len / (prefill_s + decode_s),
+            tokens_per_s=self.problem.workload.new_tokens(rows) / (prefill_s + decode_s),
             prefill_s=prefill_s,
             decode_s=decode_s,
             busiest_lane={phase: largest.phase(phase).sample.busiest_lane() for phase in PHASES},
@@ -87,17 +90,33 @@ class Forecast:
 
     def _busy_s(self, phase: PhaseName) -> dict[str, float]:
         busy: dict[str, float] = {}
-        for lens, count in self.counts.items():
-            for lane, seconds in self.blocks[lens].phase(phase).busy_s().items():
+        for kind, count in self.counts.items():
+            for lane, seconds in self.blocks[kind].phase(phase).busy_s().items():
                 busy[lane] = busy.get(lane, 0.0) + count * seconds
         return busy
 
 
+def _of_job(job: JobTime, problem: Problem, policy: Policy) -> Prediction:
+    """Of a rolling job, whose passes are prefill and decoding at once: all of it counts as decoding."""
+    lane = max(job.lane_busy_s, key=lambda name: job.lane_busy_s[name])
+    rows = problem.workload.num_prompts or policy.block_size
+    return Prediction(
+        tokens_per_s=problem.workload.new_tokens(rows) / job.seconds,
+        prefill_s=0.0,
+        decode_s=job.seconds,
+        busiest_lane={"prefill": lane, "decode": lane},
+        lane_busy_s={"prefill": {}, "decode": dict(job.lane_busy_s)},
+        block_s=job.seconds,
+    )
+
+
 def peak_bytes(problem: Problem, policy: Policy, schedule: Schedule) -> dict[str, int]:
     """Bytes of each tier: the largest block's arenas."""
+    if rolls(schedule):
+        return Layout.of(Placement.of(problem.model, policy, rolling_block(problem.workload, policy))).tier_bytes()
     peaks: dict[str, int] = {"gpu": 0, "cpu": 0, "disk": 0}
-    for lens in _largest(problem.workload, policy.gpu_batch_size, policy.num_gpu_batches):
-        part = _of_lens(problem, lens)
+    for kind in _largest(problem.workload, policy.gpu_batch_size, policy.num_gpu_batches):
+        part = _of_kind(problem, kind)
         live = schedule.build(part, policy).live
         placement = Placement.of(problem.model, policy, next(fill_blocks(part.workload, policy)), live)
         peaks = {tier: max(peaks[tier], nbytes) for tier, nbytes in Layout.of(placement).tier_bytes().items()}
@@ -105,12 +124,14 @@ def peak_bytes(problem: Problem, policy: Policy, schedule: Schedule) -> dict[str
 
 
 @lru_cache(maxsize=16)
-def _largest(workload: Workload, gpu_batch_size: int, num_gpu_batches: int) -> tuple[Lens, ...]:
+def _largest(workload: Workload, gpu_batch_size: int, num_gpu_batches: int) -> tuple[BlockKind, ...]:
     """Blocks whose bytes are those of all: themselves where they are few, else what holds any of them."""
-    shapes = block_lens(workload, gpu_batch_size, num_gpu_batches)
-    return tuple(shapes) if len(shapes) <= _FEW_SHAPES else tuple(envelope(list(shapes)))
+    kinds = block_kinds(workload, gpu_batch_size, num_gpu_batches)
+    if len(kinds) <= _FEW_SHAPES:
+        return tuple(kinds)
+    return tuple(BlockKind(lens, workload.gen_len) for lens in envelope([kind.lens for kind in kinds]))
 
 
-def _of_lens(problem: Problem, lens: tuple[int, ...]) -> Problem:
-    workload = Workload(prompt_lens=lens, gen_len=problem.workload.gen_len)
+def _of_kind(problem: Problem, kind: BlockKind) -> Problem:
+    workload = Workload(prompt_lens=kind.lens, gen_len=kind.gen_len)
     return problem.model_copy(update={"workload": workload})

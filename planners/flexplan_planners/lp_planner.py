@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flexplan.apart import schedule_of
-from flexplan.errors import InfeasiblePlan
+from flexplan.errors import InfeasiblePlan, UsageError
 from flexplan.plan import Plan
 from flexplan.policy import Policy
 from flexplan.problem import Problem
@@ -42,6 +42,9 @@ class LpPlanner:
         return within_latency(self._plan, problem)
 
     def _plan(self, problem: Problem) -> Plan:
+        if self.schedule == "rolling":
+            message = "planner lp writes policies of blocks, the schedule rolling has none"
+            raise UsageError("FP129", message, fix="use --planner search or manual, or another schedule")
         fitted = (self.fitted(problem, optimum) for optimum in self.optima(problem))
         policy = next((policy for policy in fitted if policy is not None), None) or self.squeezed(problem)
         if policy is None:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from math import ceil, inf
 from typing import Any
 
 from flexplan.apart import schedule_of
-from flexplan.errors import UsageError
+from flexplan.errors import InfeasiblePlan, UsageError
 from flexplan.plan import Plan
 from flexplan.policy import Policy
-from flexplan.problem import Problem, Workload, typical_lens
+from flexplan.problem import Problem, Workload, typical_gen_len, typical_lens
 from flexplan.schedule import Schedule
 from flexplan.simulation import PHASES, Forecast, PhaseName, Prediction, with_bytes
 from flexplan_planners.fit import Optimum, Search, kind_of, neighbours, solved, within_latency
 from flexplan_planners.lp import CostModel, read_back
 from flexplan_planners.lp_planner import LpPlanner
+from flexplan_planners.rolling_search import RollingSearch
 
 _SPREAD = 0.25  # the simulator has overturned a lead of the linear program as large as this
 _CANDIDATES = 5
@@ -73,7 +74,7 @@ class SearchPlanner:
 
     def __init__(
         self,
-        schedule: str = "zigzag",
+        schedule: str | None = None,
         *,
         host_attention: Sequence[bool] = (True, False),
         sep_layer: Sequence[bool] = (False, True),
@@ -81,17 +82,37 @@ class SearchPlanner:
         candidates: int = _CANDIDATES,
         effort: str = "normal",
     ) -> None:
-        self.schedule = schedule
+        self.chosen = schedule
+        self.schedule = schedule or "zigzag"
         self.effort = _effort(effort)
-        self.proposer = LpPlanner(schedule, host_attention=host_attention, sep_layer=sep_layer, lossy=lossy)
+        self.proposer = LpPlanner(self.schedule, host_attention=host_attention, sep_layer=sep_layer, lossy=lossy)
         self.candidates = candidates
 
     def plan(self, problem: Problem) -> Plan:
-        """The fastest of the candidates; raises InfeasiblePlan with numbers."""
-        return within_latency(self._plan, problem)
+        """The fastest of the candidates; raises InfeasiblePlan with numbers.
+
+        Where no schedule was asked for and answers differ in length, a rolling one is tried, too.
+        """
+        if self.schedule == "rolling":
+            return self._rolling(problem)
+        if self.chosen is not None or not problem.workload.gen_lens or problem.objective.bounded:
+            return within_latency(self._plan, problem)
+        return _faster(lambda: self._plan(problem), lambda: self._rolling(problem))
+
+    def _rolling(self, problem: Problem) -> Plan:
+        proposer = self.proposer
+        search = RollingSearch(
+            problem, proposer.host_attention, proposer.sep_layer, proposer.lossy, rounds=2 * self.effort.rounds
+        )
+        policy = search.best()
+        if policy is None:
+            raise self.proposer.refusal(problem)
+        return Plan.of(problem, policy, schedule="rolling", planner="search")
 
     def shadow_prices(self, problem: Problem, policy: Policy) -> dict[str, float]:
-        """Those of the linear program, at the block of a policy."""
+        """Those of the linear program, at the block of a policy; a rolling one has none."""
+        if self.schedule == "rolling":
+            return {}
         return self.proposer.shadow_prices(problem, policy)
 
     def _plan(self, problem: Problem) -> Plan:
@@ -148,6 +169,19 @@ class SearchPlanner:
                 break
         ranking.split_otherwise(model)
         return ranking.ranked()
+
+
+def _faster(*solves: Callable[[], Plan]) -> Plan:
+    """The plan that takes fewer seconds; raises what the first does where none finds one."""
+    found, refusals = list[Plan](), list[InfeasiblePlan]()
+    for solve in solves:
+        try:
+            found.append(solve())
+        except InfeasiblePlan as refusal:
+            refusals.append(refusal)
+    if not found:
+        raise refusals[0]
+    return min(found, key=lambda plan: plan.prediction.total_s)
 
 
 class Ranking:
@@ -266,8 +300,9 @@ def typical(problem: Problem, policy: Policy) -> Problem:
     """One typical block of the workload."""
     workload = problem.workload
     rows = workload.num_prompts and min(workload.num_prompts, policy.block_size)
-    if not workload.prompt_lens:
+    if not workload.prompt_lens and not workload.gen_lens:
         one = workload.model_copy(update={"num_prompts": rows})
     else:
-        one = Workload(prompt_lens=typical_lens(workload, rows or policy.block_size), gen_len=workload.gen_len)
+        size = rows or policy.block_size
+        one = Workload(prompt_lens=typical_lens(workload, size), gen_len=typical_gen_len(workload, size))
     return problem.model_copy(update={"workload": one})

@@ -3,7 +3,7 @@
 >>> from flexplan_runtime import ExecutionEnv, OffloadedLM
 """
 
-from flexplan_runtime.execute import ExecutionEnv
-from flexplan_runtime.generate import Generation, OffloadedLM
+from flexplan_runtime.execute import ExecutionEnv, Sampling
+from flexplan_runtime.generate import Done, Generation, OffloadedLM, Request, Tokenizer
 
-__all__ = ["ExecutionEnv", "Generation", "OffloadedLM"]
+__all__ = ["Done", "ExecutionEnv", "Generation", "OffloadedLM", "Request", "Sampling", "Tokenizer"]

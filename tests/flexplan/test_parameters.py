@@ -37,11 +37,5 @@ def test_a_value_that_changes_nothing_is_not_refused_and_one_that_does_is() -> N
     assert set(asked({"n": 1, "best_of": 5, "echo": False}, COMPLETIONS, {REFUSED})) == {"best_of"}
 
 
-def test_temperature_0_asks_for_what_runs_do_anyway() -> None:
-    for table in (COMPLETIONS, CHAT):
-        assert not asked({"temperature": 0}, table, {REFUSED}) and not asked({"temperature": 0.0}, table, {REFUSED})
-        assert asked({"temperature": 0.1}, table, {REFUSED}) and asked({"temperature": False}, table, {REFUSED})
-
-
 def test_true_is_not_one() -> None:
     assert set(asked({"num_beams": True}, GENERATION, {REFUSED})) == {"num_beams"}

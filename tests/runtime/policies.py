@@ -220,4 +220,4 @@ def generated(model: Any, case: Case, prompts: Sequence[Sequence[int]], offload_
 
 def blocks_of(lm: OffloadedLM, prompts: Sequence[Sequence[int]], gen_len: int) -> list[BlockPlan]:
     """The blocks that ``lm.generate`` runs for these prompts: their graphs and placements."""
-    return list(lm._planner.plans(prompts, gen_len))
+    return list(lm._planner.plans(prompts, [gen_len] * len(prompts)))

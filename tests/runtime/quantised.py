@@ -129,15 +129,20 @@ def gptq(bits: int, group: int, less: int) -> Encode:
     return encode
 
 
-def awq(name: str, x: Tensor) -> tuple[Stored, Tensor]:
-    codes, scales, zeros = rounded(x, 4, GROUP, torch.float16, symmetric=False)
-    stem = name.removesuffix(".weight")
-    stored = {
-        f"{stem}.qweight": words(codes.T, 4, AWQ_ORDER),
-        f"{stem}.qzeros": words(zeros.T, 4, AWQ_ORDER),
-        f"{stem}.scales": scales.T,
-    }
-    return stored, numbers(codes, scales, zeros)
+def awq_of(group: int) -> Encode:
+    """Down the inputs, the outputs in AWQ's order."""
+
+    def encode(name: str, x: Tensor) -> tuple[Stored, Tensor]:
+        codes, scales, zeros = rounded(x, 4, group, torch.float16, symmetric=False)
+        stem = name.removesuffix(".weight")
+        stored = {
+            f"{stem}.qweight": words(codes.T, 4, AWQ_ORDER),
+            f"{stem}.qzeros": words(zeros.T, 4, AWQ_ORDER),
+            f"{stem}.scales": scales.T,
+        }
+        return stored, numbers(codes, scales, zeros)
+
+    return encode
 
 
 def packed(bits: int, group: int, symmetric: bool) -> Encode:
@@ -187,7 +192,9 @@ FORMATS: dict[str, Format] = {
     "gptq, 8 bits, version 2": Format(
         GPTQ | {"bits": 8, "group_size": -1, "checkpoint_format": "gptq_v2"}, gptq(8, 0, 0)
     ),
-    "awq": Format({"quant_method": "awq", "bits": 4, "group_size": GROUP, "zero_point": True, "version": "gemm"}, awq),
+    "awq": Format(
+        {"quant_method": "awq", "bits": 4, "group_size": GROUP, "zero_point": True, "version": "gemm"}, awq_of(GROUP)
+    ),
     "w4a16": Format(
         compressed("pack-quantized", type="int", num_bits=4, strategy="group", group_size=GROUP, symmetric=True),
         packed(4, GROUP, symmetric=True),

@@ -13,6 +13,7 @@ from flexplan.limits import shown
 from flexplan.model.checkpoint.codes import StoredCodes, companions, plain_name
 from flexplan.model.checkpoint.files import StoredTensor, read_safetensors
 from flexplan.model.checkpoint.layouts import parameter_sources
+from flexplan.model.checkpoint.lock import refuse_unlike
 from flexplan.model.checkpoint.source import Source
 from flexplan.model.coding import StoredFormat
 from flexplan.model.places import has_config
@@ -35,6 +36,7 @@ def find_weights(directory: Path, shape: ModelShape, read_npy: ReadNpy | None) -
     Everything that is wrong with the files is listed in one ModelFilesError, before any weight is read.  Without
     `read_npy`, which needs more than planning has, .npy files are looked for, and not into.
     """
+    refuse_unlike(directory)
     problems: list[str] = []
     found = _stored(directory, _entries(directory), problems, read_npy)
     coded = {(t.layer, t.name) for t in weight_tensors(shape) if t.packing}

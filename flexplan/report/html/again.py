@@ -5,26 +5,73 @@ from __future__ import annotations
 from collections.abc import Iterator
 from shlex import join
 
+from flexplan.errors import FlexplanError
+from flexplan.job import Recording
+from flexplan.model import model_shape
 from flexplan.plan import Plan
 from flexplan.policy import Policy, lossy_fields, names_of
-from flexplan.problem import Problem
+from flexplan.problem import Problem, Workload
 
-PLAN, HARDWARE = "plan.json", "hardware.json"
+PLAN, RUN, HARDWARE = "plan.json", "run.json", "hardware.json"
+LENGTHS, RUN_LENGTHS = "lengths.csv", "run-lengths.csv"
+_MOST_LENGTHS = 10_000  # of a table in a page
 
 
-def commands(plan: Plan) -> list[str]:
+def commands(plan: Plan, recording: Recording | None = None) -> list[str]:
     """What to type, in order; the plan and a measured machine are saved from the report itself."""
-    return [join(_solve(plan)), f"flexplan explain {PLAN}", f"flexplan report {PLAN} -o report.html"]
+    report = ["flexplan", "report", PLAN, *([RUN] if recording else []), "-o", "report.html"]
+    return [join(_solve(plan)), f"flexplan explain {PLAN}", *(_bench(recording) if recording else ()), join(report)]
 
 
 def needs(plan: Plan) -> list[str]:
-    """Files that the first of them reads, beside those in the report."""
-    return ["the file of prompts that the plan was made for"] if plan.problem.workload.prompt_lens else []
+    """What they need beside the files that are in the report."""
+    found = [f"the model's directory, for {_model(plan)}"] if _model(plan) != plan.problem.model.name else []
+    if len(plan.problem.workload.prompt_lens) > _MOST_LENGTHS:
+        found.append(f"the lengths of all prompts: {LENGTHS} has the first {_MOST_LENGTHS:,}")
+    return found
+
+
+def tables(plan: Plan, recording: Recording | None = None) -> dict[str, str]:
+    """Files with the lengths of prompts and answers, where they have lengths of their own."""
+    works = {LENGTHS: plan.problem.workload}
+    if recording and _is_ragged(recording.plan.problem.workload):
+        works[RUN_LENGTHS] = recording.plan.problem.workload
+    return {name: _table(work) for name, work in works.items() if work.prompt_lens or work.gen_lens}
+
+
+def _table(work: Workload) -> str:
+    rows = range(min(work.num_prompts or 0, _MOST_LENGTHS))
+    lens = work.prompt_lens[: len(rows)] or (work.prompt_len,) * len(rows)
+    lines = (f"{prompt},{new}" for prompt, new in zip(lens, work.gen_lens_of(rows), strict=True))
+    return "\n".join(["prompt_tokens,new_tokens", *lines]) + "\n"
+
+
+def _is_ragged(work: Workload) -> bool:
+    return len({*work.prompt_lens}) > 1 or len({*work.gen_lens}) > 1
+
+
+def _bench(recording: Recording) -> Iterator[str]:
+    """The same block measured on prompts of random tokens, which take as long."""
+    work = recording.plan.problem.workload
+    alike = ["--prompt-len", str(work.prompt_len), "--max-new-tokens", str(work.gen_len)]
+    asked = ["--lengths", RUN_LENGTHS] if _is_ragged(work) else alike
+    how = ("--dtype", recording.dtype, "--record", RUN)
+    yield join(("flexplan", "bench", PLAN, "--model", _model(recording.plan), *asked, *how))
+
+
+def _model(plan: Plan) -> str:
+    """Its name, if it is one that everybody knows; else where somebody has it."""
+    name = plan.problem.model.name
+    try:
+        model_shape(name)
+    except FlexplanError:
+        return f"path/to/{name}"
+    return name
 
 
 def _solve(plan: Plan) -> Iterator[str]:
     yield from ("flexplan", "solve")
-    yield from _asked(plan.problem)
+    yield from _asked(plan.problem, _model(plan))
     if plan.planner == "manual":
         yield from _by_hand(plan.policy)
     else:
@@ -34,18 +81,17 @@ def _solve(plan: Plan) -> Iterator[str]:
     yield from ("--schedule", plan.schedule, "-o", PLAN)
 
 
-def _asked(problem: Problem) -> Iterator[str]:
+def _asked(problem: Problem, model: str) -> Iterator[str]:
     hardware, work = problem.hardware, problem.workload
-    yield from ("--model", problem.model.name, "--hardware", hardware.name if hardware.preset else HARDWARE)
+    yield from ("--model", model, "--hardware", hardware.name if hardware.preset else HARDWARE)
     for tier in ("gpu", "cpu", "disk"):
         yield from (f"--{tier}-mem", str(getattr(hardware, f"{tier}_bytes")))
-    if work.prompt_lens:
-        yield from ("--prompts", "prompts.jsonl")
+    if work.prompt_lens or work.gen_lens:
+        yield from ("--lengths", LENGTHS)
     else:
-        yield from ("--prompt-len", str(work.prompt_len))
+        yield from ("--prompt-len", str(work.prompt_len), "--gen-len", str(work.gen_len))
         if work.num_prompts:
             yield from ("--num-prompts", str(work.num_prompts))
-    yield from ("--gen-len", str(work.gen_len))
     if problem.objective.max_latency_s is not None:
         yield from ("--max-latency", repr(problem.objective.max_latency_s))
     if problem.objective.min_tokens_per_s is not None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from flexplan.explanation import OnePass, Surroundings, heaviest_placement, tier_use
 from flexplan.graph import TIERS, Span
+from flexplan.job import Recording
 from flexplan.plan import Plan
 
 MOST_SPANS = 6_000  # of a picture; of a longer pass some layers are shown, as all are alike
@@ -74,17 +75,20 @@ def _clipped(start_s: float, end_s: float, low_s: float, high_s: float) -> tuple
     return round(start_s - low_s, _DIGITS), round(end_s - start_s, _DIGITS)
 
 
-def memory_chart(plan: Plan) -> dict[str, Any]:
-    """What each tier holds while the heaviest block runs; keys and values fill their room token by token."""
+def memory_chart(plan: Plan, recording: Recording | None) -> dict[str, Any]:
+    """What each tier holds while the heaviest block runs, and what it held in a run.
+
+    Keys and values fill their room token by token.
+    """
     placement, hardware, budgets = heaviest_placement(plan), plan.problem.hardware, plan.problem.budgets()
-    use, block = tier_use(placement), placement.block
+    use, block, p = tier_use(placement), placement.block, plan.prediction
     prompt = sum(b.num_rows * b.prompt_len for b in block.batches)
     room = sum(b.num_rows * (b.prompt_len + block.gen_len - 1) for b in block.batches)
-    p = plan.prediction
     return {
         "prefill_s": p.block_s * p.prefill_s / (p.total_s or 1.0),
         "block_s": p.block_s,
-        "filled_by_prompt": prompt / room,
+        "filled_by_prompt": prompt / room if p.prefill_s else 1.0,  # seats of a rolling job are taken at any time
+        "held": recording.memory if recording else [],
         "tiers": {
             tier: {
                 **use[tier]._asdict(),

@@ -4,29 +4,50 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from flexplan.drawing import LANE_COLOURS, Html, element, joined
-from flexplan.explanation import Explanation, OnePass, Surroundings, passes_to_show, predicted_spans, surroundings, view
-from flexplan.report.html import sections
+from flexplan.explanation import Explanation
+from flexplan.files import write_whole
+from flexplan.job import Recording
+from flexplan.report.html.again import tables
 from flexplan.report.html.charts import memory_chart, pass_chart
+from flexplan.report.html.sections import all_sections
+from flexplan.report.html.shown import Shown
 
-Pass = tuple[Surroundings, dict[str, OnePass]]
+
+class Page(str):
+    """A page's text; in a notebook it shows itself in a frame of its own."""
+
+    __slots__ = ()
+
+    def save(self, path: str | Path) -> None:
+        """Write the file."""
+        write_whole(path, self)
+
+    def _repr_html_(self) -> str:
+        return element("iframe", srcdoc=self, width="100%", height="900", style="border:0")
 
 
-def html_report(found: Explanation) -> str:
-    """A report of a plan: one self-contained page; its numbers are those of ``found.to_dict()``, which it carries."""
-    plan = found.plan
-    passes = [_pass(found, i) for i in passes_to_show(plan.problem.workload.gen_len)]
+def html_report(found: Explanation, recording: Recording | None = None) -> Page:
+    """A report of a plan, and of a run of it: one self-contained page.
+
+    Its numbers are those of ``found.to_dict()``, which it carries.  What was measured stands beside what is predicted
+    for the very prompts that ran.
+    """
+    shown = Shown.of(found, recording)
     data = {
         "colours": LANE_COLOURS,
-        "passes": [pass_chart(*one) for one in passes],
-        "memory": memory_chart(plan),
+        "passes": [pass_chart(*one) for one in shown.passes],
+        "memory": memory_chart(shown.plan, recording),
+        "files": tables(found.plan, recording),
     }
+    hardware = found.plan.problem.hardware
     parts = {
-        "title": element("title", f"{plan.problem.model.name} on {plan.problem.hardware.name}: flexplan report"),
+        "title": element("title", f"{found.plan.problem.model.name} on {hardware.name}: flexplan report"),
         "style": element("style", Html(_asset("report.css"))),
-        "body": joined(sections.all_sections(found, passes)),
+        "body": joined(all_sections(shown)),
         "explanation": _json("explanation", found.to_dict()),
         "charts": _json("charts", data),
         "library": element("script", Html(_asset("echarts.min.js"))),
@@ -37,14 +58,7 @@ def html_report(found: Explanation) -> str:
         before, mark, after = page.partition(f"<!-- {name} -->")
         assert mark, name
         page = before + part + after
-    return page
-
-
-def _pass(found: Explanation, i: int) -> Pass:
-    around = surroundings(found.plan, i)
-    predicted = view(around, predicted_spans(found.plan, around))
-    assert predicted is not None
-    return around, {"predicted": predicted}
+    return Page(page)
 
 
 def _json(name: str, data: Any) -> Html:

@@ -145,18 +145,22 @@ function memoryOption() {
   const tiers = Object.entries(memory.tiers);
   const tall = 120;
   const colours = { weights: "#3b82f6", buffers: "#94a3b8", "the device's libraries": "#64748b", "KV cache in use": "#f08c1a" };
-  const end = memory.block_s;
-  const series = tiers.flatMap(([, tier], n) => {
+  const held = (name) => memory.held.map((sample) => [sample[0], sample[1 + ["gpu", "cpu", "disk"].indexOf(name)]]);
+  const times = memory.held.map((sample) => sample[0]);
+  const from = Math.max(-memory.block_s, Math.min(0, ...times));
+  const end = Math.max(memory.block_s, Math.min(3 * memory.block_s, Math.max(0, ...times)));
+  const series = tiers.flatMap(([tierName, tier], n) => {
     const at = { xAxisIndex: n, yAxisIndex: n, type: "line", symbol: "none" };
-    const flat = (value) => [[0, value], [memory.prefill_s, value], [end, value]];
-    const cache = [[0, 0], [memory.prefill_s, memory.filled_by_prompt * tier.cache], [end, tier.cache]];
+    const flat = (value) => [[0, value], [memory.prefill_s, value], [memory.block_s, value]];
+    const cache = [[0, 0], [memory.prefill_s, memory.filled_by_prompt * tier.cache], [memory.block_s, tier.cache]];
     const area = (name, points) => ({ ...at, name, stack: `tier${n}`, data: points, lineStyle: { width: 0 }, areaStyle: { opacity: 0.75 }, color: colours[name] });
     const line = (name, points, style) => ({ ...at, name, data: points, color: style.color, lineStyle: { width: 1.5, ...style } });
     const libraries = tier.libraries ? [area("the device's libraries", flat(tier.libraries))] : [];
     return [
       ...libraries, area("buffers", flat(tier.buffers)), area("weights", flat(tier.weights)), area("KV cache in use", cache),
       line("planned", flat(planned(tier)), { color: css("--text"), type: "dashed" }),
-      line("budget", tier.budget > top(tier) ? [] : flat(tier.budget), { color: "#dc2626" }),
+      line("budget", tier.budget > top(tier) ? [] : [[from, tier.budget], [end, tier.budget]], { color: "#dc2626" }),
+      ...(memory.held.length ? [{ ...line("held by the run", held(tierName), { color: "#f43fb0", width: 2 }), step: "end" }] : []),
     ];
   });
   return {
@@ -165,9 +169,9 @@ function memoryOption() {
     tooltip: tooltip((points) => `${seconds(points[0].axisValue)}<br>` + points.map((p) => `${p.marker}${text(p.seriesName)} ${size(p.value[1])}`).join("<br>"), "axis"),
     title: tiers.map(([name, tier], n) => ({ text: `${name}: ${size(planned(tier))} planned of ${size(tier.budget)}`, left: 0, top: 36 + n * (tall + 40), textStyle: { ...faint(), fontWeight: 600 } })),
     grid: tiers.map((_, n) => ({ left: 74, right: 14, top: 62 + n * (tall + 40), height: tall - 18 })),
-    xAxis: tiers.map((_, n) => ({ gridIndex: n, type: "value", min: 0, max: end, splitNumber: isNarrow() ? 3 : 7, splitLine: { show: false },
+    xAxis: tiers.map((_, n) => ({ gridIndex: n, type: "value", min: from, max: end, splitNumber: isNarrow() ? 3 : 7, splitLine: { show: false },
       axisLabel: { ...faint(), formatter: seconds, hideOverlap: true, showMaxLabel: false } })),
-    yAxis: tiers.map((_, n) => ({ gridIndex: n, type: "value", min: 0, max: top(tiers[n][1]), interval: top(tiers[n][1]) / 2.24, axisLabel: { ...faint(), formatter: size, showMaxLabel: false }, splitLine: { lineStyle: { color: css("--line") } } })),
+    yAxis: tiers.map((_, n) => ({ gridIndex: n, type: "value", min: 0, max: top(tiers[n][1]), interval: top(tiers[n][1]) / 2.24, axisLine: { onZero: false }, axisLabel: { ...faint(), formatter: size, showMaxLabel: false }, splitLine: { lineStyle: { color: css("--line") } } })),
   };
 }
 draw("memory", 60 + Object.keys(data.memory.tiers).length * 160, memoryOption);
@@ -186,9 +190,11 @@ for (const button of document.querySelectorAll("button[data-file]"))
   button.addEventListener("click", () => {
     const all = read("explanation");
     const whole = { "plan.json": all.plan, "hardware.json": all.plan.problem.hardware, "explain.json": all };
+    const name = button.dataset.file;
     const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([JSON.stringify(whole[button.dataset.file], null, 2) + "\n"], { type: "application/json" }));
-    link.download = button.dataset.file;
+    const content = data.files[name] || JSON.stringify(whole[name], null, 2) + "\n";
+    link.href = URL.createObjectURL(new Blob([content], { type: "text/plain" }));
+    link.download = name;
     link.click();
   });
 document.documentElement.dataset.readyMs = Math.round(performance.now());

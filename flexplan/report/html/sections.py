@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import groupby
 
+from flexplan.apart import schedule_of
 from flexplan.drawing import Html, bar, draw_tiers, element, html_table
 from flexplan.explanation import (
     Explanation,
     OnePass,
-    Surroundings,
+    Phases,
     heaviest_placement,
     job_bound,
     job_prediction,
     layer_places,
 )
 from flexplan.graph import TIERS
-from flexplan.plan import BaselineResult
-from flexplan.report.html.again import HARDWARE, PLAN, commands, needs
+from flexplan.plan import BaselineResult, Plan
+from flexplan.report.html.again import HARDWARE, PLAN, commands, needs, tables
+from flexplan.report.html.measured import busy_lanes, kinds, run_sentences, slowest
+from flexplan.report.html.shown import Shown
 from flexplan.report.sentences import (
     bottleneck_sentence,
     bound_sentence,
@@ -28,23 +31,34 @@ from flexplan.report.sentences import (
     used_up,
     winner_sentence,
 )
-from flexplan.report.tables import asked_lines, hardware_rows, in_order, memory_rows, policy_lines, seconds, share_of
+from flexplan.report.tables import (
+    asked_lines,
+    gap,
+    hardware_rows,
+    in_order,
+    memory_rows,
+    per_second,
+    policy_lines,
+    seconds,
+    share_of,
+)
+from flexplan.schedule import rolls
 
-Passes = Sequence[tuple[Surroundings, dict[str, OnePass]]]
-_BOUND, _PREDICTED = "#94a3b8", "#3b82f6"
+_BOUND, _PREDICTED, _MEASURED = "#94a3b8", "#3b82f6", "#f08c1a"
 
 
-def all_sections(found: Explanation, passes: Passes) -> Iterator[Html]:
+def all_sections(shown: Shown) -> Iterator[Html]:
     """From the sentence to the commands."""
-    yield _head(found)
-    yield _section("Time", _phases(found), element("p", *_lines(bound_sentence(found))))
-    yield _section("One pass over the layers", *_lanes(found, passes))
+    found = shown.found
+    yield _head(shown)
+    yield _section("Time", *_time(shown))
+    yield _section("One pass over the layers", *_lanes(shown))
     yield _section("Memory", _chart("memory", "Memory of each tier over time"), _memory(found))
     yield _section("Where weights and cache live", *_map(found))
     yield _section("What more would bring", *_gains(found))
     yield _section("The rivals", _rivals(found), *_lines(winner_sentence(found), *lossy_sentences(found)))
     yield _section("The machine", _machine(found))
-    yield _section("Once more", *_again(found))
+    yield _section("Once more", *_again(shown))
 
 
 def _section(title: str, *inside: object) -> Html:
@@ -63,8 +77,8 @@ def _chart(name: str, says: str) -> Html:
 
 
 # -- the sentence ------------------------------------------------------------------------------------------------
-def _head(found: Explanation) -> Html:
-    plan = found.plan
+def _head(shown: Shown) -> Html:
+    found, plan, recording = shown.found, shown.found.plan, shown.recording
     first, *rest = (line.plain for line in asked_lines(plan))
     tiles = {
         "tokens per second, predicted": f"{plan.prediction.tokens_per_s:.4g}",
@@ -72,42 +86,70 @@ def _head(found: Explanation) -> Html:
         "of the bound": f"{found.of_bound_percent:.0f} %",
         "sequences a block": f"{plan.policy.block_size:,}",
     }
+    if recording:
+        rate = per_second(recording.num_tokens, recording.prefill_s + recording.decode_s)
+        tiles["tokens per second, measured"] = f"{rate:.4g}"
     return element(
         "header",
         element("h1", first),
         *(element("p", line, class_="quiet") for line in rest),
         element("p", bottleneck_sentence(found), " ", used_up(plan), class_="bottleneck", id="bottleneck"),
-        element(
-            "div",
-            *(element("div", element("b", value), element("span", name)) for name, value in tiles.items()),
-            class_="tiles",
-        ),
+        *(element("p", line) for line in (run_sentences(shown, recording) if recording else ())),
+        element("div", *(_tile(name, value) for name, value in tiles.items()), class_="tiles"),
         *(element("p", line, class_="quiet") for line in policy_lines(plan)),
     )
 
 
+def _tile(name: str, value: str) -> Html:
+    return element("div", element("b", value), element("span", name))
+
+
 # -- time --------------------------------------------------------------------------------------------------------
-def _phases(found: Explanation) -> Html:
-    bound, predicted = job_bound(found.plan), job_prediction(found.plan)
-    longest = max(bound.total_s, predicted.total_s)
+def _time(shown: Shown) -> Iterator[Html]:
+    yield _phases(shown)
+    yield element("p", *_lines(bound_sentence(shown.found)))
+    if shown.recording:
+        yield busy_lanes(shown.recording)
+
+
+def _phases(shown: Shown) -> Html:
+    whose = [("bound", _BOUND, job_bound(shown.plan)), ("predicted", _PREDICTED, job_prediction(shown.plan))]
+    if shown.recording:
+        took = Phases(shown.recording.prefill_s, shown.recording.decode_s)
+        whose.append(("measured", _MEASURED, took))
+    longest = max(phases.total_s for _, _, phases in whose)
     rows = []
     for phase in ("prefill", "decode", "total"):
-        for name, colour, whose in (("bound", _BOUND, bound), ("predicted", _PREDICTED, predicted)):
-            took = getattr(whose, f"{phase}_s")
-            rows.append([phase if name == "bound" else "", name, seconds(took), bar(100 * took / longest, colour)])
-    return html_table(("all blocks", "", "time", ""), rows, "bars")
+        promised: float = getattr(whose[1][2], f"{phase}_s")
+        for name, colour, phases in whose:
+            took_s: float = getattr(phases, f"{phase}_s")
+            beside = gap(promised, took_s) if name == "measured" else ""
+            words = phase if name == "bound" else ""
+            rows.append([words, name, seconds(took_s), beside, bar(100 * took_s / longest, colour)])
+    return html_table(("all blocks", "", "time", "gap" if shown.recording else "", ""), rows, "bars")
 
 
 # -- one pass ----------------------------------------------------------------------------------------------------
-def _lanes(found: Explanation, passes: Passes) -> Iterator[Html]:
-    if found.critical_path:
-        yield element("p", critical_path_sentence(found.critical_path))
-    for n, (around, views) in enumerate(passes):
-        what = "Prefill" if around.sweep.i == 0 else f"Decoding, token {around.sweep.i}"
+def _lanes(shown: Shown) -> Iterator[Html]:
+    if shown.found.critical_path:
+        yield element("p", critical_path_sentence(shown.found.critical_path))
+    for n, (around, views) in enumerate(shown.passes):
+        what = _pass_name(shown.plan, around.sweep.i)
         took = ", ".join(f"{name} {seconds(view.took_s)}" for name, view in views.items())
         yield element("h3", f"{what}: {took}")
         yield _chart(f"pass-{n}", f"{what}: what runs when on each lane")
         yield element("details", element("summary", "Idle time by what is waited for"), *map(_idle, views.items()))
+        if "measured" in views:
+            both = around, views["predicted"], views["measured"]
+            yield element(
+                "details", element("summary", "By kind of task, and the slowest"), kinds(*both), slowest(*both)
+            )
+
+
+def _pass_name(plan: Plan, i: int) -> str:
+    if rolls(schedule_of(plan.schedule)):
+        return f"Pass {i} of the rolling job"
+    return f"Decoding, token {i}" if i else "Prefill"
 
 
 def _idle(named_view: tuple[str, OnePass]) -> Html:
@@ -119,7 +161,7 @@ def _idle(named_view: tuple[str, OnePass]) -> Html:
         total = sum(took for _, took in causes)
         worth = [(cause, took) for cause, took in causes if took >= 0.005 * view.took_s]
         says = ", ".join(
-            f"{named(cause) if cause else 'its own start'} {share_of(took, view.took_s)}" for cause, took in worth
+            f"{named(cause) if cause else 'no task'} {share_of(took, view.took_s)}" for cause, took in worth
         )
         rows.append([lane, share_of(total, view.took_s), says])
     return html_table((f"lane, {name}", "idle", "while it waits for"), rows)
@@ -191,12 +233,16 @@ def _machine(found: Explanation) -> Html:
     return html_table(("what", "value", "spread"), rows)
 
 
-def _again(found: Explanation) -> Iterator[Html]:
-    files = [PLAN] + ([] if found.plan.problem.hardware.preset else [HARDWARE])
-    yield element("pre", "\n".join(commands(found.plan)), id="commands")
-    beside = needs(found.plan)
+def _again(shown: Shown) -> Iterator[Html]:
+    plan = shown.found.plan
+    files = [
+        PLAN,
+        *([] if plan.problem.hardware.preset else [HARDWARE]),
+        *tables(plan, shown.recording),
+        "explain.json",
+    ]
+    yield element("pre", "\n".join(commands(plan, shown.recording)), id="commands")
+    beside = needs(plan)
     if beside:
-        yield element("p", f"Needs {', '.join(beside)}.")
-    yield element(
-        "p", *(element("button", f"Save {name}", type="button", data_file=name) for name in (*files, "explain.json"))
-    )
+        yield element("p", f"Needs {' and '.join(beside)}.")
+    yield element("p", *(element("button", f"Save {name}", type="button", data_file=name) for name in files))

@@ -4,6 +4,7 @@ cache_views  Bytes of the cache as keys and values: by grain and by token.
 dense        Attention of a prompt, and of one token over grains wherever they live.
 host         Attention on the host over memory that stays where it is: what is found out once.
 packed       Attention of one token over a packed cache, wherever it lies.
+ring         A cache whose columns are a ring, in the order of places.
 scored       Attention with scores that the kernels do not know: caps, sinks, slopes.
 sparse       Attention of one token that reads only the values with the largest weights.
 """

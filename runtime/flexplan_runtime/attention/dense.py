@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from flexplan_runtime.attention.ring import unrolled
 from flexplan_runtime.kernels.availability import compiles_for
 
 _WITHOUT_PLANS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
@@ -33,15 +34,15 @@ def prompt_attention(q_BSNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask_B1SS: 
 def decode_attention(q: Tensor, pairs_G2TH: Tensor, pads_G: Tensor, position: Tensor, scale: float) -> Tensor:
     """One new position of each grain over tokens ``pads .. position`` of its keys and values, (G, P, H).
 
-    ``q`` is (G, P, H), or (B, K, P, H) in the strides of a projection.
+    ``q`` is (G, P, H), or (B, K, P, H) in the strides of a projection.  Positions may go on in a second lap of tokens.
     """
     k_GTH, v_GTH = pairs_G2TH[:, 0], pairs_G2TH[:, 1]
     if compiles_for(q):
         from flexplan_runtime.kernels.decode_attention import decode_attention_cuda
 
         return decode_attention_cuda(q, k_GTH, v_GTH, pads_G, position, scale)
-    context = int(position) + 1
-    return grain_attention(q.flatten(0, -3), k_GTH[:, :context], v_GTH[:, :context], pads_G, scale)
+    pairs_G2TH, pads_G = unrolled(pairs_G2TH, pads_G, int(position) + 1)
+    return grain_attention(q.flatten(0, -3), pairs_G2TH[:, 0], pairs_G2TH[:, 1], pads_G, scale)
 
 
 def grain_attention(q_GPH: Tensor, k_GTH: Tensor, v_GTH: Tensor, pads_G: Tensor | None, scale: float) -> Tensor:

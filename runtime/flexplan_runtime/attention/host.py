@@ -11,10 +11,11 @@ from torch import Tensor
 from flexplan.model import Packing
 from flexplan_runtime.attention.dense import grain_attention
 from flexplan_runtime.attention.packed import by_blocks
+from flexplan_runtime.attention.ring import unrolled
 from flexplan_runtime.attention.scored import scored_attention
 from flexplan_runtime.attention.sparse import sparse_attention
 from flexplan_runtime.kernels.attention_rule import AttentionRule
-from flexplan_runtime.kernels.host import GrainAttention
+from flexplan_runtime.kernels.host import GrainAttention, Pages
 
 
 class HostAttention:
@@ -22,28 +23,32 @@ class HostAttention:
 
     def __init__(
         self, q_GPH: Tensor, pairs_G2TH: Tensor, pads_G: Tensor, rule: AttentionRule, out_GPH: Tensor, threads: int,
-        packing: Packing | None = None, sparsity: float = 1.0, first_grain: int = 0,
+        packing: Packing | None = None, sparsity: float = 1.0, first_grain: int = 0, laps: int = 1,
     ) -> None:  # fmt: skip
-        """With a packing, keys and values are (G, 2, T, bytes of a vector); ``pads`` may change between two calls."""
+        """With a packing, keys and values are (G, 2, T, bytes of a vector); ``pads`` may change between two calls.
+
+        With two laps they are a ring, whose places are counted on in the second.
+        """
         self.q_GPH, self.pairs_G2TH, self.pads_G, self.out_GPH = q_GPH, pairs_G2TH, pads_G, out_GPH
         self.rule, self.packing, self.sparsity, self.first_grain = rule, packing, sparsity, first_grain
         self._kernel = None
         if rule.is_plain:
-            self._kernel = GrainAttention(q_GPH, pairs_G2TH, pads_G, rule.scale, out_GPH, threads, packing, sparsity)
+            pages = Pages.of([pairs_G2TH] * laps)
+            self._kernel = GrainAttention(q_GPH, pages, pads_G, rule.scale, out_GPH, threads, packing, sparsity)
 
     def __call__(self, context: int) -> None:
         """Over the first ``context`` tokens."""
         if self._kernel is None or not self._kernel(context):
-            self.out_GPH.copy_(self._by_the_framework(self.pairs_G2TH[:, :, :context]))
+            self.out_GPH.copy_(self._by_the_framework(*unrolled(self.pairs_G2TH, self.pads_G, context)))
 
-    def _by_the_framework(self, pairs: Tensor) -> Tensor:
+    def _by_the_framework(self, pairs: Tensor, pads_G: Tensor) -> Tensor:
         context, rule = pairs.shape[2], self.rule
         if self.sparsity < 1:
-            given = self.q_GPH, pairs, self.pads_G, context, rule, self.sparsity, self.packing
+            given = self.q_GPH, pairs, pads_G, context, rule, self.sparsity, self.packing
             return sparse_attention(*given, self.first_grain)
         if not rule.is_plain:
-            given_all = self.q_GPH, pairs, self.pads_G, context, rule, self.packing
+            given_all = self.q_GPH, pairs, pads_G, context, rule, self.packing
             return scored_attention(*given_all, self.first_grain)
         if self.packing is not None:
-            return by_blocks(self.q_GPH, pairs, self.packing, self.pads_G, rule.scale)
-        return grain_attention(self.q_GPH, pairs[:, 0], pairs[:, 1], self.pads_G, rule.scale)
+            return by_blocks(self.q_GPH, pairs, self.packing, pads_G, rule.scale)
+        return grain_attention(self.q_GPH, pairs[:, 0], pairs[:, 1], pads_G, rule.scale)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from flexplan.model import Packing
 from flexplan_runtime.attention.dense import grain_attention
+from flexplan_runtime.attention.ring import unrolled
 from flexplan_runtime.attention.scored import BLOCK
 from flexplan_runtime.kernels.availability import compiles_for
 from flexplan_runtime.kernels.quantisation import unpack_vectors
@@ -24,7 +25,8 @@ def decode_attention_packed(
         from flexplan_runtime.kernels.packed_decode_attention import decode_attention_packed_cuda
 
         return decode_attention_packed_cuda(q_GPH, packed_G2TV, packing, pads_G, position, scale)
-    return by_blocks(q_GPH, packed_G2TV[:, :, : int(position) + 1], packing, pads_G, scale)
+    packed_G2TV, pads_G = unrolled(packed_G2TV, pads_G, int(position) + 1)
+    return by_blocks(q_GPH, packed_G2TV, packing, pads_G, scale)
 
 
 def by_blocks(q_GPH: Tensor, packed_G2TV: Tensor, packing: Packing, pads_G: Tensor, scale: float) -> Tensor:

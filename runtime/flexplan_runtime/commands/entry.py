@@ -6,7 +6,6 @@ from pathlib import Path
 
 from flexplan.hardware import Hardware
 from flexplan.job import BenchReport, DemoReport, Finding, JobListener, JobReport, Listener, RunRequest, Say
-from flexplan.plan import Plan
 from flexplan_runtime.commands.job import run_job
 from flexplan_runtime.commands.prepare import make_ready
 from flexplan_runtime.commands.run import bench_ready
@@ -21,11 +20,8 @@ class TorchRuntime:
 
     def bench(self, request: RunRequest, hardware: Hardware | None, listener: Listener) -> BenchReport:
         """One block, against what the simulator says of it on ``hardware``, else on the plan's."""
-        planned = request.policy.problem.hardware if isinstance(request.policy, Plan) else None
         ready = make_ready(request)
-        problem = ready.problem(hardware or planned)
-        plan = Plan.of(problem, ready.policy, schedule=ready.schedule, planner=_planner(request))
-        return bench_ready(ready, plan, listener)
+        return bench_ready(ready, ready.plan(hardware), listener)
 
     def profile(self, device: str | None, scratch: Path, say: Say) -> Hardware:
         """This machine, measured."""
@@ -39,12 +35,14 @@ class TorchRuntime:
 
         return show_demo(say, listener)
 
+    def convert(self, source: Path) -> Path:
+        """A GGUF file as a model directory."""
+        from flexplan_runtime.weights.gguf import converted  # likewise
+
+        return converted(source)
+
     def examine(self) -> tuple[Finding, ...]:
         """Devices and compilers."""
         from flexplan_runtime.commands.examine import examine  # likewise
 
         return tuple(examine())
-
-
-def _planner(request: RunRequest) -> str:
-    return request.policy.planner if isinstance(request.policy, Plan) else "manual"

@@ -7,67 +7,84 @@ from contextlib import closing
 
 from flexplan.errors import NoNumbers
 from flexplan.job import Completion, JobListener, JobReport
-from flexplan.problem import Prompt
+from flexplan.policy import Policy
+from flexplan_runtime.commands.answers import Answers
 from flexplan_runtime.commands.identity import settings_of
 from flexplan_runtime.commands.prepare import Ready
-from flexplan_runtime.commands.run import Watch, open_lm
-from flexplan_runtime.generate import Done, OffloadedLM
+from flexplan_runtime.commands.recorder import Recorder
+from flexplan_runtime.commands.run import Watch, loaded
+from flexplan_runtime.generate import OffloadedLM
 
 
 def run_job(ready: Ready, listener: JobListener) -> JobReport:
     """Load the weights and complete the prompts, until all are done or the listener says to stop."""
-    listener.begin(settings_of(ready))
-    for place, prompt, error in ready.refused:
-        listener.failed(place, _nothing(prompt), error)
-    if not ready.ids:
+    begin_job(ready, listener)
+    if not ready.requests:
         return JobReport(0, 0, 0, 0.0, 0.0, {})
-    began_s = time.perf_counter()
-    listener.stage("loading weights")
-    with open_lm(ready) as lm:
-        loaded_s = time.perf_counter()
+    recorder = Recorder(ready.plan()) if ready.request.record else None
+    with loaded(ready, listener) as (lm, watch, load_s):
         listener.stage("generating")
-        watch = Watch(lm.env.ledger, listener)
-        prompts, tokens = _complete(ready, lm, watch, listener)
-        run_s = time.perf_counter() - loaded_s
-        left = len(ready.ids) - prompts
-        return JobReport(prompts, tokens, left, loaded_s - began_s, run_s, watch.peak_bytes)
+        began_s = time.perf_counter()
+        prompts, tokens = complete_job(ready, lm, watch, listener, recorder)
+        run_s = time.perf_counter() - began_s
+        left = len(ready.requests) - prompts
+        recording = recorder.recording(ready, watch.samples, tokens, load_s) if recorder else None
+        return JobReport(prompts, tokens, left, load_s, run_s, watch.peak_bytes, recording)
 
 
-def _complete(ready: Ready, lm: OffloadedLM, watch: Watch, listener: JobListener) -> tuple[int, int]:
-    """How many prompts and new tokens there were."""
-    prompts = tokens = 0
-    at = {place: n for n, place in enumerate(ready.places)}
-    sampling, stops, new_tokens = ready.sampling, ready.stops, ready.request.max_new_tokens
+def begin_job(ready: Ready, listener: JobListener) -> None:
+    """Tell what the answers depend on, and which prompts cannot be run."""
+    listener.begin(settings_of(ready))
+    tell_refused(ready, listener)
+
+
+def tell_refused(ready: Ready, listener: JobListener) -> None:
+    """Of prompts that cannot be run."""
+    for n, place, error in ready.refused:
+        prompt = ready.requests.prompts[n]
+        listener.failed(place, Completion(prompt.id, prompt.content, (), 0, prompt.api), error)
+
+
+def complete_job(
+    ready: Ready, lm: OffloadedLM, watch: Watch, listener: JobListener, recorder: Recorder | None = None
+) -> tuple[int, int]:
+    """How many requests and new tokens there were."""
+    requests = tokens = 0
+    answers = Answers(ready)
+
+    def stepped(policy: Policy) -> None:
+        listener.shrunk(policy)
+        if recorder:
+            recorder.stepped(policy)
+
     stream = lm.stream(
-        ready.ids,
-        new_tokens,
-        sampling=sampling,
-        stops=stops,
+        ready.requests,
+        ready.request.max_new_tokens,
+        sampling=ready.sampling,
+        stops=ready.stops,
         numbers=ready.places,
+        tokenizer=ready.tokenizer,
         progress=watch,
         stopping=listener.stopping,
-        stepped=listener.shrunk,
+        stepped=stepped,
+        trace=recorder.trace if recorder else False,
+        block_ended=recorder.block_ended if recorder else lambda timeline: None,
     )
     with closing(stream):  # before the model is, whatever the listener raises
         for done in stream:
-            _tell(ready, at[done.index], done, listener)
-            prompts, tokens = prompts + 1, tokens + len(done.token_ids)
-    return prompts, tokens
+            completion = answers.of(done)
+            if completion is not None:
+                _tell(ready, done.index, completion, listener)
+                requests, tokens = requests + 1, tokens + completion.num_tokens
+    return requests, tokens
 
 
-def _tell(ready: Ready, n: int, done: Done, listener: JobListener) -> None:
-    ids, prompt = ready.ids[n], ready.prompts[n]
-    text = ready.tokenizer.decode(done.token_ids, after=ids)
-    completion = Completion(prompt.id, prompt.content, text, done.token_ids, done.finish_reason, len(ids))
-    if done.finish_reason != "error":
-        listener.ended(done.index, completion)
+def _tell(ready: Ready, place: int, completion: Completion, listener: JobListener) -> None:
+    broken = next((choice for choice in completion.choices if choice.finish_reason == "error"), None)
+    if broken is None:
+        listener.ended(place, completion)
         return
     dtype = str(ready.dtype).removeprefix("torch.")
-    message = f"the logits for new token {len(done.token_ids)} are NaN or infinite in {dtype}"
+    message = f"the logits for new token {len(broken.token_ids)} are NaN or infinite in {dtype}"
     fix = "give --dtype bfloat16 or float32, or look for damaged weights"
-    listener.failed(done.index, completion, NoNumbers("FP1102", message, fix=fix))
-
-
-def _nothing(prompt: Prompt) -> Completion:
-    """Of a prompt that was not run."""
-    return Completion(prompt.id, prompt.content, None, (), "error", 0)
+    listener.failed(place, completion, NoNumbers("FP1102", message, fix=fix))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from array import array
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -11,22 +12,25 @@ from typing import NamedTuple
 import torch
 
 from flexplan.apart import schedule_of
-from flexplan.errors import InfeasiblePlan, ModelFilesError, PolicyError, PromptError, UsageError
+from flexplan.errors import FlexplanError, InfeasiblePlan, ModelFilesError, PolicyError, PromptError, UsageError
 from flexplan.hardware import Hardware, hardware_from
 from flexplan.job import RunRequest
 from flexplan.model import ModelConstants, ModelShape, directory_of
+from flexplan.model.checkpoint import verify_lock
 from flexplan.plan import Plan, refuse_endless, refuse_over_budget
 from flexplan.policy import Policy
-from flexplan.problem import Problem, Prompt, Workload
+from flexplan.problem import Problem, Prompt, Wishes, Workload
 from flexplan.simulation import peak_bytes
 from flexplan.units import format_size
+from flexplan_runtime.commands.requests import Requests
 from flexplan_runtime.execute import ExecutionEnv, Sampling
-from flexplan_runtime.generate import Tokenizer, bad_prompts
+from flexplan_runtime.generate import Tokenizer, wrong_with
 from flexplan_runtime.measure import fingerprint
 from flexplan_runtime.memory import Ledger, refuse_beyond, room
 from flexplan_runtime.weights import DUMMY, OpenedModel, dtype_of, open_model, refuse_other_model, resolve_model
 
 _UNLIMITED = 1 << 60
+_AT_ONCE = 1000  # prompts that are in memory as text
 
 
 @dataclass(frozen=True)
@@ -41,16 +45,22 @@ class Ready:
     opened: OpenedModel
     dtype: torch.dtype
     tokenizer: Tokenizer
-    prompts: tuple[Prompt, ...]
-    ids: list[list[int]]
+    requests: Requests
     env: ExecutionEnv
-    places: tuple[int, ...]  # of each prompt in the input
-    refused: tuple[tuple[int, Prompt, PromptError], ...] = ()  # prompts that cannot be run, by their places
+    places: Sequence[int]  # of each request in the input, rising
+    most: int  # new tokens of any of them
+    refused: Sequence[tuple[int, int, FlexplanError]] = ()  # prompts that cannot be run: number, place, why
 
     @property
     def shape(self) -> ModelShape:
         """Of the model in this dtype."""
         return self.opened.shape.with_dtype(self.dtype.itemsize)
+
+    @property
+    def new_tokens(self) -> list[int]:
+        """The most of each request."""
+        usual = self.request.max_new_tokens
+        return [self.requests.wishes(at).max_new_tokens or usual for at in range(len(self.requests))]
 
     @property
     def stops(self) -> tuple[int, ...]:
@@ -59,19 +69,30 @@ class Ready:
 
     def problem(self, hardware: Hardware | None = None) -> Problem:
         """The problem of these very prompts, under the budgets of the request."""
-        lens = tuple(map(len, self.ids))
-        workload = Workload(prompt_lens=lens, gen_len=self.request.max_new_tokens)
+        lens, most = list[int](), list[int]()
+        for at, length in enumerate(self.requests.ids.lens):
+            wishes = self.requests.wishes(at)
+            lens += [length] * wishes.n
+            most += [wishes.max_new_tokens or self.request.max_new_tokens] * wishes.n
+        workload = Workload(prompt_lens=tuple(lens), gen_lens=tuple(most))
         sizes = {tier: _UNLIMITED if size is None else size for tier, size in self.env.ledger.budgets.items()}
         machine = hardware or hardware_from()
         if self.env.device.type == "cpu":  # no device keeps memory for itself
             machine = machine.model_copy(update={"gpu_overhead_bytes": 0})
         return Problem(model=self.shape, hardware=machine.with_budget(**sizes), workload=workload)
 
+    def plan(self, hardware: Hardware | None = None) -> Plan:
+        """The plan of these very prompts on ``hardware``, else on the plan's machine."""
+        given = self.request.policy if isinstance(self.request.policy, Plan) else None
+        problem = self.problem(hardware or (given.problem.hardware if given else None))
+        return Plan.of(problem, self.policy, schedule=self.schedule, planner=given.planner if given else "manual")
 
-def make_ready(request: RunRequest) -> Ready:
+
+def make_ready(request: RunRequest, *, runs_here: bool = True) -> Ready:
     """Check a request: command line and policy, then model files, then prompts against the model, then budgets.
 
-    Prompts that cannot be run are put aside, unless that leaves none or the request is strict.
+    Prompts that cannot be run are put aside, unless that leaves none or the request is strict.  A request that other
+    machines will run is not held against the memory of this one.
     """
     plan = request.policy if isinstance(request.policy, Plan) else None
     policy = plan.policy if plan else request.policy
@@ -90,7 +111,8 @@ def make_ready(request: RunRequest) -> Ready:
     shape = opened.shape.with_dtype(dtype.itemsize)
     tokenizer = Tokenizer(directory)
     schedule = plan.schedule if plan else "zigzag"
-    taken = _take_prompts(request, request.prompts or random_prompts(request, policy, shape), tokenizer, shape)
+    prompts = request.prompts or random_prompts(request, policy, shape)
+    taken = _take_prompts(request, Requests(request, prompts, opened.math.rules), tokenizer, shape)
     ready = Ready(
         request,
         policy,
@@ -100,14 +122,14 @@ def make_ready(request: RunRequest) -> Ready:
         opened,
         dtype,
         tokenizer,
-        taken.prompts,
-        taken.ids,
+        taken.requests,
         env,
         taken.places,
+        taken.most,
         taken.refused,
     )
-    if ready.ids:
-        _refuse_over_budget(ready)
+    if ready.requests and runs_here:
+        _refuse_over_budget(ready, plan.problem.hardware if plan else None)
     return ready
 
 
@@ -118,25 +140,52 @@ def _of_block(policy: Policy, rows: int, batches: int) -> Policy:
 
 
 class Taken(NamedTuple):
-    """The prompts that are to be run, and those that cannot be."""
+    """The requests that are to be run, and the prompts that cannot be."""
 
-    prompts: tuple[Prompt, ...]
-    ids: list[list[int]]
-    places: tuple[int, ...]
-    refused: tuple[tuple[int, Prompt, PromptError], ...]
+    requests: Requests
+    places: Sequence[int]
+    most: int
+    refused: Sequence[tuple[int, int, FlexplanError]]
 
 
-def _take_prompts(request: RunRequest, prompts: tuple[Prompt, ...], tokenizer: Tokenizer, shape: ModelShape) -> Taken:
-    places = request.places or tuple(range(len(prompts)))
-    left = [(place, prompt) for place, prompt in zip(places, prompts, strict=True) if place not in request.skip]
-    ids = tokenizer.encode([prompt for _, prompt in left])
-    names = [f"line {prompt.line}: the prompt" for _, prompt in left]
-    bad = dict(bad_prompts(ids, request.max_new_tokens, shape, names))
-    if bad and (request.strict or len(bad) == len(prompts)):
-        raise next(iter(bad.values()))
-    good = [n for n in range(len(left)) if n not in bad]
-    refused = tuple((*left[n], error) for n, error in bad.items())
-    return Taken(tuple(left[n][1] for n in good), [ids[n] for n in good], tuple(left[n][0] for n in good), refused)
+def _take_prompts(job: RunRequest, requests: Requests, tokenizer: Tokenizer, shape: ModelShape) -> Taken:
+    """A thousand at a time: of a million only what is small is kept."""
+    prompts = requests.prompts
+    places = job.places or range(len(prompts))
+    left = array("Q", (n for n in range(len(prompts)) if places[n] not in job.skip))
+    good, refused, most = array("Q"), list[tuple[int, int, FlexplanError]](), 1
+    for first in range(0, len(left), _AT_ONCE):
+        few = left[first : first + _AT_ONCE]
+        some = [prompts[n] for n in few]
+        for n, prompt, ids in zip(few, some, tokenizer.tried(some), strict=True):
+            new_tokens = prompt.max_new_tokens or job.max_new_tokens
+            error = _refusal(requests, prompt, ids, new_tokens, shape, tokenizer.tells)
+            if error is not None:
+                refused.append((n, places[n], error))
+                continue
+            assert not isinstance(ids, PromptError)
+            requests.add(n, prompt, ids)
+            good.append(places[n])
+            most = max(most, new_tokens)
+        if refused and (job.strict or len(refused) == len(prompts)):
+            raise refused[0][2]
+    tokenizer.close()
+    return Taken(requests, good, most, refused)
+
+
+def _refusal(
+    requests: Requests, prompt: Prompt, ids: list[int] | PromptError, new_tokens: int, shape: ModelShape, tells: bool
+) -> FlexplanError | None:
+    """Why a prompt cannot be run, if so; ``tells``: there is a tokenizer, and answers will have text."""
+    if isinstance(ids, PromptError):
+        return ids
+    if prompt.wishes.stop and not tells:
+        message = f"line {prompt.line}: stop texts {prompt.wishes.stop!r:.60} need a tokenizer, and there is none"
+        return PromptError("FP325", message, fix="give stop_token_ids, or a directory with its tokenizer")
+    try:
+        return wrong_with(requests.made(ids, prompt.wishes), f"line {prompt.line}: the prompt", new_tokens, shape)
+    except UsageError as error:
+        return error
 
 
 def _sampling(request: RunRequest, math: ModelConstants) -> Sampling:
@@ -157,7 +206,9 @@ def environment(request: RunRequest) -> ExecutionEnv:
 
 
 def random_prompts(request: RunRequest, policy: Policy, shape: ModelShape) -> tuple[Prompt, ...]:
-    """One block of distinct prompts of random tokens."""
+    """One block of distinct prompts of random tokens, or as many as lengths were given."""
+    if request.dummy_lengths is not None:
+        return _random_of(request.dummy_lengths, request.seed, shape)
     longest = shape.max_positions - request.max_new_tokens
     length = request.dummy_prompt_len or max(1, min(512, longest))
     if length > max(1, longest):
@@ -169,12 +220,26 @@ def random_prompts(request: RunRequest, policy: Policy, shape: ModelShape) -> tu
     return tuple(Prompt(n, tuple(row), n + 1) for n, row in enumerate(rows))
 
 
+def _random_of(lengths: tuple[tuple[int, ...], tuple[int, ...]], seed: int, shape: ModelShape) -> tuple[Prompt, ...]:
+    generator = torch.Generator().manual_seed(seed % (1 << 63))
+    found = []
+    for n, (length, most) in enumerate(zip(*lengths, strict=True)):
+        ids = torch.randint(shape.vocab_size, (length,), generator=generator).tolist()
+        found.append(Prompt(n, tuple(ids), n + 1, Wishes(max_new_tokens=most)))
+    return tuple(found)
+
+
 def _find(request: RunRequest) -> tuple[str | Path, Path | None]:
     """Where the weights are, and where a tokenizer may be."""
     if request.dummy:
+        if request.locked:
+            fix = "leave --locked or --dummy out"
+            raise UsageError("FP181", "--locked with --dummy: random weights have no files", fix=fix)
         given = directory_of(Path(request.model).expanduser())
         return DUMMY, given if given.is_dir() else None
     directory = resolve_model(request.model)
+    if request.locked:
+        verify_lock(directory)
     return directory, directory
 
 
@@ -187,12 +252,15 @@ def _open(request: RunRequest, weights: str | Path) -> OpenedModel:
         raise ModelFilesError("FP533", error.message, fix=error.fix) from error
 
 
-def _refuse_over_budget(ready: Ready) -> None:
-    """By the budgets that were asked for, and by what containers and the process itself are limited to."""
+def _refuse_over_budget(ready: Ready, planned: Hardware | None) -> None:
+    """By the budgets that were asked for, and by what containers and the process itself are limited to.
+
+    What a device keeps for itself is what it is on the machine that was planned for.
+    """
     ledger = ready.env.ledger
     if all(size is None for size in ledger.budgets.values()) and room() is None:
         return
-    problem = ready.problem()
+    problem = ready.problem(planned)
     schedule = schedule_of(ready.schedule)
     need = peak_bytes(problem, ready.policy, schedule)
     refuse_over_budget(need, problem)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
-from flexplan.graph import tier_of
-from flexplan.job import BenchReport, Completion, Listener, RunReport
+from flexplan.graph import Timeline, tier_of
+from flexplan.job import BenchReport, Choice, Completion, Listener, Recording, RunReport
 from flexplan.plan import Plan, simulate
+from flexplan.schedule import rolls
 from flexplan_runtime.commands.prepare import Ready
+from flexplan_runtime.commands.recorder import Recorder, Sample
 from flexplan_runtime.generate import Generation, OffloadedLM, refuse_broken
 from flexplan_runtime.memory import Ledger
 
@@ -19,15 +22,11 @@ MOVES = ("up_bytes", "down_bytes", "read_bytes", "write_bytes")
 
 def run_ready(ready: Ready, listener: Listener) -> RunReport:
     """Load the weights and complete the prompts."""
-    began_s = time.perf_counter()
-    listener.stage("loading weights")
-    with open_lm(ready) as lm:
-        loaded_s = time.perf_counter()
+    with loaded(ready, listener) as (lm, watch, load_s):
         listener.stage("generating")
-        watch = Watch(lm.env.ledger, listener)
+        began_s = time.perf_counter()
         done = generate(ready, lm, watch)
-        ended_s = time.perf_counter()
-        return _report(ready, lm, done, watch, loaded_s - began_s, ended_s - loaded_s)
+        return _report(ready, lm, done, watch, load_s, time.perf_counter() - began_s)
 
 
 def bench_ready(ready: Ready, plan: Plan, listener: Listener) -> BenchReport:
@@ -36,21 +35,26 @@ def bench_ready(ready: Ready, plan: Plan, listener: Listener) -> BenchReport:
     on_device = ready.env.device.type == "cuda"
     if on_device:
         torch.cuda.reset_peak_memory_stats(ready.env.device)
-    began_s = time.perf_counter()
-    listener.stage("loading weights")
-    with open_lm(ready) as lm:
-        load_s = time.perf_counter() - began_s
+    with loaded(ready, listener) as (lm, _, load_s):
         listener.stage("warming up")
-        lm.complete(ready.ids, min(2, ready.request.max_new_tokens))
+        lm.complete(ready.requests.ids[: 2 * ready.policy.block_size], min(2, ready.request.max_new_tokens))
         lm.env.ledger.moved.clear()
         listener.stage("measuring")
         watch = Watch(lm.env.ledger, listener)
         began_s = time.perf_counter()
-        done = generate(ready, lm, watch, trace=True)
+        done = generate(ready, lm, watch, trace=not rolls(lm.schedule))  # of a whole job there are too many tasks
         refuse_broken(done.broken, done.tokens, lm.dtype)  # what is no number may be quicker, too
         report = _report(ready, lm, done, watch, load_s, time.perf_counter() - began_s)
     device_peak = int(torch.cuda.max_memory_allocated(ready.env.device)) if on_device else None
-    return BenchReport(plan, predicted, done.timelines[0], report, _moved(plan, lm.env.ledger), device_peak)
+    measured, moved = done.timelines[0], _moved(plan, lm.env.ledger)
+    recording = _recording(ready, plan, measured, watch, report) if ready.request.record else None
+    return BenchReport(plan, predicted, measured, report, moved, device_peak, recording)
+
+
+def _recording(ready: Ready, plan: Plan, measured: Timeline, watch: Watch, report: RunReport) -> Recording:
+    recorder = Recorder(plan)
+    recorder.block_ended(measured)
+    return recorder.recording(ready, watch.samples, report.num_tokens, report.load_s)
 
 
 def _moved(plan: Plan, ledger: Ledger) -> dict[str, tuple[int, int]]:
@@ -63,6 +67,15 @@ def _moved(plan: Plan, ledger: Ledger) -> dict[str, tuple[int, int]]:
         if resource in counted:
             counted[resource] += nbytes
     return {name: (planned[name], counted[name]) for name in MOVES}
+
+
+@contextmanager
+def loaded(ready: Ready, listener: Listener) -> Iterator[tuple[OffloadedLM, Watch, float]]:
+    """The model of a request, who watches what it holds, and the seconds that loading its weights took."""
+    began_s = time.perf_counter()
+    listener.stage("loading weights")
+    with open_lm(ready) as lm:
+        yield lm, Watch(lm.env.ledger, listener), time.perf_counter() - began_s
 
 
 def open_lm(ready: Ready) -> OffloadedLM:
@@ -83,9 +96,8 @@ def open_lm(ready: Ready) -> OffloadedLM:
 def generate(ready: Ready, lm: OffloadedLM, watch: Watch, *, trace: bool = False) -> Generation:
     """All prompts of a request."""
     sampling, stops = ready.sampling, ready.stops
-    return lm.complete(
-        ready.ids, ready.request.max_new_tokens, sampling=sampling, stops=stops, progress=watch, trace=trace
-    )
+    most = ready.new_tokens
+    return lm.complete(ready.requests.ids, most, sampling=sampling, stops=stops, progress=watch, trace=trace)
 
 
 class Watch:
@@ -95,13 +107,26 @@ class Watch:
         self.ledger = ledger
         self.listener = listener
         self.peak_bytes = {"gpu": 0, "cpu": 0, "disk": 0}
+        self.samples: list[Sample] = []  # from when it began to look
+        self._began_s = time.perf_counter()
+        self._look()
 
     def __call__(self, done: int, total: int) -> None:
+        self._look()
+        self.listener.tokens(done, total)
+
+    def _look(self) -> None:
         held = dict.fromkeys(self.peak_bytes, 0)
         for arena, nbytes in dict(self.ledger.held).items():
             held[tier_of(arena)] += nbytes
         self.peak_bytes = {tier: max(self.peak_bytes[tier], nbytes) for tier, nbytes in held.items()}
-        self.listener.tokens(done, total)
+        self._note(time.perf_counter() - self._began_s, *held.values())
+
+    def _note(self, at_s: float, gpu: int, cpu: int, disk: int) -> None:
+        """Where something has changed; the last look of what has not, too."""
+        if len(self.samples) > 1 and self.samples[-1][1:] == self.samples[-2][1:] == (gpu, cpu, disk):
+            self.samples.pop()
+        self.samples.append((at_s, gpu, cpu, disk))
 
 
 def _report(ready: Ready, lm: OffloadedLM, done: Generation, watch: Watch, load_s: float, run_s: float) -> RunReport:
@@ -118,17 +143,12 @@ def _report(ready: Ready, lm: OffloadedLM, done: Generation, watch: Watch, load_
 
 def completions(ready: Ready, done: Generation) -> tuple[Completion, ...]:
     """New tokens as people read them."""
-    return tuple(
-        Completion(
-            id=prompt.id,
-            prompt=prompt.content,
-            text=ready.tokenizer.decode(new, after=ids),
-            token_ids=tuple(new),
-            finish_reason=_reason(ready, new, n in done.broken),
-            num_prompt_tokens=len(ids),
-        )
-        for n, (prompt, ids, new) in enumerate(zip(ready.prompts, ready.ids, done.tokens, strict=True))
-    )
+    found, requests = [], ready.requests
+    for n, new in enumerate(done.tokens):
+        prompt, ids = requests.prompt(n), requests.ids[n]
+        choice = Choice(ready.tokenizer.decode(new, after=ids), tuple(new), _reason(ready, new, n in done.broken))
+        found.append(Completion(prompt.id, prompt.content, (choice,), len(ids)))
+    return tuple(found)
 
 
 def _reason(ready: Ready, new: Sequence[int], is_broken: bool) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,9 +13,8 @@ from flexplan.model import Packing
 from flexplan.placement import Placement
 from flexplan_runtime.attention import HostAttention, prompt_mask
 from flexplan_runtime.execute.capture import Replays
+from flexplan_runtime.execute.choosing import Chooser, Logprobs, Penalties, Row, chooser_of
 from flexplan_runtime.execute.handlers.scoring import Scoring
-from flexplan_runtime.execute.penalties import Penalties
-from flexplan_runtime.execute.sampling import Sampling
 from flexplan_runtime.kernels.quantisation import pack_vectors
 from flexplan_runtime.memory import Ledger
 from flexplan_runtime.models import Family, Pieces
@@ -24,7 +24,7 @@ from flexplan_runtime.models import Family, Pieces
 class BatchState:
     """What a micro-batch knows about its rows beside its bytes; all on the compute device but for ``host_*``."""
 
-    rows: tuple[int, ...]  # places in the caller's input
+    rows: tuple[int, ...]  # what their draws depend on
     pads: Tensor  # (B,) padded positions on the left
     grain_pads: Tensor  # (B x K,) the same for every KV head, int32
     host_grain_pads: Tensor  # int64, as the host's kernel takes them
@@ -32,9 +32,17 @@ class BatchState:
     positions: Tensor  # (B, 1) the same in each row's own counting, of a step
     prompt_mask: Tensor | None  # None where nothing is padded and attention is causal
     stopped: Tensor  # (B,) bool
-    penalties: Penalties | None = None  # None where the model's generation config has no rule
+    chooser: Chooser
+    logprobs: Logprobs | None  # None where no row asks for them
+    penalties: Penalties | None = None  # None where no row has a rule
     scoring: Scoring | None = None  # None where tokens are chosen
+    column: Tensor | None = None  # (1,) where the newest token is kept, if that is not its place
     _host_unread: dict[int, Tensor] = field(default_factory=dict)  # by window; they stay where the kernel was told
+
+    @property
+    def kept_at(self) -> Tensor:
+        """(1,) the column of the cache in which the newest token is kept."""
+        return self.position if self.column is None else self.column
 
     def prompt_positions(self, prompt_len: int) -> Tensor:
         """(B, S) positions of the padded prompt in each row's own counting; padding is negative."""
@@ -68,6 +76,7 @@ class BatchState:
     def renew(self, other: BatchState) -> None:
         """Take over another block's rows; the tensors stay where captured steps and host attention expect them."""
         self.rows, self.penalties, self.scoring = other.rows, other.penalties, other.scoring
+        self.chooser, self.logprobs = other.chooser, other.logprobs
         for name in ("pads", "grain_pads", "host_grain_pads", "position", "positions", "stopped"):
             getattr(self, name).copy_(getattr(other, name))
         if self.prompt_mask is not None and other.prompt_mask is not None:
@@ -82,8 +91,7 @@ class BlockState:
     family: Family
     dtype: torch.dtype
     ledger: Ledger
-    sampling: Sampling
-    stop_ids: Tensor  # (n,) on the compute device; empty: never stops
+    stop_ids: Tensor  # (n,) on the compute device: those that end every row; empty: none does
     pad_id: int
     batches: list[BatchState]
     num_threads: int
@@ -91,6 +99,9 @@ class BlockState:
     noting: bool = True
     # what every pass would find out again, by the place of a task's bytes
     on_host: dict[tuple[int, ...], list[HostAttention]] = field(default_factory=dict)
+    # of a rolling schedule, by pass and micro-batch: who comes in, and how rows choose
+    doors: dict[tuple[int, int], Any] = field(default_factory=dict)
+    choices: dict[tuple[int, int], Any] = field(default_factory=dict)
     weights: dict[tuple[int, int], dict[str, Pieces]] = field(default_factory=dict)
 
     def renew(self, batches: Sequence[BatchState]) -> None:
@@ -98,6 +109,11 @@ class BlockState:
         for kept, new in zip(self.batches, batches, strict=True):
             kept.renew(new)
         self.noting = False
+
+    @property
+    def device(self) -> torch.device:
+        """Where layers compute."""
+        return self.stop_ids.device
 
     @property
     def cache_packing(self) -> Packing | None:
@@ -119,22 +135,19 @@ class BlockState:
 
 
 def batch_states(
-    placement: Placement,
-    prompts: Sequence[Sequence[int]],
-    numbers: Sequence[int],
-    device: torch.device,
-    *,
-    causal: bool = True,
+    placement: Placement, rows: Sequence[Row], device: torch.device, *, causal: bool = True
 ) -> list[BatchState]:
-    """The rows of every micro-batch; padding is on the left.  ``numbers`` are their places in the caller's input."""
+    """The rows of every micro-batch; padding is on the left."""
     states = []
     for batch in placement.block.batches:
-        pads = torch.tensor([batch.prompt_len - len(prompts[row]) for row in batch.rows])
+        here = [rows[row] for row in batch.rows]
+        pads = torch.tensor([batch.prompt_len - len(row.prompt) for row in here])
+        counts = [row.logprobs for row in here]
         grain_pads = pads.repeat_interleave(placement.shape.num_kv_heads)
         on_device = pads.to(device)
         states.append(
             BatchState(
-                rows=tuple(numbers[row] for row in batch.rows),
+                rows=tuple(row.draw for row in here),
                 pads=on_device,
                 grain_pads=grain_pads.to(device, torch.int32),
                 host_grain_pads=grain_pads,
@@ -144,6 +157,8 @@ def batch_states(
                 if pads.any() or not causal
                 else None,
                 stopped=torch.zeros(batch.num_rows, dtype=torch.bool, device=device),
+                chooser=chooser_of([row.sampling for row in here], device),
+                logprobs=None if counts.count(None) == len(counts) else Logprobs(counts, device),
             )
         )
     return states

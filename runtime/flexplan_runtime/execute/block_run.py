@@ -11,10 +11,9 @@ import torch
 from flexplan.graph import Access, Sweep, TaskGraph
 from flexplan.placement import ID_BYTES, Placement
 from flexplan_runtime.execute.block import BlockState
+from flexplan_runtime.execute.choosing import NO_TOKEN, Logprob, Row
 from flexplan_runtime.execute.env import ExecutionEnv
-from flexplan_runtime.execute.executor import Executor
-from flexplan_runtime.execute.penalties import Given
-from flexplan_runtime.execute.sampling import NO_TOKEN
+from flexplan_runtime.execute.executor import Executor, Trace
 from flexplan_runtime.memory import BlockMemory
 
 Report = Callable[[int], None]  # tokens of this block so far
@@ -22,10 +21,9 @@ Report = Callable[[int], None]  # tokens of this block so far
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """The prompts of a block, its graph and where its bytes go."""
+    """The rows of a block, its graph and where its bytes go."""
 
-    prompts: Sequence[Sequence[int]]
-    given: Sequence[Given]  # the same as their caller gave them, padding included
+    rows: Sequence[Row]
     first_row: int
     graph: TaskGraph
     placement: Placement
@@ -42,15 +40,16 @@ class BlockRun:
         env: ExecutionEnv,
         report: Report,
         *,
-        trace: bool = False,
+        trace: Trace = False,
     ) -> None:
         self.plan = plan
         self.memory = memory
         self.report = report
+        self.batches = state.batches
         self.lanes = Executor(plan.graph, state, memory, env, trace=trace)
-        self.stops = frozenset(state.stop_ids.tolist())
-        self.tokens: list[list[int]] = [[] for _ in plan.prompts]
-        self.broken: dict[int, int] = {}  # for a row whose logits became no numbers, how many tokens it has
+        self.tokens: list[list[int]] = [[] for _ in plan.rows]
+        self.logprobs: list[list[Logprob]] = [[] for _ in plan.rows]
+        self._reasons = [""] * len(plan.rows)  # why each has ended
         self._fresh: list[int] = []  # rows that have ended, and nobody was told
 
     @property
@@ -67,12 +66,15 @@ class BlockRun:
             yield
 
     def finished(self, k: int) -> bool:
-        """Have all rows of micro-batch k met a stop token, or logits that are no numbers?"""
-        rows = self.plan.placement.block.batches[k].rows
-        return all(self._stopped(row) for row in rows)
+        """Have all rows of micro-batch k ended?"""
+        return all(self._reasons[row] for row in self.plan.placement.block.batches[k].rows)
 
-    def _stopped(self, row: int) -> bool:
-        return row in self.broken or (bool(self.tokens[row]) and self.tokens[row][-1] in self.stops)
+    def idle(self, k: int) -> bool:
+        """Has micro-batch k no more to say?"""
+        return self.finished(k)
+
+    def board(self, sweep: Sweep) -> None:
+        """Nobody comes in: all were there when the block began."""
 
     def fresh(self) -> list[int]:
         """The rows that have ended since this was asked last, in the order of the input."""
@@ -80,21 +82,15 @@ class BlockRun:
         return rows
 
     def finish_reason(self, row: int) -> str:
-        """Why a row has ended: ``"error"`` is logits that are no numbers."""
-        if row in self.broken:
-            return "error"
-        return "stop" if self.tokens[row][-1] in self.stops else "length"
-
-    def _ended(self, row: int) -> bool:
-        """Will it get no more tokens?"""
-        return self._stopped(row) or len(self.tokens[row]) >= self.plan.placement.block.gen_len
+        """Why a row has ended: ``"stop"``, ``"length"``, or ``"error"``: logits that are no numbers."""
+        return self._reasons[row]
 
     def _fill_prompt(self, k: int) -> None:
         """The prompts of a micro-batch, padded on the left."""
         batch = self.plan.placement.block.batches[k]
         ids = torch.zeros(batch.num_rows, batch.prompt_len, dtype=torch.int64)
         for n, row in enumerate(batch.rows):
-            prompt = self.plan.prompts[row]
+            prompt = self.plan.rows[row].prompt
             ids[n, batch.prompt_len - len(prompt) :] = torch.tensor(prompt)
         self.memory.bytes_of(Access("ids_host", k, 0, ids.nbytes)).view(torch.int64).view(ids.shape).copy_(ids)
 
@@ -106,16 +102,31 @@ class BlockRun:
             self.report(sum(map(len, self.tokens)))
 
     def _take(self, k: int, i: int) -> None:
-        """The new token of every row of a micro-batch that has not stopped."""
-        batch = self.plan.placement.block.batches[k]
+        """The new token of every row of a micro-batch that has not ended."""
+        batch, told = self.plan.placement.block.batches[k], self.batches[k].logprobs
         size = batch.num_rows * ID_BYTES
         chosen = self.memory.bytes_of(Access("outputs", k, i * size, (i + 1) * size)).view(torch.int64)
-        for row, token in zip(batch.rows, chosen.tolist(), strict=True):
-            if self._ended(row):
+        logprobs = told.take(i) if told else {}
+        for n, (row, token) in enumerate(zip(batch.rows, chosen.tolist(), strict=True)):
+            if self._reasons[row]:
                 continue
-            if token == NO_TOKEN:
-                self.broken[row] = len(self.tokens[row])
-            else:
-                self.tokens[row].append(token)
-            if self._ended(row):
-                self._fresh.append(row)
+            if token != NO_TOKEN and n in logprobs:
+                self.logprobs[row].append(logprobs[n])
+            self._note(row, token)
+
+    def _note(self, row: int, token: int) -> None:
+        """A row's new token, which may be its last."""
+        if token != NO_TOKEN:
+            self.tokens[row].append(token)
+        self._reasons[row] = self._why_ended(row, token)
+        if self._reasons[row]:
+            self._fresh.append(row)
+
+    def _why_ended(self, row: int, token: int) -> str:
+        """The reason for which this was a row's last token; nothing where it goes on."""
+        asked, tokens = self.plan.rows[row], self.tokens[row]
+        if token == NO_TOKEN:
+            return "error"
+        if token in asked.stop_ids or (asked.ends is not None and asked.ends(tokens)):
+            return "stop"
+        return "length" if len(tokens) >= asked.most else ""

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 # what choosing leaves to its second half grows with the context, so no step of it is like another
 _GROWING = frozenset(("choices", "probs", "values"))
+_ENDLESS = 1 << 40  # passes: those of a job go on
 _WORTH = 3  # replays that pay for a capture
 _MOST = 4096  # steps that differ: of dozens of micro-batches and layers; a captured one takes memory of the device
 
@@ -32,7 +33,7 @@ class Replays:
 
     def __init__(self, placement: Placement, chooses_by_step: bool = False) -> None:
         self._buffers = Layout.of(placement).buffers
-        self._gen_len = placement.block.gen_len
+        self._gen_len = _ENDLESS if placement.rolls else placement.block.gen_len
         # what the head does then is another thing at each step
         self._eager = len(placement.layers) - 1 if chooses_by_step else None
         self._seen: dict[Hashable, int] = {}  # the token at which a task was first met

@@ -20,6 +20,8 @@ from flexplan_runtime.execute.pacing import Pace, undisturbed
 from flexplan_runtime.execute.views import TaskView
 from flexplan_runtime.memory import BlockMemory
 
+Trace = bool | frozenset[int]  # is every task kept, none, or those of these tokens?
+
 
 @dataclass(frozen=True)
 class Flying:
@@ -32,7 +34,7 @@ class Flying:
 class Executor:
     """The lanes of one block, and its tasks in them; the first error of any lane is raised to the caller.
 
-    ``trace``: the timeline keeps every span.
+    ``trace``: the timeline keeps every span, or those of these tokens.
     """
 
     def __init__(
@@ -42,7 +44,7 @@ class Executor:
         memory: BlockMemory,
         env: ExecutionEnv,
         *,
-        trace: bool = False,
+        trace: Trace = False,
     ) -> None:
         self.block = block
         self.memory = memory
@@ -157,7 +159,7 @@ class Executor:
 
     def _count(self, token: Token) -> None:
         task, start_s, end_s = token.task, self._seconds(token.start), self._seconds(token.end)
-        if self.trace:
+        if self.trace is True or (self.trace and task.i in self.trace):
             self.timeline.add(Span(task.name, task.lane, task.i, start_s, end_s))
         else:
             self.timeline.count(task.lane, task.i, start_s, end_s)

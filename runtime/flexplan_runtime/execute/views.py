@@ -15,6 +15,7 @@ from flexplan.graph import Access, Task
 from flexplan.model import Layer
 from flexplan.placement import Placement, Segment, rows_at_once
 from flexplan_runtime.execute.block import BatchState, BlockState
+from flexplan_runtime.execute.seating import DoorState, SeatState
 from flexplan_runtime.kernels.attention_rule import AttentionRule
 from flexplan_runtime.memory import BlockMemory, ScratchFile, move
 
@@ -50,6 +51,18 @@ class TaskView:
         return self.block.batches[self.task.k]
 
     @property
+    def seats(self) -> SeatState:
+        """Its micro-batch, where rows are seats."""
+        batch = self.batch
+        assert isinstance(batch, SeatState), "only a rolling graph says where rows begin"
+        return batch
+
+    @property
+    def door(self) -> DoorState | None:
+        """The newcomers of its pass whose prompts it computes; None where it computes rows that are there."""
+        return self.block.doors[self.task.part, self.task.k] if self.placement.rolls and not self.task.i else None
+
+    @property
     def rule(self) -> AttentionRule:
         """What attention of its layer makes of scores, where the block computes."""
         return self.block.family.rule(self.layer.depth, self.batch.pads.device)
@@ -66,15 +79,21 @@ class TaskView:
 
     @property
     def old_tokens(self) -> int:
-        """Positions of one row in the cache before this step."""
+        """Positions of one row in the cache before this step; where rows sit in a ring, the column of the newest."""
+        if self.placement.rolls:
+            return (self.task.i - 1) % self.segment.capacity
         return self.placement.context(self.task.i, self.task.k) - self.new_tokens
 
     def positions(self) -> Tensor:
         """(B, S) positions in each row's own counting; padding is negative."""
+        if (door := self.door) is not None:
+            return door.positions
         return self.batch.positions if self.task.i else self.batch.prompt_positions(self.new_tokens)
 
     def row_spans(self) -> list[slice]:
         """Rows of the micro-batch that a layer computes together."""
+        if self.door is not None:
+            return [slice(0, 1)]
         rows = len(self.batch.rows)
         step = rows if self.task.i else rows_at_once(rows, self.new_tokens)
         return [slice(first, first + step) for first in range(0, rows, step)]

@@ -9,29 +9,31 @@ from dataclasses import dataclass
 import torch
 
 from flexplan.apart import Foreign
-from flexplan.errors import GraphError
+from flexplan.errors import GraphError, PolicyError
 from flexplan.graph import TaskGraph
 from flexplan.hardware import Hardware, hardware_from
 from flexplan.model import Ids
 from flexplan.placement import Layout, Placement
-from flexplan.policy import fill_blocks
 from flexplan.problem import Problem, Workload
-from flexplan.proof import placement_of, proved
-from flexplan.schedule import Schedule
+from flexplan.proof import proved
+from flexplan.schedule import Schedule, first_block, placement_of, rolls
 from flexplan_runtime.execute import (
     BatchState,
     BlockPlan,
     BlockRun,
     BlockState,
-    Given,
     Penalties,
     Replays,
     Report,
-    Sampling,
+    Row,
     Scoring,
+    Trace,
     batch_states,
+    penalties_of,
+    seat_states,
 )
 from flexplan_runtime.generate.placed import PlacedModel, arena_sizes
+from flexplan_runtime.generate.rolling_run import RollingRun
 from flexplan_runtime.kernels.availability import has_triton
 from flexplan_runtime.memory import Arenas, BlockMemory
 
@@ -40,41 +42,32 @@ from flexplan_runtime.memory import Arenas, BlockMemory
 class Asked:
     """What all blocks of one call have in common."""
 
-    sampling: Sampling
-    stops: Ids
     pad_id: int
-    trace: bool = False
-    numbers: Sequence[int] = ()  # of each prompt, its place in the caller's input; none: as they come
+    trace: Trace = False
     scoring: Scoring | None = None  # instead of choosing tokens
-
-    def numbers_of(self, plan: BlockPlan) -> Sequence[int]:
-        """Those of a block's rows."""
-        rows = range(plan.first_row, plan.first_row + len(plan.prompts))
-        return self.numbers[rows.start : rows.stop] if self.numbers else rows
 
 
 class BlockPlanner:
-    """Cuts prompts into blocks, each with the graph of its very lengths."""
+    """Cuts rows into blocks, each with the graph of its very lengths."""
 
     def __init__(self, model: PlacedModel, schedule: Schedule) -> None:
         self.model = model
         self.schedule = schedule
         self.policy = model.policy  # whose blocks may become smaller than those that were asked for
 
-    def plans(
-        self, prompts: Sequence[Sequence[int]], gen_len: int, given: Sequence[Given] | None = None
-    ) -> Iterator[BlockPlan]:
+    def plans(self, rows: Sequence[Row]) -> Iterator[BlockPlan]:
         """Block after block in input order; planned when it is asked for, as all of them would fill memory."""
-        size, given = self.policy.block_size, given or [Given(prompt) for prompt in prompts]
-        for first in range(0, len(prompts), size):
-            yield self._plan(prompts[first : first + size], given[first : first + size], first, gen_len)
+        size = max(1, len(rows)) if rolls(self.schedule) else self.policy.block_size
+        for first in range(0, len(rows), size):
+            yield self._plan(rows[first : first + size], first)
 
-    def _plan(self, prompts: Sequence[Sequence[int]], given: Sequence[Given], first: int, gen_len: int) -> BlockPlan:
+    def _plan(self, rows: Sequence[Row], first: int) -> BlockPlan:
         shape, policy = self.model.shape, self.policy
-        workload = Workload(prompt_lens=tuple(map(len, prompts)), gen_len=gen_len)
+        lens, gen_lens = tuple(len(row.prompt) for row in rows), tuple(row.most for row in rows)
+        workload = Workload(prompt_lens=lens, gen_lens=gen_lens)
         graph = self.schedule.build(Problem(model=shape, hardware=self._here(), workload=workload), policy)
-        placement = placement_of(graph, shape, policy, next(fill_blocks(workload, policy)))
-        return BlockPlan(prompts, given, first, self._proved(graph, placement), placement)
+        placement = placement_of(graph, shape, policy, first_block(self.schedule, workload, policy))
+        return BlockPlan(rows, first, self._proved(graph, placement), placement)
 
     def _proved(self, graph: TaskGraph, placement: Placement) -> TaskGraph:
         """Sweep by sweep, before it runs, where the schedule is not one of those that the tests prove."""
@@ -125,7 +118,8 @@ class BlockRoom:
     def begun(self, plan: BlockPlan, asked: Asked, report: Report) -> Iterator[BlockRun]:
         """A block with its prompts in place and its lanes at work."""
         state, memory = self._state_of(plan, asked)
-        run = BlockRun(plan, state, memory, self.env, report, trace=asked.trace)
+        kind = RollingRun if plan.placement.rolls else BlockRun
+        run = kind(plan, state, memory, self.env, report, trace=asked.trace)
         try:
             with run.at_work():
                 yield run
@@ -136,8 +130,11 @@ class BlockRoom:
     # -- a block's state -----------------------------------------------------------------------------------------------
     def _state_of(self, plan: BlockPlan, asked: Asked) -> tuple[BlockState, BlockMemory]:
         """The last block's where this one is like it, else new."""
-        batches = self._batches(plan, asked)
-        key = _likeness(plan, batches, asked)
+        if plan.placement.rolls:
+            refuse_what_does_not_roll(self.model, scoring=asked.scoring is not None)
+        batches, stops = self._batches(plan, asked), _stops_of_all(plan.rows)
+        by_step = any(_chooses_by_step(row) for row in plan.rows)
+        key = _likeness(plan, batches), stops, by_step
         if self._last is not None and self._last[0] == key:
             _, state, memory = self._last
             state.renew(batches)
@@ -148,43 +145,42 @@ class BlockRoom:
         self.env.ledger.forget("cache", "act")
         self._last = None
         self.env.renew_workspace()  # with what its captured steps kept
-        state = self._new_state(plan, batches, asked)
+        state = self._new_state(plan, batches, stops, asked.pad_id, by_step)
         memory = BlockMemory(Layout.of(plan.placement), self.model.arenas, self.arenas)
         self._last = (key, state, memory)
         return state, memory
 
-    def _new_state(self, plan: BlockPlan, batches: list[BatchState], asked: Asked) -> BlockState:
+    def _new_state(
+        self, plan: BlockPlan, batches: list[BatchState], stops: Ids, pad_id: int, by_step: bool
+    ) -> BlockState:
         model, env = self.model, self.env
         return BlockState(
             plan.placement,
             model.family,
             model.dtype,
             env.ledger,
-            asked.sampling,
-            torch.tensor(asked.stops, dtype=torch.int64, device=env.device),
-            asked.pad_id,
+            torch.tensor(stops, dtype=torch.int64, device=env.device),
+            pad_id,
             batches,
             env.num_threads,
-            Replays(plan.placement, self._chooses_by_step(asked.sampling)) if self._can_replay() else None,
+            Replays(plan.placement, by_step) if self._can_replay() else None,
         )
 
     def _batches(self, plan: BlockPlan, asked: Asked) -> list[BatchState]:
-        causal = self.model.math.causal
-        batches = batch_states(plan.placement, plan.prompts, asked.numbers_of(plan), self.env.device, causal=causal)
-        for k, batch in enumerate(batches):
-            batch.penalties = None if asked.scoring else self._penalties(plan, k, asked.stops)
-            batch.scoring = asked.scoring
+        if plan.placement.rolls:
+            return seat_states(plan.placement, self.env.device)
+        batches = batch_states(plan.placement, plan.rows, self.env.device, causal=self.model.math.causal)
+        for batch, state in zip(plan.placement.block.batches, batches, strict=True):
+            rows = [plan.rows[row] for row in batch.rows]
+            state.penalties = None if asked.scoring else self._penalties(rows)
+            state.scoring = asked.scoring
         return batches
 
-    def _penalties(self, plan: BlockPlan, k: int, stops: Ids) -> Penalties | None:
-        """What the model's rules are to the rows of a micro-batch."""
-        math = self.model.math
-        if not math.rules.change_logits:
+    def _penalties(self, rows: Sequence[Row]) -> Penalties | None:
+        """What the rules of a micro-batch's rows are to them."""
+        if not any(row.rules.change_logits for row in rows):
             return None
-        block = plan.placement.block
-        given = [plan.given[row] for row in block.batches[k].rows]
-        rules, ends = [math.rules] * len(given), stops or math.eos_token_ids
-        return Penalties(rules, ends, given, block.gen_len, self.model.shape.vocab_size, self.env.device)
+        return penalties_of(rows, self.model.shape.vocab_size, self.env.device)
 
     def _can_replay(self) -> bool:
         """Steps can be captured where nothing in them asks the host."""
@@ -194,17 +190,35 @@ class BlockRoom:
         pieces = [p for w in self.model.placement.weights for p in w.pieces if p.row_hi < p.tensor.rows and not whole]
         return not self.model.family.asks_the_host([(p.tensor.name, p.row_hi) for p in pieces])
 
-    def _chooses_by_step(self, sampling: Sampling) -> bool:
-        """Draws and rules know which token they choose."""
-        return sampling.do_sample or self.model.math.rules.change_logits
-
     def _arenas(self, sizes: Mapping[str, int]) -> Arenas:
         return Arenas(sizes, self.env.ledger, self.env.device, self.env.offload_dir)
 
 
-def _likeness(plan: BlockPlan, batches: Sequence[BatchState], asked: Asked) -> object:
+def refuse_what_does_not_roll(model: PlacedModel, *, scoring: bool) -> None:
+    """Raise PolicyError for what a rolling schedule does not do for a model, by its name."""
+    plain = model.family.rule(0, model.env.device).is_plain and not model.shape.windows
+    for wrong, what in (
+        (scoring, "the scoring of tokens"),
+        (not plain, "attention with windows, caps, sinks or slopes"),
+        (not model.math.causal, "prompts that are read both ways"),
+    ):
+        if wrong:
+            message = f"the rolling schedule does not take {what}"
+            raise PolicyError("FP219", message, fix="solve or run with the schedule zigzag")
+
+
+def _chooses_by_step(row: Row) -> bool:
+    """Draws and rules know which token they choose, and log-probabilities are kept by it."""
+    return row.sampling.do_sample or row.rules.change_logits or row.logprobs is not None
+
+
+def _stops_of_all(rows: Sequence[Row]) -> Ids:
+    """Ids that end every row, so that those which have ended go on with padding; the host knows of all others."""
+    return tuple(sorted(frozenset.intersection(*(row.stop_ids for row in rows))))
+
+
+def _likeness(plan: BlockPlan, batches: Sequence[BatchState]) -> object:
     """Equal for blocks that can take over from each other."""
     shapes = tuple((len(b.rows), b.prompt_mask is None) for b in batches)
     block = plan.placement.block
-    lens = tuple(batch.prompt_len for batch in block.batches)
-    return shapes, lens, block.gen_len, plan.graph.live, asked.sampling, asked.stops
+    return shapes, tuple(batch.prompt_len for batch in block.batches), block.gen_len, plan.graph.live

@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -26,8 +25,10 @@ from flexplan_runtime.execute import (
     ExecutionEnv,
     Given,
     Report,
+    Row,
     Sampling,
     Scoring,
+    Trace,
     forget_frames,
 )
 from flexplan_runtime.generate.blocks import Asked, BlockPlanner, BlockRoom
@@ -37,17 +38,21 @@ from flexplan_runtime.generate.prompts import (
     Stop,
     padded,
     refuse_bad_prompts,
+    refuse_bad_requests,
     refuse_broken,
     rows_of,
     stop_ids_of,
 )
+from flexplan_runtime.generate.requests import Request, Rows, Usual, each_with
 from flexplan_runtime.generate.retreat import next_policy, stepping_back
 from flexplan_runtime.generate.scores import Score, refuse_broken_scores, rows_to_score
+from flexplan_runtime.generate.stops import watching
+from flexplan_runtime.generate.tokenizer import Tokenizer
 from flexplan_runtime.weights import Config, dtype_of, open_model, refuse_other_model
 
 Progress = Callable[[int, int], None]  # (tokens generated so far, tokens asked for)
+BlockEnded = Callable[[Timeline], None]
 Stepped = Callable[[Policy], None]
-T = TypeVar("T")
 
 
 class OffloadedLM:
@@ -103,7 +108,7 @@ class OffloadedLM:
         input_ids: Tensor | Sequence[Sequence[int]],
         attention_mask: Tensor | None = None,
         *,
-        max_new_tokens: int = 32,
+        max_new_tokens: int | Sequence[int] = 32,
         do_sample: bool | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
@@ -116,11 +121,12 @@ class OffloadedLM:
     ) -> Tensor:
         """Token ids (rows, longest prompt + longest continuation), as ``transformers`` returns them.
 
-        Rows are in the order of the input, padded on the left for shorter prompts and on the right after a
-        row's stop.  ``stop``: None never stops, ``"model"`` stops at the checkpoint's end ids.  The rules of the
-        checkpoint's generation config always hold; its temperature and its kin only with ``do_sample``, without which
-        the likeliest token is taken.  Raises NoNumbers, which has all tokens, where a row's logits become NaN or
-        infinite.  With ``trace`` the ``timeline`` keeps every task, not only their sums.
+        Rows are in the order of the input, padded on the left for shorter prompts and on the right after a row's end:
+        its stop, or its own number where ``max_new_tokens`` has one for each.  ``stop``: None never stops, ``"model"``
+        stops at the checkpoint's end ids.  The rules of the checkpoint's generation config always hold; its temperature
+        and its kin only with ``do_sample``, without which the likeliest token is taken.  Raises NoNumbers, which has
+        all tokens, where a row's logits become NaN or infinite.  With ``trace`` the ``timeline`` keeps every task, not
+        only their sums.
         """
         stops = stop_ids_of(stop, self.math)
         pad, ends = self.math.pad_token_id if pad_token_id is None else pad_token_id, self._end_ids(stops)
@@ -135,49 +141,61 @@ class OffloadedLM:
     def complete(
         self,
         prompts: Sequence[Sequence[int]],
-        max_new_tokens: int = 32,
+        max_new_tokens: int | Sequence[int] = 32,
         *,
         sampling: Sampling | None = None,
         stops: Sequence[int] = (),
         progress: Progress | None = None,
         given: Sequence[Given] | None = None,
-        trace: bool = False,
+        trace: Trace = False,
     ) -> Generation:
         """The new tokens only; any number of prompts, block after block in the order of the input.
 
         ``given``: the prompts with the padding of their caller, which some rules of transformers look at.
-        With ``trace`` the timelines keep every task: some 250 bytes each, of which a block has thousands.
+        With ``trace`` the timelines keep every task, or those of some tokens: some 250 bytes each, of which a block has
+        thousands.
         """
-        if trace and not self.env.timed:
-            raise UsageError("FP148", "trace=True in an environment with timed=False", fix="leave one of them out")
-        refuse_bad_prompts(prompts, max_new_tokens, self.shape)
-        asked = Asked(sampling or Sampling(), tuple(stops), self._pad_id(None, stops), trace)
-        return joined(self._run(prompts, max_new_tokens, given, asked, progress))
+        self._refuse_untimed(trace)
+        requests, most = each_with(prompts, max_new_tokens)
+        refuse_bad_prompts(requests, most, self.shape)
+        usual = Usual(most, sampling or Sampling(), tuple(stops), self.math)
+        return joined(self._run(Rows(requests, usual, given=given), self._asked(stops, trace), progress))
 
     def stream(
         self,
-        prompts: Sequence[Sequence[int]],
-        max_new_tokens: int = 32,
+        requests: Sequence[Sequence[int] | Request],
+        max_new_tokens: int | Sequence[int] = 32,
         *,
         sampling: Sampling | None = None,
         stops: Sequence[int] = (),
         numbers: Sequence[int] = (),
+        tokenizer: Tokenizer | None = None,
         progress: Progress | None = None,
         stopping: Stopping = lambda: False,
         stepped: Stepped = lambda policy: None,
+        trace: Trace = False,
+        block_ended: BlockEnded = lambda timeline: None,
     ) -> Generator[Done]:
-        """Each prompt the moment it has ended, in the order in which they end: ``for done in lm.stream(prompts)``.
+        """Each answer the moment it has ended, in the order in which they end: ``for done in lm.stream(requests)``.
 
-        ``numbers``: the prompts' places in a longer input that they are part of; draws depend on them, and `Done.index`
-        is one of them.  ``stopping`` is asked after each pass: once it is true the pass in flight is finished, and
-        prompts that have not ended are left out.  Until the iterator is used up or closed it has the environment's
-        turn: other threads' calls wait, and one from inside its loop is refused.  Passes go on only while it is asked.
-        ``stepped`` is told the policy that the model goes on with where memory gave out and blocks became smaller.
-        Raises what `complete` raises, prompts that are refused at once.
+        A request is a prompt in token ids, or a `Request`, which may ask for settings, stops and log-probabilities of
+        its own, and for several answers: each comes by itself, `Done.choice` counts them.  ``numbers``: the requests'
+        places in a longer input that they are part of; draws depend on them, and `Done.index` is one of them.
+        ``tokenizer`` is for requests that end at texts.  ``stopping`` is asked after each pass: once it is true the
+        pass in flight is finished, and answers that have not ended are left out.  Until the iterator is used up or
+        closed it has the environment's turn: other threads' calls wait, and one from inside its loop is refused.
+        Passes go on only while it is asked.  ``stepped`` is told the policy that the model goes on with where memory
+        gave out and blocks became smaller; ``block_ended`` each block's timeline, which has the tasks that ``trace``
+        asks for.  Raises what `complete` raises, requests that are refused at once.
         """
-        refuse_bad_prompts(prompts, max_new_tokens, self.shape)
-        asked = Asked(sampling or Sampling(), tuple(stops), self._pad_id(None, stops), numbers=numbers)
-        return self._stream(self._run(prompts, max_new_tokens, None, asked, progress, stopping, stepped), numbers)
+        self._refuse_untimed(trace)
+        watch = None if tokenizer is None else partial(watching, tokenizer)
+        requests, most = each_with(requests, max_new_tokens)
+        refuse_bad_requests(requests, most, self.shape, can_watch=watch is not None)
+        usual = Usual(most, sampling or Sampling(), tuple(stops), self.math, watch)
+        rows = Rows(requests, usual, numbers)
+        run = self._run(rows, self._asked(stops, trace), progress, stopping, stepped)
+        return self._stream(run, rows, block_ended)
 
     def score(
         self,
@@ -209,44 +227,49 @@ class OffloadedLM:
 
         Where logits become NaN or infinite, so do the figures (`Score.broken`).
         """
-        rows = rows_to_score(sequences, starts, self.shape)
-        scoring = Scoring(rows.wanted)
-        asked = Asked(Sampling(), (), 0, scoring=scoring)
-        run = self._run(rows.prompts, 1, None, asked, progress, stopping)
-        ended = self._stream(run, ())
-        return (score for done in ended for score in rows.scores(done.index, scoring.found.pop(done.index)))
+        given = rows_to_score(sequences, starts, self.shape)
+        scoring, rows = Scoring(given.wanted), Rows(given.prompts, Usual(1, Sampling(), (), self.math))
+        ended = self._stream(self._run(rows, Asked(0, scoring=scoring), progress, stopping), rows)
+        return (score for done in ended for score in given.scores(done.index, scoring.found.pop(done.index)))
 
     @staticmethod
-    def _stream(run: Generator[Done | Timeline], numbers: Sequence[int]) -> Generator[Done]:
+    def _stream(
+        run: Generator[Done | Timeline], rows: Rows, block_ended: BlockEnded = lambda timeline: None
+    ) -> Generator[Done]:
         with closing(run):
             for one in run:
-                if isinstance(one, Done):
-                    yield replace(one, index=numbers[one.index]) if numbers else one
+                if isinstance(one, Timeline):
+                    block_ended(one)
+                else:
+                    place, choice = rows.place(one.index)
+                    yield replace(one, index=rows.number(place), choice=choice)
+
+    def _asked(self, stops: Sequence[int], trace: Trace = False) -> Asked:
+        return Asked(self._pad_id(None, stops), trace)
+
+    def _refuse_untimed(self, trace: Trace) -> None:
+        if trace and not self.env.timed:
+            raise UsageError("FP148", "trace=True in an environment with timed=False", fix="leave one of them out")
 
     def _run(
         self,
-        prompts: Sequence[Sequence[int]],
-        max_new_tokens: int,
-        given: Sequence[Given] | None,
+        rows: Rows,
         asked: Asked,
         progress: Progress | None,
         stopping: Stopping = lambda: False,
         stepped: Stepped = lambda policy: None,
     ) -> Generator[Done | Timeline]:
         """Block after block, in this call's turn; smaller ones where memory gives out."""
-        total = len(prompts) * max_new_tokens
+        told = _Told(progress, rows)
+
+        def begin(plan: BlockPlan) -> AbstractContextManager[BlockRun]:
+            return self._room.begun(plan, asked, told.of(plan))
 
         def attempt(left: Sequence[int]) -> Iterator[Done | Timeline]:
-            part = _part_of(prompts, left)
-            plans = partial(self._planner.plans, part, max_new_tokens, given and _part_of(given, left))
-            mine = replace(asked, numbers=_part_of(asked.numbers, left) if asked.numbers else left)
-            before = (len(prompts) - len(left)) * max_new_tokens
-
-            def begin(plan: BlockPlan) -> AbstractContextManager[BlockRun]:
-                return self._room.begun(plan, mine, _report(plan, before, total, progress))
-
-            self._room.make_for(plans())
-            for one in run_blocks(plans(), begin, stopping):  # planned once more: all of a long call would fill memory
+            part = told.begin(rows.part(left))
+            self._room.make_for(self._planner.plans(part))
+            # planned once more: all of a long call would fill memory
+            for one in run_blocks(self._planner.plans(part), begin, stopping):
                 if isinstance(one, Timeline):
                     self.timeline = one
                 yield replace(one, index=left[one.index]) if isinstance(one, Done) else one
@@ -258,7 +281,7 @@ class OffloadedLM:
             stepped(self._planner.policy)
 
         with self._turn(), graph_blame_of(self.schedule):
-            yield from stepping_back(attempt, len(prompts), step_back)
+            yield from stepping_back(attempt, len(rows), step_back)
 
     def close(self) -> None:
         """Give all memory and disk space back, after a call of another thread that is under way."""
@@ -309,11 +332,20 @@ class OffloadedLM:
         return {what: self.env.ledger.shares(what) for what in ("w", "cache", "act") if what in stored}
 
 
-def _part_of(items: Sequence[T], places: Sequence[int]) -> Sequence[T]:
-    return items if len(places) == len(items) else [items[place] for place in places]
+class _Told:
+    """Tells the caller of each block's tokens, those of the blocks before counted in."""
 
+    def __init__(self, progress: Progress | None, rows: Rows) -> None:
+        self.progress, self.total = progress, rows.num_tokens if progress else 0
+        self.before = 0
 
-def _report(plan: BlockPlan, before: int, total: int, progress: Progress | None) -> Report:
-    """Tells the caller of a block's tokens, those of the blocks before counted in."""
-    before += plan.first_row * plan.placement.block.gen_len
-    return lambda n: progress(before + n, total) if progress else None
+    def begin(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """All rows, or those that are left of them."""
+        self.before = self.total - sum(row.most for row in rows) if self.before else 0
+        return rows
+
+    def of(self, plan: BlockPlan) -> Report:
+        """What a block reports to."""
+        before = self.before
+        self.before += sum(row.most for row in plan.rows)
+        return lambda n: self.progress(before + n, self.total) if self.progress else None

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from flexplan.graph import Timeline
-from flexplan_runtime.execute import BlockPlan, BlockRun
+from flexplan_runtime.execute import BlockPlan, BlockRun, Logprob
 
 Begin = Callable[[BlockPlan], AbstractContextManager[BlockRun]]
 Stopping = Callable[[], bool]
@@ -15,14 +15,17 @@ Stopping = Callable[[], bool]
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A prompt that has ended: its place in the input, and its new tokens up to and with its stop token.
+    """An answer that has ended: its prompt's place in the input, and its new tokens up to and with the last.
 
     ``finish_reason`` is ``"stop"``, ``"length"``, or ``"error"`` where the next logits were NaN or infinite.
+    ``choice`` counts the answers to one prompt; ``logprobs`` are those of each token, where they were asked for.
     """
 
     index: int
     token_ids: tuple[int, ...]
     finish_reason: str
+    choice: int = 0
+    logprobs: tuple[Logprob, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -52,22 +55,25 @@ def run_blocks(
             return
         with begin(plan) as block:  # memory, prompts in their places, a thread a lane
             for sweep in plan.graph.sweeps(block.finished):  # a token for each row that has not stopped
+                block.board(sweep)  # who is there, where that changes
                 for node in block.lanes.begin(sweep):  # a task, and the tasks that it waits for
                     block.lanes.submit(node)
                 block.take(block.lanes.landed())
                 yield from _done(block)
                 if stopping():
                     break
-            block.take(block.lanes.rest(block.finished))
+            block.take(block.lanes.rest(block.idle))
             yield from _done(block)
         yield block.lanes.timeline
         del block  # the next one may need its memory
 
 
 def _done(block: BlockRun) -> Iterator[Done]:
-    """The prompts that have just ended, counted as the caller counts them."""
+    """The rows that have just ended, counted through all blocks."""
     for row in block.fresh():
-        yield Done(block.plan.first_row + row, tuple(block.tokens[row]), block.finish_reason(row))
+        logprobs = None if block.plan.rows[row].logprobs is None else tuple(block.logprobs[row])
+        place, tokens = block.plan.first_row + row, tuple(block.tokens[row])
+        yield Done(place, tokens, block.finish_reason(row), logprobs=logprobs)
 
 
 def joined(run: Iterable[Done | Timeline]) -> Generation:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from flexplan.errors import NoNumbers, PromptError
 from flexplan.model import ModelConstants, ModelShape
 from flexplan_runtime.execute import Given
+from flexplan_runtime.generate.requests import Request
 
 Stop = int | Sequence[int] | Literal["model"] | None
 
@@ -51,7 +52,10 @@ def _warn_of_right_padding(masks: Tensor) -> None:
 
 
 def refuse_bad_prompts(
-    prompts: Sequence[Sequence[int]], max_new_tokens: int, shape: ModelShape, names: Sequence[str] | None = None
+    prompts: Sequence[Sequence[int] | Request],
+    max_new_tokens: int,
+    shape: ModelShape,
+    names: Sequence[str] | None = None,
 ) -> None:
     """Raise PromptError for a prompt that is empty, too long for the context, or not of this vocabulary.
 
@@ -59,27 +63,41 @@ def refuse_bad_prompts(
     """
     if max_new_tokens < 1:
         raise PromptError("FP302", f"max_new_tokens {max_new_tokens} must be at least 1", fix="raise it")
-    for _, error in bad_prompts(prompts, max_new_tokens, shape, names):
-        raise error
+    for n, request in enumerate(map(Request.of, prompts)):
+        new_tokens = request.max_new_tokens or max_new_tokens
+        error = wrong_with(request, names[n] if names else f"prompt {n}", new_tokens, shape)
+        if error:
+            raise error
 
 
-def bad_prompts(
-    prompts: Sequence[Sequence[int]], max_new_tokens: int, shape: ModelShape, names: Sequence[str] | None = None
-) -> Iterator[tuple[int, PromptError]]:
-    """Each such prompt's place, and what is wrong with it."""
-    for n, row in enumerate(prompts):
-        name = names[n] if names else f"prompt {n}"
-        if not row:
-            yield n, PromptError("FP303", f"{name} has no tokens", fix="leave it out, or begin it with a token")
-        elif len(row) + max_new_tokens - 1 > shape.max_positions:  # the last one is never read
-            message = (
-                f"{name} has {len(row)} tokens + {max_new_tokens} new = {len(row) + max_new_tokens}, "
-                f"{shape.name} reads {shape.max_positions}, and not the last one"
-            )
-            yield n, PromptError("FP304", message, fix="shorten it, or lower max_new_tokens")
-        elif not 0 <= min(row) <= max(row) < shape.vocab_size:
-            message = f"{name} has token ids {min(row)} to {max(row)}, the vocabulary has {shape.vocab_size}"
-            yield n, PromptError("FP305", message, fix="use this model's tokenizer")
+def refuse_bad_requests(
+    requests: Sequence[Sequence[int] | Request], max_new_tokens: int, shape: ModelShape, *, can_watch: bool = True
+) -> None:
+    """The same of requests, each with what it asks for by itself; ``can_watch``: answers may end at texts."""
+    for n, request in enumerate(map(Request.of, requests)):
+        if request.stop and not can_watch:
+            message = f"request {n} ends at texts, {request.stop!r:.60}, and there is no tokenizer to find them with"
+            raise PromptError("FP321", message, fix="give stream a tokenizer, or stop_ids to the request")
+        error = wrong_with(request, f"request {n}", request.max_new_tokens or max_new_tokens, shape)
+        if error:
+            raise error
+
+
+def wrong_with(request: Request, name: str, new_tokens: int, shape: ModelShape) -> PromptError | None:
+    """Why a request cannot be run, if so: its prompt is empty, too long for the context or not of this vocabulary."""
+    row = request.token_ids
+    if not row:
+        return PromptError("FP303", f"{name} has no tokens", fix="leave it out, or begin it with a token")
+    if len(row) + new_tokens - 1 > shape.max_positions:  # the last one is never read
+        message = (
+            f"{name} has {len(row)} tokens + {new_tokens} new = {len(row) + new_tokens}, "
+            f"{shape.name} reads {shape.max_positions}, and not the last one"
+        )
+        return PromptError("FP304", message, fix="shorten it, or lower max_new_tokens")
+    if not 0 <= min(row) <= max(row) < shape.vocab_size:
+        message = f"{name} has token ids {min(row)} to {max(row)}, the vocabulary has {shape.vocab_size}"
+        return PromptError("FP305", message, fix="use this model's tokenizer")
+    return request.refusal(name, shape)
 
 
 def refuse_broken(broken: Mapping[int, int], tokens: Sequence[Sequence[int]], dtype: torch.dtype) -> None:

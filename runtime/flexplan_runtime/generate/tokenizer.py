@@ -8,8 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from flexplan.errors import ModelFilesError, PromptError
-from flexplan.problem import FILE, LOAD_PATIENCE_S, Prompt, bounded, chunks, growth_of, lines_of, swollen
+from flexplan.problem import (
+    FILE,
+    LOAD_PATIENCE_S,
+    Chat,
+    Prompt,
+    Renderer,
+    bounded,
+    chunks,
+    growth_of,
+    lines_of,
+    swollen,
+)
+from flexplan_runtime.generate.pieces import piece_of
 
+_CONTEXT = 64  # tokens of a prompt that a text is told after: what is before them changes nothing behind them
 _FILES = (FILE, "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
 
@@ -22,6 +35,8 @@ class Tokenizer:
         self._loaded: Any = None
         self._complained = False
         self._growth = 1  # characters that one of a text may become
+        self._pieces: dict[int, tuple[str, bytes | None]] = {}
+        self._renderer = Renderer(directory)
 
     @property
     def exists(self) -> bool:
@@ -33,17 +48,44 @@ class Tokenizer:
         """transformers' own object, for who speaks to it directly; raises ModelFilesError where it does not load."""
         return self._load()
 
+    @property
+    def tells(self) -> bool:
+        """Will there be text of answers?  Known once prompts were read."""
+        return self.exists and not self.broken
+
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Token ids of every prompt; raises PromptError for one that has none."""
+        found = []
+        for ids in self.tried(prompts):
+            if isinstance(ids, PromptError):
+                raise ids
+            found.append(ids)
+        return found
+
+    def tried(self, prompts: Sequence[Prompt]) -> list[list[int] | PromptError]:
         """Token ids of every prompt, with the special tokens that the model's tokenizer puts before or after.
 
-        Raises before anything runs where text cannot be read; where all prompts are token ids, a tokenizer that does
-        not load is a warning, and there will be no text.
+        Messages become text by the chat template first, which puts its own special tokens.  A prompt that cannot be
+        read has its error instead; what concerns all of them is raised.  Where all prompts are token ids, a tokenizer
+        that does not load is a warning, and there will be no text.
         """
-        texts = [prompt for prompt in prompts if isinstance(prompt.content, str)]
+        texts = [prompt for prompt in prompts if not isinstance(prompt.content, tuple)]
         found = iter(self._all_ids(texts))
         if not texts and self.exists:
             self._look()
-        return [next(found) if isinstance(p.content, str) else list(p.content) for p in prompts]
+        return [list(p.content) if isinstance(p.content, tuple) else next(found) for p in prompts]
+
+    def close(self) -> None:
+        """End what renders messages; it begins anew where there are more."""
+        self._renderer.close()
+
+    def piece(self, token: int) -> tuple[str, bytes | None]:
+        """A token's text, and its bytes: of one that is a part of a character, the text is a replacement character."""
+        if not self.exists or self.broken:
+            return "", None
+        if token not in self._pieces:
+            self._pieces[token] = piece_of(self._load(), token)
+        return self._pieces[token]
 
     def decode(self, tokens: Sequence[int], after: Sequence[int] = ()) -> str | None:
         """The text of new tokens ``after`` those of the prompt; None where there is no tokenizer, or it fails.
@@ -53,8 +95,9 @@ class Tokenizer:
         """
         if not self.exists or self.broken:
             return None
+        near = after[-_CONTEXT:]
         try:
-            together, before = bounded(lambda: [self._text(ids) for ids in ([*after, *tokens], after)])
+            together, before = bounded(lambda: [self._text(ids) for ids in ([*near, *tokens], near)])
         except (TimeoutError, ValueError) as error:
             self.broken = isinstance(error, TimeoutError)  # it would hang again, at each answer
             which = "all answers from here on" if self.broken else "such answers"
@@ -69,32 +112,41 @@ class Tokenizer:
         text: str = self._load().decode(list(tokens), skip_special_tokens=True)
         return text
 
-    def _all_ids(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+    def _all_ids(self, prompts: Sequence[Prompt]) -> list[list[int] | PromptError]:
         if prompts and self.directory is None:
             message = f"line {prompts[0].line}: the prompt is text, and dummy weights by name have no tokenizer"
             raise PromptError("FP307", message, fix='give token ids, as in {"prompt_ids": [1, 2]}')
-        found: list[list[int]] = []
+        found: list[list[int] | PromptError] = []
         for few in chunks(prompts):
-            found += self._ids(few, self._load())
+            texts = self._renderer.texts(few)
+            whole = [(prompt, text) for prompt, text in zip(few, texts, strict=True) if isinstance(text, str)]
+            ids = iter(self._ids(whole, self._load()))
+            found += [next(ids) if isinstance(text, str) else text for text in texts]
         return found
 
-    def _ids(self, few: Sequence[Prompt], loaded: Any) -> list[list[int]]:
-        found: list[list[int]] = []
+    def _ids(self, few: Sequence[tuple[Prompt, str]], loaded: Any) -> list[list[int] | PromptError]:
+        """Of each; the one that the tokenizer fails on has its error, and those behind it are read all the same."""
+        found: list[list[int] | PromptError] = []
 
         def read() -> None:
-            for prompt in few:
-                if why := swollen([prompt], self._growth):
+            for prompt, text in few[len(found) :]:
+                if why := swollen([text], self._growth):
                     raise ValueError(why)
-                found.append(loaded(prompt.content)["input_ids"])
+                special = not isinstance(prompt.content, Chat)
+                found.append(loaded(text, add_special_tokens=special)["input_ids"])
 
-        try:
-            bounded(read)
-        except (TimeoutError, ValueError) as error:
-            # the one it fails on, or is at; where time ran out, those before it may have taken it
-            at = [few[len(found)]] if isinstance(error, ValueError) else few[: len(found) + 1]
-            message = f"{lines_of(at)}: the tokenizer of {self.directory} fails: {error}"
-            raise PromptError("FP308", message, fix="look for the prompt it fails on, or give token ids") from error
+        while len(found) < len(few):
+            try:
+                bounded(read)
+            except ValueError as error:
+                found.append(self._failing([few[len(found)][0]], error))
+            except TimeoutError as error:  # those before the one it is at may have taken the time
+                raise self._failing([prompt for prompt, _ in few[: len(found) + 1]], error) from error
         return found
+
+    def _failing(self, at: Sequence[Prompt], error: Exception) -> PromptError:
+        message = f"{lines_of(at)}: the tokenizer of {self.directory} fails: {error}"
+        return PromptError("FP308", message, fix="look for the prompt it fails on, or give token ids")
 
     def _look(self) -> None:
         """Find out before anything runs whether there will be text."""

@@ -28,10 +28,10 @@ def soften(scores, real, top, total):  # type: ignore[no-untyped-def]
     return probs, shrink, higher, total * shrink + tl.sum(probs, 1)
 
 
-@triton.jit(do_not_specialize=["heads"])
+@triton.jit(do_not_specialize=["heads", "room"])
 def _decode(  # type: ignore[no-untyped-def]  # the compiler reads annotations as its own
     q_ptr, k_ptr, v_ptr, out_ptr, tops_ptr, totals_ptr, pads_ptr, position_ptr, scale,
-    heads, q_row, q_grain, q_head, k_grain, k_token, v_grain, v_token,
+    heads, room, q_row, q_grain, q_head, k_grain, k_token, v_grain, v_token,
     P: tl.constexpr, P_PAD: tl.constexpr, H: tl.constexpr, H_PAD: tl.constexpr, T: tl.constexpr, SPLITS: tl.constexpr,
 ):  # fmt: skip
     grain, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -51,6 +51,7 @@ def _decode(  # type: ignore[no-untyped-def]  # the compiler reads annotations a
         at = (start + t).to(tl.int64)
         real = (at >= first) & (at < length)
         inside = real[:, None] & (h[None, :] < H)
+        at = tl.where(at < room, at, at - room)  # a second lap of the ring
         k = tl.load(k_ptr + grain * k_grain + at[:, None] * k_token + h[None, :], mask=inside, other=0.0)
         v = tl.load(v_ptr + grain * v_grain + at[:, None] * v_token + h[None, :], mask=inside, other=0.0)
         scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
@@ -85,7 +86,7 @@ def _join(  # type: ignore[no-untyped-def]
 def decode_attention_cuda(
     q: Tensor, k_GTH: Tensor, v_GTH: Tensor, pads_G: Tensor, position: Tensor, scale: float
 ) -> Tensor:
-    """(G, P, H): each grain's queries over tokens ``pads .. position`` of its keys and values.
+    """(G, P, H): each grain's queries over tokens ``pads .. position`` of its keys and values, maybe in a second lap.
 
     ``q`` is (G, P, H), or as a projection leaves it (B, K, P, H) with G = B x K.
     """
@@ -102,7 +103,8 @@ def decode_attention_cuda(
     sizes = {"P": group, "H": size, "H_PAD": max(16, triton.next_power_of_2(size)), "SPLITS": splits}
     _decode[(grains, splits)](
         rows_BKPH, k_GTH, v_GTH, parts, tops, totals, pads_G, position, scale,
-        heads, *rows_BKPH.stride()[:3], k_GTH.stride(0), k_GTH.stride(1), v_GTH.stride(0), v_GTH.stride(1),
+        heads, k_GTH.shape[1],
+        *rows_BKPH.stride()[:3], k_GTH.stride(0), k_GTH.stride(1), v_GTH.stride(0), v_GTH.stride(1),
         P_PAD=max(16, triton.next_power_of_2(group)), T=tokens, num_stages=stages, num_warps=warps, **sizes,
     )  # fmt: skip
     if splits > 1:

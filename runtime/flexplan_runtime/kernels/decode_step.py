@@ -1,7 +1,9 @@
-"""The small kernels of a decoding step on CUDA, in Triton: norms, rotary positions, new keys and values to their place.
+"""The small kernels between products on CUDA, in Triton: norms, rotary positions, gates, new pairs to their place.
 
 A step of few rows takes as long as its kernels are many; the framework's norm of two rows takes 8 microseconds, and
-turning queries and keys by its elementwise operations 19 kernels.  All round where the framework rounds.
+turning queries and keys by its elementwise operations 19 kernels.  Prompts of many tokens go through memory once where
+the framework's operations go through it several times, and it walks over halves of rows at a third of memory's speed.
+All round where the framework rounds.
 """
 
 from __future__ import annotations
@@ -53,26 +55,26 @@ def norm_cuda(
     return out
 
 
-@triton.jit(do_not_specialize=["heads"])
+@triton.jit(do_not_specialize=["heads", "tokens"])
 def _turn(  # type: ignore[no-untyped-def]
-    x_ptr, positions_ptr, frequencies_ptr, out_ptr, heads, x_row, x_head, frequencies_row, factor,
+    x_ptr, positions_ptr, frequencies_ptr, out_ptr, heads, tokens, x_token, x_head, frequencies_row, factor,
     HALF: tl.constexpr, BLOCK: tl.constexpr, ACCURATE: tl.constexpr,
 ):  # fmt: skip
-    row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    token, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     h = tl.arange(0, BLOCK)
     inside = h < HALF
-    angle = tl.maximum(tl.load(positions_ptr + row), 0).to(tl.float32)
-    angle *= tl.load(frequencies_ptr + row * frequencies_row + h, mask=inside, other=0.0)
+    angle = tl.maximum(tl.load(positions_ptr + token), 0).to(tl.float32)
+    angle *= tl.load(frequencies_ptr + token // tokens * frequencies_row + h, mask=inside, other=0.0)
     dtype: tl.constexpr = out_ptr.dtype.element_ty
     if ACCURATE:
         cos, sin = libdevice.cos(angle), libdevice.sin(angle)
     else:
         cos, sin = tl.cos(angle), tl.sin(angle)
     cos, sin = (cos * factor).to(dtype).to(tl.float32), (sin * factor).to(dtype).to(tl.float32)
-    x_at = x_ptr + row * x_row + head * x_head + h
+    x_at = x_ptr + token * x_token + head * x_head + h
     low = tl.load(x_at, mask=inside, other=0.0).to(tl.float32)
     high = tl.load(x_at + HALF, mask=inside, other=0.0).to(tl.float32)
-    out_at = out_ptr + (row * heads + head) * (2 * HALF) + h
+    out_at = out_ptr + (token * heads + head) * (2 * HALF) + h
     # each product is rounded before the sum, as separate operations do it
     first = (low * cos).to(dtype).to(tl.float32) + (-high * sin).to(dtype).to(tl.float32)
     second = (high * cos).to(dtype).to(tl.float32) + (low * sin).to(dtype).to(tl.float32)
@@ -80,19 +82,39 @@ def _turn(  # type: ignore[no-untyped-def]
     tl.store(out_at + HALF, second.to(dtype), mask=inside)
 
 
-def turn_cuda(x_B1NH: Tensor, positions_B1: Tensor, frequencies: Tensor, factor: float = 1.0) -> Tensor:
-    """Rotary positions: each row's heads turned by its position times ``frequencies``, (H / 2) or one row for each.
+def turn_cuda(x_BSNH: Tensor, positions_BS: Tensor, frequencies: Tensor, factor: float = 1.0) -> Tensor:
+    """Rotary positions: heads turned by their position times ``frequencies``, (H / 2) or one row for each of B.
 
     ``factor`` multiplies cosines and sines before they are rounded.
     """
-    rows, _, heads, size = x_B1NH.shape
-    out = torch.empty(x_B1NH.shape, dtype=x_B1NH.dtype, device=x_B1NH.device)
-    _turn[(rows, heads)](
-        x_B1NH, positions_B1, frequencies, out, heads, x_B1NH.stride(0), x_B1NH.stride(2),
+    rows, tokens, heads, size = x_BSNH.shape
+    x_TNH = x_BSNH.flatten(0, 1)
+    out = torch.empty(x_BSNH.shape, dtype=x_BSNH.dtype, device=x_BSNH.device)
+    _turn[(rows * tokens, heads)](
+        x_TNH, positions_BS.contiguous(), frequencies, out, heads, tokens, x_TNH.stride(0), x_TNH.stride(1),
         frequencies.stride(0) if frequencies.dim() == 2 else 0, factor,
-        HALF=size // 2, BLOCK=triton.next_power_of_2(size // 2), ACCURATE=x_B1NH.is_cuda, num_warps=1,
+        HALF=size // 2, BLOCK=triton.next_power_of_2(size // 2), ACCURATE=x_BSNH.is_cuda, num_warps=1,
     )  # fmt: skip
     return out
+
+
+@triton.jit
+def _gate(x_ptr, width, x_row, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    at, inside = x_ptr + tl.program_id(0).to(tl.int64) * x_row + column, column < width
+    gate = tl.load(at, mask=inside, other=0.0).to(tl.float32)
+    dtype: tl.constexpr = x_ptr.dtype.element_ty
+    opened = (gate / (1 + tl.exp(-gate))).to(dtype).to(tl.float32)  # rounded, as separate operations do it
+    tl.store(at, (opened * tl.load(at + width, mask=inside, other=0.0).to(tl.float32)).to(dtype), mask=inside)
+
+
+def gate_cuda(gate_up: Tensor) -> Tensor:
+    """``silu(gate) * up`` of rows that hold both, one behind the other, over the gates; the rows are contiguous."""
+    gate, _ = gate_up.chunk(2, dim=-1)
+    width, block = gate.shape[-1], 1024
+    rows = gate_up.numel() // (2 * width)
+    _gate[(rows, triton.cdiv(width, block))](gate_up, width, 2 * width, BLOCK=block, num_warps=4)
+    return gate
 
 
 @triton.jit(do_not_specialize=["first", "heads"])

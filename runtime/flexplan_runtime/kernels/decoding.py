@@ -45,7 +45,7 @@ def _scale(at, known, POWERS: tl.constexpr):  # type: ignore[no-untyped-def]
 def _decode_rows(  # type: ignore[no-untyped-def]
     data_ptr, scales_ptr, out_ptr, rows, width, groups, group, scales_at, zeros_at, data_row, out_row,
     CODE: tl.constexpr, BITS: tl.constexpr, MIDDLE: tl.constexpr, POWERS: tl.constexpr, ZEROS: tl.constexpr,
-    SCALE_BYTES: tl.constexpr, WHOLE: tl.constexpr, RB: tl.constexpr, CB: tl.constexpr,
+    SCALE_BYTES: tl.constexpr, WHOLE: tl.constexpr, WITHIN: tl.constexpr, RB: tl.constexpr, CB: tl.constexpr,
 ):  # fmt: skip
     r = (tl.program_id(0) * RB + tl.arange(0, RB)).to(tl.int64)
     real = (r < rows)[:, None]
@@ -58,8 +58,11 @@ def _decode_rows(  # type: ignore[no-untyped-def]
         both = tl.load(data_ptr + r[:, None] * data_row + b[None, :], mask=real & (b * 2 < width)[None, :], other=0)
         codes = tl.interleave(both & 15, both >> 4)
     numbers = _value(codes, MIDDLE, CODE)
-    # Where groups lie side by side in the tile, what they share is read once a group.
-    g = first // WHOLE + tl.arange(0, CB // WHOLE) if WHOLE else c // group
+    # Where groups lie side by side in the tile, or the tile lies in one, what they share is read once a group.
+    if WITHIN:
+        g = first // group + tl.zeros((1,), tl.int32)
+    else:
+        g = first // WHOLE + tl.arange(0, CB // WHOLE) if WHOLE else c // group
     known = real & (g < groups)[None, :]
     scale = _scale(
         scales_ptr + (r * (data_row // SCALE_BYTES))[:, None] + scales_at // SCALE_BYTES + g[None, :], known, POWERS
@@ -84,12 +87,13 @@ def decode_rows_cuda(data: Tensor, scales: Tensor, coding: Coding, out: Tensor) 
     """As `codes.decode_rows`; ``scales`` is ``data`` in the dtype of its scales, columns of ``out`` are contiguous."""
     rows, width = out.shape
     group = coding.group_size or width
-    whole = group if group == triton.next_power_of_2(group) and group <= TILE_COLUMNS else 0
+    within = group >= width or group % TILE_COLUMNS == 0
+    whole = group if group == triton.next_power_of_2(group) and group <= TILE_COLUMNS and not within else 0
     _decode_rows[triton.cdiv(rows, TILE_ROWS), triton.cdiv(width, TILE_COLUMNS)](
         data, scales, out, rows, width, coding.num_groups(width), group,
         coding.scales_at(width), coding.zeros_at(width), data.stride(0), out.stride(0),
         CODE=coding.code, BITS=coding.num_bits, MIDDLE=0 if coding.zeros else coding.middle,
         POWERS=coding.scale == "e8m0",
-        ZEROS=coding.zeros, SCALE_BYTES=coding.scale_bytes, WHOLE=whole, RB=TILE_ROWS, CB=TILE_COLUMNS,
+        ZEROS=coding.zeros, SCALE_BYTES=coding.scale_bytes, WHOLE=whole, WITHIN=within, RB=TILE_ROWS, CB=TILE_COLUMNS,
         num_warps=WARPS,
     )  # fmt: skip

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from flexplan_runtime.kernels.availability import compiles_for
+from flexplan_runtime.kernels.availability import compiles_for, pays
 
 
 def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """``x`` centred and scaled to a variance of 1, then by ``weight``, and ``bias`` added."""
-    if _is_a_step(x):
+    if x.shape[-2] == 1 and x.is_contiguous() and compiles_for(x):  # of a prompt the framework's is as fast
         from flexplan_runtime.kernels.decode_step import norm_cuda
 
         return norm_cuda(x, weight, bias, eps, centred=True)
@@ -22,7 +22,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, shift: float = 0.0, *, in_fl
 
     As in transformers after rounding to the activations' dtype, or with ``in_float`` before.
     """
-    if _is_a_step(x):
+    if x.is_contiguous() and pays(x.shape[-2], x.numel() // x.shape[-1]) and compiles_for(x):
         from flexplan_runtime.kernels.decode_step import norm_cuda
 
         return norm_cuda(x, weight, None, eps, centred=False, shift=shift, in_float=in_float)
@@ -30,8 +30,3 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, shift: float = 0.0, *, in_fl
         normed = F.rms_norm(x.float(), x.shape[-1:], eps=eps)
         return normed.mul_(weight.float() + shift).to(x.dtype)
     return F.rms_norm(x, x.shape[-1:], eps=eps).mul_(weight)
-
-
-def _is_a_step(x: Tensor) -> bool:
-    """One position a row: such steps are captured.  A prompt's kernels are launched one by one, ours more slowly."""
-    return x.shape[-2] == 1 and x.is_contiguous() and compiles_for(x)

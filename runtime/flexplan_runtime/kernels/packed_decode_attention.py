@@ -48,10 +48,10 @@ def _half(  # type: ignore[no-untyped-def]
     return tl.reshape(value(codes, scale, minimum, MIDDLE).to(DTYPE), (T, HB))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["room"])
 def _decode(  # type: ignore[no-untyped-def]
     q_ptr, pairs_ptr, numbers_ptr, out_ptr, pads_ptr, position_ptr, scale,
-    q_grain, q_head, grain_bytes, half_bytes, token_bytes, out_grain, out_head,
+    room, q_grain, q_head, grain_bytes, half_bytes, token_bytes, out_grain, out_head,
     P: tl.constexpr, P_PAD: tl.constexpr, H: tl.constexpr, HALF: tl.constexpr, HB: tl.constexpr,
     GROUP: tl.constexpr, GROUPS: tl.constexpr, BITS: tl.constexpr, MIDDLE: tl.constexpr, ELEMENT: tl.constexpr,
     SCALES_AT: tl.constexpr, ALIGNED: tl.constexpr, T: tl.constexpr,
@@ -71,6 +71,7 @@ def _decode(  # type: ignore[no-untyped-def]
     for start in range(first // T * T, length, T):
         at = (start + t).to(tl.int64)
         real = (at >= first) & (at < length)
+        at = tl.where(at < room, at, at - room)  # a second lap of the ring
         k_offset = tl.multiple_of(grain * grain_bytes + at * token_bytes, ALIGNED)
         v_offset = tl.multiple_of(grain * grain_bytes + half_bytes + at * token_bytes, ALIGNED)
         k_at, v_at = pairs_ptr + k_offset[:, None] + h[None, :], pairs_ptr + v_offset[:, None] + h[None, :]
@@ -111,7 +112,7 @@ def decode_attention_packed_cuda(
     tokens, stages, warps = TILE if q_GPH.element_size() < 4 else TILE_OF_FLOAT32
     _decode[(grains,)](
         q_GPH, packed_G2TV, packed_G2TV.view(q_GPH.dtype), out, pads_G, position, scale,
-        q_GPH.stride(0), q_GPH.stride(1), *packed_G2TV.stride()[:3], out.stride(0), out.stride(1),
+        packed_G2TV.shape[2], q_GPH.stride(0), q_GPH.stride(1), *packed_G2TV.stride()[:3], out.stride(0), out.stride(1),
         P=heads, P_PAD=max(16, triton.next_power_of_2(heads)), H=size, HALF=half,
         HB=max(16, triton.next_power_of_2(half)), GROUP=packing.group_size, GROUPS=packing.num_groups(size),
         BITS=packing.num_bits, MIDDLE=middle(packing), ELEMENT=packing.element_bytes,

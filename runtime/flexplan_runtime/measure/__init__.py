@@ -1,10 +1,11 @@
 """A machine measured: every rate of a `Hardware`.
 
 fixed_costs   The fixed seconds of decoding, told apart by three trial models.
-in_model      Rates in a running model: host attention, alone and beside the link, and a host's products.
+in_model      Attention on the host as it is in a running model, and copies beside it.
 machine       This machine's name, fingerprint and capacities.
 microbench    What copies, products, attention and the disk do by themselves.
 profile       `flexplan profile`: every rate of a `Hardware`, of the four files above.
+prompts       Rates of prompts in running models.
 timing        Medians with their spread.
 trial_models  Small models that are run only to be timed.
 """

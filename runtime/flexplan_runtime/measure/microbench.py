@@ -84,21 +84,19 @@ class Bench:
 
             return multiply
 
+        read = self._rate(nbytes, products(1))
+        if not self.on_host:  # what a device's products take is measured in running models
+            return {"gpu_bytes_per_s": read} | self._packed_attention()
         gate, up, hidden = self._random(tokens, 4 * width), self._random(tokens, 4 * width), self._random(tokens, width)
 
         def between() -> Tensor:
             return F.silu(gate).mul_(up)[:, :width].add(hidden)
 
         touched = (5 * 4 + 3) * hidden.nbytes
-        found = {
-            "gpu_bytes_per_s": self._rate(nbytes, products(1)),
-            "gpu_between_bytes_per_s": self._rate(touched, between),
-        }
+        found = {"gpu_bytes_per_s": read, "gpu_between_bytes_per_s": self._rate(touched, between)}
         flops = 2.0 * nbytes / matrices[0].element_size()  # of one row
         of_prompts = self._rate(tokens * flops, products(tokens))
-        if not self.on_host:
-            return found | {"gpu_flops_per_s": of_prompts} | self._packed_attention()
-        # the rate of a host's products is measured in a running model; here what laying matrices out for them takes
+        # the rate of products is that of a running model, too; here what laying matrices out for them takes
         several = self._rate(nbytes, products(_SEVERAL))
         read_s, computed_s = nbytes / found["gpu_bytes_per_s"].value, _SEVERAL * flops / of_prompts.value
         laid_out_s = max(0.1 * read_s, nbytes / several.value - read_s - computed_s)
@@ -168,15 +166,16 @@ class Bench:
         right = torch.randn(width, width)
         products = self._rate(2.0 * left.shape[0] * width * width, lambda: left @ right)
         found = {"host_flops_per_s": products}
+        if not self.on_host:  # attention beside a device is measured in running models
+            return found
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
             pairs = self._pairs(dtype)
             attend, nbytes = self._attention(pairs), pairs.nbytes
             figure = self._rate(nbytes, attend)
             found[f"host_attention in {str(dtype).removeprefix('torch.')}"] = figure
-            if self.on_host and dtype == self.dtype:
+            if dtype == self.dtype:
                 found["host_attention_bytes_per_s"] = figure
                 found["host_bytes_per_s"] = _larger(figure, self._roof(attend, nbytes))
-            if dtype == (torch.float32 if self.on_host else torch.bfloat16):  # as models with groups are stored
                 found["host_attention_flops_per_s"] = self._further_queries(pairs)
         return found
 

@@ -12,13 +12,15 @@ from flexplan.job import Say
 from flexplan.units import MiB
 from flexplan_runtime.execute import ExecutionEnv
 from flexplan_runtime.measure.fixed_costs import step_costs, task_costs
-from flexplan_runtime.measure.in_model import attention_rates, product_rate
+from flexplan_runtime.measure.in_model import attention_rates
 from flexplan_runtime.measure.machine import capacities, cores, device_name, fingerprint
 from flexplan_runtime.measure.microbench import ON_CPU, ON_CUDA, Bench, Figures, Sizes
+from flexplan_runtime.measure.prompts import product_rate, prompt_rates
 from flexplan_runtime.measure.timing import Figure
 from flexplan_runtime.measure.trial_models import TrialModels
 
 GPU_OVERHEAD_BYTES = 128 * MiB  # library workspaces and captured steps: 40 to 110 MiB seen on an H200
+_HEATING_RUNS = 24  # of a prompt: some two seconds of a fast device
 STEADY_PERCENT = 20  # figures that lie further apart than this were not measured on an idle machine
 
 
@@ -54,7 +56,12 @@ def _round(bench: Bench, say: Say) -> Figures:
     trials = TrialModels(bench.env, bench.dtype)
     figures |= _told(task_costs(trials), say)
     figures |= _told(step_costs(trials, figures["gpu_bytes_per_s"].value), say)
-    figures |= _told(product_rate(trials, figures) if bench.on_host else attention_rates(trials), say)
+    if bench.on_host:
+        figures |= _told(product_rate(trials, figures), say)
+    else:
+        grouped = TrialModels(bench.env, torch.bfloat16)  # as models whose queries share keys are stored
+        figures |= _told(prompt_rates(grouped, figures, max(2, round(_HEATING_RUNS * bench.sizes.repeat_s))), say)
+        figures |= _told(attention_rates(grouped, figures), say)
     again = bench.disk()
     return figures | _told({name: Figure.among([figures[name], figure]) for name, figure in again.items()}, say)
 

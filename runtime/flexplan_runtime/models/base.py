@@ -74,6 +74,11 @@ class Family(ABC):
         """What attention multiplies ``q @ k`` by."""
         return self.math.attention_scale
 
+    @property
+    def turns_by_length(self) -> bool:
+        """True where a row's positions turn queries and keys by how long it is: rows cannot be joined to one."""
+        return self.math.rope_scaling is not None and self.math.rope_scaling.type in ("dynamic", "longrope")
+
     def rule(self, depth: int, device: torch.device) -> AttentionRule:
         """What attention of layer ``depth`` makes of scores on a device."""
         place = (depth if self.shape.windows or self.shape.sinks else 0, device)

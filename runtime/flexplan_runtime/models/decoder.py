@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flexplan.model import ModelConstants, ModelShape
+from flexplan_runtime.kernels.availability import compiles_for, pays
 from flexplan_runtime.kernels.norms import layer_norm, rms_norm
 from flexplan_runtime.models.activations import activation
 from flexplan_runtime.models.base import Family, Weights, residual, whole
@@ -77,7 +78,12 @@ class Decoder(Family):
         return self.apply(w, f"{prefix}down", self.gated(self.apply(w, f"{prefix}gate_up", x)))
 
     def gated(self, gate_up: Tensor) -> Tensor:
-        """Gates, activated, times what they let through."""
+        """(..., 2F) to (..., F), over the first half."""
+        tokens = gate_up.numel() // gate_up.shape[-1]
+        if self.math.activation == "silu" and pays(gate_up.shape[-2], tokens) and compiles_for(gate_up):
+            from flexplan_runtime.kernels.decode_step import gate_cuda
+
+            return gate_cuda(gate_up)
         gate, up = gate_up.chunk(2, dim=-1)
         return self._activation(gate).mul_(up)
 
@@ -102,6 +108,8 @@ class Decoder(Family):
         heads_BSNH = torch.zeros(1, 1, self.shape.num_heads, self.shape.head_dim, dtype=dtype, device=device)
         if self._rotary is not None:
             self._rotary.turned(torch.zeros(1, 1, dtype=torch.int64, device=device), heads_BSNH)
+        if self.shape.gated and not self.shape.num_experts:
+            self._gated(torch.zeros(1, 1, 2 * self.shape.ffn_size, dtype=dtype, device=device))
 
     def _normed_whole(self, w: Weights, qkv_BS: Tensor) -> Tensor:
         """All heads of the queries normed together, and those of the keys."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from flexplan.model import ModelConstants, RopeScaling
-from flexplan_runtime.kernels.availability import compiles_for
+from flexplan_runtime.kernels.availability import compiles_for, pays
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Rotary:
 
     def _turned(self, positions_BS: Tensor, *heads_BSNH: Tensor) -> list[Tensor]:
         """The same, of heads that turn whole."""
-        if positions_BS.shape[1] == 1 and compiles_for(positions_BS):
+        if pays(positions_BS.shape[1], positions_BS.numel()) and compiles_for(positions_BS):
             from flexplan_runtime.kernels.decode_step import turn_cuda
 
             frequencies = self._frequencies(positions_BS)

@@ -6,6 +6,7 @@ codes         Rows of a quantised checkpoint, brought into the order that is kep
 download      A model's directory by its name, downloaded once where there is none.
 dummy         Random weights for benchmarks.
 files         Where each tensor's bytes are in safetensors and `.npy` files.
+gguf          GGUF files, converted once into a model directory.
 load          Every weight straight to its place, several layers at a time.
 open          A model's shape, mathematics and weights, and what this runtime refuses.
 packed        Rows of weights packed where they are stored, unpacked where a layer computes.

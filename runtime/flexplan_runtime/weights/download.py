@@ -14,10 +14,12 @@ from flexplan.model import (
     has_config,
     hub_cache,
     hub_name,
+    is_gguf,
     refuse_other_formats,
     snapshot_within,
     weight_files,
 )
+from flexplan_runtime.weights.gguf import converted
 
 _SIGNS = ("config.json", "*.safetensors", "*.safetensors.index.json", "*embed_tokens.weight*", "pytorch_model*.bin")
 _WANTED = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "tokenizer*", "LICENSE*"]
@@ -29,14 +31,16 @@ def resolve_model(path_or_name: str | Path, parent: Path | None = None) -> Path:
 
     With a `parent`: in it the last part of the name, the whole name, or either with the "-np" of FlexLLMGen's
     format, else that directory itself.  Without one: `path_or_name` as a path, its own or that of its
-    ``config.json``, then flexplan's downloads.  Then the cache of the Hugging Face hub, where it has all the weights.
+    ``config.json``, then flexplan's downloads;  Then the cache of the Hugging Face hub, where it has all the weights.
     A name on the hub that is nowhere is downloaded to `parent` (else to flexplan's downloads); ModelFilesError if
-    that fails.
+    that fails.  A GGUF file stands for the directory that it is converted to.
     """
     name = str(path_or_name)
     given = directory_of(Path(name).expanduser())
     hub_id = hub_name(name)
     root = (parent or downloads()).expanduser()
+    if is_gguf(given):
+        return converted(given)
     if parent is None and given.exists() and (hub_id is None or is_model(given)):
         place = snapshot_within(given)
         refuse_other_formats(place)

@@ -23,7 +23,9 @@ SPANS = [Span(task.name, task.lane, task.i, start, end) for task, (start, end) i
 
 
 def test_a_lane_that_waits_for_a_copy_of_what_is_not_yet_computed_waits_for_who_computes_it() -> None:
-    found = view(around(GRAPH, 1), SPANS)
+    surroundings = around(GRAPH, 1)
+    assert surroundings is not None
+    found = view(surroundings, SPANS)
     assert found is not None and found.took_s == 9  # from the end of the pass before
     assert found.idle_s()["gpu"] == pytest.approx({"cpu": 5, "up": 1, "": 1})
     assert found.idle_s()["up"] == pytest.approx({"cpu": 6})
@@ -32,4 +34,6 @@ def test_a_lane_that_waits_for_a_copy_of_what_is_not_yet_computed_waits_for_who_
 
 
 def test_a_pass_that_was_not_recorded_whole_is_not_shown() -> None:
-    assert view(around(GRAPH, 1), SPANS[:-1]) is None
+    surroundings = around(GRAPH, 1)
+    assert surroundings is not None and view(surroundings, SPANS[:-1]) is None
+    assert around(GRAPH, 2) is None

@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexplan.policy import Policy, block_lens, fill_blocks, full_block
+from flexplan.policy import BlockKind, Policy, block_kinds, fill_blocks, full_block
 from flexplan.problem import Workload
 
 lens = st.lists(st.integers(1, 100), min_size=1, max_size=60).map(tuple)
@@ -45,10 +45,18 @@ def test_a_batch_is_padded_to_its_own_longest_prompt(prompt_lens: tuple[int, ...
 
 @given(lens, policies)
 def test_kinds_of_blocks_are_those_of_all_blocks_counted(prompt_lens: tuple[int, ...], policy: Policy) -> None:
-    for workload in (Workload(prompt_lens=prompt_lens), Workload(prompt_len=7, num_prompts=len(prompt_lens))):
+    for workload in (
+        Workload(prompt_lens=prompt_lens),
+        Workload(prompt_len=7, num_prompts=len(prompt_lens)),
+        Workload(gen_lens=prompt_lens),
+        Workload(prompt_lens=prompt_lens, gen_lens=prompt_lens[::-1]),
+    ):
         blocks = fill_blocks(workload, policy)
-        kinds = Counter(tuple(batch.prompt_len for batch in block.batches for _ in batch.rows) for block in blocks)
-        assert block_lens(workload, policy.gpu_batch_size, policy.num_gpu_batches) == kinds
+        kinds = Counter(
+            BlockKind(tuple(batch.prompt_len for batch in block.batches for _ in batch.rows), block.gen_len)
+            for block in blocks
+        )
+        assert block_kinds(workload, policy.gpu_batch_size, policy.num_gpu_batches) == kinds
 
 
 def test_without_a_number_of_prompts_there_is_one_full_block() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import os
 from pathlib import Path
 
 import pytest
 
 from flexplan.errors import PromptError
-from flexplan.problem import Prompt, new_tokens_of, read_prompts, refuse_greedy
+from flexplan.problem import Chat, Prompt, Wishes, new_tokens_of, read_prompts
 from flexplan.problem.prompts import parse_prompts
 
 
@@ -102,19 +104,17 @@ def test_ids_that_stand_there_twice_are_listed() -> None:
     ("line", "seen"),
     [
         (b'{"custom_id": "a", "body": {"messages": []}}', "messages"),
-        (b'{"custom_id": "a", "body": {"prompt": "x", "temperature": 0.7}}', "temperature 0.7"),
-        (b'{"custom_id": "a", "body": {"prompt": "x", "stop": ["."]}}', "stop"),
-        (b'{"custom_id": "a", "body": {"prompt": "x", "n": 3}}', "n 3"),
         (b'{"custom_id": "a", "body": {"prompt": "x", "echo": true}}', "echo"),
+        (b'{"custom_id": "a", "body": {"prompt": "x", "best_of": 3}}', "best_of 3"),
         (b'{"custom_id": "a", "url": "/v1/embeddings", "body": {"prompt": "x"}}', "/v1/embeddings"),
         (b'{"custom_id": "a", "method": "GET", "body": {"prompt": "x"}}', "GET"),
         (b'{"custom_id": "a", "priority": 1, "body": {"prompt": "x"}}', "priority"),
-        (b'{"prompt": "x", "temperature": 0.7}', "temperature"),
-        (b'{"prompt": "x", "temperature": 1}', "temperature 1"),
-        (b'{"prompt": "x", "temperature": false}', "temperature"),
-        (b'{"prompt": "x", "temperature": "0"}', "temperature"),
-        (b'{"prompt": "x", "max_new_tokens": 0}', "max_new_tokens 0"),
-        (b'{"prompt": "x", "max_tokens": 2, "max_new_tokens": 3}', "max_tokens and max_new_tokens"),
+        (b'{"custom_id": "a", "url": "/v1/chat/completions", "body": {"prompt": "x"}}', "'prompt'"),
+        (b'{"custom_id": "a", "url": "/v1/completions", "body": {"prompt": "x", "top_logprobs": 2}}', "top_logprobs"),
+        (b'{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}', "not text"),
+        (b'{"messages": [{"role": "user", "content": "x", "tool_calls": [{}]}]}', "tool_calls"),
+        (b'{"messages": [{"content": "x"}]}', "the role of a message is null"),
+        (b'{"prompt": "x", "messages": [{"role": "user", "content": "x"}]}', "both"),
         (b'{"prompt": "x", "answer": "y"}', "'answer'"),
     ],
 )
@@ -124,15 +124,101 @@ def test_what_would_be_ignored_is_refused_with_its_line(line: bytes, seen: str) 
     assert "line 2" in caught.value.message and seen in caught.value.message
 
 
-@pytest.mark.parametrize("zero", ["0", "0.0", "-0.0"])
-def test_temperature_0_is_greedy(zero: str) -> None:
-    line = '{"custom_id": "a", "body": {"prompt": "x", "temperature": %s}}' % zero  # noqa: UP031 - braces
-    greedy, plain = parse_prompts(f'{line}\n{{"prompt": "y", "temperature": null}}\n'.encode())
-    assert greedy.greedy and not plain.greedy
-    refuse_greedy([plain])
-    with pytest.raises(PromptError, match=r"line 1: temperature 0 .*--do-sample") as caught:
-        refuse_greedy([plain, greedy])
-    assert caught.value.code == "FP318"
+@pytest.mark.parametrize(
+    ("wish", "seen"),
+    [
+        ('"temperature": false', "temperature False"),
+        ('"temperature": "0"', "temperature '0'"),
+        ('"temperature": -1', "0 to 100"),
+        ('"top_p": 0', "top_p 0"),
+        ('"top_p": 1.5', "top_p 1.5"),
+        ('"top_k": 2.5', "top_k 2.5"),
+        ('"min_p": 2', "min_p 2"),
+        ('"seed": 1e3', "seed 1000.0"),
+        ('"n": 0', "n 0"),
+        ('"n": 3, "temperature": 0', "one answer 3 times"),
+        ('"stop": ["1", "2", "3", "4", "5"]', "up to 4 texts"),
+        ('"stop": [""]', "1 to 256 characters"),
+        ('"stop": [-3]', "token ids"),
+        ('"stop_token_ids": [true]', "token ids"),
+        ('"logprobs": 21', "logprobs 21"),
+        ('"top_logprobs": 3', "without logprobs"),
+        ('"repetition_penalty": 0', "repetition_penalty 0"),
+        ('"presence_penalty": 3', "-2 to 2"),
+        ('"logit_bias": {"x": 1}', "logit_bias"),
+        ('"logit_bias": {"5": 101}', "-100 to 100"),
+        ('"max_new_tokens": 0', "max_new_tokens 0"),
+        ('"max_tokens": 2, "max_new_tokens": 3', "max_tokens and max_new_tokens"),
+    ],
+)
+def test_a_wish_that_is_none_is_refused_with_what_it_should_be(wish: str, seen: str) -> None:
+    with pytest.raises(PromptError) as caught:
+        parse_prompts(b'{"prompt": "good"}\n{"prompt": "x", %s}' % wish.encode())
+    assert caught.value.code == "FP320" and "line 2" in caught.value.message and seen in caught.value.message
+
+
+def test_wishes_are_read_in_the_words_of_either_api() -> None:
+    line = """{"prompt": "x", "max_tokens": 3, "temperature": 0.5, "top_p": 1, "top_k": -1, "min_p": 0.1, "seed": -4,
+        "stop": ["a", 7], "stop_token_ids": [8, 9], "n": 2, "logprobs": true, "top_logprobs": 5, "user": "me",
+        "repetition_penalty": 1.1, "presence_penalty": 1, "frequency_penalty": -1, "logit_bias": {"3": -100, "1": 2}}"""
+    (found,) = parse_prompts(" ".join(line.split()).encode())
+    assert found.wishes == Wishes(
+        max_new_tokens=3,
+        temperature=0.5,
+        top_p=1.0,
+        top_k=0,
+        min_p=0.1,
+        seed=-4,
+        n=2,
+        stop=("a",),
+        stop_ids=(7, 8, 9),
+        logprobs=5,
+        repetition_penalty=1.1,
+        presence_penalty=1.0,
+        frequency_penalty=-1.0,
+        logit_bias=((1, 2.0), (3, -100.0)),
+    )
+    for wish, draws in (
+        ("", None),
+        (', "temperature": 0, "top_p": 0.5', False),
+        (', "top_k": 4', True),
+        (', "n": 2', True),
+    ):
+        assert parse_prompts(b'{"prompt": "x"%s}' % wish.encode())[0].wishes.draws is draws
+    assert parse_prompts(b'{"prompt": "x", "logprobs": 0}')[0].wishes.logprobs == 0
+    assert parse_prompts(b'{"prompt": "x", "logprobs": false, "stop": "a"}')[0].wishes.stop == ("a",)
+
+
+def test_messages_of_a_batch_are_a_chat_and_parts_of_text_are_joined() -> None:
+    message = '{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}'
+    line = f'{{"custom_id": "c", "url": "/v1/chat/completions", "body": {{"messages": [{message}], "logprobs": true}}}}'
+    (found,) = parse_prompts(line.encode())
+    assert (found.api, found.content) == ("chat", Chat(({"role": "user", "content": "ab"},)))
+
+
+def test_gzip_and_pipes_are_read_like_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = b"".join(b'{"id": "r%d", "prompt": "text %d"}\n' % (n, n) for n in range(500))
+    packed = tmp_path / "in.jsonl.gz"
+    packed.write_bytes(gzip.compress(data))
+    monkeypatch.setattr("sys.stdin", type("Stdin", (), {"buffer": io.BytesIO(gzip.compress(data))}))
+    for source in (packed, "-"):
+        found = read_prompts(source)
+        assert len(found) == 500 and tuple(found) == parse_prompts(data)
+        assert found[-1].id == "r499" and [p.line for p in found[100:102]] == [101, 102]
+    packed.write_bytes(gzip.compress(data)[:-400])
+    with pytest.raises(PromptError, match="cannot be read"):
+        read_prompts(packed)
+
+
+def test_a_line_that_changes_after_it_was_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "in.txt"
+    path.write_text("one\ntwo\n")
+    found = read_prompts(path)
+    with path.open("r+") as file:
+        file.write("ten")
+    assert found[1].content == "two"
+    with pytest.raises(PromptError, match="line 1 is not what it was"):
+        found[0]
 
 
 def test_what_asks_for_nothing_is_let_pass() -> None:
@@ -142,13 +228,11 @@ def test_what_asks_for_nothing_is_let_pass() -> None:
     assert (found.id, found.content, found.max_new_tokens) == ("a", "x", None)
 
 
-def test_new_tokens_of_the_lines_are_those_of_the_run_where_they_agree() -> None:
-    same = parse_prompts(b'{"prompt": "a", "max_tokens": 2}\n{"prompt": "b", "max_new_tokens": 2}')
-    assert new_tokens_of(same, 32) == 2
-    assert new_tokens_of(parse_prompts(b"a\nb"), 32) == 32
-    for other in (b'{"prompt": "a", "max_tokens": 2}\n{"prompt": "b"}', b'{"prompt": "a", "max_tokens": 2}\n[1]'):
-        with pytest.raises(PromptError, match="line 2 asks for 32 new tokens, those before it for 2"):
-            new_tokens_of(parse_prompts(other), 32)
+def test_each_line_has_its_own_most_new_tokens_or_those_of_the_run() -> None:
+    own = parse_prompts(b'{"prompt": "a", "max_tokens": 2}\n{"prompt": "b", "max_new_tokens": 7}\n[1]')
+    assert new_tokens_of(own, 32) == (2, 7, 32)
+    with pytest.raises(PromptError, match="line 1 asks for 2 new tokens, --max-new-tokens for 32"):
+        new_tokens_of(own, 32, "--max-new-tokens")
 
 
 def test_one_json_array_is_read_as_its_entries() -> None:

@@ -36,7 +36,7 @@ def test_prompts_of_one_length_are_one_block() -> None:
 
 def test_representatives_stand_for_as_many_blocks_and_tokens() -> None:
     shapes = padded(ragged(203), POLICY)
-    few = representatives(shapes)
+    few = representatives(shapes, len, sum)
     assert len(few) <= 4 < len(shapes)  # three full blocks, and the last
     assert few.keys() <= shapes.keys()
     assert sum(few.values()) == pytest.approx(sum(shapes.values()))
@@ -46,7 +46,7 @@ def test_representatives_stand_for_as_many_blocks_and_tokens() -> None:
 
 def test_a_few_blocks_are_all_there_is_to_stand_for() -> None:
     shapes = Counter({(4, 4): 9, (3,): 1})
-    assert representatives(shapes) == {(4, 4): 9.0, (3,): 1.0}
+    assert representatives(shapes, len, sum) == {(4, 4): 9.0, (3,): 1.0}
 
 
 @pytest.mark.parametrize("ordered", [False, True])

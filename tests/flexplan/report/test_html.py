@@ -101,6 +101,19 @@ def test_the_commands_in_a_report_make_the_same_plan(folder: Path, page: Page) -
     assert json.loads(again.read_text()) == json.loads((folder / "plan.json").read_text())
 
 
+def test_lengths_of_their_own_are_a_table_in_the_report(folder: Path) -> None:
+    """With a rolling plan: its passes are counted from 1."""
+    (folder / "given.csv").write_text("prompt_tokens,new_tokens\n8,4\n12,10\n6,7\n")
+    asked = ("--model", "opt-125m", "--lengths", folder / "given.csv", "--schedule", "rolling", "--planner", "manual")
+    call("solve", *asked, "-o", folder / "rolling.json")
+    call("report", folder / "rolling.json", "-o", folder / "rolling.html")
+    found = Page((folder / "rolling.html").read_text())
+    charts = json.loads(found.texts["charts"])
+    assert charts["files"]["lengths.csv"] == (folder / "given.csv").read_text()
+    assert [one["i"] for one in charts["passes"]] == [1, 6]
+    assert "--lengths lengths.csv" in found.texts["commands"]
+
+
 def test_a_name_is_text_wherever_it_stands(folder: Path) -> None:
     plan = json.loads((folder / "plan.json").read_text())
     plan["problem"]["hardware"]["name"] = "</script><img src=//evil>"
@@ -111,11 +124,29 @@ def test_a_name_is_text_wherever_it_stands(folder: Path) -> None:
     assert json.loads(found.texts["explanation"])["plan"]["problem"]["hardware"]["name"] == "</script><img src=//evil>"
 
 
+CLICKS = """
+<script>
+const chart = echarts.getInstanceByDom(document.getElementById("pass-1"));
+const zoom = () => { const { start, end } = chart.getOption().dataZoom[0]; return end - start; };
+const [more, less, all] = document.querySelectorAll("#pass-1")[0].previousElementSibling.querySelectorAll("button");
+const seen = [zoom()];
+for (const button of [more, more, less, all]) { button.click(); seen.push(zoom()); }
+document.getElementById("theme").click();
+document.documentElement.dataset.zooms = seen.join(" ");
+</script>
+"""
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
-def test_a_browser_draws_every_chart_without_a_complaint(folder: Path, page: Page, tmp_path: Path) -> None:
-    command = [CHROMIUM, *HEADLESS, f"--user-data-dir={tmp_path}", "--dump-dom", (folder / "report.html").as_uri()]
+def test_a_browser_draws_zooms_and_turns_dark_without_a_complaint(folder: Path, page: Page, tmp_path: Path) -> None:
+    clicked = folder / "clicked.html"
+    before, end, after = (folder / "report.html").read_text().rpartition("</body>")
+    clicked.write_text(before + CLICKS + end + after)
+    command = [CHROMIUM, *HEADLESS, f"--user-data-dir={tmp_path}", "--dump-dom", clicked.as_uri()]
     shown = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120, check=True)
     assert "data-ready-ms=" in shown.stdout  # the script came to its end
     charts = json.loads(page.texts["charts"])
     assert shown.stdout.count("<canvas") == len(charts["passes"]) + 1  # memory
+    assert 'data-zooms="100 50 25 50 100"' in shown.stdout
+    assert 'data-theme="dark"' in shown.stdout
     assert not re.findall(r"CONSOLE.*", shown.stderr)

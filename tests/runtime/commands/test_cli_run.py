@@ -122,7 +122,7 @@ def test_json_lines_keep_their_ids_and_take_token_ids(desk: Desk) -> None:
     text = "\n".join(map(json.dumps, lines))
     assert desk.run("--prompts", "-", input=text.encode()).exit_code == 0
     rows = desk.rows()
-    assert [row["id"] for row in rows] == ["a", 1, "c"]
+    assert [row["id"] for row in rows[:2]] == ["a", 1] and rows[2]["custom_id"] == "c"
     assert rows[1]["prompt"] == ids
     assert rows[0]["token_ids"] == rows[1]["token_ids"]
 
@@ -386,12 +386,15 @@ def test_a_config_json_stands_for_its_directory_with_its_tokenizer(desk: Desk) -
     assert desk.rows() == by_directory
 
 
-def test_a_line_s_temperature_0_is_honoured_by_greedy_runs_only(desk: Desk) -> None:
-    desk.prompts.write_text(json.dumps({"custom_id": "a", "body": {"prompt": TEXTS[0], "temperature": 0}}))
-    openai = ["--format", "openai"]
-    desk.refused(desk.run(*openai, "--do-sample"), 2, "line 1", "temperature 0", "--do-sample")
-    assert desk.run(*openai).exit_code == 0
-    (greedy,) = desk.rows()
-    desk.prompts.write_text(TEXTS[0])
-    assert desk.run("--overwrite").exit_code == 0
-    assert desk.rows()[0]["token_ids"] == greedy["token_ids"]
+def test_a_locked_model_runs_only_as_it_was_locked(tiny_opt: Path, tmp_path: Path) -> None:
+    """``--locked`` sums everything before it allocates; without a lock, or of random weights, it is refused."""
+    (tmp_path / "desk").mkdir()
+    desk = Desk(tmp_path / "desk", tmp_path / "model")
+    shutil.copytree(tiny_opt, desk.model)
+    desk.refused(desk.run("--locked"), 4, "FP517", "flexplan lock")
+    desk.refused(desk.run("--locked", "--dummy"), 2, "FP181")
+    assert CliRunner().invoke(app, ["lock", str(desk.model)]).exit_code == 0
+    config = desk.model / "config.json"
+    config.write_text(config.read_text().replace(" ", "\t", 1))
+    desk.refused(desk.run("--locked"), 4, "config.json: its SHA-256")
+    assert desk.run("--max-new-tokens", "1").exit_code == 0  # names and sizes are those of the lock

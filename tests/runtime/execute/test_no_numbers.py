@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from flexplan_runtime.execute import Sampling
-from flexplan_runtime.execute.sampling import NO_TOKEN
+from flexplan_runtime.execute.choosing import NO_TOKEN
 from policies import opened
 from safetensors.torch import load_file, save_file
 from tiny_models import CONFIGS, saved

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from flexplan_runtime.execute import Sampling
+from flexplan_runtime.execute import ExecutionEnv, Sampling
 from flexplan_runtime.generate import OffloadedLM
 from flexplan_runtime.generate.blocks import BlockPlanner
 from flexplan_runtime.generate.retreat import ran_out, smaller
@@ -98,7 +98,7 @@ def test_a_prompt_that_had_ended_is_not_run_again(lm: OffloadedLM, monkeypatch: 
     monkeypatch.setattr(Sampling, "choose", fail_once)
     with pytest.warns(UserWarning, match="memory ran out"):
         assert lm.complete(PROMPTS, NEW, stops=stops).tokens == expected
-    again = [prompt for block in run if len(block) <= 4 for prompt in block]
+    again = [row.prompt for block in run if len(block) <= 4 for row in block]
     assert PROMPTS[8] in again and not any(PROMPTS[n] in again for n in early)
 
 
@@ -120,6 +120,34 @@ def test_memory_that_gives_out_every_time_is_an_error_that_names_the_knob(
         with pytest.raises(MemoryExhausted, match=r"16 rows x 2, also after 4 times fewer"):
             lm.complete(PROMPTS, NEW)
     assert len(said) == 4
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_device_that_fills_up_in_a_run_is_gone_on_with(model: Path, tmp_path: Path) -> None:
+    """The allocator may hold no more than it does, what is free of that goes back, and the next pass finds no room."""
+    prompts = [[3 + n % 90] * (24 + n % 3) for n in range(300)]
+    with (
+        ExecutionEnv.create(tmp_path / "off", device="cuda") as env,
+        OffloadedLM(model, env, model, Policy(128, 1), dtype="float32") as lm,
+    ):
+        whole = lm.complete(prompts, NEW).tokens
+        total = torch.cuda.mem_get_info()[1]
+        passes = []
+
+        def fill(done: int, _: int) -> None:
+            passes.append(done)
+            if len(passes) == 2:
+                torch.cuda.synchronize()
+                torch.cuda.empty_cache()
+                torch.cuda.set_per_process_memory_fraction(torch.cuda.memory_reserved() / total)
+
+        try:
+            with pytest.warns(UserWarning, match="memory ran out .*blocks are 64 rows x 1"):
+                found = lm.complete(prompts, NEW, progress=fill).tokens
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0)
+        assert found == whole
 
 
 class Job:

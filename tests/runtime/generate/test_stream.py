@@ -35,6 +35,15 @@ def test_every_prompt_comes_once_with_the_tokens_of_complete(lm: OffloadedLM) ->
     assert all(one == Done(one.index, tuple(whole.tokens[one.index]), "length") for one in done)
 
 
+def test_each_prompt_ends_at_its_own_most_tokens(lm: OffloadedLM) -> None:
+    whole, most = lm.complete(PROMPTS, NEW).tokens, [3, NEW, 1, 2, 5, 1]
+    assert lm.complete(PROMPTS, most).tokens == [row[:n] for row, n in zip(whole, most, strict=True)]
+    ended = [one.index for one in lm.stream(PROMPTS, most)]
+    assert ended[0] == 2, "the shortest answer of the first block comes first"
+    with pytest.raises(PromptError, match="5 numbers, there are 6 prompts"):
+        lm.complete(PROMPTS, most[:5])
+
+
 def test_a_prompt_that_stops_comes_before_its_block_has_ended(lm: OffloadedLM) -> None:
     """The second token of a row is declared the end: it comes while the block's other rows are at work."""
     whole = lm.complete(PROMPTS[:4], NEW).tokens

@@ -20,7 +20,7 @@ pytestmark = MARKS
 from flexplan_runtime import ExecutionEnv, OffloadedLM
 from flexplan_runtime.attention.dense import grain_attention
 from flexplan_runtime.kernels.decode_attention import decode_attention_cuda
-from flexplan_runtime.kernels.decode_step import norm_cuda, put_pairs_cuda, turn_cuda
+from flexplan_runtime.kernels.decode_step import gate_cuda, norm_cuda, put_pairs_cuda, turn_cuda
 from flexplan_runtime.models.rope import Rotary, rotate
 
 from flexplan.model import ModelConstants, RopeScaling, read_model
@@ -53,11 +53,12 @@ def test_a_root_mean_square_norm_rounds_before_its_weight(dtype: torch.dtype, wi
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("heads", [1, 6])
-def test_queries_turn_as_they_lie_in_a_projection(dtype: torch.dtype, heads: int) -> None:
+@pytest.mark.parametrize("tokens", [1, 5])
+def test_queries_turn_as_they_lie_in_a_projection(dtype: torch.dtype, heads: int, tokens: int) -> None:
     size, rows = 16, 3
-    lying = torch.randn(rows, 1, (heads + 4) * size, device=DEVICE).to(dtype)
-    x = lying.view(rows, 1, heads + 4, size)[:, :, 2 : 2 + heads]
-    positions = torch.tensor([[1900], [-3], [7]], device=DEVICE)  # padding counts as 0
+    lying = torch.randn(rows, tokens, (heads + 4) * size, device=DEVICE).to(dtype)
+    x = lying.view(rows, tokens, heads + 4, size)[:, :, 2 : 2 + heads]
+    positions = torch.tensor([[1900], [-3], [7]], device=DEVICE) + torch.arange(tokens, device=DEVICE)  # padding is 0
     frequencies = 1.0 / 10000.0 ** (torch.arange(0, size, 2, device=DEVICE) / size)
     angles = positions.clamp(min=0)[..., None, None].float() * frequencies
     angles = torch.cat((angles, angles), -1)
@@ -65,15 +66,27 @@ def test_queries_turn_as_they_lie_in_a_projection(dtype: torch.dtype, heads: int
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_queries_turn_each_by_its_own_frequencies_and_are_scaled(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("tokens", [1, 4])
+def test_queries_turn_each_by_its_own_frequencies_and_are_scaled(dtype: torch.dtype, tokens: int) -> None:
     size, rows = 16, 3
-    x = torch.randn(rows, 1, 4, size, device=DEVICE).to(dtype)
-    positions = torch.tensor([[1900], [-3], [7]], device=DEVICE)
+    x = torch.randn(rows, tokens, 4, size, device=DEVICE).to(dtype)
+    positions = torch.tensor([[1900], [-3], [7]], device=DEVICE) + torch.arange(tokens, device=DEVICE)
     frequencies = torch.rand(rows, size // 2, device=DEVICE)
     angles = positions.clamp(min=0)[..., None, None].float() * frequencies[:, None, None]
     angles = torch.cat((angles, angles), -1)
     cos, sin = (turn.mul_(1.3).to(dtype) for turn in (angles.cos(), angles.sin()))
     near(turn_cuda(x, positions, frequencies, 1.3), rotate(x, cos, sin))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rows", "width"), [(1, 24), (3, 1500)])
+def test_a_gate_opens_over_itself_and_rounds_before_the_product(dtype: torch.dtype, rows: int, width: int) -> None:
+    gate_up = (3 * torch.randn(rows, 1, 2 * width, device=DEVICE)).to(dtype)
+    gate, up = gate_up.clone().chunk(2, dim=-1)
+    found = gate_cuda(gate_up)
+    near(found, F.silu(gate) * up)
+    assert found.data_ptr() == gate_up.data_ptr()
+    assert torch.equal(gate_up[..., width:], up)
 
 
 @pytest.mark.skipif(not CUDA, reason="no CUDA device")
@@ -128,7 +141,14 @@ def test_attention_of_few_and_of_many_grains(
     near(plain, expected.to(dtype))
 
 
-USERS = ("attention.dense", "attention.cache_views", "kernels.norms", "attention.packed", "models.rope")
+USERS = (
+    "attention.dense",
+    "attention.cache_views",
+    "kernels.norms",
+    "attention.packed",
+    "models.rope",
+    "models.decoder",
+)
 POLICIES = {
     "resident": policy_with(2, 2, w=(50, 50), cache=(100, 0), act=(100, 0)),
     "mixed": policy_with(2, 2, w=(50, 50), cache=(30, 40), act=(100, 0)),

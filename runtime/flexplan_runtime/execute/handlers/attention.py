@@ -27,6 +27,7 @@ from flexplan_runtime.attention import (
     value_rows,
     weighted_values,
 )
+from flexplan_runtime.execute.handlers.door import attention_at_door
 from flexplan_runtime.execute.handlers.hidden import working_in
 from flexplan_runtime.execute.layer_weights import layer_weights
 from flexplan_runtime.execute.views import TaskView
@@ -73,9 +74,11 @@ def attend(view: TaskView) -> None:
     new_rows = view.read("cache_out")
     if new_rows is not None:
         view.slot("cache_relay")[old * s.disk_row_bytes :].copy_(new_rows)
-    view.batch.slide_on_host(view.rule.window, old + 1)
+    begins = view.read("seats_host")
+    context = old + 1 if begins is None else view.seats.sit_on_host(begins.view(torch.int64))
+    view.batch.slide_on_host(view.rule.window, context)
     for part in _on_host(view):
-        part(old + 1)
+        part(context)
 
 
 def _on_host(view: TaskView) -> list[HostAttention]:
@@ -88,7 +91,7 @@ def _on_host(view: TaskView) -> list[HostAttention]:
     context, first, found = view.old_tokens + 1, s.num_grains - s.hosted, []
     home, from_disk = view.read("cache_cpu"), view.read("cache_out") is not None
     if home is not None:
-        found.append(by_grain(home, s, s.grains[1], s.capacity, view.block.cache_dtype)[s.shared :])
+        found.append(by_grain(home, s, s.grains[1], s.capacity, view.block.cache_dtype)[s.shared :])  # of a ring, a lap
     if from_disk:
         found.append(by_token(view.slot("cache_relay"), s, context, s.disk_row_bytes, view.block.cache_dtype))
     queries = view.source().view(view.block.dtype).view(s.hosted, -1, s.head_dim)
@@ -98,7 +101,8 @@ def _on_host(view: TaskView) -> list[HostAttention]:
     for pairs in found:
         span = slice(at, at + len(pairs))
         given = queries[span], pairs, pads[span], rule, out[span], view.block.num_threads
-        parts.append(HostAttention(*given, view.block.cache_packing, policy.attn_sparsity, first + at))
+        laps = 2 if view.placement.rolls else 1
+        parts.append(HostAttention(*given, view.block.cache_packing, policy.attn_sparsity, first + at, laps))
         at += len(pairs)
     if not from_disk:  # what comes from there is longer each time
         view.block.on_host[place] = parts
@@ -114,6 +118,8 @@ def layer_attention(view: TaskView, hidden: Tensor, rows: slice) -> Tensor:
         if view.read("values") is not None:
             done_GPH = _with_values(view, done_GPH)
         return done_GPH.view(len(batch.rows), 1, -1)
+    if view.door is not None:
+        return attention_at_door(view, hidden)
     q, k, v = view.block.family.project(layer_weights(view), hidden, view.positions()[rows], view.layer.depth)
     _keep(view, k, v, rows.start)
     if view.task.i == 0:
@@ -189,7 +195,7 @@ def _keep(view: TaskView, k_BSKH: Tensor, v_BSKH: Tensor, first_row: int = 0) ->
     s, new, heads = view.segment, k_BSKH.shape[1], k_BSKH.shape[2]
     first = -first_row * heads  # grain of the cache's beginning, counted from the first one given
     k_BSKH, v_BSKH = view.block.stored(k_BSKH), view.block.stored(v_BSKH)
-    place = view.batch.position if view.task.i else None
+    place = view.batch.kept_at if view.task.i else None
     if first_row == 0:
         view.note("cache", "gpu", s.grains[0] * new * s.pair_bytes)
     for cache in _cached(view, view.write("cache_gpu"), view.write("cache_ring")):

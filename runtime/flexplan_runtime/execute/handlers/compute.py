@@ -9,12 +9,12 @@ from torch import Tensor
 
 from flexplan.model import ATTENTION, EMBED, HEAD
 from flexplan.placement import Layout
+from flexplan_runtime.execute.choosing import NO_TOKEN
 from flexplan_runtime.execute.handlers.attention import layer_attention
 from flexplan_runtime.execute.handlers.gather import merge_rows
 from flexplan_runtime.execute.handlers.hidden import working, working_in, working_out
 from flexplan_runtime.execute.handlers.scoring import Scoring, positions_at_once
 from flexplan_runtime.execute.layer_weights import layer_weights, stored_pieces, whole_view
-from flexplan_runtime.execute.sampling import NO_TOKEN
 from flexplan_runtime.execute.views import TaskView
 from flexplan_runtime.weights import unpack
 
@@ -52,9 +52,9 @@ def _transform(view: TaskView, slot_BSD: Tensor, rows: slice) -> None:
 
 
 def _embed(view: TaskView) -> None:
-    view.batch.advance(view.task.i, view.new_tokens)
+    _take_places(view)
     hidden_BSD, positions_BS, gathered = working(view), view.positions(), view.read("rows")
-    ids_BS = view.slot("ids").view(torch.int64).view(hidden_BSD.shape[:2])
+    ids_BS = view.slot("ids" if view.door is None else "prompt_ids").view(torch.int64).view(hidden_BSD.shape[:2])
     found_BSE = None if gathered is None else gathered.view(view.block.dtype).view(*ids_BS.shape, -1)
     for rows in view.row_spans():
         rows_BSE = merge_rows(view, ids_BS[rows], None if found_BSE is None else found_BSE[rows])
@@ -62,7 +62,19 @@ def _embed(view: TaskView) -> None:
     working_out(view)
 
 
+def _take_places(view: TaskView) -> None:
+    """A pass begins: rows are one place further, or where seats say."""
+    begins = view.read("seats")
+    if begins is not None:
+        view.seats.sit(begins.view(torch.int64))
+    elif view.door is None:
+        view.batch.advance(view.task.i, view.new_tokens)
+
+
 def _head(view: TaskView) -> None:
+    if view.placement.rolls:
+        _head_of_seats(view)
+        return
     hidden = working_in(view)
     chosen = _choose(view, hidden[:, -1]) if view.batch.scoring is None else _score(view, hidden, view.batch.scoring)
     view.slot("ids").view(torch.int64).copy_(chosen)
@@ -81,12 +93,28 @@ def _choose(view: TaskView, hidden_BD: Tensor) -> Tensor:
     """The next token of every row."""
     block, batch, i = view.block, view.batch, view.task.i
     logits = block.family.head(layer_weights(view), hidden_BD)
-    if batch.penalties is not None:
-        logits = batch.penalties(logits, i)
-    chosen = block.sampling.choose(logits, batch.rows, i)
+    scores = logits if batch.penalties is None else batch.penalties(logits, i)
+    chosen = batch.chooser.choose(scores, batch.rows, i)
+    if batch.logprobs is not None:
+        batch.logprobs.note(logits, chosen, i)
     if len(block.stop_ids):
         chosen = torch.where(batch.stopped, block.pad_id, chosen)
         batch.stopped |= torch.isin(chosen, block.stop_ids)
     if batch.penalties is not None:
         batch.penalties.note(chosen, i)
     return chosen
+
+
+def _head_of_seats(view: TaskView) -> None:
+    """The next token of every seat, or the first ones of newcomers, at their seats beside those of the others."""
+    door, ids, i = view.door, view.slot("ids").view(torch.int64), view.task.i
+    hidden_BSD = working(view)
+    last_BD = hidden_BSD[:, -1] if door is None else hidden_BSD[0, door.ends]
+    choice = view.block.choices[i or -view.task.part, view.task.k]
+    chosen = choice.of(view.block.family.head(layer_weights(view), last_BD))
+    if door is None:
+        ids.copy_(chosen)
+        return
+    if view.read("ids") is None:  # nobody else sits there yet
+        ids.zero_()
+    ids[door.seats] = chosen

@@ -17,7 +17,8 @@ def working_in(view: TaskView) -> Tensor:
 
 def working(view: TaskView) -> Tensor:
     """The working slot as (B, S, D)."""
-    shape = (len(view.batch.rows), -1, view.placement.shape.hidden_size)
+    rows = 1 if view.door is not None else len(view.batch.rows)
+    shape = (rows, -1, view.placement.shape.hidden_size)
     return _slot(view).view(view.block.dtype).view(shape)
 
 

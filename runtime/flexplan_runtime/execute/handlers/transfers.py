@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from flexplan_runtime.attention import by_grain, disk_pair_bytes, grain_rows, split_by_home, token_rows
+from flexplan_runtime.execute.handlers.door import store_newcomers
 from flexplan_runtime.execute.handlers.gather import gather_rows
 from flexplan_runtime.execute.views import TaskView
 from flexplan_runtime.memory import fetch_rows
@@ -78,6 +79,9 @@ def load_values(view: TaskView) -> None:
 
 def store_cache(view: TaskView) -> None:
     """New keys and values to the host's cache, and to rows for the disk."""
+    if view.door is not None:
+        store_newcomers(view)
+        return
     s, old, new = view.segment, view.old_tokens, view.new_tokens
     fresh = split_by_home(view.source(), s, s.grains[1], new)
     home, out = view.write("cache_cpu"), view.write("cache_out")

@@ -1,4 +1,4 @@
-"""Penalties: logits as the rules of a model's generation config change them before a token is chosen.
+"""Penalties: logits as the rules of a row, its model's and its own, change them before a token is chosen.
 
 Tensor shapes: B rows, V vocabulary, T tokens so far, n sequences; R is 1 where all rows have one rule, else B.
 The order is transformers', and so is what padding counts for: rules of sequences and lengths see it where the caller
@@ -46,13 +46,13 @@ class Penalties:
         rules: Sequence[TokenRules],
         ends: Ids,
         given: Sequence[Given],
-        gen_len: int,
+        most: Sequence[int],
         vocab_size: int,
         device: torch.device,
     ) -> None:
         widths = [len(row.ids) for row in given]
         self._width = max(widths)
-        self._ids_BT = torch.zeros(len(given), self._width + gen_len, dtype=torch.int64)
+        self._ids_BT = torch.zeros(len(given), self._width + max(most), dtype=torch.int64)
         self._own_BT = self._ids_BT.clone()
         for n, (ids, lead) in enumerate(given):
             for history, first in ((self._ids_BT, 0), (self._own_BT, lead)):
@@ -61,7 +61,7 @@ class Penalties:
         # what a mask hides may be no token
         self._ids_BT, self._own_BT = (ids.clamp(0, vocab_size - 1).to(device) for ids in (self._ids_BT, self._own_BT))
         self._first_B1 = (self._width - torch.tensor(widths))[:, None].to(device)
-        rows = _Rows(rules, ends, widths, gen_len, vocab_size, device)
+        rows = _Rows(rules, ends, widths, most, vocab_size, device)
         self._changes = tuple(_changes(rows))
         self._strict_B1 = torch.tensor([[not rule.remove_invalid_values] for rule in rules]).to(device)
 
@@ -89,7 +89,7 @@ class _Rows:
     rules: Sequence[TokenRules]
     ends: Ids
     widths: Sequence[int]
-    gen_len: int
+    most: Sequence[int]  # new tokens
     vocab_size: int
     device: torch.device
 
@@ -97,7 +97,12 @@ class _Rows:
         self, value: Callable[[TokenRules, int], float | None], otherwise: float, dtype: torch.dtype | None = None
     ) -> Tensor | None:
         """(R, 1): a value of each row by its rules and width; None where no row has one."""
-        found = [value(rule, width) for rule, width in zip(self.rules, self.widths, strict=True)]
+        return self.column([value(*one) for one in zip(self.rules, self.widths, strict=True)], otherwise, dtype)
+
+    def column(
+        self, found: Sequence[float | None], otherwise: float, dtype: torch.dtype | None = None
+    ) -> Tensor | None:
+        """(R, 1): these values; None where there is none."""
         if all(v is None for v in found):
             return None
         values = [otherwise if v is None else v for v in found]
@@ -124,11 +129,16 @@ class _Rows:
 
 
 def _changes(rows: _Rows) -> Iterator[Change]:
-    """What is asked for, in transformers' order."""
+    """What is asked for, in transformers' order; penalties that it does not have stand behind its own."""
     yield from _sequences(rows, lambda rule: dict(rule.sequence_bias))
     penalty = rows.each(lambda rule, _: rule.repetition_penalty if rule.repetition_penalty != 1 else None, 1.0)
     if penalty is not None:
         yield partial(_repeated, penalty)
+    frequency = rows.each(lambda rule, _: rule.frequency_penalty or None, 0.0)
+    presence = rows.each(lambda rule, _: rule.presence_penalty or None, 0.0)
+    if frequency is not None or presence is not None:
+        nothing = torch.zeros(1, 1, device=rows.device)
+        yield partial(_counted, nothing if frequency is None else frequency, nothing if presence is None else presence)
     sizes = rows.each(lambda rule, _: rule.no_repeat_ngram_size, 0)
     for size in sorted({rule.no_repeat_ngram_size for rule in rows.rules} - {0}):
         yield partial(_ngrams, size, sizes == size)
@@ -168,7 +178,7 @@ def _forced(rows: _Rows) -> Iterator[Change]:
         yield partial(_only, bos, rows.each(lambda rule, width: 0 if width == 1 else -1, -1))
     eos = rows.marks(lambda rule: rule.forced_eos_token_id)
     if eos is not None:
-        yield partial(_only, eos, rows.each(lambda rule, width: rows.gen_len - 1, -1))
+        yield partial(_only, eos, rows.column([most - 1 for most in rows.most], -1))
 
 
 def _sequences(rows: _Rows, of: Callable[[TokenRules], dict[Ids, float]]) -> Iterator[Change]:
@@ -200,6 +210,14 @@ def _repeated(penalty_R1: Tensor, scores_BV: Tensor, past: Past) -> Tensor:
     """Every token that was there is less likely, once."""
     found_BT = scores_BV.gather(1, past.own_BT)
     return scores_BV.scatter(1, past.own_BT, torch.where(found_BT < 0, found_BT * penalty_R1, found_BT / penalty_R1))
+
+
+def _counted(frequency_R1: Tensor, presence_R1: Tensor, scores_BV: Tensor, past: Past) -> Tensor:
+    """Every new token is less likely, by how often it came and because it did; those of the prompt are not."""
+    total = past.ids_BT.shape[1]
+    new_BT = past.ids_BT[:, total - past.step :]
+    counts_BV = torch.zeros_like(scores_BV).scatter_add_(1, new_BT, torch.ones_like(new_BT, dtype=scores_BV.dtype))
+    return scores_BV - frequency_R1 * counts_BV - presence_R1 * (counts_BV > 0)
 
 
 def _ngrams(size: int, held_R1: Tensor, scores_BV: Tensor, past: Past) -> Tensor:

@@ -1,0 +1,136 @@
+"""Chat templates: messages made into text by the program that a model's maker wrote, in a process of its own.
+
+A template is code of strangers: it runs in jinja's sandbox, and that in a process whose memory and time are bounded.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from flexplan.errors import PromptError
+from flexplan.files import parse_json
+from flexplan.limits import read_limited
+from flexplan.problem.request_line import Chat, Prompt
+from flexplan.problem.tokenizer_file import PATIENCE_S, bounded, lines_of
+
+MOST_TEMPLATE_BYTES = 1 << 20
+MOST_CONFIG_BYTES = 64 << 20  # a tokenizer_config.json may list all added tokens
+_RENDERER = Path(__file__).with_name("chat_renderer.py")
+_SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+def template_of(directory: Path) -> tuple[str, dict[str, str]]:
+    """The template of a model directory, and the special tokens that it may name; ValueError where there is none.
+
+    A file ``chat_template.jinja`` counts more than the key of ``tokenizer_config.json``, as in transformers.
+    """
+    config = _object(directory / "tokenizer_config.json")
+    template: Any = config.get("chat_template")
+    if isinstance(template, list):  # of several, by name
+        named = {one.get("name"): one.get("template") for one in template if isinstance(one, dict)}
+        template = named.get("default")
+    with suppress(FileNotFoundError):
+        template = read_limited(directory / "chat_template.jinja", MOST_TEMPLATE_BYTES)
+    if not isinstance(template, str) or not template:
+        raise ValueError("there is none (chat_template.jinja, or chat_template in tokenizer_config.json)")
+    given = _object(directory / "special_tokens_map.json") | config
+    tokens = {name: _text_of(given[name]) for name in _SPECIAL if name in given}
+    return template, {name: text for name, text in tokens.items() if text is not None}
+
+
+class Renderer:
+    """Renders messages by the template of a model directory, until it is closed."""
+
+    def __init__(self, directory: Path | None) -> None:
+        self.directory = directory
+        self._process: subprocess.Popen[str] | None = None
+
+    def texts(self, prompts: Sequence[Prompt]) -> list[str | PromptError]:
+        """What is to be read of each: text as it is; messages as the template has it, or why it refuses them.
+
+        Raises PromptError where the template cannot be used, or does not end.
+        """
+        chats = [(prompt, prompt.content) for prompt in prompts if isinstance(prompt.content, Chat)]
+        found: list[str | PromptError] = []
+
+        def work() -> None:
+            found.extend(self._rendered(prompt, chat) for prompt, chat in chats)
+
+        try:
+            bounded(work, PATIENCE_S)
+        except (OSError, TimeoutError, ValueError) as error:
+            self.close()
+            message = (
+                f"{lines_of([p for p, _ in chats])}: the chat template of {self.directory} cannot be used: {error}"
+            )
+            raise PromptError("FP323", message, fix="give prompt or prompt_ids, or another template") from error
+        rendered = iter(found)
+        return [next(rendered) if isinstance(p.content, Chat) else str(p.content) for p in prompts]
+
+    def _rendered(self, prompt: Prompt, chat: Chat) -> str | PromptError:
+        if self._process is None:
+            self._begin()
+        answer = self._ask([dict(message) for message in chat.messages])
+        if answer is None:
+            self.close()
+            answer = {"error": "it asks for too much memory or time"}
+        if "text" in answer:
+            return str(answer["text"])
+        message = f"line {prompt.line}: the chat template refuses the messages: {answer['error']}"
+        return PromptError("FP324", message, fix=f"correct line {prompt.line}, or leave it out")
+
+    def _begin(self) -> None:
+        if self.directory is None:
+            raise ValueError("there is no model directory")
+        template, special = template_of(self.directory)
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", str(_RENDERER)], stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True
+        )
+        answer = self._ask({"template": template, "special": special})
+        if answer is None or "error" in answer:
+            raise ValueError((answer or {}).get("error", "it asks for too much memory or time"))
+
+    def _ask(self, found: Any) -> dict[str, Any] | None:
+        process = self._process
+        assert process and process.stdin and process.stdout
+        try:
+            process.stdin.write(json.dumps(found) + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+        except OSError:
+            return None
+        return dict(json.loads(line)) if line.endswith("\n") else None
+
+    def close(self) -> None:
+        """End its process."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.communicate()
+
+    def __enter__(self) -> Renderer:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def _object(path: Path) -> dict[str, Any]:
+    with suppress(FileNotFoundError):
+        found = parse_json(read_limited(path, MOST_CONFIG_BYTES))
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
+def _text_of(token: Any) -> str | None:
+    """A special token as it is written: its text, or an object that has it."""
+    found = token.get("content") if isinstance(token, dict) else token
+    return found if isinstance(found, str) else None

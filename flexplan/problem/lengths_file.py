@@ -1,0 +1,59 @@
+"""Lengths of requests from a table: prompt and new tokens of each, without their text."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple, NoReturn, TextIO
+
+from flexplan.errors import PromptError
+from flexplan.limits import MOST_NEW_TOKENS, MOST_TOKENS, regular
+
+COLUMNS = ("prompt_tokens", "new_tokens")
+
+
+class Lengths(NamedTuple):
+    """Of each request, tokens of its prompt and its most new ones."""
+
+    prompt_lens: tuple[int, ...]
+    gen_lens: tuple[int, ...]
+
+
+def read_lengths(source: str | Path, most: int | None = None) -> Lengths:
+    """Those of a CSV file with these columns, of the first ``most`` requests; PromptError names the line that is wrong.
+
+    Other columns are not looked at.
+    """
+    try:
+        with open(str(source), newline="", encoding="utf-8", opener=regular) as file:
+            found = list(islice(_rows(file, source), most))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        _refuse(f"lengths {source} cannot be read: {error}", "give a CSV file")
+    if not found:
+        _refuse(f"{source} has no requests", f"write a line for each under {','.join(COLUMNS)}")
+    return Lengths(tuple(prompt for prompt, _ in found), tuple(new for _, new in found))
+
+
+def _rows(file: TextIO, source: str | Path) -> Iterator[tuple[int, int]]:
+    table = csv.DictReader(file)
+    for name in COLUMNS:
+        if name not in (table.fieldnames or ()):
+            _refuse(f"{source} has no column {name}", f"let its first line be {','.join(COLUMNS)}")
+    for row in table:
+        yield (
+            _number(row["prompt_tokens"], MOST_TOKENS, "prompt_tokens", table.line_num),
+            _number(row["new_tokens"], MOST_NEW_TOKENS, "new_tokens", table.line_num),
+        )
+
+
+def _number(text: str | None, most: int, name: str, line: int) -> int:
+    value = int(text) if text is not None and text.strip().isdecimal() and len(text) < 20 else 0
+    if not 1 <= value <= most:
+        _refuse(f"line {line}: {name} {text!r:.40} is not a number of tokens from 1 to {most}", f"correct line {line}")
+    return value
+
+
+def _refuse(what: str, fix: str) -> NoReturn:
+    raise PromptError("FP334", what, fix=fix)

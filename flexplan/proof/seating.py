@@ -1,0 +1,110 @@
+"""The laws of a rolling graph, pass by pass: nobody shares a seat, a prompt is in before its row decodes, all is kept.
+
+The order of tasks is the checker's matter (`graph/checker.py`); here is what they are to be about.  The cache of a
+micro-batch in a layer has, in each pass, its reads by rows that decode, then the new token of each, then the prompts of
+newcomers; whoever decodes came in an earlier pass to that very seat, and a seat is taken only when nobody sits there.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from flexplan.errors import GraphError
+from flexplan.graph import Sweep, Task
+from flexplan.model import EMBED, HEAD
+from flexplan.placement import Placement
+from flexplan.schedule import Boarding, Guest
+
+_FIX = "correct the schedule"
+
+
+class SeatingLaws:
+    """What holds from pass to pass; `take` raises GraphError where one breaks a law."""
+
+    def __init__(self, placement: Placement) -> None:
+        self.placement = placement
+        self.sitting: dict[tuple[int, int], Guest] = {}  # by micro-batch and row
+
+    def take(self, sweep: Sweep) -> None:
+        """One pass."""
+        boarding: Boarding = sweep.boarding
+        self._stay(boarding)
+        self._come(boarding)
+        self._tasks(boarding, sweep.tasks)
+
+    # -- seats --------------------------------------------------------------------------------------------------------
+    def _stay(self, boarding: Boarding) -> None:
+        """Whoever decodes sat there before; whoever does not has left."""
+        there = {(g.k, g.row): g for some in boarding.guests.values() for g in some}
+        if len(there) != sum(map(len, boarding.guests.values())):
+            _refuse(boarding, "two requests decode in one seat")
+        for seat, guest in there.items():
+            if self.sitting.get(seat) != guest:
+                _refuse(boarding, f"request {guest.request} decodes in seat {seat}, where its prompt never came in")
+            if guest.context(boarding.number) > self.placement.block.batches[guest.k].prompt_len:
+                _refuse(boarding, f"request {guest.request} is longer than its seat {seat}")
+        self.sitting = there
+
+    def _come(self, boarding: Boarding) -> None:
+        for k, some in boarding.newcomers.items():
+            if sum(g.prompt_len for g in some) > self.placement.block.door_tokens:
+                _refuse(boarding, f"more tokens come to micro-batch {k} than its door has room for")
+            for guest in some:
+                if (guest.k, guest.row) in self.sitting:
+                    _refuse(boarding, f"request {guest.request} comes to a seat that is taken")
+                if (guest.k, guest.since) != (k, boarding.number) or guest.row >= self.placement.rows(k):
+                    _refuse(boarding, f"request {guest.request} comes to a seat that is not there")
+                self.sitting[k, guest.row] = guest
+
+    # -- tasks --------------------------------------------------------------------------------------------------------
+    def _tasks(self, boarding: Boarding, tasks: Iterable[Task]) -> None:
+        """Each layer of each micro-batch once, and what it leaves in the cache, the newcomers' last."""
+        found: dict[tuple[bool, int, int], list[Task]] = {}
+        for task in tasks:
+            found.setdefault((task.i == 0, task.j, task.k), []).append(task)
+        for layer in self.placement.layers:
+            for k in boarding.guests:
+                mine = found.get((False, layer.j, k), [])
+                self._once(boarding, mine, "compute", layer.j, k)
+                if layer.attends:
+                    self._kept(boarding, mine, layer.j, k, self._homes(layer.depth, k))
+            for k in boarding.newcomers:
+                mine = found.get((True, layer.j, k), [])
+                self._once(boarding, mine, "compute", layer.j, k)
+                if layer.attends:
+                    self._kept(boarding, mine, layer.j, k, self._homes_of_newcomers(boarding, layer.depth, k))
+                elif layer.role == EMBED:
+                    self._once(boarding, mine, "load_ids", layer.j, k)
+            if layer.role == HEAD:
+                for k in {**boarding.guests, **boarding.newcomers}:
+                    mine = [*found.get((False, layer.j, k), ()), *found.get((True, layer.j, k), ())]
+                    self._once(boarding, mine, "store_ids", layer.j, k)
+
+    def _once(self, boarding: Boarding, tasks: list[Task], kind: str, j: int, k: int) -> None:
+        count = Counter(task.kind for task in tasks)[kind]
+        if count != 1:
+            _refuse(boarding, f"layer {j} of micro-batch {k} has {count} tasks {kind}")
+
+    def _kept(self, boarding: Boarding, tasks: list[Task], j: int, k: int, homes: set[tuple[str, int]]) -> None:
+        """New keys and values are written to just the homes that they have."""
+        written = {(a.buffer, a.index) for task in tasks for a in task.writes if a.buffer in ("cache_gpu", "cache_cpu")}
+        if written != homes:
+            message = (
+                f"layer {j} of micro-batch {k} keeps its tokens in {sorted(written)}, their homes are {sorted(homes)}"
+            )
+            _refuse(boarding, message)
+
+    def _homes(self, depth: int, k: int) -> set[tuple[str, int]]:
+        segment, index = self.placement.cache[depth][k], self.placement.cache_index(depth, k)
+        return {(f"cache_{tier}", index) for tier in ("gpu", "cpu") if segment.resident_bytes(tier)}
+
+    def _homes_of_newcomers(self, boarding: Boarding, depth: int, k: int) -> set[tuple[str, int]]:
+        heads, on_gpu = self.placement.shape.num_kv_heads, self.placement.cache[depth][k].grains[0]
+        index = self.placement.cache_index(depth, k)
+        grains = [g.row * heads + head for g in boarding.newcomers[k] for head in range(heads)]
+        return {("cache_gpu" if grain < on_gpu else "cache_cpu", index) for grain in grains}
+
+
+def _refuse(boarding: Boarding, what: str) -> None:
+    raise GraphError("FP833", f"pass {boarding.number}: {what}", fix=_FIX)

@@ -1,0 +1,129 @@
+"""A rolling job on paper: its passes are known from the lengths of its requests, and some of them stand for all.
+
+Passes differ by who decodes and who comes in.  They are sorted by what they carry, cut into equal parts, and the middle
+of each part is simulated, on a few layers, behind the pass before it::
+
+    seconds of the job  =  sum over parts of  passes in it x least seconds of its middle x what that waits beyond them
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+
+from flexplan.cost import Rates
+from flexplan.graph import LANES, Sweep, TaskGraph, Timeline, never
+from flexplan.placement import Layout, Placement, fewer_layers, lookahead
+from flexplan.policy import Policy, rolling_block
+from flexplan.problem import Problem, Workload
+from flexplan.schedule import Boarding, Seats, sweep_of_boarding
+from flexplan.simulation.bounds import busy_seconds
+from flexplan.simulation.simulator import simulate_graph
+
+SAMPLES = 24
+
+
+@dataclass(frozen=True, slots=True)
+class JobTime:
+    """Seconds of a job, of the work of each lane and resource in all its passes, and how many passes there are."""
+
+    seconds: float
+    lane_busy_s: Mapping[str, float]
+    least_s: Mapping[str, float]
+    passes: int
+
+    @property
+    def limit(self) -> str:
+        """The lane or resource that needs the most: no order of the job's work is faster."""
+        return max(self.least_s, key=lambda name: self.least_s[name])
+
+    @property
+    def bound_s(self) -> float:
+        return self.least_s[self.limit]
+
+
+def job_time(problem: Problem, policy: Policy, samples: int = SAMPLES) -> JobTime:
+    """The seconds of a list of requests under a rolling policy."""
+    boardings = boardings_of(problem.workload, policy)
+    seconds, busy, least = 0.0, dict[str, float](), dict[str, float]()
+    for n, times in _parts(boardings, samples):
+        work = _least_of_pass(problem, policy, boardings[n])
+        took = times * max(work.values()) * _waits(problem, policy, boardings[max(0, n - 1) : n + 1])
+        seconds += took
+        for name, work_s in work.items():
+            least[name] = least.get(name, 0.0) + times * work_s
+    busy = {lane: min(seconds, work_s) for lane, work_s in least.items() if lane in LANES}
+    return JobTime(seconds, busy, least, len(boardings))
+
+
+def least_job_s(problem: Problem, policy: Policy, samples: int) -> float:
+    """Seconds that no order of the tasks of its passes, one after the other, can beat: cheap to know."""
+    boardings = boardings_of(problem.workload, policy)
+    found = ((times, _least_of_pass(problem, policy, boardings[n])) for n, times in _parts(boardings, samples))
+    return sum(times * max(work.values()) for times, work in found)
+
+
+def _least_of_pass(problem: Problem, policy: Policy, boarding: Boarding) -> dict[str, float]:
+    """Seconds of every lane and resource in one pass; layers are alike, so from one and two of them."""
+    layers, rates = problem.model.num_layers, Rates(problem.hardware)
+    if layers <= 2:
+        return busy_seconds(_sweep(problem, policy, boarding).tasks, rates)
+    one, two = (busy_seconds(_sweep(problem.with_layers(n), policy, boarding).tasks, rates) for n in (1, 2))
+    return {name: one.get(name, 0.0) + (layers - 1) * (two[name] - one.get(name, 0.0)) for name in two}
+
+
+def _waits(problem: Problem, policy: Policy, boardings: Sequence[Boarding]) -> float:
+    """How many times as long as its least a pass takes, behind the one before it: on a few layers."""
+    step = max(2, lookahead(policy) + 1)
+    layers = min(problem.model.num_layers, fewer_layers(problem.model.num_layers, policy, 2 * step))
+    shallow = problem.with_layers(layers)
+    sweeps = [_sweep(shallow, policy, boarding) for boarding in boardings]
+    placement = _placement(shallow, policy)
+    graph = TaskGraph.of("rolling", placement.live, Layout.of(placement).buffers, sweeps)
+    rates = Rates(problem.hardware)
+    run = simulate_graph(graph, rates, keep=False, sweeps=sweeps)
+    before = run.sweep_end_s[sweeps[0].i] if len(sweeps) > 1 else 0.0
+    return max(1.0, (run.end_s - before) / max(busy_seconds(sweeps[-1].tasks, rates).values()))
+
+
+def _sweep(problem: Problem, policy: Policy, boarding: Boarding) -> Sweep:
+    return sweep_of_boarding(_placement(problem, policy), boarding)
+
+
+def _placement(problem: Problem, policy: Policy) -> Placement:
+    return Placement.of(problem.model, policy, rolling_block(problem.workload, policy))
+
+
+@lru_cache(maxsize=8)
+def boardings_of(workload: Workload, policy: Policy) -> tuple[Boarding, ...]:
+    """Who is there in each pass, where every request has its most tokens."""
+    return _boardings(workload, policy.gpu_batch_size, policy.num_gpu_batches, policy.admit_tokens)
+
+
+@lru_cache(maxsize=8)  # policies differ in shares, which change nothing here
+def _boardings(
+    workload: Workload, gpu_batch_size: int, num_gpu_batches: int, admit_tokens: int
+) -> tuple[Boarding, ...]:
+    block = rolling_block(workload, Policy(gpu_batch_size, num_gpu_batches))
+    return tuple(Seats(block, workload, admit_tokens).boardings(never))
+
+
+def _parts(boardings: Sequence[Boarding], samples: int) -> list[tuple[int, float]]:
+    """Some passes, each with how many it stands for."""
+
+    def load(n: int) -> tuple[int, int]:
+        one = boardings[n]
+        return sum(map(one.prompt_tokens, one.newcomers)), sum(one.contexts.values())
+
+    order = sorted(range(len(boardings)), key=load)
+    count = min(samples, len(order))
+    edges = [len(order) * n // count for n in range(count + 1)]
+    return [(order[(lo + hi) // 2], hi - lo) for lo, hi in pairwise(edges)]
+
+
+def job_timeline(problem: Problem, policy: Policy) -> Timeline:
+    """The sums of a whole job, as a timeline has them."""
+    found = job_time(problem, policy)
+    return Timeline(end_s=found.seconds, sweep_end_s={1: found.seconds}, lane_busy_s=dict(found.lane_busy_s))

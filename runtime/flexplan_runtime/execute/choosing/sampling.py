@@ -1,0 +1,105 @@
+"""How a row chooses: the likeliest token, or one that is drawn from what temperature and its kin leave."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flexplan.errors import UsageError
+from flexplan.model import TokenRules
+from flexplan_runtime.execute.choosing.limits import Limits, draw_probs
+
+Step = int | Sequence[int]  # tokens before the one that is chosen, of all rows or of each
+NO_TOKEN = -1  # chosen where the logits are no numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to choose; ``seed`` and a row's place in the input fix its draws, wherever and with whomever it runs."""
+
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int = 0
+    min_p: float | None = None
+    typical_p: float | None = None
+    epsilon_cutoff: float | None = None
+    eta_cutoff: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        rules: TokenRules,
+        do_sample: bool | None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+    ) -> Sampling:
+        """What was asked for, and where draws were, the model's own settings for what was not.
+
+        None is greedy, too, but says what the model asks for.
+        """
+        if do_sample is None and rules.do_sample:
+            settings = ", ".join(f"{key} {value}" for key, value in rules.draws.items())
+            warnings.warn(
+                f"the model's generation config asks for draws ({settings}); this run is greedy", stacklevel=2
+            )
+        own = rules if do_sample else TokenRules()
+        if own.not_drawn:
+            raise UsageError(
+                "FP153",
+                f"the model's generation config has {', '.join(own.not_drawn)}, which draws do not honour",
+                fix="take it out of generation_config.json, or leave do_sample off",
+            )
+        if temperature is None:
+            temperature = 1.0 if own.temperature is None else own.temperature
+        top_k = (own.top_k or None) if top_k is None else top_k  # 0 is transformers' word for all
+        top_p = own.top_p if top_p is None else top_p
+        cutoffs = (own.min_p, own.typical_p, own.epsilon_cutoff, own.eta_cutoff)
+        return cls(bool(do_sample), temperature, top_k, top_p, seed, *cutoffs)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < torch.inf:
+            raise UsageError(
+                "FP150",
+                f"temperature {self.temperature} must be above 0 and finite",
+                fix="for greedy, leave do_sample off",
+            )
+        if self.top_k is not None and self.top_k < 1:
+            raise UsageError("FP151", f"top_k {self.top_k} must be at least 1", fix="leave it out to keep all tokens")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise UsageError("FP152", f"top_p {self.top_p} is outside (0, 1]", fix="leave it out to keep all tokens")
+
+    def choose(self, logits_BV: Tensor, rows: Sequence[int], step: Step) -> Tensor:
+        """The next token of each row, (B,); `NO_TOKEN` where no logit, or one that is no number, stands out."""
+        chosen_B, broken_B = likeliest(logits_BV)
+        if self.do_sample:
+            chosen_B = self._draw(logits_BV, broken_B, rows, step)
+        return chosen_B.masked_fill(broken_B, NO_TOKEN)
+
+    def _draw(self, logits_BV: Tensor, broken_B: Tensor, rows: Sequence[int], step: Step) -> Tensor:
+        probs_BV = draw_probs(logits_BV.masked_fill(broken_B[:, None], 0.0), Limits.of([self], logits_BV.device)).cpu()
+        drawn = [self.drawn(probs_BV[b], row, step_of(step, b)) for b, row in enumerate(rows)]
+        return torch.cat(drawn).to(logits_BV.device)
+
+    def drawn(self, probs_V: Tensor, row: int, step: int) -> Tensor:
+        """One token, (1,), by a generator of its own for every (seed, row, step), whichever rows run together."""
+        mixed = (self.seed * 0x9E3779B97F4A7C15 + row * 0xBF58476D1CE4E5B9 + step * 0x94D049BB133111EB) % 2**63
+        return torch.multinomial(probs_V, 1, generator=torch.Generator().manual_seed(mixed))
+
+
+def step_of(step: Step, b: int) -> int:
+    """Row b's."""
+    return step if isinstance(step, int) else step[b]
+
+
+def likeliest(logits_BV: Tensor) -> tuple[Tensor, Tensor]:
+    """The likeliest token of each row, and whether that is none: NaN or infinite, (B,) each."""
+    best_B, chosen_B = logits_BV.max(-1)
+    return chosen_B, best_B - best_B != 0  # those less themselves are NaN; `isfinite` is more kernels

@@ -1,0 +1,203 @@
+"""Requests: a prompt and how it is to be completed, and the rows that answer it."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from itertools import accumulate
+from typing import Any, overload
+
+from flexplan.errors import PromptError
+from flexplan.limits import MOST_NEW_TOKENS
+from flexplan.model import Ids, ModelConstants, ModelShape, TokenRules
+from flexplan.problem.wishes import MOST_CHOICES, MOST_LOGPROBS
+from flexplan_runtime.execute import Ends, Given, Row, Sampling
+
+_CHOICE = 0x2545F4914F6CDD1D  # between the draws of two answers: odd, as a generator looks at the low bits of a seed
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt in token ids; what is None is as for all others of the call.
+
+    ``seed``: draws then depend on it and the position alone, not on the place in the input.  ``stop`` are texts that
+    an answer ends with (the call needs a tokenizer then), ``stop_ids`` tokens beside those of the call.  ``logprobs``:
+    so many of the likeliest tokens are told of at each position beside the one that was chosen.  ``logit_bias`` is
+    added to the logits of tokens.
+    """
+
+    token_ids: Sequence[int]
+    max_new_tokens: int | None = None
+    sampling: Sampling | None = None
+    seed: int | None = None
+    n: int = 1
+    stop: tuple[str, ...] = ()
+    stop_ids: Ids = ()
+    logprobs: int | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, given: Sequence[int] | Request) -> Request:
+        """A prompt alone is a request, too."""
+        return given if isinstance(given, Request) else cls(given)
+
+    def refusal(self, name: str, shape: ModelShape) -> PromptError | None:
+        """What cannot be honoured of it, its prompt apart."""
+        most = {"n": MOST_CHOICES, "max_new_tokens": MOST_NEW_TOKENS, "logprobs": min(MOST_LOGPROBS, shape.vocab_size)}
+        least = {"n": 1, "max_new_tokens": 1, "logprobs": 0}
+        given = {name: getattr(self, name) for name in most}
+        wrong = [
+            f"{name} {value}, allowed are {least[name]} to {most[name]}"
+            for name, value in given.items()
+            if value is not None and not least[name] <= value <= most[name]
+        ]
+        if self.repetition_penalty is not None and not self.repetition_penalty > 0:
+            wrong.append(f"repetition_penalty {self.repetition_penalty}, which must be above 0")
+        if any(not 0 <= token < shape.vocab_size for token in self.logit_bias):
+            wrong.append(f"a bias of a token that the vocabulary of {shape.vocab_size} has not")
+        if not wrong:
+            return None
+        message = f"{name} asks for {'; '.join(wrong)}"
+        return PromptError("FP309", message, fix="correct it")
+
+
+Requests = Sequence[Sequence[int] | Request]
+
+
+def each_with(requests: Requests, max_new_tokens: int | Sequence[int]) -> tuple[Requests, int]:
+    """The requests, each with its own most new tokens where there is one number for each, and the usual number."""
+    if isinstance(max_new_tokens, int):
+        return requests, max_new_tokens
+    given = [int(most) for most in max_new_tokens]
+    if len(given) != len(requests):
+        message = f"max_new_tokens has {len(given)} numbers, there are {len(requests)} prompts"
+        raise PromptError("FP335", message, fix="give one for each prompt, or one number for all")
+    made = [replace(Request.of(one), max_new_tokens=most) for one, most in zip(requests, given, strict=True)]
+    return made, max(given, default=1)
+
+
+@dataclass(frozen=True)
+class Usual:
+    """What holds for all requests of a call, where they do not say otherwise."""
+
+    max_new_tokens: int
+    sampling: Sampling
+    stops: Ids
+    math: ModelConstants
+    watch: Callable[[Sequence[int], tuple[str, ...]], Ends] | None = None  # for texts at which an answer ends
+
+
+class Rows(Sequence[Row]):
+    """A row for each answer that is asked for, made when it is looked at: of a million there are only a block's.
+
+    ``numbers``: the requests' places in a longer input; draws depend on them.
+    """
+
+    def __init__(
+        self,
+        requests: Sequence[Sequence[int] | Request],
+        usual: Usual,
+        numbers: Sequence[int] = (),
+        given: Sequence[Given] | None = None,
+    ) -> None:
+        self._requests, self._usual, self._numbers, self._given = requests, usual, numbers, given
+        choices = [Request.of(one).n for one in requests]
+        self._ends = None if all(n == 1 for n in choices) else list(accumulate(choices))
+        self._rules = lru_cache(maxsize=64)(_rules)
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else len(self._requests)
+
+    @overload
+    def __getitem__(self, at: int) -> Row: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Row]: ...
+    def __getitem__(self, at: int | slice) -> Row | list[Row]:
+        if isinstance(at, slice):
+            return [self[n] for n in range(*at.indices(len(self)))]
+        return self._row(*self.place(at))
+
+    def part(self, left: Sequence[int]) -> Sequence[Row]:
+        """Only these rows."""
+        return self if len(left) == len(self) else _Part(self, left)
+
+    def place(self, row: int) -> tuple[int, int]:
+        """The request that a row answers, and which of its answers it is."""
+        if self._ends is None:
+            return row, 0
+        place = bisect_right(self._ends, row)
+        return place, row - (self._ends[place - 1] if place else 0)
+
+    def number(self, place: int) -> int:
+        """A request's place in the caller's input."""
+        return self._numbers[place] if self._numbers else place
+
+    @property
+    def num_tokens(self) -> int:
+        """The most that all rows may have."""
+        usual = self._usual.max_new_tokens
+        return sum(one.n * (one.max_new_tokens or usual) for one in map(Request.of, self._requests))
+
+    def _row(self, place: int, choice: int) -> Row:
+        request, usual = Request.of(self._requests[place]), self._usual
+        sampling, number = request.sampling or usual.sampling, self.number(place)
+        if request.seed is not None:
+            sampling, number = replace(sampling, seed=request.seed), 0
+        return Row(
+            given=self._given[place] if self._given else Given(request.token_ids),
+            prompt=request.token_ids,
+            most=request.max_new_tokens or usual.max_new_tokens,
+            sampling=sampling,
+            rules=self._rules(usual.math.rules, _changed(request)),
+            stop_ids=frozenset((*usual.stops, *request.stop_ids)),
+            draw=number + choice * _CHOICE,
+            logprobs=request.logprobs,
+            ends=usual.watch(request.token_ids, request.stop) if request.stop and usual.watch else None,
+            rule_ends=usual.stops or usual.math.eos_token_ids,
+        )
+
+
+class _Part(Sequence[Row]):
+    """Some rows of a call, likewise."""
+
+    def __init__(self, rows: Rows, left: Sequence[int]) -> None:
+        self._rows, self._left = rows, left
+
+    def __len__(self) -> int:
+        return len(self._left)
+
+    @overload
+    def __getitem__(self, at: int) -> Row: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Row]: ...
+    def __getitem__(self, at: int | slice) -> Row | list[Row]:
+        return [self._rows[n] for n in self._left[at]] if isinstance(at, slice) else self._rows[self._left[at]]
+
+
+def _changed(request: Request) -> tuple[tuple[str, Any], ...]:
+    """The rules that a request has of its own, by name."""
+    own = {
+        "repetition_penalty": request.repetition_penalty,
+        "presence_penalty": request.presence_penalty or None,
+        "frequency_penalty": request.frequency_penalty or None,
+        "sequence_bias": tuple(((token,), float(bias)) for token, bias in request.logit_bias.items()) or None,
+    }
+    return tuple((name, value) for name, value in own.items() if value is not None)
+
+
+def _rules(rules: TokenRules, own: tuple[tuple[str, Any], ...]) -> TokenRules:
+    """Those of the model with a request's own; biases are added to the model's."""
+    if not own:
+        return rules
+    found = dict(own)
+    if "sequence_bias" in found:
+        both = dict(rules.sequence_bias)
+        for word, bias in found["sequence_bias"]:
+            both[word] = both.get(word, 0.0) + bias
+        found["sequence_bias"] = tuple(both.items())
+    return rules.model_copy(update=found)

@@ -1,0 +1,215 @@
+"""Seats: every request sits once, alone, where it has room, and for as long as it has tokens to choose."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flexplan.errors import GraphError
+from flexplan.graph import Sweep, Task, check_graph, check_order, never
+from flexplan.placement import Placement
+from flexplan.policy import Policy, need_of, rolling_block
+from flexplan.problem import Problem, Workload
+from flexplan.proof import SeatingLaws
+from flexplan.schedule import Boarding, Seats, rolling_graph
+from flexplan.testing import small_shape
+
+lengths = st.lists(st.tuples(st.integers(1, 60), st.integers(1, 20)), min_size=1, max_size=40)
+policies = st.builds(
+    lambda size, n, admit: Policy(size, n, admit_tokens=admit),
+    st.integers(1, 5),
+    st.integers(1, 6),
+    st.sampled_from([0, 1, 7, 100]),
+)
+
+
+def workload_of(requests: list[tuple[int, int]]) -> Workload:
+    return Workload(prompt_lens=tuple(p for p, _ in requests), gen_lens=tuple(g for _, g in requests))
+
+
+def boardings_of(work: Workload, policy: Policy, stopped: dict[int, int] | None = None) -> list[Boarding]:
+    """All passes; ``stopped`` has the pass from which on a request is known to have ended."""
+    block, seen = rolling_block(work, policy), [0]
+    found = []
+
+    def finished(request: int) -> bool:
+        return (stopped or {}).get(request, 1 << 30) <= seen[0]
+
+    for boarding in Seats(block, work, policy.admit_tokens).boardings(finished if stopped else never):
+        found.append(boarding)
+        seen[0] = boarding.number + 1
+    return found
+
+
+@given(lengths, policies)
+def test_every_request_comes_once_and_chooses_its_tokens(requests: list[tuple[int, int]], policy: Policy) -> None:
+    boardings = boardings_of(workload_of(requests), policy)
+    came = Counter(guest.request for b in boardings for some in b.newcomers.values() for guest in some)
+    assert came == Counter(range(len(requests)))
+    chosen = Counter(
+        g.request for b in boardings for group in (b.guests, b.newcomers) for s in group.values() for g in s
+    )
+    assert chosen == Counter({n: most for n, (_, most) in enumerate(requests)})
+    assert [b.last for b in boardings] == [False] * (len(boardings) - 1) + [True]
+
+
+@given(lengths, policies)
+def test_nobody_shares_a_seat_and_every_seat_has_room(requests: list[tuple[int, int]], policy: Policy) -> None:
+    work = workload_of(requests)
+    block = rolling_block(work, policy)
+    assert block.num_rows == min(len(requests), policy.block_size)
+    for boarding in boardings_of(work, policy):
+        there = [g for group in (boarding.guests, boarding.newcomers) for some in group.values() for g in some]
+        assert len({(g.k, g.row) for g in there}) == len(there)
+        for k, some in boarding.newcomers.items():
+            assert boarding.prompt_tokens(k) <= block.door_tokens
+            assert all(need_of(g.prompt_len, g.most) <= block.batches[k].prompt_len for g in some)
+        assert len(boarding.newcomers) <= block.doors
+        for k, some in boarding.guests.items():
+            assert boarding.contexts[k] == sum(g.context(boarding.number) for g in some)
+            assert all(g.context(boarding.number) <= block.batches[k].prompt_len for g in some)
+
+
+@given(lengths, policies)
+def test_a_pass_takes_in_no_more_than_it_is_allowed_but_always_one(
+    requests: list[tuple[int, int]], policy: Policy
+) -> None:
+    for boarding in boardings_of(workload_of(requests), policy):
+        lens = [g.prompt_len for some in boarding.newcomers.values() for g in some]
+        if policy.admit_tokens and len(lens) > 1:
+            assert sum(lens) <= policy.admit_tokens
+
+
+@given(lengths, policies, st.dictionaries(st.integers(0, 39), st.integers(1, 30), min_size=1))
+def test_a_seat_whose_request_has_stopped_serves_another(
+    requests: list[tuple[int, int]], policy: Policy, stopped: dict[int, int]
+) -> None:
+    boardings = boardings_of(workload_of(requests), policy, stopped)
+    for boarding in boardings:
+        for some in boarding.guests.values():
+            assert all(stopped.get(g.request, 1 << 30) > boarding.number for g in some)
+    came = {guest.request for b in boardings for some in b.newcomers.values() for guest in some}
+    assert came == set(range(len(requests)))
+
+
+def test_rooms_take_less_than_seats_that_all_hold_the_longest() -> None:
+    work = workload_of([(10, 11)] * 90 + [(400, 5)] * 10)
+    block = rolling_block(work, Policy(5, 4))
+    reserved = sum(batch.num_rows * batch.prompt_len for batch in block.batches)
+    assert reserved < 20 * 404 / 2
+    assert max(batch.prompt_len for batch in block.batches) == 404
+
+
+# -- the graph -----------------------------------------------------------------------------------------------------
+ROLLING = {
+    "gpu": Policy(2, 2),
+    "host": Policy(2, 3, 50, 50, 0, 100, cpu_cache_compute=True),
+    "between": Policy(2, 3, 0, 100, 50, 50, cpu_cache_compute=True, sep_layer=False, admit_tokens=9),
+    "packed": Policy(3, 1, 0, 100, 40, 60, cpu_cache_compute=True, compress_weight=True),
+    "inline": Policy(2, 2, 30, 30, 20, 80, overlap=False, cpu_cache_compute=True),
+}
+
+
+def problem_of(requests: list[tuple[int, int]]) -> Problem:
+    lens, most = tuple(p for p, _ in requests), tuple(g for _, g in requests)
+    return Problem.of(small_shape(), gpu_mem="8G", cpu_mem="8G", disk_mem="8G", prompt_lens=lens, gen_lens=most)
+
+
+@pytest.mark.parametrize("name", ROLLING)
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 6)), min_size=1, max_size=13))
+def test_every_pass_is_proved(name: str, requests: list[tuple[int, int]]) -> None:
+    problem = problem_of(requests)
+    check_graph(rolling_graph("rolling", problem, ROLLING[name]), problem.budgets())
+
+
+REQUESTS = [(3, 4), (7, 2), (2, 6), (5, 1), (9, 3), (1, 5), (4, 4), (6, 2)]
+
+
+def refused(change: Callable[[Sweep], Sweep], name: str = "host") -> str:
+    """What the laws say of the built-in graph with one pass changed; the others are accepted."""
+    graph = rolling_graph("rolling", problem_of(REQUESTS), ROLLING[name])
+    block = rolling_block(problem_of(REQUESTS).workload, ROLLING[name])
+    laws = SeatingLaws(Placement.of(small_shape(), ROLLING[name], block))
+    sweeps = list(graph.sweeps())
+    for sweep in sweeps[:1]:
+        laws.take(sweep)
+    with pytest.raises(GraphError, match="FP833") as error:
+        laws.take(change(sweeps[1]))
+    return str(error.value)
+
+
+def with_boarding(sweep: Sweep, **changes: Any) -> Sweep:
+    return Sweep(sweep.i, sweep.ks, sweep.tasks, boarding=replace(sweep.boarding, **changes))
+
+
+def with_tasks(sweep: Sweep, keep: Callable[[Task], Task | None]) -> Sweep:
+    tasks = [kept for task in sweep.tasks if (kept := keep(task)) is not None]
+    return Sweep(sweep.i, sweep.ks, tasks, boarding=sweep.boarding)
+
+
+def test_the_built_in_graph_keeps_the_laws() -> None:
+    for policy in ROLLING.values():
+        problem = problem_of(REQUESTS)
+        laws = SeatingLaws(Placement.of(small_shape(), policy, rolling_block(problem.workload, policy)))
+        for sweep in rolling_graph("rolling", problem, policy).sweeps():
+            laws.take(sweep)
+
+
+def test_a_seat_that_is_given_to_two_is_found() -> None:
+    def twice(sweep: Sweep) -> Sweep:
+        k, (guest, *_) = next(iter(sweep.boarding.guests.items()))
+        late = guest._replace(request=99, since=sweep.boarding.number)
+        return with_boarding(sweep, newcomers={k: (late,)})
+
+    assert "a seat that is taken" in refused(twice)
+
+
+def test_a_row_that_decodes_before_its_prompt_is_in_is_found() -> None:
+    def early(sweep: Sweep) -> Sweep:
+        k, some = next(iter(sweep.boarding.guests.items()))
+        return with_boarding(sweep, guests={k: (some[0]._replace(request=98), *some[1:])})
+
+    assert "never came in" in refused(early)
+
+
+@pytest.mark.parametrize("kind", ["compute", "store_cache", "store_ids", "load_ids"])
+def test_a_task_that_is_left_out_is_found(kind: str) -> None:
+    def without(sweep: Sweep) -> Sweep:
+        dropped = next(t for t in sweep.tasks if t.kind == kind and (kind != "load_ids" or not t.i))
+        return with_tasks(sweep, lambda task: None if task is dropped else task)
+
+    said = refused(without, "between")
+    assert kind in said or "keeps its tokens in" in said
+
+
+def test_keys_that_go_to_another_seats_cache_are_found() -> None:
+    def elsewhere(sweep: Sweep) -> Sweep:
+        stored = next(t for t in sweep.tasks if t.kind == "store_cache")
+        (home,) = stored.writes
+        wrong = stored._replace(writes=(home._replace(index=home.index + 1),))
+        return with_tasks(sweep, lambda task: wrong if task is stored else task)
+
+    assert "keeps its tokens in" in refused(elsewhere)
+
+
+def test_bytes_that_are_overwritten_while_they_are_read_are_found() -> None:
+    """The prompt of a newcomer is stored without waiting for attention over the seats beside it."""
+    graph = rolling_graph("rolling", problem_of(REQUESTS), ROLLING["host"])
+    nodes = list(graph.nodes())
+    stored = next(n for n in nodes if n.task.kind == "store_cache" and not n.task.i and n.task.part > 1)
+    assert stored.after
+    nodes[stored.number] = stored._replace(after=())
+    with pytest.raises(GraphError):
+        check_order(graph.buffers, nodes)
+
+
+def test_no_two_tasks_have_one_name() -> None:
+    graph = rolling_graph("rolling", problem_of(REQUESTS), ROLLING["host"])
+    assert max(Counter(task.name for task in graph.tasks()).values()) == 1

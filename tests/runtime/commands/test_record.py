@@ -1,0 +1,118 @@
+"""A run that is recorded, and the page made of it: measured beside predicted, or refused by name."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from flexplan.cli.app import app
+from flexplan.graph import Timeline
+from flexplan.job import read_recording
+from flexplan.plan import Plan, tokens_to_keep
+
+NEW = 9
+BUDGETS = ("--gpu-mem", "2M", "--cpu-mem", "8M", "--disk-mem", "64M", "--hardware", "cpu-host")
+
+
+def call(*args: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+def refused(result: Result, code: str, *words: str) -> None:
+    assert result.exit_code == 2, result.output
+    assert f"error[{code}]" in result.stderr
+    assert all(word in result.stderr for word in words), result.stderr
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory, tiny_opt: Path) -> Path:
+    """A directory with a plan, a recorded run of two blocks and a recorded bench."""
+    path = tmp_path_factory.mktemp("record")
+    by_hand = ("--planner", "manual", "--gpu-batch-size", "2", "--percent", "20", "80", "100", "0", "100", "0")
+    asked = ("--model", tiny_opt, "--prompt-len", "8", "--gen-len", str(NEW), "--num-prompts", "3")
+    assert call("solve", *asked, *BUDGETS, *by_hand, "-o", path / "plan.json").exit_code == 0
+    (path / "in.txt").write_text("Python\nThe with statement\nA class definition\n")
+    where = ("--model", tiny_opt, "--device", "cpu", "--offload-dir", path / "off", "--record")
+    run = call(
+        "run",
+        path / "plan.json",
+        "--prompts",
+        path / "in.txt",
+        "-o",
+        path / "out",
+        "--ignore-eos",
+        *where,
+        path / "run",
+    )
+    assert run.exit_code == 0, run.output
+    assert call("bench", path / "plan.json", *where, path / "bench").exit_code == 0
+    return path
+
+
+@pytest.mark.parametrize(("name", "num_blocks", "num_tokens"), [("run", 2, 3 * NEW), ("bench", 1, 2 * NEW)])
+def test_a_recording_holds_a_few_passes_and_the_sums_of_all(
+    desk: Path, name: str, num_blocks: int, num_tokens: int
+) -> None:
+    found = read_recording(desk / name)
+    assert (found.num_blocks, found.num_tokens) == (num_blocks, num_tokens)
+    assert {span.i for span in found.spans} == tokens_to_keep(found.plan) < set(range(NEW))
+    kept = Timeline()
+    for span in found.spans:
+        kept.add(span)
+    for lane, busy_s in kept.lane_busy_s.items():
+        assert busy_s < found.lane_busy_s[lane]
+    assert found.prefill_s > 0 and found.decode_s > 0
+    assert [times for times, *_ in found.memory] == sorted(times for times, *_ in found.memory)
+    assert found.memory[-1][1:] == tuple(found.plan.prediction.peak_bytes.values())
+
+
+@pytest.mark.parametrize("name", ["run", "bench"])
+def test_a_page_lays_what_was_measured_beside_what_is_predicted(desk: Path, name: str) -> None:
+    page = desk / f"{name}.html"
+    assert call("report", desk / "plan.json", desk / name, "-o", page).exit_code == 0
+    text = page.read_text()
+    charts = json.loads(re.search(r'id="charts">(.*?)</script>', text)[1])  # type: ignore[index]
+    for one in charts["passes"]:
+        predicted, measured = (one["views"][view] for view in ("predicted", "measured"))
+        mine = [
+            sorted(s[2:5] for s in view["spans"] if view["kinds"][s[1]] == "compute" and s[2] == one["i"])
+            for view in (predicted, measured)
+        ]
+        assert mine[0] == mine[1] != []  # the very same tasks
+        for lane in range(len(measured["lanes"])):
+            busy = sum(min(measured["took_s"], s[5] + s[6]) - max(0, s[5]) for s in measured["spans"] if s[0] == lane)
+            idle = sum(gap[3] for gap in measured["gaps"] if gap[0] == lane)
+            assert busy + idle <= measured["took_s"] * 1.001
+    assert "Measured on" in text and f"{read_recording(desk / name).num_tokens} tokens" in text
+
+
+def altered(desk: Path, to: Path, **changes: Any) -> Path:
+    to.write_text(json.dumps(json.loads((desk / "run").read_text()) | changes))
+    return to
+
+
+def test_what_is_no_recording_of_this_plan_is_refused_by_name(desk: Path, tmp_path: Path) -> None:
+    out, plan = tmp_path / "report.html", desk / "plan.json"
+    refused(call("report", plan, tmp_path / "absent", "-o", out), "FP187", "absent")
+    refused(call("report", plan, altered(desk, tmp_path / "a", prefill_s=-1), "-o", out), "FP182", "prefill_s")
+    refused(call("report", plan, altered(desk, tmp_path / "b", more=1), "-o", out), "FP182", "more")
+    assert call("solve", "--model", "opt-125m", "--planner", "manual", "-o", tmp_path / "other.json").exit_code == 0
+    refused(call("report", tmp_path / "other.json", desk / "run", "-o", out), "FP183", "num_layers")
+    assert not out.exists()
+
+
+def test_a_recording_in_the_place_of_the_answers_is_refused_before_anything_runs(desk: Path, tmp_path: Path) -> None:
+    asked = ("--dummy", "--model", "opt-125m", "-o", tmp_path / "out", "--record", tmp_path / "x" / ".." / "out")
+    (tmp_path / "x").mkdir()
+    refused(call("run", desk / "plan.json", *asked), "FP184", "out")
+
+
+def test_a_plan_that_was_recorded_is_read_back(desk: Path) -> None:
+    found = read_recording(desk / "bench").plan
+    assert found.policy == Plan.load(desk / "plan.json").policy
+    assert len(found.problem.workload.prompt_lens) == 2
