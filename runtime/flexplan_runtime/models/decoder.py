@@ -109,7 +109,7 @@ class Decoder(Family):
         if self._rotary is not None:
             self._rotary.turned(torch.zeros(1, 1, dtype=torch.int64, device=device), heads_BSNH)
         if self.shape.gated and not self.shape.num_experts:
-            self._gated(torch.zeros(1, 1, 2 * self.shape.ffn_size, dtype=dtype, device=device))
+            self.gated(torch.zeros(1, 1, 2 * self.shape.ffn_size, dtype=dtype, device=device))
 
     def _normed_whole(self, w: Weights, qkv_BS: Tensor) -> Tensor:
         """All heads of the queries normed together, and those of the keys."""
