@@ -77,7 +77,7 @@ def scratch(tmp_path: Path, tiny_opt: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "prompts.txt").write_text("The with statement\nAn exception is raised when the\n")
     (tmp_path / "hardware.json").write_text(hardware_from("h100-pcie5").model_dump_json())
     small = (
-        "solve --model model --hardware cpu-host --gpu-mem 2M --cpu-mem 8M --prompt-len 16 --gen-len 4 -o small.json"
+        "solve --model model --hardware cpu-host --gpu-mem 4M --cpu-mem 8M --prompt-len 40 --gen-len 24 -o small.json"
     )
     assert CliRunner().invoke(app, small.split()).exit_code == 0
     return tmp_path
