@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from flexplan_runtime import ExecutionEnv, OffloadedLM
 from flexplan_runtime.kernels.codes import decode_rows
 from flexplan_runtime.weights.checkpoint import open_checkpoint
 from policies import NEAR_TIE, covering, generated, random_prompts, reference, transformers_model
@@ -98,6 +99,23 @@ def test_greedy_tokens_are_those_of_the_model_that_the_codes_stand_for(
     expected = reference(transformers_model(directory / "plain"), random_prompts(99))
     for case in covering(cases, seed=[*FORMATS, "mxfp4"].index(name)):
         output = generated(directory, case, expected.prompts, tmp_path)
+        differing = expected.rows_that_differ(case, output)
+        assert all(gap < NEAR_TIE for _, gap in differing), f"{case}: {differing}"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", [*FORMATS, "mxfp4"])
+def test_tokens_on_a_gpu_are_the_same(name: str, coded: dict[str, Path], tmp_path: Path) -> None:
+    """Codes are streamed and decoded there, some in captured steps."""
+    directory = coded[name]
+    expected = reference(transformers_model(directory / "plain"), random_prompts(99))
+    for case in covering(6, seed=len(name)):
+        with (
+            ExecutionEnv.create(tmp_path, device="cuda:0", deadline_s=60) as env,
+            OffloadedLM(str(directory), env, directory, case.policy, schedule=case.schedule, dtype="float32") as lm,
+        ):
+            prompts = expected.prompts[: case.num_prompts]
+            output = lm.generate(prompts, max_new_tokens=case.gen_len, pad_token_id=0)
         differing = expected.rows_that_differ(case, output)
         assert all(gap < NEAR_TIE for _, gap in differing), f"{case}: {differing}"
 
