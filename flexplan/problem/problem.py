@@ -95,8 +95,7 @@ class Problem(BaseModel):
         if need - 1 > have:  # the last token is never read
             raise UsageError(
                 "FP111",
-                f"prompt {prompt} + output {output} = {need} tokens, "
-                f"{self.model.name} reads {have}",
+                f"prompt {prompt} + output {output} = {need} tokens, {self.model.name} reads {have}",
                 fix="lower --prompt-len or --gen-len",
             )
         return self
