@@ -97,7 +97,7 @@ def bound_sentence(found: Explanation) -> str:
     if not bound.prefill_limit:  # a job whose passes are prefill and decoding at once
         return (
             f"The busiest lane of the job is {busiest.get('decode') or '-'}.\n"
-            f"Busiest of all lanes and resources is {named(bound.decode_limit)}: at full rate all passes of the job need "
+            f"Busiest of all lanes and resources is {named(bound.decode_limit)}: at full rate all passes need "
             f"{seconds(bound.total_s)} of it, the least that this policy can take.\n"
             f"It takes {seconds(found.plan.prediction.block_s)}, so it runs at {found.of_bound_percent:.0f} % of its "
             "bound."
