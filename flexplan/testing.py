@@ -25,7 +25,8 @@ from flexplan.placement import Layout, Placement
 from flexplan.plan import Plan, Planner, Schedule, solve
 from flexplan.policy import Policy, fill_blocks
 from flexplan.problem import Problem
-from flexplan.proof import placement_of, prove
+from flexplan.proof import prove
+from flexplan.schedule import placement_of
 from flexplan.simulation import simulate_graph
 from flexplan.units import MiB
 

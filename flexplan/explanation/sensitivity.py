@@ -13,6 +13,7 @@ from flexplan.plan import Plan, solve
 from flexplan.plugins import PLANNERS, available, make
 from flexplan.policy import lossy_fields
 from flexplan.problem import Problem
+from flexplan.schedule import rolls
 from flexplan.simulation import predict
 from flexplan.units import MiB, format_size
 
@@ -120,4 +121,5 @@ def _is_planned(plan: Plan) -> bool:
 def _options(plan: Plan) -> dict[str, Any]:
     """What the planner was given, as far as the plan shows it."""
     lossy = lossy_fields(plan.policy)
-    return {"schedule": plan.schedule} | ({"lossy": lossy} if lossy else {})
+    quick = {"effort": "quick"} if plan.planner == "search" and rolls(schedule_of(plan.schedule)) else {}
+    return {"schedule": plan.schedule} | ({"lossy": lossy} if lossy else {}) | quick

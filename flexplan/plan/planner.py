@@ -22,8 +22,7 @@ from flexplan.plan.thirdparty import blamed_on, foreign_plan, is_foreign, name_o
 from flexplan.plugins import PLANNERS, make
 from flexplan.policy import Policy
 from flexplan.problem import Problem
-from flexplan.proof import SeatingLaws, placement_of, prove
-from flexplan.schedule import Schedule, first_block, rolls
+from flexplan.schedule import Schedule, first_block, placement_of, rolls
 
 __all__ = ["Planner", "Schedule", "check_plan", "solve"]
 
@@ -166,12 +165,16 @@ def _prove(plan: Plan, schedule: Schedule) -> None:
     graph_of_short = schedule.build(short, plan.policy)
     check_order(graph_of_short.buffers, graph_of_short.nodes())
     if isinstance(schedule, Foreign):
+        from flexplan.proof import prove  # a tenth of what `import flexplan` would take, for what few have
+
         prove(graph_of_short, _placement_of(graph_of_short, schedule, short, plan.policy))
         prove(graph, placement, most_sweeps=_PROVED_SWEEPS)
 
 
 def _prove_rolling(problem: Problem, policy: Policy, schedule: Schedule) -> None:
     """The first passes of the job on few layers: its seats fill, and some of those who sit leave them again."""
+    from flexplan.proof import SeatingLaws  # as above
+
     shallow = problem.with_layers(fewer_layers(problem.model.num_layers, policy, _CHECKED_LAYERS))
     graph = schedule.build(shallow, policy)
     first = TaskGraph.of(graph.schedule, graph.live, graph.buffers, list(islice(graph.sweeps(), _CHECKED_PASSES)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from flexplan.limits import MOST_NEW_TOKENS, shown
@@ -52,7 +52,7 @@ class Wishes:
     @property
     def digested(self) -> list[Any]:
         """As plain data; nothing where nothing is asked for."""
-        return [] if self == NOTHING else list(asdict(self).values())
+        return [] if self == NOTHING else [getattr(self, name) for name in self.__slots__]
 
 
 NOTHING = Wishes()

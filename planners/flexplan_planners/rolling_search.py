@@ -24,7 +24,6 @@ _SMALLER = 8  # steps of the weights on the gpu, where a policy turns out too la
 _TRIES = 4  # policies that are simulated of all that lie next to one
 _CACHE = 0.0, 5.0, 10.0, 20.0, 35.0, 50.0, 75.0, 100.0  # percent of the cache on the gpu
 _ADMIT = 1.1, 1.5, 2.5  # times the prompts that come in when as many leave
-_ROUNDS = 4
 _WORTH = 0.995
 _MOST_ROWS = 4096  # of a micro-batch
 _REQUESTS = 1500  # that stand for more
@@ -37,10 +36,16 @@ class RollingSearch:
     """Rolling policies of one problem; all that is asked of them is remembered."""
 
     def __init__(
-        self, problem: Problem, host_attention: Sequence[bool], sep_layer: Sequence[bool], lossy: Mapping[str, Any]
+        self,
+        problem: Problem,
+        host_attention: Sequence[bool],
+        sep_layer: Sequence[bool],
+        lossy: Mapping[str, Any],
+        rounds: int,
     ) -> None:
         self.whole = problem
         self.problem = thinned(problem)
+        self.rounds = rounds
         self.host_attention = tuple(host_attention)
         self.sep_layer = tuple(sep_layer)
         self.lossy = {name: value for name, value in lossy.items() if name != "attn_sparsity"}
@@ -56,7 +61,7 @@ class RollingSearch:
         if not begin:
             return None
         seconds, policy = begin[0]
-        for _ in range(_ROUNDS):
+        for _ in range(self.rounds):
             near = self._judged(self._neighbours(policy), seconds * _WORTH)
             if not near or near[0][0] >= seconds * _WORTH:
                 break

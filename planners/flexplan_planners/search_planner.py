@@ -101,14 +101,18 @@ class SearchPlanner:
 
     def _rolling(self, problem: Problem) -> Plan:
         proposer = self.proposer
-        search = RollingSearch(problem, proposer.host_attention, proposer.sep_layer, proposer.lossy)
+        search = RollingSearch(
+            problem, proposer.host_attention, proposer.sep_layer, proposer.lossy, rounds=2 * self.effort.rounds
+        )
         policy = search.best()
         if policy is None:
             raise self.proposer.refusal(problem)
         return Plan.of(problem, policy, schedule="rolling", planner="search")
 
     def shadow_prices(self, problem: Problem, policy: Policy) -> dict[str, float]:
-        """Those of the linear program, at the block of a policy."""
+        """Those of the linear program, at the block of a policy; a rolling one has none."""
+        if self.schedule == "rolling":
+            return {}
         return self.proposer.shadow_prices(problem, policy)
 
     def _plan(self, problem: Problem) -> Plan:

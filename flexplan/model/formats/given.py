@@ -17,8 +17,8 @@ _MOST_PATTERNS = 1 << 17
 class Given:
     """The keys of a `quantization_config` or of a part of it; `scale` is the dtype that its scales are stored in."""
 
-    def __init__(self, values: Mapping[str, Any], where: str, scale: str, element: str) -> None:
-        self.values, self.where, self.scale, self.element = values, where, scale, element
+    def __init__(self, values: Mapping[str, Any], where: str, scale: str) -> None:
+        self.values, self.where, self.scale = values, where, scale
         self.seen: set[str] = set()
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -52,7 +52,7 @@ class Given:
         """A part of it, an object."""
         if not isinstance(values, Mapping):
             raise self.refuse(key, values, "an object")
-        return Given(values, f"{self.where}: {key}", self.scale, self.element)
+        return Given(values, f"{self.where}: {key}", self.scale)
 
     def ignore(self, *keys: str) -> None:
         """Keys that say how the codes were found, or what another system computes with: nothing that changes x."""

@@ -41,7 +41,7 @@ def read_format(
     read = _METHODS.get(method) if isinstance(method, str) and key in _KEYS else None
     if read is None or not isinstance(values, Mapping):
         raise _unknown(where, key, method)
-    given = Given(values, where, scale or _SCALES.get(str(method), element), element)
+    given = Given(values, where, scale or _SCALES.get(str(method), element))
     given.ignore("quant_method")
     given.one_of("dequantize", (False,), False)
     found = read(given)

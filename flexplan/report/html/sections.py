@@ -142,7 +142,7 @@ def _lanes(shown: Shown) -> Iterator[Html]:
         if "measured" in views:
             both = around, views["predicted"], views["measured"]
             yield element(
-                "details", element("summary", "By kind of task, and the slowest"), kinds(*both), slowest(*both)
+                "details", element("summary", "By kind of task, and the slowest"), kinds(*both), slowest(*both[1:])
             )
 
 
@@ -161,7 +161,7 @@ def _idle(named_view: tuple[str, OnePass]) -> Html:
         total = sum(took for _, took in causes)
         worth = [(cause, took) for cause, took in causes if took >= 0.005 * view.took_s]
         says = ", ".join(
-            f"{named(cause) if cause else 'its own start'} {share_of(took, view.took_s)}" for cause, took in worth
+            f"{named(cause) if cause else 'no task'} {share_of(took, view.took_s)}" for cause, took in worth
         )
         rows.append([lane, share_of(total, view.took_s), says])
     return html_table((f"lane, {name}", "idle", "while it waits for"), rows)

@@ -9,6 +9,8 @@ from flexplan_runtime.commands.prepare import Ready
 from flexplan_runtime.execute import Logprob
 from flexplan_runtime.generate import Done, Tokenizer, cut
 
+_LEAST = -9999.0  # OpenAI's word for impossible: JSON has none for infinity
+
 
 class Answers:
     """Those of which some are still at work."""
@@ -45,5 +47,5 @@ class Answers:
 
 
 def _told(tokenizer: Tokenizer, token: int, logprob: Logprob) -> TokenLogprob:
-    top = tuple(TokenLogprob(one, *tokenizer.piece(one), value) for one, value in logprob.top)
-    return TokenLogprob(token, *tokenizer.piece(token), logprob.chosen, top)
+    top = tuple(TokenLogprob(one, *tokenizer.piece(one), max(value, _LEAST)) for one, value in logprob.top)
+    return TokenLogprob(token, *tokenizer.piece(token), max(logprob.chosen, _LEAST), top)

@@ -12,7 +12,7 @@ from flexplan_runtime.commands.answers import Answers
 from flexplan_runtime.commands.identity import settings_of
 from flexplan_runtime.commands.prepare import Ready
 from flexplan_runtime.commands.recorder import Recorder
-from flexplan_runtime.commands.run import Watch, open_lm
+from flexplan_runtime.commands.run import Watch, loaded
 from flexplan_runtime.generate import OffloadedLM
 
 
@@ -22,14 +22,11 @@ def run_job(ready: Ready, listener: JobListener) -> JobReport:
     if not ready.requests:
         return JobReport(0, 0, 0, 0.0, 0.0, {})
     recorder = Recorder(ready.plan()) if ready.request.record else None
-    began_s = time.perf_counter()
-    listener.stage("loading weights")
-    with open_lm(ready) as lm:
-        loaded_s = time.perf_counter()
+    with loaded(ready, listener) as (lm, watch, load_s):
         listener.stage("generating")
-        watch = Watch(lm.env.ledger, listener)
+        began_s = time.perf_counter()
         prompts, tokens = complete_job(ready, lm, watch, listener, recorder)
-        load_s, run_s = loaded_s - began_s, time.perf_counter() - loaded_s
+        run_s = time.perf_counter() - began_s
         left = len(ready.requests) - prompts
         recording = recorder.recording(ready, watch.samples, tokens, load_s) if recorder else None
         return JobReport(prompts, tokens, left, load_s, run_s, watch.peak_bytes, recording)

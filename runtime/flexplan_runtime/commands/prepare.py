@@ -57,6 +57,12 @@ class Ready:
         return self.opened.shape.with_dtype(self.dtype.itemsize)
 
     @property
+    def new_tokens(self) -> list[int]:
+        """The most of each request."""
+        usual = self.request.max_new_tokens
+        return [self.requests.wishes(at).max_new_tokens or usual for at in range(len(self.requests))]
+
+    @property
     def stops(self) -> tuple[int, ...]:
         """Ids that end a row."""
         return tuple(self.opened.math.eos_token_ids) if self.request.stop_at_end_token else ()
@@ -153,7 +159,7 @@ def _take_prompts(job: RunRequest, requests: Requests, tokenizer: Tokenizer, sha
         some = [prompts[n] for n in few]
         for n, prompt, ids in zip(few, some, tokenizer.tried(some), strict=True):
             new_tokens = prompt.max_new_tokens or job.max_new_tokens
-            error = _refusal(requests, prompt, ids, new_tokens, shape)
+            error = _refusal(requests, prompt, ids, new_tokens, shape, tokenizer.tells)
             if error is not None:
                 refused.append((n, places[n], error))
                 continue
@@ -163,14 +169,19 @@ def _take_prompts(job: RunRequest, requests: Requests, tokenizer: Tokenizer, sha
             most = max(most, new_tokens)
         if refused and (job.strict or len(refused) == len(prompts)):
             raise refused[0][2]
+    tokenizer.close()
     return Taken(requests, good, most, refused)
 
 
 def _refusal(
-    requests: Requests, prompt: Prompt, ids: list[int] | PromptError, new_tokens: int, shape: ModelShape
+    requests: Requests, prompt: Prompt, ids: list[int] | PromptError, new_tokens: int, shape: ModelShape, tells: bool
 ) -> FlexplanError | None:
+    """Why a prompt cannot be run, if so; ``tells``: there is a tokenizer, and answers will have text."""
     if isinstance(ids, PromptError):
         return ids
+    if prompt.wishes.stop and not tells:
+        message = f"line {prompt.line}: stop texts {prompt.wishes.stop!r:.60} need a tokenizer, and there is none"
+        return PromptError("FP325", message, fix="give stop_token_ids, or a directory with its tokenizer")
     try:
         return wrong_with(requests.made(ids, prompt.wishes), f"line {prompt.line}: the prompt", new_tokens, shape)
     except UsageError as error:

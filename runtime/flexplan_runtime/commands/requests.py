@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from typing import overload
 
+from flexplan.errors import StorageError
 from flexplan.job import RunRequest
 from flexplan.model import TokenRules
 from flexplan.problem import Prompt, Wishes
@@ -29,8 +30,12 @@ class TokenRuns(Sequence[list[int]]):
 
     def add(self, tokens: Sequence[int]) -> None:
         """One more list."""
-        self._file.seek(4 * self._ends[-1])
-        self._file.write(array("I", tokens).tobytes())
+        try:
+            self._file.seek(4 * self._ends[-1])
+            self._file.write(array("I", tokens).tobytes())
+        except OSError as error:
+            message = f"the tokens of the prompts cannot be put aside in {tempfile.gettempdir()}: {error.strerror}"
+            raise StorageError("FP630", message, fix="make room there, or set TMPDIR to where there is some") from error
         self._ends.append(self._ends[-1] + len(tokens))
         self.lens.append(len(tokens))
 

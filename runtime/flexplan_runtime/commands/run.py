@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
 from flexplan.graph import Timeline, tier_of
 from flexplan.job import BenchReport, Choice, Completion, Listener, Recording, RunReport
 from flexplan.plan import Plan, simulate
+from flexplan.schedule import rolls
 from flexplan_runtime.commands.prepare import Ready
 from flexplan_runtime.commands.recorder import Recorder, Sample
 from flexplan_runtime.generate import Generation, OffloadedLM, refuse_broken
@@ -20,15 +22,11 @@ MOVES = ("up_bytes", "down_bytes", "read_bytes", "write_bytes")
 
 def run_ready(ready: Ready, listener: Listener) -> RunReport:
     """Load the weights and complete the prompts."""
-    began_s = time.perf_counter()
-    listener.stage("loading weights")
-    with open_lm(ready) as lm:
-        loaded_s = time.perf_counter()
+    with loaded(ready, listener) as (lm, watch, load_s):
         listener.stage("generating")
-        watch = Watch(lm.env.ledger, listener)
+        began_s = time.perf_counter()
         done = generate(ready, lm, watch)
-        ended_s = time.perf_counter()
-        return _report(ready, lm, done, watch, loaded_s - began_s, ended_s - loaded_s)
+        return _report(ready, lm, done, watch, load_s, time.perf_counter() - began_s)
 
 
 def bench_ready(ready: Ready, plan: Plan, listener: Listener) -> BenchReport:
@@ -37,17 +35,14 @@ def bench_ready(ready: Ready, plan: Plan, listener: Listener) -> BenchReport:
     on_device = ready.env.device.type == "cuda"
     if on_device:
         torch.cuda.reset_peak_memory_stats(ready.env.device)
-    began_s = time.perf_counter()
-    listener.stage("loading weights")
-    with open_lm(ready) as lm:
-        load_s = time.perf_counter() - began_s
+    with loaded(ready, listener) as (lm, _, load_s):
         listener.stage("warming up")
         lm.complete(ready.requests.ids[: 2 * ready.policy.block_size], min(2, ready.request.max_new_tokens))
         lm.env.ledger.moved.clear()
         listener.stage("measuring")
         watch = Watch(lm.env.ledger, listener)
         began_s = time.perf_counter()
-        done = generate(ready, lm, watch, trace=True)
+        done = generate(ready, lm, watch, trace=not rolls(lm.schedule))  # of a whole job there are too many tasks
         refuse_broken(done.broken, done.tokens, lm.dtype)  # what is no number may be quicker, too
         report = _report(ready, lm, done, watch, load_s, time.perf_counter() - began_s)
     device_peak = int(torch.cuda.max_memory_allocated(ready.env.device)) if on_device else None
@@ -74,6 +69,15 @@ def _moved(plan: Plan, ledger: Ledger) -> dict[str, tuple[int, int]]:
     return {name: (planned[name], counted[name]) for name in MOVES}
 
 
+@contextmanager
+def loaded(ready: Ready, listener: Listener) -> Iterator[tuple[OffloadedLM, Watch, float]]:
+    """The model of a request, who watches what it holds, and the seconds that loading its weights took."""
+    began_s = time.perf_counter()
+    listener.stage("loading weights")
+    with open_lm(ready) as lm:
+        yield lm, Watch(lm.env.ledger, listener), time.perf_counter() - began_s
+
+
 def open_lm(ready: Ready) -> OffloadedLM:
     """The model of a request, its weights loaded."""
     request = ready.request
@@ -92,9 +96,8 @@ def open_lm(ready: Ready) -> OffloadedLM:
 def generate(ready: Ready, lm: OffloadedLM, watch: Watch, *, trace: bool = False) -> Generation:
     """All prompts of a request."""
     sampling, stops = ready.sampling, ready.stops
-    return lm.complete(
-        ready.requests.ids, ready.request.max_new_tokens, sampling=sampling, stops=stops, progress=watch, trace=trace
-    )
+    most = ready.new_tokens
+    return lm.complete(ready.requests.ids, most, sampling=sampling, stops=stops, progress=watch, trace=trace)
 
 
 class Watch:

@@ -15,8 +15,8 @@ from flexplan.hardware import Hardware, hardware_from
 from flexplan.model import Ids
 from flexplan.placement import Layout, Placement
 from flexplan.problem import Problem, Workload
-from flexplan.proof import placement_of, proved
-from flexplan.schedule import Schedule, first_block, rolls
+from flexplan.proof import proved
+from flexplan.schedule import Schedule, first_block, placement_of, rolls
 from flexplan_runtime.execute import (
     BatchState,
     BlockPlan,

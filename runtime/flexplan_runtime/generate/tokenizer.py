@@ -22,6 +22,7 @@ from flexplan.problem import (
 )
 from flexplan_runtime.generate.pieces import piece_of
 
+_CONTEXT = 64  # tokens of a prompt that a text is told after: what is before them changes nothing behind them
 _FILES = (FILE, "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
 
@@ -47,6 +48,11 @@ class Tokenizer:
         """transformers' own object, for who speaks to it directly; raises ModelFilesError where it does not load."""
         return self._load()
 
+    @property
+    def tells(self) -> bool:
+        """Will there be text of answers?  Known once prompts were read."""
+        return self.exists and not self.broken
+
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Token ids of every prompt; raises PromptError for one that has none."""
         found = []
@@ -69,6 +75,10 @@ class Tokenizer:
             self._look()
         return [list(p.content) if isinstance(p.content, tuple) else next(found) for p in prompts]
 
+    def close(self) -> None:
+        """End what renders messages; it begins anew where there are more."""
+        self._renderer.close()
+
     def piece(self, token: int) -> tuple[str, bytes | None]:
         """A token's text, and its bytes: of one that is a part of a character, the text is a replacement character."""
         if not self.exists or self.broken:
@@ -85,8 +95,9 @@ class Tokenizer:
         """
         if not self.exists or self.broken:
             return None
+        near = after[-_CONTEXT:]
         try:
-            together, before = bounded(lambda: [self._text(ids) for ids in ([*after, *tokens], after)])
+            together, before = bounded(lambda: [self._text(ids) for ids in ([*near, *tokens], near)])
         except (TimeoutError, ValueError) as error:
             self.broken = isinstance(error, TimeoutError)  # it would hang again, at each answer
             which = "all answers from here on" if self.broken else "such answers"

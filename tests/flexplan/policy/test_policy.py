@@ -159,9 +159,9 @@ def test_an_unknown_field_suggests_the_one_that_was_meant() -> None:
     ids=range(24),
 )
 def test_a_file_that_is_not_one_plain_object_of_this_version_is_refused(text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     refused(text)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize("text", [b"\xff\xfe{}", b"\x80", b'{"overlap": "\xe9"}'])

@@ -18,9 +18,9 @@ from flexplan.errors import GraphError
 from flexplan.graph import KINDS, Finished, Sweep, Task, TaskGraph
 from flexplan.policy import Policy, fill_blocks
 from flexplan.problem import Problem
-from flexplan.proof import Proof, named_lines, placement_of, prove, proved
+from flexplan.proof import Proof, named_lines, prove, proved
 from flexplan.proof.repeats import Repeats
-from flexplan.schedule import Schedule
+from flexplan.schedule import Schedule, placement_of
 from flexplan.testing import policy_with, small_shape
 
 EXAMPLES = int(os.environ.get("FLEXPLAN_PROOFS", "150"))

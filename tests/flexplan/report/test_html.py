@@ -124,11 +124,29 @@ def test_a_name_is_text_wherever_it_stands(folder: Path) -> None:
     assert json.loads(found.texts["explanation"])["plan"]["problem"]["hardware"]["name"] == "</script><img src=//evil>"
 
 
+CLICKS = """
+<script>
+const chart = echarts.getInstanceByDom(document.getElementById("pass-1"));
+const zoom = () => { const { start, end } = chart.getOption().dataZoom[0]; return end - start; };
+const [more, less, all] = document.querySelectorAll("#pass-1")[0].previousElementSibling.querySelectorAll("button");
+const seen = [zoom()];
+for (const button of [more, more, less, all]) { button.click(); seen.push(zoom()); }
+document.getElementById("theme").click();
+document.documentElement.dataset.zooms = seen.join(" ");
+</script>
+"""
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
-def test_a_browser_draws_every_chart_without_a_complaint(folder: Path, page: Page, tmp_path: Path) -> None:
-    command = [CHROMIUM, *HEADLESS, f"--user-data-dir={tmp_path}", "--dump-dom", (folder / "report.html").as_uri()]
+def test_a_browser_draws_zooms_and_turns_dark_without_a_complaint(folder: Path, page: Page, tmp_path: Path) -> None:
+    clicked = folder / "clicked.html"
+    before, end, after = (folder / "report.html").read_text().rpartition("</body>")
+    clicked.write_text(before + CLICKS + end + after)
+    command = [CHROMIUM, *HEADLESS, f"--user-data-dir={tmp_path}", "--dump-dom", clicked.as_uri()]
     shown = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120, check=True)
     assert "data-ready-ms=" in shown.stdout  # the script came to its end
     charts = json.loads(page.texts["charts"])
     assert shown.stdout.count("<canvas") == len(charts["passes"]) + 1  # memory
+    assert 'data-zooms="100 50 25 50 100"' in shown.stdout
+    assert 'data-theme="dark"' in shown.stdout
     assert not re.findall(r"CONSOLE.*", shown.stderr)

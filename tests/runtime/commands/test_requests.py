@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from typer.testing import CliRunner, Result
 
 from flexplan.cli.app import app
-from flexplan.problem import Chat, Prompt
+from flexplan.problem import Chat, Prompt, lengths
 
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{% if message.role == 'root' %}{{ raise_exception('no root') }}"
@@ -106,6 +106,8 @@ def test_messages_become_the_tokens_that_transformers_gives(desk: Desk) -> None:
     for chat, found in zip(chats, ours, strict=True):
         given = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True)
         assert found == list(given["input_ids"] if hasattr(given, "keys") else given)
+    prompts = [Prompt(n, Chat(tuple(chat)), n + 1) for n, chat in enumerate(chats)]
+    assert lengths([*prompts, Prompt(2, "text")], desk.model)[:2] == tuple(map(len, ours))  # as `solve` counts them
     assert desk.run({"id": 1, "messages": USER}, {"id": 2, "prompt_ids": ours[0]}).exit_code == 0
     one, two = desk.rows()
     assert one["messages"] == USER and one["token_ids"] == two["token_ids"]
@@ -197,3 +199,13 @@ def test_the_bytes_of_tokens_make_the_text_also_where_they_cut_a_character(desk:
     assert all(raw is not None for _, raw in pieces)
     assert b"".join(raw or b"" for _, raw in pieces).decode().endswith(text)
     assert any("\ufffd" in one for one, _ in pieces)  # there are such
+
+
+def test_stop_texts_without_a_tokenizer_are_refused_and_the_rest_is_run(desk: Desk) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json", "chat_template.jinja"):
+        (desk.model / name).unlink(missing_ok=True)
+    result = desk.run(
+        {"id": "a", "prompt_ids": [5, 6], "stop": ["x"]}, {"id": "b", "prompt_ids": [5, 6], "logprobs": 1}
+    )
+    assert result.exit_code == 5 and desk.failed()["a"]["code"] == "FP325"
+    assert desk.rows()[0]["id"] == "b" and len(desk.rows()[0]["logprobs"]) == 6

@@ -45,6 +45,7 @@ STREAMED = Policy(2, 2, **SPREAD, pin_weight=False)
 HOSTED = Policy(2, 2, **SPREAD, cpu_cache_compute=True)
 ON_DISK = policy_with(2, 2, w=(0.0, 0.0), cache=(0.0, 0.0), act=(0.0, 0.0))
 CASE = Case(STREAMED, num_prompts=4)
+SOON_S = 15.0  # less than anything here that sleeps, and more than a busy machine takes
 
 
 class Broken(Exception):
@@ -76,7 +77,7 @@ def clean(scratch: Path) -> Iterator[None]:
 # -- a worker raises -----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("number", "overlap"), [(1, True), (0, False)])
 @pytest.mark.parametrize("kind", HANDLERS)
-def test_an_error_of_any_worker_is_the_callers_within_a_second(
+def test_an_error_of_any_worker_is_the_callers_at_once(
     kind: str, number: int, overlap: bool, tiny_opt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     error, raised = Broken(kind), []
@@ -90,7 +91,7 @@ def test_an_error_of_any_worker_is_the_callers_within_a_second(
             wrap_handlers(patched, at_call(number, fail), kind)
             with pytest.raises(Broken) as caught:
                 lm.generate(text_prompts(tiny_opt, 4), max_new_tokens=4)
-        assert time.monotonic() - raised[0] < 1
+        assert time.monotonic() - raised[0] < SOON_S
         assert caught.value is error
         assert len(raised) == 1
         assert [name for name in flexplan_threads() if name != "flexplan-disk_0"] == []
@@ -156,7 +157,7 @@ def test_an_error_does_not_wait_for_a_slow_neighbour(
             lm.generate(text_prompts(tiny_opt, 4), max_new_tokens=4)
         waited_s = time.monotonic() - raised[0]
         wake.set()
-    assert waited_s < 1.5
+    assert waited_s < SOON_S
 
 
 def test_an_error_in_the_callers_progress_ends_the_run(tiny_opt: Path, tmp_path: Path) -> None:
@@ -196,7 +197,7 @@ def test_a_stalled_task_ends_at_the_deadline_with_its_name(
         begun = time.monotonic()
         with pytest.raises(DeadlineExceeded, match=r"waiting for \w+@\w+\[i=\d+ j=\d+ k=\d+") as stuck:
             lm.generate(text_prompts(tiny_opt, 4), max_new_tokens=4)
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < SOON_S
         assert stuck.value.exit_code == 9
         wake.set()
 
@@ -287,10 +288,10 @@ def test_a_stalled_disk_does_not_hold_up_the_end(
                 lm.generate(text_prompts(tiny_opt, 4), max_new_tokens=4)
             assert right(tiny_opt, lm)
             begun = time.monotonic()
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < SOON_S
         assert not wake.is_set()
         wake.set()
-        give_up = time.monotonic() + 5
+        give_up = time.monotonic() + SOON_S
         while open_files() >= files and time.monotonic() < give_up:
             time.sleep(0.01)
         assert open_files() < files, "the last request closes its file"
@@ -359,7 +360,7 @@ def test_a_failing_disk_is_a_storage_error_that_says_how(
             begun = time.monotonic()
             with pytest.raises(StorageError, match=os.strerror(code)) as failure:
                 lm.generate(text_prompts(tiny_opt, 4), max_new_tokens=4)
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < SOON_S
         assert failure.value.exit_code == 6
         assert right(tiny_opt, lm)
 

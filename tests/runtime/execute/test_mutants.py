@@ -23,7 +23,8 @@ from flexplan.errors import FlexplanError, GraphError, PluginError
 from flexplan.placement import Placement
 from flexplan.policy import fill_blocks
 from flexplan.problem import Problem, Workload
-from flexplan.proof import placement_of, prove
+from flexplan.proof import prove
+from flexplan.schedule import placement_of
 
 POLICIES = 60
 MUTANTS = int(os.environ.get("FLEXPLAN_MUTANTS", "300")) // POLICIES

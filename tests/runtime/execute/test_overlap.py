@@ -1,11 +1,13 @@
 """Overlap is real: on slowed-down tiers the measured timeline is the simulated one, and zig-zag beats row by row.
 
 Every task is held until the resources it needs would have served it.  The sleeps are long against Python's own time,
-so the machine that runs the test does not matter; one retry is for a machine that is otherwise busy.
+so the machine that runs the test does not matter; where it is otherwise busy, the quietest of some tries counts.
 """
 
 from __future__ import annotations
 
+import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,10 +21,12 @@ from flexplan.graph import Timeline
 from flexplan.hardware import Hardware, hardware_from
 from flexplan.model import read_config, weight_tensors
 from flexplan.policy import Policy
-from flexplan.simulation import simulate_graph
+from flexplan.problem import Problem, Workload
+from flexplan.simulation import job_time, simulate_graph
 from flexplan.testing import policy_with
 
 PROMPTS = random_prompts(99, 8)
+TRIES = 6  # what else runs on the machine only ever makes it slower
 LAYER_S = 0.1  # streaming one transformer layer
 KERNEL_S = 0.0125
 WEIGHTS_ON_HOST = policy_with(2, 4, w=(0.0, 100.0), sep_layer=False)
@@ -74,11 +78,13 @@ def measured_and_simulated(
         return lm.timeline, simulate_graph(block.graph, rates)
 
 
-def once_or_twice(check: Callable[[], None]) -> None:
-    try:
-        check()
-    except AssertionError:
-        check()
+def at_some_time(check: Callable[[], None]) -> None:
+    for _ in range(TRIES - 1):
+        try:
+            return check()
+        except AssertionError:
+            continue
+    return check()
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -92,7 +98,7 @@ def test_measured_timeline_is_the_simulated_one(name: str, model: Path, tmp_path
             if busy_s > simulated.end_s / 2:
                 assert measured.lane_busy_s[lane] == pytest.approx(busy_s, rel=0.15)
 
-    once_or_twice(check)
+    at_some_time(check)
 
 
 def test_zigzag_is_faster_than_row_by_row_where_weights_dominate(model: Path, tmp_path: Path) -> None:
@@ -102,7 +108,7 @@ def test_zigzag_is_faster_than_row_by_row_where_weights_dominate(model: Path, tm
         assert rowwise.end_s == pytest.approx(simulated.end_s, rel=0.15)
         assert rowwise.end_s > 1.5 * zigzag.end_s
 
-    once_or_twice(check)
+    at_some_time(check)
 
 
 def test_overlap_hides_computing_behind_loading(model: Path, tmp_path: Path) -> None:
@@ -120,7 +126,7 @@ def test_overlap_hides_computing_behind_loading(model: Path, tmp_path: Path) -> 
         loading, computing = (together.lane_busy_s[lane] for lane in ("h2d_weights", "gpu"))
         assert together.end_s < 1.15 * max(loading, computing) + LAYER_S + 4 * KERNEL_S
 
-    once_or_twice(check)
+    at_some_time(check)
 
 
 def test_a_throttled_run_computes_the_same(model: Path, tmp_path: Path) -> None:
@@ -130,3 +136,25 @@ def test_a_throttled_run_computes_the_same(model: Path, tmp_path: Path) -> None:
         with opened(model, WEIGHTS_ON_HOST, tmp_path, throttle=throttle) as lm:
             outputs.append(lm.generate(*left_padded(PROMPTS), max_new_tokens=2))
     assert torch.equal(*outputs)
+
+
+def test_a_rolling_job_takes_the_seconds_that_are_simulated(model: Path, tmp_path: Path) -> None:
+    """Requests of many lengths, a few of them; more with FLEXPLAN_ROLLING."""
+    draw, rates = random.Random(1), Rates(slow_machine(model))
+    policy = policy_with(3, 2, w=(0.0, 100.0), cache=(0.0, 100.0), sep_layer=False, cpu_cache_compute=True)
+    count = int(os.environ.get("FLEXPLAN_ROLLING", "20"))
+    prompts = [[draw.randrange(5, 90) for _ in range(draw.randint(1, 16))] for _ in range(count)]
+    most = [draw.choice((1, 1, 2, 2, 3, 5)) for _ in prompts]
+
+    def check() -> None:
+        with opened(model, policy, tmp_path, schedule="rolling", throttle=rates) as lm:
+            lm.env.throttle, throttle = None, lm.env.throttle
+            lm.complete(prompts[:6], most[:6])
+            lm.env.throttle = throttle
+            done = lm.complete(prompts, most)
+            work = Workload(prompt_lens=tuple(map(len, prompts)), gen_lens=tuple(most))
+            problem = Problem(model=lm.shape, hardware=slow_machine(model), workload=work)
+        assert done.timelines[0].end_s == pytest.approx(job_time(problem, policy, 1000).seconds, rel=0.15)
+        assert list(map(len, done.tokens)) == most
+
+    at_some_time(check)

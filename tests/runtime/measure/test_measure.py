@@ -63,7 +63,7 @@ def test_a_median_is_not_moved_by_one_slow_run() -> None:
 
 
 def test_a_duration_is_that_of_one_call() -> None:
-    assert timed(lambda: time.sleep(0.01), HOST, 0.05).value == pytest.approx(0.01, rel=0.5)
+    assert 0.01 <= timed(lambda: time.sleep(0.01), HOST, 0.05).value < 0.04  # not that of the ten or so that were timed
 
 
 def test_figures_of_a_running_model_are_those_that_its_tasks_took() -> None:

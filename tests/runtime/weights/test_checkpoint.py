@@ -347,11 +347,11 @@ def test_a_header_or_an_index_that_is_too_large_to_look_through_is_refused_at_on
     with_header(one / SINGLE, b" " * (9 << 20))
     edit_index(many, lambda m: m.update({f"t{n}": f"{n}.safetensors" for n in range(60_000)}))
     for path, said in ((one, "bytes of header"), (many, "files")):
-        started = time.perf_counter()
+        started = time.process_time()
         with pytest.raises(ModelFilesError, match=said) as refused:
             read_config(path)
         assert refused.value.code == "FP509"
-        assert time.perf_counter() - started < 1
+        assert time.process_time() - started < 1
 
 
 def test_tensors_that_nobody_needs_are_left_alone(copy_of: Callable[[str], Path]) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from flexplan_runtime import ExecutionEnv, OffloadedLM
 from flexplan_runtime.kernels.codes import decode_rows
 from flexplan_runtime.weights.checkpoint import open_checkpoint
 from policies import NEAR_TIE, covering, generated, random_prompts, reference, transformers_model
@@ -97,6 +99,23 @@ def test_greedy_tokens_are_those_of_the_model_that_the_codes_stand_for(
     expected = reference(transformers_model(directory / "plain"), random_prompts(99))
     for case in covering(cases, seed=[*FORMATS, "mxfp4"].index(name)):
         output = generated(directory, case, expected.prompts, tmp_path)
+        differing = expected.rows_that_differ(case, output)
+        assert all(gap < NEAR_TIE for _, gap in differing), f"{case}: {differing}"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", [*FORMATS, "mxfp4"])
+def test_tokens_on_a_gpu_are_the_same(name: str, coded: dict[str, Path], tmp_path: Path) -> None:
+    """Codes are streamed and decoded there, some in captured steps."""
+    directory = coded[name]
+    expected = reference(transformers_model(directory / "plain"), random_prompts(99))
+    for case in covering(6, seed=len(name)):
+        with (
+            ExecutionEnv.create(tmp_path, device="cuda:0", deadline_s=60) as env,
+            OffloadedLM(str(directory), env, directory, case.policy, schedule=case.schedule, dtype="float32") as lm,
+        ):
+            prompts = expected.prompts[: case.num_prompts]
+            output = lm.generate(prompts, max_new_tokens=case.gen_len, pad_token_id=0)
         differing = expected.rows_that_differ(case, output)
         assert all(gap < NEAR_TIE for _, gap in differing), f"{case}: {differing}"
 
@@ -197,13 +216,58 @@ def test_named_modules_stay_plain(patterns: list[str], kept: tuple[str, ...], co
     assert len(packed) == 8 - sum(1 if name[0].isdigit() else 2 for name in kept)
 
 
-@pytest.mark.parametrize(("pattern", "code"), [("q_proj", "FP511"), ("re:(a+)+b", "FP514")])
+@pytest.mark.parametrize(
+    ("patterns", "code"),
+    [(["q_proj"], "FP511"), (["re:(a+)+b"], "FP514"), ([f"re:{n}" for n in range(65)], "FP515")],
+)
 def test_modules_that_cannot_be_kept_are_refused(
-    pattern: str, code: str, coded: dict[str, Path], tmp_path: Path
+    patterns: list[str], code: str, coded: dict[str, Path], tmp_path: Path
 ) -> None:
-    with pytest.raises(ModelFilesError, match=r"part of qkv|is not read") as refused:
-        read_config(changed(coded["w4a16"], tmp_path / "model", {"ignore": [pattern]}))
+    with pytest.raises(ModelFilesError, match=r"part of qkv|is not read|65 patterns") as refused:
+        read_config(changed(coded["w4a16"], tmp_path / "model", {"ignore": patterns}))
     assert refused.value.code == code
+
+
+ODD_VALUES = (
+    None,
+    True,
+    0,
+    -1,
+    1 << 70,
+    1.5,
+    "x",
+    "",
+    "re:",
+    [],
+    [[]],
+    {},
+    ["re:.*"],
+    ["\ud800"],
+    [1 << 21, 1],
+    {"g": 5},
+)
+
+
+def with_something_odd(value: Any, rng: random.Random) -> Any:
+    """The same with one part, at any depth, replaced."""
+    if isinstance(value, dict | list) and value and rng.random() < 0.8:
+        key = rng.choice(list(value) if isinstance(value, dict) else range(len(value)))
+        changed = dict(value) if isinstance(value, dict) else list(value)
+        changed[key] = with_something_odd(value[key], rng)
+        return changed
+    return rng.choice(ODD_VALUES)
+
+
+def test_whatever_is_asked_is_honoured_or_refused(coded: dict[str, Path]) -> None:
+    rng, config = random.Random(0), json.loads((coded["awq"] / "config.json").read_text())
+    refused = 0
+    for _ in range(1000):
+        asked = with_something_odd(rng.choice([*FORMATS.values(), EXPERTS]).config, rng)
+        try:
+            read_config(config | {"quantization_config": asked})
+        except ModelFilesError:
+            refused += 1
+    assert 500 < refused < 1000
 
 
 def test_all_that_is_wrong_with_codes_is_said_at_once(coded: dict[str, Path], tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ import torch
 from policies import Case, generated, random_prompts, reference
 from tiny_models import ROTARY, reference_model
 from transformers import AutoTokenizer, LlamaConfig, PreTrainedModel, Qwen3Config
+from typer.testing import CliRunner
 
+from flexplan.cli.app import app
 from flexplan.errors import ModelFilesError
 from flexplan.model import read_model, weight_tensors
 from flexplan.policy import Policy
@@ -99,7 +101,10 @@ def test_digits_are_split_as_the_file_says(tmp_path: Path) -> None:
     from flexplan_runtime.weights import resolve_model
 
     written(reference_model(CONFIGS["llama"]), tmp_path / "tiny.gguf", "F16")
-    tokenizer = AutoTokenizer.from_pretrained(resolve_model(tmp_path / "tiny.gguf"))
+    done = CliRunner().invoke(app, ["convert", str(tmp_path / "tiny.gguf")])
+    place = resolve_model(tmp_path / "tiny.gguf")
+    assert done.exit_code == 0 and str(place) in done.output.replace("\n", "")
+    tokenizer = AutoTokenizer.from_pretrained(place)
     assert tokenizer.eos_token == "<1>" and tokenizer.convert_tokens_to_ids("<3>") == 259
 
 
@@ -131,3 +136,4 @@ def test_a_plan_says_how_a_file_becomes_a_model(tmp_path: Path) -> None:
     with pytest.raises(ModelFilesError) as broken:
         resolve_model(file)
     assert broken.value.code == "FP542"
+    assert CliRunner().invoke(app, ["convert", str(tmp_path)]).exit_code == 4

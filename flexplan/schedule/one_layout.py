@@ -1,4 +1,4 @@
-"""One layout: the bytes that are proved are the bytes that a runtime uses."""
+"""One layout: the bytes of a graph, which are proved, are those that a runtime uses."""
 
 from __future__ import annotations
 

@@ -1,0 +1,91 @@
+"""The search for rolling policies: of lists of many lengths it finds what fits, and what is faster."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from functools import cache
+
+import pytest
+from flexplan_planners.rolling_search import thinned
+
+from flexplan.apart import schedule_of
+from flexplan.errors import PolicyError, UsageError
+from flexplan.explanation.phases import job_bound
+from flexplan.plan import Plan, simulate, solve
+from flexplan.policy import Policy
+from flexplan.problem import Problem, Workload
+from flexplan.simulation import job_time, least_job_s, peak_bytes
+
+
+def ragged(count: int, seed: int = 0) -> Problem:
+    draw = random.Random(seed)
+    lens = tuple(min(900, round(draw.lognormvariate(4.5, 0.8)) + 1) for _ in range(count))
+    most = tuple(min(400, round(draw.lognormvariate(3.5, 1.0)) + 1) for _ in range(count))
+    machine = {"gpu_mem": "500M", "cpu_mem": "3G", "disk_mem": "20G", "hardware": "t4-gcp"}
+    return Problem.of("facebook/opt-350m", prompt_lens=lens, gen_lens=most, **machine)
+
+
+@cache
+def rolled() -> Plan:
+    return solve(ragged(60), schedule="rolling")
+
+
+def test_a_list_of_many_lengths_is_rolled_where_that_is_faster() -> None:
+    blocks, chosen = solve(ragged(60), schedule="zigzag"), solve(ragged(60))
+    assert chosen.schedule == "rolling" and chosen == rolled()
+    assert chosen.prediction.tokens_per_s > 1.5 * blocks.prediction.tokens_per_s
+
+
+def test_the_plan_keeps_the_budgets_and_is_a_plan_like_any_other() -> None:
+    plan = rolled()
+    need = peak_bytes(plan.problem, plan.policy, schedule_of("rolling"))
+    assert all(need[tier] <= most for tier, most in plan.problem.budgets().items())
+    assert need == plan.prediction.peak_bytes
+    assert Plan.from_json(plan.to_json()) == plan
+    assert simulate(plan, keep=False).end_s == pytest.approx(plan.prediction.total_s)
+
+
+def test_a_job_takes_no_less_than_its_work() -> None:
+    plan = rolled()
+    job = job_time(plan.problem, plan.policy)
+    assert job.bound_s <= least_job_s(plan.problem, plan.policy, 24) * 1.001 <= job.seconds * 1.002
+    assert job_bound(plan).total_s == pytest.approx(job.bound_s)
+
+
+def test_more_samples_say_nearly_the_same() -> None:
+    plan = rolled()
+    few, many = (job_time(plan.problem, plan.policy, samples).seconds for samples in (8, 1000))
+    assert few == pytest.approx(many, rel=0.05)
+    assert plan.prediction.total_s == pytest.approx(many, rel=0.03)
+
+
+def test_a_thinned_list_has_the_longest_of_both() -> None:
+    problem = ragged(7000)
+    work, some = problem.workload, thinned(problem).workload
+    assert some.num_prompts is not None and some.num_prompts <= 1500
+    assert (some.prompt_len, some.gen_len) == (work.prompt_len, work.gen_len)
+
+
+@pytest.mark.parametrize(
+    ("policy", "what"),
+    [
+        (replace(Policy(2, 2), act_gpu_percent=0, act_cpu_percent=100), "act_gpu_percent 0"),
+        (replace(Policy(2, 2), cache_gpu_percent=0, cache_cpu_percent=100), "streams"),
+        (replace(Policy(2, 2), cache_gpu_percent=50, cache_cpu_percent=0), "cache_disk_percent 50"),
+        (replace(Policy(2, 2), attn_sparsity=0.1), "attn_sparsity 0.1"),
+    ],
+)
+def test_what_does_not_roll_is_refused_when_it_is_planned(policy: Policy, what: str) -> None:
+    with pytest.raises(PolicyError, match=what):
+        Plan.of(ragged(5), policy, schedule="rolling")
+
+
+def test_the_linear_program_alone_writes_no_rolling_policies() -> None:
+    with pytest.raises(UsageError, match="FP129"):
+        solve(ragged(5), "lp", schedule="rolling")
+
+
+def test_equal_answers_are_planned_as_before() -> None:
+    work = Workload(prompt_lens=(30, 40, 50), gen_len=8)
+    assert solve(ragged(3).model_copy(update={"workload": work})).schedule == "zigzag"
