@@ -21,7 +21,7 @@ def plain(name: str) -> str:
 
 PINS = {plain(packaging.Requirement(line).name) for line in LINES}
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-PINNED = ("runtime", "eval", "serve", "ray", "dev")
+PINNED = ("runtime", "eval", "serve", "docs", "ray", "dev")
 DIRECT = [*EXTRAS["dependencies"], *(text for extra in PINNED for text in EXTRAS["optional-dependencies"][extra])]
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 
 import pytest
-from flexplan_planners.search_planner import SearchPlanner, otherwise_split, wider
+from flexplan_planners.search_planner import SearchPlanner, judged, least_of_phases, otherwise_split, wider
 
 from flexplan import Problem
+from flexplan.apart import schedule_of
+from flexplan.simulation import PHASES, Forecast, PhaseName
 
 CASES = [("facebook/opt-13b", "12G", "110G"), ("facebook/opt-6.7b", "8G", "110G"), ("facebook/opt-30b", "16G", "110G")]
 
@@ -60,3 +63,23 @@ def test_no_more_micro_batches_than_the_fixed_times_of_tasks_are_worth() -> None
     at_once = problem.hardware.model_copy(update={"copy_s": 1e-6, "host_task_s": 1e-6})
     swift = SearchPlanner().ranking(problem.model_copy(update={"hardware": at_once}))[0].policy
     assert swift.num_gpu_batches > best.num_gpu_batches
+
+
+def test_a_proposal_is_simulated_until_it_is_known_to_be_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem, asked = Problem.of("facebook/opt-6.7b", gpu_mem="8G", cpu_mem="110G", hardware="h200-pcie5"), list[str]()
+    best = SearchPlanner().ranking(problem)[0]
+    seconds = Forecast.seconds
+
+    def counted(self: Forecast, phase: PhaseName) -> float:
+        asked.append(phase)
+        return seconds(self, phase)
+
+    monkeypatch.setattr(Forecast, "seconds", counted)
+    given = problem, best.optimum, best.policy, schedule_of("zigzag")
+    whole, least = judged(*given, inf), least_of_phases(best.optimum)
+    assert sorted(asked) == sorted(PHASES) and whole.seconds_per_prompt == pytest.approx(best.seconds_per_prompt)
+    assert sum(least.values()) <= 1.01 * whole.prediction.total_s
+    asked.clear()
+    slow = judged(*given, 0.5 * whole.seconds_per_prompt)
+    assert asked == [max(least, key=lambda phase: least[phase])]
+    assert 0.5 * whole.seconds_per_prompt < slow.seconds_per_prompt <= 1.01 * whole.seconds_per_prompt
