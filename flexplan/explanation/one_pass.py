@@ -124,6 +124,17 @@ def view(around: Surroundings, spans: Iterable[Span]) -> OnePass | None:
     return OnePass(around.sweep.i, end_s - start_s, tuple(shown), long)
 
 
+def latest(predicted: OnePass, measured: OnePass, count: int = 5) -> list[str]:
+    """The names of a pass's own tasks that took longest beyond what is predicted of them, the worst first."""
+    promised = {span.name: span.end_s - span.start_s for span in predicted.spans}
+    late_s = {
+        span.name: span.end_s - span.start_s - promised[span.name]
+        for span in measured.spans
+        if span.i == measured.i and span.name in promised
+    }
+    return sorted(late_s, key=lambda name: -late_s[name])[:count]
+
+
 class _Waiting:
     """Who holds whom back: walked from the task that a lane begins next back in time, as far as the lane is idle."""
 

@@ -57,11 +57,11 @@ class Workload(BaseModel):
         return sum(self.gen_lens) if self.gen_lens else rows * self.gen_len
 
     @property
-    def longest(self) -> int:
-        """Tokens of the longest prompt with its answer."""
+    def longest(self) -> tuple[int, int]:
+        """The prompt and the answer that are longest together, in tokens."""
         if not self.prompt_lens or not self.gen_lens:
-            return self.prompt_len + self.gen_len
-        return max(a + b for a, b in zip(self.prompt_lens, self.gen_lens, strict=True))
+            return self.prompt_len, self.gen_len
+        return max(zip(self.prompt_lens, self.gen_lens, strict=True), key=sum)
 
     def __repr__(self) -> str:
         lens = f", {len(self.prompt_lens)} prompt_lens" if self.prompt_lens else ""
@@ -90,12 +90,12 @@ class Problem(BaseModel):
 
     @model_validator(mode="after")
     def _fits_the_context(self) -> Problem:
-        need, have = self.workload.longest, self.model.max_positions
+        prompt, output = self.workload.longest
+        need, have = prompt + output, self.model.max_positions
         if need - 1 > have:  # the last token is never read
             raise UsageError(
                 "FP111",
-                f"prompt {self.workload.prompt_len} + output {self.workload.gen_len} = {need} tokens, "
-                f"{self.model.name} reads {have}",
+                f"prompt {prompt} + output {output} = {need} tokens, {self.model.name} reads {have}",
                 fix="lower --prompt-len or --gen-len",
             )
         return self

@@ -94,6 +94,14 @@ def bottleneck_sentence(found: Explanation) -> str:
 def bound_sentence(found: Explanation) -> str:
     """The busiest lane of each phase, and the distance from the bound."""
     busiest, bound = found.plan.prediction.busiest_lane, found.bound
+    if not bound.prefill_limit:  # a job whose passes are prefill and decoding at once
+        return (
+            f"The busiest lane of the job is {busiest.get('decode') or '-'}.\n"
+            f"Busiest of all lanes and resources is {named(bound.decode_limit)}: at full rate all passes need "
+            f"{seconds(bound.total_s)} of it, the least that this policy can take.\n"
+            f"It takes {seconds(found.plan.prediction.block_s)}, so it runs at {found.of_bound_percent:.0f} % of its "
+            "bound."
+        )
     limits = [f"{named(bound.prefill_limit)} in prefill"]
     limits += [f"{named(bound.decode_limit)} in decoding"] if bound.decode_limit else []
     lanes = (

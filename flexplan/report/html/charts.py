@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flexplan.explanation import OnePass, Surroundings, heaviest_placement, tier_use
+from flexplan.explanation import OnePass, Surroundings, heaviest_placement, latest, tier_use
 from flexplan.graph import TIERS, Span
 from flexplan.job import Recording
 from flexplan.plan import Plan
@@ -18,11 +18,12 @@ Window = tuple[float, float]
 def pass_chart(around: Surroundings, views: Mapping[str, OnePass]) -> dict[str, Any]:
     """The views of one pass (``predicted``, ``measured``), all of the same layers."""
     layers = _layers_to_show(around, max(len(view.spans) for view in views.values()))
+    late = latest(views["predicted"], views["measured"]) if len(views) > 1 else []
     return {
         "i": around.sweep.i,
         "took_s": {name: view.took_s for name, view in views.items()},
         "layers": None if layers is None else [layers.start, layers.stop - 1],
-        "views": {name: _picture(around, view, layers) for name, view in views.items()},
+        "views": {name: _picture(around, view, layers, late) for name, view in views.items()},
     }
 
 
@@ -36,8 +37,11 @@ def _layers_to_show(around: Surroundings, num_spans: int) -> range | None:
     return range(first, first + count)
 
 
-def _picture(around: Surroundings, view: OnePass, layers: range | None) -> dict[str, Any]:
-    """Bars as (lane, kind, token, layer, micro-batch, start, seconds), gaps as (lane, waits for, start, seconds)."""
+def _picture(around: Surroundings, view: OnePass, layers: range | None, late: Sequence[str]) -> dict[str, Any]:
+    """Bars as (lane, kind, token, layer, micro-batch, start, seconds), gaps as (lane, waits for, start, seconds).
+
+    ``late`` are the places of bars that are to be marked.
+    """
     low_s, high_s = _window(around, view, layers)
     spans = [span for span in view.spans if span.end_s > low_s and span.start_s < high_s]
     gaps = [gap for gap in view.gaps if gap.end_s > low_s and gap.start_s < high_s]
@@ -47,6 +51,7 @@ def _picture(around: Surroundings, view: OnePass, layers: range | None) -> dict[
         "lanes": lanes,
         "kinds": kinds,
         "took_s": high_s - low_s,
+        "late": [n for n, span in enumerate(spans) if span.name in late],
         "spans": [_bar(around, span, lanes, kinds, low_s) for span in spans],
         "gaps": [
             [lanes.index(gap.lane), gap.waits_for, *_clipped(gap.start_s, gap.end_s, low_s, high_s)] for gap in gaps

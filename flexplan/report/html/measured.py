@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from flexplan.drawing import Html, element, html_table
-from flexplan.explanation import OnePass, Surroundings
+from flexplan.explanation import OnePass, Surroundings, latest
 from flexplan.job import Recording
 from flexplan.plan import Plan
 from flexplan.report.html.shown import Shown
@@ -63,16 +63,12 @@ def kinds(around: Surroundings, predicted: OnePass, measured: OnePass) -> Html:
     return html_table(("kind of task", "tasks", "predicted", "measured", "gap"), rows)
 
 
-def slowest(around: Surroundings, predicted: OnePass, measured: OnePass) -> Html:
+def slowest(predicted: OnePass, measured: OnePass) -> Html:
     """The tasks that took longest beyond what is predicted."""
-    promised = {span.name: span.end_s - span.start_s for span in predicted.spans}
-    late = {
-        span.name: (span.end_s - span.start_s, promised[span.name])
-        for span in measured.spans
-        if span.name in promised and span.i == measured.i
-    }
-    worst = sorted(late, key=lambda name: late[name][1] - late[name][0])[:5]
-    rows = [[element("code", name), seconds(late[name][1]), seconds(late[name][0])] for name in worst]
+    promised, took = ({span.name: span.end_s - span.start_s for span in view.spans} for view in (predicted, measured))
+    rows = [
+        [element("code", name), seconds(promised[name]), seconds(took[name])] for name in latest(predicted, measured)
+    ]
     return html_table(("the slowest beside their prediction", "predicted", "measured"), rows)
 
 

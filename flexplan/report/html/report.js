@@ -73,6 +73,7 @@ function passOption(pass, lanes, names) {
   const grid = names.map((_, n) => ({ left, right: 14, top: title + n * (tall + 44), height: tall }));
   const series = names.flatMap((name, n) => {
     const [spans, gaps] = rows(pass, pass.views[name], lanes);
+    const late = new Set(pass.views[name].late);
     const common = { type: "custom", xAxisIndex: n, yAxisIndex: n, encode: { x: [0, 2], y: 1 }, clip: true };
     return [
       { ...common, name: "idle", data: gaps, renderItem: (params, api) => {
@@ -82,7 +83,8 @@ function passOption(pass, lanes, names) {
       { ...common, name: "tasks", data: spans, renderItem: (params, api) => {
         const shape = box(params, api, 0.78, 0.5);
         const own = spans[params.dataIndex][5] === pass.i;
-        return shape && { ...shape, style: { fill: colourOf(spans[params.dataIndex][3]), opacity: own ? 1 : 0.55 } };
+        const mark = late.has(params.dataIndex) ? { stroke: css("--text"), lineWidth: 2 } : {};
+        return shape && { ...shape, style: { fill: colourOf(spans[params.dataIndex][3]), opacity: own ? 1 : 0.55, ...mark } };
       } },
     ];
   });
@@ -101,7 +103,7 @@ function passOption(pass, lanes, names) {
     ],
   };
 }
-function toolbar(chart, lanes) {
+function toolbar(chart, lanes, isMeasured) {
   const tools = document.createElement("div");
   tools.className = "tools";
   for (const lane of lanes) {
@@ -120,7 +122,8 @@ function toolbar(chart, lanes) {
     button.addEventListener("click", () => zoom(times));
     tools.append(button);
   }
-  tools.append("thin bars: idle, in the colour of what is waited for; drag to move, Ctrl and wheel or pinch to zoom");
+  const framed = isMeasured ? "; framed: the latest beside their prediction" : "";
+  tools.append(`thin bars: idle, in the colour of what is waited for${framed}; drag to move, Ctrl and wheel or pinch to zoom`);
   chart.getDom().before(tools);
 }
 data.passes.forEach((pass, n) => {
@@ -128,7 +131,7 @@ data.passes.forEach((pass, n) => {
   const names = ["predicted", "measured"].filter((name) => pass.views[name]);
   const chart = draw(`pass-${n}`, names.length * (lanes.length * 22 + 44) + 24, () => passOption(pass, lanes, names));
   if (!chart) return;
-  toolbar(chart, lanes);
+  toolbar(chart, lanes, names.length > 1);
   if (pass.layers) {
     const note = document.createElement("p");
     note.className = "quiet";

@@ -292,6 +292,11 @@ def _other_prompt(job: Job) -> None:
     job.write()
 
 
+def _other_wish(job: Job) -> None:
+    job.lines[4]["seed"] = 5
+    job.write()
+
+
 def _fewer_prompts(job: Job) -> None:
     job.lines = job.lines[:5]
     job.write()
@@ -306,6 +311,7 @@ def _fewer_prompts(job: Job) -> None:
         (None, ("--do-sample", "--seed", 3), "FP176", ["sampling: was greedy, is temperature 1.0, seed 3"]),
         (None, ("--dtype", "bfloat16"), "FP176", ["dtype: was float32, is bfloat16"]),
         (_other_prompt, (), "FP178", ["by place in the input: 5"]),
+        (_other_wish, (), "FP178", ["by place in the input: 5"]),
         (_fewer_prompts, (), "FP177", ["there are 5", "18"]),
     ],
 )

@@ -84,6 +84,7 @@ def test_a_page_lays_what_was_measured_beside_what_is_predicted(desk: Path, name
             for view in (predicted, measured)
         ]
         assert mine[0] == mine[1] != []  # the very same tasks
+        assert 0 < len(measured["late"]) <= 5
         for lane in range(len(measured["lanes"])):
             busy = sum(min(measured["took_s"], s[5] + s[6]) - max(0, s[5]) for s in measured["spans"] if s[0] == lane)
             idle = sum(gap[3] for gap in measured["gaps"] if gap[0] == lane)

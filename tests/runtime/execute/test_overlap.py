@@ -6,6 +6,8 @@ so the machine that runs the test does not matter; where it is otherwise busy, t
 
 from __future__ import annotations
 
+import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +21,8 @@ from flexplan.graph import Timeline
 from flexplan.hardware import Hardware, hardware_from
 from flexplan.model import read_config, weight_tensors
 from flexplan.policy import Policy
-from flexplan.simulation import simulate_graph
+from flexplan.problem import Problem, Workload
+from flexplan.simulation import job_time, simulate_graph
 from flexplan.testing import policy_with
 
 PROMPTS = random_prompts(99, 8)
@@ -133,3 +136,25 @@ def test_a_throttled_run_computes_the_same(model: Path, tmp_path: Path) -> None:
         with opened(model, WEIGHTS_ON_HOST, tmp_path, throttle=throttle) as lm:
             outputs.append(lm.generate(*left_padded(PROMPTS), max_new_tokens=2))
     assert torch.equal(*outputs)
+
+
+def test_a_rolling_job_takes_the_seconds_that_are_simulated(model: Path, tmp_path: Path) -> None:
+    """Requests of many lengths, a few of them; more with FLEXPLAN_ROLLING."""
+    draw, rates = random.Random(1), Rates(slow_machine(model))
+    policy = policy_with(3, 2, w=(0.0, 100.0), cache=(0.0, 100.0), sep_layer=False, cpu_cache_compute=True)
+    count = int(os.environ.get("FLEXPLAN_ROLLING", "20"))
+    prompts = [[draw.randrange(5, 90) for _ in range(draw.randint(1, 16))] for _ in range(count)]
+    most = [draw.choice((1, 1, 2, 2, 3, 5)) for _ in prompts]
+
+    def check() -> None:
+        with opened(model, policy, tmp_path, schedule="rolling", throttle=rates) as lm:
+            lm.env.throttle, throttle = None, lm.env.throttle
+            lm.complete(prompts[:6], most[:6])
+            lm.env.throttle = throttle
+            done = lm.complete(prompts, most)
+            work = Workload(prompt_lens=tuple(map(len, prompts)), gen_lens=tuple(most))
+            problem = Problem(model=lm.shape, hardware=slow_machine(model), workload=work)
+        assert done.timelines[0].end_s == pytest.approx(job_time(problem, policy, 1000).seconds, rel=0.15)
+        assert list(map(len, done.tokens)) == most
+
+    at_some_time(check)
