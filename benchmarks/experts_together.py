@@ -29,7 +29,7 @@ def main() -> None:
     }
     weights["mlp_norm.weight"] = (torch.ones(shape.hidden_size, 1, dtype=torch.bfloat16, device="cuda"),)
     together = dict(weights)
-    maths.prepare(together)
+    maths.prepare(together, 0)
     print(f"{args.model}: {shape.num_experts} experts of {shape.ffn_size}, {shape.experts_per_token} a token")
     for tokens in TOKENS:
         x = torch.randn(tokens, 1, shape.hidden_size, dtype=torch.bfloat16, device="cuda")
