@@ -18,7 +18,7 @@ from quantised import EXPERTS, FORMATS, GROUP, mxfp4, quantise
 from safetensors.torch import load_file, save_file
 from tiny_models import ROTARY, saved
 from torch import Tensor
-from transformers import AutoModelForCausalLM, FineGrainedFP8Config, LlamaConfig, MixtralConfig
+from transformers import AutoModelForCausalLM, FineGrainedFP8Config, GptOssConfig, LlamaConfig, MixtralConfig
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from flexplan.errors import ModelFilesError
@@ -100,6 +100,27 @@ def test_greedy_tokens_are_those_of_the_model_that_the_codes_stand_for(
     for case in covering(cases, seed=[*FORMATS, "mxfp4"].index(name)):
         output = generated(directory, case, expected.prompts, tmp_path)
         differing = expected.rows_that_differ(case, output)
+        assert all(gap < NEAR_TIE for _, gap in differing), f"{case}: {differing}"
+
+
+def test_gpt_oss_is_read_in_its_own_format(tmp_path: Path) -> None:
+    """Experts lie by input in 16 bits, by output in MXFP4; their biases, the router and all else stay plain."""
+    sizes = ROTARY | {"intermediate_size": 64, "head_dim": 16, "num_local_experts": 4, "num_experts_per_tok": 2}
+    saved(GptOssConfig(**sizes, sliding_window=5, swiglu_limit=1.5), tmp_path / "plain")
+    plain, stored = load_file(tmp_path / "plain" / "model.safetensors"), {}
+    for name in [name for name in plain if name.endswith(("gate_up_proj", "down_proj"))]:
+        codes, meant = mxfp4(name, plain[name].transpose(1, 2).contiguous())
+        stored |= codes
+        plain[name] = meant.transpose(1, 2).contiguous()
+    save_file(plain, tmp_path / "plain" / "model.safetensors", metadata={"format": "pt"})
+    others = {name: tensor for name, tensor in plain.items() if f"{name}_blocks" not in stored}
+    config = json.loads((tmp_path / "plain" / "config.json").read_text())
+    (tmp_path / "coded").mkdir()
+    save_file(others | stored, tmp_path / "coded" / "model.safetensors")
+    (tmp_path / "coded" / "config.json").write_text(json.dumps(config | {"quantization_config": EXPERTS.config}))
+    expected = reference(transformers_model(tmp_path / "plain"), random_prompts(99))
+    for case in covering(4, seed=3):
+        differing = expected.rows_that_differ(case, generated(tmp_path / "coded", case, expected.prompts, tmp_path))
         assert all(gap < NEAR_TIE for _, gap in differing), f"{case}: {differing}"
 
 
