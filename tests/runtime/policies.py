@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 from flexplan_runtime import ExecutionEnv, OffloadedLM
-from flexplan_runtime.execute import BlockPlan
+from flexplan_runtime.execute import BlockPlan, Sampling
+from flexplan_runtime.generate.requests import Rows, Usual
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, Cache, PreTrainedModel
 
@@ -220,4 +221,4 @@ def generated(model: Any, case: Case, prompts: Sequence[Sequence[int]], offload_
 
 def blocks_of(lm: OffloadedLM, prompts: Sequence[Sequence[int]], gen_len: int) -> list[BlockPlan]:
     """The blocks that ``lm.generate`` runs for these prompts: their graphs and placements."""
-    return list(lm._planner.plans(prompts, [gen_len] * len(prompts)))
+    return list(lm._planner.plans(Rows(prompts, Usual(gen_len, Sampling(), (), lm.math))))

@@ -151,7 +151,7 @@ def test_a_directory_of_another_format_is_called_what_it_is(file: str, said: str
 
 def test_a_gguf_file_is_called_what_it_is(home: Path) -> None:
     (home / "m.gguf").write_bytes(b"GGUF\3\0\0\0")
-    assert "llama.cpp" in refusal(home / "m.gguf", "FP525")
+    assert "flexplan convert" in refusal(home / "m.gguf", "FP529")
 
 
 def model_directory(home: Path, **keys: object) -> Path:

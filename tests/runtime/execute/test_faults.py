@@ -123,7 +123,7 @@ def test_the_first_error_is_the_one_that_is_raised(
         assert caught.value is errors[0]
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3), MemoryError()], ids=repr)
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3), RecursionError()], ids=repr)
 def test_whatever_a_worker_raises_reaches_the_caller(
     error: BaseException, tiny_opt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
