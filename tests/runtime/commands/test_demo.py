@@ -35,7 +35,8 @@ def test_demo_shows_text_timelines_and_equality_and_fails_where_tokens_differ(mo
 
     def other_tokens(ready: object, listener: object) -> object:
         report = run_ready(ready, listener)  # type: ignore[arg-type]
-        first = replace(report.completions[0], token_ids=(0,))
+        first = report.completions[0]
+        first = replace(first, choices=(replace(first.choices[0], token_ids=(0,)),))
         return replace(report, completions=(first, *report.completions[1:]))
 
     monkeypatch.setattr(demo, "run_ready", other_tokens)
