@@ -45,6 +45,13 @@ def refuse_idle_format(form: str | None, prompts: str | None) -> None:
         _refuse_idle({"format": form}, "prompts")
 
 
+def refuse_idle_prompt_len(prompt_len: int | None, prompts: str | None) -> None:
+    """Raise UsageError for a length of random prompts where prompts are given."""
+    if prompt_len is not None and prompts is not None:
+        message = "--prompt-len with --prompts would change nothing: they are as long as they are"
+        raise UsageError("FP165", message, fix="leave one of the two out")
+
+
 def refuse_idle_cluster(ray: bool, asked: Mapping[str, Any]) -> None:
     """Raise UsageError for settings of a cluster where there is none."""
     if not ray:

@@ -147,6 +147,7 @@ def test_what_would_be_ignored_is_refused_with_its_line(line: bytes, seen: str) 
         ('"presence_penalty": 3', "-2 to 2"),
         ('"logit_bias": {"x": 1}', "logit_bias"),
         ('"logit_bias": {"5": 101}', "-100 to 100"),
+        (f'"logit_bias": {{"{"5" * 5000}": 1}}', "is not up to 1024 token ids"),
         ('"max_new_tokens": 0', "max_new_tokens 0"),
         ('"max_tokens": 2, "max_new_tokens": 3', "max_tokens and max_new_tokens"),
     ],
