@@ -28,13 +28,17 @@ class HiddenVerbs(Emitter):
             nbytes = tokens * ID_BYTES
             yield self._task("load_ids", p, 0, k, cost.up_work(nbytes), ids, access("ids", k, nbytes))
         if self.placement.gathers:
-            nbytes = tokens * self.placement.shape.embed_size * self.placement.shape.bytes_per_element
-            table, turn = self.placement.table, self._turn(p, 0, 1, k)
-            homes = access("weights_cpu", table.j, table.part_bytes["cpu"])
-            homes += access("weights_disk", table.j, table.part_bytes["disk"])
-            rows_host = access("rows_host", turn, nbytes)
-            yield self._task("gather", p, 0, k, cost.copy_work(nbytes), ids + homes, rows_host)
-            yield self._task("load_rows", p, 0, k, cost.up_work(nbytes), rows_host, access("rows", turn, nbytes))
+            yield from self._gather(p, k, ids, tokens, self._turn(p, 0, 1, k))
+
+    def _gather(self, p: Pass, k: int, ids: Accesses, tokens: int, turn: int, part: int = 0) -> Tasks:
+        """Rows of the token table that are off the gpu, of these ids."""
+        nbytes = tokens * self.placement.shape.embed_size * self.placement.shape.bytes_per_element
+        table = self.placement.table
+        homes = access("weights_cpu", table.j, table.part_bytes["cpu"])
+        homes += access("weights_disk", table.j, table.part_bytes["disk"])
+        rows_host, rows = access("rows_host", turn, nbytes), access("rows", turn, nbytes)
+        yield self._task("gather", p, 0, k, cost.copy_work(nbytes), ids + homes, rows_host, part)
+        yield self._task("load_rows", p, 0, k, cost.up_work(nbytes), rows_host, rows, part)
 
     def _ids_on_host(self, p: Pass, k: int) -> Accesses:
         row_bytes = self.placement.rows(k) * ID_BYTES
@@ -52,12 +56,16 @@ class HiddenVerbs(Emitter):
 
     def _embed_reads(self, p: Pass, k: int) -> Accesses:
         tokens = self.placement.rows(k) * self.placement.new_tokens(p.i, k)
-        reads = access("ids", k, tokens * ID_BYTES)
+        return access("ids", k, tokens * ID_BYTES) + self._table_reads(self._turn(p, 0, 1, k), tokens)
+
+    def _table_reads(self, turn: int, tokens: int) -> Accesses:
+        """Of so many tokens the rows of the table: on the gpu, and those that were gathered."""
+        reads: Accesses = ()
         if self.placement.table.j != 0:
             reads += access("weights_gpu", self.placement.table.j, self.placement.table.part_bytes["gpu"])
         if self.placement.gathers:
             nbytes = tokens * self.placement.shape.embed_size * self.placement.shape.bytes_per_element
-            reads += access("rows", self._turn(p, 0, 1, k), nbytes)
+            reads += access("rows", turn, nbytes)
         return reads
 
     # -- hidden states -------------------------------------------------------------------------------------------

@@ -92,28 +92,11 @@ class RollingVerbs(Verbs):
         yield self._task("load_ids", p, 0, k, cost.up_work(nbytes), begins, access("seats", k, nbytes))
         if self.placement.gathers:
             ids = access("outputs", self._in_flight(p.number - 1, k), self._ids_bytes(k))
-            yield from self._gather(p, k, ids, self.placement.rows(k), self._turn(p, 0, 1, k), 0)
-
-    def _gather(self, p: Pass, k: int, ids: Accesses, tokens: int, turn: int, part: int) -> Tasks:
-        nbytes = tokens * self.placement.shape.embed_size * self.placement.shape.bytes_per_element
-        table = self.placement.table
-        homes = access("weights_cpu", table.j, table.part_bytes["cpu"])
-        homes += access("weights_disk", table.j, table.part_bytes["disk"])
-        rows_host, rows = access("rows_host", turn, nbytes), access("rows", turn, nbytes)
-        yield self._task("gather", p, 0, k, cost.copy_work(nbytes), ids + homes, rows_host, part)
-        yield self._task("load_rows", p, 0, k, cost.up_work(nbytes), rows_host, rows, part)
+            yield from self._gather(p, k, ids, self.placement.rows(k), self._turn(p, 0, 1, k))
 
     def _embed_reads(self, p: Pass, k: int) -> Accesses:
         reads = access("ids", k, self._ids_bytes(k)) + access("seats", k, (1 + self.placement.rows(k)) * ID_BYTES)
         return reads + self._table_reads(self._turn(p, 0, 1, k), self.placement.rows(k))
-
-    def _table_reads(self, turn: int, tokens: int) -> Accesses:
-        reads: Accesses = ()
-        if self.placement.table.j != 0:
-            reads += access("weights_gpu", self.placement.table.j, self.placement.table.part_bytes["gpu"])
-        if self.placement.gathers:
-            reads += access("rows", turn, tokens * self.placement.shape.embed_size * self._element)
-        return reads
 
     def store_ids(self, p: Pass, k: int) -> Tasks:
         """The new token of every row to the host, once those of newcomers are there, too."""
