@@ -77,7 +77,9 @@ class Penalties:
         return scores_BV.masked_fill(broken_B1, torch.nan)
 
     def note(self, chosen_B: Tensor, step: int) -> None:
-        """Remember the tokens of a step."""
+        """Remember the tokens of a step; of the one behind the last, which may be under way by then, nobody wants any."""
+        if self._width + step >= self._ids_BT.shape[1]:
+            return
         for history_BT in (self._ids_BT, self._own_BT):
             history_BT[:, self._width + step] = chosen_B.clamp(min=0)
 
