@@ -77,7 +77,7 @@ class Penalties:
         return scores_BV.masked_fill(broken_B1, torch.nan)
 
     def note(self, chosen_B: Tensor, step: int) -> None:
-        """Remember the tokens of a step; of the one behind the last, which may be under way by then, nobody wants any."""
+        """Remember the tokens of a step; those of one that nobody wants, behind a batch's last, are not."""
         if self._width + step >= self._ids_BT.shape[1]:
             return
         for history_BT in (self._ids_BT, self._own_BT):
