@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from flexplan import signals
-from flexplan.cli.output import deliver, is_kept, refuse_existing, refuse_unwritable
+from flexplan.cli.output import deliver, refuse_existing, refuse_unwritable
 from flexplan.cli.progress import Progress, note
 from flexplan.cli.results import Results, Target, opened
 from flexplan.errors import FlexplanError, RequestsFailed, Stopped, UsageError
 from flexplan.hardware import Hardware
 from flexplan.job import BenchReport, Completion, DemoReport, JobReport, RunRequest, find_runtime, record_text
-from flexplan.journal import errors_path, log_path, request_digest
+from flexplan.journal import errors_path, request_digest
 from flexplan.plan import Plan
 from flexplan.policy import Policy
 from flexplan.problem import BadLine, Prompts, read_lengths, read_prompts
@@ -64,9 +64,8 @@ def _refuse_output(target: Target, prompts: Prompts | None) -> None:
     known = prompts is not None and not target.resume
     at_least_bytes = prompts.num_characters + len(prompts) * _LINE_BYTES if known and prompts else 0
     refuse_unwritable(target.path, target.inputs, at_least_bytes)
-    if is_kept(target.path):
-        for beside in (errors_path(target.path.resolve()), log_path(target.path.resolve())):
-            refuse_unwritable(beside, target.inputs)
+    for beside in target.files[1:]:
+        refuse_unwritable(beside, target.inputs)
 
 
 def _write_nothing(target: Target) -> None:
@@ -88,6 +87,8 @@ class Digests(Mapping[int, str]):
         self._bad = {line.place: line.digest for line in bad}
 
     def __getitem__(self, place: int) -> str:
+        if place >= len(self):
+            raise KeyError(place)  # of a request that the input no longer has
         found = self._bad.get(place)
         return self._prompts.digest(bisect_left(self._prompts.places, place)) if found is None else found
 

@@ -234,8 +234,11 @@ def _descriptor(path: Path) -> int | None:
         numbered = _NUMBERED.fullmatch(os.path.normpath(at))
         if numbered:
             return int(numbered.group(1))
-        if not at.is_symlink():
-            return None
+        try:
+            if not at.is_symlink():
+                return None
+        except OSError as error:  # a name too long, a directory that may not be looked into
+            raise UsageError("FP164", f"output {path} cannot be written: {error.strerror}", fix=_FIX) from None
         at = at.parent / at.readlink()
     return None
 

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from flexplan.cli.output import deliver, is_kept, refuse_existing, rescue, say_replaced
 from flexplan.errors import FlexplanError, StorageError, UsageError
-from flexplan.journal import FileStore, How, Journal, errors_path, open_journal
+from flexplan.journal import FileStore, How, Journal, errors_path, log_path, open_journal
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,14 @@ class Target:
     def how(self) -> How:
         """With what is there already."""
         return "resume" if self.resume else "overwrite" if self.overwrite else "new"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All that a job writes: the output, and what lies beside one that is a file."""
+        if not is_kept(self.path):
+            return (self.path,)
+        out = self.path.resolve()
+        return self.path, errors_path(out), log_path(out)
 
     def refuse_contradictions(self) -> None:
         """Raise UsageError for flags that exclude each other, or that a stream cannot honour."""

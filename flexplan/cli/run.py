@@ -68,6 +68,7 @@ def run(
         budget_bytes,
         refuse_idle_cluster,
         refuse_idle_format,
+        refuse_idle_prompt_len,
         refuse_idle_sampling,
         request_of,
     )
@@ -77,6 +78,7 @@ def run(
     refuse_idle_sampling(do_sample, drawing)
     budgets = budget_bytes({"gpu": gpu_mem, "cpu": cpu_mem, "disk": disk_mem})
     refuse_idle_format(form, prompts)
+    refuse_idle_prompt_len(prompt_len, prompts)
     refuse_idle_cluster(ray, {"ray_address": ray_address, "workers": workers})
     if prompts is None and not dummy:
         raise UsageError("FP163", "there are no --prompts", fix="give --prompts FILE, or --dummy for random ones")
@@ -102,7 +104,8 @@ def run(
     )
     target = Target(output, (policy, prompts, request.model), overwrite, resume, retry_failed, ordered)
     if record is not None:
-        refuse_same(record, output)
+        for written in target.files:
+            refuse_same(record, written)
         refuse_unwritable(record, target.inputs)
     run_to_file(request, prompts, target, form or "auto", record=record)
 

@@ -14,6 +14,7 @@ from flexplan.job.request import (
     budget_bytes,
     refuse_idle_cluster,
     refuse_idle_format,
+    refuse_idle_prompt_len,
     refuse_idle_sampling,
     request_of,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "record_text",
     "refuse_idle_cluster",
     "refuse_idle_format",
+    "refuse_idle_prompt_len",
     "refuse_idle_sampling",
     "refuse_other_plan",
     "request_of",

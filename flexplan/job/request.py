@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from flexplan.errors import UsageError
 from flexplan.job.runtime import RunRequest
@@ -45,17 +45,24 @@ def refuse_idle_format(form: str | None, prompts: str | None) -> None:
         _refuse_idle({"format": form}, "prompts")
 
 
+def refuse_idle_prompt_len(prompt_len: int | None, prompts: str | None) -> None:
+    """Raise UsageError for a length of random prompts where prompts are given."""
+    if prompts is not None:
+        _refuse_idle({"prompt_len": prompt_len}, "prompts", "with")
+
+
 def refuse_idle_cluster(ray: bool, asked: Mapping[str, Any]) -> None:
     """Raise UsageError for settings of a cluster where there is none."""
     if not ray:
         _refuse_idle(asked, "ray")
 
 
-def _refuse_idle(asked: Mapping[str, Any], wanting: str) -> None:
+def _refuse_idle(asked: Mapping[str, Any], other: str, how: Literal["with", "without"] = "without") -> None:
     idle = [_flag(name) for name, value in asked.items() if value is not None]
     if idle:
-        message = f"{', '.join(idle)} without {_flag(wanting)} would change nothing"
-        raise UsageError("FP165", message, fix=f"add {_flag(wanting)}, or leave it out")
+        message = f"{', '.join(idle)} {how} {_flag(other)} would change nothing"
+        fix = f"add {_flag(other)}, or leave it out" if how == "without" else "leave one of them out"
+        raise UsageError("FP165", message, fix=fix)
 
 
 def _flag(name: str) -> str:

@@ -58,17 +58,23 @@ class Renderer:
         """
         chats = [(prompt, prompt.content) for prompt in prompts if isinstance(prompt.content, Chat)]
         found: list[str | PromptError] = []
+        given_up = False
 
         def work() -> None:
-            found.extend(self._rendered(prompt, chat) for prompt, chat in chats)
+            for prompt, chat in chats:
+                if given_up:  # or it would begin another process, which nobody ends
+                    return
+                found.append(self._rendered(prompt, chat))
 
         try:
             bounded(work, PATIENCE_S)
         except (OSError, TimeoutError, ValueError) as error:
+            given_up = True
+            slow = isinstance(error, TimeoutError)  # those before the one it is at may have taken the time
+            at = lines_of([prompt for prompt, _ in (chats[: len(found) + 1] if slow else chats)])
+            why = f"it did not end within {PATIENCE_S:g} s" if slow else error
             self.close()
-            message = (
-                f"{lines_of([p for p, _ in chats])}: the chat template of {self.directory} cannot be used: {error}"
-            )
+            message = f"{at}: the chat template of {self.directory} cannot be used: {why}"
             raise PromptError("FP323", message, fix="give prompt or prompt_ids, or another template") from error
         rendered = iter(found)
         return [next(rendered) if isinstance(p.content, Chat) else str(p.content) for p in prompts]

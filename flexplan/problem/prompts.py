@@ -188,7 +188,9 @@ def _taken(source: Input, lines: Iterable[Line], make: Make, bad: list[BadLine] 
             if bad is None:
                 raise
             name, api = name_of(line.text, place)
-            bad.append(BadLine(place, line.number, name, api, request_digest(["bad", line.text]), error))
+            error.__context__ = None  # nor the frames that it was raised in: of a million each would hold its line
+            digest = request_digest(["bad", line.text])
+            bad.append(BadLine(place, line.number, name, api, digest, error.with_traceback(None)))
     found.refuse_twins()
     return found
 

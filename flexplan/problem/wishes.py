@@ -145,7 +145,7 @@ def _bias(value: Any) -> dict[str, Any]:
     """Token ids, as JSON has keys, to what is added to their logits."""
     fits = isinstance(value, dict) and len(value) <= MOST_BIASES
     if fits:
-        fits = all(key.isascii() and key.isdigit() and int(key) < MOST_ID for key in value)
+        fits = all(key.isascii() and key.isdigit() and len(key) <= 10 and int(key) < MOST_ID for key in value)
     if not fits or any(isinstance(b, bool) or not isinstance(b, int | float) or abs(b) > 100 for b in value.values()):
         raise ValueError(f"up to {MOST_BIASES} token ids, each with a number from -100 to 100")
     biases = tuple(sorted((int(token), float(bias)) for token, bias in value.items()))

@@ -21,6 +21,7 @@ _TOKENIZER = (
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
+    "chat_template.jinja",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
@@ -61,7 +62,7 @@ def digests_of(directory: Path) -> dict[str, str]:
 def _sampling(ready: Ready) -> str:
     found = ready.sampling
     if not found.do_sample:
-        return "greedy"
+        return f"greedy, drawn lines by seed {found.seed}" if found.seed else "greedy"
     names = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "seed")
     return ", ".join(f"{name} {getattr(found, name)}" for name in names if getattr(found, name) is not None)
 

@@ -60,6 +60,8 @@ class Request:
             wrong.append(f"repetition_penalty {self.repetition_penalty}, which must be above 0")
         if any(not 0 <= token < shape.vocab_size for token in self.logit_bias):
             wrong.append(f"a bias of a token that the vocabulary of {shape.vocab_size} has not")
+        if any(not 0 <= token < shape.vocab_size for token in self.stop_ids):
+            wrong.append(f"a stop at a token that the vocabulary of {shape.vocab_size} has not")
         if not wrong:
             return None
         message = f"{name} asks for {'; '.join(wrong)}"

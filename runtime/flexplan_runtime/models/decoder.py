@@ -41,7 +41,8 @@ class Decoder(Family):
         if self.math.embed_scale != 1:
             token_rows_BSE = token_rows_BSE * self.math.embed_scale
         if self.shape.positions == "learned":
-            rows = positions_BS.clamp(min=0) + self.shape.position_offset
+            # padding has none yet, and a row that has ended may be carried on beside others beyond the last
+            rows = positions_BS.clamp(0, self.shape.max_positions - 1) + self.shape.position_offset
             token_rows_BSE = token_rows_BSE + F.embedding(rows, whole(w["positions.weight"]))
         return token_rows_BSE
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flexplan.errors import ModelFilesError
+from flexplan.files import is_directory, is_file
 from flexplan.model import (
     cached,
     directory_of,
@@ -41,7 +42,7 @@ def resolve_model(path_or_name: str | Path, parent: Path | None = None) -> Path:
     root = (parent or downloads()).expanduser()
     if is_gguf(given):
         return converted(given)
-    if parent is None and given.exists() and (hub_id is None or is_model(given)):
+    if parent is None and (is_directory(given) or is_file(given)) and (hub_id is None or is_model(given)):
         place = snapshot_within(given)
         refuse_other_formats(place)
         return place

@@ -160,6 +160,12 @@ def test_a_trace_into_a_missing_directory_is_found_before_the_work(tmp_path: Pat
     assert result.exit_code == 2 and "trace.json" in result.stderr and "First block" not in result.stdout
 
 
+def test_a_name_that_is_too_long_is_no_output(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="File name too long") as caught:
+        refuse_unwritable(tmp_path / ("a" * 300))
+    assert caught.value.code == "FP164"
+
+
 def test_a_link_that_leads_to_itself_and_a_socket_are_no_outputs(tmp_path: Path) -> None:
     import socket
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flexplan.errors import PromptError
-from flexplan.problem import Chat, Prompt, Wishes, new_tokens_of, read_prompts
+from flexplan.problem import BadLine, Chat, Prompt, Wishes, new_tokens_of, read_prompts
 from flexplan.problem.prompts import parse_prompts
 
 
@@ -147,6 +147,7 @@ def test_what_would_be_ignored_is_refused_with_its_line(line: bytes, seen: str) 
         ('"presence_penalty": 3', "-2 to 2"),
         ('"logit_bias": {"x": 1}', "logit_bias"),
         ('"logit_bias": {"5": 101}', "-100 to 100"),
+        (f'"logit_bias": {{"{"5" * 5000}": 1}}', "is not up to 1024 token ids"),
         ('"max_new_tokens": 0', "max_new_tokens 0"),
         ('"max_tokens": 2, "max_new_tokens": 3', "max_tokens and max_new_tokens"),
     ],
@@ -282,3 +283,10 @@ def test_members_of_an_array_have_the_lines_they_begin_on() -> None:
 def test_a_line_of_two_names_is_refused_for_one_would_vanish() -> None:
     with pytest.raises(PromptError, match="line 1: it has both id and custom_id"):
         parse_prompts(b'{"id": 1, "custom_id": "a", "prompt": "x"}')
+
+
+def test_a_bad_line_is_kept_without_what_was_in_hand_when_it_was_found(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"prompt": "a", "colour": 1}\n{"prompt"\n{"prompt": "b"}\n')
+    bad: list[BadLine] = []
+    assert len(read_prompts(tmp_path / "in.jsonl", bad=bad)) == 1
+    assert [(line.error.__traceback__, line.error.__context__) for line in bad] == [(None, None)] * 2

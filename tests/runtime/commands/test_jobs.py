@@ -287,6 +287,10 @@ def _other_model(job: Job) -> None:
     (job.model / "config.json").write_text(json.dumps(config | {"rope_theta": 5000.0}))
 
 
+def _other_template(job: Job) -> None:
+    (job.model / "chat_template.jinja").write_text("{{ messages[0].content }}")
+
+
 def _other_prompt(job: Job) -> None:
     job.lines[4]["prompt_ids"] = [9, 9, 9]
     job.write()
@@ -309,6 +313,8 @@ def _fewer_prompts(job: Job) -> None:
         (_other_model, (), "FP176", ["model: was"]),
         (None, ("--max-new-tokens", 5), "FP176", ["max_new_tokens: was 6, is 5"]),
         (None, ("--do-sample", "--seed", 3), "FP176", ["sampling: was greedy, is temperature 1.0, seed 3"]),
+        (None, ("--seed", 3), "FP176", ["sampling: was greedy, is greedy, drawn lines by seed 3"]),
+        (_other_template, (), "FP176", ["tokenizer: was"]),
         (None, ("--dtype", "bfloat16"), "FP176", ["dtype: was float32, is bfloat16"]),
         (_other_prompt, (), "FP178", ["by place in the input: 5"]),
         (_other_wish, (), "FP178", ["by place in the input: 5"]),
@@ -380,6 +386,17 @@ def test_bad_requests_fail_alone(job: Job, expected: dict[str, list[int]]) -> No
     assert strict.exit_code == 2 and "line 3" in strict.stderr
 
 
+def test_a_failed_request_behind_all_others_may_be_left_out(job: Job, expected: dict[str, list[int]]) -> None:
+    whole = list(job.lines)
+    job.lines = [*whole, {"id": "bad"}]
+    job.write()
+    assert job.run().exit_code == 5
+    job.lines = whole
+    job.write()
+    assert job.run("--resume").exit_code == 0
+    assert job.answers() == expected and job.errors.read_text() == ""
+
+
 def test_retry_failed_tries_them_again(
     job: Job, expected: dict[str, list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -410,6 +427,7 @@ def test_flags_that_cannot_go_together_are_refused(job: Job) -> None:
     for flags, code in (
         (("--resume", "--overwrite"), "FP175"),
         (("--retry-failed",), "FP179"),
+        (("--prompt-len", 5), "FP165"),
         (("--resume", "-o", "-"), "FP180"),
         (("--ordered", "-o", "/dev/null"), "FP180"),
     ):

@@ -108,9 +108,10 @@ def test_what_is_no_recording_of_this_plan_is_refused_by_name(desk: Path, tmp_pa
 
 
 def test_a_recording_in_the_place_of_the_answers_is_refused_before_anything_runs(desk: Path, tmp_path: Path) -> None:
-    asked = ("--dummy", "--model", "opt-125m", "-o", tmp_path / "out", "--record", tmp_path / "x" / ".." / "out")
+    asked = ("--dummy", "--model", "opt-125m", "-o", tmp_path / "out", "--record")
     (tmp_path / "x").mkdir()
-    refused(call("run", desk / "plan.json", *asked), "FP184", "out")
+    for name in ("out", "out.job", "out.errors.jsonl"):
+        refused(call("run", desk / "plan.json", *asked, tmp_path / "x" / ".." / name), "FP184", "out")
 
 
 def test_a_plan_that_was_recorded_is_read_back(desk: Path) -> None:

@@ -134,8 +134,9 @@ def test_a_template_that_does_not_end_is_ended(desk: Desk, monkeypatch: pytest.M
     loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     (desk.model / "chat_template.jinja").write_text(loops)
     monkeypatch.setattr(chat_template, "PATIENCE_S", 1.0)
-    result = desk.run({"messages": USER})
-    assert result.exit_code == 2 and "FP323" in result.stderr and "did not end" in result.stderr
+    result = desk.run({"messages": USER}, {"messages": USER})
+    assert result.exit_code == 2 and "FP323" in result.stderr and "line 1: " in result.stderr
+    assert "it did not end within 1 s\n" in result.stderr
 
 
 def test_each_line_of_ours_has_its_own_wishes(desk: Desk) -> None:
@@ -151,6 +152,7 @@ def test_each_line_of_ours_has_its_own_wishes(desk: Desk) -> None:
         {"prompt": prompt, "logprobs": True, "top_logprobs": 2, "max_tokens": 2},
         {"prompt": prompt, "logit_bias": {"395": 100}},
         {"prompt": prompt, "logit_bias": {"999999": 100}},
+        {"prompt": prompt, "stop_token_ids": [999999]},
     )
     assert result.exit_code == 5
     short, stopped, at_id, two, told, biased = desk.rows()
@@ -162,7 +164,7 @@ def test_each_line_of_ours_has_its_own_wishes(desk: Desk) -> None:
     assert [one["token_id"] for one in told["logprobs"]] == told["token_ids"]
     assert all(one["top_logprobs"][0]["logprob"] == one["logprob"] for one in told["logprobs"])
     assert set(biased["token_ids"]) == {395}
-    assert desk.failed()[6]["code"] == "FP309"
+    assert desk.failed()[6]["code"] == desk.failed()[7]["code"] == "FP309"
 
 
 def test_a_line_without_a_temperature_does_as_the_flags_say(desk: Desk) -> None:

@@ -66,6 +66,20 @@ def test_rows_of_one_block_get_what_each_gets_alone(lm: OffloadedLM) -> None:
     assert len(differing) > len(SETTINGS) - 4
 
 
+def test_rows_with_penalties_may_end_before_another_micro_batch_does(lm: OffloadedLM) -> None:
+    short = [Request([*PROMPT, n], presence_penalty=1.0, max_new_tokens=2) for n in range(4)]  # a micro-batch of them
+    found = done(lm, [*short, PROMPT])
+    assert [len(one.token_ids) for _, one in sorted(found.items())] == [2, 2, 2, 2, NEW]
+
+
+def test_a_row_that_ends_at_the_last_position_may_stand_beside_longer_answers(tiny_opt: Path, tmp_path: Path) -> None:
+    with opened(tiny_opt, Policy(2, 1), tmp_path) as lm:  # it learned 512 positions
+        requests = [Request([5] * 510, max_new_tokens=3), Request([9, 40], max_new_tokens=9)]
+        together = done(lm, requests)
+        for n, request in enumerate(requests):
+            assert together[n, 0].token_ids == done(lm, [request])[0, 0].token_ids
+
+
 def test_limits_of_mixed_rows_are_those_of_each_alone() -> None:
     rows = [one["sampling"] for one in SETTINGS.values() if "sampling" in one]
     logits = torch.randn(len(rows), 200, generator=torch.Generator().manual_seed(1)) * 3

@@ -106,7 +106,7 @@ def test_a_bad_directory_is_left_to_open_checkpoint_to_describe(tmp_path: Path) 
     assert resolve_model(tmp_path / "cwd") == tmp_path / "cwd"
 
 
-@pytest.mark.parametrize("name", ["./opt-125m", "/no/where", "~/nowhere", "my-model", "a/b/c", "../up"])
+@pytest.mark.parametrize("name", ["./opt-125m", "/no/where", "~/nowhere", "my-model", "a/b/c", "../up", "x" * 300])
 def test_a_path_that_is_not_there_is_never_downloaded(name: str, hub: Hub) -> None:
     assert "no such model directory" in refusal(name)
     assert not hub.calls

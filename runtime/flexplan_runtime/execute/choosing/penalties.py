@@ -77,7 +77,9 @@ class Penalties:
         return scores_BV.masked_fill(broken_B1, torch.nan)
 
     def note(self, chosen_B: Tensor, step: int) -> None:
-        """Remember the tokens of a step."""
+        """Remember the tokens of a step; those of one that nobody wants, behind a batch's last, are not."""
+        if self._width + step >= self._ids_BT.shape[1]:
+            return
         for history_BT in (self._ids_BT, self._own_BT):
             history_BT[:, self._width + step] = chosen_B.clamp(min=0)
 
