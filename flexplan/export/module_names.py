@@ -9,6 +9,7 @@ from flexplan.errors import UsageError
 from flexplan.model import TOKENS, ModelShape, WeightTensor, weight_tensors
 
 LLAMA_LIKE = ("llama", "mistral", "mixtral", "qwen2", "qwen3")  # modules named as Llama's; llama.cpp reads these
+EXPORTED = ("opt", *LLAMA_LIKE)  # families whose modules are known
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +33,8 @@ def transformers_modules(shape: ModelShape) -> list[Module]:
 
 def _is_opt(shape: ModelShape) -> bool:
     """Is a model's tree of modules OPT's, or Llama's?  Any other family is a UsageError."""
-    if shape.family != "opt" and shape.family not in LLAMA_LIKE:
-        known = ", ".join(("opt", *LLAMA_LIKE))
+    if shape.family not in EXPORTED:
+        known = ", ".join(EXPORTED)
         message = f"the modules of {shape.name}, a model of the family {shape.family!r}, are not known"
         raise UsageError("FP133", message, fix=f"export a model of these families: {known}")
     return shape.family == "opt"

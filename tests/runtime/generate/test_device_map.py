@@ -13,19 +13,21 @@ from accelerate import dispatch_model
 from accelerate.utils import check_device_map
 from tiny_models import CONFIGS, reference_model
 
+from flexplan.errors import UsageError
 from flexplan.export.device_map import device_map
+from flexplan.export.module_names import EXPORTED
 from flexplan.model import read_config
 from flexplan.plan import Plan
 from flexplan.policy import Policy
 from flexplan.problem import Problem
 
 SPREADS = [(100.0, 0.0), (40.0, 60.0), (30.0, 30.0), (0.0, 0.0)]
-each_model = pytest.mark.parametrize("name", CONFIGS)
+SHAPES = {name: read_config(config.to_dict(), name)[0] for name, config in CONFIGS.items()}
+each_model = pytest.mark.parametrize("name", [name for name, shape in SHAPES.items() if shape.family in EXPORTED])
 
 
 def plan_for(name: str, shares: tuple[float, float]) -> Plan:
-    shape, _ = read_config(CONFIGS[name].to_dict(), name)
-    problem = Problem.of(shape, hardware="cpu-host", prompt_len=8, gen_len=2)
+    problem = Problem.of(SHAPES[name], hardware="cpu-host", prompt_len=8, gen_len=2)
     return Plan.of(problem, Policy(2, 1, *shares))
 
 
@@ -45,3 +47,9 @@ def test_accelerate_dispatches_the_map(name: str, shares: tuple[float, float], t
 @each_model
 def test_the_map_for_a_gpu_leaves_no_parameter_and_no_buffer_out(name: str) -> None:
     check_device_map(reference_model(CONFIGS[name]), device_map(plan_for(name, (40, 60))))
+
+
+@pytest.mark.parametrize("name", [name for name, shape in SHAPES.items() if shape.family not in EXPORTED])
+def test_a_family_whose_modules_are_not_known_is_refused_by_name(name: str) -> None:
+    with pytest.raises(UsageError, match=f"FP133.*{SHAPES[name].family}"):
+        device_map(plan_for(name, (40.0, 60.0)))
