@@ -50,11 +50,6 @@ class Boarding:
     contexts: Mapping[int, int]  # tokens that the guests of a micro-batch attend to, all together
     last: bool = False  # nobody can be left behind it
 
-    @property
-    def num_rows(self) -> int:
-        """Tokens that the pass chooses."""
-        return sum(len(some) for group in (self.guests, self.newcomers) for some in group.values())
-
     def prompt_tokens(self, k: int) -> int:
         """Tokens of the prompts that come in at the door of a micro-batch."""
         return sum(guest.prompt_len for guest in self.newcomers.get(k, ()))

@@ -47,7 +47,7 @@ class JobTime:
 def job_time(problem: Problem, policy: Policy, samples: int = SAMPLES) -> JobTime:
     """The seconds of a list of requests under a rolling policy."""
     boardings = boardings_of(problem.workload, policy)
-    seconds, busy, least = 0.0, dict[str, float](), dict[str, float]()
+    seconds, least = 0.0, dict[str, float]()
     for n, times in _parts(boardings, samples):
         work = _least_of_pass(problem, policy, boardings[n])
         took = times * max(work.values()) * _waits(problem, policy, boardings[max(0, n - 1) : n + 1])

@@ -52,11 +52,6 @@ class DoorState:
             at += guest.prompt_len
         return found
 
-    @property
-    def rows(self) -> tuple[int, ...]:
-        """One: all of them."""
-        return (0,)
-
     @cached_property
     def positions(self) -> Tensor:
         """(1, T) positions, each in its prompt's own counting; made by the lane that computes."""
