@@ -15,6 +15,7 @@ from torch import Tensor
 from flexplan.apart import graph_blame_of, schedule_of
 from flexplan.errors import UsageError
 from flexplan.graph import Timeline
+from flexplan.job import refuse_idle_packed_cache
 from flexplan.model import Ids, Layer
 from flexplan.plan import Plan
 from flexplan.policy import Policy
@@ -85,6 +86,7 @@ class OffloadedLM:
         self.env = env
         self._closed = False
         self.policy: Policy = policy.policy if isinstance(policy, Plan) else policy
+        refuse_idle_packed_cache(self.policy, packed_cache)
         chosen = schedule or (plan.schedule if plan else "zigzag")
         self.schedule = schedule_of(chosen)
         opened = open_model(config, path, seed)
