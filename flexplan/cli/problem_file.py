@@ -138,7 +138,7 @@ class ProblemFile(BaseModel):
         """How long answers are likely to be, of which the longest may have ``most`` tokens."""
         if self.gen_len is not None and self.gen_len > most:
             message = f"--gen-len {self.gen_len}: no answer may have more than {most} new tokens"
-            raise UsageError("FP127", message, fix="lower it, or raise --max-new-tokens or the numbers in the lines")
+            raise UsageError("FP128", message, fix="lower it, or raise --max-new-tokens or the numbers in the lines")
         return seen or (() if self.gen_len in (None, most) else self.gen_len)
 
     def _of_lengths(self) -> dict[str, Any]:
