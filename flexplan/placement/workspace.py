@@ -80,8 +80,9 @@ def _feed_forward(s: ModelShape, sep_layer: bool) -> int:
     Attention's result is in its buffer where layers are split, and is the normed where norms come last.
     """
     kept = 2 if sep_layer or not s.pre_norm else 3
+    beside = s.q_size if s.parallel else 0  # what attention found, which comes last
     block = max(_experts(s), _both(s, s.ffn_size) if s.dense_layers else 0) if s.num_experts else _both(s, s.ffn_size)
-    return kept * s.hidden_size + block
+    return kept * s.hidden_size + beside + block
 
 
 def _both(s: ModelShape, width: int) -> int:

@@ -43,12 +43,12 @@ def compute(view: TaskView) -> None:
 
 def _transform(view: TaskView, slot_BSD: Tensor, rows: slice) -> None:
     """These rows through a transformer layer, or a part of it, in their slot."""
-    layer, family, weights, hidden_BSD = view.layer, view.block.family, layer_weights(view), slot_BSD
-    if layer.attends:
-        attention_BSQ = layer_attention(view, hidden_BSD, rows)
-        hidden_BSD = family.merge(weights, hidden_BSD, attention_BSQ, slot_BSD if layer.role == ATTENTION else None)
-    if layer.role != ATTENTION:
-        family.mlp(weights, hidden_BSD, slot_BSD)
+    layer, family, weights = view.layer, view.block.family, layer_weights(view)
+    if not layer.attends:
+        family.mlp(weights, slot_BSD, slot_BSD)
+        return
+    end = family.merge if layer.role == ATTENTION else family.finish
+    end(weights, slot_BSD, layer_attention(view, slot_BSD, rows), slot_BSD)
 
 
 def _embed(view: TaskView) -> None:
