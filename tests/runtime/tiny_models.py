@@ -232,7 +232,11 @@ def logits(maths: Family, reader: WeightReader, ids_BS: Tensor, cut: Cut = uncut
     for layer in range(shape.num_layers):
         w = layer_weights(reader, shape, layer, cut)
         maths.prepare(w, layer)
-        hidden = maths.finish(w, hidden, attend(maths, layer, *maths.project(w, hidden, positions_BS, layer)))
+        attention = attend(maths, layer, *maths.project(w, hidden, positions_BS, layer))
+        if shape.parallel:
+            hidden = maths.both(w, hidden, attention)
+        else:
+            hidden = maths.mlp(w, maths.merge(w, hidden, attention))
     return maths.head(head, hidden)
 
 

@@ -121,9 +121,9 @@ class Family(ABC):
     def mlp(self, w: Weights, hidden_BSD: Tensor, out: Tensor | None = None) -> Tensor:
         """Hidden states after the feed-forward block and its residual, in ``out`` if it is given."""
 
-    def finish(self, w: Weights, hidden_BSD: Tensor, attention_BSQ: Tensor, out: Tensor | None = None) -> Tensor:
-        """Hidden states after both blocks of a layer, in ``out`` if it is given."""
-        return self.mlp(w, self.merge(w, hidden_BSD, attention_BSQ), out)
+    @abstractmethod
+    def both(self, w: Weights, hidden_BSD: Tensor, attention_BSQ: Tensor, out: Tensor | None = None) -> Tensor:
+        """Hidden states after both blocks of a layer that gives them the same, in ``out`` if it is given."""
 
     @abstractmethod
     def norm(self, w: Weights, name: str, x: Tensor) -> Tensor:

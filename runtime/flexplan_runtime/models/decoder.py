@@ -68,9 +68,7 @@ class Decoder(Family):
         x_BSD = self.feed_forward(w, self._before(w, "mlp_norm", hidden_BSD))
         return self._joined(w, "mlp", x_BSD, hidden_BSD, out)
 
-    def finish(self, w: Weights, hidden_BSD: Tensor, attention_BSQ: Tensor, out: Tensor | None = None) -> Tensor:
-        if not self.shape.parallel:
-            return super().finish(w, hidden_BSD, attention_BSQ, out)
+    def both(self, w: Weights, hidden_BSD: Tensor, attention_BSQ: Tensor, out: Tensor | None = None) -> Tensor:
         norm = "attention_norm" if self.shape.shared_norm else "mlp_norm"
         x_BSD = self.feed_forward(w, self.norm(w, norm, hidden_BSD)).add_(self.apply(w, "out", attention_BSQ))
         return residual(x_BSD, hidden_BSD, out)
