@@ -233,10 +233,7 @@ def logits(maths: Family, reader: WeightReader, ids_BS: Tensor, cut: Cut = uncut
         w = layer_weights(reader, shape, layer, cut)
         maths.prepare(w, layer)
         attention = attend(maths, layer, *maths.project(w, hidden, positions_BS, layer))
-        if shape.parallel:
-            hidden = maths.both(w, hidden, attention)
-        else:
-            hidden = maths.mlp(w, maths.merge(w, hidden, attention))
+        hidden = maths.both(w, hidden, attention) if shape.parallel else maths.mlp(w, maths.merge(w, hidden, attention))
     return maths.head(head, hidden)
 
 
