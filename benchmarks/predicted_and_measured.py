@@ -24,6 +24,7 @@ import statistics
 import subprocess
 import sys
 import time
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -72,9 +73,10 @@ def main() -> None:
         if args.foretell:
             sum_up(args.foretell, args.json)
         return
+    warnings.filterwarnings("error", "memory ran out")  # smaller blocks are another row
     try:
         found = measure(args.rows[0], args)
-    except (FlexplanError, torch.OutOfMemoryError) as error:
+    except (FlexplanError, torch.OutOfMemoryError, UserWarning) as error:
         found = {"row": args.rows[0], "error": str(error).splitlines()[0]}
     common.put(found, args.json)
 

@@ -60,7 +60,7 @@ class Layout:
         rows, longest = _widest(p)
         # a step that leaves its choice to another task is never captured
         sparsity = 1.0 if p.chooses else p.policy.attn_sparsity
-        return captured_bytes(p.shape, rows, longest + p.block.gen_len, sparsity, sep_layer=p.policy.sep_layer)
+        return captured_bytes(p.shape, rows, longest + p.block.gen_len, sparsity)
 
     def tier_bytes(self) -> dict[str, int]:
         """Peak bytes of each tier."""
@@ -210,12 +210,11 @@ def _add_seats(arenas: _Arenas, p: Placement, prompts: int, rows: int) -> None:
 def _workspace_bytes(p: Placement) -> int:
     """Of the largest task, and the masks of all micro-batches."""
     rows, longest = _widest(p)
-    sparsity, sep_layer = p.policy.attn_sparsity, p.policy.sep_layer
-    context = longest + p.block.gen_len
     if p.rolls:
-        return door_workspace_bytes(p.shape, rows, p.block.door_tokens, sep_layer=sep_layer)
+        return door_workspace_bytes(p.shape, rows, p.block.door_tokens)
+    context, sparsity = longest + p.block.gen_len, p.policy.attn_sparsity
     masks = sum(mask_bytes(b.num_rows, b.prompt_len) for b in p.block.batches)
-    return masks + workspace_bytes(p.shape, rows, longest, context, sparsity, sep_layer=sep_layer)
+    return masks + workspace_bytes(p.shape, rows, longest, context, sparsity)
 
 
 def _widest(p: Placement) -> tuple[int, int]:

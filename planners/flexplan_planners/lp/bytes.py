@@ -136,9 +136,9 @@ class Sizes:
 
     @cached_property
     def workspace(self) -> int:
-        context, split = self.prompt + self.problem.workload.gen_len, self.sep_layer
-        once = workspace_bytes(self.shape, self.num_rows, self.prompt, context, self.sparsity, sep_layer=split)
-        return once + captured_bytes(self.shape, self.num_rows, context, self.sparsity, sep_layer=split)
+        context = self.prompt + self.problem.workload.gen_len
+        once = workspace_bytes(self.shape, self.num_rows, self.prompt, context, self.sparsity)
+        return once + captured_bytes(self.shape, self.num_rows, context, self.sparsity)
 
     @cached_property
     def chosen(self) -> int:

@@ -103,9 +103,10 @@ class BlockState:
     noting: bool = True
     # what every pass would find out again, by the place of a task's bytes
     on_host: dict[tuple[int, ...], list[HostAttention]] = field(default_factory=dict)
-    # of a rolling schedule, by pass and micro-batch: who comes in, and how rows choose
+    # of a rolling schedule, by pass and micro-batch: who comes in, and how rows choose; and rules by request
     doors: dict[tuple[int, int], Any] = field(default_factory=dict)
     choices: dict[tuple[int, int], Any] = field(default_factory=dict)
+    penalties: dict[int, Penalties] = field(default_factory=dict)
     weights: dict[tuple[int, int], dict[str, Pieces]] = field(default_factory=dict)
 
     def renew(self, batches: Sequence[BatchState]) -> None:
@@ -113,6 +114,8 @@ class BlockState:
         for kept, new in zip(self.batches, batches, strict=True):
             kept.renew(new)
         self.noting = False
+        for of_one_job in (self.doors, self.choices, self.penalties):
+            of_one_job.clear()
 
     @property
     def device(self) -> torch.device:
