@@ -129,6 +129,12 @@ class ModelShape(BaseModel):
         """Tokens that layer ``depth`` reads of a context."""
         return min(context, self.window(depth) or context)
 
+    def mean_attended(self, context: int) -> float:
+        """The same, over all layers."""
+        if not self.windows:
+            return context
+        return sum(self.attended(depth, context) for depth in range(self.num_layers)) / self.num_layers
+
     def kept(self, depth: int, tokens: int) -> int:
         """Of a sequence's tokens those whose keys and values layer ``depth`` keeps: a window's newest, or all."""
         return min(tokens, self.window(depth) or tokens)
@@ -143,12 +149,6 @@ class ModelShape(BaseModel):
         """The fewest layers after which windows come again; all of them where they do not."""
         windows = self.windows[: self.num_layers] or (0,)
         return next(p for p in range(1, len(windows) + 1) if windows[p:] == windows[: len(windows) - p])
-
-    def mean_attended(self, context: int) -> float:
-        """The same, over all layers."""
-        if not self.windows:
-            return context
-        return sum(self.attended(depth, context) for depth in range(self.num_layers)) / self.num_layers
 
     def with_dtype(self, bytes_per_element: int) -> ModelShape:
         """The same model with elements of another width."""
