@@ -23,7 +23,8 @@ class ModelShape(BaseModel):
 
     Norms stand before a block (``pre_norm``), over what it adds (``added_norm``), both (Gemma) or, without either,
     over the sum (OPT-350M).  ``qk_norm``: over each head of the queries and keys, or (``qk_norm_whole``, OLMo 2) over
-    all heads of a token together.
+    all heads of a token together.  ``embed_norm``: token rows are normed (Bloom).  ``parallel``: the feed-forward block
+    is given what attention is given, not what it adds to (GPT-NeoX); with ``shared_norm`` normed by the same norm.
 
     Of a mixture ``expert_ffn_size`` is the width of an expert (0: ``ffn_size``), ``shared_ffn_size`` that of what all
     tokens use beside theirs, and the first ``dense_layers`` layers have a plain block of ``ffn_size`` instead.
@@ -53,6 +54,9 @@ class ModelShape(BaseModel):
     final_norm: bool = True
     norm_affine: bool = True
     norm_bias: bool = False
+    embed_norm: bool = False
+    parallel: bool = False
+    shared_norm: bool = False
     qkv_bias: bool = False
     out_bias: bool = False
     mlp_bias: bool = False
@@ -80,6 +84,8 @@ class ModelShape(BaseModel):
             raise ValueError(f"experts_per_token {self.experts_per_token} of num_experts {self.num_experts}")
         if self.windows and len(self.windows) != self.num_layers:
             raise ValueError(f"{len(self.windows)} windows for {self.num_layers} layers")
+        if self.shared_norm and not self.parallel:
+            raise ValueError("shared_norm without parallel")
         return self
 
     @property

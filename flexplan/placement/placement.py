@@ -193,8 +193,22 @@ def _placement(shape: ModelShape, policy: Policy, block: Block, live: int) -> Pl
     if shape.sinks and policy.attn_sparsity < 1:
         message = f"attn_sparsity {policy.attn_sparsity:g}: {shape.name} has sinks, whose weight would be left out"
         raise PolicyError("FP215", message, fix="attn_sparsity=1.0")
+    if policy.sep_layer:
+        splits(shape, (True,))
     weights, cache = place_weights(shape, policy), place_cache(shape, policy, block)
     return Placement(shape, policy, block, live, weights, cache)
+
+
+def splits(shape: ModelShape, asked: Sequence[bool]) -> tuple[bool, ...]:
+    """Which of these settings of ``sep_layer`` a model has; PolicyError where none is left.
+
+    Two halves that are given the same hidden states are one step: the first would overwrite what the second reads.
+    """
+    found = tuple(setting for setting in asked if not (setting and shape.parallel))
+    if not found:
+        message = f"sep_layer: {shape.name} computes attention and feed-forward of a layer side by side, in one step"
+        raise PolicyError("FP218", message, fix="sep_layer=False")
+    return found
 
 
 def _percents(values: Sequence[int]) -> tuple[float, float, float]:

@@ -73,9 +73,13 @@ def _attention(s: ModelShape) -> int:
 
 
 def _feed_forward(s: ModelShape) -> int:
-    """The normed + (gate and) up, activated in place + down; attention's result is in its buffer."""
+    """The normed + (gate and) up, activated in place + down; attention's result is in its buffer.
+
+    Where both blocks are given the same, what attention found is beside them.
+    """
+    beside = s.q_size if s.parallel else 0
     block = max(_experts(s), _both(s, s.ffn_size) if s.dense_layers else 0) if s.num_experts else _both(s, s.ffn_size)
-    return 2 * s.hidden_size + block
+    return 2 * s.hidden_size + beside + block
 
 
 def _both(s: ModelShape, width: int) -> int:

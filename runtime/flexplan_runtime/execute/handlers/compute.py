@@ -44,9 +44,13 @@ def compute(view: TaskView) -> None:
 def _transform(view: TaskView, slot_BSD: Tensor, rows: slice) -> None:
     """These rows through a transformer layer, or a part of it, in their slot.
 
-    Nothing of attention is kept while the feed-forward block computes, whose widest result would find no place between.
+    Nothing of attention is kept while the feed-forward block computes, whose widest result would find no place between;
+    unless both are given the same.
     """
     layer, family, weights = view.layer, view.block.family, layer_weights(view)
+    if family.shape.parallel:
+        family.both(weights, slot_BSD, layer_attention(view, slot_BSD, rows), slot_BSD)
+        return
     if layer.attends:
         family.merge(weights, slot_BSD, layer_attention(view, slot_BSD, rows), slot_BSD)
     if layer.role != ATTENTION:
