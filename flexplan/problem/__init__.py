@@ -2,6 +2,7 @@
 
 chat_renderer   The process that renders chat templates.
 chat_template   Chat templates: messages made into text, by a stranger's program in bounds.
+expected        Expected lengths: how long answers are likely to be, which nobody knows but for the most.
 lengths_file    Lengths of requests from a CSV table, without their text.
 objective       `Objective`: tokens a second, a bound of latency, or the smallest memory.
 problem         `Workload` and `Problem`: a model on a machine for some prompts, and what the answer is to be best at.
@@ -15,6 +16,7 @@ wishes          What a request asks for beside its prompt.
 """
 
 from flexplan.problem.chat_template import Renderer
+from flexplan.problem.expected import Expected, expected_lens_of, read_gen_lens
 from flexplan.problem.lengths_file import Lengths, read_lengths
 from flexplan.problem.objective import Objective
 from flexplan.problem.problem import Problem, Workload
@@ -34,6 +36,7 @@ __all__ = [
     "BadLines",
     "Chat",
     "Content",
+    "Expected",
     "Lengths",
     "Lens",
     "Objective",
@@ -47,12 +50,14 @@ __all__ = [
     "chunks",
     "digest_of",
     "envelope",
+    "expected_lens_of",
     "growth_of",
     "lengths",
     "lines_of",
     "new_tokens_of",
     "padded_mean",
     "prompts_to_plan_for",
+    "read_gen_lens",
     "read_lengths",
     "read_prompts",
     "representatives",

@@ -68,6 +68,12 @@ class Ready:
         """Ids that end a row."""
         return tuple(self.opened.math.eos_token_ids) if self.request.stop_at_end_token else ()
 
+    @property
+    def expected_lens(self) -> tuple[int, ...]:
+        """How long the plan expects answers to be; nothing where policy fields came without a problem."""
+        given = self.request.policy
+        return given.problem.workload.expected_lens if isinstance(given, Plan) else ()
+
     def problem(self, hardware: Hardware | None = None) -> Problem:
         """The problem of these very prompts, under the budgets of the request."""
         lens, most = list[int](), list[int]()
@@ -75,7 +81,7 @@ class Ready:
             wishes = self.requests.wishes(at)
             lens += [length] * wishes.n
             most += [wishes.max_new_tokens or self.request.max_new_tokens] * wishes.n
-        workload = Workload(prompt_lens=tuple(lens), gen_lens=tuple(most))
+        workload = Workload(prompt_lens=tuple(lens), gen_lens=tuple(most), expected_lens=self.expected_lens)
         sizes = {tier: _UNLIMITED if size is None else size for tier, size in self.env.ledger.budgets.items()}
         machine = hardware or hardware_from()
         if self.env.device.type == "cpu":  # no device keeps memory for itself
