@@ -46,7 +46,7 @@ class Target:
             raise UsageError("FP179", "--retry-failed without --resume would change nothing", fix="add --resume")
         if is_kept(self.path) and is_beside(self.path):
             message = f"output {self.path} has the name of a file that lies beside an output (.job, .errors)"
-            raise UsageError("FP128", message, fix="choose another path")
+            raise UsageError("FP136", message, fix="choose another path")
         asked = [flag for flag, given in (("--resume", self.resume), ("--ordered", self.ordered)) if given]
         if asked and not is_kept(self.path):
             message = f"{asked[0]} needs an output that is a file, {self.path} is a stream"

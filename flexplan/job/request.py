@@ -62,7 +62,7 @@ def refuse_idle_packed_cache(policy: Policy, directory: object, *, dummy: bool =
     if directory is not None and (dummy or not policy.compress_weight):
         why = "random weights (--dummy)" if dummy else "a policy that packs no weights (compress_weight)"
         message = f"--packed-cache {directory} with {why} would change nothing"
-        raise UsageError("FP199", message, fix="leave --packed-cache out, or take a policy with compress_weight: true")
+        raise UsageError("FP139", message, fix="leave --packed-cache out, or take a policy with compress_weight: true")
 
 
 def _refuse_idle(asked: Mapping[str, Any], other: str, how: Literal["with", "without"] = "without") -> None:

@@ -154,7 +154,7 @@ class Journal:
             if handle is not None:
                 handle.close()
             message = "the log of the job was removed while it was at work, and another file is in its place"
-            raise StorageError("FP619", message, fix="keep it where it is until the job ends, and begin no other there")
+            raise StorageError("FP621", message, fix="keep it where it is until the job ends, and begin no other there")
         warnings.warn("the log of the job was removed while it is at work; it is put back", stacklevel=2)
         for at in range(0, self._log.size(), _COPIED_BYTES):
             handle.append(self._log.read(at, _COPIED_BYTES))

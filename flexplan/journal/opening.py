@@ -32,7 +32,7 @@ def open_journal(store: Store, how: How, clock: Callable[[], float] = time.monot
         before = log.read(0, log.size())
         if not is_log(before):
             message = "beside the output, where the log of its job would be (OUT.job), is a file that is none"
-            raise UsageError("FP127", message, fix="move that file, or choose another output")
+            raise UsageError("FP135", message, fix="move that file, or choose another output")
         found = _found(store, log, before) if how == "resume" else None
         held = Held(os.getpid(), socket.gethostname(), datetime.now().astimezone().isoformat(" ", "seconds"))
         torn = b"" if before.endswith(b"\n") or not before or found else b"\n"

@@ -473,7 +473,7 @@ def test_a_file_that_is_no_log_of_ours_is_left_alone(job: Job, expected: dict[st
     log.write_text("my notes\n")
     for how in ((), ("--overwrite",), ("--resume",)):
         result = job.run(*how)
-        assert result.exit_code == 2 and "FP127" in result.stderr
+        assert result.exit_code == 2 and "FP135" in result.stderr
         assert log.read_text() == "my notes\n" and not job.out.exists()
     for torn in (b"", b"12ab", bytes(40)):  # what the loss of power leaves of one that was just begun
         log.write_bytes(torn)
@@ -489,7 +489,7 @@ def test_no_two_outputs_share_a_file_beside_them(job: Job) -> None:
     assert (job.place / "out.errors").read_text() == job.errors.read_text() != ""
     for taken in ("out.errors", "out.errors.jsonl", "out.jsonl.job"):
         result = job.run("--overwrite", "-o", job.place / taken)
-        assert result.exit_code == 2 and "FP128" in result.stderr
+        assert result.exit_code == 2 and "FP136" in result.stderr
     assert job.run("--resume").exit_code == 5
 
 
@@ -525,7 +525,7 @@ def test_what_is_taken_away_while_a_run_is_at_work_is_not_lost(
 def test_a_directory_for_packed_weights_is_refused_where_none_are(job: Job) -> None:
     for flags in ((), ("--dummy",)):
         result = job.run("--packed-cache", job.place / "packed", *flags)
-        assert result.exit_code == 2 and "FP199" in result.stderr and not job.out.exists()
+        assert result.exit_code == 2 and "FP139" in result.stderr and not job.out.exists()
 
 
 # -- full disks ----------------------------------------------------------------------------------------------------
