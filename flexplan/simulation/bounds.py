@@ -18,8 +18,9 @@ from flexplan.graph import Task, natural_lane
 from flexplan.policy import Policy
 from flexplan.problem import Problem, Workload
 from flexplan.schedule import Schedule
+from flexplan.units import round_up
 
-_FEW, _MORE = 2, 4  # layers
+_FEW, _MORE = 2, 2  # layers, and so many more, or what windows come again after
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +41,22 @@ def bound_of(problem: Problem, policy: Policy, schedule: Schedule, lens: tuple[i
     """The bound of one block with these prompt lengths.
 
     All decoding passes together need at least what their middle one does, so many times: work is affine in the
-    position, and the roofline of a task convex.
+    position, and the roofline of a task convex.  Where windows fill up meanwhile it is concave in the position: they
+    need at least what the first one does.
     """
     decoded = problem.workload.gen_len - 1
     first = _busiest(_seconds(problem, policy, schedule, lens, 0))
     if not decoded:
         return Bound(first[1], 0.0, first[0], "")
-    middle = tuple(length + (decoded - 1) // 2 for length in lens)
+    ahead = 0 if _fills_windows(problem, lens) else (decoded - 1) // 2
+    middle = tuple(length + ahead for length in lens)
     later = _busiest(_seconds(problem, policy, schedule, middle, 1))
     return Bound(first[1], decoded * later[1], first[0], later[0])
+
+
+def _fills_windows(problem: Problem, lens: tuple[int, ...]) -> bool:
+    """Do rows of these lengths grow beyond a window?"""
+    return any(length < w < length + problem.workload.gen_len for w in set(problem.model.windows) for length in lens)
 
 
 def _busiest(seconds: Mapping[str, float]) -> tuple[str, float]:
@@ -66,10 +74,10 @@ def _seconds(
         graph = schedule.build(part.with_layers(num_layers), policy)
         return busy_seconds((task for sweep in graph.sweeps() if sweep.i == i for task in sweep.tasks), rates)
 
-    layers = problem.model.num_layers
-    if layers <= _MORE:
+    layers, more = problem.model.num_layers, _FEW + round_up(_MORE, problem.model.layer_period)
+    if layers <= more:
         return of_layers(layers)
-    return reached(of_layers(_FEW), of_layers(_MORE), (layers - _FEW) / (_MORE - _FEW))
+    return reached(of_layers(_FEW), of_layers(more), (layers - _FEW) / (more - _FEW))
 
 
 def reached(few: Mapping[str, float], more: Mapping[str, float], times: float) -> dict[str, float]:
