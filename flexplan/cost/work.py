@@ -191,7 +191,12 @@ def head_work(s: ModelShape, rows: int) -> Work:
 
 def embed_work(s: ModelShape, tokens: int) -> Work:
     """Rows of the token table into hidden states."""
-    return Work(gpu_bytes=2 * tokens * s.hidden_size * s.bytes_per_element, kernels=_EMBED_KERNELS)
+    normed = _normed(s, s.hidden_size) if s.embed_norm else 0
+    return Work(
+        gpu_bytes=2 * tokens * s.hidden_size * s.bytes_per_element,
+        gpu_between_bytes=tokens * normed * s.bytes_per_element,
+        kernels=_EMBED_KERNELS + (_norm_kernels(s) if s.embed_norm else 0),
+    )
 
 
 _shared = lru_cache(maxsize=4096)  # equal works are one object

@@ -23,7 +23,8 @@ class ModelShape(BaseModel):
 
     Norms stand before a block (``pre_norm``), over what it adds (``added_norm``), both (Gemma) or, without either,
     over the sum (OPT-350M).  ``qk_norm``: over each head of the queries and keys, or (``qk_norm_whole``, OLMo 2) over
-    all heads of a token together.
+    all heads of a token together.  ``embed_norm``: token rows are normed (Bloom).  ``parallel``: the feed-forward block
+    is given what attention is given, not what it adds to (GPT-NeoX); with ``shared_norm`` normed by the same norm.
 
     Of a mixture ``expert_ffn_size`` is the width of an expert (0: ``ffn_size``), ``shared_ffn_size`` that of what all
     tokens use beside theirs, and the first ``dense_layers`` layers have a plain block of ``ffn_size`` instead.
@@ -53,6 +54,9 @@ class ModelShape(BaseModel):
     final_norm: bool = True
     norm_affine: bool = True
     norm_bias: bool = False
+    embed_norm: bool = False
+    parallel: bool = False
+    shared_norm: bool = False
     qkv_bias: bool = False
     out_bias: bool = False
     mlp_bias: bool = False
@@ -80,6 +84,8 @@ class ModelShape(BaseModel):
             raise ValueError(f"experts_per_token {self.experts_per_token} of num_experts {self.num_experts}")
         if self.windows and len(self.windows) != self.num_layers:
             raise ValueError(f"{len(self.windows)} windows for {self.num_layers} layers")
+        if self.shared_norm and not self.parallel:
+            raise ValueError("shared_norm without parallel")
         return self
 
     @property
@@ -118,12 +124,12 @@ class ModelShape(BaseModel):
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """Bytes of keys and values of one token over all layers."""
+        """Bytes of keys and values of one token over all layers, while no window is full."""
         return 2 * self.num_layers * self.kv_size * self.bytes_per_element
 
     def window(self, depth: int) -> int:
-        """How many of the newest tokens layer ``depth`` reads; 0 for all."""
-        return self.windows[depth] if self.windows else 0
+        """How many of the newest tokens layer ``depth`` reads; 0 for all.  Layers behind the last begin anew."""
+        return self.windows[depth % len(self.windows)] if self.windows else 0
 
     def attended(self, depth: int, context: float) -> float:
         """Tokens that layer ``depth`` reads of a context."""
@@ -134,6 +140,21 @@ class ModelShape(BaseModel):
         if not self.windows:
             return context
         return sum(self.attended(depth, context) for depth in range(self.num_layers)) / self.num_layers
+
+    def kept(self, depth: int, tokens: int) -> int:
+        """Of a sequence's tokens those whose keys and values layer ``depth`` keeps: a window's newest, or all."""
+        return min(tokens, self.window(depth) or tokens)
+
+    def cache_bytes(self, tokens: int) -> int:
+        """Bytes of keys and values that all layers keep of a sequence of so many tokens."""
+        each = 2 * self.kv_size * self.bytes_per_element
+        return each * sum(self.kept(depth, tokens) for depth in range(self.num_layers))
+
+    @property
+    def layer_period(self) -> int:
+        """The fewest layers after which windows come again; all of them where they do not."""
+        windows = self.windows[: self.num_layers] or (0,)
+        return next(p for p in range(1, len(windows) + 1) if windows[p:] == windows[: len(windows) - p])
 
     def with_dtype(self, bytes_per_element: int) -> ModelShape:
         """The same model with elements of another width."""

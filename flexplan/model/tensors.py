@@ -72,7 +72,7 @@ def _embed(s: ModelShape) -> list[tuple[str, int, int]]:
         tensors.append(("positions.weight", s.max_positions + s.position_offset, s.hidden_size))
     if s.embed_size != s.hidden_size:
         tensors.append(("project_in.weight", s.hidden_size, s.embed_size))
-    return tensors
+    return [*tensors, *_norm(s, "embed_norm")] if s.embed_norm else tensors
 
 
 def _attention(s: ModelShape) -> list[tuple[str, int, int]]:
@@ -100,7 +100,7 @@ def _block(s: ModelShape, prefix: str, width: int, bias: bool) -> list[tuple[str
 
 
 def _mlp(s: ModelShape, depth: int) -> list[tuple[str, int, int]]:
-    norm = _norm(s, "mlp_norm") if s.norms_of_a_block > s.added_norm else []
+    norm = _norm(s, "mlp_norm") if s.norms_of_a_block > s.added_norm and not s.shared_norm else []
     added = _norm(s, "mlp_added_norm") if s.added_norm else []
     if not s.is_mixture(depth):
         return [*norm, *_block(s, "", s.ffn_size, s.mlp_bias), *added]

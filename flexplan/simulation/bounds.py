@@ -20,9 +20,10 @@ from flexplan.policy import Policy
 from flexplan.problem import Problem, Workload
 from flexplan.schedule import Schedule
 from flexplan.simulation.stretches import Stretch, stretches
+from flexplan.units import round_up
 
 _STEPS = 1500  # layers x micro-batches of a pass up to which all are counted; of more, some layers
-_FEW, _MORE = 2, 4  # layers that stand for all in a comparison
+_FEW, _MORE = 2, 2  # layers that stand for all in a comparison, and so many more
 _PASSES = 4  # of a block: the prompts, the first decoding, one like all others, the last
 
 
@@ -44,10 +45,11 @@ def bound_of(problem: Problem, policy: Policy, schedule: Schedule, lens: tuple[i
     """The bound of one block with these prompt lengths.
 
     All decoding passes together need at least what their middle one does, so many times: work is affine in the
-    position, and the roofline of a task convex.
+    position, and the roofline of a task convex.  Where windows fill up meanwhile it is concave in the position: they
+    need at least what the first one does.
     """
-    most = max(_MORE, _STEPS // policy.num_gpu_batches)
-    return _bound(problem, policy, schedule, lens, (most // 2, most))
+    half = max(_FEW, _STEPS // policy.num_gpu_batches // 2)
+    return _bound(problem, policy, schedule, lens, (half, half))
 
 
 def rough_bound_of(problem: Problem, policy: Policy, schedule: Schedule, lens: tuple[int, ...]) -> Bound:
@@ -55,12 +57,18 @@ def rough_bound_of(problem: Problem, policy: Policy, schedule: Schedule, lens: t
     return _bound(problem, policy, schedule, lens, (_FEW, _MORE))
 
 
+def _fills_windows(problem: Problem, lens: tuple[int, ...]) -> bool:
+    """Do rows of these lengths grow beyond a window?"""
+    return any(length < w < length + problem.workload.gen_len for w in set(problem.model.windows) for length in lens)
+
+
 def _bound(
     problem: Problem, policy: Policy, schedule: Schedule, lens: tuple[int, ...], counts: tuple[int, int]
 ) -> Bound:
-    """Of all layers where those are no more than the larger number, else reached from two numbers of them."""
+    """Of all layers where those are few; else by so many of them, and so many more or what windows come again after."""
     tokens = problem.workload.gen_len
-    middle = tuple(length + max(0, tokens - _PASSES) // 2 for length in lens)
+    ahead = 0 if _fills_windows(problem, lens) else max(0, tokens - _PASSES) // 2
+    middle = tuple(length + ahead for length in lens)
     prefill = _busy(problem, policy, schedule, lens, counts, decodes=False)
     decode = _busy(problem, policy, schedule, middle, counts, decodes=True) if tokens > 1 else []
     return Bound(_least_s(prefill), _least_s(decode), _limit(prefill), _limit(decode))
@@ -93,7 +101,7 @@ def _busy(
         graph = schedule.build(part.with_layers(num_layers), policy)
         return [busy(stretch) for stretch in stretches(graph) if stretch.decodes == decodes]
 
-    few, more = counts
+    few, more = counts[0], counts[0] + round_up(counts[1], problem.model.layer_period)
     if layers <= more:
         return list(of_layers(layers))
     times = (layers - few) / (more - few)

@@ -8,16 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from itertools import takewhile
+from math import lcm
 
 from flexplan.cost import Rates
 from flexplan.graph import Sweep, TaskGraph, Timeline
-from flexplan.placement import fewer_layers, lookahead
-from flexplan.policy import Policy
+from flexplan.placement import Placement, fewer_layers, lookahead
+from flexplan.policy import Policy, fill_blocks
 from flexplan.problem import Problem
 from flexplan.schedule import Schedule
 from flexplan.simulation.alike import Alike
 from flexplan.simulation.bounds import busy_seconds, reached
 from flexplan.simulation.simulator import simulate_graph, simulate_programs
+from flexplan.units import round_up
 
 _ALL_LAYERS = 16  # up to these, all are simulated
 _FEW_LAYERS = 2
@@ -44,6 +46,15 @@ class Passes:
         """That of passes i and i + 1 of the decoding, neither the prefill nor the last pass."""
         return self._of_layers(lambda few: few.pair(i), range(i, i + 2))
 
+    def bends(self) -> list[int]:
+        """Passes, neither the first nor one of the last, after which a window is full: of many, three."""
+        block = next(fill_blocks(self.problem.workload, self.policy))
+        placement = Placement.of(self.problem.model, self.policy, block)
+        ks = range(len(block.batches)) if self.ks is None else self.ks
+        full = {room - block.batches[k].prompt_len for k in ks for room in placement.rings(k)}
+        found = sorted(i for i in full if 1 < i < self.problem.workload.gen_len - 3)
+        return sorted({found[0], found[len(found) // 2], found[-1]}) if found else []
+
     def busy_seconds(self, i: int) -> dict[str, float]:
         """Seconds that pass i takes of every lane and resource at the least."""
         layers = self.problem.model.num_layers
@@ -60,9 +71,10 @@ class Passes:
 
     def _counts(self, times: int = 1) -> tuple[int, int]:
         """Two numbers of layers whose difference stands for all; where something hides that, take several ``times``."""
-        step = times * max(2, lookahead(self.policy) + 1)  # of fewer layers than slots, a pass is not like one of many
-        count = fewer_layers(self.problem.model.num_layers, self.policy, times * max(_FEW_LAYERS, step // times))
-        return count, count + step
+        slots = lookahead(self.policy) + 1
+        least = max(_FEW_LAYERS, slots)  # of fewer layers than slots, a pass is not like one of many
+        count = fewer_layers(self.problem.model.num_layers, self.policy, times * least)
+        return count, count + times * round_up(least, lcm(slots, self.problem.model.layer_period))
 
     def _of_layers(self, timeline: Callable[[_FewLayers], Timeline], tokens: range) -> Timeline:
         layers, times = self.problem.model.num_layers, 1

@@ -13,6 +13,7 @@ from math import inf
 from typing import Any
 
 from flexplan.apart import schedule_of
+from flexplan.placement import splits
 from flexplan.policy import Policy
 from flexplan.problem import Problem, Workload
 from flexplan.simulation import job_time, least_job_s, peak_bytes
@@ -47,7 +48,7 @@ class RollingSearch:
         self.problem = thinned(problem)
         self.rounds = rounds
         self.host_attention = tuple(host_attention)
-        self.sep_layer = tuple(sep_layer)
+        self.sep_layer = splits(problem.model, sep_layer)
         self.lossy = {name: value for name, value in lossy.items() if name != "attn_sparsity"}
         self.budgets = problem.budgets()
         self.schedule = schedule_of("rolling")
@@ -194,6 +195,7 @@ def thinned(problem: Problem) -> Problem:
             gen_len=work.gen_len,
             prompt_lens=lens and (work.prompt_len, *lens[1:]),  # the longest are among them
             gen_lens=gen_lens and (*gen_lens[:-1], work.gen_len),
+            expected_lens=work.expected_lens,
         )
     return problem.model_copy(update={"workload": some})
 

@@ -221,4 +221,4 @@ def generated(model: Any, case: Case, prompts: Sequence[Sequence[int]], offload_
 
 def blocks_of(lm: OffloadedLM, prompts: Sequence[Sequence[int]], gen_len: int) -> list[BlockPlan]:
     """The blocks that ``lm.generate`` runs for these prompts: their graphs and placements."""
-    return list(lm._planner.plans(Rows(prompts, Usual(gen_len, Sampling(), (), lm.math))))
+    return list(lm._calls.planner.plans(Rows(prompts, Usual(gen_len, Sampling(), (), lm.math))))

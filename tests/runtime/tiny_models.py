@@ -22,6 +22,8 @@ from transformers import (
     Gemma3TextConfig,
     GemmaConfig,
     Glm4MoeConfig,
+    GPT2Config,
+    GPTNeoXConfig,
     GptOssConfig,
     GraniteConfig,
     LlamaConfig,
@@ -35,6 +37,7 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
     Qwen3MoeConfig,
+    Starcoder2Config,
 )
 
 from flexplan.model import TOKENS, ModelShape, read_config, weight_tensors
@@ -69,6 +72,10 @@ LLAMA3 = {
     "original_max_position_embeddings": 64,
 }
 GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 20, "sliding_window": 5}
+NEOX = {k: v for k, v in ROTARY.items() if k != "num_key_value_heads"} | {
+    "rope_parameters": {"rope_theta": 500.0, "partial_rotary_factor": 0.5}
+}
+GPT_2 = {"vocab_size": 99, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 40}
 EXPERTS = {"moe_intermediate_size": 24, "num_experts_per_tok": 2}
 CONFIGS: dict[str, PreTrainedConfig] = {
     "opt": OPTConfig(**OPT),
@@ -123,6 +130,20 @@ CONFIGS: dict[str, PreTrainedConfig] = {
         **ROTARY, head_dim=16, num_local_experts=4, num_experts_per_tok=2, sliding_window=5, swiglu_limit=1.5
     ),
     "olmo2": Olmo2Config(**ROTARY),
+    "starcoder2": Starcoder2Config(**ROTARY, use_bias=True, sliding_window=6),
+    "starcoder2 without biases, untied": Starcoder2Config(**ROTARY, use_bias=False, tie_word_embeddings=False),
+    "gpt-neox": GPTNeoXConfig(**NEOX),
+    "gpt-neox, one after the other": GPTNeoXConfig(
+        **NEOX | {"rope_parameters": {"rope_theta": 500.0, "partial_rotary_factor": 1.0}},
+        use_parallel_residual=False,
+        attention_bias=False,
+        hidden_act="gelu_new",
+        tie_word_embeddings=True,
+    ),
+    "gpt2": GPT2Config(**GPT_2),
+    "gpt2, plain scores": GPT2Config(
+        **GPT_2, n_inner=40, scale_attn_weights=False, activation_function="relu", tie_word_embeddings=False
+    ),
     "phi3": Phi3Config(**ROTARY, sliding_window=6, pad_token_id=0),
     "phi4, longrope": Phi3Config(
         **ROTARY | {"num_attention_heads": 2},
@@ -211,8 +232,8 @@ def logits(maths: Family, reader: WeightReader, ids_BS: Tensor, cut: Cut = uncut
     for layer in range(shape.num_layers):
         w = layer_weights(reader, shape, layer, cut)
         maths.prepare(w, layer)
-        hidden = maths.merge(w, hidden, attend(maths, layer, *maths.project(w, hidden, positions_BS, layer)))
-        hidden = maths.mlp(w, hidden)
+        attention = attend(maths, layer, *maths.project(w, hidden, positions_BS, layer))
+        hidden = maths.both(w, hidden, attention) if shape.parallel else maths.mlp(w, maths.merge(w, hidden, attention))
     return maths.head(head, hidden)
 
 

@@ -9,7 +9,7 @@ from itertools import product
 from typing import Any, Literal
 
 from flexplan.model import ModelShape, Packing, layer_tensors, schedule_layers
-from flexplan.placement import bytes_unpacked, lookahead, unpacked_slots, vector_bytes
+from flexplan.placement import bytes_unpacked, lookahead, splits, unpacked_slots, vector_bytes
 from flexplan.policy import Policy
 from flexplan.problem import Problem
 from flexplan_planners.lp.rows import ACT, CACHE, WEIGHTS
@@ -145,7 +145,7 @@ def every_setting(
     if False in host_attention:
         caches.append("stream")
     uses: tuple[DiskUse, ...] = ("none", "weights", "all") if problem.hardware.disk_bytes else ("none",)
-    both = (True, False)
+    both, sep_layer = (True, False), splits(problem.model, sep_layer)
     exact, lossy = {"compress_weight": False, "compress_cache": False, "attn_sparsity": 1.0}, lossy or {}
     tokens = [(value, lossy[field]) if field in lossy else (value,) for field, value in exact.items()]
     for sep, stay, home, act, disk, pin, *how in product(sep_layer, both, caches, both, uses, pin_weight, *tokens):

@@ -43,12 +43,13 @@ class BlockRun:
         trace: Trace = False,
     ) -> None:
         self.plan = plan
+        self.state = state
         self.memory = memory
         self.report = report
-        self.batches = state.batches
         self.lanes = Executor(plan.graph, state, memory, env, trace=trace)
         self.tokens: list[list[int]] = [[] for _ in plan.rows]
         self.logprobs: list[list[Logprob]] = [[] for _ in plan.rows]
+        self.num_tokens = self.num_ended = 0
         self._reasons = [""] * len(plan.rows)  # why each has ended
         self._fresh: list[int] = []  # rows that have ended, and nobody was told
 
@@ -99,11 +100,11 @@ class BlockRun:
         for sweep in landed:
             for k in sweep.ks:
                 self._take(k, sweep.i)
-            self.report(sum(map(len, self.tokens)))
+            self.report(self.num_tokens)
 
     def _take(self, k: int, i: int) -> None:
         """The new token of every row of a micro-batch that has not ended."""
-        batch, told = self.plan.placement.block.batches[k], self.batches[k].logprobs
+        batch, told = self.plan.placement.block.batches[k], self.state.batches[k].logprobs
         size = batch.num_rows * ID_BYTES
         chosen = self.memory.bytes_of(Access("outputs", k, i * size, (i + 1) * size)).view(torch.int64)
         logprobs = told.take(i) if told else {}
@@ -118,8 +119,10 @@ class BlockRun:
         """A row's new token, which may be its last."""
         if token != NO_TOKEN:
             self.tokens[row].append(token)
+            self.num_tokens += 1
         self._reasons[row] = self._why_ended(row, token)
         if self._reasons[row]:
+            self.num_ended += 1
             self._fresh.append(row)
 
     def _why_ended(self, row: int, token: int) -> str:

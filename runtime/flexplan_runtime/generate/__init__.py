@@ -1,6 +1,7 @@
 """From prompts to tokens: the model as a library offers it.
 
 blocks       Blocks of prompts: planned to their lengths, given state and memory.
+calls        What a call does, whatever it asks for: its turn, its blocks, smaller ones where memory gives out.
 lm           `OffloadedLM`: the model as a user calls it.
 loop         The engine's loop, whole: blocks, sweeps, tasks, tokens.
 pieces       A token alone as text and as bytes.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import replace
+from collections.abc import Generator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -12,27 +10,18 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-from flexplan.apart import graph_blame_of, schedule_of
+from flexplan.apart import schedule_of
 from flexplan.errors import UsageError
 from flexplan.graph import Timeline
+from flexplan.job import refuse_idle_packed_cache
 from flexplan.model import Ids, Layer
 from flexplan.plan import Plan
 from flexplan.policy import Policy
 from flexplan.schedule import Schedule
-from flexplan_runtime.execute import (
-    BlockPlan,
-    BlockRun,
-    ExecutionEnv,
-    Given,
-    Report,
-    Row,
-    Sampling,
-    Scoring,
-    Trace,
-    forget_frames,
-)
-from flexplan_runtime.generate.blocks import Asked, BlockPlanner, BlockRoom
-from flexplan_runtime.generate.loop import Done, Generation, Stopping, joined, run_blocks
+from flexplan_runtime.execute import ExecutionEnv, Given, Sampling, Scoring, Trace
+from flexplan_runtime.generate.blocks import Asked
+from flexplan_runtime.generate.calls import BlockEnded, Calls, Progress, Stepped, answers_of, never_stopping
+from flexplan_runtime.generate.loop import Done, Generation, Stopping, joined
 from flexplan_runtime.generate.placed import PlacedModel
 from flexplan_runtime.generate.prompts import (
     Stop,
@@ -44,15 +33,10 @@ from flexplan_runtime.generate.prompts import (
     stop_ids_of,
 )
 from flexplan_runtime.generate.requests import Request, Rows, Usual, each_with
-from flexplan_runtime.generate.retreat import next_policy, stepping_back
 from flexplan_runtime.generate.scores import Score, refuse_broken_scores, rows_to_score
 from flexplan_runtime.generate.stops import watching
 from flexplan_runtime.generate.tokenizer import Tokenizer
 from flexplan_runtime.weights import Config, dtype_of, open_model, refuse_other_model
-
-Progress = Callable[[int, int], None]  # (tokens generated so far, tokens asked for)
-BlockEnded = Callable[[Timeline], None]
-Stepped = Callable[[Policy], None]
 
 
 class OffloadedLM:
@@ -60,8 +44,9 @@ class OffloadedLM:
 
     ``config`` is a model's name or directory, or what `open_model` found; ``path`` is where its weights are, or will be
     downloaded to (``"_DUMMY_"``: random ones); ``policy`` is a Policy or a Plan.  ``packed_cache`` is a directory
-    where packed weights are kept, so that a later opening need not quantise them.  Raises what cannot be run before
-    it allocates: PolicyError, ModelFilesError, InfeasiblePlan.
+    where packed weights are kept, so that a later opening need not quantise them.  ``expected_lens`` are lengths that
+    answers are likely to have, each for an equal part of them; None are those of the plan.  Raises what cannot be run
+    before it allocates: PolicyError, ModelFilesError, InfeasiblePlan.
 
     Calls from several threads, also to other models of the same environment, run one after the other; one from inside
     another (its ``progress``, a signal handler), from a forked process or after `close` is a UsageError.  After an
@@ -79,12 +64,13 @@ class OffloadedLM:
         dtype: str | torch.dtype | None = None,
         seed: int = 0,
         packed_cache: str | Path | None = None,
+        expected_lens: Sequence[int] | None = None,
     ) -> None:
         plan = policy if isinstance(policy, Plan) else None
         env.turn.refuse_other_process("OffloadedLM")
         self.env = env
-        self._closed = False
         self.policy: Policy = policy.policy if isinstance(policy, Plan) else policy
+        refuse_idle_packed_cache(self.policy, packed_cache)
         chosen = schedule or (plan.schedule if plan else "zigzag")
         self.schedule = schedule_of(chosen)
         opened = open_model(config, path, seed)
@@ -94,9 +80,14 @@ class OffloadedLM:
         self.dtype = dtype_of(dtype, opened.math)
         self._model = PlacedModel(opened, self.policy, env, self.dtype, packed_cache)
         self.shape, self.family = self._model.shape, self._model.family
-        self._planner = BlockPlanner(self._model, self.schedule)
-        self._room = BlockRoom(self._model)
-        self.timeline = Timeline()
+        if expected_lens is None:
+            expected_lens = plan.problem.workload.expected_lens if plan else ()
+        self._calls = Calls(self._model, self.schedule, expected_lens)
+
+    @property
+    def timeline(self) -> Timeline:
+        """What the last block did, and when."""
+        return self._calls.timeline
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -159,7 +150,7 @@ class OffloadedLM:
         requests, most = each_with(prompts, max_new_tokens)
         refuse_bad_prompts(requests, most, self.shape)
         usual = Usual(most, sampling or Sampling(), tuple(stops), self.math)
-        return joined(self._run(Rows(requests, usual, given=given), self._asked(stops, trace), progress))
+        return joined(self._calls.run(Rows(requests, usual, given=given), self._asked(stops, trace), progress))
 
     def stream(
         self,
@@ -171,7 +162,7 @@ class OffloadedLM:
         numbers: Sequence[int] = (),
         tokenizer: Tokenizer | None = None,
         progress: Progress | None = None,
-        stopping: Stopping = lambda: False,
+        stopping: Stopping = never_stopping,
         stepped: Stepped = lambda policy: None,
         trace: Trace = False,
         block_ended: BlockEnded = lambda timeline: None,
@@ -194,8 +185,8 @@ class OffloadedLM:
         refuse_bad_requests(requests, most, self.shape, can_watch=watch is not None)
         usual = Usual(most, sampling or Sampling(), tuple(stops), self.math, watch)
         rows = Rows(requests, usual, numbers)
-        run = self._run(rows, self._asked(stops, trace), progress, stopping, stepped)
-        return self._stream(run, rows, block_ended)
+        run = self._calls.run(rows, self._asked(stops, trace), progress, stopping, stepped)
+        return answers_of(run, rows, block_ended)
 
     def score(
         self,
@@ -221,7 +212,7 @@ class OffloadedLM:
         starts: Sequence[int] | None = None,
         *,
         progress: Progress | None = None,
-        stopping: Stopping = lambda: False,
+        stopping: Stopping = never_stopping,
     ) -> Generator[Score]:
         """The same, each when its block has ended; its turn and ``stopping`` are those of `stream`.
 
@@ -229,20 +220,8 @@ class OffloadedLM:
         """
         given = rows_to_score(sequences, starts, self.shape)
         scoring, rows = Scoring(given.wanted), Rows(given.prompts, Usual(1, Sampling(), (), self.math))
-        ended = self._stream(self._run(rows, Asked(0, scoring=scoring), progress, stopping), rows)
+        ended = answers_of(self._calls.run(rows, Asked(0, scoring=scoring), progress, stopping), rows)
         return (score for done in ended for score in given.scores(done.index, scoring.found.pop(done.index)))
-
-    @staticmethod
-    def _stream(
-        run: Generator[Done | Timeline], rows: Rows, block_ended: BlockEnded = lambda timeline: None
-    ) -> Generator[Done]:
-        with closing(run):
-            for one in run:
-                if isinstance(one, Timeline):
-                    block_ended(one)
-                else:
-                    place, choice = rows.place(one.index)
-                    yield replace(one, index=rows.number(place), choice=choice)
 
     def _asked(self, stops: Sequence[int], trace: Trace = False) -> Asked:
         return Asked(self._pad_id(None, stops), trace)
@@ -251,46 +230,9 @@ class OffloadedLM:
         if trace and not self.env.timed:
             raise UsageError("FP148", "trace=True in an environment with timed=False", fix="leave one of them out")
 
-    def _run(
-        self,
-        rows: Rows,
-        asked: Asked,
-        progress: Progress | None,
-        stopping: Stopping = lambda: False,
-        stepped: Stepped = lambda policy: None,
-    ) -> Generator[Done | Timeline]:
-        """Block after block, in this call's turn; smaller ones where memory gives out."""
-        told = _Told(progress, rows)
-
-        def begin(plan: BlockPlan) -> AbstractContextManager[BlockRun]:
-            return self._room.begun(plan, asked, told.of(plan))
-
-        def attempt(left: Sequence[int]) -> Iterator[Done | Timeline]:
-            part = told.begin(rows.part(left))
-            self._room.make_for(self._planner.plans(part))
-            # planned once more: all of a long call would fill memory
-            for one in run_blocks(self._planner.plans(part), begin, stopping):
-                if isinstance(one, Timeline):
-                    self.timeline = one
-                yield replace(one, index=left[one.index]) if isinstance(one, Done) else one
-
-        def step_back(steps: int, why: str) -> None:
-            self._room.replace()
-            self.env.recover()
-            self._planner.policy = next_policy(self._planner.policy, steps, why)
-            stepped(self._planner.policy)
-
-        with self._turn(), graph_blame_of(self.schedule):
-            yield from stepping_back(attempt, len(rows), step_back)
-
     def close(self) -> None:
         """Give all memory and disk space back, after a call of another thread that is under way."""
-        if self.env.turn.elsewhere:
-            return  # a forked child: all of it is the parent's
-        with self.env.turn.taken("close"):
-            self._closed = True
-            self._room.close()
-            self._model.close()
+        self._calls.close()
 
     def __enter__(self) -> OffloadedLM:
         return self
@@ -299,18 +241,6 @@ class OffloadedLM:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """This call's turn in the environment; whoever keeps an error of it keeps no memory of the tiers."""
-        with self.env.turn.taken("generate"):
-            if self._closed:
-                raise UsageError("FP147", "the model is closed", fix="open it again, or generate before close()")
-            try:
-                yield
-            except BaseException as error:
-                forget_frames(error)
-                raise
 
     def _end_ids(self, stops: Ids) -> Ids:
         """The ids that rules call the end, also where nothing stops there."""
@@ -330,22 +260,3 @@ class OffloadedLM:
         """
         stored = {what for what, _ in self.env.ledger.stored}
         return {what: self.env.ledger.shares(what) for what in ("w", "cache", "act") if what in stored}
-
-
-class _Told:
-    """Tells the caller of each block's tokens, those of the blocks before counted in."""
-
-    def __init__(self, progress: Progress | None, rows: Rows) -> None:
-        self.progress, self.total = progress, rows.num_tokens if progress else 0
-        self.before = 0
-
-    def begin(self, rows: Sequence[Row]) -> Sequence[Row]:
-        """All rows, or those that are left of them."""
-        self.before = self.total - sum(row.most for row in rows) if self.before else 0
-        return rows
-
-    def of(self, plan: BlockPlan) -> Report:
-        """What a block reports to."""
-        before = self.before
-        self.before += sum(row.most for row in plan.rows)
-        return lambda n: self.progress(before + n, self.total) if self.progress else None

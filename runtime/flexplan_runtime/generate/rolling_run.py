@@ -10,31 +10,15 @@ import torch
 from flexplan.graph import Access, Sweep
 from flexplan.placement import ID_BYTES, PASSES_IN_FLIGHT
 from flexplan.schedule import Boarding, Guest
-from flexplan_runtime.execute import BlockPlan, BlockRun, BlockState, ExecutionEnv, Report, Sampling, Trace
+from flexplan_runtime.execute import BlockRun, Sampling
 from flexplan_runtime.execute.choosing import NO_TOKEN, Logprob, Logprobs, Penalties, chooser_of, penalties_of
 from flexplan_runtime.execute.seating import Choice, DoorState, begins_of
-from flexplan_runtime.memory import BlockMemory
 
 _NOBODY = Sampling()
 
 
 class RollingRun(BlockRun):
     """All requests of a job, and the lanes that its tasks run in; to the engine's loop one long block."""
-
-    def __init__(
-        self,
-        plan: BlockPlan,
-        state: BlockState,
-        memory: BlockMemory,
-        env: ExecutionEnv,
-        report: Report,
-        *,
-        trace: Trace = False,
-    ) -> None:
-        super().__init__(plan, state, memory, env, report, trace=trace)
-        self.state = state
-        self._num_tokens = self._num_ended = 0
-        self._penalties: dict[int, Penalties] = {}  # of requests that are there and have rules
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -52,7 +36,7 @@ class RollingRun(BlockRun):
 
     def idle(self, k: int) -> bool:
         """Has nobody more to say, in whatever micro-batch?"""
-        return self._num_ended == len(self.plan.rows)
+        return self.num_ended == len(self.plan.rows)
 
     # -- into a pass --------------------------------------------------------------------------------------------------
     def board(self, sweep: Sweep) -> None:
@@ -66,17 +50,22 @@ class RollingRun(BlockRun):
         doors = self.plan.placement.block.doors
         for place, (k, newcomers) in enumerate(boarding.newcomers.items()):
             requests = [guest.request for guest in newcomers]
-            ids = torch.tensor([token for request in requests for token in self.plan.rows[request].prompt])
+            ids = torch.tensor([token for guest in newcomers for token in self._prompt(guest)])
             self._fill("prompt_ids_host", number % PASSES_IN_FLIGHT * doors + place, ids)
             self.state.doors[1 + number, k] = DoorState(newcomers, self.state.device)
-            self.state.choices[-sweep.i, k] = self._choice(requests, [0] * len(requests))
+            self.state.choices[-sweep.i, k] = self._choice(requests, [guest.had for guest in newcomers])
+
+    def _prompt(self, guest: Guest) -> Iterator[int]:
+        """A newcomer's prompt; of one that has outgrown another seat, its new tokens, too."""
+        yield from self.plan.rows[guest.request].prompt
+        yield from self.tokens[guest.request][: guest.had]
 
     def _choice_of_seats(self, guests: Sequence[Guest], number: int, count: int) -> Choice:
         """How all seats of a micro-batch choose; what nobody sits for is no matter."""
         there: list[int | None] = [None] * count
         steps = [0] * count
         for guest in guests:
-            there[guest.row], steps[guest.row] = guest.request, number - guest.since
+            there[guest.row], steps[guest.row] = guest.request, guest.chosen(number)
         return self._choice(there, steps)
 
     def _choice(self, requests: Sequence[int | None], steps: list[int]) -> Choice:
@@ -97,9 +86,10 @@ class RollingRun(BlockRun):
         if request is None or step >= self.plan.rows[request].most:
             return None
         row = self.plan.rows[request]
-        if request not in self._penalties and row.rules.change_logits:
-            self._penalties[request] = penalties_of([row], self.state.placement.shape.vocab_size, self.state.device)
-        return self._penalties.get(request)
+        penalties = self.state.penalties
+        if request not in penalties and row.rules.change_logits:
+            penalties[request] = penalties_of([row], self.state.placement.shape.vocab_size, self.state.device)
+        return penalties.get(request)
 
     def _fill(self, buffer: str, index: int, values: torch.Tensor) -> None:
         self.memory.bytes_of(Access(buffer, index, 0, values.nbytes)).view(torch.int64).copy_(values)
@@ -113,7 +103,7 @@ class RollingRun(BlockRun):
                 told = self._told(boarding, sweep.i, k)
                 self._take_seats(boarding, k, told)
                 self.state.doors.pop((1 + boarding.number, k), None)
-            self.report(self._num_tokens)
+            self.report(self.num_tokens)
 
     def _told(self, boarding: Boarding, i: int, k: int) -> dict[int, Logprob]:
         """The log-probabilities of a pass, by request."""
@@ -133,12 +123,9 @@ class RollingRun(BlockRun):
         chosen = self.memory.bytes_of(Access("outputs", index, 0, nbytes)).view(torch.int64).tolist()
         for guest in (*boarding.guests.get(k, ()), *boarding.newcomers.get(k, ())):
             if not self.finished(guest.request):  # else it ended while this pass was under way
-                before = len(self.tokens[guest.request])
                 token = chosen[guest.row]
                 if token != NO_TOKEN and guest.request in told:
                     self.logprobs[guest.request].append(told[guest.request])
                 self._note(guest.request, token)
-                self._num_tokens += len(self.tokens[guest.request]) - before
                 if self.finished(guest.request):
-                    self._num_ended += 1
-                    self._penalties.pop(guest.request, None)
+                    self.state.penalties.pop(guest.request, None)

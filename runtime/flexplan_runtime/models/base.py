@@ -122,6 +122,10 @@ class Family(ABC):
         """Hidden states after the feed-forward block and its residual, in ``out`` if it is given."""
 
     @abstractmethod
+    def both(self, w: Weights, hidden_BSD: Tensor, attention_BSQ: Tensor, out: Tensor | None = None) -> Tensor:
+        """Hidden states after both blocks of a layer that gives them the same, in ``out`` if it is given."""
+
+    @abstractmethod
     def norm(self, w: Weights, name: str, x: Tensor) -> Tensor:
         """The normalisation `name` over the last dimension."""
 

@@ -15,7 +15,7 @@ from flexplan.policy import Policy
 from flexplan.problem import Problem, Workload
 from flexplan.simulation import bound_of, predict, simulate_graph
 from flexplan.simulation.bounds import busy_seconds
-from flexplan.testing import policy_with
+from flexplan.testing import policy_with, small_shape
 
 
 def asked(gen_len: int = 6, hardware: str = "t4-gcp") -> Problem:
@@ -84,6 +84,26 @@ def test_no_order_beats_a_bound(schedule: ZigZag | RowWise) -> None:
         problem = asked(gen_len, machine)
         bound = bound_of(problem, policy, schedule, (24,) * policy.block_size)
         assert bound.total_s <= whole(problem, policy, schedule) * 1.0001, (policy, machine, gen_len)
+
+
+def windowed(prompt_len: int, gen_len: int = 60) -> Problem:
+    """Windows of which some are full from the beginning, some after 18 or 38 tokens, in turns of three layers."""
+    shape = small_shape().model_copy(update={"num_layers": 36, "windows": (16, 0, 48) * 12})
+    return Problem.of(shape, hardware="t4-gcp", prompt_len=prompt_len, gen_len=gen_len)
+
+
+@pytest.mark.parametrize("hosted", [True, False])
+@pytest.mark.parametrize("prompt_len", [10, 30, 50])
+def test_passes_after_a_window_is_full_take_no_longer(prompt_len: int, hosted: bool) -> None:
+    """Few layers and few passes say what all of them do."""
+    problem = windowed(prompt_len)
+    policy = policy_with(16, 2, w=(100, 0), cache=(0, 100), cpu_cache_compute=hosted)
+    graph = ZigZag().build(
+        problem.model_copy(update={"workload": Workload(prompt_lens=(prompt_len,) * 32, gen_len=60)}), policy
+    )
+    predicted = predict(problem, policy, ZigZag()).block_s
+    assert predicted == pytest.approx(simulate_graph(graph, Rates(problem.hardware), keep=False).end_s, rel=0.005)
+    assert bound_of(problem, policy, ZigZag(), (prompt_len,) * 32).total_s <= predicted * 1.001
 
 
 def test_one_task_after_the_other_is_its_own_bound() -> None:

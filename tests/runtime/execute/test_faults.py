@@ -265,7 +265,7 @@ def test_a_request_that_outlives_its_transfer_harms_no_later_call(
         with pytest.raises(StorageError, match="broken"):
             lm.generate(text_prompts(tiny_opt, 4), max_new_tokens=4)
         assert failed and not late.is_set()
-        assert not lm._room.arenas.memory, "what it may write to is given up"
+        assert not lm._calls.room.arenas.memory, "what it may write to is given up"
         assert right(tiny_opt, lm, progress=wakes)
 
 

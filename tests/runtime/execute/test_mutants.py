@@ -52,7 +52,7 @@ def _switched(policy: Any, rng: random.Random) -> Any:
 def accepted(lm: OffloadedLM, schedule: Mutated, prompts: Sequence[Sequence[int]]) -> bool:
     """What the proof says of the graph of the very block that runs."""
     workload = Workload(prompt_lens=tuple(map(len, prompts)), gen_len=GEN_LEN)
-    problem = Problem(model=lm.shape, hardware=lm._planner._here(), workload=workload)
+    problem = Problem(model=lm.shape, hardware=lm._calls.planner._here(), workload=workload)
     try:
         graph = schedule_of(schedule).build(problem, lm.policy)
         prove(graph, placement_of(graph, lm.shape, lm.policy, next(fill_blocks(workload, lm.policy))))
@@ -69,11 +69,11 @@ def test_no_mutant_that_is_accepted_computes_other_tokens(
     for n, case in list(enumerate(cases()))[shard::SHARDS]:
         given, schedule = prompts[: case.num_prompts], SCHEDULES[case.schedule]()
         with opened(tiny_opt, case.policy, tmp_path / str(n), deadline_s=20) as lm:
-            lm._planner.schedule = schedule
+            lm._calls.planner.schedule = schedule
             right = lm.generate(given, max_new_tokens=GEN_LEN)
             for m in range(MUTANTS):
                 mutant = Mutated(schedule, 1000 * n + m)
-                lm._planner.schedule = schedule_of(mutant)
+                lm._calls.planner.schedule = schedule_of(mutant)
                 passed = accepted(lm, mutant, given)
                 counts["accepted" if passed else "refused"] += 1
                 if passed and mutant.what == "nothing":
@@ -104,10 +104,10 @@ def test_without_the_proof_mutants_compute_other_tokens(
         right = None
         for m in range(4):
             with opened(tiny_opt, case.policy, tmp_path / f"{n}.{m}", deadline_s=5) as lm:
-                lm._planner.schedule = schedule
+                lm._calls.planner.schedule = schedule
                 right = lm.generate(given, max_new_tokens=GEN_LEN) if right is None else right
                 mutant = Mutated(schedule, 1000 * n + m)
-                lm._planner.schedule = schedule_of(mutant)
+                lm._calls.planner.schedule = schedule_of(mutant)
                 if accepted(lm, mutant, given):
                     continue
                 try:

@@ -113,10 +113,10 @@ def test_memory_that_gives_out_every_time_is_an_error_that_names_the_knob(
     assert "gpu_batch_size" in caught.value.fix and "20 MiB" in caught.value.message and len(said) == 3
     assert len(lm.complete(PROMPTS, NEW).tokens) == len(PROMPTS)  # it is not poisoned
     big = Policy(256, 2)
-    lm._planner.policy = big
+    lm._calls.planner.policy = big
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        monkeypatch.setattr(type(lm._room), "make_for", lambda self, plans: gives_out())
+        monkeypatch.setattr(type(lm._calls.room), "make_for", lambda self, plans: gives_out())
         with pytest.raises(MemoryExhausted, match=r"16 rows x 2, also after 4 times fewer"):
             lm.complete(PROMPTS, NEW)
     assert len(said) == 4

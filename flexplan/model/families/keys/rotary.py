@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from flexplan.model.constants import ModelConstants
-from flexplan.model.families.fields import ANY, MOST_LAYERS, Fields
-from flexplan.model.families.rope import Rope, reach, read_rope
+from flexplan.model.families.keys.fields import ANY, MOST_LAYERS, Fields
+from flexplan.model.families.keys.rope import Rope, reach, read_rope
 from flexplan.model.shape import ModelShape
 
 DEFAULTS: dict[str, Any] = ANY | {

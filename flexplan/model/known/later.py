@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from flexplan.model.published import BF16, QWEN_3, TIED, Config, Series
+from flexplan.model.known.first import QWEN_3
+from flexplan.model.known.series import BF16, TIED, Config, Series
 
 GEMMA = BF16 | TIED | {"vocab_size": 256000, "max_position_embeddings": 8192, "head_dim": 256, "rms_norm_eps": 1e-6}
 GEMMA |= {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
