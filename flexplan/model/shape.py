@@ -151,12 +151,12 @@ class ModelShape(BaseModel):
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """Bytes of keys and values of one token over all layers."""
+        """Bytes of keys and values of one token over all layers, while no window is full."""
         return self.vectors_kept * self.num_layers * self.kv_size * self.bytes_per_element
 
     def window(self, depth: int) -> int:
-        """How many of the newest tokens layer ``depth`` reads; 0 for all."""
-        return self.windows[depth] if self.windows else 0
+        """How many of the newest tokens layer ``depth`` reads; 0 for all.  Layers behind the last begin anew."""
+        return self.windows[depth % len(self.windows)] if self.windows else 0
 
     def attended(self, depth: int, context: float) -> float:
         """Tokens that layer ``depth`` reads of a context."""
@@ -167,6 +167,21 @@ class ModelShape(BaseModel):
         if not self.windows:
             return context
         return sum(self.attended(depth, context) for depth in range(self.num_layers)) / self.num_layers
+
+    def kept(self, depth: int, tokens: int) -> int:
+        """Of a sequence's tokens those whose keys and values layer ``depth`` keeps: a window's newest, or all."""
+        return min(tokens, self.window(depth) or tokens)
+
+    def cache_bytes(self, tokens: int) -> int:
+        """Bytes of keys and values that all layers keep of a sequence of so many tokens."""
+        each = 2 * self.kv_size * self.bytes_per_element
+        return each * sum(self.kept(depth, tokens) for depth in range(self.num_layers))
+
+    @property
+    def layer_period(self) -> int:
+        """The fewest layers after which windows come again; all of them where they do not."""
+        windows = self.windows[: self.num_layers] or (0,)
+        return next(p for p in range(1, len(windows) + 1) if windows[p:] == windows[: len(windows) - p])
 
     def with_dtype(self, bytes_per_element: int) -> ModelShape:
         """The same model with elements of another width."""

@@ -131,14 +131,19 @@ def _add_cache(arenas: _Arenas, p: Placement) -> None:
     arenas.ring("cache_ring", "gpu.work", slots, max(streamed) * p.streamed_parts)
     arenas.ring("cache_relay", "host.work", slots, max(s.resident_bytes("disk") for s in segments))
     arenas.ring("fresh", "gpu.work", slots, max(_fresh_bytes(p, s) for s in segments))
-    arenas.ring("cache_out", "host.work", slots, max(p.new_tokens(0, s.k) * s.disk_row_bytes for s in segments))
+    arenas.ring("cache_out", "host.work", slots, max(_prompt_kept(p, s) * s.disk_row_bytes for s in segments))
 
 
 def _fresh_bytes(p: Placement, s: Segment) -> int:
     """New keys and values that leave the gpu: of a block's prompts, or of whatever newcomers a pass takes in."""
     if not p.rolls or not s.off_gpu:
-        return s.off_gpu * p.new_tokens(0, s.k) * s.pair_bytes
+        return s.off_gpu * _prompt_kept(p, s) * s.pair_bytes
     return max(s.off_gpu, p.block.door_tokens * p.shape.num_kv_heads) * s.pair_bytes
+
+
+def _prompt_kept(p: Placement, s: Segment) -> int:
+    """Tokens of a prompt that a cache keeps."""
+    return min(p.new_tokens(0, s.k), s.capacity)
 
 
 def _add_hidden(arenas: _Arenas, p: Placement) -> None:

@@ -71,6 +71,38 @@ class Placement:
         """The KV cache of a layer and micro-batch."""
         return self.cache[layer.depth][k]
 
+    # -- positions of one row in the cache of a layer; where that is a ring, the newest take the place of the oldest
+    def kept(self, i: int, layer: Layer, k: int) -> int:
+        """Positions that step i adds to the cache: of a prompt the last ones, if it has no room for all."""
+        return min(self.new_tokens(i, k), self.segment(layer, k).capacity)
+
+    def old(self, i: int, layer: Layer, k: int) -> int:
+        """Positions that are in the cache before step i."""
+        return min(self.context(i, k) - self.new_tokens(i, k), self.segment(layer, k).capacity)
+
+    def added(self, i: int, layer: Layer, k: int) -> int:
+        """Positions that were ever added to the cache before step i."""
+        return self.kept(0, layer, k) + i - 1 if i else 0
+
+    def column(self, i: int, layer: Layer, k: int) -> int:
+        """Where in the cache step i begins to add."""
+        return self.added(i, layer, k) % self.segment(layer, k).capacity
+
+    @cached_property
+    def _rings(self) -> tuple[tuple[int, ...], ...]:
+        """Of each micro-batch, the sizes of caches in which not all positions have room."""
+        longest = (self.context(self.block.gen_len - 1, k) for k in range(len(self.block.batches)))
+        rooms = ({row[k].capacity for row in self.cache} for k in range(len(self.block.batches)))
+        return tuple(tuple(sorted(r for r in some if r < most)) for some, most in zip(rooms, longest, strict=True))
+
+    def rings(self, k: int) -> tuple[int, ...]:
+        """The sizes, in positions, of those caches of micro-batch k that are rings."""
+        return self._rings[k]
+
+    def full_rings(self, i: int, k: int) -> int:
+        """How many of these sizes are too small for all positions up to step i."""
+        return sum(room < self.context(i, k) for room in self.rings(k))
+
     def hosted(self, i: int, layer: Layer, k: int) -> int:
         """Grains that the host attends over in step i; a prompt attends to its own fresh keys on the gpu."""
         return self.segment(layer, k).hosted if i and layer.attends else 0

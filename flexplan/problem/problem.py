@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,10 +12,12 @@ from flexplan.errors import UsageError
 from flexplan.hardware import DEFAULT_PRESET, Hardware, hardware_from
 from flexplan.limits import MOST_NEW_TOKENS, MOST_PROMPTS, Tokens, first_refused
 from flexplan.model import ModelShape, shape_to_run
+from flexplan.problem.expected import MOST_EXPECTED, Expected, expected_lens_of
 from flexplan.problem.objective import Objective
 from flexplan.units import parse_size
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
+_GOLDEN = (5**0.5 - 1) / 2  # whose multiples spread evenly over one
 NewTokens = Annotated[int, Field(ge=1, le=MOST_NEW_TOKENS)]
 
 
@@ -22,7 +25,9 @@ class Workload(BaseModel):
     """Prompt and output lengths in tokens; ``num_prompts`` None is one full block.
 
     ``prompt_lens`` gives every prompt its own length; ``prompt_len`` is then the longest.  ``gen_lens`` gives every
-    prompt its own most new tokens, and ``gen_len`` is the most of them.
+    prompt its own most new tokens, and ``gen_len`` is the most of them.  ``expected_lens`` are lengths of answers as
+    they are expected, where few take all that they may: each stands for an equal part of them (`expected_lens_of`
+    makes them of a mean, a histogram or a file).
     """
 
     model_config = _STRICT
@@ -32,6 +37,7 @@ class Workload(BaseModel):
     num_prompts: Annotated[int, Field(ge=1, le=MOST_PROMPTS)] | None = None
     prompt_lens: Annotated[tuple[Tokens, ...], Field(strict=False)] = ()
     gen_lens: Annotated[tuple[NewTokens, ...], Field(strict=False)] = ()
+    expected_lens: Annotated[tuple[NewTokens, ...], Field(strict=False, max_length=MOST_EXPECTED)] = ()
 
     @model_validator(mode="after")
     def _agree(self) -> Workload:
@@ -52,8 +58,26 @@ class Workload(BaseModel):
         """The most new tokens of some of the prompts, by their places."""
         return self.gen_lens[rows.start : rows.stop] or (self.gen_len,) * len(rows)
 
+    def likely_lens_of(self, rows: range) -> tuple[int, ...]:
+        """Answers as long as they may turn out: the expected lengths in turn, spread evenly; none longer than allowed.
+
+        >>> Workload(gen_len=9, expected_lens=(2, 4, 40)).likely_lens_of(range(6))
+        (2, 4, 2, 9, 4, 2)
+        """
+        most, lens = self.gen_lens_of(rows), self.expected_lens
+        if not lens:
+            return most
+        return tuple(min(most[n], lens[int(row * _GOLDEN % 1 * len(lens))]) for n, row in enumerate(rows))
+
+    def expected_len(self, most: int) -> float:
+        """Tokens of an answer in the mean, of which there may be ``most``; all of them where nothing is expected."""
+        return sum(min(most, length) for length in self.expected_lens) / len(self.expected_lens or (1,)) or most
+
     def new_tokens(self, rows: int) -> int:
-        """New tokens of all prompts, of which there are ``rows``."""
+        """New tokens of all prompts, of which there are ``rows``, as they are expected."""
+        if self.expected_lens:
+            found = Counter(self.gen_lens) if self.gen_lens else {self.gen_len: rows}
+            return round(sum(count * self.expected_len(most) for most, count in found.items()))
         return sum(self.gen_lens) if self.gen_lens else rows * self.gen_len
 
     @property
@@ -66,6 +90,7 @@ class Workload(BaseModel):
     def __repr__(self) -> str:
         lens = f", {len(self.prompt_lens)} prompt_lens" if self.prompt_lens else ""
         lens += f", {len(self.gen_lens)} gen_lens" if self.gen_lens else ""
+        lens += f", expected_len={self.expected_len(self.gen_len):.4g}" if self.expected_lens else ""
         return f"Workload(prompt_len={self.prompt_len}, gen_len={self.gen_len}, num_prompts={self.num_prompts}{lens})"
 
     @classmethod
@@ -114,11 +139,14 @@ class Problem(BaseModel):
         num_prompts: int | None = None,
         prompt_lens: tuple[int, ...] = (),
         gen_lens: tuple[int, ...] = (),
+        expected: Expected = (),
         objective: str | Objective = "throughput",
     ) -> Problem:
         """A problem from names, paths or objects; sizes are text such as ``16G`` or bytes.
 
-        ``objective`` is ``throughput``, ``latency:SECONDS`` or ``memory:TOKENS_PER_S``.
+        ``expected`` is how long answers are likely to be, of which ``gen_len`` or ``gen_lens`` is the most: their mean,
+        a list of lengths, a histogram {length: how many}, or a file (`expected_lens_of`).  ``objective`` is
+        ``throughput``, ``latency:SECONDS`` or ``memory:TOKENS_PER_S``.
         """
         budgets = {"gpu": gpu_mem, "cpu": cpu_mem, "disk": disk_mem}
         return cls(
@@ -132,6 +160,7 @@ class Problem(BaseModel):
                 num_prompts=num_prompts,
                 prompt_lens=prompt_lens,
                 gen_lens=gen_lens,
+                expected_lens=expected_lens_of(expected, max(gen_lens, default=gen_len)),
             ),
             objective=objective if isinstance(objective, Objective) else Objective.of(objective),
         )

@@ -34,14 +34,16 @@ def rolling_graph(name: str, problem: Problem, policy: Policy) -> TaskGraph:
 
     def make(finished: Finished) -> Iterator[Sweep]:
         verbs = RollingVerbs(placement)
-        for boarding in Seats(block, problem.workload, policy.admit_tokens).boardings(finished):
+        for boarding in Seats(block, problem.workload, policy).boardings(finished):
             yield sweep_of(verbs, boarding)
 
     return TaskGraph(name, placement.live, Layout.of(placement).buffers, make)
 
 
 def sweep_of(verbs: RollingVerbs, boarding: Boarding) -> Sweep:
-    """The tasks of one pass."""
+    """The tasks of one pass; none where nobody is there."""
+    if boarding.waits:
+        return Sweep(boarding.number + 1, (), (), boarding=boarding)
     p = Pass(boarding.number, boarding.number + 1, tuple(boarding.guests) or tuple(boarding.newcomers)[:1])
     tasks = _RollingPass(verbs, p, boarding).tasks()
     return Sweep(p.i, tuple({**boarding.guests, **boarding.newcomers}), tasks, boarding=boarding)

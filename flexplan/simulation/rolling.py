@@ -9,7 +9,7 @@ of each part is simulated, on a few layers, behind the pass before it::
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 
@@ -98,16 +98,16 @@ def _placement(problem: Problem, policy: Policy) -> Placement:
 
 @lru_cache(maxsize=8)
 def boardings_of(workload: Workload, policy: Policy) -> tuple[Boarding, ...]:
-    """Who is there in each pass, where every request has its most tokens."""
-    return _boardings(workload, policy.gpu_batch_size, policy.num_gpu_batches, policy.admit_tokens)
+    """Who is there in each pass, where every answer is as long as is likely: its most, if nothing else is expected."""
+    plain = Policy(policy.gpu_batch_size, policy.num_gpu_batches)
+    return _boardings(workload, replace(plain, admit_tokens=policy.admit_tokens, room_percent=policy.room_percent))
 
 
 @lru_cache(maxsize=8)  # policies differ in shares, which change nothing here
-def _boardings(
-    workload: Workload, gpu_batch_size: int, num_gpu_batches: int, admit_tokens: int
-) -> tuple[Boarding, ...]:
-    block = rolling_block(workload, Policy(gpu_batch_size, num_gpu_batches))
-    return tuple(Seats(block, workload, admit_tokens).boardings(never))
+def _boardings(workload: Workload, policy: Policy) -> tuple[Boarding, ...]:
+    block = rolling_block(workload, policy)
+    lens = workload.likely_lens_of(range(workload.num_prompts or block.num_rows))
+    return tuple(one for one in Seats(block, workload, policy, lens).boardings(never) if not one.waits)
 
 
 def _parts(boardings: Sequence[Boarding], samples: int) -> list[tuple[int, float]]:

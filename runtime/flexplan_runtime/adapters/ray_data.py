@@ -128,11 +128,11 @@ class RowWorker(Worker):
 
 def _prompts_of(rows: Sequence[Mapping[str, Any]], id_column: str) -> tuple[Sequence[Prompt], list[BadLine]]:
     """By the door that a file of prompts goes through."""
-    bad: list[BadLine] = []
     with tempfile.TemporaryDirectory(prefix="flexplan-") as place:
         file = Path(place, "rows.jsonl")
         file.write_text("".join(json.dumps(_plain(row, id_column)) + "\n" for row in rows))
-        return tuple(read_prompts(str(file), "jsonl", bad)), bad
+        found = read_prompts(str(file), "jsonl", strict=False)
+        return tuple(found), list(found.bad)
 
 
 def _plain(row: Mapping[str, Any], id_column: str) -> dict[str, Any]:

@@ -27,10 +27,14 @@ def attention_weights(
     packing: Packing | None = None,
     first_grain: int = 0,
 ) -> Tensor:
-    """(G, P, T) float32: softmax over tokens ``pads .. newest``, 0 elsewhere."""
-    at = torch.arange(k_GTH.shape[1], device=q_GPH.device)
+    """(G, P, T) float32: softmax over tokens ``pads .. newest``, 0 elsewhere.
+
+    Places may go on in a second lap of tokens: a column then holds that of this lap, or of the one before.
+    """
+    at, tokens = torch.arange(k_GTH.shape[1], device=q_GPH.device), k_GTH.shape[1]
+    at = torch.where(at + tokens <= newest, at + tokens, at)
     unread = (at < pads_G[:, None]) | (at > newest)
-    return rule.weights(_products(q_GPH, k_GTH, packing), unread[:, None], first_grain)
+    return rule.weights(_products(q_GPH, k_GTH, packing), unread[:, None], first_grain, at)
 
 
 def scored_attention(
@@ -42,10 +46,10 @@ def scored_attention(
     packing: Packing | None = None,
     first_grain: int = 0,
 ) -> Tensor:
-    """One new position of each grain over the first ``context`` tokens, (G, P, H); some grains at a time.
+    """One new position of each grain over the first ``context`` tokens, (G, P, H), maybe in a second lap of them.
 
-    With the count on the device, it and all shapes can be captured.  With a packing, keys and values are (G, 2, T,
-    bytes of a vector).
+    Some grains at a time.  With the count on the device, it and all shapes can be captured.  With a packing, keys and
+    values are (G, 2, T, bytes of a vector).
     """
     if isinstance(context, int):
         pairs_G2TH = pairs_G2TH[:, :, :context]

@@ -48,11 +48,12 @@ class Asked:
 
 
 class BlockPlanner:
-    """Cuts rows into blocks, each with the graph of its very lengths."""
+    """Cuts rows into blocks, each with the graph of its very lengths, and of those that answers are likely to have."""
 
-    def __init__(self, model: PlacedModel, schedule: Schedule) -> None:
+    def __init__(self, model: PlacedModel, schedule: Schedule, expected_lens: Sequence[int] = ()) -> None:
         self.model = model
         self.schedule = schedule
+        self.expected_lens = tuple(expected_lens)
         self.policy = model.policy  # whose blocks may become smaller than those that were asked for
 
     def plans(self, rows: Sequence[Row]) -> Iterator[BlockPlan]:
@@ -64,7 +65,7 @@ class BlockPlanner:
     def _plan(self, rows: Sequence[Row], first: int) -> BlockPlan:
         shape, policy = self.model.shape, self.policy
         lens, gen_lens = tuple(len(row.prompt) for row in rows), tuple(row.most for row in rows)
-        workload = Workload(prompt_lens=lens, gen_lens=gen_lens)
+        workload = Workload(prompt_lens=lens, gen_lens=gen_lens, expected_lens=self.expected_lens)
         graph = self.schedule.build(Problem(model=shape, hardware=self._here(), workload=workload), policy)
         placement = placement_of(graph, shape, policy, first_block(self.schedule, workload, policy))
         return BlockPlan(rows, first, self._proved(graph, placement), placement)
@@ -186,8 +187,8 @@ class BlockRoom:
         """Steps can be captured where nothing in them asks the host."""
         if self.env.device.type != "cuda" or not has_triton():
             return False
-        whole = self.model.policy.compress_weight  # as they are unpacked
-        pieces = [p for w in self.model.placement.weights for p in w.pieces if p.row_hi < p.tensor.rows and not whole]
+        cut = [w for w in self.model.placement.weights if not w.unpacked_bytes]  # what is unpacked is whole again
+        pieces = [p for w in cut for p in w.pieces if p.row_hi < p.tensor.rows]
         return not self.model.family.asks_the_host([(p.tensor.name, p.row_hi) for p in pieces])
 
     def _arenas(self, sizes: Mapping[str, int]) -> Arenas:
@@ -201,6 +202,10 @@ def refuse_what_does_not_roll(model: PlacedModel, *, scoring: bool) -> None:
         (scoring, "the scoring of tokens"),
         (not plain, "attention with windows, caps, sinks or slopes"),
         (not model.math.causal, "prompts that are read both ways"),
+        (
+            model.policy.room_percent and model.family.turns_by_length,
+            f"room_percent {model.policy.room_percent:g} where positions turn by how long a prompt is",
+        ),
     ):
         if wrong:
             message = f"the rolling schedule does not take {what}"

@@ -31,10 +31,10 @@ def never_stopping() -> bool:
 class Calls:
     """The calls of a model, one at a time; ``timeline`` is that of the last block which ended."""
 
-    def __init__(self, model: PlacedModel, schedule: Schedule) -> None:
+    def __init__(self, model: PlacedModel, schedule: Schedule, expected_lens: Sequence[int] = ()) -> None:
         self.model = model
         self.env = model.env
-        self.planner = BlockPlanner(model, schedule)
+        self.planner = BlockPlanner(model, schedule, expected_lens)
         self.room = BlockRoom(model)
         self.timeline = Timeline()
         self._closed = False

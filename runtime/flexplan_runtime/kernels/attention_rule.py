@@ -35,14 +35,20 @@ class AttentionRule:
         """Whether the kernels know all of it: a window they take for padding."""
         return self.softcap is None and self.slopes_KP is None and self.sinks_KP is None and not self.same
 
-    def weights(self, scores_GPT: Tensor, unread: Tensor, first_grain: int = 0) -> Tensor:
-        """(G, P, T) softmax, 0 where ``unread`` is True, of products of grains ``first_grain ..``; overwrites them."""
+    def weights(
+        self, scores_GPT: Tensor, unread: Tensor, first_grain: int = 0, places_T: Tensor | None = None
+    ) -> Tensor:
+        """(G, P, T) softmax, 0 where ``unread`` is True, of products of grains ``first_grain ..``; overwrites them.
+
+        ``places_T``: which tokens those are, if not the first T in order.
+        """
         scores_GPT.mul_(self.scale)
         if self.softcap is not None:
             scores_GPT.div_(self.softcap).tanh_().mul_(self.softcap)
         if self.slopes_KP is not None:
             slopes_GP = _of_grains(self.slopes_KP, first_grain, len(scores_GPT))
-            scores_GPT.add_(slopes_GP[:, :, None] * torch.arange(scores_GPT.shape[2], device=scores_GPT.device))
+            places = torch.arange(scores_GPT.shape[2], device=scores_GPT.device) if places_T is None else places_T
+            scores_GPT.add_(slopes_GP[:, :, None] * places)
         scores_GPT.masked_fill_(unread, -torch.inf)
         if self.sinks_KP is None:
             return scores_GPT.softmax(-1)

@@ -468,6 +468,66 @@ def test_files_beside_an_output_are_no_inputs_either(job: Job) -> None:
         assert beside.read_bytes() == before
 
 
+def test_a_file_that_is_no_log_of_ours_is_left_alone(job: Job, expected: dict[str, list[int]]) -> None:
+    log = job.place / "out.jsonl.job"
+    log.write_text("my notes\n")
+    for how in ((), ("--overwrite",), ("--resume",)):
+        result = job.run(*how)
+        assert result.exit_code == 2 and "FP135" in result.stderr
+        assert log.read_text() == "my notes\n" and not job.out.exists()
+    for torn in (b"", b"12ab", bytes(40)):  # what the loss of power leaves of one that was just begun
+        log.write_bytes(torn)
+        assert job.run("--resume").exit_code == 0 and job.answers() == expected
+        job.out.unlink()
+
+
+def test_no_two_outputs_share_a_file_beside_them(job: Job) -> None:
+    job.lines.append({"id": "bad"})
+    job.write()
+    plain = job.place / "out"
+    assert job.run("-o", plain).exit_code == job.run().exit_code == 5
+    assert (job.place / "out.errors").read_text() == job.errors.read_text() != ""
+    for taken in ("out.errors", "out.errors.jsonl", "out.jsonl.job"):
+        result = job.run("--overwrite", "-o", job.place / taken)
+        assert result.exit_code == 2 and "FP136" in result.stderr
+    assert job.run("--resume").exit_code == 5
+
+
+@pytest.mark.parametrize("name", ["out.jsonl.job", "out.errors.jsonl"])
+def test_what_is_taken_away_while_a_run_is_at_work_is_not_lost(
+    name: str, job: Job, expected: dict[str, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log is put back; failed requests are kept elsewhere, as the output is."""
+    from flexplan.journal import journal
+
+    monkeypatch.setattr(journal, "SYNC_EVERY_S", 0.0)
+    real, written = journal.Journal.finish, []
+
+    def finish(self: Any, number: int, *more: Any) -> None:
+        real(self, number, *more)
+        written.append(number)
+        if len(written) == 4:
+            (job.place / name).unlink()
+
+    monkeypatch.setattr(journal.Journal, "finish", finish)
+    job.lines.append({"id": "bad"})
+    job.write()
+    result = job.run()
+    if name.endswith(".job"):
+        assert result.exit_code == 5 and "it is put back" in result.stderr
+        assert job.answers() == expected and job.run("--resume").exit_code == 5
+        return
+    assert result.exit_code == 6 and "FP617" in result.stderr and "the file of failed requests" in result.stderr
+    kept = Path(next(iter(result.stderr.partition("is kept in ")[2].splitlines())))
+    assert json.loads(kept.read_text())["id"] == "bad" and job.answers() == expected
+
+
+def test_a_directory_for_packed_weights_is_refused_where_none_are(job: Job) -> None:
+    for flags in ((), ("--dummy",)):
+        result = job.run("--packed-cache", job.place / "packed", *flags)
+        assert result.exit_code == 2 and "FP139" in result.stderr and not job.out.exists()
+
+
 # -- full disks ----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 @pytest.mark.parametrize("name", ["write", "fsync"])

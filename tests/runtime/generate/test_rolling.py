@@ -39,6 +39,8 @@ POLICIES = {
     "no overlap": Policy(2, 3, 0, 50, 20, 80, overlap=False, cpu_cache_compute=True),
     "not pinned": Policy(2, 2, 20, 60, pin_weight=False),
     "few come in": Policy(2, 3, 0, 100, 50, 50, cpu_cache_compute=True, admit_tokens=6),
+    "seats are outgrown": Policy(2, 2, 0, 100, 50, 50, cpu_cache_compute=True, room_percent=30),
+    "outgrown by every token": Policy(2, 3, sep_layer=False, room_percent=1),
     "4-bit weights": policy_with(2, 2, w=(50.0, 50.0), compress_weight=True),
 }
 MODELS = ("llama", "opt untied", "qwen3", "mixtral")

@@ -58,7 +58,7 @@ def _choose(view: TaskView, q_GPH: Tensor, out_GPH: Tensor) -> None:
     """Of the streamed grains: which old values count and how much, and the newest one's part of attention."""
     s, old, batch = view.segment, view.old_tokens, view.batch
     first, rule = s.grains[0], view.rule
-    pads, newest, packing = batch.unread(rule.window)[first:], batch.position, view.block.cache_packing
+    pads, newest, packing = view.unread[first:], batch.position, view.block.cache_packing
     keys_GTH = by_grain(view.slot("cache_ring"), s, s.streamed, s.capacity, view.block.cache_dtype, 1)[:, 0, : old + 1]
     probs = attention_weights(q_GPH, keys_GTH, pads, newest, rule, packing, first)
     positions, probs = choose(probs, pads, newest, view.placement.policy.attn_sparsity)
@@ -71,13 +71,13 @@ def _choose(view: TaskView, q_GPH: Tensor, out_GPH: Tensor) -> None:
 
 def attend(view: TaskView) -> None:
     """Attention on the host, over keys and values where they live."""
-    s, old = view.segment, view.old_tokens
+    at = view.column * view.segment.disk_row_bytes
     new_rows = view.read("cache_out")
     if new_rows is not None:
-        view.slot("cache_relay")[old * s.disk_row_bytes :].copy_(new_rows)
+        view.slot("cache_relay")[at : at + len(new_rows)].copy_(new_rows)
     begins = view.read("seats_host")
-    context = old + 1 if begins is None else view.seats.sit_on_host(begins.view(torch.int64))
-    view.batch.slide_on_host(view.rule.window, context)
+    context = view.place + 1 if begins is None else view.seats.sit_on_host(begins.view(torch.int64))
+    view.slide_on_host()
     for part in _on_host(view):
         part(context)
 
@@ -89,20 +89,20 @@ def _on_host(view: TaskView) -> list[HostAttention]:
     if place in view.block.on_host:
         return view.block.on_host[place]
     s, policy = view.segment, view.placement.policy
-    context, first, found = view.old_tokens + 1, s.num_grains - s.hosted, []
+    rows, first, found = min(view.old_tokens + 1, s.capacity), s.num_grains - s.hosted, []
     home, from_disk = view.read("cache_cpu"), view.read("cache_out") is not None
     if home is not None:
         found.append(by_grain(home, s, s.grains[1], s.capacity, view.block.cache_dtype)[s.shared :])  # of a ring, a lap
     if from_disk:
-        found.append(by_token(view.slot("cache_relay"), s, context, s.disk_row_bytes, view.block.cache_dtype))
+        found.append(by_token(view.slot("cache_relay"), s, rows, s.disk_row_bytes, view.block.cache_dtype))
     queries = view.source().view(view.block.dtype).view(s.hosted, -1, s.head_dim)
     out = view.target().view(view.block.dtype).view(s.hosted, -1, s.head_dim)
     rule, at, parts = view.host_rule, 0, []
-    pads = view.batch.host_unread(rule.window)[first:]
+    pads = view.host_unread[first:]
     for pairs in found:
         span = slice(at, at + len(pairs))
         given = queries[span], pairs_of(pairs), pads[span], rule, out[span], view.block.num_threads
-        laps = 2 if view.placement.rolls else 1
+        laps = 1 if view.ring is None and not view.placement.rolls else 2
         parts.append(HostAttention(*given, view.block.cache_packing, policy.attn_sparsity, first + at, laps))
         at += len(pairs)
     if not from_disk:  # what comes from there is longer each time
@@ -178,25 +178,28 @@ def _cached(view: TaskView, resident: Tensor | None, ring: Tensor | None) -> lis
 
 def _attend_cached(view: TaskView, q: Tensor, pairs: Tensor, first: int) -> Tensor:
     """(G, P, H) of queries in that shape, or (B, K, P, H) of all grains."""
-    batch, rule, pairs = view.batch, view.rule, pairs_of(pairs)
-    pads, packing = batch.unread(rule.window)[first : first + len(pairs)], view.block.cache_packing
+    rule, newest, pairs = view.rule, view.newest, pairs_of(pairs)
+    pads, packing = view.unread[first : first + len(pairs)], view.block.cache_packing
     sparsity = view.placement.policy.attn_sparsity
-    context = batch.position + 1 if pairs.is_cuda else view.old_tokens + 1
+    context = newest + 1 if pairs.is_cuda else view.place + 1
     if sparsity < 1:
         return sparse_attention(q.flatten(0, -3), pairs, pads, context, rule, sparsity, packing, first)
     if not rule.is_plain:
         return scored_attention(q.flatten(0, -3), pairs, pads, context, rule, packing, first)
     if packing:
-        return decode_attention_packed(q.flatten(0, -3), pairs, packing, pads, batch.position, rule.scale)
-    return decode_attention(q, pairs, pads, batch.position, rule.scale)
+        return decode_attention_packed(q.flatten(0, -3), pairs, packing, pads, newest, rule.scale)
+    return decode_attention(q, pairs, pads, newest, rule.scale)
 
 
 def _keep(view: TaskView, k_BSKH: Tensor, v_BSKH: Tensor, first_row: int = 0) -> None:
-    """New keys and values of the rows from ``first_row`` on into the cache on the gpu, and into what leaves it."""
-    s, new, heads = view.segment, k_BSKH.shape[1], k_BSKH.shape[2]
+    """New keys and values of the rows from ``first_row`` on into the cache on the gpu, and into what leaves it.
+
+    Of a prompt that is longer than the cache, the last ones.
+    """
+    s, new, heads = view.segment, view.kept_tokens, k_BSKH.shape[2]
     first = -first_row * heads  # grain of the cache's beginning, counted from the first one given
-    k_BSKH, v_BSKH = view.block.stored(k_BSKH), view.block.stored(v_BSKH)
-    place = view.batch.kept_at if view.task.i else None
+    k_BSKH, v_BSKH = (view.block.stored(x[:, -new:]) for x in (k_BSKH, v_BSKH))
+    place = view.kept_at if view.task.i else None
     if first_row == 0:
         view.note("cache", "gpu", s.grains[0] * new * s.pair_bytes)
     for cache in _cached(view, view.write("cache_gpu"), view.write("cache_ring")):
