@@ -40,11 +40,11 @@ class Passes:
 
     def of_tokens(self, tokens: range) -> Timeline:
         """The timeline of these passes one after the other."""
-        return self._of_layers(lambda few: few.of_tokens(tokens))
+        return self._of_layers(lambda few: few.of_tokens(tokens), tokens)
 
     def pair(self, i: int) -> Timeline:
         """That of passes i and i + 1 of the decoding, neither the prefill nor the last pass."""
-        return self._of_layers(lambda few: few.pair(i))
+        return self._of_layers(lambda few: few.pair(i), range(i, i + 2))
 
     def bends(self) -> list[int]:
         """Passes, neither the first nor one of the last, after which a window is full: of many, three."""
@@ -76,16 +76,27 @@ class Passes:
         count = fewer_layers(self.problem.model.num_layers, self.policy, times * least)
         return count, count + times * round_up(least, lcm(slots, self.problem.model.layer_period))
 
-    def _of_layers(self, timeline: Callable[[_FewLayers], Timeline]) -> Timeline:
+    def _of_layers(self, timeline: Callable[[_FewLayers], Timeline], tokens: range) -> Timeline:
         layers, times = self.problem.model.num_layers, 1
         if layers <= _ALL_LAYERS:
             return timeline(self._few(layers))
         while True:
             few, more = self._counts(times)
             one, other = timeline(self._few(few)), timeline(self._few(more))
-            if not _hides_something(one, other) or more >= layers:
+            if more >= layers or other.end_s - one.end_s >= 0.99 * self._least_of_more(few, more, tokens):
                 return stretched(one, other, (layers - few) / (more - few))
             times *= 2
+
+    def _least_of_more(self, few: int, more: int, tokens: range) -> float:
+        """Seconds that the layers which one number has beyond another take of each pass's busiest lane or resource.
+
+        Where they seem to take less, something else is longer than the few, or runs beside another pass of the few.
+        """
+        found = 0.0
+        for i in tokens:
+            less = self._few(few).busy_seconds(i)
+            found += max(seconds - less.get(name, 0.0) for name, seconds in self._few(more).busy_seconds(i).items())
+        return found
 
 
 class _FewLayers:
@@ -106,7 +117,7 @@ class _FewLayers:
         return simulate_programs([self._alike.program(i, self.rates), self._alike.next_program(i + 1, self.rates)])
 
     def busy_seconds(self, i: int) -> dict[str, float]:
-        if self._alike is None:
+        if not 1 <= i <= self.last or self._alike is None:
             return busy_seconds((task for sweep in self._sweeps(range(i, i + 1)) for task in sweep.tasks), self.rates)
         return self._alike.busy_seconds(i, self.rates)
 
@@ -124,12 +135,6 @@ class _FewLayers:
             return None
         alike = Alike(self.graph.buffers, found[1], found[2])
         return alike if alike.holds else None
-
-
-def _hides_something(few: Timeline, more: Timeline) -> bool:
-    """Do more layers take a lane longer than they take the whole: is something else longer than the few?"""
-    busy = max(seconds - few.lane_busy_s.get(lane, 0.0) for lane, seconds in more.lane_busy_s.items())
-    return more.end_s - few.end_s < 0.99 * busy
 
 
 def stretched(few: Timeline, more: Timeline, times: float) -> Timeline:

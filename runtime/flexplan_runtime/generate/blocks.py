@@ -194,8 +194,8 @@ class BlockRoom:
         """Steps can be captured where nothing in them asks the host."""
         if self.env.device.type != "cuda" or not has_triton():
             return False
-        whole = self.model.policy.compress_weight  # as they are unpacked
-        pieces = [p for w in self.model.placement.weights for p in w.pieces if p.row_hi < p.tensor.rows and not whole]
+        cut = [w for w in self.model.placement.weights if not w.unpacked_bytes]  # what is unpacked is whole again
+        pieces = [p for w in cut for p in w.pieces if p.row_hi < p.tensor.rows]
         return not self.model.family.asks_the_host([(p.tensor.name, p.row_hi) for p in pieces])
 
     def _arenas(self, sizes: Mapping[str, int]) -> Arenas:
