@@ -9,7 +9,7 @@ _PACKED = re.compile(
     r"(?:^|[-_.])(gguf|awq|gptq|exl2|fp8|int4|int8|w4a16|w8a8|bnb|4bit|8bit|mlx|nvfp4|mxfp4)(?=[-_.]|$)"
 )
 _FAMILIES = {
-    r"deepseek-(v[23]|r1(?!-distill)|moe|vl|prover-v2|coder-v2)": "DeepSeek with experts of its own kind",
+    r"deepseek-(v3\.2|v4|moe|vl|ocr)": "DeepSeek of another kind",
     r"gemma-3-(4|12|27)b|gemma-(3n|4)|(pali|shield|med|data|recurrent|t5|vault|embedding)-?gemma|t5gemma": (
         "gemma, with images or sound, or another of its kind"
     ),
@@ -30,7 +30,7 @@ _FAMILIES = {
     r"(c4ai-)?command|aya-|tiny-aya": "cohere",
     r"powergranite|granite-(3b|4|7b|8b|20b|34b|.*moe|.*a\d+m|vision|speech|code)": "granite, not Granite 3 dense",
     r"olmo-(1b|7b|3|hybrid)|olmoe|flexolmo": "olmo, not OLMo 2",
-    r"internlm|baichuan|xverse|minicpm|kimi|moonlight|minimax|ernie|hunyuan|step-?\d|seed-oss|exaone|solar-pro": (
+    r"internlm|baichuan|xverse|minicpm|kimi-(?!k2-)|minimax|ernie|hunyuan|step-?\d|seed-oss|exaone|solar-pro": (
         "another family"
     ),
     r"nemotron|minitron|.*-nemotron-(nano|super|ultra)": "nemotron",

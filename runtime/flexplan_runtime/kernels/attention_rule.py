@@ -16,6 +16,8 @@ from torch import Tensor
 class AttentionRule:
     """Of one layer: a scale for all, a window, and what few families have and few kernels know.
 
+    ``same``: keys are values, and wider than kernels take.
+
     ``window``: how many of the newest tokens are read, 0 for all.  ``softcap`` c bounds a score, c tanh(score / c).
     ``slopes_KP`` are added a position (ALiBi); ``sinks_KP`` are scores that take weight and have no value.  Both are
     float32 on the device where attention is computed.
@@ -26,11 +28,12 @@ class AttentionRule:
     softcap: float | None = None
     slopes_KP: Tensor | None = None
     sinks_KP: Tensor | None = None
+    same: bool = False
 
     @property
     def is_plain(self) -> bool:
         """Whether the kernels know all of it: a window they take for padding."""
-        return self.softcap is None and self.slopes_KP is None and self.sinks_KP is None
+        return self.softcap is None and self.slopes_KP is None and self.sinks_KP is None and not self.same
 
     def weights(
         self, scores_GPT: Tensor, unread: Tensor, first_grain: int = 0, places_T: Tensor | None = None

@@ -86,10 +86,10 @@ class Mixture(Decoder):
         return gates_TA * routing.scale if routing.scale != 1 else gates_TA, experts_TA
 
     def _outside(self, chosen_TX: Tensor) -> Tensor:
-        """(T, X) True for experts of groups that take no part: a group is as good as its two best experts."""
+        """(T, X) True for experts of groups that take no part."""
         routing = self.math.routing
         by_group = chosen_TX.unflatten(-1, (routing.groups, -1))
-        best_TG = by_group.topk(2, dim=-1).values.sum(-1).topk(routing.groups_kept, dim=-1).indices
+        best_TG = by_group.topk(routing.group_best, dim=-1).values.sum(-1).topk(routing.groups_kept, dim=-1).indices
         outside_TG = torch.ones(by_group.shape[:2], dtype=torch.bool, device=chosen_TX.device)
         return outside_TG.scatter_(1, best_TG, False)[..., None].expand_as(by_group).flatten(-2)
 
