@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from itertools import takewhile
+from itertools import groupby, takewhile
 from math import lcm
 
 from flexplan.cost import Rates
@@ -23,6 +23,7 @@ from flexplan.units import round_up
 
 _ALL_LAYERS = 16  # up to these, all are simulated
 _FEW_LAYERS = 2
+_FEW_RUNS = 4
 
 
 class Passes:
@@ -100,41 +101,52 @@ class Passes:
 
 
 class _FewLayers:
-    """The same of a graph; its passes 1 .. ``last`` are alike where the schedule says so."""
+    """The same of a graph; its passes 1 .. ``last`` are alike, run by run, where the schedule says so."""
 
     def __init__(self, graph: TaskGraph, rates: Rates, ks: tuple[int, ...] | None, last: int) -> None:
         self.graph = graph
         self.rates = rates
         self.ks = ks
         self.last = last
+        self._known: dict[int, Alike] = {}  # by the first pass of a run
 
     def of_tokens(self, tokens: range) -> Timeline:
         return simulate_graph(self.graph, self.rates, keep=False, sweeps=self._sweeps(tokens))
 
     def pair(self, i: int) -> Timeline:
-        if self._alike is None:
+        alike = self._alike(i)
+        if alike is None or alike is not self._alike(i + 1):
             return self.of_tokens(range(i, i + 2))
-        return simulate_programs([self._alike.program(i, self.rates), self._alike.next_program(i + 1, self.rates)])
+        return simulate_programs([alike.program(i, self.rates), alike.next_program(i + 1, self.rates)])
 
     def busy_seconds(self, i: int) -> dict[str, float]:
-        if not 1 <= i <= self.last or self._alike is None:
+        alike = self._alike(i)
+        if alike is None:
             return busy_seconds((task for sweep in self._sweeps(range(i, i + 1)) for task in sweep.tasks), self.rates)
-        return self._alike.busy_seconds(i, self.rates)
+        return alike.busy_seconds(i, self.rates)
 
     def _sweeps(self, tokens: range) -> Iterator[Sweep]:
         wanted = (sweep for sweep in self.graph.sweeps() if self.ks in (None, sweep.ks))
         return (sweep for sweep in wanted if sweep.i in tokens)
 
-    @cached_property
-    def _alike(self) -> Alike | None:
-        """The first two of them, where those up to the last are like them."""
-        wanted = takewhile(lambda sweep: sweep.i <= self.last, self._sweeps(range(1, self.last + 1)))
-        found = {sweep.i: sweep for sweep in wanted}
-        patterns = {sweep.pattern for sweep in found.values()}
-        if len(found) < self.last or len(patterns) > 1 or None in patterns:
+    def _alike(self, i: int) -> Alike | None:
+        """What is known of pass i from the first two of its run; None where it must be written itself."""
+        run = next((run for run in self._runs if run[0].i <= i <= run[-1].i), None)
+        if run is None or len(run) < 2:
             return None
-        alike = Alike(self.graph.buffers, found[1], found[2])
+        if run[0].i not in self._known:
+            self._known[run[0].i] = Alike(self.graph.buffers, run[0], run[1])
+        alike = self._known[run[0].i]
         return alike if alike.holds else None
+
+    @cached_property
+    def _runs(self) -> list[list[Sweep]]:
+        """The passes that are alike, run by run; none where there is more than a few: each takes two to be written."""
+        wanted = takewhile(lambda sweep: sweep.i <= self.last, self._sweeps(range(1, self.last + 1)))
+        found = list(wanted)
+        runs = [list(run) for _, run in groupby(found, key=lambda sweep: sweep.pattern)]
+        complete = [sweep.i for sweep in found] == list(range(1, self.last + 1))
+        return runs if complete and len(runs) <= _FEW_RUNS and all(run[0].pattern for run in runs) else []
 
 
 def stretched(few: Timeline, more: Timeline, times: float) -> Timeline:

@@ -24,6 +24,7 @@ from flexplan.cli.app import app
 
 KILLS = int(os.environ.get("FLEXPLAN_KILLS", "15"))
 SIGNALS = int(os.environ.get("FLEXPLAN_SIGNALS", "8"))
+AT_ONCE = 20  # of either in one test: many are shared by several processes
 NUM_PROMPTS = 18
 NEW = 6
 
@@ -93,23 +94,34 @@ def expected(tmp_path_factory: pytest.TempPathFactory, model: Path) -> dict[str,
 
 
 # -- killed and stopped --------------------------------------------------------------------------------------------
+def _shared(count: int) -> list[Any]:
+    """So many, in parts: the first of each, and how many it has."""
+    firsts = range(0, count, AT_ONCE)
+    return [pytest.param(first, min(AT_ONCE, count - first), id=f"from-{first}") for first in firsts]
+
+
+@pytest.mark.parametrize(("first", "most"), _shared(KILLS))
 def test_kill_9_at_any_moment_loses_doubles_and_changes_nothing(
-    tmp_path: Path, model: Path, server: JobServer, expected: dict[str, list[int]]
+    first: int, most: int, tmp_path: Path, model: Path, server: JobServer, expected: dict[str, list[int]]
 ) -> None:
-    rand = random.Random(7)
+    rand = random.Random(7 + first)
     warm = Job(tmp_path / "warm", model)
     began_s = time.monotonic()
     server.start(warm.args(), warm.stderr)
     assert server.wait() == 0
     usual_s = time.monotonic() - began_s
     kills, rounds, with_lines = 0, 0, 0
-    while kills < KILLS:
+    while kills < most:
         job = Job(tmp_path / f"job{rounds}", model)
         rounds += 1
         for _ in range(rand.randint(1, 4)):
             seen = job.whole()
             pid = server.start(job.args("--resume"), job.stderr)
-            time.sleep(rand.uniform(0, 1.1 * usual_s))
+            moment, lines = rand.uniform(0, 1.1 * usual_s), len(seen) + rand.randint(1, NUM_PROMPTS)
+            by_lines, give_up = rand.random() < 0.5, time.monotonic() + 2 * usual_s
+            while by_lines and len(job.whole()) < lines and time.monotonic() < give_up:
+                time.sleep(0.001)
+            time.sleep(0 if by_lines else moment)
             os.kill(pid, signal.SIGKILL)
             killed = server.wait() == -signal.SIGKILL
             kills += killed
@@ -122,7 +134,7 @@ def test_kill_9_at_any_moment_loses_doubles_and_changes_nothing(
         assert job.answers() == expected
         assert not list((job.place / "off").glob("*"))
         shutil.rmtree(job.place)
-    assert with_lines >= KILLS // 10  # some came while lines were written
+    assert with_lines >= most // 10  # some came while lines were written
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -149,11 +161,12 @@ def test_a_first_signal_ends_after_the_pass_and_a_second_at_once(
     assert len(job.answers()) == 400
 
 
+@pytest.mark.parametrize(("first", "most"), _shared(SIGNALS))
 def test_signals_at_random_moments_leave_a_job_that_goes_on(
-    job: Job, server: JobServer, expected: dict[str, list[int]]
+    first: int, most: int, job: Job, server: JobServer, expected: dict[str, list[int]]
 ) -> None:
-    rand = random.Random(3)
-    for _ in range(SIGNALS):
+    rand = random.Random(3 + first)
+    for _ in range(most):
         seen = job.whole()
         number = rand.choice([signal.SIGTERM, signal.SIGINT])
         pid = server.start(job.args("--resume"), job.stderr)
