@@ -149,7 +149,7 @@ def test_a_recording_in_the_place_of_the_answers_is_refused_before_anything_runs
 ) -> None:
     asked = ("--dummy", "--model", tiny_opt, "-o", tmp_path / "out", "--record")
     (tmp_path / "x").mkdir()
-    for name in ("out", "out.job", "out.errors.jsonl"):
+    for name in ("out", "out.job", "out.errors"):
         refused(call("run", desk / "plan.json", *asked, tmp_path / "x" / ".." / name), "FP184", "out")
 
 
