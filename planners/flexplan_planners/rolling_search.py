@@ -22,6 +22,7 @@ _BATCHES = 2, 4, 8, 16, 32
 _PARTS = 1.0, 0.75, 0.5, 0.3  # of the seats that memory has room for
 _FEW, _MORE = 4, 8  # passes that stand for a job: to count its work by, and to simulate
 _SMALLER = 8  # steps of the weights on the gpu, where a policy turns out too large
+_LESS = 1.0, 0.98, 0.95, 0.9, 0.8  # of its seats
 _TRIES = 4  # policies that are simulated of all that lie next to one
 _CACHE = 0.0, 5.0, 10.0, 20.0, 35.0, 50.0, 75.0, 100.0  # percent of the cache on the gpu
 _ADMIT = 1.1, 1.5, 2.5  # times the prompts that come in when as many leave
@@ -70,14 +71,19 @@ class RollingSearch:
         return self._exact(policy)
 
     def _exact(self, policy: Policy) -> Policy | None:
-        """The policy as the placement of all layers counts it: fewer weights on the gpu where those are too many."""
-        for less in range(_SMALLER):
-            gpu = max(0.0, _cut(policy.w_gpu_percent - 0.2 * less))
-            found = replace(policy, w_gpu_percent=gpu, w_cpu_percent=_cut(policy.w_cpu_percent))
-            if not policy.w_disk_percent:
-                found = replace(found, w_cpu_percent=100 - gpu)
-            if self._within(peak_bytes(self.whole, found, self.schedule)):
-                return found
+        """The policy as the whole list and all layers count it, a little smaller where that is more."""
+        for part in _LESS:
+            found = replace(policy, gpu_batch_size=max(1, round(part * policy.gpu_batch_size)))
+            for less in range(_SMALLER):
+                gpu = max(0.0, _cut(policy.w_gpu_percent - 0.2 * less))
+                found = replace(found, w_gpu_percent=gpu, w_cpu_percent=_cut(found.w_cpu_percent))
+                if not policy.w_disk_percent:
+                    found = replace(found, w_cpu_percent=100 - gpu)
+                need = peak_bytes(self.whole, found, self.schedule)
+                if self._within(need):
+                    return found
+                if need["gpu"] <= self.budgets["gpu"]:  # fewer weights there would only be more elsewhere
+                    break
         return None
 
     def _judged(self, policies: Iterator[Policy], most: float) -> list[tuple[float, Policy]]:
