@@ -44,7 +44,7 @@ def stretch_of(workload: Workload, room_percent: float) -> int:
     >>> stretch_of(Workload(gen_len=100, expected_lens=(10, 30)), 150.0)
     30
     """
-    rows = len(workload.gen_lens) or 1
+    rows = workload.num_prompts or 1
     return ceil(room_percent / 100 * workload.new_tokens(rows) / rows)
 
 

@@ -139,9 +139,7 @@ class Seats:
 
     def _ordered(self, queue: deque[int], k: int) -> deque[int]:
         """As they came, but the last ones by the length of their answers: a long one begun late keeps all seats up."""
-        rounds = 2 + max(self._most) * len(self._most) // sum(
-            self._most
-        )  # in which the longest answer comes to its end
+        rounds = 2 + max(self._most) * len(self._most) // sum(self._most)  # in which the longest comes to its end
         tail = min(len(queue), rounds * self.block.batches[k].num_rows)
         first = [queue.popleft() for _ in range(len(queue) - tail)]
         return deque([*first, *sorted(queue, key=lambda request: -self._most[request])])

@@ -202,6 +202,7 @@ def thinned(problem: Problem) -> Problem:
             prompt_lens=lens and (work.prompt_len, *lens[1:]),  # the longest are among them
             gen_lens=gen_lens and (*gen_lens[:-1], work.gen_len),
             expected_lens=work.expected_lens,
+            expected_prompts=work.expected_prompts,
         )
     return problem.model_copy(update={"workload": some})
 
