@@ -14,7 +14,7 @@ from typing import Any
 
 from flexplan.apart import schedule_of
 from flexplan.placement import splits
-from flexplan.policy import Policy
+from flexplan.policy import Block, Policy, rolling_block
 from flexplan.problem import Problem, Workload
 from flexplan.simulation import job_time, least_job_s, peak_bytes
 
@@ -25,6 +25,7 @@ _SMALLER = 8  # steps of the weights on the gpu, where a policy turns out too la
 _LESS = 1.0, 0.98, 0.95, 0.9, 0.8  # of its seats
 _TRIES = 4  # policies that are simulated of all that lie next to one
 _CACHE = 0.0, 5.0, 10.0, 20.0, 35.0, 50.0, 75.0, 100.0  # percent of the cache on the gpu
+_ROOMS = 25.0, 50.0, 100.0, 200.0, 0.0  # percent of a mean answer that a seat has room for; 0 is all that may be
 _ADMIT = 1.1, 1.5, 2.5  # times the prompts that come in when as many leave
 _WORTH = 0.995
 _MOST_ROWS = 4096  # of a micro-batch
@@ -100,7 +101,8 @@ class RollingSearch:
                 if n > rows:
                     break
                 plain = Policy(1, n, 0, 100, *((0, 100) if host else (100, 0)), cpu_cache_compute=host, **self.lossy)
-                plain = replace(plain, sep_layer=self.sep_layer[0])
+                room = 100.0 if self.problem.workload.expected_lens else 0.0
+                plain = replace(plain, sep_layer=self.sep_layer[0], room_percent=room)
                 most = self._most_rows(plain, -(-rows // n))
                 for size in sorted({max(1, round(most * part)) for part in _PARTS} if most else ()):
                     fitted = self.fitted(replace(plain, gpu_batch_size=size))
@@ -114,10 +116,21 @@ class RollingSearch:
         if policy.cpu_cache_compute:
             for percent in _around(policy.cache_gpu_percent, _CACHE):
                 yield from self._some(replace(policy, cache_gpu_percent=percent, cache_cpu_percent=100 - percent))
+        for room in _ROOMS:
+            yield from self._some(self._with_room(policy, room))
         for admit in (0, *(round(times * self._steady_tokens(policy)) for times in _ADMIT)):
             yield from self._some(replace(policy, admit_tokens=admit))
         for split in self.sep_layer:
             yield from self._some(replace(policy, sep_layer=split))
+
+    def _with_room(self, policy: Policy, percent: float) -> Policy:
+        """As many more or fewer seats as take as many tokens."""
+        other = replace(policy, room_percent=percent)
+        tokens = [sum(b.num_rows * b.prompt_len for b in self._block(one).batches) for one in (policy, other)]
+        return replace(other, gpu_batch_size=max(1, round(policy.gpu_batch_size * tokens[0] / tokens[1])))
+
+    def _block(self, policy: Policy) -> Block:
+        return rolling_block(self.problem.workload, policy)
 
     def _some(self, policy: Policy) -> Iterator[Policy]:
         fitted = self.fitted(policy)
@@ -127,9 +140,8 @@ class RollingSearch:
     def _steady_tokens(self, policy: Policy) -> float:
         """Tokens of prompts in a pass in which as many come as go."""
         work = self.problem.workload
-        rows = range(work.num_prompts or 1)
-        lens, most = work.prompt_lens_of(rows), work.gen_lens_of(rows)
-        return max(1.0, policy.block_size * sum(lens) / sum(most))
+        rows = work.num_prompts or 1
+        return max(1.0, policy.block_size * sum(work.prompt_lens_of(range(rows))) / work.new_tokens(rows))
 
     # -- what they take -------------------------------------------------------------------------------------------
     def _most_rows(self, policy: Policy, most: int) -> int:
