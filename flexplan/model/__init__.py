@@ -36,7 +36,7 @@ from flexplan.model.places import (
     refuse_other_formats,
     snapshot_within,
 )
-from flexplan.model.shape import ModelShape
+from flexplan.model.shape import Latent, ModelShape
 from flexplan.model.stored import INDEX, SINGLE, read_index, weight_files
 from flexplan.model.tensors import (
     ATTENTION,
@@ -67,6 +67,7 @@ __all__ = [
     "TRANSFORMER",
     "Coding",
     "Ids",
+    "Latent",
     "Layer",
     "ModelConstants",
     "ModelShape",

@@ -15,7 +15,7 @@ from flexplan.errors import ModelFilesError
 from flexplan.files import parse_lenient
 from flexplan.limits import MOST_FILE_BYTES, read_limited, shown
 from flexplan.model.constants import ModelConstants
-from flexplan.model.families import FAMILIES, fields_of, names_of, read_family
+from flexplan.model.families import FAMILIES, SAME_FAMILY, fields_of, names_of, read_family
 from flexplan.model.formats import PACKED_BESIDE, UNPACKED, read_format, with_kept
 from flexplan.model.header import what_it_is
 from flexplan.model.places import model_name
@@ -105,8 +105,8 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 def _by_tensors(config: Mapping[str, Any], directory: Path) -> dict[str, Any]:
     """What the stored tensors say where the config is silent or wrong, as transformers takes it from them."""
-    family = config.get("model_type")
-    if not isinstance(family, str) or family not in FAMILIES:
+    family = _family(config)
+    if family is None:
         return {}  # refused by its type, whatever else is wrong
     packed = read_format(config, str(directory), "float16") is not None
     found: dict[str, Any] = {_SCALE: stored_scale(stored_tensors(directory))} if packed else {}
@@ -147,8 +147,8 @@ def _first(stored: Mapping[str, StoredAt], names: list[str]) -> StoredAt | None:
 
 
 def _parse(config: Mapping[str, Any], name: str, where: str) -> tuple[ModelShape, ModelConstants]:
-    family = config.get("model_type")
-    if not isinstance(family, str) or family not in FAMILIES:
+    family = _family(config)
+    if family is None:
         raise _unsupported(config, where)
     _refuse_other_maths(config, where)
     fields = fields_of(config, family, where)
@@ -163,6 +163,13 @@ def _parse(config: Mapping[str, Any], name: str, where: str) -> tuple[ModelShape
         first = error.errors(include_url=False)[0]
         what = f"{'.'.join(map(str, first['loc'])) or 'sizes'} {shown(first['input'])}: {first['msg']}"
         raise ModelFilesError("FP503", f"{where}: {what}", fix="download the file again") from None
+
+
+def _family(config: Mapping[str, Any]) -> str | None:
+    """The family of a model's type, None where it is none."""
+    given = config.get("model_type")
+    name = SAME_FAMILY.get(given, given) if isinstance(given, str) else None
+    return name if name in FAMILIES else None
 
 
 def _unsupported(config: Mapping[str, Any], where: str) -> ModelFilesError:

@@ -13,6 +13,23 @@ Positions = Literal["learned", "rotary", "alibi"]
 Norm = Literal["layer", "rms"]
 
 
+class Latent(BaseModel):
+    """Latent attention (DeepSeek): of a token one vector is kept for all heads, of which each makes its key and value.
+
+    Of that vector ``size`` elements are what keys and values are made of, and ``turned`` are a part of every key that
+    turns by position.  A head has ``plain`` further elements of queries and keys, and ``value`` of values.  Queries are
+    made of a vector of ``queries`` elements; 0: of the hidden states.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    size: Width
+    turned: Width
+    plain: Width
+    value: Width
+    queries: Annotated[int, Field(ge=0, le=MOST_WIDTH)] = 0
+
+
 class ModelShape(BaseModel):
     """One decoder-only transformer: sizes and the pieces of a layer, no weights.
 
@@ -29,6 +46,8 @@ class ModelShape(BaseModel):
     Of a mixture ``expert_ffn_size`` is the width of an expert (0: ``ffn_size``), ``shared_ffn_size`` that of what all
     tokens use beside theirs, and the first ``dense_layers`` layers have a plain block of ``ffn_size`` instead.
     ``router_correction``: the router has a number for each expert that counts when experts are chosen.
+    With ``latent`` there is one KV head, whose key is what is kept of a token and whose value is the same vector:
+    ``head_dim`` is the width of both, and of queries as they are held against it.
     ``stored`` is the format of a quantised checkpoint, whose codes stay packed wherever they lie.
     """
 
@@ -74,6 +93,7 @@ class ModelShape(BaseModel):
     router_correction: bool = False
     position_offset: Annotated[int, Field(ge=0, le=1 << 16)] = 0
     bytes_per_element: Annotated[int, Field(ge=1, le=8)] = 2
+    latent: Latent | None = None
     stored: StoredFormat | None = None
 
     @model_validator(mode="after")
@@ -84,6 +104,8 @@ class ModelShape(BaseModel):
             raise ValueError(f"experts_per_token {self.experts_per_token} of num_experts {self.num_experts}")
         if self.windows and len(self.windows) != self.num_layers:
             raise ValueError(f"{len(self.windows)} windows for {self.num_layers} layers")
+        if self.latent and (self.num_kv_heads, self.head_dim) != (1, self.latent.size + self.latent.turned):
+            raise ValueError(f"{self.num_kv_heads} KV heads of {self.head_dim} with {self.latent}")
         if self.shared_norm and not self.parallel:
             raise ValueError("shared_norm without parallel")
         return self
@@ -114,8 +136,8 @@ class ModelShape(BaseModel):
 
     @property
     def odd_scores(self) -> bool:
-        """Whether attention makes of scores what kernels do not know: caps, sinks, slopes."""
-        return self.capped_scores or self.sinks or self.positions == "alibi"
+        """Whether attention is nothing that kernels know: caps, sinks, slopes, a vector that is key and value."""
+        return self.capped_scores or self.sinks or self.positions == "alibi" or self.latent is not None
 
     @property
     def norms_of_a_block(self) -> int:
@@ -123,9 +145,14 @@ class ModelShape(BaseModel):
         return int(self.pre_norm or not self.added_norm) + int(self.added_norm)
 
     @property
+    def vectors_kept(self) -> int:
+        """Of a token and KV head: a key and a value, or one that is both."""
+        return 1 if self.latent else 2
+
+    @property
     def kv_bytes_per_token(self) -> int:
         """Bytes of keys and values of one token over all layers, while no window is full."""
-        return 2 * self.num_layers * self.kv_size * self.bytes_per_element
+        return self.vectors_kept * self.num_layers * self.kv_size * self.bytes_per_element
 
     def window(self, depth: int) -> int:
         """How many of the newest tokens layer ``depth`` reads; 0 for all.  Layers behind the last begin anew."""

@@ -32,6 +32,7 @@ class Segment:
     head_dim: int
     bytes_per_element: int
     packing: Packing | None = None
+    vectors: int = 2  # of a token and grain: a key and a value, or one that is both
     shared: int = 0  # grains of the cpu that the gpu streams although the host attends
 
     @property
@@ -65,8 +66,8 @@ class Segment:
 
     @property
     def pair_bytes(self) -> int:
-        """Key and value of one token of one grain."""
-        return 2 * self.vector_bytes
+        """Key and value of one token of one grain, or the vector that is both."""
+        return self.vectors * self.vector_bytes
 
     @property
     def disk_row_bytes(self) -> int:
@@ -113,6 +114,7 @@ def place_cache(shape: ModelShape, policy: Policy, block: Block) -> tuple[tuple[
         capacity = kept_tokens(shape, depth, batch.prompt_len + block.gen_len - 1, policy.attn_sparsity)
         grains: tuple[int, int, int] = apportionment.take(batch.num_rows * shape.num_kv_heads, capacity)  # type: ignore[assignment]
         host, shared = policy.cpu_cache_compute, round(grains[1] * policy.cache_stream_percent / 100)
-        return Segment(depth, k, capacity, grains, host, shape.head_dim, shape.bytes_per_element, packing, shared)
+        width, vectors = (shape.head_dim, shape.bytes_per_element), shape.vectors_kept
+        return Segment(depth, k, capacity, grains, host, *width, packing, vectors, shared)
 
     return tuple(tuple(segment(depth, k) for k in range(len(block.batches))) for depth in range(shape.num_layers))

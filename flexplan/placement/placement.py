@@ -119,7 +119,7 @@ class Placement:
     @property
     def streamed_parts(self) -> int:
         """Of keys and values, what is streamed whole: both, or the keys alone."""
-        return 1 if self.chooses else 2
+        return 1 if self.chooses else self.shape.vectors_kept
 
     def hidden_bytes(self, i: int, k: int) -> int:
         """Bytes of the hidden states of a micro-batch between two layers."""
@@ -190,8 +190,9 @@ class Placement:
 
 @lru_cache(maxsize=16)  # a plan is predicted, held against its budgets and checked: one placement serves them all
 def _placement(shape: ModelShape, policy: Policy, block: Block, live: int) -> Placement:
-    if shape.sinks and policy.attn_sparsity < 1:
-        message = f"attn_sparsity {policy.attn_sparsity:g}: {shape.name} has sinks, whose weight would be left out"
+    if (shape.sinks or shape.latent) and policy.attn_sparsity < 1:
+        what = "sinks, whose weight would be left out" if shape.sinks else "keys that are values, which are all read"
+        message = f"attn_sparsity {policy.attn_sparsity:g}: {shape.name} has {what}"
         raise PolicyError("FP215", message, fix="attn_sparsity=1.0")
     if policy.sep_layer:
         splits(shape, (True,))

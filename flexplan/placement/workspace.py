@@ -66,6 +66,9 @@ def _embedding(s: ModelShape) -> int:
 
 def _attention(s: ModelShape) -> int:
     """D + projections, or projections + the answer; turned queries and keys, and one of them being turned, beside."""
+    if s.latent:  # queries as they are made, a part of them by head, that times a matrix, both together; keys beside
+        made = s.num_heads * (2 * (s.latent.plain + s.latent.turned) + s.latent.size)
+        return s.hidden_size + 2 * s.latent.queries + made + 2 * s.q_size + 3 * s.head_dim
     projections = s.q_size + 2 * s.kv_size
     turned = s.q_size + s.kv_size if s.positions == "rotary" else 0
     normed = (s.q_size + s.kv_size) * (2 if s.qk_norm_whole else 1) if s.qk_norm else 0

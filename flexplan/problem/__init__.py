@@ -7,7 +7,7 @@ lengths_file    Lengths of requests from a CSV table, without their text.
 objective       `Objective`: tokens a second, a bound of latency, or the smallest memory.
 problem         `Workload` and `Problem`: a model on a machine for some prompts, and what the answer is to be best at.
 prompt_lengths  How long prompts are, in tokens.
-prompt_lines    Lines of an input: streamed once, then found again where they stand.
+prompt_lines    Lines of an input: streamed once, then found again where they stand, by an index.
 prompts         Prompts from text lines or JSONL.
 ragged          Prompts of many lengths: a typical block, and a few that stand for all.
 request_line    A line as a request.
@@ -21,7 +21,7 @@ from flexplan.problem.lengths_file import Lengths, read_lengths
 from flexplan.problem.objective import Objective
 from flexplan.problem.problem import Problem, Workload
 from flexplan.problem.prompt_lengths import lengths, prompts_to_plan_for
-from flexplan.problem.prompts import BadLine, Prompts, digest_of, new_tokens_of, read_prompts
+from flexplan.problem.prompts import BadLine, BadLines, Prompts, digest_of, new_tokens_of, read_prompts
 from flexplan.problem.ragged import Lens, envelope, padded_mean, representatives, typical_gen_len, typical_lens
 from flexplan.problem.request_line import Api, Chat, Content, Prompt
 from flexplan.problem.tokenizer_file import FILE, LOAD_PATIENCE_S, bounded, chunks, growth_of, lines_of, swollen
@@ -33,6 +33,7 @@ __all__ = [
     "NOTHING",
     "Api",
     "BadLine",
+    "BadLines",
     "Chat",
     "Content",
     "Expectation",

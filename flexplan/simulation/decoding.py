@@ -44,11 +44,14 @@ def knots(last: int, least: Mapping[int, Busy]) -> list[int]:
 def decode_seconds(last: int, least: Mapping[int, Busy], simulated: Mapping[int, float]) -> float:
     """Seconds of the passes 1 .. last, some of which are simulated.
 
+    Many passes take no less than the least of each, though one of two by themselves may: what the first leaves for
+    later is done beside the second, and nothing is left to it by another.
+
     >>> flat = {"gpu": 1.0, "cpu": 0.5}
     >>> decode_seconds(9, {1: flat, 9: flat}, {5: 1.25})
     11.25
     """
-    waits = {i: seconds / _least(i, least) for i, seconds in simulated.items()}
+    waits = {i: max(1.0, seconds / _least(i, least)) for i, seconds in simulated.items()}
     samples = _samples(last)
     return last / len(samples) * sum(_least(i, least) * _between(i, waits) for i in samples)
 

@@ -15,7 +15,7 @@ from functools import lru_cache
 from flexplan.cost import Rates
 from flexplan.graph import LANES, Sweep, TaskGraph, Timeline, never
 from flexplan.placement import Layout, Placement, fewer_layers, lookahead
-from flexplan.policy import Policy, rolling_block
+from flexplan.policy import Block, Policy, rolling_block
 from flexplan.problem import Problem, Workload
 from flexplan.schedule import Boarding, Seats, sweep_of_boarding
 from flexplan.simulation.bounds import busy_seconds
@@ -45,11 +45,18 @@ class JobTime:
 
 def job_time(problem: Problem, policy: Policy, samples: int = SAMPLES) -> JobTime:
     """The seconds of a list of requests under a rolling policy."""
-    boardings = boardings_of(problem.workload, policy)
+    block = rolling_block(problem.workload, policy)
+    return time_of_passes(problem, policy, block, boardings_of(problem.workload, policy), samples)
+
+
+def time_of_passes(
+    problem: Problem, policy: Policy, block: Block, boardings: Sequence[Boarding], samples: int = SAMPLES
+) -> JobTime:
+    """The seconds of these passes over the seats of a block."""
     seconds, least = 0.0, dict[str, float]()
     for n, times in _parts(boardings, samples):
-        work = _least_of_pass(problem, policy, boardings[n])
-        took = times * max(work.values()) * _waits(problem, policy, boardings[max(0, n - 1) : n + 1])
+        work = _least_of_pass(problem, policy, block, boardings[n])
+        took = times * max(work.values()) * _waits(problem, policy, block, boardings[max(0, n - 1) : n + 1])
         seconds += took
         for name, work_s in work.items():
             least[name] = least.get(name, 0.0) + times * work_s
@@ -59,27 +66,27 @@ def job_time(problem: Problem, policy: Policy, samples: int = SAMPLES) -> JobTim
 
 def least_job_s(problem: Problem, policy: Policy, samples: int) -> float:
     """Seconds that no order of the tasks of its passes, one after the other, can beat: cheap to know."""
-    boardings = boardings_of(problem.workload, policy)
-    found = ((times, _least_of_pass(problem, policy, boardings[n])) for n, times in _parts(boardings, samples))
+    boardings, block = boardings_of(problem.workload, policy), rolling_block(problem.workload, policy)
+    found = ((times, _least_of_pass(problem, policy, block, boardings[n])) for n, times in _parts(boardings, samples))
     return sum(times * max(work.values()) for times, work in found)
 
 
-def _least_of_pass(problem: Problem, policy: Policy, boarding: Boarding) -> dict[str, float]:
+def _least_of_pass(problem: Problem, policy: Policy, block: Block, boarding: Boarding) -> dict[str, float]:
     """Seconds of every lane and resource in one pass; layers are alike, so from one and two of them."""
     layers, rates = problem.model.num_layers, Rates(problem.hardware)
     if layers <= 2:
-        return busy_seconds(_sweep(problem, policy, boarding).tasks, rates)
-    one, two = (busy_seconds(_sweep(problem.with_layers(n), policy, boarding).tasks, rates) for n in (1, 2))
+        return busy_seconds(_sweep(problem, policy, block, boarding).tasks, rates)
+    one, two = (busy_seconds(_sweep(problem.with_layers(n), policy, block, boarding).tasks, rates) for n in (1, 2))
     return {name: one.get(name, 0.0) + (layers - 1) * (two[name] - one.get(name, 0.0)) for name in two}
 
 
-def _waits(problem: Problem, policy: Policy, boardings: Sequence[Boarding]) -> float:
+def _waits(problem: Problem, policy: Policy, block: Block, boardings: Sequence[Boarding]) -> float:
     """How many times as long as its least a pass takes, behind the one before it: on a few layers."""
     step = max(2, lookahead(policy) + 1)
     layers = min(problem.model.num_layers, fewer_layers(problem.model.num_layers, policy, 2 * step))
     shallow = problem.with_layers(layers)
-    sweeps = [_sweep(shallow, policy, boarding) for boarding in boardings]
-    placement = _placement(shallow, policy)
+    sweeps = [_sweep(shallow, policy, block, boarding) for boarding in boardings]
+    placement = Placement.of(shallow.model, policy, block)
     graph = TaskGraph.of("rolling", placement.live, Layout.of(placement).buffers, sweeps)
     rates = Rates(problem.hardware)
     run = simulate_graph(graph, rates, keep=False, sweeps=sweeps)
@@ -87,12 +94,8 @@ def _waits(problem: Problem, policy: Policy, boardings: Sequence[Boarding]) -> f
     return max(1.0, (run.end_s - before) / max(busy_seconds(sweeps[-1].tasks, rates).values()))
 
 
-def _sweep(problem: Problem, policy: Policy, boarding: Boarding) -> Sweep:
-    return sweep_of_boarding(_placement(problem, policy), boarding)
-
-
-def _placement(problem: Problem, policy: Policy) -> Placement:
-    return Placement.of(problem.model, policy, rolling_block(problem.workload, policy))
+def _sweep(problem: Problem, policy: Policy, block: Block, boarding: Boarding) -> Sweep:
+    return sweep_of_boarding(Placement.of(problem.model, policy, block), boarding)
 
 
 @lru_cache(maxsize=8)

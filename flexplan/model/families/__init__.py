@@ -1,5 +1,6 @@
 """How the `config.json` of each family is read: one file a family, of what it has beside or instead of the others.
 
+deepseek  DeepSeek-V2, V3, R1 and Kimi K2.
 gemma     Gemma, Gemma 2, Gemma 3.
 glm       The mixtures of GLM-4.5 and later.
 gpt_oss   gpt-oss.
@@ -14,10 +15,11 @@ starcoder  StarCoder2.
 
 from flexplan.model.families.keys.names import Names
 from flexplan.model.families.others import why_not
-from flexplan.model.families.registry import FAMILIES, fields_of, names_of, read_family
+from flexplan.model.families.registry import FAMILIES, SAME_FAMILY, fields_of, names_of, read_family
 
 __all__ = [
     "FAMILIES",
+    "SAME_FAMILY",
     "Names",
     "fields_of",
     "names_of",

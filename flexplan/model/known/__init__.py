@@ -1,8 +1,8 @@
 """Models known by name: the `config.json` of each, as its maker published it.
 
 first     OPT, Llama, Mistral, Mixtral, Qwen 2 and 3, and what others made of them.
-later     Gemma, Phi, OLMo, Granite, and mixtures of many experts.
-older     GPT-2, GPT-NeoX and Pythia, StarCoder2.
+later     Gemma, Phi, OLMo, Granite, and mixtures of many experts, DeepSeek among them.
+older     GPT-2, GPT-NeoX and Pythia, Bloom, Falcon, StarCoder2.
 series    `Series`: models that differ in size.
 """
 

@@ -92,7 +92,9 @@ class Switches:
     @cached_property
     def pair_bytes(self) -> int:
         """Key and value of one token, layer, sequence and KV head."""
-        return 2 * vector_bytes(self.shape.head_dim, self.shape.bytes_per_element, self.cache_packing)
+        return self.shape.vectors_kept * vector_bytes(
+            self.shape.head_dim, self.shape.bytes_per_element, self.cache_packing
+        )
 
     @property
     def weight_slots(self) -> int:
@@ -151,7 +153,7 @@ def every_setting(
     for sep, stay, home, act, disk, pin, *how in product(sep_layer, both, caches, both, uses, pin_weight, *tokens):
         idle_disk = (disk == "weights" and stay) or (disk == "all" and act and (home == "gpu" or how[2] < 1))
         idle_switch = stay and (sep != sep_layer[0] or pin != pin_weight[0])
-        unfit = problem.model.sinks and how[2] < 1
+        unfit = (problem.model.sinks or problem.model.latent) and how[2] < 1
         if not idle_disk and not idle_switch and not unfit:
             yield Switches(problem.model, sep, stay, home, act, disk, pin, *how)
 

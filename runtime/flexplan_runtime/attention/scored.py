@@ -6,6 +6,8 @@ A block of scores at a time, in float32; nothing waits for the device, so that a
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -86,12 +88,8 @@ def scored_prompt_attention(
 def _by_query(rule: AttentionRule, products_KPLS: Tensor, unread_LS: Tensor) -> Tensor:
     """The weights of several queries a head: to `AttentionRule` a KV head is a grain, each query a head of it."""
     heads, group, queries, length = products_KPLS.shape
-    spread = AttentionRule(
-        rule.scale,
-        rule.window,
-        rule.softcap,
-        *(None if x is None else x.repeat_interleave(queries, 1) for x in (rule.slopes_KP, rule.sinks_KP)),
-    )
+    slopes, sinks = (None if x is None else x.repeat_interleave(queries, 1) for x in (rule.slopes_KP, rule.sinks_KP))
+    spread = replace(rule, slopes_KP=slopes, sinks_KP=sinks)
     unread = unread_LS.repeat(group, 1)[None]
     return spread.weights(products_KPLS.flatten(1, 2), unread).view(heads, group, queries, length)
 

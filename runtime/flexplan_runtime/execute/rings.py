@@ -29,7 +29,7 @@ class Ring:
     @classmethod
     def of(cls, room: int, prompt_len: int, grain_pads: Tensor, host_grain_pads: Tensor) -> Ring:
         """After a prompt of ``prompt_len`` positions; ``grain_pads`` as those of `BatchState`."""
-        newest, column = torch.zeros(2, 1, dtype=torch.int64, device=grain_pads.device)
+        newest, column = (torch.zeros(1, dtype=torch.int64, device=grain_pads.device) for _ in range(2))  # aligned
         left_out = max(0, prompt_len - room)
         return cls(room, left_out, newest, column, torch.zeros_like(grain_pads), torch.zeros_like(host_grain_pads))
 

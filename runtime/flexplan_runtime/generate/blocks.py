@@ -33,11 +33,13 @@ from flexplan_runtime.execute import (
     seat_states,
 )
 from flexplan_runtime.generate.placed import PlacedModel, arena_sizes
+from flexplan_runtime.generate.requests import Remembered
 from flexplan_runtime.generate.rolling_run import RollingRun
 from flexplan_runtime.kernels.availability import has_triton
 from flexplan_runtime.memory import Arenas, BlockMemory
 
 _NOTHING = Expectation()
+_REMEMBERED = 4  # rows for each seat: who sits there, comes in or is about to be told of
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,11 @@ class BlockPlanner:
 
     def plans(self, rows: Sequence[Row]) -> Iterator[BlockPlan]:
         """Block after block in input order; planned when it is asked for, as all of them would fill memory."""
-        size = max(1, len(rows)) if rolls(self.schedule) else self.policy.block_size
+        if rolls(self.schedule):
+            if rows:
+                yield self._plan(Remembered(rows, _REMEMBERED * self.policy.block_size), 0)
+            return
+        size = self.policy.block_size
         for first in range(0, len(rows), size):
             yield self._plan(rows[first : first + size], first)
 
@@ -194,8 +200,8 @@ class BlockRoom:
         """Steps can be captured where nothing in them asks the host."""
         if self.env.device.type != "cuda" or not has_triton():
             return False
-        whole = self.model.policy.compress_weight  # as they are unpacked
-        pieces = [p for w in self.model.placement.weights for p in w.pieces if p.row_hi < p.tensor.rows and not whole]
+        cut = [w for w in self.model.placement.weights if not w.unpacked_bytes]  # what is unpacked is whole again
+        pieces = [p for w in cut for p in w.pieces if p.row_hi < p.tensor.rows]
         return not self.model.family.asks_the_host([(p.tensor.name, p.row_hi) for p in pieces])
 
     def _arenas(self, sizes: Mapping[str, int]) -> Arenas:
@@ -226,7 +232,10 @@ def _chooses_by_step(row: Row) -> bool:
 
 def _stops_of_all(rows: Sequence[Row]) -> Ids:
     """Ids that end every row, so that those which have ended go on with padding; the host knows of all others."""
-    return tuple(sorted(frozenset.intersection(*(row.stop_ids for row in rows))))
+    of_all = rows[0].stop_ids
+    for row in rows:
+        of_all &= row.stop_ids
+    return tuple(sorted(of_all))
 
 
 def _likeness(plan: BlockPlan, batches: Sequence[BatchState]) -> object:

@@ -13,6 +13,7 @@ from torch import Tensor
 from flexplan.apart import schedule_of
 from flexplan.errors import UsageError
 from flexplan.graph import Timeline
+from flexplan.job import refuse_idle_packed_cache
 from flexplan.model import Ids, Layer
 from flexplan.plan import Plan
 from flexplan.policy import Policy
@@ -70,6 +71,7 @@ class OffloadedLM:
         env.turn.refuse_other_process("OffloadedLM")
         self.env = env
         self.policy: Policy = policy.policy if isinstance(policy, Plan) else policy
+        refuse_idle_packed_cache(self.policy, packed_cache)
         chosen = schedule or (plan.schedule if plan else "zigzag")
         self.schedule = schedule_of(chosen)
         opened = open_model(config, path, seed)

@@ -52,6 +52,7 @@ def test_keys_and_values_are_as_wide_as_the_projections_of_transformers(name: st
     keys_and_values = [m.weight for path, m in modules.items() if path.endswith((".k_proj", ".v_proj"))]
     rows = sum(len(w) for w in keys_and_values)
     rows += sum(_outputs(m) - shape.q_size for path, m in modules.items() if path.endswith(FUSED))
+    rows += sum(_outputs(m) for path, m in modules.items() if path.endswith("kv_a_proj_with_mqa"))  # one is both
     assert shape.kv_bytes_per_token == rows * shape.bytes_per_element
 
 
@@ -61,6 +62,11 @@ def test_queries_and_the_feed_forward_are_as_wide_as_those_of_transformers(name:
     rows = {t.name: t.rows for t in weight_tensors(shape) if t.layer == 0}
     layer = {path: m for path, m in on_meta(name).named_modules() if re.search(r"\.(layers|h)\.0\.", path)}
     qkv = [_outputs(m) for path, m in layer.items() if path.endswith((".q_proj", ".k_proj", ".v_proj", *FUSED))]
+    made = [_outputs(m) for path, m in layer.items() if path.endswith(("_a_proj", "_b_proj", "_proj_with_mqa"))]
+    if shape.latent:
+        ours = [rows.get(f"{name}.weight", 0) for name in ("q", "q_down", "q_up", "kv_down", "kv_up")]
+        assert sorted(n for n in ours if n) == sorted(qkv + made)
+        return
     assert rows["qkv.weight"] == sum(qkv)
     out = next(m for path, m in layer.items() if path.endswith((".o_proj", "out_proj", "attn.c_proj", "ion.dense")))
     assert (_outputs(out), out.weight.numel()) == (shape.hidden_size, shape.hidden_size * shape.q_size)
@@ -74,9 +80,10 @@ def test_constants_are_those_of_transformers(name: str) -> None:
     assert (math.bos_token_id, math.pad_token_id) == (config.bos_token_id, config.pad_token_id)
     window = getattr(config, "sliding_window", None) or 0
     assert set(shape.windows) <= {0, window}
-    if shape.positions == "rotary":
-        names = ("rms_norm_eps", "norm_epsilon", "layer_norm_eps")
+    if shape.family != "opt":
+        names = ("rms_norm_eps", "norm_epsilon", "layer_norm_eps", "layer_norm_epsilon")
         assert math.norm_eps == next(getattr(config, name) for name in names if hasattr(config, name))
+    if shape.positions == "rotary":
         rope = config.rope_parameters.get("full_attention", config.rope_parameters)
         assert math.rope_theta == rope["rope_theta"]
         assert (math.rope_scaling.type if math.rope_scaling else "default") == rope["rope_type"]
@@ -167,6 +174,21 @@ STATED = {
     "allenai/OLMo-2-0325-32B": 32_234,
     "ibm-granite/granite-3.1-2b-instruct": 2_534,
     "ibm-granite/granite-3.1-8b-instruct": 8_171,
+    "deepseek-ai/DeepSeek-V2-Lite": 15_706,
+    "deepseek-ai/DeepSeek-V2": 235_741,
+    "deepseek-ai/DeepSeek-V3": 671_026,
+    "deepseek-ai/DeepSeek-R1": 671_026,
+    "moonshotai/Kimi-K2-Instruct": 1_026_408,
+    "moonshotai/Moonlight-16B-A3B": 15_960,
+    "bigscience/bloom": 176_247,
+    "bigscience/bloom-560m": 559.21,
+    "bigscience/bloom-7b1": 7_069,
+    "bigscience/bloomz-3b": 3_002.6,
+    "tiiuae/falcon-7b": 6_921.7,
+    "tiiuae/falcon-40b-instruct": 41_303,
+    "tiiuae/falcon-180B": 178_555,
+    "tiiuae/falcon-11B": 11_103,
+    "tiiuae/falcon-rw-1b": 1_312,
     "openai-community/gpt2": 124.44,
     "openai-community/gpt2-medium": 354.82,
     "openai-community/gpt2-large": 774.03,
@@ -208,9 +230,8 @@ def test_a_mirror_or_an_older_name_is_the_same_model(other: str, name: str) -> N
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("deepseek-ai/DeepSeek-V3", "DeepSeek"),
-        ("deepseek-ai/DeepSeek-R1", "DeepSeek"),
-        ("deepseek-ai/DeepSeek-V2-Lite", "DeepSeek"),
+        ("deepseek-ai/DeepSeek-V3.2-Exp", "DeepSeek"),
+        ("moonshotai/Kimi-Linear-48B-A3B-Base", "another family"),
         ("google/gemma-3-12b-it", "gemma"),
         ("microsoft/phi-2", "phi"),
         ("microsoft/Phi-3.5-MoE-instruct", "phi"),
@@ -222,8 +243,7 @@ def test_a_mirror_or_an_older_name_is_the_same_model(other: str, name: str) -> N
         ("meta-llama/Llama-4-Scout-17B-16E", "llama4"),
         ("meta-llama/Llama-3.2-11B-Vision-Instruct", "images"),
         ("mistralai/Mistral-Small-3.1-24B-Instruct-2503", "images"),
-        ("tiiuae/falcon-40b", "falcon"),
-        ("bigscience/bloom-7b1", "bloom"),
+        ("tiiuae/Falcon-H1-7B-Base", "falcon of another kind"),
         ("EleutherAI/gpt-j-6b", "gpt-j"),
         ("mosaicml/mpt-7b", "mpt"),
         ("CohereForAI/c4ai-command-r-v01", "cohere"),

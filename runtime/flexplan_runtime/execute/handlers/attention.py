@@ -17,6 +17,7 @@ from flexplan_runtime.attention import (
     decode_attention,
     decode_attention_packed,
     disk_pair_bytes,
+    pairs_of,
     prompt_attention,
     prompt_mask,
     put_grains,
@@ -100,7 +101,7 @@ def _on_host(view: TaskView) -> list[HostAttention]:
     pads = view.host_unread[first:]
     for pairs in found:
         span = slice(at, at + len(pairs))
-        given = queries[span], pairs, pads[span], rule, out[span], view.block.num_threads
+        given = queries[span], pairs_of(pairs), pads[span], rule, out[span], view.block.num_threads
         laps = 1 if view.ring is None and not view.placement.rolls else 2
         parts.append(HostAttention(*given, view.block.cache_packing, policy.attn_sparsity, first + at, laps))
         at += len(pairs)
@@ -177,7 +178,7 @@ def _cached(view: TaskView, resident: Tensor | None, ring: Tensor | None) -> lis
 
 def _attend_cached(view: TaskView, q: Tensor, pairs: Tensor, first: int) -> Tensor:
     """(G, P, H) of queries in that shape, or (B, K, P, H) of all grains."""
-    rule, newest = view.rule, view.newest
+    rule, newest, pairs = view.rule, view.newest, pairs_of(pairs)
     pads, packing = view.unread[first : first + len(pairs)], view.block.cache_packing
     sparsity = view.placement.policy.attn_sparsity
     context = newest + 1 if pairs.is_cuda else view.place + 1
