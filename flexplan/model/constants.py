@@ -63,7 +63,8 @@ class ModelConstants(BaseModel):
     ``logits_scale`` multiply token rows, what a block adds, and the logits.
     ``rotary_dim``: so many elements of a head turn, the others stay; None for all.  ``rope_interleaved``: an element
     turns with the next one, not with the one half a head further.  ``rope_local_theta``: the base of
-    layers that read a window, where it is another one.  ``alibi_slopes``: what is added to a head's scores a position.
+    layers that read a window, where it is another one.  ``alibi_slopes``: what is added to a head's scores a position;
+    with ``alibi_rounded`` as bfloat16, and before they are scaled.
     ``swiglu_alpha`` and ``swiglu_limit``: of a gate x sigmoid(alpha x), and where gates and what they multiply end.
     ``dtype`` is the checkpoint's, in which a model computes unless another is asked for.
     ``causal`` is False where the tokens of a prompt see those after them, too.
@@ -82,6 +83,7 @@ class ModelConstants(BaseModel):
     rotary_dim: int | None = None
     rope_interleaved: bool = False
     alibi_slopes: tuple[float, ...] = ()
+    alibi_rounded: bool = False
     attention_softcap: float | None = None
     logits_softcap: float | None = None
     routing: Routing = Routing()

@@ -58,8 +58,7 @@ def refuse_to_roll(policy: Policy, shape: ModelShape) -> None:
     """Raise PolicyError for what the schedule does not do, each by its name."""
     streams = policy.cache_gpu_percent < 100 and (not policy.cpu_cache_compute or policy.cache_stream_percent)
     for wrong, what, fix in (
-        (shape.windows or shape.sinks, "layers with windows or sinks", "another model"),
-        (shape.latent, "latent attention", "another model"),
+        (shape.windows or shape.odd_scores, "windows, caps, sinks, slopes or latent attention", "another model"),
         (policy.act_gpu_percent < 100, f"act_gpu_percent {policy.act_gpu_percent:g}", "act_gpu_percent=100"),
         (policy.cache_disk_percent, f"cache_disk_percent {policy.cache_disk_percent:g}", "no cache on disk"),
         (policy.attn_sparsity < 1, f"attn_sparsity {policy.attn_sparsity:g}", "attn_sparsity=1.0"),

@@ -18,8 +18,10 @@ from flexplan_runtime.weights.checkpoint import WeightReader, open_checkpoint
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
+    BloomConfig,
     DeepseekV2Config,
     DeepseekV3Config,
+    FalconConfig,
     Gemma2Config,
     Gemma3TextConfig,
     GemmaConfig,
@@ -78,6 +80,7 @@ NEOX = {k: v for k, v in ROTARY.items() if k != "num_key_value_heads"} | {
     "rope_parameters": {"rope_theta": 500.0, "partial_rotary_factor": 0.5}
 }
 GPT_2 = {"vocab_size": 99, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 40}
+FALCON = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 YARN = {
     "rope_type": "yarn",
     "rope_theta": 500.0,
@@ -185,6 +188,24 @@ CONFIGS: dict[str, PreTrainedConfig] = {
         attention_bias=True,
         tie_word_embeddings=True,
     ),
+    "bloom": BloomConfig(vocab_size=99, hidden_size=32, n_layer=2, n_head=4),
+    "bloom untied, six heads": BloomConfig(
+        vocab_size=99, hidden_size=48, n_layer=2, n_head=6, tie_word_embeddings=False, layer_norm_epsilon=1e-3
+    ),
+    "falcon": FalconConfig(**FALCON),
+    "falcon, groups": FalconConfig(
+        **FALCON, new_decoder_architecture=True, num_kv_heads=2, bias=True, tie_word_embeddings=False
+    ),
+    "falcon, groups and one norm": FalconConfig(
+        **FALCON, new_decoder_architecture=True, num_kv_heads=2, num_ln_in_parallel_attn=1, ffn_hidden_size=48
+    ),
+    "falcon, slopes": FalconConfig(
+        **FALCON | {"hidden_size": 48, "num_attention_heads": 6},
+        alibi=True,
+        multi_query=False,
+        parallel_attn=False,
+        bias=True,
+    ),
     "olmo2": Olmo2Config(**ROTARY),
     "starcoder2": Starcoder2Config(**ROTARY, use_bias=True, sliding_window=6),
     "starcoder2 without biases, untied": Starcoder2Config(**ROTARY, use_bias=False, tie_word_embeddings=False),
@@ -219,8 +240,8 @@ CONFIGS: dict[str, PreTrainedConfig] = {
 def reference_model(config: PreTrainedConfig) -> PreTrainedModel:
     """transformers' model with random weights that are large enough for every part to matter."""
     torch.manual_seed(0)
-    # the framework's attention knows neither caps nor sinks
-    odd = getattr(config, "attn_logit_softcapping", None) or config.model_type == "gpt_oss"
+    # the framework's attention knows neither caps nor sinks nor slopes
+    odd = getattr(config, "attn_logit_softcapping", None) or config.model_type in ("gpt_oss", "bloom")
     attention = "eager" if odd else "sdpa"
     model: PreTrainedModel = AutoModelForCausalLM.from_config(
         config, attn_implementation=attention, dtype=torch.float32

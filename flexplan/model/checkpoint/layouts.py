@@ -39,8 +39,10 @@ class _Layout:
         elif stem == "router":
             yield self._source(first_found([f"{at}{name}.{kind}" for name in self.names.router], self.found), tensor)
         else:
-            ending = "" if stem in self.names.bare else kind
-            yield from self._stacked([f"{at}{part}" for part in self.names.inside[stem]], ending, tensor, stem)
+            ending, parts = "" if stem in self.names.bare else kind, self.names.inside[stem]
+            if f"{at}{self.names.otherwise.get(stem)}.{kind}" in self.found:
+                parts = (self.names.otherwise[stem],)
+            yield from self._stacked([f"{at}{part}" for part in parts], ending, tensor, stem)
 
     def _outside(self, name: str, stem: str, kind: str) -> str:
         """The name of the token table, a head, or what else is there once."""

@@ -11,7 +11,7 @@ from flexplan.model.families import deepseek, gemma, glm, gpt_oss, granite, llam
 from flexplan.model.families.keys import names
 from flexplan.model.families.keys.fields import Fields
 from flexplan.model.families.keys.names import Names
-from flexplan.model.families.older import gpt2, neox, opt
+from flexplan.model.families.older import bloom, falcon, gpt2, neox, opt
 from flexplan.model.shape import ModelShape
 
 Reader = Callable[[Fields, str], tuple[ModelShape, ModelConstants]]
@@ -37,10 +37,12 @@ _FAMILIES: dict[str, tuple[Mapping[str, Any], Reader, Names]] = {
     "deepseek_v2": (deepseek.DEEPSEEK_V2, deepseek.read_deepseek_v2, deepseek.NAMES),
     "deepseek_v3": (deepseek.DEEPSEEK_V3, deepseek.read_deepseek_v3, deepseek.NAMES),
     "gpt2": (gpt2.GPT2, gpt2.read_gpt2, gpt2.NAMES),
+    "bloom": (bloom.BLOOM, bloom.read_bloom, bloom.NAMES),
+    "falcon": (falcon.FALCON, falcon.read_falcon, falcon.NAMES),
 }
 # how the width of the feed-forward is called, and other keys that have names of their own
-_FFN = {"opt": "ffn_dim", "gpt2": "n_inner"}
-_ALSO = {"gpt2": gpt2.ALSO}
+_FFN = {"opt": "ffn_dim", "gpt2": "n_inner", "bloom": "", "falcon": "ffn_hidden_size"}
+_ALSO = {"gpt2": gpt2.ALSO, "bloom": bloom.ALSO, "falcon": falcon.ALSO}
 # types that their makers gave to models of a family, with whose they say they may be replaced
 SAME_FAMILY = {"kimi_k2": "deepseek_v3"}
 # where transformers honours `is_causal`, and flexplan was compared with it

@@ -2,7 +2,7 @@
 
 first     OPT, Llama, Mistral, Mixtral, Qwen 2 and 3, and what others made of them.
 later     Gemma, Phi, OLMo, Granite, and mixtures of many experts, DeepSeek among them.
-older     GPT-2, GPT-NeoX and Pythia, StarCoder2.
+older     GPT-2, GPT-NeoX and Pythia, Bloom, Falcon, StarCoder2.
 series    `Series`: models that differ in size.
 """
 

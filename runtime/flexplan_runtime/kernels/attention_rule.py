@@ -16,11 +16,10 @@ from torch import Tensor
 class AttentionRule:
     """Of one layer: a scale for all, a window, and what few families have and few kernels know.
 
-    ``same``: keys are values, and wider than kernels take.
-
     ``window``: how many of the newest tokens are read, 0 for all.  ``softcap`` c bounds a score, c tanh(score / c).
     ``slopes_KP`` are added a position (ALiBi); ``sinks_KP`` are scores that take weight and have no value.  Both are
-    float32 on the device where attention is computed.
+    float32 on the device where attention is computed.  ``rounded``: what slopes add is rounded to bfloat16, counted
+    from a row's first token, and added before the scale.  ``same``: keys are values, and wider than kernels take.
     """
 
     scale: float
@@ -28,6 +27,7 @@ class AttentionRule:
     softcap: float | None = None
     slopes_KP: Tensor | None = None
     sinks_KP: Tensor | None = None
+    rounded: bool = False
     same: bool = False
 
     @property
@@ -42,13 +42,18 @@ class AttentionRule:
 
         ``places_T``: which tokens those are, if not the first T in order.
         """
+        places = torch.arange(scores_GPT.shape[2], device=scores_GPT.device) if places_T is None else places_T
+        slopes_GP1 = None
+        if self.slopes_KP is not None:
+            slopes_GP1 = _of_grains(self.slopes_KP, first_grain, len(scores_GPT))[:, :, None]
+        if slopes_GP1 is not None and self.rounded:
+            begins = places[(~unread).int().argmax(-1, keepdim=True)]
+            scores_GPT.add_(slopes_GP1.bfloat16() * (places - begins))
         scores_GPT.mul_(self.scale)
         if self.softcap is not None:
             scores_GPT.div_(self.softcap).tanh_().mul_(self.softcap)
-        if self.slopes_KP is not None:
-            slopes_GP = _of_grains(self.slopes_KP, first_grain, len(scores_GPT))
-            places = torch.arange(scores_GPT.shape[2], device=scores_GPT.device) if places_T is None else places_T
-            scores_GPT.add_(slopes_GP[:, :, None] * places)
+        if slopes_GP1 is not None and not self.rounded:
+            scores_GPT.add_(slopes_GP1 * places)
         scores_GPT.masked_fill_(unread, -torch.inf)
         if self.sinks_KP is None:
             return scores_GPT.softmax(-1)

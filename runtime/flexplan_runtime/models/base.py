@@ -91,7 +91,8 @@ class Family(ABC):
         slopes = torch.tensor(self.math.alibi_slopes).view(by_head).to(device) if self.math.alibi_slopes else None
         sinks = self._sinks[depth].view(by_head).to(device) if self.shape.sinks else None
         window, same = self.shape.window(depth), self.shape.latent is not None
-        return AttentionRule(self.scale, window, self.math.attention_softcap, slopes, sinks, same)
+        rounded = self.math.alibi_rounded
+        return AttentionRule(self.scale, window, self.math.attention_softcap, slopes, sinks, rounded, same)
 
     def learn(self, reader: Reader) -> None:
         """Keep what is needed in float32, or on both sides of the link: a few numbers a head, or an expert."""

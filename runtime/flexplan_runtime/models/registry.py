@@ -25,6 +25,8 @@ _FAMILIES = {
     "starcoder2": _DECODER,
     "gpt_neox": _DECODER,
     "gpt2": _DECODER,
+    "bloom": _DECODER,
+    "falcon": _DECODER,
     "deepseek_v2": "latent:Latent",
     "deepseek_v3": "latent:Latent",
     "qwen3_moe": "mixture:Mixture",

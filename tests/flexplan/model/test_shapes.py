@@ -98,7 +98,14 @@ QWEN3_AS_4 = {
     "vocab_size": 151936,
 }
 LLAMA3_ROPE = LLAMA_AS_4["rope_scaling"] | {"original_max_position_embeddings": 512}  # type: ignore[operator]
-NO_HEAD_DIM = ("opt", "llama", "gpt_neox", "gpt2")  # it is what their sizes say, or nothing else is allowed
+NO_HEAD_DIM = (
+    "opt",
+    "llama",
+    "gpt_neox",
+    "gpt2",
+    "bloom",
+    "falcon",
+)  # it is what their sizes say, or nothing else is allowed
 FULL = ["full_attention"] * 2
 SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 100}
 
@@ -397,6 +404,13 @@ NONSENSE: list[tuple[Config, str, list[str]]] = [
     (small("deepseek_v2", topk_method="noaux_tc"), "FP503", ["group_limited_greedy"]),
     (small("deepseek_v2", topk_method="group_limited_greedy"), "FP503", ["n_group"]),
     (small("deepseek_v2", num_experts_per_tok=...), "FP503", ["num_experts_per_tok"]),
+    (small("bloom", apply_residual_connection_post_layernorm=True), "FP516", ["post_layernorm"]),
+    (small("bloom", n_embed=32), "FP506", ["n_embed", "32"]),
+    (small("falcon", new_decoder_architecture=True, num_kv_heads=3), "FP506", ["4", "3"]),
+    (small("falcon", multi_query=False, num_kv_heads=2), "FP503", ["num_kv_heads", "4"]),
+    (small("falcon", new_decoder_architecture=True, parallel_attn=False), "FP503", ["parallel_attn"]),
+    (small("falcon", num_ln_in_parallel_attn=2), "FP503", ["num_ln_in_parallel_attn"]),
+    (small("falcon", activation="silu-squared"), "FP503", ["silu-squared"]),
     (small("gpt2", n_embd=32), "FP506", ["n_embd", "32", "hidden_size", "64"]),
     (small("gpt2", n_layer=..., num_hidden_layers=...), "FP502", ["n_layer"]),
     (small("gpt2", quantization_config={"quant_method": "gptq", "bits": 4}), "FP504", ["gpt2", "by input"]),

@@ -53,7 +53,7 @@ def read_rotary(
         "num_heads": count,
         "num_kv_heads": kv_heads,
         "head_dim": head_dim,
-        "ffn_size": f.count("intermediate_size"),
+        **({} if shape and "ffn_size" in shape else {"ffn_size": f.count("intermediate_size")}),
         "gated": True,
         "vocab_size": f.count("vocab_size"),
         "embed_size": f.count("hidden_size"),
