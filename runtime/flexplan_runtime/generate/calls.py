@@ -11,6 +11,7 @@ from flexplan.errors import UsageError
 from flexplan.graph import Timeline
 from flexplan.job import Standing
 from flexplan.policy import Policy
+from flexplan.problem import Expectation
 from flexplan.schedule import Schedule
 from flexplan_runtime.execute import BlockPlan, BlockRun, Report, Row, forget_frames
 from flexplan_runtime.generate.blocks import Asked, BlockPlanner, BlockRoom
@@ -35,10 +36,10 @@ class Calls:
     ``standing`` is how far the call that is under way was after its last pass.
     """
 
-    def __init__(self, model: PlacedModel, schedule: Schedule, expected_lens: Sequence[int] = ()) -> None:
+    def __init__(self, model: PlacedModel, schedule: Schedule, expected: Expectation) -> None:
         self.model = model
         self.env = model.env
-        self.planner = BlockPlanner(model, schedule, expected_lens)
+        self.planner = BlockPlanner(model, schedule, expected)
         self.room = BlockRoom(model)
         self.timeline = Timeline()
         self.standing = Standing(0, 0, 0, 0, 0, 0)
