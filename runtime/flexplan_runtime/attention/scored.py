@@ -67,10 +67,13 @@ def scored_attention(
 def scored_prompt_attention(
     q_BSNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask_B1SS: Tensor, rule: AttentionRule
 ) -> Tensor:
-    """A prompt over itself by the mask (True is read), (B, S, N x H); some queries of one sequence at a time."""
+    """A prompt over itself by the mask (True is read), (B, S, N x H); some queries of one sequence at a time.
+
+    Or some positions of it over more of them, as the mask has it.
+    """
     rows, length, heads = q_BSNH.shape[:3]
     kv_heads, out_BSNH = k_BSKH.shape[2], torch.empty_like(q_BSNH)
-    step = max(1, BLOCK // (heads * length))
+    step = max(1, BLOCK // (heads * k_BSKH.shape[1]))
     for row in range(rows):
         k_KHS, v_KSH = k_BSKH[row].permute(1, 2, 0), v_BSKH[row].transpose(0, 1)
         for first in range(0, length, step):

@@ -67,7 +67,7 @@ def seconds_by_lane(sweep: Sweep, rates: Rates) -> dict[str, float]:
 @pytest.mark.parametrize("asked", [*PROBLEMS[:3], WINDOWED], ids=lambda p: p.model.name)
 def test_a_row_of_time_is_the_sum_of_its_lanes_tasks(asked: Problem) -> None:
     rates = Rates(asked.hardware)
-    for switches, policy in policies(asked):
+    for switches, policy in list(policies(asked))[:: 5 if asked is WINDOWED else 1]:
         placement = Placement.of(asked.model, policy, full_block(asked.workload, policy))
         packed = policy.compress_weight or policy.compress_cache
         passes = [

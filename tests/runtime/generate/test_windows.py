@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 from flexplan_runtime import ExecutionEnv, OffloadedLM
+from flexplan_runtime.execute.handlers import attention
 from policies import NEAR_TIE, Case, blocks_of, covering, generated, opened, random_prompts, reference
 from tiny_models import CONFIGS, saved
 
 from flexplan.model import ModelShape
-from flexplan.policy import CompressionConfig
+from flexplan.policy import CompressionConfig, Policy
 from flexplan.testing import policy_with
 
 LONG = 15  # new tokens: prompts are of 1 to 11, windows of 5
@@ -55,6 +56,20 @@ def test_a_window_takes_the_room_of_a_window(tmp_path: Path) -> None:
         held = lm.env.ledger.stored["cache", "cpu"]
     assert [row[0].capacity for row in placed.cache] == [5, 5, 18]
     assert held == 2 * 2 * 2 * 16 * 4 * (5 + 5 + 11)  # rows, heads, keys and values, floats; of the prompt's 11
+
+
+@pytest.mark.parametrize("name", ["mistral with windows", "gemma2", "gpt-oss"])
+def test_a_long_prompt_attends_window_by_window(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "_TOGETHER", 1)
+    model = saved(CONFIGS[name], tmp_path / "model")
+    expected = reference(model, random_prompts(CONFIGS[name].vocab_size, 9, seed=3))
+    prompts = [*expected.prompts[:8], (expected.prompts[0] * 23)[:23]]
+    expected, blocks, by_windows = reference(model, prompts), [], attention._by_windows
+    monkeypatch.setattr(attention, "_by_windows", lambda *given: blocks.append(given) or by_windows(*given))
+    for case in (Case(Policy(9, 1), num_prompts=9), Case(Policy(2, 3, sep_layer=False), num_prompts=9)):
+        differing = expected.rows_that_differ(case, generated(tmp_path / "model", case, prompts, tmp_path))
+        assert all(gap < NEAR_TIE for _, gap in differing), f"{case}: {differing}"
+    assert blocks
 
 
 @pytest.mark.gpu

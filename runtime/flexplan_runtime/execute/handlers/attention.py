@@ -32,6 +32,9 @@ from flexplan_runtime.execute.handlers.door import attention_at_door
 from flexplan_runtime.execute.handlers.hidden import working_in
 from flexplan_runtime.execute.layer_weights import layer_weights
 from flexplan_runtime.execute.views import TaskView
+from flexplan_runtime.kernels.attention_rule import AttentionRule
+
+_TOGETHER = 512  # positions of a prompt at the least that attend together, where a window is shorter
 
 
 def project(view: TaskView) -> None:
@@ -139,13 +142,29 @@ def layer_attention(view: TaskView, hidden: Tensor, rows: slice) -> Tensor:
 def _over_the_prompt(view: TaskView, q: Tensor, k: Tensor, v: Tensor, rows: slice) -> Tensor:
     """(B, S, N x H) of these rows, by the mask that all layers share or, with a window, the layer's own."""
     batch, rule, length = view.batch, view.rule, view.new_tokens
-    mask = None if batch.prompt_mask is None else batch.prompt_mask[rows]
+    mask, causal = None if batch.prompt_mask is None else batch.prompt_mask[rows], view.block.family.math.causal
+    pads = batch.pads[rows] if mask is not None else batch.pads[:1]  # nothing is padded: one mask for all
+    if rule.window and causal and length >= 2 * max(rule.window, _TOGETHER):
+        return _by_windows(q, k, v, pads, rule)
     if 0 < rule.window < length or (mask is None and not rule.is_plain):
-        pads = batch.pads[rows] if mask is not None else batch.pads[:1]  # nothing is padded: one mask for all
-        mask = prompt_mask(pads, length, causal=view.block.family.math.causal, window=rule.window)
+        mask = prompt_mask(pads, length, causal=causal, window=rule.window)
+    return _by_rule(q, k, v, mask, rule)
+
+
+def _by_windows(q: Tensor, k: Tensor, v: Tensor, pads: Tensor, rule: AttentionRule) -> Tensor:
+    """Some positions at a time over what their windows reach: of a long prompt far less than all of it."""
+    out, step = torch.empty_like(q).flatten(2), max(rule.window, _TOGETHER)
+    for first in range(0, q.shape[1], step):
+        end, lowest = min(first + step, q.shape[1]), max(0, first - rule.window)
+        mask = prompt_mask(pads, end, window=rule.window, first=first, lowest=lowest)
+        out[:, first:end] = _by_rule(q[:, first:end], k[:, lowest:end], v[:, lowest:end], mask, rule)
+    return out
+
+
+def _by_rule(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, rule: AttentionRule) -> Tensor:
     if rule.is_plain:
         return prompt_attention(q, k, v, mask, rule.scale)
-    assert mask is not None, "made above"
+    assert mask is not None, "scores that no kernel knows are masked by themselves"
     return scored_prompt_attention(q, k, v, mask, rule)
 
 
