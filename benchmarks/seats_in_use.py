@@ -3,9 +3,9 @@
 python benchmarks/seats_in_use.py LENGTHS.csv [--num-prompts 2000] [--block 18x8] [--room-percent 50] [--most 1024]
 
 Nothing is run: seats are played from the lengths. Without ``--most`` the end of each answer is known; with it every
-answer may have so many tokens, seats are sized by the lengths of all, and ends show when they come. ``floor`` is what
-all new tokens over all seats come to; the steady state lasts from the first to the last pass in which at least 95 % of
-the seats are taken.
+answer may have so many tokens, seats are sized by the lengths of all, with ``--by-prompt`` of those to such prompts,
+and ends show when they come. ``floor`` is what all new tokens over all seats come to; the steady state lasts from the
+first to the last pass in which at least 95 % of the seats are taken.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import common
 
 from flexplan.graph import never
 from flexplan.policy import Policy, rolling_block
-from flexplan.problem import Workload, expected_lens_of, read_lengths
+from flexplan.problem import Workload, expectation_of, read_lengths
 from flexplan.schedule import Boarding, Seats
 
 
@@ -26,13 +26,15 @@ def main() -> None:
     parser.add_argument("--admit-tokens", type=int, default=0)
     parser.add_argument("--room-percent", type=float, default=0.0)
     parser.add_argument("--most", type=int)
+    parser.add_argument("--by-prompt", action="store_true", help="lengths are seen with those of their prompts")
     given = parser.parse_args()
     rows, batches = map(int, given.block.split("x"))
     found = read_lengths(given.lengths, given.num_prompts)
     work = Workload(prompt_lens=found.prompt_lens, gen_lens=found.gen_lens)
     if given.most:
-        expected = expected_lens_of(found.gen_lens, given.most)
-        work = Workload(prompt_lens=found.prompt_lens, gen_len=given.most, expected_lens=expected)
+        seen = list(zip(found.prompt_lens, found.gen_lens, strict=True)) if given.by_prompt else found.gen_lens
+        lens, prompts = expectation_of(seen, given.most)
+        work = Workload(prompt_lens=found.prompt_lens, gen_len=given.most, expected_lens=lens, expected_prompts=prompts)
     policy = Policy(rows, batches, admit_tokens=given.admit_tokens, room_percent=given.room_percent)
     block = rolling_block(work, policy)
     boardings = [one for one in Seats(block, work, policy, found.gen_lens).boardings(never) if not one.waits]

@@ -64,7 +64,8 @@ GenLen = Annotated[int | None, typer.Option(help="New tokens of a prompt; where 
 GenLens = Annotated[
     str | None,
     typer.Option(
-        metavar="FILE", help="Answers as long as those seen before: a length a line, or columns new_tokens,count."
+        metavar="FILE",
+        help="Answers as those seen before: a length a line, or columns new_tokens, maybe prompt_tokens, count.",
     ),
 ]
 MostNewTokens = Annotated[

@@ -19,16 +19,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flexplan.errors import UsageError, did_you_mean
 from flexplan.job import DEFAULT_NEW_TOKENS, refuse_idle_format
-from flexplan.limits import MOST_FILE_BYTES, first_refused, read_limited
+from flexplan.limits import MOST_FILE_BYTES, MOST_NEW_TOKENS, first_refused, read_limited
 from flexplan.policy import CompressionConfig, Policy, allowed_fields, field_names
 from flexplan.problem import (
+    Expectation,
     Expected,
     Objective,
     Problem,
+    expectation_of,
     lengths,
     new_tokens_of,
     prompts_to_plan_for,
-    read_gen_lens,
     read_lengths,
 )
 
@@ -111,8 +112,8 @@ class ProblemFile(BaseModel):
         refuse_idle_format(self.format, self.prompts)
         if self.lengths is not None:
             return self._of_lengths()
-        seen = {} if self.gen_lens is None else self._seen()
-        usual = max(seen, default=DEFAULT_NEW_TOKENS if self.gen_len is None else self.gen_len)
+        seen = self._seen()
+        usual = max(seen.lens, default=DEFAULT_NEW_TOKENS if self.gen_len is None else self.gen_len)
         usual = usual if self.max_new_tokens is None else self.max_new_tokens
         if self.prompts is None:
             return {"gen_len": usual, "expected": self._expected(seen, usual)}
@@ -127,19 +128,21 @@ class ProblemFile(BaseModel):
         found |= {"gen_lens": most} if len(set(most)) > 1 else {"gen_len": most[0]}
         return found | {"expected": self._expected(seen, max(most))}
 
-    def _seen(self) -> dict[int, int]:
-        """How often answers of each length were seen."""
+    def _seen(self) -> Expectation:
+        """What lengths that were seen before let expect."""
+        if self.gen_lens is None:
+            return Expectation()
         if self.gen_len is not None:
             message = f"--gen-lens {self.gen_lens} says how long answers are, --gen-len {self.gen_len} too"
             raise UsageError("FP127", message, fix="leave one of them out")
-        return read_gen_lens(str(self.gen_lens))
+        return expectation_of(self.gen_lens, MOST_NEW_TOKENS)
 
-    def _expected(self, seen: dict[int, int], most: int) -> Expected:
+    def _expected(self, seen: Expectation, most: int) -> Expected:
         """How long answers are likely to be, of which the longest may have ``most`` tokens."""
         if self.gen_len is not None and self.gen_len > most:
             message = f"--gen-len {self.gen_len}: no answer may have more than {most} new tokens"
             raise UsageError("FP128", message, fix="lower it, or raise --max-new-tokens or the numbers in the lines")
-        return seen or (() if self.gen_len in (None, most) else self.gen_len)
+        return seen if self.gen_len is None or self.gen_len == most else self.gen_len
 
     def _of_lengths(self) -> dict[str, Any]:
         """The lengths of a table's first requests."""

@@ -2,12 +2,13 @@
 
 Seats are of different sizes: as many for requests of each size as these sit for passes.  The seats of a micro-batch are
 padded to its largest, so those of a few very large ones are few.  A request sits where there is room for its prompt
-and a stretch of its answer (`stretches_of`); one that has outgrown its seat comes again, by a longer prompt, and the
+and a stretch of its answer (`stretch_of`); one that has outgrown its seat comes again, by a longer prompt, and the
 largest seats have room for the longest that there may be.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -34,17 +35,17 @@ def need_of(prompt_len: int, gen_len: int) -> int:
     return prompt_len + gen_len - 1
 
 
-def stretches_of(workload: Workload, rows: range, room_percent: float) -> tuple[int, ...]:
-    """Of some requests, the new tokens that a seat has room for beyond those that are there when they come in.
+def stretch_of(workload: Workload, room_percent: float) -> int:
+    """New tokens that a seat has room for beyond those that are there when a request comes in; 0 is all that may be.
 
-    >>> stretches_of(Workload(gen_lens=(4, 100), expected_lens=(10, 30)), range(2), 150.0)
-    (4, 30)
+    One number for all requests: with the room that long answers leave empty for long, and with the prompts that are
+    computed again for it, the best is about the square root of a prompt's length, however long the answer is.
+
+    >>> stretch_of(Workload(gen_len=100, expected_lens=(10, 30)), 150.0)
+    30
     """
-    most = workload.gen_lens_of(rows)
-    if not room_percent:
-        return most
-    known = {len_: max(1, min(len_, ceil(room_percent / 100 * workload.expected_len(len_)))) for len_ in set(most)}
-    return tuple(known[len_] for len_ in most)
+    rows = workload.num_prompts or 1
+    return ceil(room_percent / 100 * workload.new_tokens(rows) / rows)
 
 
 def rolling_block(workload: Workload, policy: Policy) -> Block:
@@ -60,22 +61,53 @@ def _block(workload: Workload, gpu_batch_size: int, num_gpu_batches: int, room_p
     rows = range(1 if alike else total)  # of equal ones one stands for all
     longest = max(map(need_of, workload.prompt_lens_of(rows), workload.gen_lens_of(rows)))
     sizes = seat_sizes(_stays(workload, rows, room_percent), longest, seats)
+    ends = divided(sizes, min(num_gpu_batches, seats), gpu_batch_size)
+    rooms = [sizes[end - 1] for end in ends]
+    if room_percent:
+        ends = _balanced(ends, rooms, _stays(workload, rows, room_percent, rooms), 2 * gpu_batch_size)
     batches, first = list[MicroBatch](), 0
-    for end in divided(sizes, min(num_gpu_batches, seats), gpu_batch_size):
-        batches.append(MicroBatch(tuple(range(first, end)), sizes[end - 1]))
-        first = end
+    for end, room in zip(ends, rooms, strict=True):
+        if end > first:
+            batches.append(MicroBatch(tuple(range(first, end)), room))
+            first = end
     again = max((batch.prompt_len + 1 for batch in batches if batch.prompt_len < longest), default=0)
     longest_prompt = max(workload.prompt_len, again if room_percent else 0)
     tokens = max(longest_prompt, min(_DOOR_TOKENS, gpu_batch_size * longest_prompt))
     return Block(tuple(batches), 1, tokens, max(1, min(len(batches), _PASS_TOKENS // tokens)))
 
 
-def _stays(workload: Workload, rows: range, room_percent: float) -> Iterator[tuple[int, int]]:
-    """(tokens, passes) of each seat that a request takes in turn, where answers turn out as is likely."""
+def _stays(
+    workload: Workload, rows: range, room_percent: float, rooms: Sequence[int] = ()
+) -> Iterator[tuple[int, int]]:
+    """(tokens, passes) of each seat that a request takes in turn, where answers turn out as is likely.
+
+    The tokens are those that it asks for; of ``rooms`` those that it is given, which it uses up.
+    """
+    stretch = stretch_of(workload, room_percent) or workload.gen_len
     each = workload.prompt_lens_of(rows), workload.gen_lens_of(rows), workload.likely_lens_of(rows)
-    for prompt, most, likely, stretch in zip(*each, stretches_of(workload, rows, room_percent), strict=True):
-        for had in range(0, likely, stretch):
-            yield need_of(prompt, min(most, had + stretch)), min(stretch, likely - had)
+    for prompt, most, likely in zip(*each, strict=True):
+        had = 0
+        while had < likely:
+            need = need_of(prompt, min(most, had + stretch))
+            room = rooms[bisect_left(rooms, need)] if rooms else need
+            sits = min(room + 1 - prompt - had, likely - had)
+            yield room, sits
+            had += sits
+
+
+def _balanced(ends: Sequence[int], rooms: Sequence[int], stays: Iterable[tuple[int, int]], most: int) -> list[int]:
+    """Ends of micro-batches of these rooms: each has its part of the seats by the stays, and the larger rather more."""
+    passes = Counter[int]()
+    for room, sits in stays:
+        passes[room] += sits
+    total, found, at = passes.total(), list[int](), 0
+    for n, room in enumerate(rooms):
+        at += passes[room]
+        later = ends[-1] - sum(1 for _ in rooms[n + 1 :])
+        first = found[-1] if found else 0
+        found.append(min(max(first + 1, at * ends[-1] // total), later, first + most))
+    found[-1] = ends[-1]
+    return found
 
 
 def seat_sizes(stays: Iterable[tuple[int, int]], longest: int, seats: int) -> list[int]:

@@ -16,7 +16,7 @@ wishes          What a request asks for beside its prompt.
 """
 
 from flexplan.problem.chat_template import Renderer
-from flexplan.problem.expected import Expected, expected_lens_of, read_gen_lens
+from flexplan.problem.expected import Expectation, Expected, expectation_of, read_gen_lens
 from flexplan.problem.lengths_file import Lengths, read_lengths
 from flexplan.problem.objective import Objective
 from flexplan.problem.problem import Problem, Workload
@@ -36,6 +36,7 @@ __all__ = [
     "BadLines",
     "Chat",
     "Content",
+    "Expectation",
     "Expected",
     "Lengths",
     "Lens",
@@ -50,7 +51,7 @@ __all__ = [
     "chunks",
     "digest_of",
     "envelope",
-    "expected_lens_of",
+    "expectation_of",
     "growth_of",
     "lengths",
     "lines_of",

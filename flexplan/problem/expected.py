@@ -1,7 +1,8 @@
 """Expected lengths: how long answers are likely to be, which nobody knows but for the most that is allowed.
 
-They are kept as lengths in order that stand for equal parts of all answers.  A mean alone is taken for answers that
-end at each token as likely as at any other, which lengths of real services are not far from.
+They are kept as lengths in order that stand for equal parts of all answers; where it is known to which prompts answers
+were given, for equal parts of those to prompts of like lengths.  A mean alone is taken for answers that end at each
+token as likely as at any other, which lengths of real services are not far from.
 """
 
 from __future__ import annotations
@@ -9,51 +10,70 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
-from math import ceil, exp, log
+from math import ceil, exp, isqrt, log
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import NamedTuple, NoReturn, TextIO
 
 from flexplan.errors import PromptError, UsageError
-from flexplan.limits import MOST_NEW_TOKENS, regular
+from flexplan.limits import MOST_NEW_TOKENS, MOST_TOKENS, regular
 
-Expected = float | Sequence[int] | Mapping[int, int] | str | Path
+Seen = Mapping[tuple[int, int], int]  # how often (tokens of a prompt, of its answer) were seen; 0 is any prompt
 
-MOST_EXPECTED = 256  # lengths that stand for all
+MOST_EXPECTED = 1024  # lengths that stand for all
 _MOST_SEEN = 1 << 40  # of one length, in a histogram
-_COLUMNS = "new_tokens", "count"
+_COLUMNS = "prompt_tokens", "new_tokens", "count"
 
 
-def expected_lens_of(expected: Expected, most: int) -> tuple[int, ...]:
-    """At most `MOST_EXPECTED` lengths, ascending, that stand for what is expected of answers of up to ``most`` tokens.
+class Expectation(NamedTuple):
+    """Lengths of answers that stand for equal parts of all, ascending.
 
-    ``expected`` is a mean, lengths that were seen, a histogram {length: how many}, or a file as `read_gen_lens` takes
-    it; nothing of an empty list.
+    With ``prompts``, which are ascending, each stands for answers to prompts of up to so many tokens.
+    """
 
-    >>> expected_lens_of([7, 3, 5], 100), expected_lens_of({10: 2, 30: 1}, 100)
+    lens: tuple[int, ...] = ()
+    prompts: tuple[int, ...] = ()
+
+
+Expected = Expectation | float | Sequence[int] | Sequence[tuple[int, int]] | Mapping[int, int] | str | Path
+
+
+def expectation_of(expected: Expected, most: int) -> Expectation:
+    """What stands for all that is expected of answers of up to ``most`` tokens, at most `MOST_EXPECTED` lengths.
+
+    ``expected`` is a mean, lengths that were seen, alone or each behind that of its prompt, a histogram
+    {length: how many}, or a file as `read_gen_lens` takes it; nothing of an empty list.
+
+    >>> expectation_of([7, 3, 5], 100).lens, expectation_of({10: 2, 30: 1}, 100).lens
     ((3, 5, 7), (10, 10, 30))
     """
-    if isinstance(expected, str | Path):
-        expected = read_gen_lens(expected)
-    if isinstance(expected, Mapping):
-        return _parts(expected)
+    if isinstance(expected, Expectation):
+        return expected
     if isinstance(expected, int | float):
-        return _of_mean(float(expected), most)
-    seen = dict[int, int]()
-    for length in expected:
-        seen[length] = seen.get(length, 0) + 1
-    return _parts(seen) if seen else ()
+        return Expectation(_of_mean(float(expected), most))
+    return _of_seen(read_gen_lens(expected) if isinstance(expected, str | Path) else _counted(expected))
 
 
-def read_gen_lens(source: str | Path) -> dict[int, int]:
-    """How often each length of an answer was seen, by a file: a number a line, or CSV with new_tokens, maybe count.
+def _counted(expected: Sequence[int] | Sequence[tuple[int, int]] | Mapping[int, int]) -> Seen:
+    if isinstance(expected, Mapping):
+        return {(0, length): count for length, count in expected.items()}
+    seen = dict[tuple[int, int], int]()
+    for one in expected:
+        pair = (0, one) if isinstance(one, int) else one
+        seen[pair] = seen.get(pair, 0) + 1
+    return seen
 
-    PromptError names the line that is wrong.
+
+def read_gen_lens(source: str | Path) -> dict[tuple[int, int], int]:
+    """How often an answer of each length was seen to a prompt of each, which is 0 where that is not said.
+
+    The file has a number a line, or CSV with new_tokens, maybe prompt_tokens and count; PromptError names the line that
+    is wrong.
     """
     try:
         with open(str(source), newline="", encoding="utf-8", opener=regular) as file:
-            found = dict[int, int]()
-            for length, count in _rows(file):
-                found[length] = found.get(length, 0) + count
+            found = dict[tuple[int, int], int]()
+            for pair, count in _rows(file):
+                found[pair] = found.get(pair, 0) + count
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         _refuse(f"lengths of answers {source} cannot be read: {error}", "give a list of numbers, or a CSV file")
     if not found:
@@ -61,30 +81,51 @@ def read_gen_lens(source: str | Path) -> dict[int, int]:
     return found
 
 
-def _rows(file: TextIO) -> Iterator[tuple[int, int]]:
-    """A length and how many of it, line by line; the first line may name columns."""
-    places: list[int | None] = [0, None]
+def _rows(file: TextIO) -> Iterator[tuple[tuple[int, int], int]]:
+    """Lengths and how many of them, line by line; the first line may name columns."""
+    places: list[int | None] = [None, 0, None]
     for n, row in enumerate(csv.reader(file)):
-        if n == 0 and _COLUMNS[0] in row:
+        if n == 0 and _COLUMNS[1] in row:
             places = [row.index(name) if name in row else None for name in _COLUMNS]
         elif row:
-            values = ["1" if at is None else row[at] if at < len(row) else "" for at in places]
-            yield _number(values[0], MOST_NEW_TOKENS, n + 1), _number(values[1], _MOST_SEEN, n + 1)
+            prompt, length, count = (None if at is None else row[at] if at < len(row) else "" for at in places)
+            pair = 0 if prompt is None else _number(prompt, MOST_TOKENS, n + 1), _number(length, MOST_NEW_TOKENS, n + 1)
+            yield pair, 1 if count is None else _number(count, _MOST_SEEN, n + 1)
 
 
-def _number(text: str, most: int, line: int) -> int:
-    value = int(text) if text.strip().isdecimal() and len(text) < 20 else 0
+def _number(text: str | None, most: int, line: int) -> int:
+    value = int(text) if text is not None and text.strip().isdecimal() and len(text) < 20 else 0
     if not 1 <= value <= most:
         what = f"line {line}: {text!r:.40} is not a number from 1 to {most}"
         _refuse(what, f"correct line {line}: a length, or columns {','.join(_COLUMNS)}")
     return value
 
 
-def _parts(seen: Mapping[int, int]) -> tuple[int, ...]:
-    """All of few, or the middles of equal parts of many; the longest always."""
+def _of_seen(seen: Seen) -> Expectation:
+    """As many parts by the prompts as by the answers to those of a part; one where prompts are not known."""
+    total = sum(seen.values())
+    if not any(prompt for prompt, _ in seen):
+        return Expectation(_parts({length: count for (_, length), count in seen.items()}, min(total, MOST_EXPECTED)))
+    groups = max(1, isqrt(min(total, MOST_EXPECTED)))
+    lens, prompts, group, taken = list[int](), list[int](), dict[int, int](), 0
+    ordered = sorted(seen.items())
+    for n, ((prompt, length), count) in enumerate(ordered):
+        group[length] = group.get(length, 0) + count
+        taken += count
+        last = n + 1 == len(ordered)
+        if last or (ordered[n + 1][0][0] > prompt and taken * groups >= (len(lens) // groups + 1) * total):
+            lens += _parts(group, groups)
+            prompts += [prompt] * groups
+            group = {}
+    return Expectation(tuple(lens), tuple(prompts))
+
+
+def _parts(seen: Mapping[int, int], count: int) -> tuple[int, ...]:
+    """All of few, or the middles of ``count`` equal parts; the longest always, where there are some."""
+    if not seen:
+        return ()
     lens, total = sorted(seen), sum(seen.values())
-    count, ends, at = min(total, MOST_EXPECTED), list(accumulate(seen[length] for length in lens)), 0
-    found = list[int]()
+    ends, at, found = list(accumulate(seen[length] for length in lens)), 0, list[int]()
     for part in range(count):
         while ends[at] <= (2 * part + 1) * total // (2 * count):
             at += 1

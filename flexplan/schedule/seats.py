@@ -21,10 +21,8 @@ from heapq import heappop, heappush
 from typing import NamedTuple
 
 from flexplan.graph import Finished, never
-from flexplan.policy import Block, Policy, need_of, stretches_of
+from flexplan.policy import Block, Policy, need_of, stretch_of
 from flexplan.problem import Workload
-
-_TAIL = 3  # requests a seat that are left
 
 
 class Guest(NamedTuple):
@@ -83,8 +81,8 @@ class Boarding:
 class Seats:
     """The seats of a block, and the requests that wait for them: first come, first served, each by its own size.
 
-    A seat serves the requests that need it; once none of those is left, the largest of the smaller ones.  ``lens`` are
-    on paper the answers' lengths, which else are known when they end.
+    A seat serves the requests that need it; once none of those is left, the largest of the smaller ones; of one size
+    first who comes again.  ``lens`` are on paper the answers' lengths, which else are known when they end.
     """
 
     block: Block
@@ -94,6 +92,7 @@ class Seats:
     _free: list[list[int]] = field(init=False)
     _waiting: list[deque[int]] = field(init=False)
     _back: list[int] = field(init=False)  # who has stepped back in the pass before
+    _again: list[deque[int]] = field(init=False)  # who comes again
     _guests: list[dict[int, Guest]] = field(init=False)
     _begins: list[int] = field(init=False)
     _leaves: list[list[tuple[int, Guest]]] = field(init=False)  # heaps, by when they leave at the latest
@@ -102,14 +101,14 @@ class Seats:
         self._rooms = [batch.prompt_len for batch in self.block.batches]
         rows = range(self.workload.num_prompts or self.block.num_rows)
         self._prompt_lens, self._most = self.workload.prompt_lens_of(rows), self.workload.gen_lens_of(rows)
-        self._stretches = stretches_of(self.workload, rows, self.policy.room_percent)
+        self._stretch = stretch_of(self.workload, self.policy.room_percent) or self.workload.gen_len
         self._had = [0] * len(rows)  # new tokens of those who are to come
         self._waiting = [deque() for _ in self._rooms]
         for request in rows:
             self._waiting[self._size(request)].append(request)
         self._free = [list(range(batch.num_rows)) for batch in self.block.batches]
         self._waiting = [self._ordered(queue, k) for k, queue in enumerate(self._waiting)]
-        self._back = []
+        self._back, self._again = [], [deque() for _ in self._rooms]
         self._guests = [{} for _ in self._rooms]
         self._begins = [0] * len(self._rooms)  # of the guests of a micro-batch, the sum of prompts less passes before
         self._leaves = [[] for _ in self._rooms]
@@ -123,7 +122,7 @@ class Seats:
         while True:
             self._come_again(finished)
             self._leave(number, finished)
-            if not any(self._guests) and not any(self._waiting) and not self._back:
+            if not any(self._guests) and not self._somebody_waits():
                 return
             guests = {k: tuple(group.values()) for k, group in enumerate(self._guests) if group}
             contexts = {k: self._begins[k] + number * len(guests[k]) for k in guests}
@@ -135,20 +134,21 @@ class Seats:
     def _size(self, request: int) -> int:
         """The micro-batch whose seats have room for what there is of a request, and its next stretch."""
         had = self._had[request]
-        stretch = min(self._stretches[request], self._most[request] - had)
+        stretch = min(self._stretch, self._most[request] - had)
         return bisect_left(self._rooms, need_of(self._prompt_lens[request] + had, stretch))
 
     def _ordered(self, queue: deque[int], k: int) -> deque[int]:
         """As they came, but the last ones by the length of their answers: a long one begun late keeps all seats up."""
-        tail = min(len(queue), _TAIL * self.block.batches[k].num_rows)
+        rounds = 2 + max(self._most) * len(self._most) // sum(self._most)  # in which the longest comes to its end
+        tail = min(len(queue), rounds * self.block.batches[k].num_rows)
         first = [queue.popleft() for _ in range(len(queue) - tail)]
         return deque([*first, *sorted(queue, key=lambda request: -self._most[request])])
 
     def _come_again(self, finished: Finished) -> None:
         """Who has stepped back waits for a seat, if its last token was not its end."""
-        for request in reversed(self._back):
+        for request in self._back:
             if not finished(request):
-                self._waiting[self._size(request)].appendleft(request)
+                self._again[self._size(request)].append(request)
         self._back = []
 
     def _leave(self, number: int, finished: Finished) -> None:
@@ -218,9 +218,13 @@ class Seats:
 
     def _queue(self, k: int) -> deque[int] | None:
         """The requests that a seat of micro-batch k serves next."""
-        return next((self._waiting[smaller] for smaller in range(k, -1, -1) if self._waiting[smaller]), None)
+        queues = (kind[smaller] for smaller in range(k, -1, -1) for kind in (self._again, self._waiting))
+        return next((queue for queue in queues if queue), None)
+
+    def _somebody_waits(self) -> bool:
+        return any(self._waiting) or any(self._again) or bool(self._back)
 
     def _is_last(self, number: int) -> bool:
-        if any(self._waiting) or self._back:
+        if self._somebody_waits():
             return False
         return all(guest.ends <= number + 1 for group in self._guests for guest in group.values())  # seldom asked

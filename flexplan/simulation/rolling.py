@@ -1,17 +1,16 @@
 """A rolling job on paper: its passes are known from the lengths of its requests, and some of them stand for all.
 
-Passes differ by who decodes and who comes in.  They are sorted by what they carry, cut into equal parts, and the middle
-of each part is simulated, on a few layers, behind the pass before it::
+Passes differ by who decodes and who comes in.  They are sorted by what they carry, cut into parts, and the middle of
+each part is simulated, on a few layers, behind the pass before it::
 
     seconds of the job  =  sum over parts of  passes in it x least seconds of its middle x what that waits beyond them
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import pairwise
 
 from flexplan.cost import Rates
 from flexplan.graph import LANES, Sweep, TaskGraph, Timeline, never
@@ -113,17 +112,38 @@ def _boardings(workload: Workload, policy: Policy) -> tuple[Boarding, ...]:
     return tuple(one for one in Seats(block, workload, policy, lens).boardings(never) if not one.waits)
 
 
-def _parts(boardings: Sequence[Boarding], samples: int) -> list[tuple[int, float]]:
-    """Some passes, each with how many it stands for."""
+def _parts(boardings: Sequence[Boarding], samples: int) -> list[tuple[int, int]]:
+    """Some passes, each with how many it stands for.
 
-    def load(n: int) -> tuple[int, int]:
-        one = boardings[n]
-        return sum(map(one.prompt_tokens, one.newcomers)), sum(one.contexts.values())
+    Those that nobody comes in are cut into parts of equally many, by the tokens that they attend to, the others into
+    parts that take in as many tokens: of few passes in which very many come in, none stands for another.
+    """
+    loads = [(sum(map(one.prompt_tokens, one.newcomers)), sum(one.contexts.values())) for one in boardings]
+    plain = sorted((n for n, load in enumerate(loads) if not load[0]), key=loads.__getitem__)
+    taking = sorted((n for n, load in enumerate(loads) if load[0]), key=loads.__getitem__)
+    for_taking = min(max(1, samples // 2, samples - len(plain)), len(taking))
+    groups = [*_cut(plain, [1] * len(plain), max(1, samples - for_taking))]
+    groups += _cut(taking, [loads[n][0] for n in taking], max(1, for_taking))
+    return [(_middle([loads[n] for n in group], group), len(group)) for group in groups]
 
-    order = sorted(range(len(boardings)), key=load)
-    count = min(samples, len(order))
-    edges = [len(order) * n // count for n in range(count + 1)]
-    return [(order[(lo + hi) // 2], hi - lo) for lo, hi in pairwise(edges)]
+
+def _cut(order: Sequence[int], weights: Sequence[int], count: int) -> Iterator[Sequence[int]]:
+    """Up to ``count`` runs of these of about equal weight."""
+    total, first, taken, part = sum(weights), 0, 0, 1
+    for n, weight in enumerate(weights):
+        taken += weight
+        if n + 1 == len(order) or taken * count >= part * total:
+            yield order[first : n + 1]
+            first, part = n + 1, taken * count // total + 1
+
+
+def _middle(loads: Sequence[tuple[int, int]], group: Sequence[int]) -> int:
+    """Of a group of passes the one whose load is nearest to the mean."""
+    means = [sum(each) / len(loads) or 1.0 for each in zip(*loads, strict=True)]
+    return min(
+        zip(loads, group, strict=True),
+        key=lambda pair: sum(abs(x / m - 1) for x, m in zip(pair[0], means, strict=True)),
+    )[1]
 
 
 def job_timeline(problem: Problem, policy: Policy) -> Timeline:

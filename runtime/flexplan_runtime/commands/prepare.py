@@ -19,7 +19,7 @@ from flexplan.model import ModelConstants, ModelShape, directory_of
 from flexplan.model.checkpoint import verify_lock
 from flexplan.plan import Plan, refuse_endless, refuse_over_budget
 from flexplan.policy import Policy
-from flexplan.problem import Problem, Prompt, Wishes, Workload
+from flexplan.problem import Expectation, Problem, Prompt, Wishes, Workload
 from flexplan.simulation import peak_bytes
 from flexplan.units import format_size
 from flexplan_runtime.commands.refused import Refused
@@ -69,10 +69,10 @@ class Ready:
         return tuple(self.opened.math.eos_token_ids) if self.request.stop_at_end_token else ()
 
     @property
-    def expected_lens(self) -> tuple[int, ...]:
+    def expected(self) -> Expectation:
         """How long the plan expects answers to be; nothing where policy fields came without a problem."""
         given = self.request.policy
-        return given.problem.workload.expected_lens if isinstance(given, Plan) else ()
+        return given.problem.workload.expected if isinstance(given, Plan) else Expectation()
 
     def problem(self, hardware: Hardware | None = None) -> Problem:
         """The problem of these very prompts, under the budgets of the request."""
@@ -81,7 +81,12 @@ class Ready:
             wishes = self.requests.wishes(at)
             lens += [length] * wishes.n
             most += [wishes.max_new_tokens or self.request.max_new_tokens] * wishes.n
-        workload = Workload(prompt_lens=tuple(lens), gen_lens=tuple(most), expected_lens=self.expected_lens)
+        workload = Workload(
+            prompt_lens=tuple(lens),
+            gen_lens=tuple(most),
+            expected_lens=self.expected.lens,
+            expected_prompts=self.expected.prompts,
+        )
         sizes = {tier: _UNLIMITED if size is None else size for tier, size in self.env.ledger.budgets.items()}
         machine = hardware or hardware_from()
         if self.env.device.type == "cpu":  # no device keeps memory for itself

@@ -14,7 +14,7 @@ from flexplan.graph import TaskGraph
 from flexplan.hardware import Hardware, hardware_from
 from flexplan.model import Ids
 from flexplan.placement import Layout, Placement
-from flexplan.problem import Problem, Workload
+from flexplan.problem import Expectation, Problem, Workload
 from flexplan.proof import proved
 from flexplan.schedule import Schedule, first_block, placement_of, rolls
 from flexplan_runtime.execute import (
@@ -38,6 +38,7 @@ from flexplan_runtime.generate.rolling_run import RollingRun
 from flexplan_runtime.kernels.availability import has_triton
 from flexplan_runtime.memory import Arenas, BlockMemory
 
+_NOTHING = Expectation()
 _REMEMBERED = 4  # rows for each seat: who sits there, comes in or is about to be told of
 
 
@@ -53,10 +54,10 @@ class Asked:
 class BlockPlanner:
     """Cuts rows into blocks, each with the graph of its very lengths, and of those that answers are likely to have."""
 
-    def __init__(self, model: PlacedModel, schedule: Schedule, expected_lens: Sequence[int] = ()) -> None:
+    def __init__(self, model: PlacedModel, schedule: Schedule, expected: Expectation = _NOTHING) -> None:
         self.model = model
         self.schedule = schedule
-        self.expected_lens = tuple(expected_lens)
+        self.expected = expected
         self.policy = model.policy  # whose blocks may become smaller than those that were asked for
 
     def plans(self, rows: Sequence[Row]) -> Iterator[BlockPlan]:
@@ -72,7 +73,12 @@ class BlockPlanner:
     def _plan(self, rows: Sequence[Row], first: int) -> BlockPlan:
         shape, policy = self.model.shape, self.policy
         lens, gen_lens = tuple(len(row.prompt) for row in rows), tuple(row.most for row in rows)
-        workload = Workload(prompt_lens=lens, gen_lens=gen_lens, expected_lens=self.expected_lens)
+        workload = Workload(
+            prompt_lens=lens,
+            gen_lens=gen_lens,
+            expected_lens=self.expected.lens,
+            expected_prompts=self.expected.prompts,
+        )
         graph = self.schedule.build(Problem(model=shape, hardware=self._here(), workload=workload), policy)
         placement = placement_of(graph, shape, policy, first_block(self.schedule, workload, policy))
         return BlockPlan(rows, first, self._proved(graph, placement), placement)

@@ -10,7 +10,7 @@ import pytest
 
 from flexplan.cli.problem_file import ProblemFile
 from flexplan.errors import PromptError, UsageError
-from flexplan.problem import Problem, Workload, expected_lens_of
+from flexplan.problem import Expectation, Problem, Workload, expectation_of
 
 MODEL = "facebook/opt-125m"
 
@@ -25,22 +25,22 @@ def planned_for(place: Path, most: list[int | None], **flags: Any) -> Workload:
 
 @pytest.mark.parametrize("mean", [1, 2, 17.5, 211, 900, 1024])
 def test_a_mean_is_that_of_the_lengths_that_stand_for_it(mean: float) -> None:
-    lens = expected_lens_of(mean, 1024)
+    lens = expectation_of(mean, 1024).lens
     assert sum(lens) / len(lens) == pytest.approx(mean, rel=0.01, abs=0.2)
     assert list(lens) == sorted(lens) and lens[0] >= 1 and lens[-1] <= 1024
 
 
 def test_many_lengths_that_were_seen_are_kept_by_their_parts() -> None:
     seen = [n % 100 + 1 for n in range(10_000)] + [700]
-    lens = expected_lens_of(seen, 1024)
-    assert len(lens) == 256 and lens[-1] == 700
-    assert sum(lens[:-1]) / 255 == pytest.approx(50.5, rel=0.01)
+    lens = expectation_of(seen, 1024).lens
+    assert len(lens) == 1024 and lens[-1] == 700
+    assert sum(lens[:-1]) / 1023 == pytest.approx(50.5, rel=0.01)
 
 
 def test_the_mean_is_of_lines_that_allow_more(tmp_path: Path) -> None:
     work = planned_for(tmp_path, [1024, 1024, 7], gen_len=211)
     assert work.gen_lens == (1024, 1024, 7)
-    assert work.expected_len(1024) == pytest.approx(211, rel=0.01) and work.expected_len(7) < 7
+    assert work.model_copy(update={"gen_lens": ()}).new_tokens(1000) == pytest.approx(211_000, rel=0.01)
     assert all(likely <= most for likely, most in zip(work.likely_lens_of(range(3)), work.gen_lens, strict=True))
 
 
@@ -83,7 +83,21 @@ def test_what_contradicts_itself_is_refused(flags: dict[str, Any], says: str, tm
 def test_a_file_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "seen").write_text(text)
     with pytest.raises(PromptError, match="FP336"):
-        expected_lens_of(tmp_path / "seen", 100)
+        expectation_of(tmp_path / "seen", 100)
+
+
+def test_answers_are_expected_by_the_prompts_they_were_given_to(tmp_path: Path) -> None:
+    lines = [f"{10 if n % 2 else 1000},{5 if n % 2 else 300}" for n in range(100)]
+    (tmp_path / "seen").write_text("\n".join(["prompt_tokens,new_tokens", *lines]))
+    by_file = Problem.of(MODEL, prompt_lens=(7, 1000, 2, 1500), gen_len=400, expected=tmp_path / "seen").workload
+    assert by_file.likely_lens_of(range(4)) == (5, 300, 5, 300) and by_file.new_tokens(4) == 610
+    pairs = [(10, 5), (1000, 300)] * 50
+    work = Workload.of(prompt_lens=(7, 1000, 2, 1500), gen_len=200, **_fields(expectation_of(pairs, 400)))
+    assert work.likely_lens_of(range(4)) == (5, 200, 5, 200)
+
+
+def _fields(expected: Expectation) -> dict[str, Any]:
+    return {"expected_lens": expected.lens, "expected_prompts": expected.prompts}
 
 
 def test_a_mean_beyond_what_is_allowed_is_refused() -> None:

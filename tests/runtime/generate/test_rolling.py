@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from weakref import finalize
 
 import pytest
 from flexplan_runtime import ExecutionEnv
 from flexplan_runtime.execute import Sampling
 from flexplan_runtime.generate import Done, OffloadedLM, Request
+from flexplan_runtime.generate.requests import Rows
 from policies import opened
 from tiny_models import CONFIGS, saved
 
 from flexplan.errors import PolicyError
 from flexplan.policy import Policy
+from flexplan.problem import expectation_of
 from flexplan.testing import policy_with
 
 PROMPTS = [
@@ -63,10 +68,10 @@ def test_every_request_gets_the_tokens_of_the_block_schedule(name: str, model: P
         assert lm.complete(PROMPTS[::-1], MOST[::-1]).tokens == expected[::-1], "a second job in the same model"
 
 
-@pytest.fixture
-def lm(tmp_path: Path) -> Iterator[OffloadedLM]:
+@pytest.fixture(params=["between", "seats are outgrown"])
+def lm(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OffloadedLM]:
     saved(CONFIGS["llama"], tmp_path / "model")
-    with opened(tmp_path / "model", POLICIES["between"], tmp_path, schedule="rolling") as found:
+    with opened(tmp_path / "model", POLICIES[request.param], tmp_path, schedule="rolling") as found:
         yield found
 
 
@@ -91,6 +96,32 @@ def test_requests_come_as_they_end(lm: OffloadedLM) -> None:
     assert sorted(order) == list(range(len(PROMPTS))) and order != sorted(order)
 
 
+def test_seats_by_what_is_expected_give_the_same_tokens(tmp_path: Path) -> None:
+    """Whatever answers were expected to be, and also where all are longer than that."""
+    saved(CONFIGS["llama"], tmp_path / "model")
+    with opened(tmp_path / "model", Policy(4, 3), tmp_path) as lm:
+        whole = lm.complete(PROMPTS, 30).tokens
+    stop = whole[2][12]
+    expected = [row[: row.index(stop) + 1] if stop in row else row for row in whole]
+    for seen, policy in (
+        ([1], Policy(2, 2, room_percent=100)),
+        ([3, 3, 40], Policy(2, 2, 0, 100, 0, 100, cpu_cache_compute=True, room_percent=50)),
+        ([(1, 2), (9, 30)], Policy(1, 3, admit_tokens=5, room_percent=200)),
+    ):
+        likely = expectation_of(seen, 40)
+        with opened(tmp_path / "model", policy, tmp_path, schedule="rolling", expected=likely) as lm:
+            ended = [(one.index, list(one.token_ids)) for one in lm.stream(PROMPTS, 30, stops=(stop,))]
+        assert sorted(ended) == list(enumerate(expected)), policy
+
+
+def test_packed_caches_step_back_and_lose_no_request(tmp_path: Path) -> None:
+    """Keys and values are computed anew, not packed in between: tokens may differ, lengths may not."""
+    saved(CONFIGS["llama"], tmp_path / "model")
+    policy = policy_with(2, 2, cpu_cache_compute=True, compress_cache=True, room_percent=30)
+    with opened(tmp_path / "model", policy, tmp_path, schedule="rolling") as lm:
+        assert list(map(len, lm.complete(PROMPTS, MOST).tokens)) == MOST
+
+
 def test_what_does_not_roll_is_refused_by_name(tmp_path: Path) -> None:
     saved(CONFIGS["llama"], tmp_path / "model")
     for policy, what in (
@@ -102,6 +133,10 @@ def test_what_does_not_roll_is_refused_by_name(tmp_path: Path) -> None:
         rolling = opened(tmp_path / "model", policy, tmp_path, schedule="rolling")
         with rolling as lm, pytest.raises(PolicyError, match=what):
             lm.complete(PROMPTS, MOST)
+    saved(CONFIGS["phi4, longrope"], tmp_path / "by length")
+    stretched = opened(tmp_path / "by length", Policy(2, 2, room_percent=50), tmp_path, schedule="rolling")
+    with stretched as lm, pytest.raises(PolicyError, match="room_percent 50 where positions turn"):
+        lm.complete(PROMPTS, MOST)
 
 
 @pytest.mark.gpu
@@ -143,3 +178,25 @@ def test_requests_choose_each_in_its_own_way(lm: OffloadedLM, tmp_path: Path) ->
         told, wanted = one.logprobs or (), expected[key].logprobs or ()
         assert [t.chosen for t in told] == pytest.approx([t.chosen for t in wanted], abs=1e-4)
         assert [[token for token, _ in t.top] for t in told] == [[token for token, _ in t.top] for t in wanted]
+
+
+def test_of_a_long_job_only_the_rows_that_sit_are_in_memory(lm: OffloadedLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many more requests than seats: neither their rows nor their tokens are kept, all at a time."""
+    counts, real = Counter[str](), Rows._row
+
+    class Tokens(list[int]):
+        """A prompt that can be seen to go."""
+
+    def counted(self: Rows, place: int, choice: int) -> Any:
+        row = real(self, place, choice)
+        tokens = Tokens(row.prompt)
+        counts["alive"] += 1
+        counts["most"] = max(counts["most"], counts["alive"])
+        finalize(tokens, counts.subtract, ["alive"])
+        return replace(row, prompt=tokens)
+
+    expected = lm.complete(PROMPTS, MOST).tokens
+    monkeypatch.setattr(Rows, "_row", counted)
+    found = {one.index: list(one.token_ids) for one in lm.stream(PROMPTS * 15, MOST * 15)}
+    assert [found[n] for n in range(len(found))] == expected * 15
+    assert counts["most"] <= 4 * POLICIES["between"].block_size + 4 < len(found)
