@@ -107,15 +107,16 @@ class Progress:
 
     def _says(self, now: float, done: int, total: int) -> str:
         since_s = max(1e-9, now - self._began_s)
-        if self._now is None or not self.num_requests:
+        ended = f"{self.num_ended:,} of {self.num_requests:,} requests, " if self.num_requests else ""
+        if self._now is None:  # of a run on other machines, only what has ended is known
             rate = done / since_s
             left_s = (total - done) / max(1e-9, rate)
-            return f"{done:,} of {total:,} tokens, {rate:.1f} tokens/s, {format_duration(left_s)} left"
+            return f"{ended}{done:,} of {total:,} tokens, {rate:.1f} tokens/s, {format_duration(left_s)} left"
         at = self._now
         then_s, had = self._lately[0]
         lately = (at.tokens - had) / (now - then_s) if now > then_s else at.tokens / since_s
         return (
-            f"{self.num_ended:,} of {self.num_requests:,} requests, {at.tokens:,} tokens, {lately:.1f} tokens/s now, "
+            f"{ended}{at.tokens:,} tokens, {lately:.1f} tokens/s now, "
             f"{at.tokens / since_s:.1f} in the mean, {format_duration(self._left_s(at, total, since_s))} left; "
             f"{at.live:,} of {at.seats:,} rows live, {100 * at.held / max(1, at.reserved):.0f} % of the cache in use"
         )
