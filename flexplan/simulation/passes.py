@@ -21,6 +21,7 @@ from flexplan.simulation.simulator import simulate_graph, simulate_programs
 
 _ALL_LAYERS = 16  # up to these, all are simulated
 _FEW_LAYERS = 2
+_SURELY = 0.9  # of the layers from which on something would show: with fewer it is not worth a try
 
 
 class Passes:
@@ -65,15 +66,19 @@ class Passes:
         return count, count + step
 
     def _of_layers(self, timeline: Callable[[_FewLayers], Timeline]) -> Timeline:
-        layers, times = self.problem.model.num_layers, 1
+        layers, times, known = self.problem.model.num_layers, 1, dict[int, Timeline]()
         if layers <= _ALL_LAYERS:
             return timeline(self._few(layers))
         while True:
             few, more = self._counts(times)
-            one, other = timeline(self._few(few)), timeline(self._few(more))
+            one = known.get(few) or timeline(self._few(few))
+            other = known[more] = timeline(self._few(more))
             if not _hides_something(one, other) or more >= layers:
                 return stretched(one, other, (layers - few) / (more - few))
+            shown = shows_at(few, one, more, other)
             times *= 2
+            while shown < layers and self._counts(times)[1] < _SURELY * shown:
+                times *= 2
 
 
 class _FewLayers:
@@ -118,6 +123,14 @@ def _hides_something(few: Timeline, more: Timeline) -> bool:
     """Do more layers take a lane longer than they take the whole: is something else longer than the few?"""
     busy = max(seconds - few.lane_busy_s.get(lane, 0.0) for lane, seconds in more.lane_busy_s.items())
     return more.end_s - few.end_s < 0.99 * busy
+
+
+def shows_at(few: int, one: Timeline, more: int, other: Timeline) -> float:
+    """The number of layers from which on the hidden lane that gains most has more to do than all takes."""
+    gains = {lane: seconds - one.lane_busy_s.get(lane, 0.0) for lane, seconds in other.lane_busy_s.items()}
+    lane = max(gains, key=lambda name: gains[name])
+    each = (gains[lane] - (other.end_s - one.end_s)) / (more - few)
+    return few + (one.end_s - one.lane_busy_s.get(lane, 0.0)) / each
 
 
 def stretched(few: Timeline, more: Timeline, times: float) -> Timeline:

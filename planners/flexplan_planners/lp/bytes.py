@@ -7,6 +7,7 @@ longest one: a block may be a little above, and the planner then repairs it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from math import ceil
 
@@ -144,10 +145,23 @@ class Memory:
 
     def __init__(self, problem: Problem, rows: int, switches: Switches) -> None:
         self.size = Sizes(problem, rows, switches)
+        self._known: dict[tuple[object, ...], Row] = {}
 
     def rows(self, s: Switches) -> dict[str, Row]:
         """Bytes of each tier for one setting of the switches."""
-        return {"gpu": self._gpu(s), "cpu": self._cpu(s), "disk": self._disk(s)}
+        homes = s.weights_stay, s.cache, s.act_stays
+        return {
+            "gpu": self._once(self._gpu, s, *homes),
+            "cpu": self._once(self._cpu, s, *homes, s.disk == "all", s.pin_weight),
+            "disk": self._once(self._disk, s, *homes, s.disk),
+        }
+
+    def _once(self, verb: Callable[[Switches], Row], s: Switches, *of: object) -> Row:
+        """The row of a tier, which depends on these settings alone."""
+        key = (verb.__name__, *of)
+        if key not in self._known:
+            self._known[key] = verb(s)
+        return self._known[key]
 
     def _gpu(self, s: Switches) -> Row:
         """Weights at home, in the ring and unpacked + cache at home and in rings + hidden states + workspace."""
