@@ -173,8 +173,10 @@ class Memory:
         fixed += (s.weight_slots * size.ring_slack + 2 * size.table_rows) if streams else 0
         fixed += _MOVED_GRAINS * size.capacity * size.grain if s.cache != "gpu" else 0
         fixed += size.queries if split else 0
-        each = size.token_hidden + size.num_rows * size.prompt * ID_BYTES + _BATCH_BUFFERS * BUFFER_ALIGN
+        each = size.num_rows * size.prompt * ID_BYTES + _BATCH_BUFFERS * BUFFER_ALIGN
         each += (size.prompt_hidden if s.act_stays else 0) + (size.queries if split else 0)
+        kept = size.token_hidden  # from pass to pass where all stays, from half to half where steps are split
+        each += kept if s.act_stays or split else 0
         each += size.shape.num_layers * _SLOT_ALIGN + mask_bytes(size.num_rows, size.prompt)
         moved = 2 * size.layer_prompt_cache + self._brought(s)
         fixed, each = (x + (size.choices if s.chooses else 0) for x in (fixed, each))
@@ -182,7 +184,7 @@ class Memory:
             {"w_gpu": size.weights, "w_cpu": ring, "w_disk": ring, ONE: fixed},
             {
                 "cache_gpu": size.shape.num_layers * size.typical_cache,
-                "act_gpu": 0 if s.act_stays else size.prompt_hidden,
+                "act_gpu": 0 if s.act_stays else size.prompt_hidden + (0 if split else kept),
                 ONE: each,
             },
             {"cache_gpu": size.excess_cache, "cache_cpu": moved, "cache_disk": moved},
