@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import shutil
 import sys
 import tempfile
@@ -28,6 +27,12 @@ class Line(NamedTuple):
     text: str
 
 
+def _unpacked(file: BinaryIO) -> BinaryIO:
+    import gzip  # few inputs are packed
+
+    return cast(BinaryIO, gzip.GzipFile(fileobj=file))
+
+
 class Input:
     """The bytes of an input, at any place: a file, or a copy without a name of a pipe or of what was packed by gzip."""
 
@@ -36,7 +41,7 @@ class Input:
         packed = file.read(2) == _GZIP
         file.seek(0)
         self._file = _nameless() if packed else file
-        self._source = cast(BinaryIO, gzip.GzipFile(fileobj=file)) if packed else file
+        self._source = _unpacked(file) if packed else file
 
     @classmethod
     def of(cls, source: str | Path) -> Input:

@@ -18,11 +18,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, overload
 
-import numpy as np
-
 from flexplan.errors import PromptError, UsageError
 from flexplan.files import parse_json
-from flexplan.journal import request_digest
 from flexplan.problem.prompt_lines import Input, Line, input_of
 from flexplan.problem.request_line import Api, Chat, Prompt, loaded, name_of, prompt_of
 
@@ -99,6 +96,8 @@ class Prompts(Sequence[Prompt]):
 
     def refuse_twins(self) -> None:
         """Raise PromptError where an id stands there more than once."""
+        import numpy as np  # not before somebody reads prompts: it takes as long as all of flexplan
+
         names = np.frombuffer(self._names, dtype=np.int64) if self._names else np.empty(0, np.int64)
         found, counts = np.unique(names, return_counts=True)
         if len(found) < len(names):
@@ -111,7 +110,13 @@ class Prompts(Sequence[Prompt]):
 def digest_of(prompt: Prompt) -> str:
     """16 hexadecimal digits of what a request asks for."""
     content = list(prompt.content.messages) if isinstance(prompt.content, Chat) else prompt.content
-    return request_digest([prompt.id, content, prompt.api, prompt.wishes.digested])
+    return _digest([prompt.id, content, prompt.api, prompt.wishes.digested])
+
+
+def _digest(asked: Sequence[Any]) -> str:
+    from flexplan.journal import request_digest  # nobody needs a journal to plan
+
+    return request_digest(asked)
 
 
 def read_prompts(source: str | Path, form: str = "auto", bad: list[BadLine] | None = None) -> Prompts:
@@ -189,7 +194,7 @@ def _taken(source: Input, lines: Iterable[Line], make: Make, bad: list[BadLine] 
                 raise
             name, api = name_of(line.text, place)
             error.__context__ = None  # nor the frames that it was raised in: of a million each would hold its line
-            digest = request_digest(["bad", line.text])
+            digest = _digest(["bad", line.text])
             bad.append(BadLine(place, line.number, name, api, digest, error.with_traceback(None)))
     found.refuse_twins()
     return found
