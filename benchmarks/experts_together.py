@@ -30,11 +30,11 @@ def main() -> None:
     weights["mlp_norm.weight"] = (torch.ones(shape.hidden_size, 1, dtype=torch.bfloat16, device="cuda"),)
     together = dict(weights)
     maths.prepare(together, 0)
-    print(f"{args.model}: {shape.num_experts} experts of {shape.ffn_size}, {shape.experts_per_token} a token")
+    print(f"{args.model}: {shape.num_experts} experts of {shape.expert_width}, {shape.experts_per_token} a token")
     for tokens in TOKENS:
         x = torch.randn(tokens, 1, shape.hidden_size, dtype=torch.bfloat16, device="cuda")
         all_s, each_s = (common.gpu_seconds(lambda w=w, x=x: maths.mlp(w, x)) for w in (together, weights))
-        numbers = 3 * shape.hidden_size * shape.ffn_size
+        numbers = 3 * shape.hidden_size * shape.expert_width
         flops = 2 * numbers * tokens * shape.experts_per_token
         nbytes = 2 * numbers * min(shape.num_experts, tokens * shape.experts_per_token)
         rates = f"{flops / all_s / 1e12:4.0f} TFLOP/s  {nbytes / all_s / 1e9:5.0f} GB/s"

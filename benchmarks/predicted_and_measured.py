@@ -24,6 +24,7 @@ import statistics
 import subprocess
 import sys
 import time
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -72,9 +73,10 @@ def main() -> None:
         if args.foretell:
             sum_up(args.foretell, args.json)
         return
+    warnings.filterwarnings("error", "memory ran out")  # smaller blocks are another row
     try:
         found = measure(args.rows[0], args)
-    except (FlexplanError, torch.OutOfMemoryError) as error:
+    except (FlexplanError, torch.OutOfMemoryError, UserWarning) as error:
         found = {"row": args.rows[0], "error": str(error).splitlines()[0]}
     common.put(found, args.json)
 
@@ -200,6 +202,7 @@ def measure(row: str, args: argparse.Namespace) -> dict[str, object]:
         "decode_s": [round(plan.prediction.decode_s, 3), round(timeline.decode_s, 3)],
         "decode_tokens_per_s": round((tokens - p.block_size) / timeline.decode_s, 2),
         "pass_s": spread(timeline.sweep_end_s),
+        "first_passes_s": took(timeline.sweep_end_s)[:4],
         "attention_gb_per_s": attended,
         "peak_gib": [round(planned_bytes / GiB, 3), round(peak / GiB, 3)],
         "peak_percent": round(100 * peak / planned_bytes, 1),
@@ -211,8 +214,13 @@ def measure(row: str, args: argparse.Namespace) -> dict[str, object]:
 
 def spread(sweep_end_s: Mapping[int, float]) -> list[float]:
     """Shortest, median and longest decoding pass."""
-    took = sorted(after - before for before, after in pairwise(sweep_end_s[i] for i in sorted(sweep_end_s)))
-    return [round(s, 4) for s in (took[0], took[len(took) // 2], took[-1])]
+    passes = sorted(took(sweep_end_s))
+    return [passes[0], passes[len(passes) // 2], passes[-1]]
+
+
+def took(sweep_end_s: Mapping[int, float]) -> list[float]:
+    """Seconds of each decoding pass."""
+    return [round(after - before, 4) for before, after in pairwise(sweep_end_s[i] for i in sorted(sweep_end_s))]
 
 
 def attention_rate(graph: TaskGraph, timeline: Timeline) -> float | None:

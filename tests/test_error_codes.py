@@ -29,7 +29,7 @@ SHARED = {
     "FP315": ("a line or an array of prompts that is too long", "prompts prompt_lines"),
     "FP316": ("prompts that are no lines of text, but a table or an archive", "prompts prompt_lines"),
     "FP503": ("a value of config.json that is not allowed", "config fields rope token_rules"),
-    "FP504": ("a model that flexplan does not support", "config opt reading rope"),
+    "FP504": ("a model that flexplan does not support", "config fields reading rope"),
     "FP506": ("values of config.json that contradict each other", "fields rope"),
     "FP520": ("no model directory", "weights download"),
     "FP802": ("a graph's text that does not parse", "text"),

@@ -25,6 +25,7 @@ from flexplan.report.objects import bad_line, completion_line, failure_line, sum
 from flexplan.report.openai_objects import answer_line, bad_batch_line, error_line
 
 _LINE_BYTES = 90  # of an output line, beside the prompt and its answer
+_MOST_NAMED = 10  # of failed requests, at the end
 
 
 # -- run ---------------------------------------------------------------------------------------------------------
@@ -33,8 +34,8 @@ def run_to_file(
 ) -> None:
     """Read the prompts, run them and write one JSON line each, the moment it has ended; then what is recorded."""
     target.refuse_contradictions()
-    bad: list[BadLine] = []
-    given = None if prompts is None else read_prompts(prompts, form, None if request.strict else bad)
+    given = None if prompts is None else read_prompts(prompts, form, strict=request.strict)
+    bad: Sequence[BadLine] = () if given is None else given.bad
     _refuse_output(target, given)
     if bad and not given:
         raise bad[0].error
@@ -43,7 +44,7 @@ def run_to_file(
         return
     if given:
         request = replace(request, prompts=given, places=given.places)
-    digests = None if given is None else Digests(given, bad)
+    digests = None if given is None else Digests(given)
     with opened(target, digests, (request.offload_dir,)) as results:
         job = _Job(results, bad, request)
         report = _run(replace(request, skip=results.done, block=results.block(job.policy)), job)
@@ -82,21 +83,21 @@ def _write_nothing(target: Target) -> None:
 class Digests(Mapping[int, str]):
     """What each request asks for, in short, by its place; those of prompts are looked up where they are kept."""
 
-    def __init__(self, prompts: Prompts, bad: Sequence[BadLine]) -> None:
+    def __init__(self, prompts: Prompts) -> None:
         self._prompts = prompts
-        self._bad = {line.place: line.digest for line in bad}
 
     def __getitem__(self, place: int) -> str:
-        if place >= len(self):
-            raise KeyError(place)  # of a request that the input no longer has
-        found = self._bad.get(place)
-        return self._prompts.digest(bisect_left(self._prompts.places, place)) if found is None else found
+        for found in (self._prompts, self._prompts.bad):
+            at = bisect_left(found.places, place)
+            if at < len(found) and found.places[at] == place:
+                return found.digest(at)
+        raise KeyError(place)  # of a request that the input no longer has
 
     def __iter__(self) -> Iterator[int]:
         return iter(range(len(self)))
 
     def __len__(self) -> int:
-        return len(self._prompts) + len(self._bad)
+        return len(self._prompts) + len(self._prompts.bad)
 
 
 def _policy_digest(request: RunRequest) -> str:
@@ -126,7 +127,7 @@ class _Job(Progress):
         self.bad = bad
         self.policy = _policy_digest(request)
         self.model = Path(request.model).name
-        self.failures: list[str] = []
+        self.failures: list[str] = []  # the first of this run, by name
 
     def begin(self, settings: Mapping[str, str]) -> None:
         self.results.begin(settings)
@@ -158,7 +159,8 @@ class _Job(Progress):
 
     def _fail(self, place: int, name: str, line: str) -> None:
         self.results.fail(place, line)
-        self.failures.append(name[:60])
+        if len(self.failures) <= _MOST_NAMED:
+            self.failures.append(name[:60])
 
 
 def _stopped(state: str = "") -> Stopped:
@@ -178,7 +180,11 @@ def _say_end(report: JobReport, job: _Job, target: Target, total: int) -> None:
 
 def _refuse_failed(job: _Job, target: Target, total: int) -> NoReturn:
     count, new = job.results.num_failed, job.failures
-    which = ", ".join(new[:10]) + (", ..." if len(new) > 10 else "") if new else "all of them in earlier runs"
+    which = (
+        ", ".join(new[:_MOST_NAMED]) + (", ..." if len(new) > _MOST_NAMED else "")
+        if new
+        else "all of them in earlier runs"
+    )
     kept = errors_path(target.path.resolve()) if job.results.resumable else target.path
     raise RequestsFailed(
         "FP1401",

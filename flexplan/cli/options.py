@@ -60,7 +60,22 @@ GpuMem = Annotated[str | None, typer.Option(metavar="SIZE", help=f"GPU memory th
 CpuMem = Annotated[str | None, typer.Option(metavar="SIZE", help="Host memory that may be used.")]
 DiskMem = Annotated[str | None, typer.Option(metavar="SIZE", help="Disk space that may be used.")]
 PromptLen = Annotated[int | None, typer.Option(help="Tokens of a prompt. [512]")]
-GenLen = Annotated[int | None, typer.Option(help="New tokens of a prompt. [32]")]
+GenLen = Annotated[int | None, typer.Option(help="New tokens of a prompt; where more are allowed, in the mean. [32]")]
+GenLens = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="Answers as those seen before: a length a line, or columns new_tokens, maybe prompt_tokens, count.",
+    ),
+]
+MostNewTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--max-new-tokens",
+        min=1,
+        help="The most new tokens, where a line does not say. [the longest of --gen-lens, else --gen-len]",
+    ),
+]
 NumPrompts = Annotated[int | None, typer.Option(help="Prompts in all. [one block]")]
 HardwareOption = Annotated[
     str | None,

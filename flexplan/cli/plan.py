@@ -33,6 +33,8 @@ def solve(
     model: opt.Model = None,
     prompt_len: opt.PromptLen = None,
     gen_len: opt.GenLen = None,
+    gen_lens: opt.GenLens = None,
+    max_new_tokens: opt.MostNewTokens = None,
     num_prompts: opt.NumPrompts = None,
     prompts: opt.Prompts = None,
     lengths: opt.Lengths = None,
@@ -67,7 +69,16 @@ def solve(
     problem = asked.problem()
     if output is not None:
         refuse_unwritable(
-            output, (problem_file, asked.model, asked.hardware, asked.prompts, asked.lengths, asked.tokenizer)
+            output,
+            (
+                problem_file,
+                asked.model,
+                asked.hardware,
+                asked.prompts,
+                asked.lengths,
+                asked.gen_lens,
+                asked.tokenizer,
+            ),
         )
     with busy(f"{name} is planning"):
         plan = solve_problem(problem, name, timeout_s=asked.planner_timeout or PLANNER_TIMEOUT_S, **settings)

@@ -19,9 +19,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flexplan.errors import UsageError, did_you_mean
 from flexplan.job import DEFAULT_NEW_TOKENS, refuse_idle_format
-from flexplan.limits import MOST_FILE_BYTES, first_refused, read_limited
+from flexplan.limits import MOST_FILE_BYTES, MOST_NEW_TOKENS, first_refused, read_limited
 from flexplan.policy import CompressionConfig, Policy, allowed_fields, field_names
-from flexplan.problem import Objective, Problem, lengths, new_tokens_of, prompts_to_plan_for, read_lengths
+from flexplan.problem import (
+    Expectation,
+    Expected,
+    Objective,
+    Problem,
+    expectation_of,
+    lengths,
+    new_tokens_of,
+    prompts_to_plan_for,
+    read_lengths,
+)
 
 Size = str | int
 
@@ -42,6 +52,8 @@ class ProblemFile(BaseModel):
     disk_mem: Size | None = None
     prompt_len: int | None = None
     gen_len: int | None = None
+    gen_lens: str | None = None
+    max_new_tokens: int | None = None
     num_prompts: int | None = None
     prompts: str | None = None
     lengths: str | None = None
@@ -71,7 +83,7 @@ class ProblemFile(BaseModel):
             raise _refusal(path, error) from None
         beside = {
             key: _beside(Path(path).parent, getattr(file, key))
-            for key in ("model", "hardware", "prompts", "lengths", "tokenizer")
+            for key in ("model", "hardware", "prompts", "lengths", "gen_lens", "tokenizer")
         }
         return file.model_copy(update=beside)
 
@@ -90,7 +102,7 @@ class ProblemFile(BaseModel):
 
     def problem(self) -> Problem:
         """The problem, the defaults filled in."""
-        keys = ("model", "hardware", "gpu_mem", "cpu_mem", "disk_mem", "prompt_len", "gen_len", "num_prompts")
+        keys = ("model", "hardware", "gpu_mem", "cpu_mem", "disk_mem", "prompt_len", "num_prompts")
         given = {key: getattr(self, key) for key in keys if getattr(self, key) is not None}
         goal = Objective.of(self.objective, max_latency=self.max_latency, min_throughput=self.min_throughput)
         return Problem.of(**given | self._of_prompts(), objective=goal)
@@ -100,8 +112,11 @@ class ProblemFile(BaseModel):
         refuse_idle_format(self.format, self.prompts)
         if self.lengths is not None:
             return self._of_lengths()
+        seen = self._seen()
+        usual = max(seen.lens, default=DEFAULT_NEW_TOKENS if self.gen_len is None else self.gen_len)
+        usual = usual if self.max_new_tokens is None else self.max_new_tokens
         if self.prompts is None:
-            return {}
+            return {"gen_len": usual, "expected": self._expected(seen, usual)}
         doubled = [key for key in ("prompt_len", "num_prompts") if getattr(self, key) is not None]
         if doubled:
             flags = " and ".join(f"--{key.replace('_', '-')}" for key in doubled)
@@ -109,14 +124,30 @@ class ProblemFile(BaseModel):
             raise UsageError("FP116", message, fix=f"leave {flags} out")
         prompts = prompts_to_plan_for(self.prompts, self.format or "auto")
         found: dict[str, Any] = {"prompt_lens": lengths(prompts, self.tokenizer or self.model)}
-        if any(prompt.max_new_tokens for prompt in prompts):
-            most = new_tokens_of(prompts, self.gen_len or DEFAULT_NEW_TOKENS, "--gen-len" if self.gen_len else "")
-            found |= {"gen_lens": most} if len(set(most)) > 1 else {"gen_len": most[0]}
-        return found
+        most = new_tokens_of(prompts, usual, "--max-new-tokens" if self.max_new_tokens else "")
+        found |= {"gen_lens": most} if len(set(most)) > 1 else {"gen_len": most[0]}
+        return found | {"expected": self._expected(seen, max(most))}
+
+    def _seen(self) -> Expectation:
+        """What lengths that were seen before let expect."""
+        if self.gen_lens is None:
+            return Expectation()
+        if self.gen_len is not None:
+            message = f"--gen-lens {self.gen_lens} says how long answers are, --gen-len {self.gen_len} too"
+            raise UsageError("FP127", message, fix="leave one of them out")
+        return expectation_of(self.gen_lens, MOST_NEW_TOKENS)
+
+    def _expected(self, seen: Expectation, most: int) -> Expected:
+        """How long answers are likely to be, of which the longest may have ``most`` tokens."""
+        if self.gen_len is not None and self.gen_len > most:
+            message = f"--gen-len {self.gen_len}: no answer may have more than {most} new tokens"
+            raise UsageError("FP128", message, fix="lower it, or raise --max-new-tokens or the numbers in the lines")
+        return seen if self.gen_len is None or self.gen_len == most else self.gen_len
 
     def _of_lengths(self) -> dict[str, Any]:
         """The lengths of a table's first requests."""
-        doubled = [key for key in ("prompt_len", "gen_len", "prompts") if getattr(self, key) is not None]
+        keys = ("prompt_len", "gen_len", "gen_lens", "max_new_tokens", "prompts")
+        doubled = [key for key in keys if getattr(self, key) is not None]
         if doubled:
             flags = " and ".join(f"--{key.replace('_', '-')}" for key in doubled)
             message = f"--lengths {self.lengths} says how long prompts and answers are, {flags} too"

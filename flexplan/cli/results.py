@@ -11,7 +11,7 @@ from typing import Protocol
 
 from flexplan.cli.output import deliver, is_kept, refuse_existing, rescue, say_replaced
 from flexplan.errors import FlexplanError, StorageError, UsageError
-from flexplan.journal import FileStore, How, Journal, errors_path, log_path, open_journal
+from flexplan.journal import OUT, FileStore, How, Journal, errors_path, is_beside, log_path, open_journal
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,9 @@ class Target:
             raise UsageError("FP175", "--resume keeps what --overwrite replaces", fix="give one of them")
         if self.retry_failed and not self.resume:
             raise UsageError("FP179", "--retry-failed without --resume would change nothing", fix="add --resume")
+        if is_kept(self.path) and is_beside(self.path):
+            message = f"output {self.path} has the name of a file that lies beside an output (.job, .errors)"
+            raise UsageError("FP136", message, fix="choose another path")
         asked = [flag for flag, given in (("--resume", self.resume), ("--ordered", self.ordered)) if given]
         if asked and not is_kept(self.path):
             message = f"{asked[0]} needs an output that is a file, {self.path} is a stream"
@@ -144,9 +147,10 @@ class _Kept:
         self.journal.fail(place, self.digests.get(place, ""), line)
 
     def tick(self) -> None:
-        if self.journal.tick() and self.journal.is_gone() and not self._warned:
+        if self.journal.tick() and self.journal.gone() and not self._warned:
             self._warned = True
-            warnings.warn(f"{self.target.path} was removed; its lines are kept elsewhere at the end", stacklevel=2)
+            which = " and ".join(str(self._path(name)) for name in self.journal.gone())
+            warnings.warn(f"{which} was removed; its lines are kept elsewhere at the end", stacklevel=2)
 
     def shrink(self, policy: str, block: tuple[int, int]) -> None:
         self.journal.shrink(policy, *block)
@@ -159,12 +163,17 @@ class _Kept:
         if self.target.ordered:
             self.journal.order()
 
+    def _path(self, name: str) -> Path:
+        return self.target.path if name == OUT else errors_path(self.target.path.resolve())
+
     def told(self, error: FlexplanError, places: Collection[Path]) -> FlexplanError:
         """An error with what it leaves; the lines of an output that was taken away are kept elsewhere."""
         finished = len(self.journal.finished)
-        if isinstance(error, StorageError) and self.journal.is_gone():
-            kept = rescue(self.target.path, "".join(self.journal.lines()), places)
-            message = f"{error.message}; what was computed is kept in {kept}" if kept else error.message
+        gone = self.journal.gone() if isinstance(error, StorageError) else []
+        if gone:
+            kept = [rescue(self._path(name), "".join(self.journal.lines(name)), places) for name in gone]
+            where = " and ".join(str(path) for path in kept if path)
+            message = f"{error.message}; what was computed is kept in {where}" if where else error.message
             return StorageError(error.code, message, fix="keep the output where it is until the job ends")
         if self.journal.began and finished and not error.state:
             error.state = f"{finished:,} requests are finished and kept; --resume goes on with the others"

@@ -46,7 +46,8 @@ def serve(
 
     budgets = {"gpu_mem": gpu_mem, "cpu_mem": cpu_mem, "disk_mem": disk_mem}
     sizes = budget_bytes({name.removesuffix("_mem"): size for name, size in budgets.items()})
-    request_of(load_policy(policy), model, sizes, max_new_tokens=max_new_tokens, dummy_prompt_len=None)
+    chosen, tokens = load_policy(policy), max_new_tokens
+    request_of(chosen, model, sizes, max_new_tokens=tokens, dummy_prompt_len=None, packed_cache=packed_cache)
     given = {
         "model": model,
         **budgets,

@@ -16,10 +16,14 @@ from flexplan.hardware import DISK_REQUEST_BYTES, Hardware
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Price:
-    """Seconds of a task alone, and of each resource it needs; equal works share one Price, itself a key."""
+    """Seconds of a task alone, and of each resource it needs; equal works share one Price, itself a key.
+
+    For ``fixed_s`` of its time alone it uses none of them.
+    """
 
     solo_s: float
     demands: tuple[tuple[str, float], ...]
+    fixed_s: float = 0.0
 
 
 class Rates:
@@ -84,8 +88,10 @@ class Rates:
         alone.append(min(work.read_bytes, DISK_REQUEST_BYTES) / h.disk_one_read_rate)
         if lane == HOST_COPY:
             alone.append(work.host_bytes / 2 / h.pageable_up_bytes_per_s)
-        solo = self.fixed_s.get(lane, 0.0) + max(alone)
-        solo += work.products * h.product_s + work.kernels * h.launch_s + work.samples * h.sample_s
+        fixed = self.fixed_s.get(lane, 0.0)
+        fixed += work.products * h.product_s + work.kernels * h.launch_s + work.samples * h.sample_s
+        solo = fixed + max(alone)
         if h.host_only:  # computing, copying and what starts them are done by the same cores; a disk keeps one of them
             demands["cores"] = solo / (h.cores if lane in (DISK_READ, DISK_WRITE) else 1)
-        return Price(solo, tuple((r, s) for r, s in demands.items() if s > 0))
+            fixed = 0.0
+        return Price(solo, tuple((r, s) for r, s in demands.items() if s > 0), fixed)

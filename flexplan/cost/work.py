@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from flexplan.graph import NOTHING, Work
-from flexplan.model import ModelShape
+from flexplan.model import Latent, ModelShape
 
 _AS_IT_LIES = 3  # rows that a host's library multiplies with a matrix as it lies in memory
 # Kernels beside products, norms and rotation, with those that a task launches around the layer's own.  A scale more
@@ -17,6 +17,7 @@ _ROUTER_KERNELS = 20  # of a mixture: which experts a token has, where their tok
 # TFLOP/s (benchmarks/experts_together.py)
 _EXPERT_FLOPS = 1.6
 _GATED_KERNELS, _ACTIVATED_KERNELS = 3, 2  # between the products: activation, the gate's product, one around them
+_LATENT_KERNELS = 6  # parts of heads taken apart and put together around products by head
 _ROTARY_KERNELS = 19  # sines and cosines of the positions, then a product, a swapped half, its product and a sum, twice
 # numbers that pass through memory between products, for each of the width: read and written
 _SUMMED = 3  # two read, one written
@@ -69,6 +70,8 @@ def layer_work(s: ModelShape, tokens: int) -> Work:
 
 def project_work(s: ModelShape, tokens: int) -> Work:
     """Norm, the query, key, value projections, rotation, and new keys and values to where they are kept."""
+    if s.latent:
+        return _latent_project_work(s, s.latent, tokens)
     width = s.q_size + 2 * s.kv_size
     rotary = s.positions == "rotary"
     turned = s.q_size + s.kv_size if rotary else 0
@@ -79,6 +82,17 @@ def project_work(s: ModelShape, tokens: int) -> Work:
     kernels = norms * _norm_kernels(s) + (_ROTARY_KERNELS if rotary else 0) + _PROJECT_KERNELS
     matrix = s.hidden_size * width
     return _products(s, tokens, matrix, matrix, s.hidden_size + width, between, kernels)
+
+
+def _latent_project_work(s: ModelShape, a: Latent, tokens: int) -> Work:
+    """Norms, what queries and keys are made of and made into, the part of them that turns, what is kept."""
+    queries = s.num_heads * (a.plain + a.turned)
+    made = a.queries * (s.hidden_size + queries) if a.queries else s.hidden_size * queries
+    matrix = made + s.hidden_size * s.head_dim + s.num_heads * a.plain * a.size
+    between = _normed(s, s.hidden_size + a.queries + a.size) + 2 * s.q_size + _ROTATED * (s.num_heads + 1) * a.turned
+    kernels = (3 if a.queries else 2) * _norm_kernels(s) + _ROTARY_KERNELS + _PROJECT_KERNELS + _LATENT_KERNELS
+    moved = s.hidden_size + 2 * a.queries + queries + s.q_size + s.head_dim
+    return _products(s, tokens, matrix, matrix, moved, between, kernels, 4)
 
 
 def prompt_attention_work(s: ModelShape, rows: int, length: int, read: float | None = None) -> Work:
@@ -98,7 +112,7 @@ def _scored_work(s: ModelShape, scores: float, times: float = 1) -> Work:
 
 
 def _is_packed(s: ModelShape, pair_bytes: int) -> bool:
-    return pair_bytes != 2 * s.head_dim * s.bytes_per_element
+    return pair_bytes != s.vectors_kept * s.head_dim * s.bytes_per_element
 
 
 def gpu_attention_work(s: ModelShape, grains: int, context: float, pair_bytes: int, sparsity: float = 1.0) -> Work:
@@ -137,8 +151,12 @@ def host_attention_work(s: ModelShape, grains: int, context: float, pair_bytes: 
 
 def merge_work(s: ModelShape, tokens: int) -> Work:
     """The output projection of attention, and what it is added to."""
-    matrix = s.q_size * s.hidden_size
     between, kernels = _added(s)
+    if s.latent:  # each head's value, made of what attention found in the vectors that are kept
+        values = s.num_heads * s.latent.value
+        matrix, moved = values * (s.latent.size + s.hidden_size), s.q_size + 2 * values + s.hidden_size
+        return _products(s, tokens, matrix, matrix, moved, between, _MERGE_KERNELS + kernels + _LATENT_KERNELS, 2)
+    matrix = s.q_size * s.hidden_size
     return _products(s, tokens, matrix, matrix, s.q_size + s.hidden_size, between, _MERGE_KERNELS + kernels)
 
 
@@ -191,7 +209,12 @@ def head_work(s: ModelShape, rows: int) -> Work:
 
 def embed_work(s: ModelShape, tokens: int) -> Work:
     """Rows of the token table into hidden states."""
-    return Work(gpu_bytes=2 * tokens * s.hidden_size * s.bytes_per_element, kernels=_EMBED_KERNELS)
+    normed = _normed(s, s.hidden_size) if s.embed_norm else 0
+    return Work(
+        gpu_bytes=2 * tokens * s.hidden_size * s.bytes_per_element,
+        gpu_between_bytes=tokens * normed * s.bytes_per_element,
+        kernels=_EMBED_KERNELS + (_norm_kernels(s) if s.embed_norm else 0),
+    )
 
 
 _shared = lru_cache(maxsize=4096)  # equal works are one object

@@ -2,6 +2,7 @@
 
 critical_path  What a decoding pass waits for, and the slack of each lane, by networkx.
 explanation    What limits a plan, what more would bring, and the baselines: put together.
+job_parts      What each part of a rolling schedule brings for a list of requests.
 notebook       An explanation as a notebook shows it.
 one_pass       One pass lane by lane, and what an idle lane waits for.
 phases         Bound and prediction of a whole job by phase.
@@ -11,6 +12,7 @@ sensitivity    What more of each resource would bring, found by solving again.
 
 from flexplan.explanation.critical_path import CriticalPath
 from flexplan.explanation.explanation import Explanation, binding_tiers, explain
+from flexplan.explanation.job_parts import JobPart
 from flexplan.explanation.one_pass import (
     Gap,
     OnePass,
@@ -27,6 +29,7 @@ __all__ = [
     "CriticalPath",
     "Explanation",
     "Gap",
+    "JobPart",
     "LayerPlace",
     "OnePass",
     "Phases",

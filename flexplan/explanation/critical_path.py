@@ -66,7 +66,8 @@ def critical_path_of(
         return None
     middle = tuple(length + (decoded - 1) // 2 for length in lens)
     workload = Workload(prompt_lens=middle, gen_len=problem.workload.gen_len)
-    num_layers = fewer_layers(problem.model.num_layers, policy, _FEW_LAYERS)
+    least = max(_FEW_LAYERS, problem.model.layer_period)  # of every kind one
+    num_layers = fewer_layers(problem.model.num_layers, policy, min(least, problem.model.num_layers))
     part = problem.model_copy(update={"workload": workload}).with_layers(num_layers).with_most_tokens(_FEW_TOKENS)
     graph = schedule.build(part, policy)
     seconds = {span.name: span.end_s - span.start_s for span in simulate_graph(graph, Rates(problem.hardware)).spans}

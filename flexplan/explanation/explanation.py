@@ -8,6 +8,7 @@ from typing import Any
 
 from flexplan.apart import blame_of, schedule_of
 from flexplan.explanation.critical_path import CriticalPath, critical_path_of
+from flexplan.explanation.job_parts import JobPart, job_parts
 from flexplan.explanation.notebook import explanation_html
 from flexplan.explanation.places import heaviest_block
 from flexplan.explanation.sensitivity import Gain, at_the_margin, gains
@@ -28,6 +29,7 @@ class Explanation:
 
     ``critical_path`` is that of one of its decoding passes, None where nothing is decoded.
     ``gains`` come largest first; ``margins`` is what 1 % more of each tier would bring in percent, by duals.
+    ``parts`` are those of a rolling schedule, and what each brings for this list; empty for blocks.
     """
 
     plan: Plan
@@ -37,6 +39,7 @@ class Explanation:
     gains: tuple[Gain, ...]
     margins: Mapping[str, float]
     baselines: tuple[BaselineResult, ...]
+    parts: tuple[JobPart, ...] = ()
 
     @property
     def of_bound_percent(self) -> float:
@@ -89,6 +92,7 @@ class Explanation:
             "binding": list(self.binding),
             "more_brings": [{**asdict(gain), "sentence": str(gain)} for gain in self.gains],
             "one_percent_more_brings": dict(self.margins),
+            "schedule_brings": [part.to_dict() for part in self.parts],
             "baselines": [_baseline_object(result) for result in self.baselines],
             "winner": self.winner.name if self.winner else None,
         }
@@ -114,6 +118,7 @@ def _explained(plan: Plan, schedule: Schedule) -> Explanation:
         tuple(found),
         at_the_margin(plan),
         tuple(baseline_results(plan.problem)),
+        job_parts(plan) if rolls(schedule) else (),
     )
 
 

@@ -85,8 +85,9 @@ def _patterns(taken: list[Unit]) -> list[str]:
 
 def _sequences(problem: Problem, policy: Policy, home: str, spare: float) -> int:
     """How many sequences have room for their whole cache on one tier, where the plan leaves ``spare`` bytes of it."""
-    each = (problem.workload.prompt_len + problem.workload.gen_len) * problem.model.kv_bytes_per_token
-    there = policy.shares("cache")[home == "cpu"] * policy.block_size * each
+    tokens, model = problem.workload.prompt_len + problem.workload.gen_len, problem.model
+    each = tokens * model.kv_bytes_per_token  # of a window, too, llama.cpp's Llama keeps all
+    there = policy.shares("cache")[home == "cpu"] * policy.block_size * model.cache_bytes(tokens)
     running = min(policy.block_size, MOST_SEQUENCES, int((spare + there) / each + 1e-9))
     if running < 1:
         raise no_counterpart(SYSTEM, "a KV cache on two tiers", f"raise --{home}-mem: it needs all of a sequence there")

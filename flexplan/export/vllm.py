@@ -38,7 +38,7 @@ def vllm_flags(plan: Plan) -> Export:
     on_host = policy.shares("w")[1] * weights
     if on_host:
         words += ["--cpu-offload-gb", f"{_hundredths(on_host):.2f}"]
-    waiting = cpu * policy.block_size * (workload.prompt_len + workload.gen_len) * problem.model.kv_bytes_per_token
+    waiting = cpu * policy.block_size * problem.model.cache_bytes(workload.prompt_len + workload.gen_len)
     if waiting:
         words += ["--kv-offloading-backend", "native", "--kv-offloading-size", f"{_hundredths(waiting):.2f}"]
     given = {"w": percents((weights - on_host, on_host, 0)), "cache": percents((gpu, cpu, 0))}

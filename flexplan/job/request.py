@@ -57,6 +57,14 @@ def refuse_idle_cluster(ray: bool, asked: Mapping[str, Any]) -> None:
         _refuse_idle(asked, "ray")
 
 
+def refuse_idle_packed_cache(policy: Policy, directory: object, *, dummy: bool = False) -> None:
+    """Raise UsageError for a directory of packed weights where none would be kept there."""
+    if directory is not None and (dummy or not policy.compress_weight):
+        why = "random weights (--dummy)" if dummy else "a policy that packs no weights (compress_weight)"
+        message = f"--packed-cache {directory} with {why} would change nothing"
+        raise UsageError("FP139", message, fix="leave --packed-cache out, or take a policy with compress_weight: true")
+
+
 def _refuse_idle(asked: Mapping[str, Any], other: str, how: Literal["with", "without"] = "without") -> None:
     idle = [_flag(name) for name, value in asked.items() if value is not None]
     if idle:
@@ -90,6 +98,8 @@ def request_of(
     if dummy_prompt_len is not None and dummy_prompt_len < 1:
         raise UsageError("FP168", f"--prompt-len {dummy_prompt_len}, allowed 1 or more", fix="raise it")
     planned = capacities_of(plan) if plan else {}
+    chosen = policy.policy if isinstance(policy, Plan) else policy
+    refuse_idle_packed_cache(chosen, settings.get("packed_cache"), dummy=bool(settings.get("dummy")))
     return RunRequest(
         policy=policy,
         model=name,

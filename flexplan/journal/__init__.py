@@ -14,7 +14,7 @@ from flexplan.journal.answers import Answers
 from flexplan.journal.identity import request_digest
 from flexplan.journal.journal import Journal
 from flexplan.journal.opening import How, open_journal
-from flexplan.journal.store import ERRORS, LOG, OUT, FileStore, errors_path, log_path
+from flexplan.journal.store import ERRORS, LOG, OUT, FileStore, errors_path, is_beside, log_path
 
 __all__ = [
     "ERRORS",
@@ -25,6 +25,7 @@ __all__ = [
     "How",
     "Journal",
     "errors_path",
+    "is_beside",
     "log_path",
     "open_journal",
     "request_digest",

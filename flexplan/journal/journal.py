@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import pairwise
@@ -19,6 +20,7 @@ from flexplan.journal.tape import Tape
 SYNC_EVERY_S = 1.0
 _SYNC_SHARE = 200  # a slow disk is synced less often, so that this takes a 200th of the time at most
 _MOST_S = 10.0
+_COPIED_BYTES = 1 << 20
 
 
 class Journal:
@@ -131,6 +133,8 @@ class Journal:
         """Acknowledge what is written."""
         began_s = self._clock()
         try:
+            if self._log.is_gone():
+                self._put_back()
             for name in sorted(self._dirty):
                 self._handles[name].sync()
             self._log.sync()
@@ -143,10 +147,29 @@ class Journal:
         self._every_s = min(_MOST_S, max(SYNC_EVERY_S, _SYNC_SHARE * (self._synced_s - began_s)))
         self.synced = len(self.finished) + len(self.failed)
 
+    def _put_back(self) -> None:
+        """The log where it was: it was taken away, and without it there is nothing to go on with."""
+        handle = self._store.lock(LOG)
+        if handle is None or handle.size():
+            if handle is not None:
+                handle.close()
+            message = "the log of the job was removed while it was at work, and another file is in its place"
+            raise StorageError("FP621", message, fix="keep it where it is until the job ends, and begin no other there")
+        warnings.warn("the log of the job was removed while it is at work; it is put back", stacklevel=2)
+        for at in range(0, self._log.size(), _COPIED_BYTES):
+            handle.append(self._log.read(at, _COPIED_BYTES))
+        handle.sync()
+        self._store.sync_names()
+        self._log.close()
+        self._log = handle
+
     def refuse_gone(self) -> None:
-        """Raise StorageError where the output was taken away meanwhile; `lines` still has it."""
-        if self.is_gone():
-            message = "the output was removed, or replaced by another file, while the job was writing it"
+        """Raise StorageError where an output was taken away meanwhile; `lines` still has it."""
+        if self.gone():
+            which = " and ".join(
+                {OUT: "the output", ERRORS: "the file of failed requests"}[name] for name in self.gone()
+            )
+            message = f"{which} was removed, or replaced by another file, while the job was writing it"
             raise StorageError("FP617", message, fix="keep it where it is until the job ends")
 
     def order(self) -> None:
@@ -192,15 +215,15 @@ class Journal:
         self._log.append(b"".join(map(line_of, records)))
 
     # -- its end -------------------------------------------------------------------------------------------------
-    def lines(self) -> Iterator[str]:
-        """Of the finished requests, also where the output has been removed."""
-        tape = self._tapes[OUT]
+    def lines(self, name: str = OUT) -> Iterator[str]:
+        """Of the finished requests, or of another output; also where it has been removed."""
+        tape = self._tapes[name]
         for place in range(len(tape.numbers)):
-            yield self._line(OUT, tape.span(place)).decode()
+            yield self._line(name, tape.span(place)).decode()
 
-    def is_gone(self) -> bool:
-        """Has the output been removed, or replaced by another file?"""
-        return OUT in self._handles and self._handles[OUT].is_gone()
+    def gone(self) -> list[str]:
+        """Which outputs have been removed, or replaced by another file."""
+        return [name for name, handle in self._handles.items() if handle.is_gone()]
 
     def close(self) -> None:
         """Sync what is written and let the job go; one that nothing came of leaves no file."""

@@ -11,7 +11,7 @@ from typing import Literal, NoReturn
 
 from flexplan.errors import OutputHeld, UsageError
 from flexplan.journal.journal import Journal
-from flexplan.journal.records import Held, holder_of, line_of
+from flexplan.journal.records import Held, holder_of, is_log, line_of
 from flexplan.journal.recovery import Recovered, recover
 from flexplan.journal.store import ERRORS, LOG, OUT, Handle, Store
 
@@ -30,6 +30,9 @@ def open_journal(store: Store, how: How, clock: Callable[[], float] = time.monot
         _refuse_held(store)
     try:
         before = log.read(0, log.size())
+        if not is_log(before):
+            message = "beside the output, where the log of its job would be (OUT.job), is a file that is none"
+            raise UsageError("FP135", message, fix="move that file, or choose another output")
         found = _found(store, log, before) if how == "resume" else None
         held = Held(os.getpid(), socket.gethostname(), datetime.now().astimezone().isoformat(" ", "seconds"))
         torn = b"" if before.endswith(b"\n") or not before or found else b"\n"

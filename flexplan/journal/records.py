@@ -8,6 +8,7 @@ was not written.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
@@ -85,6 +86,8 @@ _KINDS: dict[str, type[Record]] = {
     "answer": Answer,
     "shrunk": Shrunk,
 }
+_BEGINNING = re.compile(rb'[0-9a-f]{8} \["')
+_TORN = re.compile(rb"[0-9a-f]{1,8}( \[?)?")
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 
@@ -119,6 +122,13 @@ def holder_of(log: bytes) -> Held | None:
     """Who took the job last."""
     held = [line.record for line in lines_of(log) if isinstance(line.record, Held)]
     return held[-1] if held else None
+
+
+def is_log(found: bytes) -> bool:
+    """Can this be a log, or what the loss of power left of one?  Nothing is, too, and so are bytes that were lost."""
+    if _BEGINNING.match(found) or found[:1] in (b"", b"\0") or _TORN.fullmatch(found):
+        return True
+    return any(line.record for line in lines_of(found))
 
 
 def _parsed(raw: bytes) -> Record | None:

@@ -76,12 +76,19 @@ def log_path(out: Path) -> Path:
 
 
 def errors_path(out: Path) -> Path:
-    """Where an output's failed requests are.
+    """Where an output's failed requests are: of no two outputs the same.
 
-    >>> errors_path(Path("answers.jsonl")).name
-    'answers.errors.jsonl'
+    >>> [errors_path(Path(name)).name for name in ("answers.jsonl", "answers")]
+    ['answers.errors.jsonl', 'answers.errors']
     """
-    return out.with_name(f"{out.name.removesuffix('.jsonl')}.errors.jsonl")
+    if out.suffix == ".jsonl":
+        return out.with_name(f"{out.stem}.errors.jsonl")
+    return out.with_name(f"{out.name}.errors")
+
+
+def is_beside(out: Path) -> bool:
+    """Would this output have the name of what lies beside another one?"""
+    return out.name.endswith((".job", ".errors", ".errors.jsonl"))
 
 
 class FileStore:

@@ -8,8 +8,6 @@ header       The header of a safetensors file, its sizes bounded before anything
 layers       The layers of the schedule: embedding, N transformer layers (or N pairs of attention and MLP), head.
 packing      `Packing`: group-wise quantised numbers, the bytes they take, where codes and scales lie.
 places       Where a model lies that is given by name: flexplan's downloads, the cache of the Hugging Face hub.
-published    The models known by name: the `config.json` of each, as its maker published it.
-published_later  Those of families that came later.
 shape        `ModelShape`: the numbers of a model that planning needs.
 stored       What the headers of safetensors files say, without a tensor library: dtypes, and tensors that are the
              same.
@@ -38,7 +36,7 @@ from flexplan.model.places import (
     refuse_other_formats,
     snapshot_within,
 )
-from flexplan.model.shape import ModelShape
+from flexplan.model.shape import Latent, ModelShape
 from flexplan.model.stored import INDEX, SINGLE, read_index, weight_files
 from flexplan.model.tensors import (
     ATTENTION,
@@ -69,6 +67,7 @@ __all__ = [
     "TRANSFORMER",
     "Coding",
     "Ids",
+    "Latent",
     "Layer",
     "ModelConstants",
     "ModelShape",

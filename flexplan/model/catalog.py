@@ -16,6 +16,7 @@ from flexplan.model.config import read_config
 from flexplan.model.constants import ModelConstants
 from flexplan.model.families import FAMILIES, why_not
 from flexplan.model.formats import FORMATS
+from flexplan.model.known import ALL, MIRRORS, RENAMED, Config
 from flexplan.model.places import (
     cached,
     downloads,
@@ -27,8 +28,6 @@ from flexplan.model.places import (
     refuse_other_formats,
     snapshot_within,
 )
-from flexplan.model.published import MIRRORS, RENAMED, SERIES, Config
-from flexplan.model.published_later import LATER
 from flexplan.model.shape import ModelShape
 
 _FP8 = "-fp8"  # behind the name of a model: as Qwen publishes it
@@ -37,7 +36,7 @@ _IN_BLOCKS = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 1
 
 @cache
 def _configs() -> dict[str, Config]:
-    return {name: config for series in (*SERIES, *LATER) for name, config in series.configs()}
+    return {name: config for series in ALL for name, config in series.configs()}
 
 
 @cache

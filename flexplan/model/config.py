@@ -15,7 +15,7 @@ from flexplan.errors import ModelFilesError
 from flexplan.files import parse_lenient
 from flexplan.limits import MOST_FILE_BYTES, read_limited, shown
 from flexplan.model.constants import ModelConstants
-from flexplan.model.families import FAMILIES, fields_of, read_family
+from flexplan.model.families import FAMILIES, SAME_FAMILY, fields_of, names_of, read_family
 from flexplan.model.formats import PACKED_BESIDE, UNPACKED, read_format, with_kept
 from flexplan.model.header import what_it_is
 from flexplan.model.places import model_name
@@ -43,13 +43,6 @@ _OTHER_MATHS = {
     "text_encoder": "a model within a model",
 }
 _SCALE = "stored scales"  # no key of a config.json: what the files say of the dtype of scales
-_HEAD = "lm_head.weight"
-_TOKENS = (
-    "model.embed_tokens.weight",
-    "model.decoder.embed_tokens.weight",
-    "decoder.embed_tokens.weight",
-    "embed_tokens.weight",
-)
 
 
 def read_config(source: str | Path | Mapping[str, Any], name: str | None = None) -> tuple[ModelShape, ModelConstants]:
@@ -112,20 +105,20 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 def _by_tensors(config: Mapping[str, Any], directory: Path) -> dict[str, Any]:
     """What the stored tensors say where the config is silent or wrong, as transformers takes it from them."""
-    family = config.get("model_type")
-    if not isinstance(family, str) or family not in FAMILIES:
+    family = _family(config)
+    if family is None:
         return {}  # refused by its type, whatever else is wrong
     packed = read_format(config, str(directory), "float16") is not None
     found: dict[str, Any] = {_SCALE: stored_scale(stored_tensors(directory))} if packed else {}
     if not config.get("dtype") and not config.get("torch_dtype"):
         found["dtype"] = stored_dtype(directory)
     tied = config.get("tie_word_embeddings", FAMILIES[family]["tie_word_embeddings"])
-    tokens, head = _token_table_and_head(directory, packed)
+    tokens, head = _token_table_and_head(directory, family, packed)
     if tied is True and tokens and head and not same_numbers(tokens, head):
         found["tie_word_embeddings"] = False
         _say_untied(directory, head)
     if tied is False and tokens and not head:
-        message = f"{directory}: tie_word_embeddings is false, but the files hold no {_HEAD}"
+        message = f"{directory}: tie_word_embeddings is false, but the files hold no head"
         fix = "use the whole checkpoint; or set tie_word_embeddings to true if the head is the token table"
         raise ModelFilesError("FP508", message, fix=fix)
     return found
@@ -134,26 +127,35 @@ def _by_tensors(config: Mapping[str, Any], directory: Path) -> dict[str, Any]:
 @lru_cache(maxsize=64)
 def _say_untied(directory: Path, _head: StoredAt) -> None:
     """Once for the same files, which a command may read more than once."""
-    message = f"{directory}: tie_word_embeddings is true, but {_HEAD} is stored and differs: it is used untied"
+    message = f"{directory}: tie_word_embeddings is true, but a head is stored and differs: it is used untied"
     warnings.warn(message, stacklevel=5)
 
 
-def _token_table_and_head(directory: Path, packed: bool) -> tuple[StoredAt | None, StoredAt | None]:
-    stored = stored_tensors(directory)
+def _token_table_and_head(directory: Path, family: str, packed: bool) -> tuple[StoredAt | None, StoredAt | None]:
+    stored, names = stored_tensors(directory), names_of(family)
+    tokens = [f"{root}{part}.weight" for root in names.roots for part in names.outside["tokens"]]
+    heads = [f"{part}.weight" for part in names.outside["lm_head"]]
     if what := not_weights(directory):
         raise ModelFilesError("FP527", f"{directory}: {what}", fix="fetch the weights themselves")
     if not packed and (what := packed_weight(stored)):
         raise ModelFilesError("FP504", f"{directory}: {what}, and config.json does not say how", fix=UNPACKED)
-    return next((stored[name] for name in _TOKENS if name in stored), None), stored.get(_HEAD)
+    return _first(stored, tokens), _first(stored, heads)
+
+
+def _first(stored: Mapping[str, StoredAt], names: list[str]) -> StoredAt | None:
+    return next((stored[name] for name in names if name in stored), None)
 
 
 def _parse(config: Mapping[str, Any], name: str, where: str) -> tuple[ModelShape, ModelConstants]:
-    family = config.get("model_type")
-    if not isinstance(family, str) or family not in FAMILIES:
+    family = _family(config)
+    if family is None:
         raise _unsupported(config, where)
     _refuse_other_maths(config, where)
     fields = fields_of(config, family, where)
     stored = read_format(config, where, fields.dtype(), config.get(_SCALE))
+    if stored and "qkv" in names_of(family).transposed:
+        message = f"{where}: matrices of {family} lie by input, of which no packed format ({stored[0].name}) is read"
+        raise ModelFilesError("FP504", message, fix=UNPACKED)
     try:
         shape, math = read_family(fields, name)
         return (with_kept(shape, *stored, where) if stored else shape), math
@@ -161,6 +163,13 @@ def _parse(config: Mapping[str, Any], name: str, where: str) -> tuple[ModelShape
         first = error.errors(include_url=False)[0]
         what = f"{'.'.join(map(str, first['loc'])) or 'sizes'} {shown(first['input'])}: {first['msg']}"
         raise ModelFilesError("FP503", f"{where}: {what}", fix="download the file again") from None
+
+
+def _family(config: Mapping[str, Any]) -> str | None:
+    """The family of a model's type, None where it is none."""
+    given = config.get("model_type")
+    name = SAME_FAMILY.get(given, given) if isinstance(given, str) else None
+    return name if name in FAMILIES else None
 
 
 def _unsupported(config: Mapping[str, Any], where: str) -> ModelFilesError:

@@ -39,8 +39,8 @@ class Routing(BaseModel):
     """How a router chooses the experts of a token, and what each counts for.
 
     Scores are a softmax over all experts, or a sigmoid of each; ``in_float``: of logits computed in float32.  Of
-    ``groups`` of experts the best ``groups_kept`` take part.  What the chosen count for is their scores, scaled to a
-    sum of 1 with ``normalised``, times ``scale``.
+    ``groups`` of experts the best ``groups_kept`` take part, by the sum of their ``group_best`` best.  What the chosen
+    count for is their scores, scaled to a sum of 1 with ``normalised``, times ``scale``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -51,6 +51,7 @@ class Routing(BaseModel):
     scale: float = 1.0
     groups: int = 1
     groups_kept: int = 1
+    group_best: int = 2
 
 
 class ModelConstants(BaseModel):
@@ -60,8 +61,10 @@ class ModelConstants(BaseModel):
     ``logits_softcap`` the logits.  ``norm_shift`` is added to the weights of norms, and ``norm_in_float`` says that
     they multiply before the result is rounded to the model's dtype.  ``embed_scale``, ``residual_scale`` and
     ``logits_scale`` multiply token rows, what a block adds, and the logits.
-    ``rotary_dim``: so many elements of a head turn, the others stay; None for all.  ``rope_local_theta``: the base of
-    layers that read a window, where it is another one.  ``alibi_slopes``: what is added to a head's scores a position.
+    ``rotary_dim``: so many elements of a head turn, the others stay; None for all.  ``rope_interleaved``: an element
+    turns with the next one, not with the one half a head further.  ``rope_local_theta``: the base of
+    layers that read a window, where it is another one.  ``alibi_slopes``: what is added to a head's scores a position;
+    with ``alibi_rounded`` as bfloat16, and before they are scaled.
     ``swiglu_alpha`` and ``swiglu_limit``: of a gate x sigmoid(alpha x), and where gates and what they multiply end.
     ``dtype`` is the checkpoint's, in which a model computes unless another is asked for.
     ``causal`` is False where the tokens of a prompt see those after them, too.
@@ -78,7 +81,9 @@ class ModelConstants(BaseModel):
     rope_scaling: RopeScaling | None = None
     rope_local_theta: float | None = None
     rotary_dim: int | None = None
+    rope_interleaved: bool = False
     alibi_slopes: tuple[float, ...] = ()
+    alibi_rounded: bool = False
     attention_softcap: float | None = None
     logits_softcap: float | None = None
     routing: Routing = Routing()

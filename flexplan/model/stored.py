@@ -27,7 +27,9 @@ _MOST_POINTER_BYTES = 1 << 12
 _CHUNK_BYTES = 4 << 20
 _SCALES = ("weight_scale_inv", "weight_scale", ".scales")
 _POWERS = {"F8_E8M0": "e8m0"}
-_MATRICES = ("proj.weight", "fc1.weight", "fc2.weight")
+_MATRICES = tuple(
+    f"{part}.weight" for part in ("proj", "fc", "fc1", "fc2", "c_attn", "query_key_value", "dense", "4h", "to_h")
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from functools import cache
 
 from flexplan.model.coding import Coding
 from flexplan.model.packing import Packing
-from flexplan.model.shape import ModelShape
+from flexplan.model.shape import Latent, ModelShape
 
 EMBED, ATTENTION, MLP, HEAD = "embed", "attention", "mlp", "head"
 TOKENS = "tokens.weight"
@@ -72,10 +72,12 @@ def _embed(s: ModelShape) -> list[tuple[str, int, int]]:
         tensors.append(("positions.weight", s.max_positions + s.position_offset, s.hidden_size))
     if s.embed_size != s.hidden_size:
         tensors.append(("project_in.weight", s.hidden_size, s.embed_size))
-    return tensors
+    return [*tensors, *_norm(s, "embed_norm")] if s.embed_norm else tensors
 
 
 def _attention(s: ModelShape) -> list[tuple[str, int, int]]:
+    if s.latent:
+        return [*_norm(s, "attention_norm"), *_latent(s, s.latent)]
     widths = (s.q_size, s.kv_size) if s.qk_norm_whole else (s.head_dim, s.head_dim)
     qk = [(f"{x}_norm.weight", width, 1) for x, width in zip("qk", widths, strict=True)] if s.qk_norm else []
     return [
@@ -85,6 +87,23 @@ def _attention(s: ModelShape) -> list[tuple[str, int, int]]:
         *_sinks(s),
         *_linear("out", s.hidden_size, s.q_size, s.out_bias),
         *(_norm(s, "attention_added_norm") if s.added_norm else []),
+    ]
+
+
+def _latent(s: ModelShape, a: Latent) -> list[tuple[str, int, int]]:
+    """``kv_up`` makes of what is kept each head's part of the key that does not turn, then its value."""
+    queries = s.num_heads * (a.plain + a.turned)
+    made = [
+        *_linear("q_down", a.queries, s.hidden_size, s.qkv_bias),
+        ("q_down_norm.weight", a.queries, 1),
+        ("q_up.weight", queries, a.queries),
+    ]
+    return [
+        *(made if a.queries else [("q.weight", queries, s.hidden_size)]),
+        *_linear("kv_down", a.size + a.turned, s.hidden_size, s.qkv_bias),
+        ("kv_down_norm.weight", a.size, 1),
+        ("kv_up.weight", s.num_heads * (a.plain + a.value), a.size),
+        *_linear("out", s.hidden_size, s.num_heads * a.value, s.out_bias),
     ]
 
 
@@ -100,7 +119,7 @@ def _block(s: ModelShape, prefix: str, width: int, bias: bool) -> list[tuple[str
 
 
 def _mlp(s: ModelShape, depth: int) -> list[tuple[str, int, int]]:
-    norm = _norm(s, "mlp_norm") if s.norms_of_a_block > s.added_norm else []
+    norm = _norm(s, "mlp_norm") if s.norms_of_a_block > s.added_norm and not s.shared_norm else []
     added = _norm(s, "mlp_added_norm") if s.added_norm else []
     if not s.is_mixture(depth):
         return [*norm, *_block(s, "", s.ffn_size, s.mlp_bias), *added]

@@ -19,7 +19,10 @@ from flexplan.units import round_up
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """The cache of one (transformer layer, micro-batch): grains by tier, room for ``capacity`` tokens."""
+    """The cache of one (transformer layer, micro-batch): grains by tier, room for ``capacity`` tokens.
+
+    Of a layer with a window that is shorter than its rows get, it is a ring of as many tokens as the window.
+    """
 
     depth: int
     k: int
@@ -29,6 +32,7 @@ class Segment:
     head_dim: int
     bytes_per_element: int
     packing: Packing | None = None
+    vectors: int = 2  # of a token and grain: a key and a value, or one that is both
     shared: int = 0  # grains of the cpu that the gpu streams although the host attends
 
     @property
@@ -62,8 +66,8 @@ class Segment:
 
     @property
     def pair_bytes(self) -> int:
-        """Key and value of one token of one grain."""
-        return 2 * self.vector_bytes
+        """Key and value of one token of one grain, or the vector that is both."""
+        return self.vectors * self.vector_bytes
 
     @property
     def disk_row_bytes(self) -> int:
@@ -90,6 +94,11 @@ def values_read(sparsity: float, old: int) -> int:
     return min(max(1, int(sparsity * old)), old)
 
 
+def kept_tokens(shape: ModelShape, depth: int, tokens: int, sparsity: float) -> int:
+    """Of a row's ``tokens`` those that a layer's cache keeps: a window's newest; where values are chosen among, all."""
+    return shape.kept(depth, tokens) if sparsity >= 1 else tokens
+
+
 def vector_bytes(head_dim: int, bytes_per_element: int, packing: Packing | None) -> int:
     """A key or a value of one token and KV head, packed or not."""
     return packing.vector_bytes(head_dim) if packing else head_dim * bytes_per_element
@@ -102,9 +111,10 @@ def place_cache(shape: ModelShape, policy: Policy, block: Block) -> tuple[tuple[
 
     def segment(depth: int, k: int) -> Segment:
         batch = block.batches[k]
-        capacity = batch.prompt_len + block.gen_len - 1
+        capacity = kept_tokens(shape, depth, batch.prompt_len + block.gen_len - 1, policy.attn_sparsity)
         grains: tuple[int, int, int] = apportionment.take(batch.num_rows * shape.num_kv_heads, capacity)  # type: ignore[assignment]
         host, shared = policy.cpu_cache_compute, round(grains[1] * policy.cache_stream_percent / 100)
-        return Segment(depth, k, capacity, grains, host, shape.head_dim, shape.bytes_per_element, packing, shared)
+        width, vectors = (shape.head_dim, shape.bytes_per_element), shape.vectors_kept
+        return Segment(depth, k, capacity, grains, host, *width, packing, vectors, shared)
 
     return tuple(tuple(segment(depth, k) for k in range(len(block.batches))) for depth in range(shape.num_layers))

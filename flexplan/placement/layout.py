@@ -60,7 +60,7 @@ class Layout:
         rows, longest = _widest(p)
         # a step that leaves its choice to another task is never captured
         sparsity = 1.0 if p.chooses else p.policy.attn_sparsity
-        return captured_bytes(p.shape, rows, longest + p.block.gen_len, sparsity, sep_layer=p.policy.sep_layer)
+        return captured_bytes(p.shape, rows, longest + p.block.gen_len, sparsity)
 
     def tier_bytes(self) -> dict[str, int]:
         """Peak bytes of each tier."""
@@ -131,14 +131,19 @@ def _add_cache(arenas: _Arenas, p: Placement) -> None:
     arenas.ring("cache_ring", "gpu.work", slots, max(streamed) * p.streamed_parts)
     arenas.ring("cache_relay", "host.work", slots, max(s.resident_bytes("disk") for s in segments))
     arenas.ring("fresh", "gpu.work", slots, max(_fresh_bytes(p, s) for s in segments))
-    arenas.ring("cache_out", "host.work", slots, max(p.new_tokens(0, s.k) * s.disk_row_bytes for s in segments))
+    arenas.ring("cache_out", "host.work", slots, max(_prompt_kept(p, s) * s.disk_row_bytes for s in segments))
 
 
 def _fresh_bytes(p: Placement, s: Segment) -> int:
     """New keys and values that leave the gpu: of a block's prompts, or of whatever newcomers a pass takes in."""
     if not p.rolls or not s.off_gpu:
-        return s.off_gpu * p.new_tokens(0, s.k) * s.pair_bytes
+        return s.off_gpu * _prompt_kept(p, s) * s.pair_bytes
     return max(s.off_gpu, p.block.door_tokens * p.shape.num_kv_heads) * s.pair_bytes
+
+
+def _prompt_kept(p: Placement, s: Segment) -> int:
+    """Tokens of a prompt that a cache keeps."""
+    return min(p.new_tokens(0, s.k), s.capacity)
 
 
 def _add_hidden(arenas: _Arenas, p: Placement) -> None:
@@ -205,12 +210,11 @@ def _add_seats(arenas: _Arenas, p: Placement, prompts: int, rows: int) -> None:
 def _workspace_bytes(p: Placement) -> int:
     """Of the largest task, and the masks of all micro-batches."""
     rows, longest = _widest(p)
-    sparsity, sep_layer = p.policy.attn_sparsity, p.policy.sep_layer
-    context = longest + p.block.gen_len
     if p.rolls:
-        return door_workspace_bytes(p.shape, rows, p.block.door_tokens, sep_layer=sep_layer)
+        return door_workspace_bytes(p.shape, rows, p.block.door_tokens)
+    context, sparsity = longest + p.block.gen_len, p.policy.attn_sparsity
     masks = sum(mask_bytes(b.num_rows, b.prompt_len) for b in p.block.batches)
-    return masks + workspace_bytes(p.shape, rows, longest, context, sparsity, sep_layer=sep_layer)
+    return masks + workspace_bytes(p.shape, rows, longest, context, sparsity)
 
 
 def _widest(p: Placement) -> tuple[int, int]:

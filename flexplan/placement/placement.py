@@ -71,6 +71,38 @@ class Placement:
         """The KV cache of a layer and micro-batch."""
         return self.cache[layer.depth][k]
 
+    # -- positions of one row in the cache of a layer; where that is a ring, the newest take the place of the oldest
+    def kept(self, i: int, layer: Layer, k: int) -> int:
+        """Positions that step i adds to the cache: of a prompt the last ones, if it has no room for all."""
+        return min(self.new_tokens(i, k), self.segment(layer, k).capacity)
+
+    def old(self, i: int, layer: Layer, k: int) -> int:
+        """Positions that are in the cache before step i."""
+        return min(self.context(i, k) - self.new_tokens(i, k), self.segment(layer, k).capacity)
+
+    def added(self, i: int, layer: Layer, k: int) -> int:
+        """Positions that were ever added to the cache before step i."""
+        return self.kept(0, layer, k) + i - 1 if i else 0
+
+    def column(self, i: int, layer: Layer, k: int) -> int:
+        """Where in the cache step i begins to add."""
+        return self.added(i, layer, k) % self.segment(layer, k).capacity
+
+    @cached_property
+    def _rings(self) -> tuple[tuple[int, ...], ...]:
+        """Of each micro-batch, the sizes of caches in which not all positions have room."""
+        longest = (self.context(self.block.gen_len - 1, k) for k in range(len(self.block.batches)))
+        rooms = ({row[k].capacity for row in self.cache} for k in range(len(self.block.batches)))
+        return tuple(tuple(sorted(r for r in some if r < most)) for some, most in zip(rooms, longest, strict=True))
+
+    def rings(self, k: int) -> tuple[int, ...]:
+        """The sizes, in positions, of those caches of micro-batch k that are rings."""
+        return self._rings[k]
+
+    def full_rings(self, i: int, k: int) -> int:
+        """How many of these sizes are too small for all positions up to step i."""
+        return sum(room < self.context(i, k) for room in self.rings(k))
+
     def hosted(self, i: int, layer: Layer, k: int) -> int:
         """Grains that the host attends over in step i; a prompt attends to its own fresh keys on the gpu."""
         return self.segment(layer, k).hosted if i and layer.attends else 0
@@ -87,7 +119,7 @@ class Placement:
     @property
     def streamed_parts(self) -> int:
         """Of keys and values, what is streamed whole: both, or the keys alone."""
-        return 1 if self.chooses else 2
+        return 1 if self.chooses else self.shape.vectors_kept
 
     def hidden_bytes(self, i: int, k: int) -> int:
         """Bytes of the hidden states of a micro-batch between two layers."""
@@ -158,11 +190,26 @@ class Placement:
 
 @lru_cache(maxsize=16)  # a plan is predicted, held against its budgets and checked: one placement serves them all
 def _placement(shape: ModelShape, policy: Policy, block: Block, live: int) -> Placement:
-    if shape.sinks and policy.attn_sparsity < 1:
-        message = f"attn_sparsity {policy.attn_sparsity:g}: {shape.name} has sinks, whose weight would be left out"
+    if (shape.sinks or shape.latent) and policy.attn_sparsity < 1:
+        what = "sinks, whose weight would be left out" if shape.sinks else "keys that are values, which are all read"
+        message = f"attn_sparsity {policy.attn_sparsity:g}: {shape.name} has {what}"
         raise PolicyError("FP215", message, fix="attn_sparsity=1.0")
+    if policy.sep_layer:
+        splits(shape, (True,))
     weights, cache = place_weights(shape, policy), place_cache(shape, policy, block)
     return Placement(shape, policy, block, live, weights, cache)
+
+
+def splits(shape: ModelShape, asked: Sequence[bool]) -> tuple[bool, ...]:
+    """Which of these settings of ``sep_layer`` a model has; PolicyError where none is left.
+
+    Two halves that are given the same hidden states are one step: the first would overwrite what the second reads.
+    """
+    found = tuple(setting for setting in asked if not (setting and shape.parallel))
+    if not found:
+        message = f"sep_layer: {shape.name} computes attention and feed-forward of a layer side by side, in one step"
+        raise PolicyError("FP218", message, fix="sep_layer=False")
+    return found
 
 
 def _percents(values: Sequence[int]) -> tuple[float, float, float]:

@@ -15,12 +15,10 @@ _FLOAT = 4  # bytes: sampling and choosing compute in float32
 _UNPACKED_BYTES = 32 << 20  # keys and values that choosing unpacks, or takes to float32, at a time
 
 
-def workspace_bytes(
-    s: ModelShape, rows: int, prompt_len: int, context: int, sparsity: float = 1.0, *, sep_layer: bool
-) -> int:
+def workspace_bytes(s: ModelShape, rows: int, prompt_len: int, context: int, sparsity: float = 1.0) -> int:
     """Of a micro-batch of ``rows`` prompts that decodes up to ``context`` positions."""
     together, element = rows_at_once(rows, prompt_len), s.bytes_per_element
-    per_token = max(_embedding(s), _layer(s, sep_layer))
+    per_token = max(_embedding(s), _layer(s))
     mask = together * prompt_len**2 * 2 * element  # of padded prompts, as numbers; see `mask_bytes` for itself
     if s.windows or s.odd_scores:  # and one of the layer's own, with what it is made of
         mask += 3 * together * prompt_len**2
@@ -29,15 +27,15 @@ def workspace_bytes(
     return max(together * prompt_len * per_token * element + mask, head, _choosing(s, rows, context, sparsity))
 
 
-def door_workspace_bytes(s: ModelShape, rows: int, tokens: int, *, sep_layer: bool) -> int:
+def door_workspace_bytes(s: ModelShape, rows: int, tokens: int) -> int:
     """Of a rolling schedule's pass: ``tokens`` of newcomers, each attending to its own, and decoding of ``rows``."""
-    per_token, element = max(_embedding(s), _layer(s, sep_layer)), s.bytes_per_element
+    per_token, element = max(_embedding(s), _layer(s)), s.bytes_per_element
     return max(max(tokens, rows) * per_token * element, rows * s.vocab_size * (element + _FLOAT))
 
 
-def captured_bytes(s: ModelShape, rows: int, context: int, sparsity: float = 1.0, *, sep_layer: bool) -> int:
+def captured_bytes(s: ModelShape, rows: int, context: int, sparsity: float = 1.0) -> int:
     """Of decoding steps that are captured to be replayed: what a layer, choosing and the head leave stays theirs."""
-    left = rows * (_layer(s, sep_layer) + s.vocab_size) * s.bytes_per_element
+    left = rows * (_layer(s) + s.vocab_size) * s.bytes_per_element
     return left + _choosing(s, rows, context, sparsity) + _scored(s, rows * s.num_heads * context)
 
 
@@ -56,9 +54,9 @@ def mask_bytes(rows: int, prompt_len: int) -> int:
     return rows * prompt_len**2
 
 
-def _layer(s: ModelShape, sep_layer: bool) -> int:
+def _layer(s: ModelShape) -> int:
     """Its larger half, and D for holes between results that were freed, too small for the next one."""
-    return max(_attention(s), _feed_forward(s, sep_layer)) + s.hidden_size
+    return max(_attention(s), _feed_forward(s)) + s.hidden_size
 
 
 def _embedding(s: ModelShape) -> int:
@@ -68,20 +66,23 @@ def _embedding(s: ModelShape) -> int:
 
 def _attention(s: ModelShape) -> int:
     """D + projections, or projections + the answer; turned queries and keys, and one of them being turned, beside."""
+    if s.latent:  # queries as they are made, a part of them by head, that times a matrix, both together; keys beside
+        made = s.num_heads * (2 * (s.latent.plain + s.latent.turned) + s.latent.size)
+        return s.hidden_size + 2 * s.latent.queries + made + 2 * s.q_size + 3 * s.head_dim
     projections = s.q_size + 2 * s.kv_size
     turned = s.q_size + s.kv_size if s.positions == "rotary" else 0
     normed = (s.q_size + s.kv_size) * (2 if s.qk_norm_whole else 1) if s.qk_norm else 0
     return max(s.hidden_size + projections, projections + normed + 2 * turned + s.q_size)
 
 
-def _feed_forward(s: ModelShape, sep_layer: bool) -> int:
-    """Attention's result + the normed + (gate and) up, activated in place + down.
+def _feed_forward(s: ModelShape) -> int:
+    """The normed + (gate and) up, activated in place + down; attention's result is in its buffer.
 
-    Attention's result is in its buffer where layers are split, and is the normed where norms come last.
+    Where both blocks are given the same, what attention found is beside them.
     """
-    kept = 2 if sep_layer or not s.pre_norm else 3
+    beside = s.q_size if s.parallel else 0
     block = max(_experts(s), _both(s, s.ffn_size) if s.dense_layers else 0) if s.num_experts else _both(s, s.ffn_size)
-    return kept * s.hidden_size + block
+    return 2 * s.hidden_size + beside + block
 
 
 def _both(s: ModelShape, width: int) -> int:

@@ -19,7 +19,7 @@ from flexplan.plan.plan import Plan
 from flexplan.policy import Policy, fill_block, lossy_fields
 from flexplan.problem import Problem, Workload, typical_gen_len, typical_lens
 from flexplan.schedule import Schedule
-from flexplan.simulation import bound_of, peak_bytes
+from flexplan.simulation import peak_bytes, rough_bound_of
 
 _DECIMALS = 3  # of a percent
 
@@ -167,7 +167,7 @@ def _at_most(problem: Problem, policy: Policy, schedule: str) -> float:
     rows = min(policy.block_size, problem.workload.num_prompts or policy.block_size)
     work = problem.workload
     part = problem.with_most_tokens(typical_gen_len(work, rows))
-    bound = bound_of(part, policy, _schedule(schedule), typical_lens(work, rows))
+    bound = rough_bound_of(part, policy, _schedule(schedule), typical_lens(work, rows))
     mean = sum(work.gen_lens) / len(work.gen_lens) if work.gen_lens else work.gen_len
     return rows * mean / bound.total_s
 

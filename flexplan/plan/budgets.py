@@ -92,17 +92,15 @@ def refuse_endless(model: ModelShape, policy: Policy, tokens: int) -> None:
     """Raise UsageError for a block that no machine runs, before it is laid out."""
     batches = policy.num_gpu_batches
     steps = batches * len(schedule_layers(model, policy.sep_layer))
-    for what, count, most in (
+    layers, passes = f"{batches} micro-batches over {model.num_layers} layers", batches * tokens
+    for what, count, most, knobs in (
+        (f"{layers} are {steps} steps a pass", steps, _MOST_STEPS, "num_gpu_batches"),
         (
-            f"{batches} micro-batches over {model.num_layers} layers are {steps} steps a pass",
-            steps,
-            _MOST_STEPS,
-        ),
-        (
-            f"{batches} micro-batches of {tokens} new tokens are {batches * tokens} passes",
-            batches * tokens,
+            f"{batches} micro-batches of {tokens} new tokens are {passes} passes",
+            passes,
             _MOST_PASSES,
+            "num_gpu_batches, or --max-new-tokens (gen_len of a plan)",
         ),
     ):
         if count > most:
-            raise UsageError("FP118", f"{what}, allowed {most}", fix="lower num_gpu_batches, gpu_batch_size or gen_len")
+            raise UsageError("FP118", f"{what}, allowed {most}", fix=f"lower {knobs}")

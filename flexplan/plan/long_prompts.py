@@ -62,5 +62,11 @@ def _parts(lens: tuple[int, ...], limit: int) -> tuple[list[int], list[int]]:
 def _of(problem: Problem, places: Sequence[int]) -> Problem:
     work = problem.workload
     lens, gen_lens = (tuple(given[n] for n in places) if given else () for given in (work.prompt_lens, work.gen_lens))
-    workload = Workload(prompt_lens=lens, gen_len=work.gen_len, gen_lens=gen_lens)
+    workload = Workload(
+        prompt_lens=lens,
+        gen_len=work.gen_len,
+        gen_lens=gen_lens,
+        expected_lens=work.expected_lens,
+        expected_prompts=work.expected_prompts,
+    )
     return problem.model_copy(update={"workload": workload})

@@ -177,11 +177,12 @@ def _prove_rolling(problem: Problem, policy: Policy, schedule: Schedule) -> None
 
     shallow = problem.with_layers(fewer_layers(problem.model.num_layers, policy, _CHECKED_LAYERS))
     graph = schedule.build(shallow, policy)
-    first = TaskGraph.of(graph.schedule, graph.live, graph.buffers, list(islice(graph.sweeps(), _CHECKED_PASSES)))
+    sweeps = list(islice(graph.sweeps(), _CHECKED_PASSES))
+    first = TaskGraph.of(graph.schedule, graph.live, graph.buffers, sweeps)
     check_accesses(first)
     check_order(first.buffers, first.nodes())
     laws = SeatingLaws(_placement_of(graph, schedule, shallow, policy))
-    for sweep in first.sweeps():
+    for sweep in sweeps:
         laws.take(sweep)
 
 

@@ -16,7 +16,7 @@ from flexplan.policy.policy import (
     field_names,
     read_strict_json,
 )
-from flexplan.policy.rooms import need_of, rolling_block
+from flexplan.policy.rooms import need_of, rolling_block, stretch_of
 
 __all__ = [
     "POLICY_VERSION",
@@ -36,4 +36,5 @@ __all__ = [
     "need_of",
     "read_strict_json",
     "rolling_block",
+    "stretch_of",
 ]

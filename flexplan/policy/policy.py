@@ -74,6 +74,9 @@ class Policy:
     attends over by copying them meanwhile, so that the link's room is used, too.
     ``admit_tokens`` is how many tokens of prompts a pass of a rolling schedule takes in at the most, though always one
     prompt; 0 is as many as there are seats and doors for.
+    ``room_percent`` of the mean answer that is expected is what a seat of a rolling schedule has room for, beyond what
+    is there when its request comes in; an answer that grows longer comes in again, by a longer prompt.  0 is room for
+    all that it may have.
     """
 
     gpu_batch_size: Sequences = 4
@@ -95,6 +98,7 @@ class Policy:
     comp_cache_config: CompressionConfig = Field(default_factory=_cache_config)
     cache_stream_percent: Percent = 0.0
     admit_tokens: Annotated[int, Field(ge=0, le=1 << 40)] = 0
+    room_percent: Annotated[float, Field(ge=0, le=10_000)] = 0.0
 
     def __post_init__(self) -> None:
         for what in ("w", "cache", "act"):

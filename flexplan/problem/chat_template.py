@@ -6,6 +6,7 @@ A template is code of strangers: it runs in jinja's sandbox, and that in a proce
 from __future__ import annotations
 
 import json
+import select
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,11 +18,13 @@ from flexplan.errors import PromptError
 from flexplan.files import parse_json
 from flexplan.limits import read_limited
 from flexplan.problem.request_line import Chat, Prompt
-from flexplan.problem.tokenizer_file import PATIENCE_S, bounded, lines_of
+from flexplan.problem.tokenizer_file import PATIENCE_S
 
 MOST_TEMPLATE_BYTES = 1 << 20
+MOST_ENDLESS = 4  # texts on which it does not end; then it is the template's fault, not theirs
 MOST_CONFIG_BYTES = 64 << 20  # a tokenizer_config.json may list all added tokens
 _RENDERER = Path(__file__).with_name("chat_renderer.py")
+_TOO_MUCH = "it asks for too much memory or time"
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -49,47 +52,40 @@ class Renderer:
 
     def __init__(self, directory: Path | None) -> None:
         self.directory = directory
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._endless = list[Prompt]()
 
     def texts(self, prompts: Sequence[Prompt]) -> list[str | PromptError]:
         """What is to be read of each: text as it is; messages as the template has it, or why it refuses them.
 
-        Raises PromptError where the template cannot be used, or does not end.
+        Messages on which the template does not end are refused, too.  Raises PromptError where it cannot be used, or
+        does not end time and again.
         """
-        chats = [(prompt, prompt.content) for prompt in prompts if isinstance(prompt.content, Chat)]
-        found: list[str | PromptError] = []
-        given_up = False
-
-        def work() -> None:
-            for prompt, chat in chats:
-                if given_up:  # or it would begin another process, which nobody ends
-                    return
-                found.append(self._rendered(prompt, chat))
-
-        try:
-            bounded(work, PATIENCE_S)
-        except (OSError, TimeoutError, ValueError) as error:
-            given_up = True
-            slow = isinstance(error, TimeoutError)  # those before the one it is at may have taken the time
-            at = lines_of([prompt for prompt, _ in (chats[: len(found) + 1] if slow else chats)])
-            why = f"it did not end within {PATIENCE_S:g} s" if slow else error
-            self.close()
-            message = f"{at}: the chat template of {self.directory} cannot be used: {why}"
-            raise PromptError("FP323", message, fix="give prompt or prompt_ids, or another template") from error
-        rendered = iter(found)
-        return [next(rendered) if isinstance(p.content, Chat) else str(p.content) for p in prompts]
+        return [self._rendered(p, p.content) if isinstance(p.content, Chat) else str(p.content) for p in prompts]
 
     def _rendered(self, prompt: Prompt, chat: Chat) -> str | PromptError:
-        if self._process is None:
-            self._begin()
+        try:
+            if self._process is None:
+                self._begin()
+        except (OSError, ValueError) as error:
+            raise self._unusable(f"line {prompt.line}", str(error)) from error
         answer = self._ask([dict(message) for message in chat.messages])
         if answer is None:
             self.close()
-            answer = {"error": "it asks for too much memory or time"}
+            self._endless.append(prompt)
+            if len(self._endless) == MOST_ENDLESS:
+                where = ", ".join(str(one.line) for one in self._endless)
+                raise self._unusable(f"lines {where}", _TOO_MUCH)
+            answer = {"error": _TOO_MUCH}
         if "text" in answer:
             return str(answer["text"])
         message = f"line {prompt.line}: the chat template refuses the messages: {answer['error']}"
         return PromptError("FP324", message, fix=f"correct line {prompt.line}, or leave it out")
+
+    def _unusable(self, where: str, why: str) -> PromptError:
+        self.close()
+        message = f"{where}: the chat template of {self.directory} cannot be used: {why}"
+        return PromptError("FP323", message, fix="give prompt or prompt_ids, or another template")
 
     def _begin(self) -> None:
         if self.directory is None:
@@ -97,22 +93,25 @@ class Renderer:
         template, special = template_of(self.directory)
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(
-            [sys.executable, "-P", str(_RENDERER)], stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True
+            [sys.executable, "-P", str(_RENDERER)], stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL
         )
         answer = self._ask({"template": template, "special": special})
         if answer is None or "error" in answer:
-            raise ValueError((answer or {}).get("error", "it asks for too much memory or time"))
+            raise ValueError((answer or {}).get("error", _TOO_MUCH))
 
     def _ask(self, found: Any) -> dict[str, Any] | None:
+        """Its answer; None where it has ended instead, or takes too long by the clock, too."""
         process = self._process
         assert process and process.stdin and process.stdout
+        answers = select.poll()
+        answers.register(process.stdout, select.POLLIN)
         try:
-            process.stdin.write(json.dumps(found) + "\n")
+            process.stdin.write(json.dumps(found).encode() + b"\n")
             process.stdin.flush()
-            line = process.stdout.readline()
+            line = process.stdout.readline() if answers.poll(PATIENCE_S * 1000) else b""
         except OSError:
             return None
-        return dict(json.loads(line)) if line.endswith("\n") else None
+        return dict(json.loads(line)) if line.endswith(b"\n") else None
 
     def close(self) -> None:
         """End its process."""

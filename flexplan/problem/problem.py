@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,10 +12,12 @@ from flexplan.errors import UsageError
 from flexplan.hardware import DEFAULT_PRESET, Hardware, hardware_from
 from flexplan.limits import MOST_NEW_TOKENS, MOST_PROMPTS, Tokens, first_refused
 from flexplan.model import ModelShape, shape_to_run
+from flexplan.problem.expected import MOST_EXPECTED, Expectation, Expected, expectation_of
 from flexplan.problem.objective import Objective
 from flexplan.units import parse_size
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
+_GOLDEN = (5**0.5 - 1) / 2  # whose multiples spread evenly over one
 NewTokens = Annotated[int, Field(ge=1, le=MOST_NEW_TOKENS)]
 
 
@@ -22,7 +25,10 @@ class Workload(BaseModel):
     """Prompt and output lengths in tokens; ``num_prompts`` None is one full block.
 
     ``prompt_lens`` gives every prompt its own length; ``prompt_len`` is then the longest.  ``gen_lens`` gives every
-    prompt its own most new tokens, and ``gen_len`` is the most of them.
+    prompt its own most new tokens, and ``gen_len`` is the most of them.  ``expected_lens`` are lengths of answers as
+    they are expected, where few take all that they may: each stands for an equal part of all answers, or of those to
+    prompts of up to as many tokens as ``expected_prompts`` has beside it (`expectation_of` makes them of a mean, a
+    histogram or a file).
     """
 
     model_config = _STRICT
@@ -32,12 +38,17 @@ class Workload(BaseModel):
     num_prompts: Annotated[int, Field(ge=1, le=MOST_PROMPTS)] | None = None
     prompt_lens: Annotated[tuple[Tokens, ...], Field(strict=False)] = ()
     gen_lens: Annotated[tuple[NewTokens, ...], Field(strict=False)] = ()
+    expected_lens: Annotated[tuple[NewTokens, ...], Field(strict=False, max_length=MOST_EXPECTED)] = ()
+    expected_prompts: Annotated[tuple[Tokens, ...], Field(strict=False, max_length=MOST_EXPECTED)] = ()
 
     @model_validator(mode="after")
     def _agree(self) -> Workload:
         if self.prompt_lens and self.gen_lens and len(self.prompt_lens) != len(self.gen_lens):
             message = f"{len(self.prompt_lens)} prompt_lens and {len(self.gen_lens)} gen_lens"
             raise UsageError("FP188", message, fix="give each prompt one of both")
+        if self.expected_prompts and len(self.expected_prompts) != len(self.expected_lens):
+            message = f"{len(self.expected_prompts)} expected_prompts and {len(self.expected_lens)} expected_lens"
+            raise UsageError("FP188", message, fix="give each expected length one, ascending, or none")
         for lens, longest in ((self.prompt_lens, "prompt_len"), (self.gen_lens, "gen_len")):
             if lens:
                 object.__setattr__(self, longest, max(lens))
@@ -52,8 +63,35 @@ class Workload(BaseModel):
         """The most new tokens of some of the prompts, by their places."""
         return self.gen_lens[rows.start : rows.stop] or (self.gen_len,) * len(rows)
 
+    def likely_lens_of(self, rows: range) -> tuple[int, ...]:
+        """Answers as long as they may turn out: the expected lengths in turn, spread evenly; none longer than allowed.
+
+        >>> Workload(gen_len=9, expected_lens=(2, 4, 40)).likely_lens_of(range(6))
+        (2, 4, 2, 9, 4, 2)
+        """
+        most, lens, ends = self.gen_lens_of(rows), self.expected_lens, self.expected_prompts
+        if not lens:
+            return most
+        found, places = list[int](), {-1: (0, len(lens))}
+        for n, prompt in enumerate(self.prompt_lens_of(rows) if ends else (0,) * len(rows)):
+            key = ends[min(bisect_left(ends, prompt), len(ends) - 1)] if ends else -1
+            if key not in places:
+                places[key] = bisect_left(ends, key), bisect_right(ends, key)
+            lo, hi = places[key]
+            found.append(min(most[n], lens[lo + int((rows.start + n) * _GOLDEN % 1 * (hi - lo))]))
+        return tuple(found)
+
+    @property
+    def expected(self) -> Expectation:
+        """What is expected of the answers' lengths."""
+        return Expectation(self.expected_lens, self.expected_prompts)
+
     def new_tokens(self, rows: int) -> int:
-        """New tokens of all prompts, of which there are ``rows``."""
+        """New tokens of all prompts, of which there are ``rows``, as they are expected."""
+        if self.expected_lens and not (self.gen_lens or self.expected_prompts):
+            return round(rows * sum(min(self.gen_len, n) for n in self.expected_lens) / len(self.expected_lens))
+        if self.expected_lens:
+            return sum(self.likely_lens_of(range(rows)))
         return sum(self.gen_lens) if self.gen_lens else rows * self.gen_len
 
     @property
@@ -66,6 +104,7 @@ class Workload(BaseModel):
     def __repr__(self) -> str:
         lens = f", {len(self.prompt_lens)} prompt_lens" if self.prompt_lens else ""
         lens += f", {len(self.gen_lens)} gen_lens" if self.gen_lens else ""
+        lens += f", {len(self.expected_lens)} expected_lens" if self.expected_lens else ""
         return f"Workload(prompt_len={self.prompt_len}, gen_len={self.gen_len}, num_prompts={self.num_prompts}{lens})"
 
     @classmethod
@@ -114,12 +153,17 @@ class Problem(BaseModel):
         num_prompts: int | None = None,
         prompt_lens: tuple[int, ...] = (),
         gen_lens: tuple[int, ...] = (),
+        expected: Expected = (),
         objective: str | Objective = "throughput",
     ) -> Problem:
         """A problem from names, paths or objects; sizes are text such as ``16G`` or bytes.
 
-        ``objective`` is ``throughput``, ``latency:SECONDS`` or ``memory:TOKENS_PER_S``.
+        ``expected`` is how long answers are likely to be, of which ``gen_len`` or ``gen_lens`` is the most: their mean,
+        lengths that were seen, alone or as pairs (prompt, answer), a histogram {length: how many}, or a file
+        (`expectation_of`).  ``objective`` is
+        ``throughput``, ``latency:SECONDS`` or ``memory:TOKENS_PER_S``.
         """
+        likely = expectation_of(expected, max(gen_lens, default=gen_len))
         budgets = {"gpu": gpu_mem, "cpu": cpu_mem, "disk": disk_mem}
         return cls(
             model=model if isinstance(model, ModelShape) else shape_to_run(str(model)),
@@ -132,6 +176,8 @@ class Problem(BaseModel):
                 num_prompts=num_prompts,
                 prompt_lens=prompt_lens,
                 gen_lens=gen_lens,
+                expected_lens=likely.lens,
+                expected_prompts=likely.prompts,
             ),
             objective=objective if isinstance(objective, Objective) else Objective.of(objective),
         )

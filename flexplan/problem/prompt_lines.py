@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+import zlib
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
@@ -13,6 +15,7 @@ from flexplan.errors import PromptError
 from flexplan.limits import regular
 
 MOST_LINE_BYTES = 8 << 20  # a million tokens of text
+MOST_SKIPPED_BYTES = 1 << 30  # of a longer line that fails alone; what has no end is no line
 
 _BOM = b"\xef\xbb\xbf"
 _GZIP = b"\x1f\x8b"
@@ -20,11 +23,22 @@ _MARKS = {b"PAR1": "Parquet", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"PK
 
 
 class Line(NamedTuple):
-    """A line that is not blank: its number from 1, the byte that its text begins at, and the text."""
+    """A line that is not blank: its number from 1, the byte that its text begins at, and the bytes of the text.
+
+    Of one that is too long only the beginning.
+    """
 
     number: int
     offset: int
-    text: str
+    raw: bytes
+
+    @property
+    def text(self) -> str:
+        """Raises PromptError for what is no text, or too long."""
+        if len(self.raw) > MOST_LINE_BYTES:
+            message = f"line {self.number} is longer than {MOST_LINE_BYTES >> 20} MiB"
+            raise PromptError("FP315", message, fix="a prompt is a line: put a line feed after each")
+        return _decoded(self.raw, self.number)
 
 
 def _unpacked(file: BinaryIO) -> BinaryIO:
@@ -52,27 +66,64 @@ class Input:
         return cls(file if file.seekable() else _copied(file))
 
     def lines(self) -> Iterator[Line]:
-        """All lines but blank ones, once; only a line feed ends a line.  Raises PromptError for what is no text."""
+        """All lines but blank ones, once; only a line feed ends one.  Raises PromptError for another kind of file."""
         number = offset = 0
-        while raw := self._source.readline(MOST_LINE_BYTES + 1):
+        while raw := self._source.readline(MOST_LINE_BYTES + 3):  # with its end: a line of the most bytes has room
             number += 1
             if number == 1:
                 _refuse_other_kind(raw)
-            if len(raw) > MOST_LINE_BYTES:
-                message = f"line {number} is longer than {MOST_LINE_BYTES >> 20} MiB"
-                raise PromptError("FP315", message, fix="a prompt is a line: put a line feed after each")
-            if self._source is not self._file:
-                self._file.write(raw)
-            body = raw.removeprefix(_BOM) if number == 1 else raw
-            text = _decoded(body.removesuffix(b"\n").removesuffix(b"\r"), number)
-            if text.strip():
-                yield Line(number, offset + len(raw) - len(body), text)
-            offset += len(raw)
+            begin = len(_BOM) if number == 1 and raw.startswith(_BOM) else 0
+            body = raw[begin:].removesuffix(b"\n").removesuffix(b"\r")
+            if body.decode(errors="replace").strip():
+                yield Line(number, offset + begin, body)
+            self._copy(raw)
+            offset += len(raw) + self._skipped(raw, number)
 
-    def text(self, offset: int, nbytes: int) -> bytes:
+    def _copy(self, raw: bytes) -> None:
+        if self._source is not self._file:
+            self._file.write(raw)
+
+    def _skipped(self, raw: bytes, number: int) -> int:
+        """Bytes of what is left of a line that is too long."""
+        count = 0
+        while not raw.endswith(b"\n") and (raw := self._source.readline(MOST_LINE_BYTES)):
+            self._copy(raw)
+            count += len(raw)
+            if count > MOST_SKIPPED_BYTES:
+                message = f"line {number} is longer than {MOST_SKIPPED_BYTES >> 20} MiB"
+                raise PromptError("FP315", message, fix="this is no file of lines: put a line feed after each prompt")
+        return count
+
+    def at(self, offset: int, nbytes: int) -> bytes:
         """What stands there."""
         self._file.seek(offset)
         return self._file.read(nbytes)
+
+
+class LineIndex:
+    """Where lines of an input stand: 20 bytes each.  Each is read again when it is looked at."""
+
+    def __init__(self, source: Input) -> None:
+        self._source = source
+        self._numbers, self._offsets, self._sizes, self._checks = array("Q"), array("Q"), array("I"), array("I")
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def add(self, line: Line) -> None:
+        """One more."""
+        self._numbers.append(line.number)
+        self._offsets.append(line.offset)
+        self._sizes.append(len(line.raw))
+        self._checks.append(zlib.crc32(line.raw))
+
+    def line(self, at: int) -> Line:
+        """As it was; raises PromptError where it is not what it was."""
+        raw = self._source.at(self._offsets[at], self._sizes[at])
+        if zlib.crc32(raw) != self._checks[at]:
+            message = f"line {self._numbers[at]} is not what it was when the prompts were read"
+            raise PromptError("FP322", message, fix="leave the file as it is until the job ends")
+        return Line(self._numbers[at], self._offsets[at], raw)
 
 
 def input_of(lines: Iterator[bytes]) -> Input:

@@ -10,17 +10,19 @@ import json
 import re
 import zlib
 from array import array
-from collections import Counter
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
+
 from flexplan.errors import PromptError, UsageError
 from flexplan.files import parse_json
-from flexplan.problem.prompt_lines import Input, Line, input_of
+from flexplan.problem.prompt_lines import Input, Line, LineIndex, input_of
 from flexplan.problem.request_line import Api, Chat, Prompt, loaded, name_of, prompt_of
 
 FORMATS = ("auto", "text", "jsonl", "openai")
@@ -30,49 +32,86 @@ _TEXT_SUFFIXES = frozenset((".txt", ".text"))
 _JSON_SUFFIXES = frozenset((".jsonl", ".ndjson", ".json"))
 _TABLES = frozenset((".csv", ".tsv", ".parquet", ".xlsx"))
 
-Make = Callable[[str, int, int], Prompt]  # of a line's text, its number and its place
+Make = Callable[[Line, int], Prompt]  # of a line and its place
+Name = Callable[[Line, int], tuple[str | int | None, Api]]  # of one that is no request
 
 
 @dataclass(frozen=True, slots=True)
 class BadLine:
     """A line that is no request: its place among the requests, counted from 0, and what is wrong with it.
 
-    ``id`` is what it calls itself, else its place; ``digest`` is of its text.
+    ``id`` is what it calls itself, else its place; None where it cannot be read.
     """
 
     place: int
     line: int
-    id: str | int
+    id: str | int | None
     api: Api
-    digest: str
     error: PromptError
 
 
-class Prompts(Sequence[Prompt]):
-    """The prompts of an input, each read again when it is looked at: of a million there is an index of 50 bytes each.
+class BadLines(Sequence[BadLine]):
+    """Those of an input, each looked at again when it is asked for: of a million there is an index of 40 bytes each."""
 
-    ``places`` are those among all lines, bad ones too, counted from 0.
-    """
-
-    def __init__(self, source: Input, make: Make) -> None:
+    def __init__(self, source: Input, make: Make, name: Name) -> None:
         self.places = array("Q")
-        self.num_characters = 0
-        self._source, self._make = source, make
-        self._lines, self._offsets, self._sizes, self._checks = array("Q"), array("Q"), array("I"), array("I")
+        self._index, self._make, self._name = LineIndex(source), make, name
         self._digests = array("Q")
-        self._names = array("q")  # of ids, by which twins are found
 
     def add(self, line: Line, place: int) -> None:
-        """One more; raises PromptError where the line is none."""
-        prompt, raw = self._make(line.text, line.number, place), line.text.encode()
+        """One more."""
         self.places.append(place)
-        self._lines.append(line.number)
-        self._offsets.append(line.offset)
-        self._sizes.append(len(raw))
-        self._checks.append(zlib.crc32(raw))
+        self._index.add(line)
+        text = line.raw.decode(errors="surrogateescape")
+        self._digests.append(int(_digest(["bad", text]), 16))
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, at: int) -> BadLine: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[BadLine]: ...
+    def __getitem__(self, at: int | slice) -> BadLine | list[BadLine]:
+        if isinstance(at, slice):
+            return [self[n] for n in range(*at.indices(len(self)))]
+        line, place = self._index.line(at), self.places[at]
+        try:
+            self._make(line, place)
+        except PromptError as error:
+            return BadLine(place, line.number, *self.named(line, place), error)
+        raise AssertionError("it was bad")
+
+    def named(self, line: Line, place: int) -> tuple[str | int | None, Api]:
+        """What a line calls itself, and whose words it is in."""
+        return self._name(line, place)
+
+    def digest(self, at: int) -> str:
+        """Of what stands there."""
+        return f"{self._digests[at]:016x}"
+
+
+class Prompts(Sequence[Prompt]):
+    """The prompts of an input, each read again when it is looked at: of a million there is an index of 40 bytes each.
+
+    ``places`` are those among all lines, ``bad`` ones too, counted from 0.
+    """
+
+    def __init__(self, source: Input, make: Make, name: Name) -> None:
+        self.places = array("Q")
+        self.num_characters = 0
+        self.bad = BadLines(source, make, name)
+        self._index, self._make = LineIndex(source), make
+        self._digests = array("Q")
+
+    def add(self, line: Line, place: int) -> str | int:
+        """One more, and what it is called; raises PromptError where the line is none."""
+        prompt = self._make(line, place)
+        self.places.append(place)
+        self._index.add(line)
         self._digests.append(int(digest_of(prompt), 16))
-        self._names.append(hash(prompt.id))
         self.num_characters += len(prompt.content)
+        return prompt.id
 
     def __len__(self) -> int:
         return len(self.places)
@@ -84,27 +123,20 @@ class Prompts(Sequence[Prompt]):
     def __getitem__(self, at: int | slice) -> Prompt | list[Prompt]:
         if isinstance(at, slice):
             return [self[n] for n in range(*at.indices(len(self)))]
-        raw = self._source.text(self._offsets[at], self._sizes[at])
-        if zlib.crc32(raw) != self._checks[at]:
-            message = f"line {self._lines[at]} is not what it was when the prompts were read"
-            raise PromptError("FP322", message, fix="leave the file as it is until the job ends")
-        return self._make(raw.decode(), self._lines[at], self.places[at])
+        return self._make(self._index.line(at), self.places[at])
 
     def digest(self, at: int) -> str:
         """What a request asks for, in short."""
         return f"{self._digests[at]:016x}"
 
-    def refuse_twins(self) -> None:
-        """Raise PromptError where an id stands there more than once."""
-        import numpy as np  # not before somebody reads prompts: it takes as long as all of flexplan
-
-        names = np.frombuffer(self._names, dtype=np.int64) if self._names else np.empty(0, np.int64)
-        found, counts = np.unique(names, return_counts=True)
-        if len(found) < len(names):
-            doubled = np.flatnonzero(np.isin(names, found[counts > 1]))
-            counted = Counter(self[n].id for n in doubled.tolist())
-            _refuse_twins([str(name) for name, count in counted.items() if count > 1])
-        self._names = array("q")
+    def called(self, place: int) -> tuple[str | int | None, int]:
+        """The name and the line of what has this place among all lines."""
+        for found in (self, self.bad):
+            at = bisect_left(found.places, place)
+            if at < len(found) and found.places[at] == place:
+                one = found[at]
+                return one.id, one.line
+        raise KeyError(place)
 
 
 def digest_of(prompt: Prompt) -> str:
@@ -119,11 +151,11 @@ def _digest(asked: Sequence[Any]) -> str:
     return request_digest(asked)
 
 
-def read_prompts(source: str | Path, form: str = "auto", bad: list[BadLine] | None = None) -> Prompts:
+def read_prompts(source: str | Path, form: str = "auto", *, strict: bool = True) -> Prompts:
     """All prompts of a file, ``-`` is standard input; a PromptError names the line that is wrong.
 
-    ``form`` is one of ``FORMATS``; auto goes by the file's ending, else by its first line.  Where ``bad`` is given,
-    lines that are no request are left out and put there; `Prompts.places` tells the places of all others.
+    ``form`` is one of ``FORMATS``; auto goes by the file's ending, else by its first line.  Without ``strict`` lines
+    that are no request are put aside (`Prompts.bad`), and only what concerns the whole file is raised.
     """
     if form not in FORMATS:
         raise UsageError("FP172", f"--format {form!r}", fix=f"the formats are {', '.join(FORMATS)}")
@@ -133,7 +165,7 @@ def read_prompts(source: str | Path, form: str = "auto", bad: list[BadLine] | No
         message = f"prompts {source}: a table ({suffix}) is not read"
         raise PromptError("FP316", message, fix="write JSON Lines, or say --format text if each line is a prompt")
     try:
-        return _parsed(Input.of(source), suffix, form, bad)
+        return _parsed(Input.of(source), suffix, form, strict)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         message = f"prompts {source} cannot be read: {getattr(error, 'strerror', None) or error}"
         raise PromptError("FP310", message, fix="give a text or JSONL file, or - for standard input") from None
@@ -164,39 +196,55 @@ def new_tokens_of(prompts: Iterable[Prompt], otherwise: int, flag: str = "") -> 
 
 
 # -- lines -------------------------------------------------------------------------------------------------------
-def _parsed(source: Input, suffix: str, form: str, bad: list[BadLine] | None = None) -> Prompts:
+def _parsed(source: Input, suffix: str, form: str, strict: bool = True) -> Prompts:
     lines = source.lines()
     first = next(lines, None)
     if first is None:
-        return Prompts(source, _of_text)
-    every: Iterable[Line] = chain([first], lines)
+        return Prompts(source, _of_text, _name_of_text)
+    every, begins = chain([first], lines), first.raw.decode(errors="replace")
     is_text = form == "text" or (form == "auto" and suffix in _TEXT_SUFFIXES)
-    as_json = form in ("jsonl", "openai") or suffix in _JSON_SUFFIXES or _is_json(first.text)
-    if is_text or not (as_json or _opens_array(first.text)):
-        return _taken(source, every, _of_text, bad)
-    if _opens_array(first.text):
-        source, every = _spread(_array(every))
-    return _taken(source, every, lambda text, line, n: prompt_of(loaded(text, line), line, n, form), bad)
+    as_json = form in ("jsonl", "openai") or suffix in _JSON_SUFFIXES or _is_json(begins)
+    if is_text or not (as_json or _opens_array(begins)):
+        return _taken(Prompts(source, _of_text, _name_of_text), every, strict)
+    spread: Iterable[Line] = every
+    if _opens_array(begins):
+        source, spread = _spread(_array(every))
+
+    def of_json(line: Line, place: int) -> Prompt:
+        return prompt_of(loaded(line.text, line.number), line.number, place, form)
+
+    return _taken(Prompts(source, of_json, _name_of_json), spread, strict)
 
 
-def _of_text(text: str, line: int, n: int) -> Prompt:
-    return Prompt(n, text, line)
+def _of_text(line: Line, place: int) -> Prompt:
+    return Prompt(place, line.text, line.number)
 
 
-def _taken(source: Input, lines: Iterable[Line], make: Make, bad: list[BadLine] | None) -> Prompts:
-    """A prompt a line; what is none goes to ``bad`` where there is such a list."""
-    found = Prompts(source, make)
+def _name_of_text(line: Line, place: int) -> tuple[int, Api]:
+    return place, "own"
+
+
+def _name_of_json(line: Line, place: int) -> tuple[str | int | None, Api]:
+    try:
+        return name_of(line.text, place)
+    except PromptError:
+        return None, "own"
+
+
+def _taken(found: Prompts, lines: Iterable[Line], strict: bool) -> Prompts:
+    """A prompt a line; what is none is put aside, and has a name all the same."""
+    names = array("q")
     for place, line in enumerate(lines):
+        name: str | int | None
         try:
-            found.add(line, place)
-        except PromptError as error:
-            if bad is None:
+            name = found.add(line, place)
+        except PromptError:
+            if strict:
                 raise
-            name, api = name_of(line.text, place)
-            error.__context__ = None  # nor the frames that it was raised in: of a million each would hold its line
-            digest = _digest(["bad", line.text])
-            bad.append(BadLine(place, line.number, name, api, digest, error.with_traceback(None)))
-    found.refuse_twins()
+            found.bad.add(line, place)
+            name, _ = found.bad.named(line, place)
+        names.append(hash(f"no name at {place}" if name is None else str(name)))
+    _refuse_twins(names, found.called)
     return found
 
 
@@ -221,12 +269,12 @@ def _opens_array(text: str) -> bool:
 def _array(lines: Iterable[Line]) -> list[tuple[int, Any]]:
     """The prompts of a JSON array, and the line that each begins on."""
     numbers, texts, size = list[int](), list[str](), 0
-    for number, _, text in lines:
-        numbers.append(number)
-        texts.append(text)
-        size += len(text)
+    for line in lines:
+        numbers.append(line.number)
+        texts.append(line.text)
+        size += len(line.raw)
         if size > MOST_ARRAY_BYTES:
-            message = f"line {number}: a JSON array of more than {MOST_ARRAY_BYTES >> 20} MiB"
+            message = f"line {line.number}: a JSON array of more than {MOST_ARRAY_BYTES >> 20} MiB"
             raise PromptError("FP315", message, fix="write JSON Lines: an object a line")
     whole = "\n".join(texts)
     found = loaded(whole, numbers[0])
@@ -255,7 +303,20 @@ def _begins(whole: str, numbers: Sequence[int]) -> Iterator[int]:
         line += whole.count("\n", end, at)
 
 
-def _refuse_twins(twins: Sequence[str]) -> None:
+def _refuse_twins(names: array[int], called: Callable[[int], tuple[str | int | None, int]]) -> None:
+    """Raise PromptError where two lines have one name; ``names`` are hashes, which say where to look."""
+    hashes = np.frombuffer(names, dtype=np.int64) if names else np.empty(0, np.int64)
+    found, counts = np.unique(hashes, return_counts=True)
+    if len(found) == len(hashes):
+        return
+    lines: dict[str, list[int]] = {}
+    for place in np.flatnonzero(np.isin(hashes, found[counts > 1])).tolist():
+        name, line = called(place)
+        if name is not None:
+            lines.setdefault(str(name), []).append(line)
+    twins = {name: where for name, where in lines.items() if len(where) > 1}
     if twins:
-        message = f"{len(twins)} ids stand there more than once: {', '.join(twins[:10])}; allowed is once"
-        raise PromptError("FP313", message, fix="give every prompt an id of its own, or none at all")
+        each = (f"{name:.60} (lines {', '.join(map(str, where[:5]))})" for name, where in islice(twins.items(), 10))
+        message = f"{len(twins)} ids stand there more than once: {', '.join(each)}; allowed is once"
+        fix = "give every line an id of its own, or none at all: one without is called by its place, counted from 0"
+        raise PromptError("FP313", message, fix=fix + '; 5 and "5" are one id')

@@ -79,12 +79,12 @@ def prompt_of(found: Any, line: int, n: int, form: str) -> Prompt:
     return Prompt(_id_of(found, line, n), _content_of(found, "own", line), line, _wishes_of(found, line))
 
 
-def name_of(text: str, otherwise: int) -> tuple[str | int, Api]:
-    """What a line calls itself and whose words it is in, where that can be read of one that is no request."""
+def name_of(text: str, otherwise: int) -> tuple[str | int | None, Api]:
+    """What a line calls itself and whose words it is in, of one that is no request; None where it is not JSON."""
     try:
         found = parse_json(text)
     except ValueError:
-        return otherwise, "own"
+        return None, "own"
     if not isinstance(found, dict):
         return otherwise, "own"
     given = (found.get(key) for key in ("id", "custom_id"))

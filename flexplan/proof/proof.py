@@ -81,10 +81,10 @@ class Proof:
 
     def _steady(self, sweep: Sweep) -> bool:
         """Whether what is asked of this token's tasks grew evenly from that of the two before."""
-        p, i = self.placement, sweep.i
-        return not p.chooses or all(
-            p.chosen(i, k) == p.chosen(i - 1, k) == p.chosen(i - 2, k) for k in range(len(p.block.batches))
-        )
+        p, i, ks = self.placement, sweep.i, range(len(self.placement.block.batches))
+        if any(p.rings(k) for k in ks) and any(s.grains[2] for row in p.cache for s in row):
+            return False  # columns of rings on disk come round
+        return not p.chooses or all(p.chosen(i, k) == p.chosen(i - 1, k) == p.chosen(i - 2, k) for k in ks)
 
     def _settle(self) -> None:
         """Catch up with the sweeps that were not looked at."""

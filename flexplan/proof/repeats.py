@@ -5,8 +5,8 @@ holds grew from sweep to sweep in the same way.  Then sweep n+1, if its numbers 
 proof: each comparison that the proof makes is between numbers that grow evenly.  An equality that held twice holds
 always.  An order (which bytes come first in a slot) is kept where what grows in a slot grows at one rate and lies
 behind what does not; slots stay the same where indices grow by whole rounds.  What is expected of a task also grows
-evenly, save at the prompt and the last token, and where sparse attention chooses another number of values:
-those are proved.
+evenly, save at the prompt and the last token, where sparse attention chooses another number of values, and in rings on
+disk, whose columns come round: those are proved.
 """
 
 from __future__ import annotations

@@ -3,12 +3,15 @@
 The order of tasks is the checker's matter (`graph/checker.py`); here is what they are to be about.  The cache of a
 micro-batch in a layer has, in each pass, its reads by rows that decode, then the new token of each, then the prompts of
 newcomers; whoever decodes came in an earlier pass to that very seat, and a seat is taken only when nobody sits there.
+Who steps back loses nothing: it comes again by all tokens that were chosen, not before the last of them is known, and
+nowhere sits twice.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from flexplan.errors import GraphError
 from flexplan.graph import Sweep, Task
@@ -19,16 +22,33 @@ from flexplan.schedule import Boarding, Guest
 _FIX = "correct the schedule"
 
 
+class _Left(NamedTuple):
+    """What a request has when it leaves its seat: tokens, how many of them are new, and how many may yet come."""
+
+    tokens: int
+    had: int
+    most: int
+    sweep: int
+
+    @classmethod
+    def of(cls, guest: Guest, number: int, sweep: int) -> _Left:
+        """When it leaves in pass ``number``."""
+        return cls(guest.context(number), guest.chosen(number), guest.ends - number, sweep)
+
+
 class SeatingLaws:
     """What holds from pass to pass; `take` raises GraphError where one breaks a law."""
 
     def __init__(self, placement: Placement) -> None:
         self.placement = placement
         self.sitting: dict[tuple[int, int], Guest] = {}  # by micro-batch and row
+        self.left: dict[int, _Left] = {}  # by request
+        self.taken = 0  # sweeps
 
     def take(self, sweep: Sweep) -> None:
         """One pass."""
         boarding: Boarding = sweep.boarding
+        self.taken += 1
         self._stay(boarding)
         self._come(boarding)
         self._tasks(boarding, sweep.tasks)
@@ -44,6 +64,9 @@ class SeatingLaws:
                 _refuse(boarding, f"request {guest.request} decodes in seat {seat}, where its prompt never came in")
             if guest.context(boarding.number) > self.placement.block.batches[guest.k].prompt_len:
                 _refuse(boarding, f"request {guest.request} is longer than its seat {seat}")
+        for seat, guest in self.sitting.items():
+            if seat not in there:
+                self.left[guest.request] = _Left.of(guest, boarding.number, self.taken)
         self.sitting = there
 
     def _come(self, boarding: Boarding) -> None:
@@ -55,7 +78,27 @@ class SeatingLaws:
                     _refuse(boarding, f"request {guest.request} comes to a seat that is taken")
                 if (guest.k, guest.since) != (k, boarding.number) or guest.row >= self.placement.rows(k):
                     _refuse(boarding, f"request {guest.request} comes to a seat that is not there")
+                if guest.prompt_len > self.placement.block.batches[k].prompt_len:
+                    _refuse(boarding, f"request {guest.request} is longer than its seat {k, guest.row}")
+                self._again(boarding, guest)
                 self.sitting[k, guest.row] = guest
+
+    def _again(self, boarding: Boarding, guest: Guest) -> None:
+        """Whoever was there comes by what it had, and once at a time."""
+        if any(one.request == guest.request for one in self.sitting.values()):
+            _refuse(boarding, f"request {guest.request} sits in two seats")
+        before = self.left.get(guest.request)
+        if before is None:
+            if guest.had:
+                _refuse(boarding, f"request {guest.request} comes again, and was never there")
+            return
+        if guest.had != before.had or guest.prompt_len != before.tokens:
+            came, had = f"{guest.had} of {guest.prompt_len}", f"{before.had} of {before.tokens}"
+            _refuse(boarding, f"request {guest.request} comes again with {came} new tokens, and had {had}")
+        if guest.most != before.most or not guest.most:
+            _refuse(boarding, f"request {guest.request} comes again for {guest.most} tokens of {before.most}")
+        if before.sweep == self.taken:
+            _refuse(boarding, f"request {guest.request} comes again before its last token is known")
 
     # -- tasks --------------------------------------------------------------------------------------------------------
     def _tasks(self, boarding: Boarding, tasks: Iterable[Task]) -> None:

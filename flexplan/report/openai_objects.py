@@ -19,7 +19,7 @@ def answer_line(completion: Completion, place: int, model: str) -> str:
     return _line(completion.id, place, response, None)
 
 
-def error_line(name: str | int, place: int, line: int | None, error: FlexplanError) -> str:
+def error_line(name: str | int | None, place: int, line: int | None, error: FlexplanError) -> str:
     """A line of the error file."""
     why = {"code": error.code, "message": f"{error.message}; {error.fix}", "line": line, "param": None}
     return _line(name, place, None, why)
@@ -30,8 +30,13 @@ def bad_batch_line(bad: BadLine) -> str:
     return error_line(bad.id, bad.place, bad.line, bad.error)
 
 
-def _line(name: str | int, place: int, response: Any, error: Any) -> str:
-    found = {"id": f"batch_req_{place}", "custom_id": str(name), "response": response, "error": error}
+def _line(name: str | int | None, place: int, response: Any, error: Any) -> str:
+    found = {
+        "id": f"batch_req_{place}",
+        "custom_id": None if name is None else str(name),
+        "response": response,
+        "error": error,
+    }
     return json_line(found) + "\n"
 
 

@@ -49,6 +49,7 @@ def explanation_view(found: Explanation) -> RenderableType:
         policy_table(plan),
         busy_table(plan),
         Text(f"\n{bound_sentence(found)}\n{used_up(plan)}"),
+        *parts_tables(found),
         *critical_path_lines(found.critical_path),
         gains_table(found),
         *margin_lines(found),
@@ -72,6 +73,9 @@ def busy_table(plan: Plan) -> RenderableType:
     rows = [
         [lane, *(cell for phase, took in phases.items() for cell in _busy(plan, phase, lane, took))] for lane in lanes
     ]
+    if not p.lane_busy_s.get("prefill"):  # a job whose passes are both at once
+        short = [[lane, *_busy(plan, "decode", lane, p.decode_s)] for lane in lanes]
+        return table(f"Time by lane: the job {seconds(p.decode_s)}", ("lane", "busy", "of it"), short)
     title = f"Time by lane: prefill {seconds(p.prefill_s)}, decode {seconds(p.decode_s)}"
     return table(title, ("lane", "prefill", "of it", "decode", "of it"), rows)
 
@@ -97,8 +101,8 @@ def bound_sentence(found: Explanation) -> str:
     if not bound.prefill_limit:  # a job whose passes are prefill and decoding at once
         return (
             f"The busiest lane of the job is {busiest.get('decode') or '-'}.\n"
-            f"Busiest of all lanes and resources is {named(bound.decode_limit)}: at full rate all passes need "
-            f"{seconds(bound.total_s)} of it, the least that this policy can take.\n"
+            f"The job bound is {seconds(bound.total_s)}, set by {named(bound.decode_limit)}: all passes together "
+            "need so much of it at full rate, the least that this policy can take.\n"
             f"It takes {seconds(found.plan.prediction.block_s)}, so it runs at {found.of_bound_percent:.0f} % of its "
             "bound."
         )
@@ -117,6 +121,13 @@ def bound_sentence(found: Explanation) -> str:
 def named(resource: str) -> str:
     """A lane or resource in words."""
     return _RESOURCES.get(resource, f"lane {resource}")
+
+
+def parts_tables(found: Explanation) -> list[RenderableType]:
+    """What each part of a rolling schedule brings."""
+    rows = [[part.name, f"{part.percent:+.1f} %", part.says] for part in found.parts]
+    title = "What the rolling schedule brings for this list, each part by simulating the job without it"
+    return [words_table(("", "tokens per second", ""), rows, title)] if rows else []
 
 
 def used_up(plan: Plan) -> str:

@@ -4,6 +4,7 @@ cache         The verbs of keys and values.
 compute_work  The work of compute tasks, for equal ones once.
 emitter       What the verbs share: passes, turns, and the tasks they write.
 hidden        The verbs of token ids, rows of the token table and hidden states.
+lesser_seats  Seats without what makes a schedule roll, for comparison.
 one_layout    The bytes of a graph are those that a runtime uses.
 protocol      The `Schedule` protocol, and what a graph of a schedule is for.
 rolling       A pass of the rolling schedule: seats decode, newcomers' prompts go through the same layers.
@@ -13,6 +14,7 @@ verbs         `Verbs`: all of them, and the two halves of compute.
 weights       The verbs of weights: to the gpu by chunks, unpacked there once a pass.
 """
 
+from flexplan.schedule.lesser_seats import Gathered, NotRefilled, prompts_apart
 from flexplan.schedule.one_layout import placement_of
 from flexplan.schedule.protocol import Schedule, first_block, rolls
 from flexplan.schedule.rolling import refuse_to_roll, rolling_graph, sweep_of_boarding
@@ -21,12 +23,15 @@ from flexplan.schedule.traversal import graph_of
 
 __all__ = [
     "Boarding",
+    "Gathered",
     "Guest",
+    "NotRefilled",
     "Schedule",
     "Seats",
     "first_block",
     "graph_of",
     "placement_of",
+    "prompts_apart",
     "refuse_to_roll",
     "rolling_graph",
     "rolls",

@@ -32,7 +32,7 @@ class CacheVerbs(Emitter):
         layer = self.layers[j]
         if not p.i or not layer.attends:
             return
-        s, old = self.placement.segment(layer, k), self.placement.context(p.i, k) - 1
+        s, old = self.placement.segment(layer, k), self.placement.old(p.i, layer, k)
         turn = self._attention_turn(p, layer, k)
         relay: Accesses = ()
         if s.grains[2]:
@@ -81,12 +81,12 @@ class CacheVerbs(Emitter):
     def _fresh(self, p: Pass, layer: Layer, k: int) -> Accesses:
         """New keys and values of the grains that are not at home on the gpu."""
         s = self.placement.segment(layer, k)
-        nbytes = s.off_gpu * self.placement.new_tokens(p.i, k) * s.pair_bytes
+        nbytes = s.off_gpu * self.placement.kept(p.i, layer, k) * s.pair_bytes
         return access("fresh", self._attention_turn(p, layer, k), nbytes)
 
     def _cache_out(self, p: Pass, layer: Layer, k: int) -> Accesses:
         s = self.placement.segment(layer, k)
-        rows = self.placement.new_tokens(p.i, k) * s.disk_row_bytes
+        rows = self.placement.kept(p.i, layer, k) * s.disk_row_bytes
         return access("cache_out", self._attention_turn(p, layer, k), rows)
 
     def store_cache(self, p: Pass, j: int, k: int) -> Tasks:
@@ -94,7 +94,7 @@ class CacheVerbs(Emitter):
         layer = self.layers[j]
         if not layer.attends or not self._keeps_cache(p, k):
             return
-        s, new = self.placement.segment(layer, k), self.placement.new_tokens(p.i, k)
+        s, new = self.placement.segment(layer, k), self.placement.kept(p.i, layer, k)
         if not s.off_gpu:
             return
         out = self._cache_out(p, layer, k)
@@ -107,10 +107,10 @@ class CacheVerbs(Emitter):
         layer = self.layers[j]
         if not layer.attends or p.i == self.placement.block.gen_len - 1:
             return
-        s, new = self.placement.segment(layer, k), self.placement.new_tokens(p.i, k)
+        s, new = self.placement.segment(layer, k), self.placement.kept(p.i, layer, k)
         if s.grains[2]:
-            old, row = self.placement.context(p.i, k) - new, s.disk_row_bytes
-            writes = (Access("cache_disk", self.placement.cache_index(layer.depth, k), old * row, (old + new) * row),)
+            at, row = self.placement.column(p.i, layer, k), s.disk_row_bytes
+            writes = (Access("cache_disk", self.placement.cache_index(layer.depth, k), at * row, (at + new) * row),)
             yield self._task("write_cache", p, j, k, cost.write_work(new * row), self._cache_out(p, layer, k), writes)
 
     def _keeps_cache(self, p: Pass, k: int) -> bool:

@@ -34,14 +34,16 @@ def rolling_graph(name: str, problem: Problem, policy: Policy) -> TaskGraph:
 
     def make(finished: Finished) -> Iterator[Sweep]:
         verbs = RollingVerbs(placement)
-        for boarding in Seats(block, problem.workload, policy.admit_tokens).boardings(finished):
+        for boarding in Seats(block, problem.workload, policy).boardings(finished):
             yield sweep_of(verbs, boarding)
 
     return TaskGraph(name, placement.live, Layout.of(placement).buffers, make)
 
 
 def sweep_of(verbs: RollingVerbs, boarding: Boarding) -> Sweep:
-    """The tasks of one pass."""
+    """The tasks of one pass; none where nobody is there."""
+    if boarding.waits:
+        return Sweep(boarding.number + 1, (), (), boarding=boarding)
     p = Pass(boarding.number, boarding.number + 1, tuple(boarding.guests) or tuple(boarding.newcomers)[:1])
     tasks = _RollingPass(verbs, p, boarding).tasks()
     return Sweep(p.i, tuple({**boarding.guests, **boarding.newcomers}), tasks, boarding=boarding)
@@ -56,7 +58,7 @@ def refuse_to_roll(policy: Policy, shape: ModelShape) -> None:
     """Raise PolicyError for what the schedule does not do, each by its name."""
     streams = policy.cache_gpu_percent < 100 and (not policy.cpu_cache_compute or policy.cache_stream_percent)
     for wrong, what, fix in (
-        (shape.windows or shape.sinks, "layers with windows or sinks", "another model"),
+        (shape.windows or shape.odd_scores, "windows, caps, sinks, slopes or latent attention", "another model"),
         (policy.act_gpu_percent < 100, f"act_gpu_percent {policy.act_gpu_percent:g}", "act_gpu_percent=100"),
         (policy.cache_disk_percent, f"cache_disk_percent {policy.cache_disk_percent:g}", "no cache on disk"),
         (policy.attn_sparsity < 1, f"attn_sparsity {policy.attn_sparsity:g}", "attn_sparsity=1.0"),

@@ -1,27 +1,35 @@
 """Seats: which request sits where in which pass of a rolling schedule, and who comes in.
 
-A request is computed from its prompt in the pass in which it comes in, which chooses its first token; in each pass from
+A request is computed from its prompt in the pass in which it comes in, which chooses its next token; in each pass from
 then on it decodes one more, until it has its most tokens or its end is reported.  Its seat is free in the next pass.
+
+Who has outgrown its seat steps back::
+
+    pass        n - 1                n                              n + 1 or later
+    its seat    is full: the last    is another's                   -
+    it          decodes, a token     waits, as that token is not    comes in by a prompt that ends with it, in a seat
+                is chosen            yet on the host                that has room; before all others of that size
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import NamedTuple
 
 from flexplan.graph import Finished, never
-from flexplan.policy import Block, need_of
+from flexplan.policy import Block, Policy, need_of, stretch_of
 from flexplan.problem import Workload
-
-_TAIL = 3  # requests a seat that are left
 
 
 class Guest(NamedTuple):
-    """A request in its seat: row ``row`` of micro-batch ``k``, since pass ``since``."""
+    """A request in its seat: row ``row`` of micro-batch ``k``, since pass ``since``, there by ``prompt_len`` tokens.
+
+    ``had`` of these are new tokens of its own, from seats that it has outgrown; ``most`` may yet come.
+    """
 
     request: int
     k: int
@@ -29,15 +37,24 @@ class Guest(NamedTuple):
     since: int
     prompt_len: int
     most: int
+    had: int = 0
 
     def context(self, number: int) -> int:
         """Tokens of it in the cache when pass ``number`` attends, the newest among them."""
         return self.prompt_len + number - self.since
 
+    def chosen(self, number: int) -> int:
+        """New tokens of it that are chosen before pass ``number``."""
+        return self.had + number - self.since
+
     @property
     def ends(self) -> int:
-        """The pass from which on its seat is free, if nothing ends it before."""
+        """The pass from which on it has no more to say, if nothing ends it before."""
         return self.since + self.most
+
+    def outgrows(self, room: int) -> int:
+        """The pass for which a seat of so many tokens has no more room."""
+        return self.since + room + 1 - self.prompt_len
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +67,11 @@ class Boarding:
     contexts: Mapping[int, int]  # tokens that the guests of a micro-batch attend to, all together
     last: bool = False  # nobody can be left behind it
 
+    @property
+    def waits(self) -> bool:
+        """True where nobody is there: those who have stepped back wait for their last token, and no pass is made."""
+        return not self.guests and not self.newcomers
+
     def prompt_tokens(self, k: int) -> int:
         """Tokens of the prompts that come in at the door of a micro-batch."""
         return sum(guest.prompt_len for guest in self.newcomers.get(k, ()))
@@ -59,69 +81,108 @@ class Boarding:
 class Seats:
     """The seats of a block, and the requests that wait for them: first come, first served, each by its own size.
 
-    A seat serves the requests that need it; once none of those is left, the largest of the smaller ones.
+    A seat serves the requests that need it; once none of those is left, the largest of the smaller ones; of one size
+    first who comes again.  ``lens`` are on paper the answers' lengths, which else are known when they end.
     """
 
     block: Block
     workload: Workload
-    admit_tokens: int = 0
+    policy: Policy
+    lens: Sequence[int] = ()
     _free: list[list[int]] = field(init=False)
     _waiting: list[deque[int]] = field(init=False)
+    _back: list[int] = field(init=False)  # who has stepped back in the pass before
+    _again: list[deque[int]] = field(init=False)  # who comes again
     _guests: list[dict[int, Guest]] = field(init=False)
     _begins: list[int] = field(init=False)
-    _ends: list[list[tuple[int, Guest]]] = field(init=False)  # heaps, by when they end at the latest
+    _leaves: list[list[tuple[int, Guest]]] = field(init=False)  # heaps, by when they leave at the latest
 
     def __post_init__(self) -> None:
-        rooms = [batch.prompt_len for batch in self.block.batches]
+        self._rooms = [batch.prompt_len for batch in self.block.batches]
         rows = range(self.workload.num_prompts or self.block.num_rows)
         self._prompt_lens, self._most = self.workload.prompt_lens_of(rows), self.workload.gen_lens_of(rows)
-        self._waiting = [deque() for _ in rooms]
+        self._stretch = stretch_of(self.workload, self.policy.room_percent) or self.workload.gen_len
+        self._had = [0] * len(rows)  # new tokens of those who are to come
+        self._waiting = [deque() for _ in self._rooms]
         for request in rows:
-            need = need_of(self._prompt_lens[request], self._most[request])
-            self._waiting[bisect_left(rooms, need)].append(request)
+            self._waiting[self._size(request)].append(request)
         self._free = [list(range(batch.num_rows)) for batch in self.block.batches]
         self._waiting = [self._ordered(queue, k) for k, queue in enumerate(self._waiting)]
-        self._guests = [{} for _ in rooms]
-        self._begins = [0] * len(rooms)  # of the guests of a micro-batch, the sum of prompts less passes before them
-        self._ends = [[] for _ in rooms]
+        self._back, self._again = [], [deque() for _ in self._rooms]
+        self._guests = [{} for _ in self._rooms]
+        self._begins = [0] * len(self._rooms)  # of the guests of a micro-batch, the sum of prompts less passes before
+        self._leaves = [[] for _ in self._rooms]
 
     def boardings(self, finished: Finished) -> Iterator[Boarding]:
-        """Pass after pass; before each, ``finished`` is asked of every guest: has the request met its end?"""
+        """Pass after pass; before each, ``finished`` is asked of every guest: has the request met its end?
+
+        Where there is only who has just stepped back, a boarding of nobody stands for the pass before that has to end.
+        """
         number = 0
         while True:
+            self._come_again(finished)
             self._leave(number, finished)
-            if not any(self._guests) and not any(self._waiting):
+            if not any(self._guests) and not self._somebody_waits():
                 return
             guests = {k: tuple(group.values()) for k, group in enumerate(self._guests) if group}
             contexts = {k: self._begins[k] + number * len(guests[k]) for k in guests}
             newcomers = {k: some for k, some in self._come(number) if some}
-            yield Boarding(number, guests, newcomers, contexts, self._is_last(number))
-            number += 1
+            boarding = Boarding(number, guests, newcomers, contexts, self._is_last(number))
+            yield boarding
+            number += not boarding.waits
+
+    def _size(self, request: int) -> int:
+        """The micro-batch whose seats have room for what there is of a request, and its next stretch."""
+        had = self._had[request]
+        stretch = min(self._stretch, self._most[request] - had)
+        return bisect_left(self._rooms, need_of(self._prompt_lens[request] + had, stretch))
 
     def _ordered(self, queue: deque[int], k: int) -> deque[int]:
         """As they came, but the last ones by the length of their answers: a long one begun late keeps all seats up."""
-        tail = min(len(queue), _TAIL * self.block.batches[k].num_rows)
+        rounds = 2 + max(self._most) * len(self._most) // sum(self._most)  # in which the longest comes to its end
+        tail = min(len(queue), rounds * self.block.batches[k].num_rows)
         first = [queue.popleft() for _ in range(len(queue) - tail)]
         return deque([*first, *sorted(queue, key=lambda request: -self._most[request])])
 
+    def _come_again(self, finished: Finished) -> None:
+        """Who has stepped back waits for a seat, if its last token was not its end."""
+        for request in self._back:
+            if not finished(request):
+                self._again[self._size(request)].append(request)
+        self._back = []
+
     def _leave(self, number: int, finished: Finished) -> None:
-        for k, ends in enumerate(self._ends):
-            while ends and ends[0][0] <= number:
-                self._clear(k, heappop(ends)[1])
+        for k, leaves in enumerate(self._leaves):
+            while leaves and leaves[0][0] <= number:
+                self._clear(k, number, heappop(leaves)[1])
             if finished is not never:
                 for guest in [g for g in self._guests[k].values() if finished(g.request)]:
-                    self._clear(k, guest)
+                    self._clear(k, number, guest, ended=True)
 
-    def _clear(self, k: int, guest: Guest) -> None:
-        """Its seat is free, if it has not been for a while."""
-        if self._guests[k].get(guest.row) is guest:
-            del self._guests[k][guest.row]
-            self._begins[k] -= guest.context(0)
-            heappush(self._free[k], guest.row)
+    def _clear(self, k: int, number: int, guest: Guest, *, ended: bool = False) -> None:
+        """Its seat is free, if it has not been for a while; who has more to say steps back."""
+        if self._guests[k].get(guest.row) is not guest:
+            return
+        del self._guests[k][guest.row]
+        self._begins[k] -= guest.context(0)
+        heappush(self._free[k], guest.row)
+        if not ended and guest.chosen(number) < self._len(guest.request):
+            self._had[guest.request] = guest.chosen(number)
+            self._back.append(guest.request)
+
+    def _len(self, request: int) -> int:
+        """Tokens of an answer, as far as they are known."""
+        return self.lens[request] if self.lens else self._most[request]
+
+    def _leaves_at(self, guest: Guest) -> int:
+        """The pass in which it is gone; an end that nobody could know of shows when its pass is over."""
+        length = self._len(guest.request)
+        noticed = guest.since + length - guest.had + (length < self._most[guest.request])
+        return min(noticed, guest.outgrows(self._rooms[guest.k]))
 
     def _come(self, number: int) -> Iterator[tuple[int, tuple[Guest, ...]]]:
         """At a few doors, while a pass takes in more; the doors take turns."""
-        left, doors, count = self.admit_tokens or None, self.block.doors, len(self._free)
+        left, doors, count = self.policy.admit_tokens or None, self.block.doors, len(self._free)
         for step in range(count):
             k = (number + step) % count
             if not doors:
@@ -139,26 +200,31 @@ class Seats:
         """Those who come to micro-batch k, and the tokens of their prompts; the first of a pass whatever is left."""
         some, tokens = list[Guest](), 0
         while self._free[k] and (queue := self._queue(k)):
-            length = self._prompt_lens[queue[0]]
-            whole = left == self.admit_tokens
+            had = self._had[queue[0]]
+            length = self._prompt_lens[queue[0]] + had
+            whole = left == self.policy.admit_tokens
             if tokens + length > self.block.door_tokens:
                 break
             if left is not None and tokens + length > left and (some or not whole):
                 break
             request = queue.popleft()
-            guest = Guest(request, k, heappop(self._free[k]), number, length, self._most[request])
+            guest = Guest(request, k, heappop(self._free[k]), number, length, self._most[request] - had, had)
             some.append(guest)
             self._guests[k][guest.row] = guest
             self._begins[k] += guest.context(0)
-            heappush(self._ends[k], (guest.ends, guest))
+            heappush(self._leaves[k], (self._leaves_at(guest), guest))
             tokens += length
         return tuple(some), tokens
 
     def _queue(self, k: int) -> deque[int] | None:
         """The requests that a seat of micro-batch k serves next."""
-        return next((self._waiting[smaller] for smaller in range(k, -1, -1) if self._waiting[smaller]), None)
+        queues = (kind[smaller] for smaller in range(k, -1, -1) for kind in (self._again, self._waiting))
+        return next((queue for queue in queues if queue), None)
+
+    def _somebody_waits(self) -> bool:
+        return any(self._waiting) or any(self._again) or bool(self._back)
 
     def _is_last(self, number: int) -> bool:
-        if any(self._waiting):
+        if self._somebody_waits():
             return False
         return all(guest.ends <= number + 1 for group in self._guests for guest in group.values())  # seldom asked

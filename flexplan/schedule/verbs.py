@@ -72,9 +72,9 @@ class Verbs(WeightVerbs, HiddenVerbs, CacheVerbs):
         yield from self.store_cache(p, j, k)
         homes = self._home(layer.depth, k, "cpu") if s.grains[1] > s.shared else ()
         if s.grains[2]:
-            old = (placement.context(p.i, k) - 1) * s.disk_row_bytes
+            old, at = (n * s.disk_row_bytes for n in (placement.old(p.i, layer, k), placement.column(p.i, layer, k)))
             homes += access("cache_relay", turn, old) + self._cache_out(p, layer, k)
-            out += (Access("cache_relay", turn, old, old + s.disk_row_bytes),)  # the new row beside the old ones
+            out += (Access("cache_relay", turn, at, at + s.disk_row_bytes),)  # the new row among the old ones
         sparsity = placement.policy.attn_sparsity
         read = placement.shape.attended(layer.depth, context)
         work = cost.host_attention_work(placement.shape, hosted, read, s.pair_bytes, sparsity)

@@ -9,13 +9,14 @@ passes         Passes timed on graphs of few layers; of those that are alike two
 prediction     What a policy takes, in seconds and bytes.
 rolling        A rolling job: some of its passes stand for all.
 simulator      Runs a graph on paper: lanes in order, resources shared max-min.
+stretches      What work lies between the moments that divide a block's phases.
 sweeps         Sweeps made ready for the simulator; repeating ones are derived once.
 """
 
 from flexplan.simulation.block_times import PHASES, PhaseName
-from flexplan.simulation.bounds import Bound, bound_of
+from flexplan.simulation.bounds import Bound, bound_of, rough_bound_of
 from flexplan.simulation.prediction import Forecast, Prediction, peak_bytes, predict, predict_seconds, with_bytes
-from flexplan.simulation.rolling import JobTime, boardings_of, job_time, job_timeline, least_job_s
+from flexplan.simulation.rolling import JobTime, boardings_of, job_time, job_timeline, least_job_s, time_of_passes
 from flexplan.simulation.simulator import simulate_graph
 
 __all__ = [
@@ -33,6 +34,8 @@ __all__ = [
     "peak_bytes",
     "predict",
     "predict_seconds",
+    "rough_bound_of",
     "simulate_graph",
+    "time_of_passes",
     "with_bytes",
 ]

@@ -1,8 +1,8 @@
 """Decoding: the seconds of all passes from a few that are simulated, and from what every pass takes at the least.
 
-A lane's work grows evenly with the token, so the least that a pass takes bends only where another lane or resource
-becomes the busiest.  What a pass waits beyond that is smooth: it is simulated at both ends and at the bend, or in the
-middle alone where one is the busiest all the way::
+A lane's work grows evenly with the token, save where a window is full, so the least that a pass takes bends only there
+and where another lane or resource becomes the busiest.  What a pass waits beyond that is smooth: it is simulated at
+both ends and at the bends, or in the middle alone where one is the busiest all the way::
 
     seconds(i)  =  least(i) * waits(i),    least(i)  =  max over lanes and resources of the seconds of its tasks
 """
@@ -19,17 +19,21 @@ _SAMPLES = 128  # passes that stand for all of a longer output
 _AS_BUSY = 0.005  # lanes this close are as busy as each other
 
 
-def knots(last: int, ends: tuple[Busy, Busy]) -> list[int]:
-    """Of the passes 1 .. last, those to simulate; ``ends`` is what the first and the last take of each lane.
+def knots(last: int, least: Mapping[int, Busy]) -> list[int]:
+    """Of the passes 1 .. last, those to simulate; ``least`` is what the first, some and the last take of each lane.
 
-    >>> knots(101, ({"gpu": 2.0, "cpu": 1.0}, {"gpu": 2.0, "cpu": 3.0}))
+    >>> knots(101, {1: {"gpu": 2.0, "cpu": 1.0}, 101: {"gpu": 2.0, "cpu": 3.0}})
     [1, 52, 101]
-    >>> knots(101, ({"gpu": 2.0, "cpu": 1.0}, {"gpu": 3.0, "cpu": 1.0}))
+    >>> knots(101, {1: {"gpu": 2.0, "cpu": 1.0}, 101: {"gpu": 3.0, "cpu": 1.0}})
     [51]
+    >>> knots(101, {1: {"cpu": 1.0}, 31: {"cpu": 2.0}, 101: {"cpu": 2.0}})
+    [1, 31, 101]
     """
+    if len(least) > 2:
+        return sorted(least)
     bends, busiest = list[int](), ""
     for i in _samples(last):
-        busy = _at(i, last, ends)
+        busy = _at(i, least)
         leader = max(busy, key=lambda name: busy[name])
         if not busiest or busy[leader] > (1 + _AS_BUSY) * busy[busiest]:
             bends += [i] if busiest else []
@@ -37,16 +41,19 @@ def knots(last: int, ends: tuple[Busy, Busy]) -> list[int]:
     return sorted({1, bends[0], bends[-1], last}) if bends else [(last + 1) // 2]
 
 
-def decode_seconds(last: int, ends: tuple[Busy, Busy], simulated: Mapping[int, float]) -> float:
+def decode_seconds(last: int, least: Mapping[int, Busy], simulated: Mapping[int, float]) -> float:
     """Seconds of the passes 1 .. last, some of which are simulated.
 
+    Many passes take no less than the least of each, though one of two by themselves may: what the first leaves for
+    later is done beside the second, and nothing is left to it by another.
+
     >>> flat = {"gpu": 1.0, "cpu": 0.5}
-    >>> decode_seconds(9, (flat, flat), {5: 1.25})
+    >>> decode_seconds(9, {1: flat, 9: flat}, {5: 1.25})
     11.25
     """
-    waits = {i: seconds / _least(i, last, ends) for i, seconds in simulated.items()}
+    waits = {i: max(1.0, seconds / _least(i, least)) for i, seconds in simulated.items()}
     samples = _samples(last)
-    return last / len(samples) * sum(_least(i, last, ends) * _between(i, waits) for i in samples)
+    return last / len(samples) * sum(_least(i, least) * _between(i, waits) for i in samples)
 
 
 def stands_for(last: int, at: Sequence[int]) -> dict[int, float]:
@@ -64,16 +71,19 @@ def _samples(last: int) -> list[int]:
     return [1 + (2 * n + 1) * last // (2 * count) for n in range(count)] if count < last else list(range(1, last + 1))
 
 
-def _at(i: int, last: int, ends: tuple[Busy, Busy]) -> dict[str, float]:
-    """Every lane of pass i, along a straight line."""
-    part = (i - 1) / max(1, last - 1)
+def _at(i: int, least: Mapping[int, Busy]) -> dict[str, float]:
+    """Every lane of pass i, along straight lines between the passes that are known."""
+    known = sorted(least)
+    above = min(max(1, bisect_right(known, i)), len(known) - 1)
+    low, high = known[above - 1], known[above]
+    part, ends = (i - low) / max(1, high - low), (least[low], least[high])
     return {
         name: (1 - part) * ends[0].get(name, 0.0) + part * ends[1].get(name, 0.0) for name in {**ends[0], **ends[1]}
     }
 
 
-def _least(i: int, last: int, ends: tuple[Busy, Busy]) -> float:
-    return max(_at(i, last, ends).values())
+def _least(i: int, least: Mapping[int, Busy]) -> float:
+    return max(_at(i, least).values())
 
 
 def _between(i: int, values: Mapping[int, float]) -> float:

@@ -7,21 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from itertools import takewhile
+from itertools import groupby, takewhile
+from math import lcm
 
 from flexplan.cost import Rates
 from flexplan.graph import Sweep, TaskGraph, Timeline
-from flexplan.placement import fewer_layers, lookahead
-from flexplan.policy import Policy
+from flexplan.placement import Placement, fewer_layers, lookahead
+from flexplan.policy import Policy, fill_blocks
 from flexplan.problem import Problem
 from flexplan.schedule import Schedule
 from flexplan.simulation.alike import Alike
 from flexplan.simulation.bounds import busy_seconds, reached
 from flexplan.simulation.simulator import simulate_graph, simulate_programs
+from flexplan.units import round_up
 
 _ALL_LAYERS = 16  # up to these, all are simulated
 _FEW_LAYERS = 2
-_SURELY = 0.9  # of the layers from which on something would show: with fewer it is not worth a try
+_FEW_RUNS = 4
 
 
 class Passes:
@@ -39,11 +41,20 @@ class Passes:
 
     def of_tokens(self, tokens: range) -> Timeline:
         """The timeline of these passes one after the other."""
-        return self._of_layers(lambda few: few.of_tokens(tokens))
+        return self._of_layers(lambda few: few.of_tokens(tokens), tokens)
 
     def pair(self, i: int) -> Timeline:
         """That of passes i and i + 1 of the decoding, neither the prefill nor the last pass."""
-        return self._of_layers(lambda few: few.pair(i))
+        return self._of_layers(lambda few: few.pair(i), range(i, i + 2))
+
+    def bends(self) -> list[int]:
+        """Passes, neither the first nor one of the last, after which a window is full: of many, three."""
+        block = next(fill_blocks(self.problem.workload, self.policy))
+        placement = Placement.of(self.problem.model, self.policy, block)
+        ks = range(len(block.batches)) if self.ks is None else self.ks
+        full = {room - block.batches[k].prompt_len for k in ks for room in placement.rings(k)}
+        found = sorted(i for i in full if 1 < i < self.problem.workload.gen_len - 3)
+        return sorted({found[0], found[len(found) // 2], found[-1]}) if found else []
 
     def busy_seconds(self, i: int) -> dict[str, float]:
         """Seconds that pass i takes of every lane and resource at the least."""
@@ -61,11 +72,12 @@ class Passes:
 
     def _counts(self, times: int = 1) -> tuple[int, int]:
         """Two numbers of layers whose difference stands for all; where something hides that, take several ``times``."""
-        step = times * max(2, lookahead(self.policy) + 1)  # of fewer layers than slots, a pass is not like one of many
-        count = fewer_layers(self.problem.model.num_layers, self.policy, times * max(_FEW_LAYERS, step // times))
-        return count, count + step
+        slots = lookahead(self.policy) + 1
+        least = max(_FEW_LAYERS, slots)  # of fewer layers than slots, a pass is not like one of many
+        count = fewer_layers(self.problem.model.num_layers, self.policy, times * least)
+        return count, count + times * round_up(least, lcm(slots, self.problem.model.layer_period))
 
-    def _of_layers(self, timeline: Callable[[_FewLayers], Timeline]) -> Timeline:
+    def _of_layers(self, timeline: Callable[[_FewLayers], Timeline], tokens: range) -> Timeline:
         layers, times, known = self.problem.model.num_layers, 1, dict[int, Timeline]()
         if layers <= _ALL_LAYERS:
             return timeline(self._few(layers))
@@ -73,64 +85,69 @@ class Passes:
             few, more = self._counts(times)
             one = known.get(few) or timeline(self._few(few))
             other = known[more] = timeline(self._few(more))
-            if not _hides_something(one, other) or more >= layers:
+            if more >= layers or other.end_s - one.end_s >= 0.99 * self._least_of_more(few, more, tokens):
                 return stretched(one, other, (layers - few) / (more - few))
-            shown = shows_at(few, one, more, other)
             times *= 2
-            while shown < layers and self._counts(times)[1] < _SURELY * shown:
-                times *= 2
+
+    def _least_of_more(self, few: int, more: int, tokens: range) -> float:
+        """Seconds that the layers which one number has beyond another take of each pass's busiest lane or resource.
+
+        Where they seem to take less, something else is longer than the few, or runs beside another pass of the few.
+        """
+        found = 0.0
+        for i in tokens:
+            less = self._few(few).busy_seconds(i)
+            found += max(seconds - less.get(name, 0.0) for name, seconds in self._few(more).busy_seconds(i).items())
+        return found
 
 
 class _FewLayers:
-    """The same of a graph; its passes 1 .. ``last`` are alike where the schedule says so."""
+    """The same of a graph; its passes 1 .. ``last`` are alike, run by run, where the schedule says so."""
 
     def __init__(self, graph: TaskGraph, rates: Rates, ks: tuple[int, ...] | None, last: int) -> None:
         self.graph = graph
         self.rates = rates
         self.ks = ks
         self.last = last
+        self._known: dict[int, Alike] = {}  # by the first pass of a run
 
     def of_tokens(self, tokens: range) -> Timeline:
         return simulate_graph(self.graph, self.rates, keep=False, sweeps=self._sweeps(tokens))
 
     def pair(self, i: int) -> Timeline:
-        if self._alike is None:
+        alike = self._alike(i)
+        if alike is None or alike is not self._alike(i + 1):
             return self.of_tokens(range(i, i + 2))
-        return simulate_programs([self._alike.program(i, self.rates), self._alike.next_program(i + 1, self.rates)])
+        return simulate_programs([alike.program(i, self.rates), alike.next_program(i + 1, self.rates)])
 
     def busy_seconds(self, i: int) -> dict[str, float]:
-        if self._alike is None:
+        alike = self._alike(i)
+        if alike is None:
             return busy_seconds((task for sweep in self._sweeps(range(i, i + 1)) for task in sweep.tasks), self.rates)
-        return self._alike.busy_seconds(i, self.rates)
+        return alike.busy_seconds(i, self.rates)
 
     def _sweeps(self, tokens: range) -> Iterator[Sweep]:
         wanted = (sweep for sweep in self.graph.sweeps() if self.ks in (None, sweep.ks))
         return (sweep for sweep in wanted if sweep.i in tokens)
 
-    @cached_property
-    def _alike(self) -> Alike | None:
-        """The first two of them, where those up to the last are like them."""
-        wanted = takewhile(lambda sweep: sweep.i <= self.last, self._sweeps(range(1, self.last + 1)))
-        found = {sweep.i: sweep for sweep in wanted}
-        patterns = {sweep.pattern for sweep in found.values()}
-        if len(found) < self.last or len(patterns) > 1 or None in patterns:
+    def _alike(self, i: int) -> Alike | None:
+        """What is known of pass i from the first two of its run; None where it must be written itself."""
+        run = next((run for run in self._runs if run[0].i <= i <= run[-1].i), None)
+        if run is None or len(run) < 2:
             return None
-        alike = Alike(self.graph.buffers, found[1], found[2])
+        if run[0].i not in self._known:
+            self._known[run[0].i] = Alike(self.graph.buffers, run[0], run[1])
+        alike = self._known[run[0].i]
         return alike if alike.holds else None
 
-
-def _hides_something(few: Timeline, more: Timeline) -> bool:
-    """Do more layers take a lane longer than they take the whole: is something else longer than the few?"""
-    busy = max(seconds - few.lane_busy_s.get(lane, 0.0) for lane, seconds in more.lane_busy_s.items())
-    return more.end_s - few.end_s < 0.99 * busy
-
-
-def shows_at(few: int, one: Timeline, more: int, other: Timeline) -> float:
-    """The number of layers from which on the hidden lane that gains most has more to do than all takes."""
-    gains = {lane: seconds - one.lane_busy_s.get(lane, 0.0) for lane, seconds in other.lane_busy_s.items()}
-    lane = max(gains, key=lambda name: gains[name])
-    each = (gains[lane] - (other.end_s - one.end_s)) / (more - few)
-    return few + (one.end_s - one.lane_busy_s.get(lane, 0.0)) / each
+    @cached_property
+    def _runs(self) -> list[list[Sweep]]:
+        """The passes that are alike, run by run; none where there is more than a few: each takes two to be written."""
+        wanted = takewhile(lambda sweep: sweep.i <= self.last, self._sweeps(range(1, self.last + 1)))
+        found = list(wanted)
+        runs = [list(run) for _, run in groupby(found, key=lambda sweep: sweep.pattern)]
+        complete = [sweep.i for sweep in found] == list(range(1, self.last + 1))
+        return runs if complete and len(runs) <= _FEW_RUNS and all(run[0].pattern for run in runs) else []
 
 
 def stretched(few: Timeline, more: Timeline, times: float) -> Timeline:

@@ -1,22 +1,21 @@
 """A rolling job on paper: its passes are known from the lengths of its requests, and some of them stand for all.
 
-Passes differ by who decodes and who comes in.  They are sorted by what they carry, cut into equal parts, and the middle
-of each part is simulated, on a few layers, behind the pass before it::
+Passes differ by who decodes and who comes in.  They are sorted by what they carry, cut into parts, and the middle of
+each part is simulated, on a few layers, behind the pass before it::
 
     seconds of the job  =  sum over parts of  passes in it x least seconds of its middle x what that waits beyond them
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import pairwise
 
 from flexplan.cost import Rates
 from flexplan.graph import LANES, Sweep, TaskGraph, Timeline, never
 from flexplan.placement import Layout, Placement, fewer_layers, lookahead
-from flexplan.policy import Policy, rolling_block
+from flexplan.policy import Block, Policy, rolling_block
 from flexplan.problem import Problem, Workload
 from flexplan.schedule import Boarding, Seats, sweep_of_boarding
 from flexplan.simulation.bounds import busy_seconds
@@ -46,11 +45,18 @@ class JobTime:
 
 def job_time(problem: Problem, policy: Policy, samples: int = SAMPLES) -> JobTime:
     """The seconds of a list of requests under a rolling policy."""
-    boardings = boardings_of(problem.workload, policy)
+    block = rolling_block(problem.workload, policy)
+    return time_of_passes(problem, policy, block, boardings_of(problem.workload, policy), samples)
+
+
+def time_of_passes(
+    problem: Problem, policy: Policy, block: Block, boardings: Sequence[Boarding], samples: int = SAMPLES
+) -> JobTime:
+    """The seconds of these passes over the seats of a block."""
     seconds, least = 0.0, dict[str, float]()
     for n, times in _parts(boardings, samples):
-        work = _least_of_pass(problem, policy, boardings[n])
-        took = times * max(work.values()) * _waits(problem, policy, boardings[max(0, n - 1) : n + 1])
+        work = _least_of_pass(problem, policy, block, boardings[n])
+        took = times * max(work.values()) * _waits(problem, policy, block, boardings[max(0, n - 1) : n + 1])
         seconds += took
         for name, work_s in work.items():
             least[name] = least.get(name, 0.0) + times * work_s
@@ -60,27 +66,27 @@ def job_time(problem: Problem, policy: Policy, samples: int = SAMPLES) -> JobTim
 
 def least_job_s(problem: Problem, policy: Policy, samples: int) -> float:
     """Seconds that no order of the tasks of its passes, one after the other, can beat: cheap to know."""
-    boardings = boardings_of(problem.workload, policy)
-    found = ((times, _least_of_pass(problem, policy, boardings[n])) for n, times in _parts(boardings, samples))
+    boardings, block = boardings_of(problem.workload, policy), rolling_block(problem.workload, policy)
+    found = ((times, _least_of_pass(problem, policy, block, boardings[n])) for n, times in _parts(boardings, samples))
     return sum(times * max(work.values()) for times, work in found)
 
 
-def _least_of_pass(problem: Problem, policy: Policy, boarding: Boarding) -> dict[str, float]:
+def _least_of_pass(problem: Problem, policy: Policy, block: Block, boarding: Boarding) -> dict[str, float]:
     """Seconds of every lane and resource in one pass; layers are alike, so from one and two of them."""
     layers, rates = problem.model.num_layers, Rates(problem.hardware)
     if layers <= 2:
-        return busy_seconds(_sweep(problem, policy, boarding).tasks, rates)
-    one, two = (busy_seconds(_sweep(problem.with_layers(n), policy, boarding).tasks, rates) for n in (1, 2))
+        return busy_seconds(_sweep(problem, policy, block, boarding).tasks, rates)
+    one, two = (busy_seconds(_sweep(problem.with_layers(n), policy, block, boarding).tasks, rates) for n in (1, 2))
     return {name: one.get(name, 0.0) + (layers - 1) * (two[name] - one.get(name, 0.0)) for name in two}
 
 
-def _waits(problem: Problem, policy: Policy, boardings: Sequence[Boarding]) -> float:
+def _waits(problem: Problem, policy: Policy, block: Block, boardings: Sequence[Boarding]) -> float:
     """How many times as long as its least a pass takes, behind the one before it: on a few layers."""
     step = max(2, lookahead(policy) + 1)
     layers = min(problem.model.num_layers, fewer_layers(problem.model.num_layers, policy, 2 * step))
     shallow = problem.with_layers(layers)
-    sweeps = [_sweep(shallow, policy, boarding) for boarding in boardings]
-    placement = _placement(shallow, policy)
+    sweeps = [_sweep(shallow, policy, block, boarding) for boarding in boardings]
+    placement = Placement.of(shallow.model, policy, block)
     graph = TaskGraph.of("rolling", placement.live, Layout.of(placement).buffers, sweeps)
     rates = Rates(problem.hardware)
     run = simulate_graph(graph, rates, keep=False, sweeps=sweeps)
@@ -88,39 +94,56 @@ def _waits(problem: Problem, policy: Policy, boardings: Sequence[Boarding]) -> f
     return max(1.0, (run.end_s - before) / max(busy_seconds(sweeps[-1].tasks, rates).values()))
 
 
-def _sweep(problem: Problem, policy: Policy, boarding: Boarding) -> Sweep:
-    return sweep_of_boarding(_placement(problem, policy), boarding)
-
-
-def _placement(problem: Problem, policy: Policy) -> Placement:
-    return Placement.of(problem.model, policy, rolling_block(problem.workload, policy))
+def _sweep(problem: Problem, policy: Policy, block: Block, boarding: Boarding) -> Sweep:
+    return sweep_of_boarding(Placement.of(problem.model, policy, block), boarding)
 
 
 @lru_cache(maxsize=8)
 def boardings_of(workload: Workload, policy: Policy) -> tuple[Boarding, ...]:
-    """Who is there in each pass, where every request has its most tokens."""
-    return _boardings(workload, policy.gpu_batch_size, policy.num_gpu_batches, policy.admit_tokens)
+    """Who is there in each pass, where every answer is as long as is likely: its most, if nothing else is expected."""
+    plain = Policy(policy.gpu_batch_size, policy.num_gpu_batches)
+    return _boardings(workload, replace(plain, admit_tokens=policy.admit_tokens, room_percent=policy.room_percent))
 
 
 @lru_cache(maxsize=8)  # policies differ in shares, which change nothing here
-def _boardings(
-    workload: Workload, gpu_batch_size: int, num_gpu_batches: int, admit_tokens: int
-) -> tuple[Boarding, ...]:
-    block = rolling_block(workload, Policy(gpu_batch_size, num_gpu_batches))
-    return tuple(Seats(block, workload, admit_tokens).boardings(never))
+def _boardings(workload: Workload, policy: Policy) -> tuple[Boarding, ...]:
+    block = rolling_block(workload, policy)
+    lens = workload.likely_lens_of(range(workload.num_prompts or block.num_rows))
+    return tuple(one for one in Seats(block, workload, policy, lens).boardings(never) if not one.waits)
 
 
-def _parts(boardings: Sequence[Boarding], samples: int) -> list[tuple[int, float]]:
-    """Some passes, each with how many it stands for."""
+def _parts(boardings: Sequence[Boarding], samples: int) -> list[tuple[int, int]]:
+    """Some passes, each with how many it stands for.
 
-    def load(n: int) -> tuple[int, int]:
-        one = boardings[n]
-        return sum(map(one.prompt_tokens, one.newcomers)), sum(one.contexts.values())
+    Those that nobody comes in are cut into parts of equally many, by the tokens that they attend to, the others into
+    parts that take in as many tokens: of few passes in which very many come in, none stands for another.
+    """
+    loads = [(sum(map(one.prompt_tokens, one.newcomers)), sum(one.contexts.values())) for one in boardings]
+    plain = sorted((n for n, load in enumerate(loads) if not load[0]), key=loads.__getitem__)
+    taking = sorted((n for n, load in enumerate(loads) if load[0]), key=loads.__getitem__)
+    for_taking = min(max(1, samples // 2, samples - len(plain)), len(taking))
+    groups = [*_cut(plain, [1] * len(plain), max(1, samples - for_taking))]
+    groups += _cut(taking, [loads[n][0] for n in taking], max(1, for_taking))
+    return [(_middle([loads[n] for n in group], group), len(group)) for group in groups]
 
-    order = sorted(range(len(boardings)), key=load)
-    count = min(samples, len(order))
-    edges = [len(order) * n // count for n in range(count + 1)]
-    return [(order[(lo + hi) // 2], hi - lo) for lo, hi in pairwise(edges)]
+
+def _cut(order: Sequence[int], weights: Sequence[int], count: int) -> Iterator[Sequence[int]]:
+    """Up to ``count`` runs of these of about equal weight."""
+    total, first, taken, part = sum(weights), 0, 0, 1
+    for n, weight in enumerate(weights):
+        taken += weight
+        if n + 1 == len(order) or taken * count >= part * total:
+            yield order[first : n + 1]
+            first, part = n + 1, taken * count // total + 1
+
+
+def _middle(loads: Sequence[tuple[int, int]], group: Sequence[int]) -> int:
+    """Of a group of passes the one whose load is nearest to the mean."""
+    means = [sum(each) / len(loads) or 1.0 for each in zip(*loads, strict=True)]
+    return min(
+        zip(loads, group, strict=True),
+        key=lambda pair: sum(abs(x / m - 1) for x, m in zip(pair[0], means, strict=True)),
+    )[1]
 
 
 def job_timeline(problem: Problem, policy: Policy) -> Timeline:

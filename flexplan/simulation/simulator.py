@@ -173,7 +173,8 @@ def share(prices: list[Price]) -> list[float]:
     """Speeds, in shares of a task a second, of tasks that run together.
 
     Each starts at its own speed; an overloaded resource levels its users down to equal use, none below
-    what it asks for; repeated until nothing is overloaded.
+    what it asks for; repeated until nothing is overloaded.  Then each is as slow as what the others leave it makes
+    it: what its fixed time leaves unused is not given back to it.
     """
     speeds = [1 / max(p.solo_s, 1e-12) for p in prices]
     users: dict[str, list[tuple[int, float]]] = {}
@@ -187,7 +188,20 @@ def share(prices: list[Price]) -> list[float]:
             changed |= _level(use, speeds)
         if not changed:
             break
+    for use in shared:
+        _beside(use, speeds, prices)
     return speeds
+
+
+def _beside(use: list[tuple[int, float]], speeds: list[float], prices: list[Price]) -> None:
+    """Slow down those of a resource's users that want more of it, while they use it, than the others leave."""
+    used = sum(seconds * speeds[n] for n, seconds in use)
+    slower = list(speeds)
+    for n, seconds in use:
+        fixed_s, mine = prices[n].fixed_s, seconds * speeds[n]
+        if fixed_s:
+            slower[n] = min(speeds[n], 1 / (fixed_s + seconds / max(1 - (used - mine), 1 / len(use))))
+    speeds[:] = slower
 
 
 def _level(use: list[tuple[int, float]], speeds: list[float]) -> bool:

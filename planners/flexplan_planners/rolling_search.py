@@ -13,7 +13,8 @@ from math import inf
 from typing import Any
 
 from flexplan.apart import schedule_of
-from flexplan.policy import Policy
+from flexplan.placement import splits
+from flexplan.policy import Block, Policy, rolling_block
 from flexplan.problem import Problem, Workload
 from flexplan.simulation import job_time, least_job_s, peak_bytes
 
@@ -21,8 +22,10 @@ _BATCHES = 2, 4, 8, 16, 32
 _PARTS = 1.0, 0.75, 0.5, 0.3  # of the seats that memory has room for
 _FEW, _MORE = 4, 8  # passes that stand for a job: to count its work by, and to simulate
 _SMALLER = 8  # steps of the weights on the gpu, where a policy turns out too large
+_LESS = 1.0, 0.98, 0.95, 0.9, 0.8  # of its seats
 _TRIES = 4  # policies that are simulated of all that lie next to one
 _CACHE = 0.0, 5.0, 10.0, 20.0, 35.0, 50.0, 75.0, 100.0  # percent of the cache on the gpu
+_ROOMS = 25.0, 50.0, 100.0, 200.0, 0.0  # percent of a mean answer that a seat has room for; 0 is all that may be
 _ADMIT = 1.1, 1.5, 2.5  # times the prompts that come in when as many leave
 _WORTH = 0.995
 _MOST_ROWS = 4096  # of a micro-batch
@@ -47,7 +50,7 @@ class RollingSearch:
         self.problem = thinned(problem)
         self.rounds = rounds
         self.host_attention = tuple(host_attention)
-        self.sep_layer = tuple(sep_layer)
+        self.sep_layer = splits(problem.model, sep_layer)
         self.lossy = {name: value for name, value in lossy.items() if name != "attn_sparsity"}
         self.budgets = problem.budgets()
         self.schedule = schedule_of("rolling")
@@ -69,14 +72,19 @@ class RollingSearch:
         return self._exact(policy)
 
     def _exact(self, policy: Policy) -> Policy | None:
-        """The policy as the placement of all layers counts it: fewer weights on the gpu where those are too many."""
-        for less in range(_SMALLER):
-            gpu = max(0.0, _cut(policy.w_gpu_percent - 0.2 * less))
-            found = replace(policy, w_gpu_percent=gpu, w_cpu_percent=_cut(policy.w_cpu_percent))
-            if not policy.w_disk_percent:
-                found = replace(found, w_cpu_percent=100 - gpu)
-            if self._within(peak_bytes(self.whole, found, self.schedule)):
-                return found
+        """The policy as the whole list and all layers count it, a little smaller where that is more."""
+        for part in _LESS:
+            found = replace(policy, gpu_batch_size=max(1, round(part * policy.gpu_batch_size)))
+            for less in range(_SMALLER):
+                gpu = max(0.0, _cut(policy.w_gpu_percent - 0.2 * less))
+                found = replace(found, w_gpu_percent=gpu, w_cpu_percent=_cut(found.w_cpu_percent))
+                if not policy.w_disk_percent:
+                    found = replace(found, w_cpu_percent=100 - gpu)
+                need = peak_bytes(self.whole, found, self.schedule)
+                if self._within(need):
+                    return found
+                if need["gpu"] <= self.budgets["gpu"]:  # fewer weights there would only be more elsewhere
+                    break
         return None
 
     def _judged(self, policies: Iterator[Policy], most: float) -> list[tuple[float, Policy]]:
@@ -93,7 +101,8 @@ class RollingSearch:
                 if n > rows:
                     break
                 plain = Policy(1, n, 0, 100, *((0, 100) if host else (100, 0)), cpu_cache_compute=host, **self.lossy)
-                plain = replace(plain, sep_layer=self.sep_layer[0])
+                room = 100.0 if self.problem.workload.expected_lens else 0.0
+                plain = replace(plain, sep_layer=self.sep_layer[0], room_percent=room)
                 most = self._most_rows(plain, -(-rows // n))
                 for size in sorted({max(1, round(most * part)) for part in _PARTS} if most else ()):
                     fitted = self.fitted(replace(plain, gpu_batch_size=size))
@@ -107,10 +116,21 @@ class RollingSearch:
         if policy.cpu_cache_compute:
             for percent in _around(policy.cache_gpu_percent, _CACHE):
                 yield from self._some(replace(policy, cache_gpu_percent=percent, cache_cpu_percent=100 - percent))
+        for room in _ROOMS:
+            yield from self._some(self._with_room(policy, room))
         for admit in (0, *(round(times * self._steady_tokens(policy)) for times in _ADMIT)):
             yield from self._some(replace(policy, admit_tokens=admit))
         for split in self.sep_layer:
             yield from self._some(replace(policy, sep_layer=split))
+
+    def _with_room(self, policy: Policy, percent: float) -> Policy:
+        """As many more or fewer seats as take as many tokens."""
+        other = replace(policy, room_percent=percent)
+        tokens = [sum(b.num_rows * b.prompt_len for b in self._block(one).batches) for one in (policy, other)]
+        return replace(other, gpu_batch_size=max(1, round(policy.gpu_batch_size * tokens[0] / tokens[1])))
+
+    def _block(self, policy: Policy) -> Block:
+        return rolling_block(self.problem.workload, policy)
 
     def _some(self, policy: Policy) -> Iterator[Policy]:
         fitted = self.fitted(policy)
@@ -120,9 +140,8 @@ class RollingSearch:
     def _steady_tokens(self, policy: Policy) -> float:
         """Tokens of prompts in a pass in which as many come as go."""
         work = self.problem.workload
-        rows = range(work.num_prompts or 1)
-        lens, most = work.prompt_lens_of(rows), work.gen_lens_of(rows)
-        return max(1.0, policy.block_size * sum(lens) / sum(most))
+        rows = work.num_prompts or 1
+        return max(1.0, policy.block_size * sum(work.prompt_lens_of(range(rows))) / work.new_tokens(rows))
 
     # -- what they take -------------------------------------------------------------------------------------------
     def _most_rows(self, policy: Policy, most: int) -> int:
@@ -194,6 +213,8 @@ def thinned(problem: Problem) -> Problem:
             gen_len=work.gen_len,
             prompt_lens=lens and (work.prompt_len, *lens[1:]),  # the longest are among them
             gen_lens=gen_lens and (*gen_lens[:-1], work.gen_len),
+            expected_lens=work.expected_lens,
+            expected_prompts=work.expected_prompts,
         )
     return problem.model_copy(update={"workload": some})
 

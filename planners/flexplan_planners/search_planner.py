@@ -100,7 +100,8 @@ class SearchPlanner:
         """
         if self.schedule == "rolling":
             return self._rolling(problem)
-        if self.chosen is not None or not problem.workload.gen_lens or problem.objective.bounded:
+        lens_differ = problem.workload.gen_lens or problem.workload.expected_lens
+        if self.chosen is not None or not lens_differ or problem.objective.bounded:
             return within_latency(self._plan, problem)
         return _faster(lambda: self._plan(problem), lambda: self._rolling(problem))
 

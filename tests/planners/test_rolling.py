@@ -10,11 +10,11 @@ import pytest
 from flexplan_planners.rolling_search import thinned
 
 from flexplan.apart import schedule_of
-from flexplan.errors import PolicyError, UsageError
+from flexplan.errors import InfeasiblePlan, PolicyError, UsageError
 from flexplan.explanation.phases import job_bound
 from flexplan.plan import Plan, simulate, solve
-from flexplan.policy import Policy
-from flexplan.problem import Problem, Workload
+from flexplan.policy import Policy, rolling_block
+from flexplan.problem import Problem, Workload, expectation_of
 from flexplan.simulation import job_time, least_job_s, peak_bytes
 
 
@@ -65,6 +65,39 @@ def test_a_thinned_list_has_the_longest_of_both() -> None:
     work, some = problem.workload, thinned(problem).workload
     assert some.num_prompts is not None and some.num_prompts <= 1500
     assert (some.prompt_len, some.gen_len) == (work.prompt_len, work.gen_len)
+
+
+def test_seats_are_sized_by_what_is_expected_where_that_is_faster() -> None:
+    problem = ragged(60)
+    lens, seen = problem.workload.prompt_lens, problem.workload.gen_lens
+    allowed = Workload(prompt_lens=lens, gen_len=400)
+    known = expectation_of(list(zip(lens, seen, strict=True)), 400)
+    likely = allowed.model_copy(update={"expected_lens": known.lens, "expected_prompts": known.prompts})
+    plan = solve(problem.model_copy(update={"workload": likely}), schedule="rolling", effort="quick")
+    assert plan.policy.room_percent and Plan.from_json(plan.to_json()) == plan
+    for_the_most = solve(problem.model_copy(update={"workload": allowed}), schedule="rolling", effort="quick").policy
+    by_most = job_time(plan.problem, for_the_most)
+    assert plan.prediction.total_s < 0.95 * by_most.seconds
+    assert plan.prediction.tokens_per_s == pytest.approx(likely.new_tokens(60) / plan.prediction.total_s)
+
+
+def test_the_longest_that_is_allowed_has_a_seat_or_is_refused() -> None:
+    problem = ragged(20).with_budgets(gpu=200 << 20, cpu=900 << 20, disk=0)
+    work = Workload(prompt_lens=problem.workload.prompt_lens, gen_len=1500, expected_lens=(5,))
+    policy = Policy(2, 2, 0, 100, 0, 100, cpu_cache_compute=True, room_percent=100)
+    plan = Plan.of(problem.model_copy(update={"workload": work}), policy, schedule="rolling")
+    longest = max(batch.prompt_len for batch in rolling_block(work, policy).batches)
+    assert longest == work.prompt_len + 1500 - 1 and plan.free_bytes["cpu"] < 100 << 20
+    less = plan.problem.with_budgets(cpu=plan.prediction.peak_bytes["cpu"] - (20 << 20))
+    with pytest.raises(InfeasiblePlan, match="cpu"):
+        Plan.of(less, policy, schedule="rolling")
+
+
+def test_equal_requests_that_come_and_go_together_take_what_a_block_takes() -> None:
+    work = Workload(prompt_len=100, gen_len=40, num_prompts=60)
+    problem = ragged(1).model_copy(update={"workload": work})
+    block, rolling = (solve(problem, schedule=name).prediction.total_s for name in ("zigzag", "rolling"))
+    assert rolling <= 1.01 * block
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,11 @@ from math import inf
 
 import pytest
 from flexplan_planners.search_planner import SearchPlanner, judged, least_of_phases, otherwise_split, wider
+from problems import problem, shape
 
-from flexplan import Problem
+from flexplan import Plan, Policy, Problem
 from flexplan.apart import schedule_of
+from flexplan.errors import PolicyError
 from flexplan.simulation import PHASES, Forecast, PhaseName
 
 CASES = [("facebook/opt-13b", "12G", "110G"), ("facebook/opt-6.7b", "8G", "110G"), ("facebook/opt-30b", "16G", "110G")]
@@ -33,6 +35,15 @@ def test_halves_are_left_alone_where_they_are_not_to_be() -> None:
     problem = Problem.of("facebook/opt-13b", gpu_mem="12G", cpu_mem="110G", hardware="h200-pcie5")
     ranking = SearchPlanner(sep_layer=(False,)).ranking(problem)
     assert ranking and not any(c.policy.sep_layer for c in ranking)
+
+
+def test_layers_whose_halves_stand_side_by_side_stay_whole() -> None:
+    parallel = shape(parallel=True)
+    asked = problem(model=parallel, gpu=4)
+    assert not any(c.policy.sep_layer for c in SearchPlanner().ranking(asked))
+    for wrong in (lambda: SearchPlanner(sep_layer=(True,)).plan(asked), lambda: Plan.of(asked, Policy(2, 2))):
+        with pytest.raises(PolicyError, match=r"FP218.*side by side"):
+            wrong()
 
 
 def test_a_block_that_would_be_late_is_not_proposed_in_halves_either() -> None:

@@ -23,6 +23,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, Cache, PreTrainedModel
 
 from flexplan.policy import Policy
+from flexplan.problem import Expectation
 
 CORNERS = ((100, 0), (0, 100), (0, 0))  # gpu, cpu; the rest is on disk
 PLACEMENTS = (*CORNERS, (50, 50), (50, 0), (0, 50), (30, 40), (34, 33), (7.5, 61))
@@ -203,12 +204,19 @@ def text_reference(directory: Path) -> Reference:
 # -- what flexplan generates -----------------------------------------------------------------------------------
 @contextmanager
 def opened(
-    model: Any, policy: Policy, offload_dir: Path, *, schedule: Any = None, dtype: str = "float32", **env: Any
+    model: Any,
+    policy: Policy,
+    offload_dir: Path,
+    *,
+    schedule: Any = None,
+    dtype: str = "float32",
+    expected: Expectation | None = None,
+    **env: Any,
 ) -> Iterator[OffloadedLM]:
     """A model in an environment of its own, on the host."""
     with (
         ExecutionEnv.create(offload_dir, device="cpu", num_threads=1, **env) as tiers,
-        OffloadedLM(model, tiers, model, policy, schedule=schedule, dtype=dtype) as lm,
+        OffloadedLM(model, tiers, model, policy, schedule=schedule, dtype=dtype, expected=expected) as lm,
     ):
         yield lm
 

@@ -18,10 +18,16 @@ from flexplan_runtime.weights.checkpoint import WeightReader, open_checkpoint
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
+    BloomConfig,
+    DeepseekV2Config,
+    DeepseekV3Config,
+    FalconConfig,
     Gemma2Config,
     Gemma3TextConfig,
     GemmaConfig,
     Glm4MoeConfig,
+    GPT2Config,
+    GPTNeoXConfig,
     GptOssConfig,
     GraniteConfig,
     LlamaConfig,
@@ -35,6 +41,7 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
     Qwen3MoeConfig,
+    Starcoder2Config,
 )
 
 from flexplan.model import TOKENS, ModelShape, read_config, weight_tensors
@@ -69,7 +76,21 @@ LLAMA3 = {
     "original_max_position_embeddings": 64,
 }
 GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 20, "sliding_window": 5}
+NEOX = {k: v for k, v in ROTARY.items() if k != "num_key_value_heads"} | {
+    "rope_parameters": {"rope_theta": 500.0, "partial_rotary_factor": 0.5}
+}
+GPT_2 = {"vocab_size": 99, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 40}
+FALCON = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 500.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 10,
+    "mscale": 0.7,
+    "mscale_all_dim": 1.1,
+}
 EXPERTS = {"moe_intermediate_size": 24, "num_experts_per_tok": 2}
+LATENT = EXPERTS | {"kv_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 6, "v_head_dim": 10}
 CONFIGS: dict[str, PreTrainedConfig] = {
     "opt": OPTConfig(**OPT),
     "opt untied": OPTConfig(**OPT, tie_word_embeddings=False),
@@ -122,7 +143,84 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "gpt-oss": GptOssConfig(
         **ROTARY, head_dim=16, num_local_experts=4, num_experts_per_tok=2, sliding_window=5, swiglu_limit=1.5
     ),
+    "deepseek v2": DeepseekV2Config(
+        **ROTARY | {"num_key_value_heads": 4, "num_hidden_layers": 3},
+        **LATENT,
+        q_lora_rank=None,
+        n_routed_experts=6,
+        routed_scaling_factor=1.3,
+        first_k_dense_replace=1,
+    ),
+    "deepseek v2 with groups, biases": DeepseekV2Config(
+        **ROTARY | {"num_key_value_heads": 4},
+        **LATENT,
+        q_lora_rank=20,
+        n_routed_experts=6,
+        n_group=3,
+        topk_group=2,
+        topk_method="group_limited_greedy",
+        attention_bias=True,
+        mlp_bias=True,
+        n_shared_experts=1,
+        rope_parameters=YARN,
+    ),
+    "deepseek v3": DeepseekV3Config(
+        **ROTARY | {"num_key_value_heads": 4, "num_hidden_layers": 3},
+        **LATENT,
+        q_lora_rank=20,
+        n_routed_experts=6,
+        n_group=3,
+        topk_group=2,
+        first_k_dense_replace=1,
+        rms_norm_eps=1e-3,
+        rope_parameters=YARN,
+    ),
+    "deepseek v3, in halves": DeepseekV3Config(
+        **ROTARY | {"num_key_value_heads": 4},
+        **LATENT,
+        q_lora_rank=None,
+        n_routed_experts=5,
+        n_group=1,
+        topk_group=1,
+        first_k_dense_replace=0,
+        norm_topk_prob=False,
+        rope_interleave=False,
+        attention_bias=True,
+        tie_word_embeddings=True,
+    ),
+    "bloom": BloomConfig(vocab_size=99, hidden_size=32, n_layer=2, n_head=4),
+    "bloom untied, six heads": BloomConfig(
+        vocab_size=99, hidden_size=48, n_layer=2, n_head=6, tie_word_embeddings=False, layer_norm_epsilon=1e-3
+    ),
+    "falcon": FalconConfig(**FALCON),
+    "falcon, groups": FalconConfig(
+        **FALCON, new_decoder_architecture=True, num_kv_heads=2, bias=True, tie_word_embeddings=False
+    ),
+    "falcon, groups and one norm": FalconConfig(
+        **FALCON, new_decoder_architecture=True, num_kv_heads=2, num_ln_in_parallel_attn=1, ffn_hidden_size=48
+    ),
+    "falcon, slopes": FalconConfig(
+        **FALCON | {"hidden_size": 48, "num_attention_heads": 6},
+        alibi=True,
+        multi_query=False,
+        parallel_attn=False,
+        bias=True,
+    ),
     "olmo2": Olmo2Config(**ROTARY),
+    "starcoder2": Starcoder2Config(**ROTARY, use_bias=True, sliding_window=6),
+    "starcoder2 without biases, untied": Starcoder2Config(**ROTARY, use_bias=False, tie_word_embeddings=False),
+    "gpt-neox": GPTNeoXConfig(**NEOX),
+    "gpt-neox, one after the other": GPTNeoXConfig(
+        **NEOX | {"rope_parameters": {"rope_theta": 500.0, "partial_rotary_factor": 1.0}},
+        use_parallel_residual=False,
+        attention_bias=False,
+        hidden_act="gelu_new",
+        tie_word_embeddings=True,
+    ),
+    "gpt2": GPT2Config(**GPT_2),
+    "gpt2, plain scores": GPT2Config(
+        **GPT_2, n_inner=40, scale_attn_weights=False, activation_function="relu", tie_word_embeddings=False
+    ),
     "phi3": Phi3Config(**ROTARY, sliding_window=6, pad_token_id=0),
     "phi4, longrope": Phi3Config(
         **ROTARY | {"num_attention_heads": 2},
@@ -142,8 +240,8 @@ CONFIGS: dict[str, PreTrainedConfig] = {
 def reference_model(config: PreTrainedConfig) -> PreTrainedModel:
     """transformers' model with random weights that are large enough for every part to matter."""
     torch.manual_seed(0)
-    # the framework's attention knows neither caps nor sinks
-    odd = getattr(config, "attn_logit_softcapping", None) or config.model_type == "gpt_oss"
+    # the framework's attention knows neither caps nor sinks nor slopes
+    odd = getattr(config, "attn_logit_softcapping", None) or config.model_type in ("gpt_oss", "bloom")
     attention = "eager" if odd else "sdpa"
     model: PreTrainedModel = AutoModelForCausalLM.from_config(
         config, attn_implementation=attention, dtype=torch.float32
@@ -211,8 +309,8 @@ def logits(maths: Family, reader: WeightReader, ids_BS: Tensor, cut: Cut = uncut
     for layer in range(shape.num_layers):
         w = layer_weights(reader, shape, layer, cut)
         maths.prepare(w, layer)
-        hidden = maths.merge(w, hidden, attend(maths, layer, *maths.project(w, hidden, positions_BS, layer)))
-        hidden = maths.mlp(w, hidden)
+        attention = attend(maths, layer, *maths.project(w, hidden, positions_BS, layer))
+        hidden = maths.both(w, hidden, attention) if shape.parallel else maths.mlp(w, maths.merge(w, hidden, attention))
     return maths.head(head, hidden)
 
 

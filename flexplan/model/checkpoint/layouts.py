@@ -39,8 +39,10 @@ class _Layout:
         elif stem == "router":
             yield self._source(first_found([f"{at}{name}.{kind}" for name in self.names.router], self.found), tensor)
         else:
-            ending = "" if stem in self.names.bare else kind
-            yield from self._stacked([f"{at}{part}" for part in self.names.inside[stem]], ending, tensor, stem)
+            ending, parts = "" if stem in self.names.bare else kind, self.names.inside[stem]
+            if f"{at}{self.names.otherwise.get(stem)}.{kind}" in self.found:
+                parts = (self.names.otherwise[stem],)
+            yield from self._stacked([f"{at}{part}" for part in parts], ending, tensor, stem)
 
     def _outside(self, name: str, stem: str, kind: str) -> str:
         """The name of the token table, a head, or what else is there once."""
@@ -54,11 +56,25 @@ class _Layout:
 
     def _stacked(self, parts: Sequence[str], kind: str, tensor: WeightTensor, stem: str) -> Iterator[Source]:
         """The parts of a tensor, one under the other: queries, keys and values, gate and up, or all in one."""
+        if stem == "qkv" and self.names.by_head:
+            yield from self._by_head(f"{parts[0]}.{kind}", tensor)
+            return
         s, row = self.shape, 0
         split = [s.q_size, s.kv_size, s.kv_size] if stem == "qkv" else [tensor.rows // len(parts)] * len(parts)
         for part, rows in zip(parts, split if len(parts) > 1 else [tensor.rows], strict=True):
             yield self._source(f"{part}{'.' * bool(kind)}{kind}", tensor, stem, row, rows)
             row += rows
+
+    def _by_head(self, name: str, tensor: WeightTensor) -> Iterator[Source]:
+        """Of each KV head its queries, its key, its value, one head after the other; ours are all queries first."""
+        s, at = self.shape, 0
+        shape = (tensor.rows,) if tensor.cols == 1 else (tensor.rows, tensor.cols)
+        group, one = s.group_size * s.head_dim, s.head_dim
+        for head in range(s.num_kv_heads):
+            key = s.q_size + head * one
+            for row, rows in ((head * group, group), (key, one), (key + s.kv_size, one)):
+                yield Source(name, shape, at, tensor.name, tensor.layer, row, rows, tensor.cols)
+                at += rows
 
     def _of_expert(self, tensor: WeightTensor, at: str, expert: int, stem: str, kind: str) -> Iterator[Source]:
         """One of an expert's, from a tensor of its own or from that of all experts."""

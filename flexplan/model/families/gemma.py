@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from flexplan.model.constants import ModelConstants
-from flexplan.model.families.fields import Fields
-from flexplan.model.families.names import LLAMA, renamed
-from flexplan.model.families.rope import Rope, read_rope
-from flexplan.model.families.rotary import DEFAULTS, read_rotary
+from flexplan.model.families.keys.fields import Fields
+from flexplan.model.families.keys.names import LLAMA, renamed
+from flexplan.model.families.keys.rope import Rope, read_rope
+from flexplan.model.families.keys.rotary import DEFAULTS, read_rotary
 from flexplan.model.shape import ModelShape
 
 _COMMON = DEFAULTS | {

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from flexplan.model.constants import ModelConstants, Routing
-from flexplan.model.families.fields import MOST_LAYERS, Fields
-from flexplan.model.families.rope import read_rope
-from flexplan.model.families.rotary import DEFAULTS, read_rotary
+from flexplan.model.families.keys.fields import MOST_LAYERS, Fields
+from flexplan.model.families.keys.rope import read_rope
+from flexplan.model.families.keys.rotary import DEFAULTS, read_rotary
 from flexplan.model.shape import ModelShape
 
 GLM4_MOE = DEFAULTS | {

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from flexplan.model.constants import ModelConstants
-from flexplan.model.families.fields import Fields
+from flexplan.model.families.keys.fields import Fields
+from flexplan.model.families.keys.rotary import read_rotary
 from flexplan.model.families.llama import LLAMA
-from flexplan.model.families.rotary import read_rotary
 from flexplan.model.shape import ModelShape
 
 GRANITE = LLAMA | {

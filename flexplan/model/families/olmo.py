@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from flexplan.model.constants import ModelConstants
-from flexplan.model.families.fields import Fields
+from flexplan.model.families.keys.fields import Fields
+from flexplan.model.families.keys.names import LLAMA as LLAMA_NAMES
+from flexplan.model.families.keys.names import renamed
+from flexplan.model.families.keys.rotary import read_rotary
 from flexplan.model.families.llama import LLAMA
-from flexplan.model.families.names import LLAMA as LLAMA_NAMES
-from flexplan.model.families.names import renamed
-from flexplan.model.families.rotary import read_rotary
 from flexplan.model.shape import ModelShape
 
 OLMO2 = {k: v for k, v in LLAMA.items() if k != "mlp_bias"} | {

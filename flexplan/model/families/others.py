@@ -9,7 +9,7 @@ _PACKED = re.compile(
     r"(?:^|[-_.])(gguf|awq|gptq|exl2|fp8|int4|int8|w4a16|w8a8|bnb|4bit|8bit|mlx|nvfp4|mxfp4)(?=[-_.]|$)"
 )
 _FAMILIES = {
-    r"deepseek-(v[23]|r1(?!-distill)|moe|vl|prover-v2|coder-v2)": "DeepSeek with experts of its own kind",
+    r"deepseek-(v3\.2|v4|moe|vl|ocr)": "DeepSeek of another kind",
     r"gemma-3-(4|12|27)b|gemma-(3n|4)|(pali|shield|med|data|recurrent|t5|vault|embedding)-?gemma|t5gemma": (
         "gemma, with images or sound, or another of its kind"
     ),
@@ -22,16 +22,15 @@ _FAMILIES = {
     r"llama-3\.2-(11b|90b)": "mllama, with images",
     r"mistral-(small-[34]|medium|large-3)|pixtral|magistral|devstral-small-2|ministral-3": "mistral3, with images",
     r"mamba-codestral|mamba|falcon-mamba|zamba|jamba|recurrent|rwkv": "a recurrent family",
-    r"falcon-?(\d+b|rw|h1|e-)": "falcon",
-    r"bloom|mt0": "bloom",
-    r"(distil)?gpt-?2|dialogpt": "gpt2",
-    r"gpt-neox|gpt-neo|gpt-j|pythia|dolly|stablelm|redpajama": "gpt_neox",
+    r"falcon-?(3-mamba|h1|e-)": "falcon of another kind",
+    r"mt0": "mt5",
+    r"gpt-neo(?!x)|gpt-j|dolly-v1|stablelm-(2|3b|zephyr)|stable-code": "gpt-neo, gpt-j or stablelm",
     r"(mpt-|dbrx)": "mpt or dbrx",
-    r"starcoder|santacoder|codegen|incoder|polycoder": "starcoder",
+    r"starcoder(?!2)|santacoder|codegen|incoder|polycoder": "code of an earlier kind",
     r"(c4ai-)?command|aya-|tiny-aya": "cohere",
     r"powergranite|granite-(3b|4|7b|8b|20b|34b|.*moe|.*a\d+m|vision|speech|code)": "granite, not Granite 3 dense",
     r"olmo-(1b|7b|3|hybrid)|olmoe|flexolmo": "olmo, not OLMo 2",
-    r"internlm|baichuan|xverse|minicpm|kimi|moonlight|minimax|ernie|hunyuan|step-?\d|seed-oss|exaone|solar-pro": (
+    r"internlm|baichuan|xverse|minicpm|kimi-(?!k2-)|minimax|ernie|hunyuan|step-?\d|seed-oss|exaone|solar-pro": (
         "another family"
     ),
     r"nemotron|minitron|.*-nemotron-(nano|super|ultra)": "nemotron",

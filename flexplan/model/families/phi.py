@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from flexplan.model.constants import ModelConstants
-from flexplan.model.families.fields import Fields
-from flexplan.model.families.names import LLAMA, renamed
-from flexplan.model.families.rope import read_rope, rope_table
-from flexplan.model.families.rotary import DEFAULTS, read_rotary
+from flexplan.model.families.keys.fields import Fields
+from flexplan.model.families.keys.names import LLAMA, renamed
+from flexplan.model.families.keys.rope import read_rope, rope_table
+from flexplan.model.families.keys.rotary import DEFAULTS, read_rotary
 from flexplan.model.shape import ModelShape
 
 PHI3 = DEFAULTS | {

@@ -37,14 +37,13 @@ class AttentionMeanings(WeightMeanings, HiddenMeanings, CacheMeanings):
 
     def _attend(self, t: Task) -> Meaning:
         layer = self._hosts(t)
-        s, (old, _) = self.placement.segment(layer, t.k), self._tokens(t)
+        s = self.placement.segment(layer, t.k)
         reads, writes = self._queries("queries_host", layer, t), self._from_host(layer, t)
         if s.grains[1] > s.shared:
             reads += self._home("cpu", layer, t, t.i, s.resident_bytes("cpu"))
         if s.grains[2]:
-            row = s.disk_row_bytes
             reads += self._old_on_disk("cache_relay", layer, t) + self._new_for_disk(layer, t)
-            writes += part("cache_relay", None, old * row, (old + 1) * row, self._pairs(layer, t))
+            writes += self._placed("cache_relay", None, layer, t)
         return Meaning(reads, writes)
 
     def _load_attention(self, t: Task) -> Meaning:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flexplan.graph import Task
 from flexplan.model import Layer
-from flexplan.proof.meanings.part import About, Meaning, Parts, part, require
+from flexplan.proof.meanings.part import About, Meaning, Part, Parts, part, require
 from flexplan.proof.values import Value
 
 
@@ -34,12 +34,11 @@ class CacheMeanings(About):
 
     def _write_cache(self, t: Task) -> Meaning:
         layer = self._attends(t)
-        row, (old, new) = self.placement.segment(layer, t.k).disk_row_bytes, self._tokens(t)
+        row = self.placement.segment(layer, t.k).disk_row_bytes
         require(row > 0, "none of its cache is on disk")
         require(t.i < self.last, "nobody reads the keys of the last token from disk")
         index = self.placement.cache_index(layer.depth, t.k)
-        home = part("cache_disk", index, old * row, (old + new) * row, self._pairs(layer, t))
-        return Meaning(self._new_for_disk(layer, t), home)
+        return Meaning(self._new_for_disk(layer, t), self._placed("cache_disk", index, layer, t))
 
     def _attends(self, t: Task, *, old: bool = False) -> Layer:
         layer = self.layers[t.j]
@@ -51,10 +50,13 @@ class CacheMeanings(About):
         """The last token's keys and values are needed by the host alone, in the same step."""
         return t.i < self.last or (self.placement.policy.cpu_cache_compute and t.i > 0)
 
-    def _tokens(self, t: Task) -> tuple[int, int]:
-        """Positions of a row that are in the cache, and that this step adds."""
-        new = self.placement.new_tokens(t.i, t.k)
-        return self.placement.context(t.i, t.k) - new, new
+    def _tokens(self, layer: Layer, t: Task) -> tuple[int, int]:
+        """Positions of a row that a layer was ever given to keep, and those that this step gives it.
+
+        A cache with less room keeps the last ones: position n is in column n modulo its room.
+        """
+        room, prompt = self.placement.segment(layer, t.k).capacity, self.placement.new_tokens(0, t.k)
+        return (min(prompt, room) + t.i - 1, 1) if t.i else (0, min(prompt, room))
 
     def _home(self, tier: str, layer: Layer, t: Task, i: int, nbytes: int, *, grows: bool = False) -> Parts:
         """The cache of a layer on a tier, with the tokens up to that of step i."""
@@ -75,7 +77,7 @@ class CacheMeanings(About):
 
     def _fresh(self, layer: Layer, t: Task) -> Parts:
         s = self.placement.segment(layer, t.k)
-        nbytes = s.off_gpu * self._tokens(t)[1] * s.pair_bytes
+        nbytes = s.off_gpu * self._tokens(layer, t)[1] * s.pair_bytes
         return part("fresh", None, 0, nbytes, Value("new pairs", t.i, layer.depth, t.k))
 
     def _pairs(self, layer: Layer, t: Task) -> Value:
@@ -83,11 +85,26 @@ class CacheMeanings(About):
         return Value("disk cache", j=layer.depth, k=t.k)
 
     def _old_on_disk(self, buffer: str, layer: Layer, t: Task) -> Parts:
-        row = self.placement.segment(layer, t.k).disk_row_bytes
+        """All that is kept of the rows: of a ring, the columns of this lap and behind them those of the lap before."""
+        s = self.placement.segment(layer, t.k)
+        row, (old, _) = s.disk_row_bytes, self._tokens(layer, t)
         require(row > 0, "none of its cache is on disk")
         index = self.placement.cache_index(layer.depth, t.k) if buffer == "cache_disk" else None
-        return part(buffer, index, 0, self._tokens(t)[0] * row, self._pairs(layer, t))
+        if old < s.capacity:
+            return part(buffer, index, 0, old * row, self._pairs(layer, t))
+        at, end = old % s.capacity * row, s.capacity * row
+        this = part(buffer, index, 0, at, self._pairs(layer, t), old * row - at)
+        before = part(buffer, index, at, end, self._pairs(layer, t), old * row - at - end)
+        spans = tuple(span for one in (*this, *before) for span in one.spans)
+        return (Part(buffer, index, 0, end, spans),)
+
+    def _placed(self, buffer: str, index: int | None, layer: Layer, t: Task) -> Parts:
+        """The new rows among the old ones."""
+        s = self.placement.segment(layer, t.k)
+        row, (old, new) = s.disk_row_bytes, self._tokens(layer, t)
+        at = old % s.capacity
+        return part(buffer, index, at * row, (at + new) * row, self._pairs(layer, t), (old - at) * row)
 
     def _new_for_disk(self, layer: Layer, t: Task) -> Parts:
-        row, (old, new) = self.placement.segment(layer, t.k).disk_row_bytes, self._tokens(t)
+        row, (old, new) = self.placement.segment(layer, t.k).disk_row_bytes, self._tokens(layer, t)
         return part("cache_out", None, 0, new * row, self._pairs(layer, t), old * row)

@@ -108,8 +108,23 @@ def _tile(name: str, value: str) -> Html:
 def _time(shown: Shown) -> Iterator[Html]:
     yield _phases(shown)
     yield element("p", *_lines(bound_sentence(shown.found)))
+    if shown.found.parts:
+        yield _parts(shown.found)
     if shown.recording:
         yield busy_lanes(shown.recording)
+
+
+def _parts(found: Explanation) -> Html:
+    most = max(1e-9, *(part.percent for part in found.parts))
+    rows = [
+        [
+            element("span", part.name, element("small", part.says)),
+            f"{part.percent:+.1f} %",
+            bar(100 * part.percent / most),
+        ]
+        for part in found.parts
+    ]
+    return html_table(("what the rolling schedule brings for this list", "tokens per second", ""), rows, "bars")
 
 
 def _phases(shown: Shown) -> Html:

@@ -19,6 +19,7 @@ from flexplan.placement import (
     PIECE_ALIGN,
     PROB_BYTES,
     captured_bytes,
+    kept_tokens,
     mask_bytes,
     values_read,
     workspace_bytes,
@@ -74,10 +75,28 @@ class Sizes:
     def largest_row(self) -> int:
         return max(t.nbytes if t.cols == 1 else t.rows_bytes(t.grain_rows) for t in self.tensors)
 
+    def _kept(self, tokens: int) -> list[int]:
+        """Of a row's tokens those that each layer keeps."""
+        return [kept_tokens(self.shape, depth, tokens, self.sparsity) for depth in range(self.shape.num_layers)]
+
+    def _cache(self, tokens: int) -> int:
+        """Of one micro-batch, so many tokens of a row in all layers together."""
+        return self.num_rows * self.shape.num_kv_heads * tokens * self.grain
+
+    @cached_property
+    def kept(self) -> int:
+        """Tokens of a row that the layers have room for, all together."""
+        return sum(self._kept(self.capacity))
+
     @cached_property
     def layer_cache(self) -> int:
-        """Of one layer and micro-batch, full."""
-        return self.num_rows * self.shape.num_kv_heads * self.capacity * self.grain
+        """Of one layer and micro-batch, full: the largest."""
+        return self._cache(max(self._kept(self.capacity)))
+
+    @cached_property
+    def cache(self) -> int:
+        """Of all layers of a micro-batch, full."""
+        return self._cache(self.kept)
 
     @cached_property
     def typical_cache(self) -> int:
@@ -85,17 +104,17 @@ class Sizes:
         work = self.problem.workload
         batches = ceil((work.num_prompts or self.num_rows) / self.num_rows)
         tokens = ceil(padded_mean(work, self.num_rows, min(batches, _BATCHES))) + work.gen_len - 1
-        return self.num_rows * self.shape.num_kv_heads * tokens * self.grain
+        return self._cache(sum(self._kept(tokens)))
 
     @cached_property
     def excess_cache(self) -> int:
         """What the longest micro-batch needs beyond a typical one, of all layers: each block has one such."""
-        return self.shape.num_layers * (self.layer_cache - self.typical_cache)
+        return self.cache - self.typical_cache
 
     @cached_property
     def layer_prompt_cache(self) -> int:
-        """The same for the prompt alone."""
-        return self.num_rows * self.shape.num_kv_heads * self.prompt * self.grain
+        """Of one layer, the largest, for the prompt alone."""
+        return self._cache(max(self._kept(self.prompt)))
 
     @cached_property
     def prompt_hidden(self) -> int:
@@ -118,9 +137,9 @@ class Sizes:
 
     @cached_property
     def workspace(self) -> int:
-        context, split = self.prompt + self.problem.workload.gen_len, self.sep_layer
-        once = workspace_bytes(self.shape, self.num_rows, self.prompt, context, self.sparsity, sep_layer=split)
-        return once + captured_bytes(self.shape, self.num_rows, context, self.sparsity, sep_layer=split)
+        context = self.prompt + self.problem.workload.gen_len
+        once = workspace_bytes(self.shape, self.num_rows, self.prompt, context, self.sparsity)
+        return once + captured_bytes(self.shape, self.num_rows, context, self.sparsity)
 
     @cached_property
     def chosen(self) -> int:
@@ -183,7 +202,7 @@ class Memory:
         return Row(
             {"w_gpu": size.weights, "w_cpu": ring, "w_disk": ring, ONE: fixed},
             {
-                "cache_gpu": size.shape.num_layers * size.typical_cache,
+                "cache_gpu": size.typical_cache,
                 "act_gpu": 0 if s.act_stays else size.prompt_hidden + (0 if split else kept),
                 ONE: each,
             },
@@ -215,7 +234,7 @@ class Memory:
         outputs = size.num_rows * size.problem.workload.gen_len * ID_BYTES
         each = size.num_rows * size.prompt * ID_BYTES + outputs
         each += size.shape.num_layers * _SLOT_ALIGN + _BATCH_BUFFERS * BUFFER_ALIGN
-        cache, answers = size.shape.num_layers * size.typical_cache, 2 * size.queries if hosted else 0
+        cache, answers = size.typical_cache, 2 * size.queries if hosted else 0
         each += int(_PERCENT_SLACK * cache) if s.cache != "gpu" else 0
         relay = 2 * size.layer_cache + 2 * size.layer_prompt_cache
         return Row(
@@ -246,12 +265,12 @@ class Memory:
         if not s.weights_stay:
             fixed += int(_PERCENT_SLACK * size.weights) + size.weight_slack + 2 * s.num_layers * DISK_ALIGN
         if s.cache != "gpu" and s.disk == "all":
-            each += size.shape.num_layers * size.capacity * DISK_ALIGN
-            each += int(_PERCENT_SLACK * size.shape.num_layers * size.layer_cache)
+            each += size.kept * DISK_ALIGN
+            each += int(_PERCENT_SLACK * size.cache)
         return Row(
             {"w_disk": size.weights, ONE: fixed},
             {
-                "cache_disk": size.shape.num_layers * size.typical_cache,
+                "cache_disk": size.typical_cache,
                 "act_disk": 0 if s.act_stays else size.prompt_hidden,
                 ONE: each,
             },

@@ -14,7 +14,7 @@ from itertools import product
 from flexplan.cost import Rates
 from flexplan.cost import work as cost
 from flexplan.graph import CPU, D2H, DISK_READ, DISK_WRITE, GPU, H2D_CACHE, H2D_SMALL, H2D_WEIGHTS, HOST_COPY, Work
-from flexplan.placement import ID_BYTES, values_read
+from flexplan.placement import ID_BYTES, kept_tokens, values_read
 from flexplan.problem import Problem
 from flexplan_planners.lp.rows import ONE, Row
 from flexplan_planners.lp.switches import CacheHome, Switches
@@ -85,8 +85,8 @@ class PassWork:
     # -- keys and values: every micro-batch ------------------------------------------------------------------------
     def _cache(self, sums: _Sums, home: CacheHome, on_disk: bool, pair_bytes: int, sparsity: float) -> None:
         """New tokens go to their home; old ones come to where attention reads them."""
-        layers, new = self.shape.num_layers, self.grains * self.new * pair_bytes
-        old: float = self.grains * (self.context - 1) * pair_bytes
+        layers, new = self.shape.num_layers, self.grains * self._kept(self.new, sparsity) * pair_bytes
+        old = self.grains * self._kept(self.context - 1, sparsity) * pair_bytes
         sums.fixed(D2H, layers)
         for share in ("cache_cpu", "cache_disk"):
             sums.batch(share, D2H, cost.down_work(new), layers)
@@ -109,6 +109,11 @@ class PassWork:
         sums.fixed(H2D_CACHE, layers)
         for share in ("cache_cpu", "cache_disk"):
             sums.batch(share, H2D_CACHE, cost.up_work(old), layers)
+
+    def _kept(self, tokens: int, sparsity: float) -> float:
+        """Of a row's tokens those that a layer keeps, on average."""
+        layers = range(self.shape.num_layers)
+        return sum(kept_tokens(self.shape, depth, tokens, sparsity) for depth in layers) / len(layers)
 
     def _host_attention(self, sums: _Sums, pair_bytes: int, sparsity: float) -> None:
         """Queries down, attention over the keys and values where they live, its result up."""

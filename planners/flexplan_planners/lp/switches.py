@@ -9,7 +9,7 @@ from itertools import product
 from typing import Any, Literal
 
 from flexplan.model import ModelShape, Packing, layer_tensors, schedule_layers
-from flexplan.placement import bytes_unpacked, lookahead, unpacked_slots, vector_bytes
+from flexplan.placement import bytes_unpacked, lookahead, splits, unpacked_slots, vector_bytes
 from flexplan.policy import Policy
 from flexplan.problem import Problem
 from flexplan_planners.lp.rows import ACT, CACHE, WEIGHTS
@@ -92,7 +92,9 @@ class Switches:
     @cached_property
     def pair_bytes(self) -> int:
         """Key and value of one token, layer, sequence and KV head."""
-        return 2 * vector_bytes(self.shape.head_dim, self.shape.bytes_per_element, self.cache_packing)
+        return self.shape.vectors_kept * vector_bytes(
+            self.shape.head_dim, self.shape.bytes_per_element, self.cache_packing
+        )
 
     @property
     def weight_slots(self) -> int:
@@ -145,13 +147,13 @@ def every_setting(
     if False in host_attention:
         caches.append("stream")
     uses: tuple[DiskUse, ...] = ("none", "weights", "all") if problem.hardware.disk_bytes else ("none",)
-    both = (True, False)
+    both, sep_layer = (True, False), splits(problem.model, sep_layer)
     exact, lossy = {"compress_weight": False, "compress_cache": False, "attn_sparsity": 1.0}, lossy or {}
     tokens = [(value, lossy[field]) if field in lossy else (value,) for field, value in exact.items()]
     for sep, stay, home, act, disk, pin, *how in product(sep_layer, both, caches, both, uses, pin_weight, *tokens):
         idle_disk = (disk == "weights" and stay) or (disk == "all" and act and (home == "gpu" or how[2] < 1))
         idle_switch = stay and (sep != sep_layer[0] or pin != pin_weight[0])
-        unfit = problem.model.sinks and how[2] < 1
+        unfit = (problem.model.sinks or problem.model.latent) and how[2] < 1
         if not idle_disk and not idle_switch and not unfit:
             yield Switches(problem.model, sep, stay, home, act, disk, pin, *how)
 

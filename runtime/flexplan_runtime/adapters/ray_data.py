@@ -26,7 +26,7 @@ from ray.data.checkpoint import CheckpointConfig
 from flexplan.errors import FlexplanError, PromptError, UsageError
 from flexplan.job import RunRequest
 from flexplan.plan import Plan
-from flexplan.problem import BadLine, Prompt, read_prompts
+from flexplan.problem import Prompt, Prompts, read_prompts
 from flexplan_runtime.adapters.ray_cluster import mapped, nodes, pool_of, without
 from flexplan_runtime.adapters.ray_worker import Told, Worker
 
@@ -98,14 +98,19 @@ class RowWorker(Worker):
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-        prompts, bad = _prompts_of(rows, self._id_column)
-        told = self._told(list(enumerate(prompts)))
+        prompts = _prompts_of(rows, self._id_column)
         answers = [_answer(None, None)] * len(rows)
-        places = [n for n in range(len(rows)) if n not in {line.place for line in bad}]
-        for line in bad:
+        for line in prompts.bad:
             answers[line.place] = _answer(None, line.error)
-        for n, completion, error in told:
-            answers[places[n]] = _answer(completion, error)
+        part = list[tuple[int, Prompt]]()
+        for place, prompt in zip(prompts.places, prompts, strict=True):
+            error = _refusal(prompt)
+            if error is None:
+                part.append((place, prompt))
+            else:
+                answers[place] = _answer(None, error)
+        for place, completion, failure in self._told(part):
+            answers[place] = _answer(completion, failure)
         ids = np.array([row.get(self._id_column, n) for n, row in enumerate(rows)])
         return {self._id_column: ids, **{name: [one[name] for one in answers] for name in answers[0]}}
 
@@ -126,21 +131,35 @@ class RowWorker(Worker):
                 yield words[0], words[1], words[2] if what == "failed" else None
 
 
-def _prompts_of(rows: Sequence[Mapping[str, Any]], id_column: str) -> tuple[Sequence[Prompt], list[BadLine]]:
+def _refusal(prompt: Prompt) -> PromptError | None:
+    """Why a row has no place for what it asks for, if so."""
+    asked = {"n": prompt.wishes.n > 1, "logprobs": prompt.wishes.logprobs is not None}
+    wrong = [name for name, given in asked.items() if given]
+    if not wrong:
+        return None
+    message = f"{' and '.join(wrong)} cannot be honoured in a pipeline, whose rows have one answer each"
+    return PromptError("FP326", message, fix="leave it out, or give the requests to flexplan run --ray")
+
+
+def _prompts_of(rows: Sequence[Mapping[str, Any]], id_column: str) -> Prompts:
     """By the door that a file of prompts goes through."""
-    bad: list[BadLine] = []
     with tempfile.TemporaryDirectory(prefix="flexplan-") as place:
         file = Path(place, "rows.jsonl")
         file.write_text("".join(json.dumps(_plain(row, id_column)) + "\n" for row in rows))
-        return tuple(read_prompts(str(file), "jsonl", bad)), bad
+        return read_prompts(str(file), "jsonl", strict=False)
 
 
 def _plain(row: Mapping[str, Any], id_column: str) -> dict[str, Any]:
-    """Without what a column has no value for, which a row of a table cannot leave out."""
+    """Without what a column has no value for, which a row of a table cannot leave out.
+
+    Nor with a proper id: another of the dataset may well have the same, and they meet in a batch by chance.
+    """
     named = {
         ("id" if name == id_column else name): getattr(value, "tolist", lambda v=value: v)()
         for name, value in row.items()
     }
+    if isinstance(named.get("id"), str | int) and not isinstance(named["id"], bool):
+        del named["id"]
     return {name: value for name, value in named.items() if value is not None}
 
 

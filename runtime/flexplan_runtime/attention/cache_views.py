@@ -15,8 +15,11 @@ from flexplan.placement import Segment
 from flexplan_runtime.kernels.availability import compiles_for
 
 
-def by_grain(data: Tensor, segment: Segment, grains: int, tokens: int, dtype: torch.dtype, parts: int = 2) -> Tensor:
-    """(grains, parts, tokens, head_dim) of bytes; with one part, keys alone."""
+def by_grain(
+    data: Tensor, segment: Segment, grains: int, tokens: int, dtype: torch.dtype, parts: int | None = None
+) -> Tensor:
+    """(grains, parts, tokens, head_dim) of bytes; with one part, keys alone, or what is key and value."""
+    parts = segment.vectors if parts is None else parts
     width = segment.vector_bytes // dtype.itemsize
     return data.view(dtype)[: grains * parts * tokens * width].view(grains, parts, tokens, width)
 
@@ -30,7 +33,12 @@ def token_rows(data: Tensor, segment: Segment, tokens: int, row_bytes: int, dtyp
 def by_token(data: Tensor, segment: Segment, tokens: int, row_bytes: int, dtype: torch.dtype) -> Tensor:
     """(grains, 2, tokens, head_dim) of the same rows: what attention reads."""
     rows = token_rows(data, segment, tokens, row_bytes, dtype)
-    return rows.unflatten(1, (segment.grains[2], 2, -1)).permute(1, 2, 0, 3)
+    return rows.unflatten(1, (segment.grains[2], segment.vectors, -1)).permute(1, 2, 0, 3)
+
+
+def pairs_of(cache: Tensor) -> Tensor:
+    """(grains, 2, tokens, head_dim): keys and values, the same memory where one vector is both."""
+    return cache.expand(-1, 2, -1, -1)
 
 
 def grain_rows(cache: Tensor, start: int, tokens: int) -> Tensor:

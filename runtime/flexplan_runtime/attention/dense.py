@@ -57,15 +57,18 @@ def grain_attention(q_GPH: Tensor, k_GTH: Tensor, v_GTH: Tensor, pads_G: Tensor 
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)[:, 0]
 
 
-def prompt_mask(pads_B: Tensor, length: int, *, causal: bool = True, window: int = 0) -> Tensor:
+def prompt_mask(
+    pads_B: Tensor, length: int, *, causal: bool = True, window: int = 0, first: int = 0, lowest: int = 0
+) -> Tensor:
     """(B, 1, S, S), True where position s may read position t: not later if ``causal``, and not padding.
 
     With a window only the newest of those.  A padded position reads itself, so that it stays finite; nobody reads it.
+    Of positions from ``first`` on, over those from ``lowest`` on.
     """
-    position = torch.arange(length, device=pads_B.device)
-    seen = position[None, :] <= (position[:, None] if causal else length)
+    s, t = (torch.arange(begin, length, device=pads_B.device) for begin in (first, lowest))
+    seen = t[None, :] <= (s[:, None] if causal else length)
     if window:
-        seen &= position[None, :] > position[:, None] - window
-    real = position[None, :] >= pads_B[:, None]
-    itself = torch.eye(length, dtype=torch.bool, device=pads_B.device)
+        seen &= t[None, :] > s[:, None] - window
+    real = t[None, :] >= pads_B[:, None]
+    itself = s[:, None] == t[None, :]
     return ((seen[None] & real[:, None, :]) | itself[None])[:, None]

@@ -39,16 +39,17 @@ class HostAttention:
     def __call__(self, context: int) -> None:
         """Over the first ``context`` tokens."""
         if self._kernel is None or not self._kernel(context):
-            self.out_GPH.copy_(self._by_the_framework(*unrolled(self.pairs_G2TH, self.pads_G, context)))
+            self.out_GPH.copy_(self._by_the_framework(context))
 
-    def _by_the_framework(self, pairs: Tensor, pads_G: Tensor) -> Tensor:
-        context, rule = pairs.shape[2], self.rule
-        if self.sparsity < 1:
-            given = self.q_GPH, pairs, pads_G, context, rule, self.sparsity, self.packing
-            return sparse_attention(*given, self.first_grain)
-        if not rule.is_plain:
-            given_all = self.q_GPH, pairs, pads_G, context, rule, self.packing
+    def _by_the_framework(self, context: int) -> Tensor:
+        rule = self.rule
+        if self.sparsity >= 1 and not rule.is_plain:
+            given_all = self.q_GPH, self.pairs_G2TH, self.pads_G, context, rule, self.packing
             return scored_attention(*given_all, self.first_grain)
+        pairs, pads_G = unrolled(self.pairs_G2TH, self.pads_G, context)
+        if self.sparsity < 1:
+            given = self.q_GPH, pairs, pads_G, pairs.shape[2], rule, self.sparsity, self.packing
+            return sparse_attention(*given, self.first_grain)
         if self.packing is not None:
             return by_blocks(self.q_GPH, pairs, self.packing, pads_G, rule.scale)
         return grain_attention(self.q_GPH, pairs[:, 0], pairs[:, 1], pads_G, rule.scale)

@@ -6,6 +6,8 @@ A block of scores at a time, in float32; nothing waits for the device, so that a
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -25,10 +27,14 @@ def attention_weights(
     packing: Packing | None = None,
     first_grain: int = 0,
 ) -> Tensor:
-    """(G, P, T) float32: softmax over tokens ``pads .. newest``, 0 elsewhere."""
-    at = torch.arange(k_GTH.shape[1], device=q_GPH.device)
+    """(G, P, T) float32: softmax over tokens ``pads .. newest``, 0 elsewhere.
+
+    Places may go on in a second lap of tokens: a column then holds that of this lap, or of the one before.
+    """
+    at, tokens = torch.arange(k_GTH.shape[1], device=q_GPH.device), k_GTH.shape[1]
+    at = torch.where(at + tokens <= newest, at + tokens, at)
     unread = (at < pads_G[:, None]) | (at > newest)
-    return rule.weights(_products(q_GPH, k_GTH, packing), unread[:, None], first_grain)
+    return rule.weights(_products(q_GPH, k_GTH, packing), unread[:, None], first_grain, at)
 
 
 def scored_attention(
@@ -40,10 +46,10 @@ def scored_attention(
     packing: Packing | None = None,
     first_grain: int = 0,
 ) -> Tensor:
-    """One new position of each grain over the first ``context`` tokens, (G, P, H); some grains at a time.
+    """One new position of each grain over the first ``context`` tokens, (G, P, H), maybe in a second lap of them.
 
-    With the count on the device, it and all shapes can be captured.  With a packing, keys and values are (G, 2, T,
-    bytes of a vector).
+    Some grains at a time.  With the count on the device, it and all shapes can be captured.  With a packing, keys and
+    values are (G, 2, T, bytes of a vector).
     """
     if isinstance(context, int):
         pairs_G2TH = pairs_G2TH[:, :, :context]
@@ -61,10 +67,13 @@ def scored_attention(
 def scored_prompt_attention(
     q_BSNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask_B1SS: Tensor, rule: AttentionRule
 ) -> Tensor:
-    """A prompt over itself by the mask (True is read), (B, S, N x H); some queries of one sequence at a time."""
+    """A prompt over itself by the mask (True is read), (B, S, N x H); some queries of one sequence at a time.
+
+    Or some positions of it over more of them, as the mask has it.
+    """
     rows, length, heads = q_BSNH.shape[:3]
     kv_heads, out_BSNH = k_BSKH.shape[2], torch.empty_like(q_BSNH)
-    step = max(1, BLOCK // (heads * length))
+    step = max(1, BLOCK // (heads * k_BSKH.shape[1]))
     for row in range(rows):
         k_KHS, v_KSH = k_BSKH[row].permute(1, 2, 0), v_BSKH[row].transpose(0, 1)
         for first in range(0, length, step):
@@ -82,12 +91,8 @@ def scored_prompt_attention(
 def _by_query(rule: AttentionRule, products_KPLS: Tensor, unread_LS: Tensor) -> Tensor:
     """The weights of several queries a head: to `AttentionRule` a KV head is a grain, each query a head of it."""
     heads, group, queries, length = products_KPLS.shape
-    spread = AttentionRule(
-        rule.scale,
-        rule.window,
-        rule.softcap,
-        *(None if x is None else x.repeat_interleave(queries, 1) for x in (rule.slopes_KP, rule.sinks_KP)),
-    )
+    slopes, sinks = (None if x is None else x.repeat_interleave(queries, 1) for x in (rule.slopes_KP, rule.sinks_KP))
+    spread = replace(rule, slopes_KP=slopes, sinks_KP=sinks)
     unread = unread_LS.repeat(group, 1)[None]
     return spread.weights(products_KPLS.flatten(1, 2), unread).view(heads, group, queries, length)
 

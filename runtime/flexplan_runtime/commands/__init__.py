@@ -8,6 +8,7 @@ identity What the answers of a job depend on, in short.
 job      A job: each completion to its listener as it ends.
 prepare  A request made ready: all that can be refused is refused here.
 recorder A run recorded for a report.
+refused  Prompts of a job that cannot be run, kept small.
 requests Requests of a job, kept small.
 run      A request that was found right, run: its prompts completed, or one block measured.
 """

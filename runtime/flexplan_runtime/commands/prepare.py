@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,9 +19,10 @@ from flexplan.model import ModelConstants, ModelShape, directory_of
 from flexplan.model.checkpoint import verify_lock
 from flexplan.plan import Plan, refuse_endless, refuse_over_budget
 from flexplan.policy import Policy
-from flexplan.problem import Problem, Prompt, Wishes, Workload
+from flexplan.problem import Expectation, Problem, Prompt, Wishes, Workload
 from flexplan.simulation import peak_bytes
 from flexplan.units import format_size
+from flexplan_runtime.commands.refused import Refused
 from flexplan_runtime.commands.requests import Requests
 from flexplan_runtime.execute import ExecutionEnv, Sampling
 from flexplan_runtime.generate import Tokenizer, wrong_with
@@ -49,7 +50,7 @@ class Ready:
     env: ExecutionEnv
     places: Sequence[int]  # of each request in the input, rising
     most: int  # new tokens of any of them
-    refused: Sequence[tuple[int, int, FlexplanError]] = ()  # prompts that cannot be run: number, place, why
+    refused: Refused = field(default_factory=Refused)  # prompts that cannot be run
 
     @property
     def shape(self) -> ModelShape:
@@ -67,6 +68,12 @@ class Ready:
         """Ids that end a row."""
         return tuple(self.opened.math.eos_token_ids) if self.request.stop_at_end_token else ()
 
+    @property
+    def expected(self) -> Expectation:
+        """How long the plan expects answers to be; nothing where policy fields came without a problem."""
+        given = self.request.policy
+        return given.problem.workload.expected if isinstance(given, Plan) else Expectation()
+
     def problem(self, hardware: Hardware | None = None) -> Problem:
         """The problem of these very prompts, under the budgets of the request."""
         lens, most = list[int](), list[int]()
@@ -74,7 +81,12 @@ class Ready:
             wishes = self.requests.wishes(at)
             lens += [length] * wishes.n
             most += [wishes.max_new_tokens or self.request.max_new_tokens] * wishes.n
-        workload = Workload(prompt_lens=tuple(lens), gen_lens=tuple(most))
+        workload = Workload(
+            prompt_lens=tuple(lens),
+            gen_lens=tuple(most),
+            expected_lens=self.expected.lens,
+            expected_prompts=self.expected.prompts,
+        )
         sizes = {tier: _UNLIMITED if size is None else size for tier, size in self.env.ledger.budgets.items()}
         machine = hardware or hardware_from()
         if self.env.device.type == "cpu":  # no device keeps memory for itself
@@ -145,7 +157,7 @@ class Taken(NamedTuple):
     requests: Requests
     places: Sequence[int]
     most: int
-    refused: Sequence[tuple[int, int, FlexplanError]]
+    refused: Refused
 
 
 def _take_prompts(job: RunRequest, requests: Requests, tokenizer: Tokenizer, shape: ModelShape) -> Taken:
@@ -153,7 +165,7 @@ def _take_prompts(job: RunRequest, requests: Requests, tokenizer: Tokenizer, sha
     prompts = requests.prompts
     places = job.places or range(len(prompts))
     left = array("Q", (n for n in range(len(prompts)) if places[n] not in job.skip))
-    good, refused, most = array("Q"), list[tuple[int, int, FlexplanError]](), 1
+    good, refused, most = array("Q"), Refused(), 1
     for first in range(0, len(left), _AT_ONCE):
         few = left[first : first + _AT_ONCE]
         some = [prompts[n] for n in few]
@@ -161,14 +173,14 @@ def _take_prompts(job: RunRequest, requests: Requests, tokenizer: Tokenizer, sha
             new_tokens = prompt.max_new_tokens or job.max_new_tokens
             error = _refusal(requests, prompt, ids, new_tokens, shape, tokenizer.tells)
             if error is not None:
-                refused.append((n, places[n], error))
+                refused.add(n, places[n], error)
                 continue
             assert not isinstance(ids, PromptError)
             requests.add(n, prompt, ids)
             good.append(places[n])
             most = max(most, new_tokens)
         if refused and (job.strict or len(refused) == len(prompts)):
-            raise refused[0][2]
+            raise next(iter(refused))[2]
     tokenizer.close()
     return Taken(requests, good, most, refused)
 

@@ -90,6 +90,7 @@ def open_lm(ready: Ready) -> OffloadedLM:
         dtype=ready.dtype,
         seed=request.seed,
         packed_cache=request.packed_cache,
+        expected=ready.expected,
     )
 
 

@@ -9,6 +9,7 @@ executor       Walks the graph lane by lane and records a `Timeline`.
 lanes          A thread a lane, a token a task, the first error to the caller.
 layer_weights  The weights of a task's layer as typed tensors.
 pacing         How the interpreter is shared while lanes run: by the thread that feeds them, and by the collector.
+rings          What a micro-batch knows of those of its caches that are rings.
 throttle       Slows this machine down to given rates, for experiments and tests.
 turns          One call at a time in an environment: others wait, a call from inside a call is refused.
 views          `TaskView`: a task as its handler sees it, with the bytes that it declares and no others.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from flexplan_runtime.attention import HostAttention, prompt_mask
 from flexplan_runtime.execute.capture import Replays
 from flexplan_runtime.execute.choosing import Chooser, Logprobs, Penalties, Row, chooser_of
 from flexplan_runtime.execute.handlers.scoring import Scoring
+from flexplan_runtime.execute.rings import Ring
 from flexplan_runtime.kernels.quantisation import pack_vectors
 from flexplan_runtime.memory import Ledger
 from flexplan_runtime.models import Family, Pieces
@@ -37,6 +38,7 @@ class BatchState:
     penalties: Penalties | None = None  # None where no row has a rule
     scoring: Scoring | None = None  # None where tokens are chosen
     column: Tensor | None = None  # (1,) where the newest token is kept, if that is not its place
+    rings: Mapping[int, Ring] = field(default_factory=dict)  # by their room, the caches that are too small for a row
     _host_unread: dict[int, Tensor] = field(default_factory=dict)  # by window; they stay where the kernel was told
 
     @property
@@ -72,6 +74,8 @@ class BatchState:
             torch.sub(self.position, self.pads[:, None], out=self.positions)
         else:
             self.position.fill_(prompt_len - 1)
+        for ring in self.rings.values():
+            ring.advance(self.position, self.grain_pads)
 
     def renew(self, other: BatchState) -> None:
         """Take over another block's rows; the tensors stay where captured steps and host attention expect them."""
@@ -142,17 +146,18 @@ def batch_states(
 ) -> list[BatchState]:
     """The rows of every micro-batch; padding is on the left."""
     states = []
-    for batch in placement.block.batches:
+    for k, batch in enumerate(placement.block.batches):
         here = [rows[row] for row in batch.rows]
         pads = torch.tensor([batch.prompt_len - len(row.prompt) for row in here])
         counts = [row.logprobs for row in here]
         grain_pads = pads.repeat_interleave(placement.shape.num_kv_heads)
-        on_device = pads.to(device)
+        on_device, grains_on_device = pads.to(device), grain_pads.to(device, torch.int32)
+        rings = {room: Ring.of(room, batch.prompt_len, grains_on_device, grain_pads) for room in placement.rings(k)}
         states.append(
             BatchState(
                 rows=tuple(row.draw for row in here),
                 pads=on_device,
-                grain_pads=grain_pads.to(device, torch.int32),
+                grain_pads=grains_on_device,
                 host_grain_pads=grain_pads,
                 position=torch.zeros(1, dtype=torch.int64, device=device),
                 positions=torch.zeros(batch.num_rows, 1, dtype=torch.int64, device=device),
@@ -162,6 +167,7 @@ def batch_states(
                 stopped=torch.zeros(batch.num_rows, dtype=torch.bool, device=device),
                 chooser=chooser_of([row.sampling for row in here], device),
                 logprobs=None if counts.count(None) == len(counts) else Logprobs(counts, device),
+                rings=rings,
             )
         )
     return states

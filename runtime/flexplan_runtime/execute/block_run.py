@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,8 +48,8 @@ class BlockRun:
         self.memory = memory
         self.report = report
         self.lanes = Executor(plan.graph, state, memory, env, trace=trace)
-        self.tokens: list[list[int]] = [[] for _ in plan.rows]
-        self.logprobs: list[list[Logprob]] = [[] for _ in plan.rows]
+        self.tokens = defaultdict[int, list[int]](list)  # by row, until somebody is told: a job may have a million
+        self.logprobs = defaultdict[int, list[Logprob]](list)
         self.num_tokens = self.num_ended = 0
         self._reasons = [""] * len(plan.rows)  # why each has ended
         self._fresh: list[int] = []  # rows that have ended, and nobody was told
@@ -81,6 +82,10 @@ class BlockRun:
         """The rows that have ended since this was asked last, in the order of the input."""
         rows, self._fresh = sorted(self._fresh), []
         return rows
+
+    def told(self, row: int) -> tuple[tuple[int, ...], tuple[Logprob, ...]]:
+        """The new tokens of a row that has ended, and their log-probabilities; kept no longer."""
+        return tuple(self.tokens.pop(row, ())), tuple(self.logprobs.pop(row, ()))
 
     def finish_reason(self, row: int) -> str:
         """Why a row has ended: ``"stop"``, ``"length"``, or ``"error"``: logits that are no numbers."""

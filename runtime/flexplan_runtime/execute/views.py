@@ -15,6 +15,7 @@ from flexplan.graph import Access, Task
 from flexplan.model import Layer
 from flexplan.placement import Placement, Segment, rows_at_once
 from flexplan_runtime.execute.block import BatchState, BlockState
+from flexplan_runtime.execute.rings import Ring
 from flexplan_runtime.execute.seating import DoorState, SeatState
 from flexplan_runtime.kernels.attention_rule import AttentionRule
 from flexplan_runtime.memory import BlockMemory, ScratchFile, move
@@ -77,12 +78,62 @@ class TaskView:
         """Positions of one row that this step computes."""
         return self.placement.new_tokens(self.task.i, self.task.k)
 
+    # -- positions of one row in the cache of its layer ------------------------------------------------------------
+    @property
+    def kept_tokens(self) -> int:
+        """Those that this step adds."""
+        return self.placement.kept(self.task.i, self.layer, self.task.k)
+
     @property
     def old_tokens(self) -> int:
-        """Positions of one row in the cache before this step; where rows sit in a ring, the column of the newest."""
+        """Those that are there before."""
+        return self.placement.old(self.task.i, self.layer, self.task.k)
+
+    @property
+    def column(self) -> int:
+        """Where this step begins to add."""
         if self.placement.rolls:
             return (self.task.i - 1) % self.segment.capacity
-        return self.placement.context(self.task.i, self.task.k) - self.new_tokens
+        return self.placement.column(self.task.i, self.layer, self.task.k)
+
+    @property
+    def place(self) -> int:
+        """The place of the newest one of a step of decoding; in a ring, counted over two laps."""
+        second = self.placement.added(self.task.i, self.layer, self.task.k) >= self.segment.capacity
+        return self.column + (self.segment.capacity if second else 0)
+
+    @property
+    def ring(self) -> Ring | None:
+        """What its micro-batch knows of the cache of its layer, if that is a ring."""
+        return self.batch.rings.get(self.segment.capacity)
+
+    @property
+    def newest(self) -> Tensor:
+        """(1,) on the device: the place of the newest token."""
+        return self.batch.position if self.ring is None else self.ring.newest
+
+    @property
+    def kept_at(self) -> Tensor:
+        """(1,) on the device: the column of the newest token."""
+        return self.batch.kept_at if self.ring is None else self.ring.column
+
+    @property
+    def unread(self) -> Tensor:
+        """(B x K,) on the device: places of each grain before those that the newest token reads, int32."""
+        return self.batch.unread(self.rule.window) if self.ring is None else self.ring.unread
+
+    @property
+    def host_unread(self) -> Tensor:
+        """The same on the host, int64, as of the last `slide_on_host`."""
+        return self.batch.host_unread(self.rule.window) if self.ring is None else self.ring.host_unread
+
+    def slide_on_host(self) -> None:
+        """Set `host_unread` to what the newest token does not read."""
+        if self.ring is None:
+            self.batch.slide_on_host(self.rule.window, self.place + 1)
+        else:
+            position = self.placement.context(self.task.i, self.task.k) - 1
+            self.ring.slide_on_host(position, self.place, self.batch.host_grain_pads)
 
     def positions(self) -> Tensor:
         """(B, S) positions in each row's own counting; padding is negative."""

@@ -19,7 +19,7 @@ def prepare_steps(family: Family, policy: Policy, dtype: torch.dtype, device: to
         library()
     if device.type == "cuda" and has_triton():
         family.warm_up(dtype, device)
-        if not policy.compress_cache:
+        if not policy.compress_cache and family.shape.latent is None:  # that is the framework's
             _prepare_attention(family, dtype, device)
 
 

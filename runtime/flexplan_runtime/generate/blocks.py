@@ -14,7 +14,7 @@ from flexplan.graph import TaskGraph
 from flexplan.hardware import Hardware, hardware_from
 from flexplan.model import Ids
 from flexplan.placement import Layout, Placement
-from flexplan.problem import Problem, Workload
+from flexplan.problem import Expectation, Problem, Workload
 from flexplan.proof import proved
 from flexplan.schedule import Schedule, first_block, placement_of, rolls
 from flexplan_runtime.execute import (
@@ -33,9 +33,13 @@ from flexplan_runtime.execute import (
     seat_states,
 )
 from flexplan_runtime.generate.placed import PlacedModel, arena_sizes
+from flexplan_runtime.generate.requests import Remembered
 from flexplan_runtime.generate.rolling_run import RollingRun
 from flexplan_runtime.kernels.availability import has_triton
 from flexplan_runtime.memory import Arenas, BlockMemory
+
+_NOTHING = Expectation()
+_REMEMBERED = 4  # rows for each seat: who sits there, comes in or is about to be told of
 
 
 @dataclass(frozen=True)
@@ -48,23 +52,33 @@ class Asked:
 
 
 class BlockPlanner:
-    """Cuts rows into blocks, each with the graph of its very lengths."""
+    """Cuts rows into blocks, each with the graph of its very lengths, and of those that answers are likely to have."""
 
-    def __init__(self, model: PlacedModel, schedule: Schedule) -> None:
+    def __init__(self, model: PlacedModel, schedule: Schedule, expected: Expectation = _NOTHING) -> None:
         self.model = model
         self.schedule = schedule
+        self.expected = expected
         self.policy = model.policy  # whose blocks may become smaller than those that were asked for
 
     def plans(self, rows: Sequence[Row]) -> Iterator[BlockPlan]:
         """Block after block in input order; planned when it is asked for, as all of them would fill memory."""
-        size = max(1, len(rows)) if rolls(self.schedule) else self.policy.block_size
+        if rolls(self.schedule):
+            if rows:
+                yield self._plan(Remembered(rows, _REMEMBERED * self.policy.block_size), 0)
+            return
+        size = self.policy.block_size
         for first in range(0, len(rows), size):
             yield self._plan(rows[first : first + size], first)
 
     def _plan(self, rows: Sequence[Row], first: int) -> BlockPlan:
         shape, policy = self.model.shape, self.policy
         lens, gen_lens = tuple(len(row.prompt) for row in rows), tuple(row.most for row in rows)
-        workload = Workload(prompt_lens=lens, gen_lens=gen_lens)
+        workload = Workload(
+            prompt_lens=lens,
+            gen_lens=gen_lens,
+            expected_lens=self.expected.lens,
+            expected_prompts=self.expected.prompts,
+        )
         graph = self.schedule.build(Problem(model=shape, hardware=self._here(), workload=workload), policy)
         placement = placement_of(graph, shape, policy, first_block(self.schedule, workload, policy))
         return BlockPlan(rows, first, self._proved(graph, placement), placement)
@@ -186,8 +200,8 @@ class BlockRoom:
         """Steps can be captured where nothing in them asks the host."""
         if self.env.device.type != "cuda" or not has_triton():
             return False
-        whole = self.model.policy.compress_weight  # as they are unpacked
-        pieces = [p for w in self.model.placement.weights for p in w.pieces if p.row_hi < p.tensor.rows and not whole]
+        cut = [w for w in self.model.placement.weights if not w.unpacked_bytes]  # what is unpacked is whole again
+        pieces = [p for w in cut for p in w.pieces if p.row_hi < p.tensor.rows]
         return not self.model.family.asks_the_host([(p.tensor.name, p.row_hi) for p in pieces])
 
     def _arenas(self, sizes: Mapping[str, int]) -> Arenas:
@@ -201,6 +215,10 @@ def refuse_what_does_not_roll(model: PlacedModel, *, scoring: bool) -> None:
         (scoring, "the scoring of tokens"),
         (not plain, "attention with windows, caps, sinks or slopes"),
         (not model.math.causal, "prompts that are read both ways"),
+        (
+            model.policy.room_percent and model.family.turns_by_length,
+            f"room_percent {model.policy.room_percent:g} where positions turn by how long a prompt is",
+        ),
     ):
         if wrong:
             message = f"the rolling schedule does not take {what}"
@@ -214,7 +232,10 @@ def _chooses_by_step(row: Row) -> bool:
 
 def _stops_of_all(rows: Sequence[Row]) -> Ids:
     """Ids that end every row, so that those which have ended go on with padding; the host knows of all others."""
-    return tuple(sorted(frozenset.intersection(*(row.stop_ids for row in rows))))
+    of_all = rows[0].stop_ids
+    for row in rows:
+        of_all &= row.stop_ids
+    return tuple(sorted(of_all))
 
 
 def _likeness(plan: BlockPlan, batches: Sequence[BatchState]) -> object:

@@ -10,6 +10,7 @@ from flexplan.apart import graph_blame_of
 from flexplan.errors import UsageError
 from flexplan.graph import Timeline
 from flexplan.policy import Policy
+from flexplan.problem import Expectation
 from flexplan.schedule import Schedule
 from flexplan_runtime.execute import BlockPlan, BlockRun, Report, Row, forget_frames
 from flexplan_runtime.generate.blocks import Asked, BlockPlanner, BlockRoom
@@ -31,10 +32,10 @@ def never_stopping() -> bool:
 class Calls:
     """The calls of a model, one at a time; ``timeline`` is that of the last block which ended."""
 
-    def __init__(self, model: PlacedModel, schedule: Schedule) -> None:
+    def __init__(self, model: PlacedModel, schedule: Schedule, expected: Expectation) -> None:
         self.model = model
         self.env = model.env
-        self.planner = BlockPlanner(model, schedule)
+        self.planner = BlockPlanner(model, schedule, expected)
         self.room = BlockRoom(model)
         self.timeline = Timeline()
         self._closed = False

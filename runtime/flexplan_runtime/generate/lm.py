@@ -13,9 +13,11 @@ from torch import Tensor
 from flexplan.apart import schedule_of
 from flexplan.errors import UsageError
 from flexplan.graph import Timeline
+from flexplan.job import refuse_idle_packed_cache
 from flexplan.model import Ids, Layer
 from flexplan.plan import Plan
 from flexplan.policy import Policy
+from flexplan.problem import Expectation
 from flexplan.schedule import Schedule
 from flexplan_runtime.execute import ExecutionEnv, Given, Sampling, Scoring, Trace
 from flexplan_runtime.generate.blocks import Asked
@@ -43,8 +45,9 @@ class OffloadedLM:
 
     ``config`` is a model's name or directory, or what `open_model` found; ``path`` is where its weights are, or will be
     downloaded to (``"_DUMMY_"``: random ones); ``policy`` is a Policy or a Plan.  ``packed_cache`` is a directory
-    where packed weights are kept, so that a later opening need not quantise them.  Raises what cannot be run before
-    it allocates: PolicyError, ModelFilesError, InfeasiblePlan.
+    where packed weights are kept, so that a later opening need not quantise them.  ``expected`` is how long answers are
+    likely to be (`flexplan.problem.expectation_of`), None what the plan expects.  Raises what cannot be run before it
+    allocates: PolicyError, ModelFilesError, InfeasiblePlan.
 
     Calls from several threads, also to other models of the same environment, run one after the other; one from inside
     another (its ``progress``, a signal handler), from a forked process or after `close` is a UsageError.  After an
@@ -62,11 +65,13 @@ class OffloadedLM:
         dtype: str | torch.dtype | None = None,
         seed: int = 0,
         packed_cache: str | Path | None = None,
+        expected: Expectation | None = None,
     ) -> None:
         plan = policy if isinstance(policy, Plan) else None
         env.turn.refuse_other_process("OffloadedLM")
         self.env = env
         self.policy: Policy = policy.policy if isinstance(policy, Plan) else policy
+        refuse_idle_packed_cache(self.policy, packed_cache)
         chosen = schedule or (plan.schedule if plan else "zigzag")
         self.schedule = schedule_of(chosen)
         opened = open_model(config, path, seed)
@@ -76,7 +81,9 @@ class OffloadedLM:
         self.dtype = dtype_of(dtype, opened.math)
         self._model = PlacedModel(opened, self.policy, env, self.dtype, packed_cache)
         self.shape, self.family = self._model.shape, self._model.family
-        self._calls = Calls(self._model, self.schedule)
+        if expected is None:
+            expected = plan.problem.workload.expected if plan else Expectation()
+        self._calls = Calls(self._model, self.schedule, expected)
 
     @property
     def timeline(self) -> Timeline:

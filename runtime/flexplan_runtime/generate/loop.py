@@ -71,9 +71,9 @@ def run_blocks(
 def _done(block: BlockRun) -> Iterator[Done]:
     """The rows that have just ended, counted through all blocks."""
     for row in block.fresh():
-        logprobs = None if block.plan.rows[row].logprobs is None else tuple(block.logprobs[row])
-        place, tokens = block.plan.first_row + row, tuple(block.tokens[row])
-        yield Done(place, tokens, block.finish_reason(row), logprobs=logprobs)
+        tokens, logprobs = block.told(row)
+        told = None if block.plan.rows[row].logprobs is None else logprobs
+        yield Done(block.plan.first_row + row, tokens, block.finish_reason(row), logprobs=told)
 
 
 def joined(run: Iterable[Done | Timeline]) -> Generation:

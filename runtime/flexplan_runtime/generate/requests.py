@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import accumulate
@@ -179,6 +179,27 @@ class _Part(Sequence[Row]):
     def __getitem__(self, at: slice) -> list[Row]: ...
     def __getitem__(self, at: int | slice) -> Row | list[Row]:
         return [self._rows[n] for n in self._left[at]] if isinstance(at, slice) else self._rows[self._left[at]]
+
+
+class Remembered(Sequence[Row]):
+    """Rows of which those that were looked at last are kept: of a rolling job, all that sit at a time."""
+
+    def __init__(self, rows: Sequence[Row], most: int) -> None:
+        self._rows = rows
+        self._row = lru_cache(maxsize=most)(rows.__getitem__)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self._rows)  # all of them, one after the other: none is kept
+
+    @overload
+    def __getitem__(self, at: int) -> Row: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Row]: ...
+    def __getitem__(self, at: int | slice) -> Row | Sequence[Row]:
+        return self._rows[at] if isinstance(at, slice) else self._row(at)
 
 
 def _changed(request: Request) -> tuple[tuple[str, Any], ...]:

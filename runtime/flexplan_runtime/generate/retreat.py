@@ -52,11 +52,11 @@ def stepping_back(
     left: Sequence[int] = range(num_prompts)
     steps = 0
     while True:
-        ended = set[int]()
+        ended = bytearray(num_prompts)
         why = yield from _until_it_gives_out(attempt(left), ended)
         if why is None:
             return
-        left = [n for n in left if n not in ended]
+        left = [n for n in left if not ended[n]]
         step_back(steps, why)  # outside of the handler, whose exception knows frames that know the memory
         steps += 1
 
@@ -78,13 +78,13 @@ def _block(policy: Policy) -> str:
 
 
 def _until_it_gives_out(
-    run: Iterator[Done | Timeline], ended: set[int]
+    run: Iterator[Done | Timeline], ended: bytearray
 ) -> Generator[Done | Timeline, None, str | None]:
     """A run, as far as memory reaches; returns what was lacking, in a line."""
     try:
         for one in run:
             if isinstance(one, Done):
-                ended.add(one.index)
+                ended[one.index] = True
             yield one
     except Exception as error:
         if not ran_out(error):

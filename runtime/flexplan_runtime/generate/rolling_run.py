@@ -50,17 +50,22 @@ class RollingRun(BlockRun):
         doors = self.plan.placement.block.doors
         for place, (k, newcomers) in enumerate(boarding.newcomers.items()):
             requests = [guest.request for guest in newcomers]
-            ids = torch.tensor([token for request in requests for token in self.plan.rows[request].prompt])
+            ids = torch.tensor([token for guest in newcomers for token in self._prompt(guest)])
             self._fill("prompt_ids_host", number % PASSES_IN_FLIGHT * doors + place, ids)
             self.state.doors[1 + number, k] = DoorState(newcomers, self.state.device)
-            self.state.choices[-sweep.i, k] = self._choice(requests, [0] * len(requests))
+            self.state.choices[-sweep.i, k] = self._choice(requests, [guest.had for guest in newcomers])
+
+    def _prompt(self, guest: Guest) -> Iterator[int]:
+        """A newcomer's prompt; of one that has outgrown another seat, its new tokens, too."""
+        yield from self.plan.rows[guest.request].prompt
+        yield from self.tokens[guest.request][: guest.had]
 
     def _choice_of_seats(self, guests: Sequence[Guest], number: int, count: int) -> Choice:
         """How all seats of a micro-batch choose; what nobody sits for is no matter."""
         there: list[int | None] = [None] * count
         steps = [0] * count
         for guest in guests:
-            there[guest.row], steps[guest.row] = guest.request, number - guest.since
+            there[guest.row], steps[guest.row] = guest.request, guest.chosen(number)
         return self._choice(there, steps)
 
     def _choice(self, requests: Sequence[int | None], steps: list[int]) -> Choice:

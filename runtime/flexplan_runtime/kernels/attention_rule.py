@@ -18,7 +18,8 @@ class AttentionRule:
 
     ``window``: how many of the newest tokens are read, 0 for all.  ``softcap`` c bounds a score, c tanh(score / c).
     ``slopes_KP`` are added a position (ALiBi); ``sinks_KP`` are scores that take weight and have no value.  Both are
-    float32 on the device where attention is computed.
+    float32 on the device where attention is computed.  ``rounded``: what slopes add is rounded to bfloat16, counted
+    from a row's first token, and added before the scale.  ``same``: keys are values, and wider than kernels take.
     """
 
     scale: float
@@ -26,20 +27,33 @@ class AttentionRule:
     softcap: float | None = None
     slopes_KP: Tensor | None = None
     sinks_KP: Tensor | None = None
+    rounded: bool = False
+    same: bool = False
 
     @property
     def is_plain(self) -> bool:
         """Whether the kernels know all of it: a window they take for padding."""
-        return self.softcap is None and self.slopes_KP is None and self.sinks_KP is None
+        return self.softcap is None and self.slopes_KP is None and self.sinks_KP is None and not self.same
 
-    def weights(self, scores_GPT: Tensor, unread: Tensor, first_grain: int = 0) -> Tensor:
-        """(G, P, T) softmax, 0 where ``unread`` is True, of products of grains ``first_grain ..``; overwrites them."""
+    def weights(
+        self, scores_GPT: Tensor, unread: Tensor, first_grain: int = 0, places_T: Tensor | None = None
+    ) -> Tensor:
+        """(G, P, T) softmax, 0 where ``unread`` is True, of products of grains ``first_grain ..``; overwrites them.
+
+        ``places_T``: which tokens those are, if not the first T in order.
+        """
+        places = torch.arange(scores_GPT.shape[2], device=scores_GPT.device) if places_T is None else places_T
+        slopes_GP1 = None
+        if self.slopes_KP is not None:
+            slopes_GP1 = _of_grains(self.slopes_KP, first_grain, len(scores_GPT))[:, :, None]
+        if slopes_GP1 is not None and self.rounded:
+            begins = places[(~unread).int().argmax(-1, keepdim=True)]
+            scores_GPT.add_(slopes_GP1.bfloat16() * (places - begins))
         scores_GPT.mul_(self.scale)
         if self.softcap is not None:
             scores_GPT.div_(self.softcap).tanh_().mul_(self.softcap)
-        if self.slopes_KP is not None:
-            slopes_GP = _of_grains(self.slopes_KP, first_grain, len(scores_GPT))
-            scores_GPT.add_(slopes_GP[:, :, None] * torch.arange(scores_GPT.shape[2], device=scores_GPT.device))
+        if slopes_GP1 is not None and not self.rounded:
+            scores_GPT.add_(slopes_GP1 * places)
         scores_GPT.masked_fill_(unread, -torch.inf)
         if self.sinks_KP is None:
             return scores_GPT.softmax(-1)

@@ -17,11 +17,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from flexplan_runtime.kernels.expert_rows import GROUP, UNIT, RowTable
+from flexplan_runtime.kernels.expert_rows import GROUP, SILU, UNIT, Gate, RowTable
 
 
-def experts_cuda(x_TD: Tensor, gates_TA: Tensor, experts_TA: Tensor, gate_up: RowTable, down: RowTable) -> Tensor:
-    """(T, D): each token through its experts, ``down(silu(gate(x)) * up(x))``, weighted by its gates (float32)."""
+def experts_cuda(
+    x_TD: Tensor, gates_TA: Tensor, experts_TA: Tensor, gate_up: RowTable, down: RowTable, gate: Gate = SILU
+) -> Tensor:
+    """(T, D): each token through its experts, ``down(gated(gate(x), up(x)))``, weighted by its gates (float32)."""
     tokens, width = x_TD.shape
     num_experts, slots = len(gate_up.units_XG), experts_TA.numel()
     chosen_M = experts_TA.flatten()
@@ -39,9 +41,9 @@ def experts_cuda(x_TD: Tensor, gates_TA: Tensor, experts_TA: Tensor, gate_up: Ro
     ):
         grid = (min(slots, slots // tile["BM"] + num_experts), triton.cdiv(outputs, tile["BN"]))
         _experts[grid](
-            source, table.base, table.units_XG, ends_X, blocks_X, order_M, gates_TA, out,
+            source, table.base, table.units_XG, table.bias, table.biases_X, ends_X, blocks_X, order_M, gates_TA, out,
             outputs, source.shape[1], table.units_XG.shape[1], A=experts_TA.shape[1], FIRST=first, GROUP=GROUP,
-            **shared, **tile,
+            BIASED=table.bias is not None, ALPHA=gate.alpha if first else 0.0, LIMIT=gate.limit, **shared, **tile,
         )  # fmt: skip
     return parts_MD.view(tokens, -1, width).sum(1, dtype=torch.float32).to(x_TD.dtype)
 
@@ -64,10 +66,30 @@ def _rows(w, units, expert, cols, outputs, K, groups, UNIT: tl.constexpr, GROUP:
 
 
 @triton.jit
+def _silu_gated(gate, up, kind: tl.constexpr):  # type: ignore[no-untyped-def]
+    """silu(gate) * up; rounded where the framework's operations round."""
+    opened = (gate / (1 + tl.exp(-gate))).to(kind).to(tl.float32)
+    return opened * up
+
+
+@triton.jit
+def _limited_gated(gate, up, ALPHA: tl.constexpr, LIMIT: tl.constexpr, kind: tl.constexpr):  # type: ignore[no-untyped-def]
+    """gate * sigmoid(alpha * gate) * (up + 1), both within the limit; what is no number stays none."""
+    if LIMIT > 0:
+        gate = tl.where(gate > LIMIT, LIMIT, gate)
+        up = tl.where(up > LIMIT, LIMIT, tl.where(up < -LIMIT, -LIMIT, up))
+    steep = (gate * ALPHA).to(kind).to(tl.float32)
+    opened = (1 / (1 + tl.exp(-steep))).to(kind).to(tl.float32)
+    opened = (opened * gate).to(kind).to(tl.float32)
+    return opened * (up + 1).to(kind).to(tl.float32)
+
+
+@triton.jit
 def _experts(  # type: ignore[no-untyped-def]
-    x, w, units, ends, blocks, order, gates, out, outputs, K, groups,
+    x, w, units, bias, biases, ends, blocks, order, gates, out, outputs, K, groups,
     A: tl.constexpr, FIRST: tl.constexpr, GROUP: tl.constexpr, X: tl.constexpr, X_PAD: tl.constexpr,
-    UNIT: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    UNIT: tl.constexpr, BIASED: tl.constexpr, ALPHA: tl.constexpr, LIMIT: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """Some slots of one expert times some rows of its weight; the first product is gated, the second weighted."""
     block = tl.program_id(0)
@@ -87,10 +109,13 @@ def _experts(  # type: ignore[no-untyped-def]
     cols = tl.program_id(1) * BN + tl.arange(0, BN)
     x_at = x + row[:, None] * K + depth[None, :]
     is_col = cols < outputs
-    w_at = _rows(w, units, expert, cols, outputs, K, groups, UNIT, GROUP)[:, None] + depth[None, :]
+    rows = 2 * cols if ALPHA > 0 else cols  # gates; what they let through is the next row, or a half behind
+    up_rows = rows + 1 if ALPHA > 0 else cols + outputs
+    every_row = 2 * outputs if FIRST else outputs
+    w_at = _rows(w, units, expert, rows, every_row, K, groups, UNIT, GROUP)[:, None] + depth[None, :]
     acc = tl.zeros((BM, BN), tl.float32)
     if FIRST:
-        up_at = _rows(w, units, expert, cols + outputs, 2 * outputs, K, groups, UNIT, GROUP)[:, None] + depth[None, :]
+        up_at = _rows(w, units, expert, up_rows, every_row, K, groups, UNIT, GROUP)[:, None] + depth[None, :]
         up = tl.zeros((BM, BN), tl.float32)
     for at in range(0, K, BK):
         inside = at + depth < K
@@ -100,11 +125,15 @@ def _experts(  # type: ignore[no-untyped-def]
         if FIRST:
             weight = tl.load(up_at + at, mask=is_col[:, None] & inside[None, :], other=0.0)
             up = tl.dot(given, tl.trans(weight), up, input_precision="ieee")
-    kind = out.dtype.element_ty
-    if FIRST:  # rounded where the framework's operations round
-        gate = acc.to(kind).to(tl.float32)
-        gate = (gate / (1 + tl.exp(-gate))).to(kind).to(tl.float32)
-        done = gate * up.to(kind).to(tl.float32)
+    kind: tl.constexpr = out.dtype.element_ty
+    if BIASED:
+        mine = bias + tl.load(biases + expert)
+        acc += tl.load(mine + rows, mask=is_col, other=0.0).to(tl.float32)[None, :]
+        if FIRST:
+            up += tl.load(mine + up_rows, mask=is_col, other=0.0).to(tl.float32)[None, :]
+    if FIRST:
+        gate, up = acc.to(kind).to(tl.float32), up.to(kind).to(tl.float32)
+        done = _limited_gated(gate, up, ALPHA, LIMIT, kind) if ALPHA > 0 else _silu_gated(gate, up, kind)
         to = place
     else:
         done = acc.to(kind).to(tl.float32) * tl.load(gates + slot, mask=is_slot, other=0.0)[:, None]

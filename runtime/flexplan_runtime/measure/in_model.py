@@ -46,7 +46,7 @@ class Trial:
     def attended(self) -> float:
         """Bytes of keys and values that one task attends over, about halfway through."""
         element = self.shape.bytes_per_element
-        pair = 2 * vector_bytes(self.shape.head_dim, element, self.policy.cache_packing(element))
+        pair = self.shape.vectors_kept * vector_bytes(self.shape.head_dim, element, self.policy.cache_packing(element))
         grains = self.policy.gpu_batch_size * self.shape.num_kv_heads
         return grains * pair * (PROMPT_LEN + (_FIRST + NEW) / 2)
 

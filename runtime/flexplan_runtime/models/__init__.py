@@ -5,6 +5,7 @@ base         `Family`: five functions of weights and activations.
 decoder      The decoder that the families share.
 gemma        Gemma's token rows.
 gpt_oss      The gates of gpt-oss.
+latent       Latent attention: DeepSeek.
 mixture      A decoder with a mixture of experts.
 registry     The families by name.
 rope         Rotary positions.

@@ -37,5 +37,5 @@ _ACTIVATIONS: dict[str, Activation] = {
 
 
 def activation(name: str) -> Activation:
-    """The function `name`; `flexplan.model.families.fields` has refused all others."""
+    """The function `name`; `flexplan.model.families.keys.fields` has refused all others."""
     return _ACTIVATIONS[name]

@@ -90,7 +90,9 @@ class Family(ABC):
         by_head = (self.shape.num_kv_heads, self.shape.group_size)
         slopes = torch.tensor(self.math.alibi_slopes).view(by_head).to(device) if self.math.alibi_slopes else None
         sinks = self._sinks[depth].view(by_head).to(device) if self.shape.sinks else None
-        return AttentionRule(self.scale, self.shape.window(depth), self.math.attention_softcap, slopes, sinks)
+        window, same = self.shape.window(depth), self.shape.latent is not None
+        rounded = self.math.alibi_rounded
+        return AttentionRule(self.scale, window, self.math.attention_softcap, slopes, sinks, rounded, same)
 
     def learn(self, reader: Reader) -> None:
         """Keep what is needed in float32, or on both sides of the link: a few numbers a head, or an expert."""
@@ -120,6 +122,10 @@ class Family(ABC):
     @abstractmethod
     def mlp(self, w: Weights, hidden_BSD: Tensor, out: Tensor | None = None) -> Tensor:
         """Hidden states after the feed-forward block and its residual, in ``out`` if it is given."""
+
+    @abstractmethod
+    def both(self, w: Weights, hidden_BSD: Tensor, attention_BSQ: Tensor, out: Tensor | None = None) -> Tensor:
+        """Hidden states after both blocks of a layer that gives them the same, in ``out`` if it is given."""
 
     @abstractmethod
     def norm(self, w: Weights, name: str, x: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ class Decoder(Family):
             # padding has none yet, and a row that has ended may be carried on beside others beyond the last
             rows = positions_BS.clamp(0, self.shape.max_positions - 1) + self.shape.position_offset
             token_rows_BSE = token_rows_BSE + F.embedding(rows, whole(w["positions.weight"]))
-        return token_rows_BSE
+        return self.norm(w, "embed_norm", token_rows_BSE) if self.shape.embed_norm else token_rows_BSE
 
     def project(
         self, w: Weights, hidden_BSD: Tensor, positions_BS: Tensor, depth: int = 0
@@ -67,6 +67,11 @@ class Decoder(Family):
     def mlp(self, w: Weights, hidden_BSD: Tensor, out: Tensor | None = None) -> Tensor:
         x_BSD = self.feed_forward(w, self._before(w, "mlp_norm", hidden_BSD))
         return self._joined(w, "mlp", x_BSD, hidden_BSD, out)
+
+    def both(self, w: Weights, hidden_BSD: Tensor, attention_BSQ: Tensor, out: Tensor | None = None) -> Tensor:
+        norm = "attention_norm" if self.shape.shared_norm else "mlp_norm"
+        x_BSD = self.feed_forward(w, self.norm(w, norm, hidden_BSD)).add_(self.apply(w, "out", attention_BSQ))
+        return residual(x_BSD, hidden_BSD, out)
 
     def feed_forward(self, w: Weights, x: Tensor) -> Tensor:
         """What the feed-forward block adds, over the last dimension."""

@@ -1,7 +1,6 @@
 """A decoder whose feed-forward block is a few experts a token, chosen by a router.
 
-On CUDA all experts are two kernels where they are gated by silu and have no biases; elsewhere they are taken one by
-one.
+On CUDA all experts are two kernels where these know their gates; elsewhere they are taken one by one.
 
 Tensor shapes: B rows, S positions, D hidden, T = B x S tokens, X experts, A experts per token, G groups of experts.
 """
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from flexplan.model import CORRECTION, ROUTER
 from flexplan_runtime.kernels.availability import compiles_for
-from flexplan_runtime.kernels.expert_rows import GROUP, UNIT, RowTable, row_table
+from flexplan_runtime.kernels.expert_rows import GROUP, SILU, UNIT, Gate, RowTable, row_table
 from flexplan_runtime.models.base import Pieces, Weights, linear, whole
 from flexplan_runtime.models.decoder import Decoder
 
@@ -31,16 +30,25 @@ class Mixture(Decoder):
             w[CORRECTION] = (self._corrections[depth].to(w[ROUTER][0].device),)
         if not self._together_fits or not compiles_for(w[ROUTER][0]):
             return
-        names = ([f"experts.{e}.{stem}.weight" for e in range(self.shape.num_experts)] for stem in ("gate_up", "down"))
-        tables = [row_table([w[name] for name in each]) for each in names]
+        tables = [self._row_table(w, stem) for stem in ("gate_up", "down")]
         for stem, table in zip(("gate_up", "down"), tables, strict=True):
             if None not in tables and table is not None:
-                w[f"experts.{stem}.rows"] = tuple(table)
+                w[f"experts.{stem}.rows"] = table.tensors
+
+    def _row_table(self, w: dict[str, Pieces], stem: str) -> RowTable | None:
+        names = [f"experts.{expert}.{stem}" for expert in range(self.shape.num_experts)]
+        biases = [w[f"{name}.bias"] for name in names] if self.shape.expert_bias else []
+        return row_table([w[f"{name}.weight"] for name in names], biases)
+
+    @property
+    def gate(self) -> Gate | None:
+        """What the kernel of all experts is told of their gates; None where it does not know them."""
+        return SILU if self.math.activation == "silu" else None
 
     @property
     def _together_fits(self) -> bool:
         """Whether the kernel of all experts computes these."""
-        return self.math.activation == "silu" and self.math.swiglu_limit is None and not self.shape.expert_bias
+        return self.gate is not None
 
     def asks_the_host(self, cuts: Sequence[tuple[str, int]]) -> bool:
         sizes = self.shape.hidden_size, self.shape.expert_width
@@ -78,10 +86,10 @@ class Mixture(Decoder):
         return gates_TA * routing.scale if routing.scale != 1 else gates_TA, experts_TA
 
     def _outside(self, chosen_TX: Tensor) -> Tensor:
-        """(T, X) True for experts of groups that take no part: a group is as good as its two best experts."""
+        """(T, X) True for experts of groups that take no part."""
         routing = self.math.routing
         by_group = chosen_TX.unflatten(-1, (routing.groups, -1))
-        best_TG = by_group.topk(2, dim=-1).values.sum(-1).topk(routing.groups_kept, dim=-1).indices
+        best_TG = by_group.topk(routing.group_best, dim=-1).values.sum(-1).topk(routing.groups_kept, dim=-1).indices
         outside_TG = torch.ones(by_group.shape[:2], dtype=torch.bool, device=chosen_TX.device)
         return outside_TG.scatter_(1, best_TG, False)[..., None].expand_as(by_group).flatten(-2)
 
@@ -89,7 +97,8 @@ class Mixture(Decoder):
         from flexplan_runtime.kernels.experts import experts_cuda
 
         gate_up, down = (RowTable(*w[f"experts.{stem}.rows"]) for stem in ("gate_up", "down"))
-        return experts_cuda(x_TD, gates_TA, experts_TA, gate_up, down)
+        assert self.gate is not None, "else there are no tables"
+        return experts_cuda(x_TD, gates_TA, experts_TA, gate_up, down, self.gate)
 
     def _one_by_one(self, w: Weights, x_TD: Tensor, gates_TA: Tensor, experts_TA: Tensor) -> Tensor:
         out_TD = torch.zeros_like(x_TD)

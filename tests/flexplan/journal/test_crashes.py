@@ -18,6 +18,7 @@ from flexplan.journal import ERRORS, LOG, OUT, Journal, open_journal, recovery
 from flexplan.journal import journal as journal_module
 
 TRIALS = int(os.environ.get("FLEXPLAN_CRASH_TRIALS", "400"))
+AT_ONCE = 400  # in one test: many are shared by several processes
 REQUESTS = 12
 SETTINGS = {"model": "m", "dtype": "float32"}
 
@@ -122,9 +123,10 @@ def failures(power: bool, trials: int) -> int:
     return found
 
 
+@pytest.mark.parametrize("first", range(0, TRIALS, AT_ONCE))
 @pytest.mark.parametrize("power", [True, False], ids=["power", "kill"])
-def test_nothing_acknowledged_is_lost_doubled_or_changed(power: bool) -> None:
-    for seed in range(TRIALS):
+def test_nothing_acknowledged_is_lost_doubled_or_changed(power: bool, first: int) -> None:
+    for seed in range(first, min(first + AT_ONCE, TRIALS)):
         try:
             Trial(seed, power=power).run()
         except BaseException as error:

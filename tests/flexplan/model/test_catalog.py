@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -37,12 +38,21 @@ def test_weights_are_as_many_bytes_as_transformers_allocates(name: str) -> None:
     assert weight_bytes(model_shape(name).with_dtype(2)) == 2 * numbers
 
 
+FUSED = (".qkv_proj", ".query_key_value", ".c_attn")  # queries, keys and values in one
+
+
+def _outputs(module: Any) -> int:
+    """GPT-2's matrices lie by input."""
+    return module.nf if hasattr(module, "nf") else len(module.weight)
+
+
 @pytest.mark.parametrize("name", DISTINCT)
 def test_keys_and_values_are_as_wide_as_the_projections_of_transformers(name: str) -> None:
     modules, shape = dict(on_meta(name).named_modules()), model_shape(name).with_dtype(2)
     keys_and_values = [m.weight for path, m in modules.items() if path.endswith((".k_proj", ".v_proj"))]
     rows = sum(len(w) for w in keys_and_values)
-    rows += sum(len(m.weight) - shape.q_size for path, m in modules.items() if path.endswith(".qkv_proj"))
+    rows += sum(_outputs(m) - shape.q_size for path, m in modules.items() if path.endswith(FUSED))
+    rows += sum(_outputs(m) for path, m in modules.items() if path.endswith("kv_a_proj_with_mqa"))  # one is both
     assert shape.kv_bytes_per_token == rows * shape.bytes_per_element
 
 
@@ -50,15 +60,16 @@ def test_keys_and_values_are_as_wide_as_the_projections_of_transformers(name: st
 def test_queries_and_the_feed_forward_are_as_wide_as_those_of_transformers(name: str) -> None:
     shape = model_shape(name)
     rows = {t.name: t.rows for t in weight_tensors(shape) if t.layer == 0}
-    layer = {path: p for path, p in on_meta(name).named_parameters() if ".layers.0." in path}
-    qkv = [
-        p.shape[0]
-        for path, p in layer.items()
-        if path.endswith(tuple(f"{x}_proj.weight" for x in ("q", "k", "v", "qkv")))
-    ]
+    layer = {path: m for path, m in on_meta(name).named_modules() if re.search(r"\.(layers|h)\.0\.", path)}
+    qkv = [_outputs(m) for path, m in layer.items() if path.endswith((".q_proj", ".k_proj", ".v_proj", *FUSED))]
+    made = [_outputs(m) for path, m in layer.items() if path.endswith(("_a_proj", "_b_proj", "_proj_with_mqa"))]
+    if shape.latent:
+        ours = [rows.get(f"{name}.weight", 0) for name in ("q", "q_down", "q_up", "kv_down", "kv_up")]
+        assert sorted(n for n in ours if n) == sorted(qkv + made)
+        return
     assert rows["qkv.weight"] == sum(qkv)
-    out = next(p for path, p in layer.items() if path.endswith(("o_proj.weight", "out_proj.weight")))
-    assert out.shape == (shape.hidden_size, shape.q_size)
+    out = next(m for path, m in layer.items() if path.endswith((".o_proj", "out_proj", "attn.c_proj", "ion.dense")))
+    assert (_outputs(out), out.weight.numel()) == (shape.hidden_size, shape.hidden_size * shape.q_size)
 
 
 @pytest.mark.parametrize("name", DISTINCT)
@@ -69,8 +80,10 @@ def test_constants_are_those_of_transformers(name: str) -> None:
     assert (math.bos_token_id, math.pad_token_id) == (config.bos_token_id, config.pad_token_id)
     window = getattr(config, "sliding_window", None) or 0
     assert set(shape.windows) <= {0, window}
+    if shape.family != "opt":
+        names = ("rms_norm_eps", "norm_epsilon", "layer_norm_eps", "layer_norm_epsilon")
+        assert math.norm_eps == next(getattr(config, name) for name in names if hasattr(config, name))
     if shape.positions == "rotary":
-        assert math.norm_eps == config.rms_norm_eps
         rope = config.rope_parameters.get("full_attention", config.rope_parameters)
         assert math.rope_theta == rope["rope_theta"]
         assert (math.rope_scaling.type if math.rope_scaling else "default") == rope["rope_type"]
@@ -161,6 +174,35 @@ STATED = {
     "allenai/OLMo-2-0325-32B": 32_234,
     "ibm-granite/granite-3.1-2b-instruct": 2_534,
     "ibm-granite/granite-3.1-8b-instruct": 8_171,
+    "deepseek-ai/DeepSeek-V2-Lite": 15_706,
+    "deepseek-ai/DeepSeek-V2": 235_741,
+    "deepseek-ai/DeepSeek-V3": 671_026,
+    "deepseek-ai/DeepSeek-R1": 671_026,
+    "moonshotai/Kimi-K2-Instruct": 1_026_408,
+    "moonshotai/Moonlight-16B-A3B": 15_960,
+    "bigscience/bloom": 176_247,
+    "bigscience/bloom-560m": 559.21,
+    "bigscience/bloom-7b1": 7_069,
+    "bigscience/bloomz-3b": 3_002.6,
+    "tiiuae/falcon-7b": 6_921.7,
+    "tiiuae/falcon-40b-instruct": 41_303,
+    "tiiuae/falcon-180B": 178_555,
+    "tiiuae/falcon-11B": 11_103,
+    "tiiuae/falcon-rw-1b": 1_312,
+    "openai-community/gpt2": 124.44,
+    "openai-community/gpt2-medium": 354.82,
+    "openai-community/gpt2-large": 774.03,
+    "openai-community/gpt2-xl": 1_557.6,
+    "EleutherAI/pythia-70m": 70.427,
+    "EleutherAI/pythia-410m-deduped": 405.33,
+    "EleutherAI/pythia-1b": 1_011.8,
+    "EleutherAI/pythia-2.8b": 2_775.2,
+    "EleutherAI/pythia-6.9b": 6_857.3,
+    "EleutherAI/pythia-12b-deduped": 11_846,
+    "EleutherAI/gpt-neox-20b": 20_555,
+    "bigcode/starcoder2-3b": 3_030,
+    "bigcode/starcoder2-7b": 7_174,
+    "bigcode/starcoder2-15b": 15_958,
 }
 
 
@@ -188,9 +230,8 @@ def test_a_mirror_or_an_older_name_is_the_same_model(other: str, name: str) -> N
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("deepseek-ai/DeepSeek-V3", "DeepSeek"),
-        ("deepseek-ai/DeepSeek-R1", "DeepSeek"),
-        ("deepseek-ai/DeepSeek-V2-Lite", "DeepSeek"),
+        ("deepseek-ai/DeepSeek-V3.2-Exp", "DeepSeek"),
+        ("moonshotai/Kimi-Linear-48B-A3B-Base", "another family"),
         ("google/gemma-3-12b-it", "gemma"),
         ("microsoft/phi-2", "phi"),
         ("microsoft/Phi-3.5-MoE-instruct", "phi"),
@@ -202,15 +243,13 @@ def test_a_mirror_or_an_older_name_is_the_same_model(other: str, name: str) -> N
         ("meta-llama/Llama-4-Scout-17B-16E", "llama4"),
         ("meta-llama/Llama-3.2-11B-Vision-Instruct", "images"),
         ("mistralai/Mistral-Small-3.1-24B-Instruct-2503", "images"),
-        ("tiiuae/falcon-40b", "falcon"),
-        ("bigscience/bloom-7b1", "bloom"),
-        ("gpt2", "gpt2"),
-        ("EleutherAI/gpt-neox-20b", "gpt_neox"),
+        ("tiiuae/Falcon-H1-7B-Base", "falcon of another kind"),
+        ("EleutherAI/gpt-j-6b", "gpt-j"),
         ("mosaicml/mpt-7b", "mpt"),
         ("CohereForAI/c4ai-command-r-v01", "cohere"),
         ("ibm-granite/granite-3.1-3b-a800m-base", "granite"),
         ("allenai/OLMo-7B-hf", "olmo"),
-        ("bigcode/starcoder2-15b", "starcoder"),
+        ("bigcode/starcoderbase", "code of an earlier kind"),
         ("google/flan-t5-xxl", "decoder"),
         ("TheBloke/Llama-2-7B-GPTQ", "packed weights (gptq)"),
         ("Qwen/Qwen2.5-7B-Instruct-AWQ", "packed weights (awq)"),

@@ -98,6 +98,14 @@ QWEN3_AS_4 = {
     "vocab_size": 151936,
 }
 LLAMA3_ROPE = LLAMA_AS_4["rope_scaling"] | {"original_max_position_embeddings": 512}  # type: ignore[operator]
+NO_HEAD_DIM = (
+    "opt",
+    "llama",
+    "gpt_neox",
+    "gpt2",
+    "bloom",
+    "falcon",
+)  # it is what their sizes say, or nothing else is allowed
 FULL = ["full_attention"] * 2
 SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 100}
 
@@ -107,6 +115,8 @@ def small(family: str, **changes: object) -> Config:
     ffn = {"ffn_dim" if family == "opt" else "intermediate_size": 96}
     kv = {} if family in ("opt", "llama") else {"num_key_value_heads": 2}
     kv |= {"pad_token_id": 0} if family == "phi3" else {}
+    if family.startswith("deepseek"):
+        kv |= {"num_key_value_heads": 4, "num_experts_per_tok": 4, "moe_intermediate_size": 32}
     config = {"model_type": family, **SMALL, **ffn, **kv, "bos_token_id": 1, "eos_token_id": 2, **changes}
     return {k: v for k, v in config.items() if v is not ...}
 
@@ -146,7 +156,8 @@ def test_missing_keys_take_the_defaults_of_transformers(family: str) -> None:
     bare = small(
         family, num_key_value_heads=..., bos_token_id=..., eos_token_id=..., pad_token_id=..., vocab_size=50272
     )
-    bare |= {} if family in ("opt", "llama") else {"num_attention_heads": 32, "head_dim": 4}
+    bare |= {"num_key_value_heads": 32} if family.startswith("deepseek") else {}
+    bare |= {} if family in NO_HEAD_DIM else {"num_attention_heads": 32, "head_dim": 4}
     config = transformers.AutoConfig.for_model(**bare)
     assert read_config(bare) == read_config(config.to_dict())
     assert read_config(bare) == read_config(json.loads(config.to_json_string(use_diff=True)))
@@ -257,6 +268,21 @@ def test_positions_stretched_from_a_shorter_context_reach_further(scaling: Confi
     assert shape_from_config(small("llama", rope_scaling=scaling)).max_positions == longest
 
 
+def test_keys_of_a_name_of_their_own_are_read_as_those_of_others() -> None:
+    theirs = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 1024}
+    config = small("gpt2", hidden_size=..., num_hidden_layers=..., num_attention_heads=...) | theirs
+    assert read_config(config) == read_config(small("gpt2"))
+    neox = small("gpt_neox", rotary_pct=0.5, rotary_emb_base=500)
+    assert read_config(neox) == read_config(
+        small("gpt_neox", rope_parameters={"rope_theta": 500.0, "partial_rotary_factor": 0.5, "rope_type": "default"})
+    )
+
+
+def test_kimi_k2_is_deepseek_v3_by_another_name() -> None:
+    config = small("deepseek_v3", rope_scaling=YARN | {"mscale": 1.0, "mscale_all_dim": 1.0})
+    assert read_config(config | {"model_type": "kimi_k2"}, "k2") == read_config(config, "k2")
+
+
 def test_an_id_beyond_the_vocabulary_never_comes_up() -> None:
     math = read_config(small("llama", eos_token_id=[7, 100, -5], bos_token_id=50256, pad_token_id=-1))[1]
     assert (math.eos_token_ids, math.bos_token_id, math.pad_token_id) == ((7,), None, None)
@@ -301,7 +327,7 @@ def test_an_id_of_null_or_minus_one_is_none(written: int | None) -> None:
 YARN = {"rope_type": "yarn", "factor": 4.0}
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 NONSENSE: list[tuple[Config, str, list[str]]] = [
-    (small("llama", model_type="gpt_neox"), "FP504", ["gpt_neox"]),
+    (small("llama", model_type="mamba"), "FP504", ["mamba"]),
     (small("llama", model_type=None), "FP504", ["None"]),
     (small("llama", model_type=["llama"]), "FP504", ["llama"]),
     (small("llama", hidden_size=...), "FP502", ["hidden_size"]),
@@ -362,8 +388,37 @@ NONSENSE: list[tuple[Config, str, list[str]]] = [
     (small("llama", dtype={"a": 1}), "FP503", ["dtype"]),
     (small("llama", dtype="float64"), "FP503", ["float64", "float32"]),
     (small("llama", model_type=..., auto_map={"AutoConfig": "evil.Config"}), "FP505", ["auto_map"]),
-    (small("llama", model_type="deepseek_v3", auto_map={"AutoConfig": "evil.Config"}), "FP504", ["deepseek_v3"]),
-    (small("llama", model_type="kimi_k2", quantization_config={"bits": 4}), "FP504", ["kimi_k2"]),
+    (small("llama", model_type="kimi_linear", auto_map={"AutoConfig": "evil.Config"}), "FP504", ["kimi_linear"]),
+    (small("llama", model_type="deepseek_v32", quantization_config={"bits": 4}), "FP504", ["deepseek_v32"]),
+    (small("deepseek_v3", num_key_value_heads=2), "FP503", ["num_key_value_heads", "4"]),
+    (small("deepseek_v3", num_attention_heads=3, num_key_value_heads=3), "FP506", ["64", "3"]),
+    (small("deepseek_v3", topk_method="greedy"), "FP503", ["topk_method", "noaux_tc"]),
+    (small("deepseek_v3", scoring_func="softmax"), "FP503", ["scoring_func", "sigmoid"]),
+    (small("deepseek_v3", moe_layer_freq=2), "FP503", ["moe_layer_freq"]),
+    (small("deepseek_v3", n_group=7), "FP503", ["n_group", "256"]),
+    (small("deepseek_v3", n_group=256, topk_group=8), "FP503", ["n_group"]),
+    (small("deepseek_v3", num_experts_per_tok=200), "FP503", ["num_experts_per_tok", "128"]),
+    (small("deepseek_v3", qk_rope_head_dim=3), "FP506", ["3"]),
+    (small("deepseek_v3", rope_scaling=YARN | {"mscale_all_dim": "x"}), "FP503", ["mscale_all_dim"]),
+    (small("deepseek_v2", norm_topk_prob=True), "FP516", ["norm_topk_prob"]),
+    (small("deepseek_v2", topk_method="noaux_tc"), "FP503", ["group_limited_greedy"]),
+    (small("deepseek_v2", topk_method="group_limited_greedy"), "FP503", ["n_group"]),
+    (small("deepseek_v2", num_experts_per_tok=...), "FP503", ["num_experts_per_tok"]),
+    (small("bloom", apply_residual_connection_post_layernorm=True), "FP516", ["post_layernorm"]),
+    (small("bloom", n_embed=32), "FP506", ["n_embed", "32"]),
+    (small("falcon", new_decoder_architecture=True, num_kv_heads=3), "FP506", ["4", "3"]),
+    (small("falcon", multi_query=False, num_kv_heads=2), "FP503", ["num_kv_heads", "4"]),
+    (small("falcon", new_decoder_architecture=True, parallel_attn=False), "FP503", ["parallel_attn"]),
+    (small("falcon", num_ln_in_parallel_attn=2), "FP503", ["num_ln_in_parallel_attn"]),
+    (small("falcon", activation="silu-squared"), "FP503", ["silu-squared"]),
+    (small("gpt2", n_embd=32), "FP506", ["n_embd", "32", "hidden_size", "64"]),
+    (small("gpt2", n_layer=..., num_hidden_layers=...), "FP502", ["n_layer"]),
+    (small("gpt2", quantization_config={"quant_method": "gptq", "bits": 4}), "FP504", ["gpt2", "by input"]),
+    (small("gpt2", add_cross_attention=True), "FP516", ["add_cross_attention"]),
+    (small("gpt2", scale_attn_by_inverse_layer_idx=True), "FP516", ["scale_attn_by_inverse_layer_idx"]),
+    (small("gpt_neox", hidden_act="mish"), "FP503", ["mish"]),
+    (small("gpt_neox", rope_scaling={"type": "proportional"}), "FP504", ["proportional"]),
+    (small("gpt_neox", rotary_pct=0.01), "FP506", ["0.01"]),
     (small("llama", quantization={"bits": 4}), "FP504", ["quantization"]),
     (small("llama", is_causal="no"), "FP503", ["is_causal"]),
     (small("llama", per_layer_config={"0": {}}), "FP507", ["per_layer_config"]),

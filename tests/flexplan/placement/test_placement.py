@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from flexplan.errors import InfeasiblePlan
 from flexplan.graph import TIERS, Buffer, tier_of
-from flexplan.model import ModelShape, WeightTensor, model_shape, weight_tensors
+from flexplan.model import ModelShape, WeightTensor, model_shape, read_config, weight_tensors
 from flexplan.placement import Layout, Placement
 from flexplan.plan import Plan, refuse_over_budget
 from flexplan.policy import Block, Policy, fill_blocks, full_block
@@ -199,6 +199,31 @@ def test_a_batch_of_its_own_length_takes_its_own_room() -> None:
     ragged = Block((MicroBatch((0,), 4), MicroBatch((1,), 40)), 8)
     placed = Placement.of(SHAPES["facebook/opt-125m"], Policy(1, 2), ragged)
     assert [s.capacity for s in placed.cache[0]] == [11, 47]
+
+
+GEMMA_3_27B = {
+    "model_type": "gemma3_text",
+    "hidden_size": 5376,
+    "intermediate_size": 21504,
+    "num_hidden_layers": 62,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 16,
+    "head_dim": 128,
+    "query_pre_attn_scalar": 168,
+    "sliding_window": 1024,
+    "vocab_size": 262208,
+    "dtype": "bfloat16",
+}
+
+
+def test_a_cache_holds_of_each_layer_what_its_window_reads() -> None:
+    """Gemma 3 27B, 8192 tokens: of six layers five read the newest 1024."""
+    shape, block = read_config(GEMMA_3_27B, "gemma-3-27b")[0], Block((MicroBatch((0, 1), 8000),), 193)
+    placed = Placement.of(shape, Policy(2, 1, 100, 0, 30, 70), block)
+    tokens = [8192 if (depth + 1) % 6 == 0 else 1024 for depth in range(62)]
+    found = sum(s.payload(tier) for row in placed.cache for s in row for tier in TIERS)
+    assert found == 2 * sum(tokens) * 2 * 16 * 128 * 2  # rows, keys and values, heads, head_dim, bfloat16
+    assert found == 2 * shape.cache_bytes(8192) < found * 62 * 8192 / sum(tokens) / 3
 
 
 # -- budgets ----------------------------------------------------------------------------------------------------

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from flexplan.errors import PromptError
-from flexplan.problem import BadLine, Chat, Prompt, Wishes, new_tokens_of, read_prompts
+from flexplan.problem import Chat, Prompt, Wishes, new_tokens_of, read_prompts
 from flexplan.problem.prompts import parse_prompts
 
 
@@ -96,8 +98,47 @@ def test_a_bad_line_is_named_with_what_is_allowed(line: bytes, seen: str) -> Non
 
 def test_ids_that_stand_there_twice_are_listed() -> None:
     data = b"\n".join(b'{"id": %d, "prompt": "x"}' % (n // 2) for n in range(40))
-    with pytest.raises(PromptError, match=r"20 ids .* 0, 1, 2, 3, 4, 5, 6, 7, 8, 9;"):
+    listed = ", ".join(rf"{n} \(lines {2 * n + 1}, {2 * n + 2}\)" for n in range(10))
+    with pytest.raises(PromptError, match=rf"20 ids .*: {listed};"):
         parse_prompts(data)
+
+
+@pytest.mark.parametrize(
+    ("lines", "twin"),
+    [
+        (['{"id": "a", "prompt": "x"}', '{"id": "a", "prompt": 5}'], r"a \(lines 1, 2\)"),  # one of them is bad
+        (['{"id": "a", "prompt": 5}', '{"id": "a", "colour": 1}'], r"a \(lines 1, 2\)"),
+        (['{"id": 1, "prompt": "x"}', '{"prompt": "y"}'], r"1 \(lines 1, 2\)"),  # the second is called by its place
+        (['{"custom_id": 5, "body": {"prompt": "x"}}', '{"id": "5", "prompt": "y"}'], r"5 \(lines 1, 2\)"),
+    ],
+)
+def test_no_two_lines_have_one_name_whatever_they_are(lines: list[str], twin: str, tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text("\n".join([*lines, '{"id": "z", "prompt": "z"}']))
+    with pytest.raises(PromptError, match=rf"1 ids stand there more than once: {twin}"):
+        read_prompts(path, strict=False)
+
+
+def test_lines_that_cannot_be_read_are_put_aside_with_what_is_wrong(tmp_path: Path) -> None:
+    """Of one that is no text, too long or no JSON nobody knows a name: a number that is another's id is no twin."""
+    path = tmp_path / "in.jsonl"
+    long = b'{"prompt": "' + b"x" * (9 << 20) + b'"}'
+    lines = [b'{"id": 1, "prompt": "a"}', b'{"prompt": "\xff"}', long, b'{"id": 3, "prompt"', b'{"id": 4, "prompt": 5}']
+    path.write_bytes(b"\n".join([*lines, b'{"id": "z", "prompt": "z"}']))
+    for packed in (False, True):
+        if packed:
+            path.write_bytes(gzip.compress(path.read_bytes()))
+        found = read_prompts(path, strict=False)
+        assert [(one.id, one.line) for one in found] == [(1, 1), ("z", 6)]
+        assert [(one.place, one.line, one.id, one.error.code) for one in found.bad] == [
+            (1, 2, None, "FP311"),
+            (2, 3, None, "FP315"),
+            (3, 4, None, "FP312"),
+            (4, 5, 4, "FP312"),
+        ]
+        assert len({found.bad.digest(n) for n in range(4)}) == 4
+        with pytest.raises(PromptError, match="line 2"):
+            read_prompts(path)
 
 
 @pytest.mark.parametrize(
@@ -285,8 +326,15 @@ def test_a_line_of_two_names_is_refused_for_one_would_vanish() -> None:
         parse_prompts(b'{"id": 1, "custom_id": "a", "prompt": "x"}')
 
 
-def test_a_bad_line_is_kept_without_what_was_in_hand_when_it_was_found(tmp_path: Path) -> None:
-    (tmp_path / "in.jsonl").write_text('{"prompt": "a", "colour": 1}\n{"prompt"\n{"prompt": "b"}\n')
-    bad: list[BadLine] = []
-    assert len(read_prompts(tmp_path / "in.jsonl", bad=bad)) == 1
-    assert [(line.error.__traceback__, line.error.__context__) for line in bad] == [(None, None)] * 2
+def test_of_many_bad_lines_there_is_an_index_and_no_more(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    lines = ({"id": f"b{n}", "prompt": "x" * 500, "colour": 1} for n in range(5000))
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    read_prompts(path, strict=False)
+    tracemalloc.start()
+    try:
+        found = read_prompts(path, strict=False)
+        assert len(found.bad) == 5000 and tracemalloc.get_traced_memory()[0] < 5000 * 100
+    finally:
+        tracemalloc.stop()
+    assert found.bad[4321].id == "b4321" and "line 4322" in found.bad[4321].error.message

@@ -29,8 +29,9 @@ SCHEDULES: dict[str, Schedule] = {"zigzag": ZigZag(), "rowwise": RowWise()}
 HALVES = {"w": (30, 40), "cache": (25, 50), "act": (20, 40)}
 
 
-def problem(prompt_lens: tuple[int, ...], gen_len: int) -> Problem:
-    return Problem.of(SHAPE, gpu_mem="1G", cpu_mem="1G", disk_mem="1G", prompt_lens=prompt_lens, gen_len=gen_len)
+def problem(prompt_lens: tuple[int, ...], gen_len: int, windows: tuple[int, ...] = ()) -> Problem:
+    shape = SHAPE.model_copy(update={"windows": windows})
+    return Problem.of(shape, gpu_mem="1G", cpu_mem="1G", disk_mem="1G", prompt_lens=prompt_lens, gen_len=gen_len)
 
 
 @st.composite
@@ -69,11 +70,12 @@ def placed(schedule: Schedule, given: Problem, policy: Policy) -> tuple[TaskGrap
     st.sampled_from(sorted(SCHEDULES)),
     st.lists(st.integers(1, 5), min_size=1, max_size=9),
     st.integers(1, 9),
+    st.sampled_from([(), (), (3, 0), (2, 4)]),
 )
 def test_every_graph_of_the_built_in_schedules_is_accepted(
-    policy: Policy, schedule: str, prompt_lens: list[int], gen_len: int
+    policy: Policy, schedule: str, prompt_lens: list[int], gen_len: int, windows: tuple[int, ...]
 ) -> None:
-    prove(*placed(SCHEDULES[schedule], problem(tuple(prompt_lens), gen_len), policy))
+    prove(*placed(SCHEDULES[schedule], problem(tuple(prompt_lens), gen_len, windows), policy))
 
 
 # -- what is refused -----------------------------------------------------------------------------------------------
@@ -195,10 +197,11 @@ def test_what_is_not_looked_at_would_have_been_accepted(seed: int, monkeypatch: 
     hosts = seed % 2 == 0
     policy = policy_with(2, 2, **HALVES, cpu_cache_compute=hosts, overlap=seed % 3 != 0)
     mutant = Mutated(SCHEDULES["rowwise" if seed % 5 == 0 else "zigzag"], seed)
+    windows = (3, 0) if seed % 4 == 1 else ()
 
     def verdict() -> str:
         try:
-            prove(*placed(mutant, problem((3, 2, 4, 4), 12), policy))
+            prove(*placed(mutant, problem((3, 2, 4, 4), 12, windows), policy))
         except GraphError as refusal:
             return str(refusal)
         return "accepted"

@@ -17,20 +17,23 @@ from flexplan.placement import Placement
 from flexplan.policy import Policy, need_of, rolling_block
 from flexplan.problem import Problem, Workload
 from flexplan.proof import SeatingLaws
-from flexplan.schedule import Boarding, Seats, rolling_graph
+from flexplan.schedule import Boarding, Guest, Seats, rolling_graph
 from flexplan.testing import small_shape
 
 lengths = st.lists(st.tuples(st.integers(1, 60), st.integers(1, 20)), min_size=1, max_size=40)
 policies = st.builds(
-    lambda size, n, admit: Policy(size, n, admit_tokens=admit),
+    lambda size, n, admit, room: Policy(size, n, admit_tokens=admit, room_percent=room),
     st.integers(1, 5),
     st.integers(1, 6),
     st.sampled_from([0, 1, 7, 100]),
+    st.sampled_from([0.0, 1.0, 30.0, 120.0]),
 )
+expected = st.lists(st.integers(1, 30), max_size=4).map(tuple)
 
 
-def workload_of(requests: list[tuple[int, int]]) -> Workload:
-    return Workload(prompt_lens=tuple(p for p, _ in requests), gen_lens=tuple(g for _, g in requests))
+def workload_of(requests: list[tuple[int, int]], expected: tuple[int, ...] = ()) -> Workload:
+    lens, most = tuple(p for p, _ in requests), tuple(g for _, g in requests)
+    return Workload(prompt_lens=lens, gen_lens=most, expected_lens=expected)
 
 
 def boardings_of(work: Workload, policy: Policy, stopped: dict[int, int] | None = None) -> list[Boarding]:
@@ -41,39 +44,64 @@ def boardings_of(work: Workload, policy: Policy, stopped: dict[int, int] | None 
     def finished(request: int) -> bool:
         return (stopped or {}).get(request, 1 << 30) <= seen[0]
 
-    for boarding in Seats(block, work, policy.admit_tokens).boardings(finished if stopped else never):
+    for boarding in Seats(block, work, policy).boardings(finished if stopped else never):
         found.append(boarding)
         seen[0] = boarding.number + 1
     return found
 
 
-@given(lengths, policies)
-def test_every_request_comes_once_and_chooses_its_tokens(requests: list[tuple[int, int]], policy: Policy) -> None:
-    boardings = boardings_of(workload_of(requests), policy)
-    came = Counter(guest.request for b in boardings for some in b.newcomers.values() for guest in some)
+@given(lengths, policies, expected)
+def test_every_request_chooses_each_of_its_tokens_once(
+    requests: list[tuple[int, int]], policy: Policy, expected: tuple[int, ...]
+) -> None:
+    boardings = boardings_of(workload_of(requests, expected), policy)
+    came = Counter(g.request for b in boardings for some in b.newcomers.values() for g in some if not g.had)
     assert came == Counter(range(len(requests)))
     chosen = Counter(
-        g.request for b in boardings for group in (b.guests, b.newcomers) for s in group.values() for g in s
+        (g.request, g.chosen(b.number))
+        for b in boardings
+        for group in (b.guests, b.newcomers)
+        for some in group.values()
+        for g in some
     )
-    assert chosen == Counter({n: most for n, (_, most) in enumerate(requests)})
+    assert chosen == Counter((n, token) for n, (_, most) in enumerate(requests) for token in range(most))
     assert [b.last for b in boardings] == [False] * (len(boardings) - 1) + [True]
 
 
-@given(lengths, policies)
-def test_nobody_shares_a_seat_and_every_seat_has_room(requests: list[tuple[int, int]], policy: Policy) -> None:
-    work = workload_of(requests)
+@given(lengths, policies, expected)
+def test_nobody_shares_a_seat_and_every_seat_has_room(
+    requests: list[tuple[int, int]], policy: Policy, expected: tuple[int, ...]
+) -> None:
+    work = workload_of(requests, expected)
     block = rolling_block(work, policy)
     assert block.num_rows == min(len(requests), policy.block_size)
     for boarding in boardings_of(work, policy):
         there = [g for group in (boarding.guests, boarding.newcomers) for some in group.values() for g in some]
-        assert len({(g.k, g.row) for g in there}) == len(there)
+        assert len({(g.k, g.row) for g in there}) == len({g.request for g in there}) == len(there)
         for k, some in boarding.newcomers.items():
             assert boarding.prompt_tokens(k) <= block.door_tokens
-            assert all(need_of(g.prompt_len, g.most) <= block.batches[k].prompt_len for g in some)
+            assert all(g.prompt_len <= block.batches[k].prompt_len for g in some)
+            if not policy.room_percent:
+                assert all(need_of(g.prompt_len, g.most) <= block.batches[k].prompt_len for g in some)
         assert len(boarding.newcomers) <= block.doors
         for k, some in boarding.guests.items():
             assert boarding.contexts[k] == sum(g.context(boarding.number) for g in some)
             assert all(g.context(boarding.number) <= block.batches[k].prompt_len for g in some)
+
+
+@given(lengths, policies, expected)
+def test_who_steps_back_comes_again_by_what_it_has(
+    requests: list[tuple[int, int]], policy: Policy, expected: tuple[int, ...]
+) -> None:
+    had = dict[int, int]()
+    for boarding in boardings_of(workload_of(requests, expected), policy):
+        for some in boarding.newcomers.values():
+            for guest in some:
+                prompt, most = requests[guest.request]
+                assert guest.had == had.get(guest.request, 0)
+                assert (guest.prompt_len, guest.most) == (prompt + guest.had, most - guest.had)
+        for group in (boarding.guests, boarding.newcomers):
+            had |= {g.request: g.chosen(boarding.number + 1) for some in group.values() for g in some}
 
 
 @given(lengths, policies)
@@ -112,6 +140,7 @@ ROLLING = {
     "host": Policy(2, 3, 50, 50, 0, 100, cpu_cache_compute=True),
     "between": Policy(2, 3, 0, 100, 50, 50, cpu_cache_compute=True, sep_layer=False, admit_tokens=9),
     "packed": Policy(3, 1, 0, 100, 40, 60, cpu_cache_compute=True, compress_weight=True),
+    "outgrown": Policy(2, 2, 0, 100, 0, 100, cpu_cache_compute=True, room_percent=40),
     "inline": Policy(2, 2, 30, 30, 20, 80, overlap=False, cpu_cache_compute=True),
 }
 
@@ -129,19 +158,20 @@ def test_every_pass_is_proved(name: str, requests: list[tuple[int, int]]) -> Non
     check_graph(rolling_graph("rolling", problem, ROLLING[name]), problem.budgets())
 
 
+LARGEST = 1  # the micro-batch with room for the longest, in two
 REQUESTS = [(3, 4), (7, 2), (2, 6), (5, 1), (9, 3), (1, 5), (4, 4), (6, 2)]
 
 
-def refused(change: Callable[[Sweep], Sweep], name: str = "host") -> str:
-    """What the laws say of the built-in graph with one pass changed; the others are accepted."""
+def refused(change: Callable[[Sweep], Sweep], name: str = "host", at: int = 1) -> str:
+    """What the laws say of the built-in graph with one pass changed; those before it are accepted."""
     graph = rolling_graph("rolling", problem_of(REQUESTS), ROLLING[name])
     block = rolling_block(problem_of(REQUESTS).workload, ROLLING[name])
     laws = SeatingLaws(Placement.of(small_shape(), ROLLING[name], block))
     sweeps = list(graph.sweeps())
-    for sweep in sweeps[:1]:
+    for sweep in sweeps[:at]:
         laws.take(sweep)
     with pytest.raises(GraphError, match="FP833") as error:
-        laws.take(change(sweeps[1]))
+        laws.take(change(sweeps[at]))
     return str(error.value)
 
 
@@ -177,6 +207,71 @@ def test_a_row_that_decodes_before_its_prompt_is_in_is_found() -> None:
         return with_boarding(sweep, guests={k: (some[0]._replace(request=98), *some[1:])})
 
     assert "never came in" in refused(early)
+
+
+def stepped_back() -> int:
+    """The first sweep in which somebody comes again."""
+    sweeps = rolling_graph("rolling", problem_of(REQUESTS), ROLLING["outgrown"]).sweeps()
+    return next(n for n, s in enumerate(sweeps) if any(g.had for some in s.boarding.newcomers.values() for g in some))
+
+
+def changed(sweep: Sweep, change: Callable[[Guest], Guest]) -> Sweep:
+    """With those changed who come again."""
+    newcomers = {k: tuple(change(g) if g.had else g for g in some) for k, some in sweep.boarding.newcomers.items()}
+    return with_boarding(sweep, newcomers=newcomers)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda g: g._replace(had=g.had - 1), "comes again with"),
+        (lambda g: g._replace(prompt_len=g.prompt_len - 1), "comes again with"),
+        (lambda g: g._replace(most=g.most + 1), "comes again for"),
+        (lambda g: g._replace(request=77), "was never there"),
+        (lambda g: g._replace(prompt_len=g.prompt_len + 99), "than its"),
+    ],
+    ids=["a token less", "a shorter prompt", "for more tokens", "as another", "where there is no room"],
+)
+def test_who_comes_again_as_it_has_not_left_is_found(change: Callable[[Guest], Guest], says: str) -> None:
+    assert says in refused(lambda sweep: changed(sweep, change), "outgrown", stepped_back())
+
+
+def test_who_sits_in_two_seats_is_found() -> None:
+    sweeps = list(rolling_graph("rolling", problem_of(REQUESTS), ROLLING["outgrown"]).sweeps())
+    at = next(n for n, sweep in enumerate(sweeps) if sweep.boarding.guests and sweep.boarding.newcomers)
+
+    def twice(sweep: Sweep) -> Sweep:
+        guest = next(g for some in sweep.boarding.guests.values() for g in some)
+        (k, (came, *_)), *_ = sweep.boarding.newcomers.items()
+        return with_boarding(sweep, newcomers={k: (came._replace(request=guest.request),)})
+
+    assert "sits in two seats" in refused(twice, "outgrown", at)
+
+
+def test_who_comes_again_before_its_last_token_is_known_is_found() -> None:
+    """In the very pass in which it has left its seat."""
+    at = next(n for n, left in enumerate(leaving()) if left)
+    guest = leaving()[at][0]
+
+    def early(sweep: Sweep) -> Sweep:
+        number = sweep.boarding.number
+        tokens, had, most = guest.context(number), guest.chosen(number), guest.ends - number
+        came = Guest(guest.request, LARGEST, 0, number, tokens, most, had)
+        return with_boarding(sweep, guests={}, newcomers={LARGEST: (came,)})
+
+    assert "before its last token is known" in refused(early, "outgrown", at)
+
+
+def leaving() -> list[list[Guest]]:
+    """Of each pass, those who sat in the one before and step back."""
+    found, before = list[list[Guest]](), list[Guest]()
+    for sweep in rolling_graph("rolling", problem_of(REQUESTS), ROLLING["outgrown"]).sweeps():
+        there = [
+            g for group in (sweep.boarding.guests, sweep.boarding.newcomers) for some in group.values() for g in some
+        ]
+        found.append([g for g in before if g not in there and g.ends > sweep.boarding.number])
+        before = there
+    return found
 
 
 @pytest.mark.parametrize("kind", ["compute", "store_cache", "store_ids", "load_ids"])

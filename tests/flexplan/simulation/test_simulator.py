@@ -174,9 +174,21 @@ def test_who_wants_little_gets_it() -> None:
     assert share([large, large]) == pytest.approx([0.5, 0.5])
 
 
+def test_what_a_fixed_time_leaves_unused_is_not_given_back() -> None:
+    """0.2 s of fixed time, then 0.8 s at all of the memory, of which copies that want 0.3 leave 0.7."""
+    attention, copies = Price(1.0, (("host", 0.8),), 0.2), Price(1.0, (("host", 0.3),))
+    assert share([attention, copies]) == pytest.approx([1 / (0.2 + 0.8 / 0.7), 1.0])
+    assert share([attention]) == pytest.approx([1.0])
+
+
+def _priced(solo: float, fixed: float, needs: dict[str, float]) -> Price:
+    return Price(solo, tuple((name, share_ * solo * (1 - fixed)) for name, share_ in needs.items()), solo * fixed)
+
+
 prices = st.builds(
-    lambda solo, needs: Price(solo, tuple((name, share_ * solo) for name, share_ in needs.items())),
+    _priced,
     st.floats(1e-3, 1e3),
+    st.floats(0, 0.9),
     st.dictionaries(st.sampled_from(["link", "host", "gpu"]), st.floats(0.01, 1)),
 )
 

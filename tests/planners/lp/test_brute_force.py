@@ -1,6 +1,6 @@
 """The linear program against every policy of a 10 % grid, one block shape an instance, judged by one placement.
 
-``FLEXPLAN_BRUTE_FORCE`` is the number of instances: 300 unless it says otherwise, more in ``.ci/run``.
+``FLEXPLAN_BRUTE_FORCE`` is the number of instances: 300 unless it says otherwise.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from flexplan_planners.lp.rows import Phase
 from flexplan_planners.lp.seconds import PassWork
 from flexplan_planners.lp.switches import Switches
 from flexplan_planners.schedules.zigzag import ZigZag
-from problems import SHAPES, problem
+from problems import SHAPES, problem, shape
 
 from flexplan.cost import Rates
 from flexplan.graph import TIERS, Sweep
@@ -21,10 +21,12 @@ from flexplan.policy import Policy, full_block
 from flexplan.problem import Problem
 from flexplan.testing import policy_with
 
+WINDOWED = problem(256, 256, 256, model=shape(name="windowed", windows=(7, 0, 25, 0)), prompt_len=24, gen_len=3)
 LOSSY = {"compress_weight": True, "compress_cache": True, "attn_sparsity": 0.3}
 PROBLEMS = [
     *(problem(256, 256, 256, model=model, prompt_len=24, gen_len=3) for model in SHAPES),
     Problem.of("facebook/opt-1.3b", prompt_len=64, gen_len=3),
+    WINDOWED,
 ]
 COARSE = {"disk_read", "h2d_weights"}  # groups of 64 rows leave so small a model without some of these tasks
 EXACT = {"gpu", "cpu", "d2h", "h2d_small", "h2d_cache"}  # the disk pads, and small pieces of weights are not cut
@@ -62,10 +64,10 @@ def seconds_by_lane(sweep: Sweep, rates: Rates) -> dict[str, float]:
     return found
 
 
-@pytest.mark.parametrize("asked", PROBLEMS[:3], ids=lambda p: p.model.name)
+@pytest.mark.parametrize("asked", [*PROBLEMS[:3], WINDOWED], ids=lambda p: p.model.name)
 def test_a_row_of_time_is_the_sum_of_its_lanes_tasks(asked: Problem) -> None:
     rates = Rates(asked.hardware)
-    for switches, policy in policies(asked):
+    for switches, policy in list(policies(asked))[:: 5 if asked is WINDOWED else 1]:
         placement = Placement.of(asked.model, policy, full_block(asked.workload, policy))
         packed = policy.compress_weight or policy.compress_cache
         passes = [

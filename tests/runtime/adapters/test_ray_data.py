@@ -70,7 +70,9 @@ def test_bad_rows_are_kept_out_each_in_its_own_way(model: Path, tmp_path: Path) 
     def answers(*rows: dict[str, Any]) -> list[tuple[str, list[int], str]]:
         names = dict.fromkeys(name for row in rows for name in row)
         found = worker({name: [row.get(name) for row in rows] for name in names})
-        return list(zip(found["name"].tolist(), found["token_ids"], [e[:5] for e in found["error"]], strict=True))
+        return list(
+            zip(found["name"].tolist(), found["token_ids"], [e.partition(":")[0] for e in found["error"]], strict=True)
+        )
 
     right = expected(model, tmp_path)
     bad = {"name": "long", "prompt_ids": [3] * 5000}, {"name": "other", "prompt_ids": [10**7]}, {"name": "none"}
@@ -79,6 +81,9 @@ def test_bad_rows_are_kept_out_each_in_its_own_way(model: Path, tmp_path: Path) 
     assert [(name, ids, bool(error)) for name, ids, error in found if error] == [(row["name"], [], True) for row in bad]
     alone = answers(bad[0], bad[1])  # where all are bad
     assert [error for _, _, error in alone] == [found[1][2], found[2][2]] and found[1][2] != found[2][2]
+    twice = answers(ROWS[0], ROWS[0], {**ROWS[1], "n": 2, "temperature": 1.0}, {**ROWS[1], "logprobs": 3})
+    assert [ids for _, ids, _ in twice] == [right["r0"], right["r0"], [], []]
+    assert [error for _, _, error in twice] == ["", "", "FP326", "FP326"]
 
 
 def test_what_is_no_rows_fault_is_raised(model: Path, tmp_path: Path) -> None:

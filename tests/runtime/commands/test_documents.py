@@ -1,57 +1,61 @@
-"""Every command that the documents show is run, or says here why not; the smaller the better, but for nothing else."""
+"""Every command that the documents show is run.
+
+What cannot be run here, for it takes a GPU, a download, a cluster or minutes, is parsed by whoever would run it; a flag
+that is not there any more fails.
+"""
 
 from __future__ import annotations
 
 import re
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+from documents import (
+    PAGES,
+    ROOT,
+    parse_checks,
+    parse_flexplan,
+    parse_make,
+    parse_pip,
+    parse_pytest,
+    parse_script,
+    run_script,
+    shown,
+    shown_with,
+)
 from typer.testing import CliRunner
 
 from flexplan.cli.app import app
 from flexplan.hardware import hardware_from
 
-ROOT = Path(__file__).parents[3]
-PAGES = ("README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
-PROGRAMS = re.compile(r"(\$ )?(flexplan|python|make|pip|pytest|\.ci/run)( .*|$)")
-NOT_RUN = {  # how a command begins, and who runs it
-    "make": "the checks themselves",
-    ".ci/run": "the checks themselves",
-    "pip install": "the checks, but for the clone's address",
-    "pytest -m real_weights": "a stage of the checks",
-    "python benchmarks/": "minutes on a machine of its own, most on a GPU",
-    "python -m flexplan_runtime.evaluate run": "tests/runtime/evaluate, without a network",
-    "flexplan run policy.json --prompts prompts.jsonl -o out.jsonl --ray": "tests/runtime/adapters, with the extra",
-    "flexplan profile": "minutes; tests/runtime/measure",
-    "flexplan serve": "tests/flexplan/serve",
-    "flexplan convert": "the tests of GGUF files, with the extra",
-    "flexplan demo": "tests/runtime/commands/test_demo.py",
-    "flexplan doctor": "tests/flexplan/cli/test_doctor.py: its answer is the machine's",
+PARSED: dict[str, tuple[str, Callable[[str], None]]] = {  # how a command begins, who runs it, and who parses it
+    "make": ("these are the checks", parse_make),
+    ".ci/run": ("these are the checks", parse_checks),
+    "pip install": ("the checks, in an environment of their own", parse_pip),
+    "pytest -m real_weights": ("a stage of the checks", parse_pytest),
+    "python benchmarks/": ("minutes on a machine of its own, most on a GPU", parse_script),
+    "flexplan run policy.json --prompts prompts.jsonl -o out.jsonl --ray": (
+        "tests/runtime/adapters/test_ray.py",
+        parse_flexplan,
+    ),
+    "flexplan profile": ("tests/runtime/measure/test_measure.py", parse_flexplan),
+    "flexplan serve": ("tests/flexplan/serve/test_serve.py", parse_flexplan),
+    "flexplan convert": ("tests/runtime/weights/test_gguf.py", parse_flexplan),
+    "flexplan demo": ("tests/runtime/commands/test_demo.py", parse_flexplan),
 }
-PLANS = ("solve", "planners", "lock")  # all others take a plan: one for the embedded model
-
-
-class Shown(NamedTuple):
-    """A command of a page, and the error that the page shows below it, or none."""
-
-    words: str
-    error: str | None
-
-
-def shown(page: str) -> Iterator[Shown]:
-    """The commands in the blocks of a page that are no other language."""
-    for language, block in re.findall(r"^ *```([^\n]*)\n(.*?)^ *```$", (ROOT / page).read_text(), re.S | re.M):
-        if language:
-            continue
-        lines = [re.sub(r"\s{2,}#.*", "", line).strip() for line in re.sub(r"\\\n\s*", "", block).splitlines()]
-        for line, below in zip(lines, [*lines[1:], ""], strict=True):
-            if found := PROGRAMS.fullmatch(line):
-                error = re.match(r"error\[(FP\d+)\]", below)
-                yield Shown(line.removeprefix("$ "), error[1] if error and found[1] else None)
+ELSEWHERE = {
+    "python -m flexplan_runtime.evaluate": "tests/runtime/evaluate/test_lm_eval.py"
+}  # where its parser is, too
+SCRIPTS = {  # that are run, too: of a small model, or a few MiB
+    "python benchmarks/disk_at_its_rate.py --gib 4": "--gib 0.02 --times 1",
+    "python benchmarks/perplexity.py SmolLM2-135M-Instruct.Q4_1.gguf": (
+        "--tokens 64 --chunk 32 --prompt 16 --dtype float32 --only 'as stored' '4-bit weights'"
+    ),
+}
+PLANS = ("solve", "planners", "lock", "doctor")  # all others take a plan: one for the embedded model
 
 
 def typed(words: str, model: Path) -> list[str]:
@@ -87,7 +91,7 @@ def scratch(tmp_path: Path, tiny_opt: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_commands_of_the_documents_do_what_they_say(page: str, scratch: Path) -> None:
     """In the order of the page, one finding what those before it wrote."""
     for command in dict.fromkeys(shown(page)):
-        if any(command.words.startswith(beginning) for beginning in NOT_RUN):
+        if any(command.words.startswith(beginning) for beginning in (*PARSED, *ELSEWHERE)):
             continue
         if "--resume" not in command.words:
             for old in scratch.glob("out.jsonl*"):  # each page begins more than one job
@@ -99,7 +103,27 @@ def test_commands_of_the_documents_do_what_they_say(page: str, scratch: Path) ->
             assert done.exit_code == 0, (command, done.output)
 
 
-def test_each_reason_is_needed() -> None:
-    commands = [command.words for page in PAGES for command in shown(page)]
-    assert len(commands) > 40  # it sees them
-    assert all(any(words.startswith(beginning) for words in commands) for beginning in NOT_RUN)
+@pytest.mark.parametrize("beginning", PARSED)
+def test_what_is_not_run_here_is_parsed_by_whoever_would(beginning: str, scratch: Path) -> None:
+    where, parse = PARSED[beginning]
+    found = shown_with(beginning)
+    assert found  # else it needs no line
+    for words in found:
+        parse(words)
+    if where.startswith("tests/"):
+        assert re.search(rf"\b{beginning.split()[1]}\b", (ROOT / where).read_text())
+    with pytest.raises((Exception, SystemExit)):
+        parse(f"{found[0]} --no-such-flag")
+
+
+@pytest.mark.parametrize("words", SCRIPTS)
+def test_a_script_of_the_documents_runs(words: str, scratch: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert shown_with(words)
+    given = words.replace("SmolLM2-135M-Instruct.Q4_1.gguf", str(scratch / "model"))
+    run_script(f"{given} {SCRIPTS[words]}")
+    assert re.search(r"\d\.\d", capsys.readouterr().out)
+
+
+def test_the_documents_are_seen() -> None:
+    assert sum(len(list(shown(page))) for page in PAGES) > 60
+    assert all(shown_with(beginning) for beginning in ELSEWHERE)

@@ -24,6 +24,7 @@ from tiny_models import CONFIGS, saved
 
 ALL = bool(os.environ.get("FLEXPLAN_IO_FAULTS"))
 LEAN = 2  # calls of each way
+PARTS = 16 if ALL else 1  # tests of each way, shared by several processes
 LONGEST_S = 10.0
 WAYS = {"ENOSPC": errno.ENOSPC, "EIO": errno.EIO, "short": -1, "EINTR": errno.EINTR}
 SOURCE = Path(__file__).parents[1] / "io_faults.c"
@@ -91,10 +92,13 @@ def job(tmp_path_factory: pytest.TempPathFactory, server: JobServer) -> Job:
 @pytest.mark.timeout(7200 if ALL else 300)
 @pytest.mark.parametrize("for_ever", [False, True], ids=["once", "for-ever"])
 @pytest.mark.parametrize("way", WAYS)
-def test_a_call_that_fails_is_said_and_the_resume_gives_the_same_bytes(job: Job, way: str, for_ever: bool) -> None:
+@pytest.mark.parametrize("part", range(PARTS))
+def test_a_call_that_fails_is_said_and_the_resume_gives_the_same_bytes(
+    job: Job, way: str, for_ever: bool, part: int
+) -> None:
     whole, count = job.whole, job.count
-    step = 1 if ALL else max(1, count // LEAN)
-    first = 0 if ALL else (list(WAYS).index(way) * 2 + for_ever) * step // (2 * len(WAYS))  # each way others
+    step = PARTS if ALL else max(1, count // LEAN)
+    first = part if ALL else (list(WAYS).index(way) * 2 + for_ever) * step // (2 * len(WAYS))  # each way others
     wrong: list[str] = []
     for at in range(first, count, step):
         job.forget()

@@ -24,6 +24,7 @@ from flexplan.cli.app import app
 
 KILLS = int(os.environ.get("FLEXPLAN_KILLS", "15"))
 SIGNALS = int(os.environ.get("FLEXPLAN_SIGNALS", "8"))
+AT_ONCE = 20  # of either in one test: many are shared by several processes
 NUM_PROMPTS = 18
 NEW = 6
 
@@ -93,23 +94,34 @@ def expected(tmp_path_factory: pytest.TempPathFactory, model: Path) -> dict[str,
 
 
 # -- killed and stopped --------------------------------------------------------------------------------------------
+def _shared(count: int) -> list[Any]:
+    """So many, in parts: the first of each, and how many it has."""
+    firsts = range(0, count, AT_ONCE)
+    return [pytest.param(first, min(AT_ONCE, count - first), id=f"from-{first}") for first in firsts]
+
+
+@pytest.mark.parametrize(("first", "most"), _shared(KILLS))
 def test_kill_9_at_any_moment_loses_doubles_and_changes_nothing(
-    tmp_path: Path, model: Path, server: JobServer, expected: dict[str, list[int]]
+    first: int, most: int, tmp_path: Path, model: Path, server: JobServer, expected: dict[str, list[int]]
 ) -> None:
-    rand = random.Random(7)
+    rand = random.Random(7 + first)
     warm = Job(tmp_path / "warm", model)
     began_s = time.monotonic()
     server.start(warm.args(), warm.stderr)
     assert server.wait() == 0
     usual_s = time.monotonic() - began_s
     kills, rounds, with_lines = 0, 0, 0
-    while kills < KILLS:
+    while kills < most:
         job = Job(tmp_path / f"job{rounds}", model)
         rounds += 1
         for _ in range(rand.randint(1, 4)):
             seen = job.whole()
             pid = server.start(job.args("--resume"), job.stderr)
-            time.sleep(rand.uniform(0, 1.1 * usual_s))
+            moment, lines = rand.uniform(0, 1.1 * usual_s), len(seen) + rand.randint(1, NUM_PROMPTS)
+            by_lines, give_up = rand.random() < 0.5, time.monotonic() + 2 * usual_s
+            while by_lines and len(job.whole()) < lines and time.monotonic() < give_up:
+                time.sleep(0.001)
+            time.sleep(0 if by_lines else moment)
             os.kill(pid, signal.SIGKILL)
             killed = server.wait() == -signal.SIGKILL
             kills += killed
@@ -122,7 +134,7 @@ def test_kill_9_at_any_moment_loses_doubles_and_changes_nothing(
         assert job.answers() == expected
         assert not list((job.place / "off").glob("*"))
         shutil.rmtree(job.place)
-    assert with_lines >= KILLS // 10  # some came while lines were written
+    assert with_lines >= most // 10  # some came while lines were written
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -149,11 +161,12 @@ def test_a_first_signal_ends_after_the_pass_and_a_second_at_once(
     assert len(job.answers()) == 400
 
 
+@pytest.mark.parametrize(("first", "most"), _shared(SIGNALS))
 def test_signals_at_random_moments_leave_a_job_that_goes_on(
-    job: Job, server: JobServer, expected: dict[str, list[int]]
+    first: int, most: int, job: Job, server: JobServer, expected: dict[str, list[int]]
 ) -> None:
-    rand = random.Random(3)
-    for _ in range(SIGNALS):
+    rand = random.Random(3 + first)
+    for _ in range(most):
         seen = job.whole()
         number = rand.choice([signal.SIGTERM, signal.SIGINT])
         pid = server.start(job.args("--resume"), job.stderr)
@@ -466,6 +479,66 @@ def test_files_beside_an_output_are_no_inputs_either(job: Job) -> None:
         result = CliRunner().invoke(app, [*job.args("--overwrite"), "--prompts", str(beside)])
         assert result.exit_code == 2 and "FP171" in result.stderr
         assert beside.read_bytes() == before
+
+
+def test_a_file_that_is_no_log_of_ours_is_left_alone(job: Job, expected: dict[str, list[int]]) -> None:
+    log = job.place / "out.jsonl.job"
+    log.write_text("my notes\n")
+    for how in ((), ("--overwrite",), ("--resume",)):
+        result = job.run(*how)
+        assert result.exit_code == 2 and "FP135" in result.stderr
+        assert log.read_text() == "my notes\n" and not job.out.exists()
+    for torn in (b"", b"12ab", bytes(40)):  # what the loss of power leaves of one that was just begun
+        log.write_bytes(torn)
+        assert job.run("--resume").exit_code == 0 and job.answers() == expected
+        job.out.unlink()
+
+
+def test_no_two_outputs_share_a_file_beside_them(job: Job) -> None:
+    job.lines.append({"id": "bad"})
+    job.write()
+    plain = job.place / "out"
+    assert job.run("-o", plain).exit_code == job.run().exit_code == 5
+    assert (job.place / "out.errors").read_text() == job.errors.read_text() != ""
+    for taken in ("out.errors", "out.errors.jsonl", "out.jsonl.job"):
+        result = job.run("--overwrite", "-o", job.place / taken)
+        assert result.exit_code == 2 and "FP136" in result.stderr
+    assert job.run("--resume").exit_code == 5
+
+
+@pytest.mark.parametrize("name", ["out.jsonl.job", "out.errors.jsonl"])
+def test_what_is_taken_away_while_a_run_is_at_work_is_not_lost(
+    name: str, job: Job, expected: dict[str, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log is put back; failed requests are kept elsewhere, as the output is."""
+    from flexplan.journal import journal
+
+    monkeypatch.setattr(journal, "SYNC_EVERY_S", 0.0)
+    real, written = journal.Journal.finish, []
+
+    def finish(self: Any, number: int, *more: Any) -> None:
+        real(self, number, *more)
+        written.append(number)
+        if len(written) == 4:
+            (job.place / name).unlink()
+
+    monkeypatch.setattr(journal.Journal, "finish", finish)
+    job.lines.append({"id": "bad"})
+    job.write()
+    result = job.run()
+    if name.endswith(".job"):
+        assert result.exit_code == 5 and "it is put back" in result.stderr
+        assert job.answers() == expected and job.run("--resume").exit_code == 5
+        return
+    assert result.exit_code == 6 and "FP617" in result.stderr and "the file of failed requests" in result.stderr
+    kept = Path(next(iter(result.stderr.partition("is kept in ")[2].splitlines())))
+    assert json.loads(kept.read_text())["id"] == "bad" and job.answers() == expected
+
+
+def test_a_directory_for_packed_weights_is_refused_where_none_are(job: Job) -> None:
+    for flags in ((), ("--dummy",)):
+        result = job.run("--packed-cache", job.place / "packed", *flags)
+        assert result.exit_code == 2 and "FP139" in result.stderr and not job.out.exists()
 
 
 # -- full disks ----------------------------------------------------------------------------------------------------

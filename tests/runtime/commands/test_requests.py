@@ -128,15 +128,22 @@ def test_a_template_that_harms_is_refused_before_anything_runs(desk: Desk, templ
     assert result.exit_code == 2 and code in result.stderr, result.stderr
 
 
-def test_a_template_that_does_not_end_is_ended(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_template_that_does_not_end_fails_its_lines_and_then_the_run(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from flexplan.problem import chat_template
 
-    loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
-    (desk.model / "chat_template.jinja").write_text(loops)
     monkeypatch.setattr(chat_template, "PATIENCE_S", 1.0)
-    result = desk.run({"messages": USER}, {"messages": USER})
-    assert result.exit_code == 2 and "FP323" in result.stderr and "line 1: " in result.stderr
-    assert "it did not end within 1 s\n" in result.stderr
+    loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    only_one = "{% if messages[0].content == 'loop' %}" + loops + "{% endif %}" + TEMPLATE
+    (desk.model / "chat_template.jinja").write_text(only_one)
+    loop = [{"role": "user", "content": "loop"}]
+    result = desk.run({"id": "a", "messages": USER}, {"id": "b", "messages": loop}, {"id": "c", "messages": USER})
+    assert result.exit_code == 5 and [row["id"] for row in desk.rows()] == ["a", "c"]
+    assert desk.failed()["b"]["code"] == "FP324" and "line 2" in desk.failed()["b"]["message"]
+    monkeypatch.setattr(chat_template, "MOST_ENDLESS", 2)
+    result = desk.run(*[{"messages": loop}] * 5)
+    assert result.exit_code == 2 and "FP323" in result.stderr and "lines 1, 2: " in result.stderr
 
 
 def test_each_line_of_ours_has_its_own_wishes(desk: Desk) -> None:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from zlib import crc32
 
 import pytest
-from policies import NEAR_TIE, Case, generated, random_prompts, reference
+from policies import NEAR_TIE, Case, covering, generated, random_prompts, reference
+from rounded import packed_reference
 from tiny_models import CONFIGS, saved
 
-from flexplan.policy import Policy
+from flexplan.model import ModelShape, read_config
+from flexplan.policy import CompressionConfig, Policy
 from flexplan.testing import policy_with
 
+POLICIES = int(os.environ.get("FLEXPLAN_FAMILY_POLICIES", "4"))  # of each family
 # what test_grid.py does not have over its hundreds of policies
 FAMILIES = [
     "mistral with windows",
@@ -19,6 +26,22 @@ FAMILIES = [
     "gemma3",
     "granite",
     "olmo2",
+    "starcoder2",
+    "starcoder2 without biases, untied",
+    "gpt-neox",
+    "gpt-neox, one after the other",
+    "deepseek v2",
+    "deepseek v2 with groups, biases",
+    "deepseek v3",
+    "deepseek v3, in halves",
+    "bloom",
+    "bloom untied, six heads",
+    "falcon",
+    "falcon, groups",
+    "falcon, groups and one norm",
+    "falcon, slopes",
+    "gpt2",
+    "gpt2, plain scores",
     "qwen3 with experts",
     "qwen3 with experts, windows",
     "glm4 with experts",
@@ -40,13 +63,42 @@ CASES = [
     ),
 ]
 
+FOUR_BITS = (  # weights, the cache, both
+    {"compress_weight": True, "comp_weight_config": CompressionConfig(4, 16, 0)},
+    {"compress_cache": True, "comp_cache_config": CompressionConfig(4, 8, 2)},
+    {
+        "compress_weight": True,
+        "comp_weight_config": CompressionConfig(4, 16, 1),
+        "compress_cache": True,
+        "comp_cache_config": CompressionConfig(4, 4, 2),
+    },
+)
+
+
+def cases(name: str, shape: ModelShape) -> list[Case]:
+    """``POLICIES`` of them: the fixed ones, then some that show many pairs of values, a quarter in 4 bits."""
+    more = max(0, POLICIES - len(CASES))
+    further = covering(more, seed=crc32(name.encode())) if more else []
+    for n in range(0, more, 4):
+        policy = replace(further[n].policy, **FOUR_BITS[n // 4 % len(FOUR_BITS)])
+        further[n] = replace(further[n], policy=policy)
+    return list(unsplit([*CASES[:POLICIES], *further], shape))
+
+
+def unsplit(cases: list[Case], shape: ModelShape) -> Iterator[Case]:
+    """With layers whole where a model's halves are one step."""
+    for case in cases:
+        whole = shape.parallel and case.policy.sep_layer
+        yield replace(case, policy=replace(case.policy, sep_layer=False)) if whole else case
+
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_tokens_are_those_of_transformers_but_at_near_ties(name: str, tmp_path: Path) -> None:
-    model = saved(CONFIGS[name], tmp_path / "model")
-    expected = reference(model, random_prompts(CONFIGS[name].vocab_size), gen_len=6)
-    for case in CASES:
-        output = generated(tmp_path / "model", case, expected.prompts, tmp_path)
-        differing = expected.rows_that_differ(case, output)
+    directory, prompts = tmp_path / "model", random_prompts(CONFIGS[name].vocab_size)
+    plain = reference(saved(CONFIGS[name], directory), prompts, gen_len=6)
+    for case in cases(name, read_config(directory)[0]):
+        packed = case.policy.compress_weight or case.policy.compress_cache
+        expected = packed_reference(directory, prompts, case.policy) if packed else plain
+        differing = expected.rows_that_differ(case, generated(directory, case, prompts, tmp_path))
         assert all(gap < NEAR_TIE for _, gap in differing), f"{case}: {differing}"
         assert len(differing) <= 1, case

@@ -41,6 +41,6 @@ def test_tokens_of_a_random_model_differ_only_at_near_ties(family: str, tmp_path
 def test_workspace_does_not_grow_with_a_micro_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flexplan.placement.workspace.PROMPT_TOKENS", 8192)
     shape = read_model("facebook/opt-30b")[0]
-    few, many = (workspace_bytes(shape, rows, 512, 544, sep_layer=False) for rows in (16, 128))
+    few, many = (workspace_bytes(shape, rows, 512, 544) for rows in (16, 128))
     assert few == many
-    assert workspace_bytes(shape, 8, 512, 544, sep_layer=False) == pytest.approx(few / 2, rel=0.01)
+    assert workspace_bytes(shape, 8, 512, 544) == pytest.approx(few / 2, rel=0.01)

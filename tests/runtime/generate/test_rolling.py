@@ -15,6 +15,7 @@ from tiny_models import CONFIGS, saved
 
 from flexplan.errors import PolicyError
 from flexplan.policy import Policy
+from flexplan.problem import expectation_of
 from flexplan.testing import policy_with
 
 PROMPTS = [
@@ -39,6 +40,8 @@ POLICIES = {
     "no overlap": Policy(2, 3, 0, 50, 20, 80, overlap=False, cpu_cache_compute=True),
     "not pinned": Policy(2, 2, 20, 60, pin_weight=False),
     "few come in": Policy(2, 3, 0, 100, 50, 50, cpu_cache_compute=True, admit_tokens=6),
+    "seats are outgrown": Policy(2, 2, 0, 100, 50, 50, cpu_cache_compute=True, room_percent=30),
+    "outgrown by every token": Policy(2, 3, sep_layer=False, room_percent=1),
     "4-bit weights": policy_with(2, 2, w=(50.0, 50.0), compress_weight=True),
 }
 MODELS = ("llama", "opt untied", "qwen3", "mixtral")
@@ -61,10 +64,10 @@ def test_every_request_gets_the_tokens_of_the_block_schedule(name: str, model: P
         assert lm.complete(PROMPTS[::-1], MOST[::-1]).tokens == expected[::-1], "a second job in the same model"
 
 
-@pytest.fixture
-def lm(tmp_path: Path) -> Iterator[OffloadedLM]:
+@pytest.fixture(params=["between", "seats are outgrown"])
+def lm(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OffloadedLM]:
     saved(CONFIGS["llama"], tmp_path / "model")
-    with opened(tmp_path / "model", POLICIES["between"], tmp_path, schedule="rolling") as found:
+    with opened(tmp_path / "model", POLICIES[request.param], tmp_path, schedule="rolling") as found:
         yield found
 
 
@@ -89,6 +92,32 @@ def test_requests_come_as_they_end(lm: OffloadedLM) -> None:
     assert sorted(order) == list(range(len(PROMPTS))) and order != sorted(order)
 
 
+def test_seats_by_what_is_expected_give_the_same_tokens(tmp_path: Path) -> None:
+    """Whatever answers were expected to be, and also where all are longer than that."""
+    saved(CONFIGS["llama"], tmp_path / "model")
+    with opened(tmp_path / "model", Policy(4, 3), tmp_path) as lm:
+        whole = lm.complete(PROMPTS, 30).tokens
+    stop = whole[2][12]
+    expected = [row[: row.index(stop) + 1] if stop in row else row for row in whole]
+    for seen, policy in (
+        ([1], Policy(2, 2, room_percent=100)),
+        ([3, 3, 40], Policy(2, 2, 0, 100, 0, 100, cpu_cache_compute=True, room_percent=50)),
+        ([(1, 2), (9, 30)], Policy(1, 3, admit_tokens=5, room_percent=200)),
+    ):
+        likely = expectation_of(seen, 40)
+        with opened(tmp_path / "model", policy, tmp_path, schedule="rolling", expected=likely) as lm:
+            ended = [(one.index, list(one.token_ids)) for one in lm.stream(PROMPTS, 30, stops=(stop,))]
+        assert sorted(ended) == list(enumerate(expected)), policy
+
+
+def test_packed_caches_step_back_and_lose_no_request(tmp_path: Path) -> None:
+    """Keys and values are computed anew, not packed in between: tokens may differ, lengths may not."""
+    saved(CONFIGS["llama"], tmp_path / "model")
+    policy = policy_with(2, 2, cpu_cache_compute=True, compress_cache=True, room_percent=30)
+    with opened(tmp_path / "model", policy, tmp_path, schedule="rolling") as lm:
+        assert list(map(len, lm.complete(PROMPTS, MOST).tokens)) == MOST
+
+
 def test_what_does_not_roll_is_refused_by_name(tmp_path: Path) -> None:
     saved(CONFIGS["llama"], tmp_path / "model")
     for policy, what in (
@@ -100,6 +129,10 @@ def test_what_does_not_roll_is_refused_by_name(tmp_path: Path) -> None:
         rolling = opened(tmp_path / "model", policy, tmp_path, schedule="rolling")
         with rolling as lm, pytest.raises(PolicyError, match=what):
             lm.complete(PROMPTS, MOST)
+    saved(CONFIGS["phi4, longrope"], tmp_path / "by length")
+    stretched = opened(tmp_path / "by length", Policy(2, 2, room_percent=50), tmp_path, schedule="rolling")
+    with stretched as lm, pytest.raises(PolicyError, match="room_percent 50 where positions turn"):
+        lm.complete(PROMPTS, MOST)
 
 
 @pytest.mark.gpu

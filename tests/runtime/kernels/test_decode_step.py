@@ -6,6 +6,7 @@ On a GPU, or with TRITON_INTERPRET=1 wherever Triton is installed.
 from __future__ import annotations
 
 from importlib import import_module
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ pytestmark = MARKS
 
 from flexplan_runtime import ExecutionEnv, OffloadedLM
 from flexplan_runtime.attention.dense import grain_attention
+from flexplan_runtime.attention.ring import unrolled
 from flexplan_runtime.kernels.decode_attention import decode_attention_cuda
 from flexplan_runtime.kernels.decode_step import gate_cuda, norm_cuda, put_pairs_cuda, turn_cuda
 from flexplan_runtime.models.rope import Rotary, rotate
@@ -141,6 +143,16 @@ def test_attention_of_few_and_of_many_grains(
     near(plain, expected.to(dtype))
 
 
+@pytest.mark.parametrize("newest", [9, 10, 75, 139])
+def test_attention_goes_on_in_a_second_lap(newest: int) -> None:
+    grains, room, size = 3, 70, 32
+    q, pairs = torch.randn(grains, 2, size, device=DEVICE), torch.randn(grains, 2, room, size, device=DEVICE)
+    pads = torch.tensor([max(0, newest + 1 - room), newest - 8, newest], device=DEVICE, dtype=torch.int32)
+    found = decode_attention_cuda(q, pairs[:, 0], pairs[:, 1], pads, torch.tensor([newest], device=DEVICE), 0.2)
+    in_order, first = unrolled(pairs, pads, newest + 1)
+    near(found, grain_attention(q, in_order[:, 0], in_order[:, 1], first, 0.2))
+
+
 USERS = (
     "attention.dense",
     "attention.cache_views",
@@ -158,8 +170,10 @@ POLICIES = {
 
 
 @pytest.mark.skipif(CUDA, reason="there all tests of tokens run on these kernels")
-@pytest.mark.parametrize("name", POLICIES)
-@pytest.mark.parametrize("model", ["opt", "llama", "stretched"])
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [*product(("opt", "llama", "stretched"), POLICIES), ("windowed", "mixed"), ("windowed", "packed")],
+)
 def test_tokens_are_those_of_the_framework(
     model: str, name: str, tiny_opt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,6 +183,8 @@ def test_tokens_are_those_of_the_framework(
     if model == "stretched":  # past its original context from the first new token on
         scaling = RopeScaling(type="dynamic", factor=4.0, original_max_positions=5, attention_factor=1.1)
         math = math.model_copy(update={"rope_scaling": scaling})
+    if model == "windowed":  # shorter than a prompt, and full from the first new token on
+        shape = shape.model_copy(update={"windows": (3, 6)})
     config, weights = (str(tiny_opt), tiny_opt) if model == "opt" else ((shape, math), "_DUMMY_")
     budgets = {"gpu_mem": "1G", "cpu_mem": "1G", "disk_mem": "1G"}
 

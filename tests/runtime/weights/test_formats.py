@@ -16,7 +16,7 @@ from flexplan_runtime.weights.checkpoint import open_checkpoint
 from policies import NEAR_TIE, covering, generated, random_prompts, reference, transformers_model
 from quantised import EXPERTS, FORMATS, GROUP, mxfp4, quantise
 from safetensors.torch import load_file, save_file
-from tiny_models import ROTARY, saved
+from tiny_models import CONFIGS, ROTARY, saved
 from torch import Tensor
 from transformers import AutoModelForCausalLM, FineGrainedFP8Config, GptOssConfig, LlamaConfig, MixtralConfig
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
@@ -121,6 +121,18 @@ def test_gpt_oss_is_read_in_its_own_format(tmp_path: Path) -> None:
     expected = reference(transformers_model(tmp_path / "plain"), random_prompts(99))
     for case in covering(4, seed=3):
         differing = expected.rows_that_differ(case, generated(tmp_path / "coded", case, expected.prompts, tmp_path))
+        assert all(gap < NEAR_TIE for _, gap in differing), f"{case}: {differing}"
+
+
+def test_deepseek_is_read_in_its_own_format(tmp_path: Path) -> None:
+    """FP8 in blocks: what queries and keys are made of and into, and experts one by one; the router stays plain."""
+    saved(CONFIGS["deepseek v3"], tmp_path / "model")
+    blocks = FORMATS["fp8 blocks"]
+    form = blocks._replace(wanted=lambda name: name.endswith(("_proj.weight", "_with_mqa.weight")))
+    directory = quantise(tmp_path / "model", tmp_path / "coded", form)
+    expected = reference(transformers_model(directory / "plain"), random_prompts(99))
+    for case in covering(3, seed=5):
+        differing = expected.rows_that_differ(case, generated(directory, case, expected.prompts, tmp_path))
         assert all(gap < NEAR_TIE for _, gap in differing), f"{case}: {differing}"
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from flexplan.policy import Policy
+from flexplan.testing import policy_with
 
 pytestmark = pytest.mark.real_weights
 
@@ -42,7 +43,7 @@ def test_converted_weights_equal_the_ones_transformers_reads_from_gguf(smollm2: 
 
 def test_gemma_is_what_transformers_reads_and_goes_on_as_it_does(tmp_path: Path) -> None:
     """Q4_K, Q5_0, Q6_K and Q8_0 to bfloat16, norms less one, pieces of SentencePiece; windows, and a tied head."""
-    from policies import Case, generated
+    from policies import Case, generated, left_padded
     from smollm2 import converted, gemma_gguf
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
@@ -62,3 +63,8 @@ def test_gemma_is_what_transformers_reads_and_goes_on_as_it_does(tmp_path: Path)
     wanted = ours.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False)
     case = Case(Policy(1, 1, 40, 40), num_prompts=1, gen_len=8)
     assert torch.equal(generated(place, case, [ids], tmp_path), wanted)
+    long = tokenizer(Path(__file__).read_text()).input_ids[:530]  # its windows are of 512 tokens
+    ids_BS, mask_BS = left_padded([long, long[:508]], tokenizer.pad_token_id)  # and of the second full in the middle
+    wanted = ours.generate(ids_BS, attention_mask=mask_BS, max_new_tokens=8, do_sample=False, eos_token_id=None)
+    case = Case(policy_with(2, 1, cache=(30, 40), cpu_cache_compute=True), num_prompts=2, gen_len=8)
+    assert torch.equal(generated(place, case, [long, long[:508]], tmp_path)[:, 530:], wanted[:, 530:])

@@ -17,6 +17,7 @@ from flexplan_runtime.attention import (
     decode_attention,
     decode_attention_packed,
     disk_pair_bytes,
+    pairs_of,
     prompt_attention,
     prompt_mask,
     put_grains,
@@ -31,6 +32,9 @@ from flexplan_runtime.execute.handlers.door import attention_at_door
 from flexplan_runtime.execute.handlers.hidden import working_in
 from flexplan_runtime.execute.layer_weights import layer_weights
 from flexplan_runtime.execute.views import TaskView
+from flexplan_runtime.kernels.attention_rule import AttentionRule
+
+_TOGETHER = 512  # positions of a prompt at the least that attend together, where a window is shorter
 
 
 def project(view: TaskView) -> None:
@@ -57,7 +61,7 @@ def _choose(view: TaskView, q_GPH: Tensor, out_GPH: Tensor) -> None:
     """Of the streamed grains: which old values count and how much, and the newest one's part of attention."""
     s, old, batch = view.segment, view.old_tokens, view.batch
     first, rule = s.grains[0], view.rule
-    pads, newest, packing = batch.unread(rule.window)[first:], batch.position, view.block.cache_packing
+    pads, newest, packing = view.unread[first:], batch.position, view.block.cache_packing
     keys_GTH = by_grain(view.slot("cache_ring"), s, s.streamed, s.capacity, view.block.cache_dtype, 1)[:, 0, : old + 1]
     probs = attention_weights(q_GPH, keys_GTH, pads, newest, rule, packing, first)
     positions, probs = choose(probs, pads, newest, view.placement.policy.attn_sparsity)
@@ -70,13 +74,13 @@ def _choose(view: TaskView, q_GPH: Tensor, out_GPH: Tensor) -> None:
 
 def attend(view: TaskView) -> None:
     """Attention on the host, over keys and values where they live."""
-    s, old = view.segment, view.old_tokens
+    at = view.column * view.segment.disk_row_bytes
     new_rows = view.read("cache_out")
     if new_rows is not None:
-        view.slot("cache_relay")[old * s.disk_row_bytes :].copy_(new_rows)
+        view.slot("cache_relay")[at : at + len(new_rows)].copy_(new_rows)
     begins = view.read("seats_host")
-    context = old + 1 if begins is None else view.seats.sit_on_host(begins.view(torch.int64))
-    view.batch.slide_on_host(view.rule.window, context)
+    context = view.place + 1 if begins is None else view.seats.sit_on_host(begins.view(torch.int64))
+    view.slide_on_host()
     for part in _on_host(view):
         part(context)
 
@@ -88,20 +92,20 @@ def _on_host(view: TaskView) -> list[HostAttention]:
     if place in view.block.on_host:
         return view.block.on_host[place]
     s, policy = view.segment, view.placement.policy
-    context, first, found = view.old_tokens + 1, s.num_grains - s.hosted, []
+    rows, first, found = min(view.old_tokens + 1, s.capacity), s.num_grains - s.hosted, []
     home, from_disk = view.read("cache_cpu"), view.read("cache_out") is not None
     if home is not None:
         found.append(by_grain(home, s, s.grains[1], s.capacity, view.block.cache_dtype)[s.shared :])  # of a ring, a lap
     if from_disk:
-        found.append(by_token(view.slot("cache_relay"), s, context, s.disk_row_bytes, view.block.cache_dtype))
+        found.append(by_token(view.slot("cache_relay"), s, rows, s.disk_row_bytes, view.block.cache_dtype))
     queries = view.source().view(view.block.dtype).view(s.hosted, -1, s.head_dim)
     out = view.target().view(view.block.dtype).view(s.hosted, -1, s.head_dim)
     rule, at, parts = view.host_rule, 0, []
-    pads = view.batch.host_unread(rule.window)[first:]
+    pads = view.host_unread[first:]
     for pairs in found:
         span = slice(at, at + len(pairs))
-        given = queries[span], pairs, pads[span], rule, out[span], view.block.num_threads
-        laps = 2 if view.placement.rolls else 1
+        given = queries[span], pairs_of(pairs), pads[span], rule, out[span], view.block.num_threads
+        laps = 1 if view.ring is None and not view.placement.rolls else 2
         parts.append(HostAttention(*given, view.block.cache_packing, policy.attn_sparsity, first + at, laps))
         at += len(pairs)
     if not from_disk:  # what comes from there is longer each time
@@ -138,13 +142,29 @@ def layer_attention(view: TaskView, hidden: Tensor, rows: slice) -> Tensor:
 def _over_the_prompt(view: TaskView, q: Tensor, k: Tensor, v: Tensor, rows: slice) -> Tensor:
     """(B, S, N x H) of these rows, by the mask that all layers share or, with a window, the layer's own."""
     batch, rule, length = view.batch, view.rule, view.new_tokens
-    mask = None if batch.prompt_mask is None else batch.prompt_mask[rows]
+    mask, causal = None if batch.prompt_mask is None else batch.prompt_mask[rows], view.block.family.math.causal
+    pads = batch.pads[rows] if mask is not None else batch.pads[:1]  # nothing is padded: one mask for all
+    if rule.window and causal and length >= 2 * max(rule.window, _TOGETHER):
+        return _by_windows(q, k, v, pads, rule)
     if 0 < rule.window < length or (mask is None and not rule.is_plain):
-        pads = batch.pads[rows] if mask is not None else batch.pads[:1]  # nothing is padded: one mask for all
-        mask = prompt_mask(pads, length, causal=view.block.family.math.causal, window=rule.window)
+        mask = prompt_mask(pads, length, causal=causal, window=rule.window)
+    return _by_rule(q, k, v, mask, rule)
+
+
+def _by_windows(q: Tensor, k: Tensor, v: Tensor, pads: Tensor, rule: AttentionRule) -> Tensor:
+    """Some positions at a time over what their windows reach: of a long prompt far less than all of it."""
+    out, step = torch.empty_like(q).flatten(2), max(rule.window, _TOGETHER)
+    for first in range(0, q.shape[1], step):
+        end, lowest = min(first + step, q.shape[1]), max(0, first - rule.window)
+        mask = prompt_mask(pads, end, window=rule.window, first=first, lowest=lowest)
+        out[:, first:end] = _by_rule(q[:, first:end], k[:, lowest:end], v[:, lowest:end], mask, rule)
+    return out
+
+
+def _by_rule(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, rule: AttentionRule) -> Tensor:
     if rule.is_plain:
         return prompt_attention(q, k, v, mask, rule.scale)
-    assert mask is not None, "made above"
+    assert mask is not None, "scores that no kernel knows are masked by themselves"
     return scored_prompt_attention(q, k, v, mask, rule)
 
 
@@ -177,25 +197,28 @@ def _cached(view: TaskView, resident: Tensor | None, ring: Tensor | None) -> lis
 
 def _attend_cached(view: TaskView, q: Tensor, pairs: Tensor, first: int) -> Tensor:
     """(G, P, H) of queries in that shape, or (B, K, P, H) of all grains."""
-    batch, rule = view.batch, view.rule
-    pads, packing = batch.unread(rule.window)[first : first + len(pairs)], view.block.cache_packing
+    rule, newest, pairs = view.rule, view.newest, pairs_of(pairs)
+    pads, packing = view.unread[first : first + len(pairs)], view.block.cache_packing
     sparsity = view.placement.policy.attn_sparsity
-    context = batch.position + 1 if pairs.is_cuda else view.old_tokens + 1
+    context = newest + 1 if pairs.is_cuda else view.place + 1
     if sparsity < 1:
         return sparse_attention(q.flatten(0, -3), pairs, pads, context, rule, sparsity, packing, first)
     if not rule.is_plain:
         return scored_attention(q.flatten(0, -3), pairs, pads, context, rule, packing, first)
     if packing:
-        return decode_attention_packed(q.flatten(0, -3), pairs, packing, pads, batch.position, rule.scale)
-    return decode_attention(q, pairs, pads, batch.position, rule.scale)
+        return decode_attention_packed(q.flatten(0, -3), pairs, packing, pads, newest, rule.scale)
+    return decode_attention(q, pairs, pads, newest, rule.scale)
 
 
 def _keep(view: TaskView, k_BSKH: Tensor, v_BSKH: Tensor, first_row: int = 0) -> None:
-    """New keys and values of the rows from ``first_row`` on into the cache on the gpu, and into what leaves it."""
-    s, new, heads = view.segment, k_BSKH.shape[1], k_BSKH.shape[2]
+    """New keys and values of the rows from ``first_row`` on into the cache on the gpu, and into what leaves it.
+
+    Of a prompt that is longer than the cache, the last ones.
+    """
+    s, new, heads = view.segment, view.kept_tokens, k_BSKH.shape[2]
     first = -first_row * heads  # grain of the cache's beginning, counted from the first one given
-    k_BSKH, v_BSKH = view.block.stored(k_BSKH), view.block.stored(v_BSKH)
-    place = view.batch.kept_at if view.task.i else None
+    k_BSKH, v_BSKH = (view.block.stored(x[:, -new:]) for x in (k_BSKH, v_BSKH))
+    place = view.kept_at if view.task.i else None
     if first_row == 0:
         view.note("cache", "gpu", s.grains[0] * new * s.pair_bytes)
     for cache in _cached(view, view.write("cache_gpu"), view.write("cache_ring")):

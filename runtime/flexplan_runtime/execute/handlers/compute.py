@@ -42,13 +42,19 @@ def compute(view: TaskView) -> None:
 
 
 def _transform(view: TaskView, slot_BSD: Tensor, rows: slice) -> None:
-    """These rows through a transformer layer, or a part of it, in their slot."""
-    layer, family, weights, hidden_BSD = view.layer, view.block.family, layer_weights(view), slot_BSD
+    """These rows through a transformer layer, or a part of it, in their slot.
+
+    Nothing of attention is kept while the feed-forward block computes, whose widest result would find no place between;
+    unless both are given the same.
+    """
+    layer, family, weights = view.layer, view.block.family, layer_weights(view)
+    if family.shape.parallel:
+        family.both(weights, slot_BSD, layer_attention(view, slot_BSD, rows), slot_BSD)
+        return
     if layer.attends:
-        attention_BSQ = layer_attention(view, hidden_BSD, rows)
-        hidden_BSD = family.merge(weights, hidden_BSD, attention_BSQ, slot_BSD if layer.role == ATTENTION else None)
+        family.merge(weights, slot_BSD, layer_attention(view, slot_BSD, rows), slot_BSD)
     if layer.role != ATTENTION:
-        family.mlp(weights, hidden_BSD, slot_BSD)
+        family.mlp(weights, slot_BSD, slot_BSD)
 
 
 def _embed(view: TaskView) -> None:

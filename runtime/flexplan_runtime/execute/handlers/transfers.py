@@ -37,7 +37,7 @@ def write_disk(view: TaskView) -> None:
 def write_cache(view: TaskView) -> None:
     """Rows of new keys and values on to disk."""
     write_disk(view)
-    view.note("cache", "disk", view.new_tokens * disk_pair_bytes(view.segment))
+    view.note("cache", "disk", view.kept_tokens * disk_pair_bytes(view.segment))
 
 
 def write_hidden(view: TaskView) -> None:
@@ -82,13 +82,13 @@ def store_cache(view: TaskView) -> None:
     if view.door is not None:
         store_newcomers(view)
         return
-    s, old, new = view.segment, view.old_tokens, view.new_tokens
+    s, at, new = view.segment, view.column, view.kept_tokens
     fresh = split_by_home(view.source(), s, s.grains[1], new)
     home, out = view.write("cache_cpu"), view.write("cache_out")
     if home is not None:
         to = by_grain(home, s, s.grains[1], s.capacity, view.block.cache_dtype)
         source = by_grain(fresh[0], s, s.grains[1], new, view.block.cache_dtype)
-        view.move(grain_rows(to, old, new), grain_rows(source, 0, new))
+        view.move(grain_rows(to, at, new), grain_rows(source, 0, new))
         view.note("cache", "cpu", source.nbytes)
     if out is not None:
         source = token_rows(fresh[1], s, new, disk_pair_bytes(s), view.block.cache_dtype)

@@ -17,6 +17,7 @@ from flexplan.model.token_rules import read_ids
 
 # what transformers reads for every family, though none of their own configurations has it
 ANY: dict[str, Any] = {"is_causal": True, "sliding_window": None, "attention_chunk_size": None, "layer_types": None}
+_NONE: Mapping[str, str] = {}
 _SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 # other names of the same functions; what sets them apart in transformers is how they are computed
 _SAME_ACTIVATIONS = {
@@ -35,13 +36,39 @@ MOST = 1 << 30
 class Fields:
     """The keys that a family reads, each taken by a method that knows its type."""
 
-    def __init__(self, config: Mapping[str, Any], family: str, where: str, defaults: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        family: str,
+        where: str,
+        defaults: Mapping[str, Any],
+        ffn: str = "intermediate_size",
+        also: Mapping[str, str] = _NONE,
+    ) -> None:
+        """``ffn``: what the feed-forward's width is called, empty where it is no key; ``also``: keys by other names."""
         self.family, self.where, self.given = family, where, config
-        sizes = (*_SIZES, "ffn_dim" if family == "opt" else "intermediate_size")
+        config = self._by_our_names(also)
+        sizes = (*_SIZES, *(() if not ffn or ffn in defaults else (ffn,)))
+        called = {ours: theirs for theirs, ours in also.items()}
         for key in sizes:
             if key not in config:
-                raise ModelFilesError("FP502", f"{where}: key {key!r} is missing", fix=f"a {family} model needs it")
+                message = f"{where}: key {called.get(key, key)!r} is missing"
+                raise ModelFilesError("FP502", message, fix=f"a {family} model needs it")
         self.values = {**defaults, **{k: v for k, v in config.items() if k in defaults or k in sizes}}
+
+    def _by_our_names(self, also: Mapping[str, str]) -> dict[str, Any]:
+        """The config, its keys called as most families call them; two names of a key must agree."""
+        config = dict(self.given)
+        for theirs, ours in also.items():
+            if theirs not in config:
+                continue
+            if ours in config and config[ours] != config[theirs]:
+                message = (
+                    f"{self.where}: {theirs} is {config[theirs]!r} and {ours} is {config[ours]!r}, which are one key"
+                )
+                raise ModelFilesError("FP506", message, fix=f"remove one of {theirs} and {ours}")
+            config[ours] = config[theirs]
+        return config
 
     def __contains__(self, key: str) -> bool:
         return self.values.get(key) is not None
@@ -144,6 +171,13 @@ class Fields:
             windows = tuple(sizes[_SLIDING] or 0 if always or kind == _SLIDING else 0 for kind in kinds)
             return windows, sizes[_CHUNKED] if _CHUNKED in kinds else None
         return (), min((n for kind, n in sizes.items() if n is not None and kind in kinds), default=None)
+
+    def refuse_windows(self, positions: int) -> None:
+        """The error where layers of a family that has no windows read less than all positions."""
+        _, window = self.windows(slides=False)
+        if window is not None and window < positions:
+            message = f"{self.where}: layers read {window} of {positions} positions, supported are models that read all"
+            raise ModelFilesError("FP504", message, fix="remove sliding_window, attention_chunk_size and layer_types")
 
     def _size(self, key: str) -> int | None:
         return self.count(key) if key in self else None

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from flexplan.errors import ModelFilesError
 from flexplan.model.constants import RopeScaling
-from flexplan.model.families.fields import MOST, Fields, positive
+from flexplan.model.families.keys.fields import MOST, Fields, positive
 
 Table = Mapping[str, Any]
 
@@ -74,8 +74,8 @@ def reach(scaling: RopeScaling | None, positions: int) -> int:
     return max(positions, min(int(scaling.factor * before), MOST))
 
 
-def rope_table(f: Fields) -> Table:
-    """The keys of either dialect in one table."""
+def rope_table(f: Fields, theta: str = "rope_theta", part: str = "partial_rotary_factor") -> Table:
+    """The keys of either dialect in one table; ``theta`` and ``part`` are called so where they stand outside of one."""
     key = "rope_scaling" if f.values.get("rope_scaling") else "rope_parameters"
     given = f.values.get(key) or {}
     if not isinstance(given, dict):
@@ -84,7 +84,7 @@ def rope_table(f: Fields) -> Table:
     if nested:
         message = f"{f.where}: {key} has a table for {', '.join(map(repr, nested))}, supported is one for all layers"
         raise ModelFilesError("FP504", message, fix="use a model whose layers all turn alike")
-    outer = {"rope_theta": f.values["rope_theta"], "partial_rotary_factor": f.values["partial_rotary_factor"]}
+    outer = {"rope_theta": f.values[theta], "partial_rotary_factor": f.values[part]}
     return outer | given
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from flexplan.errors import ModelFilesError
 from flexplan.model.constants import ModelConstants
-from flexplan.model.families.fields import ANY, MOST_LAYERS, Fields
-from flexplan.model.families.names import Names
+from flexplan.model.families.keys.fields import ANY, MOST_LAYERS, Fields
+from flexplan.model.families.keys.names import Names
 from flexplan.model.shape import ModelShape
 
 DEFAULTS = ANY | {
@@ -52,10 +51,8 @@ def read_opt(f: Fields, name: str) -> tuple[ModelShape, ModelConstants]:
         f.flag(k) for k in ("do_layer_norm_before", "enable_bias", "layer_norm_elementwise_affine")
     )
     embed_key = "word_embed_proj_dim" if "word_embed_proj_dim" in f else "hidden_size"
-    positions, (_, window) = f.count("max_position_embeddings"), f.windows(slides=False)
-    if window is not None and window < positions:
-        message = f"{f.where}: layers read {window} of {positions} positions, supported are OPT models that read all"
-        raise ModelFilesError("FP504", message, fix="remove sliding_window, attention_chunk_size and layer_types")
+    positions = f.count("max_position_embeddings")
+    f.refuse_windows(positions)
     shape = ModelShape(
         name=name,
         family="opt",

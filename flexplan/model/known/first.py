@@ -1,41 +1,8 @@
-"""The models known by name: the ``config.json`` of each, as its maker published it."""
+"""The models known by name of OPT, Llama, Mistral and Qwen, dense or with a few experts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
-
-Config = dict[str, Any]
-Row = tuple[str, int, int, int, int, int] | tuple[str, int, int, int, int, int, Config]
-
-
-@dataclass(frozen=True, slots=True)
-class Series:
-    """Models that differ in size: ``prefix`` + size + one of the ``suffixes`` is the Hugging Face id.
-
-    A row is (size, layers, hidden, heads, KV heads, feed-forward width) and, where one differs from
-    ``common``, further keys of its ``config.json``; so do suffixes.
-    """
-
-    prefix: str
-    common: Config
-    rows: tuple[Row, ...]
-    suffixes: Mapping[str, Config] = field(default_factory=lambda: {"": {}})
-
-    def configs(self) -> Iterator[tuple[str, Config]]:
-        """Each id and its ``config.json``."""
-        for row in self.rows:
-            for suffix, changes in self.suffixes.items():
-                yield f"{self.prefix}{row[0]}{suffix}", self.common | _sizes(row, self.common) | changes
-
-
-def _sizes(row: Row, common: Config) -> Config:
-    _, layers, hidden, heads, kv_heads, ffn = row[:6]
-    sizes = {"num_hidden_layers": layers, "hidden_size": hidden, "num_attention_heads": heads}
-    ffn_key = "ffn_dim" if common["model_type"] == "opt" else "intermediate_size"
-    kv = {} if common["model_type"] == "opt" else {"num_key_value_heads": kv_heads}
-    return sizes | kv | {ffn_key: ffn} | (row[6] if len(row) == 7 else {})
+from flexplan.model.known.series import BF16, TIED, Config, Row, Series
 
 
 def _llama3_rope(factor: float) -> Config:
@@ -51,8 +18,6 @@ def _llama3_rope(factor: float) -> Config:
 OPT = {"model_type": "opt", "torch_dtype": "float16", "vocab_size": 50272, "max_position_embeddings": 2048}
 GALACTICA = OPT | {"vocab_size": 50000, "activation_function": "gelu", "bos_token_id": 0}
 NO_BIAS = {"enable_bias": False, "layer_norm_elementwise_affine": False}
-BF16 = {"torch_dtype": "bfloat16"}
-TIED = {"tie_word_embeddings": True}
 LLAMA = BF16 | {"model_type": "llama", "rms_norm_eps": 1e-5}
 LLAMA_2 = LLAMA | {"torch_dtype": "float16", "vocab_size": 32000, "max_position_embeddings": 4096}
 LLAMA_3 = LLAMA | {"vocab_size": 128256, "rope_theta": 500_000.0, "bos_token_id": 128000, "eos_token_id": 128001}

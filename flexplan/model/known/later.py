@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from flexplan.model.published import BF16, QWEN_3, TIED, Config, Series
+from flexplan.model.known.first import QWEN_3
+from flexplan.model.known.series import BF16, TIED, Config, Series
+
+
+def _yarn(factor: float, mscale: float) -> Config:
+    return {
+        "type": "yarn",
+        "factor": factor,
+        "original_max_position_embeddings": 4096,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "mscale": mscale,
+        "mscale_all_dim": mscale,
+    }
+
 
 GEMMA = BF16 | TIED | {"vocab_size": 256000, "max_position_embeddings": 8192, "head_dim": 256, "rms_norm_eps": 1e-6}
 GEMMA |= {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
@@ -113,6 +127,82 @@ GPT_OSS = BF16 | {
     "eos_token_id": 200002,
     "pad_token_id": 199999,
 }
+DEEPSEEK = BF16 | {
+    "rms_norm_eps": 1e-6,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "kv_lora_rank": 512,
+    "qk_rope_head_dim": 64,
+    "qk_nope_head_dim": 128,
+    "v_head_dim": 128,
+}
+DEEPSEEK_2 = DEEPSEEK | {
+    "model_type": "deepseek_v2",
+    "vocab_size": 102400,
+    "max_position_embeddings": 163840,
+    "rope_scaling": _yarn(40, 0.707),
+    "bos_token_id": 100000,
+    "eos_token_id": 100001,
+    "num_experts_per_tok": 6,
+    "n_shared_experts": 2,
+    "first_k_dense_replace": 1,
+}
+DEEPSEEK_2_LITE = {
+    "q_lora_rank": None,
+    "n_routed_experts": 64,
+    "moe_intermediate_size": 1408,
+    "topk_method": "greedy",
+}
+DEEPSEEK_2_FULL = {
+    "q_lora_rank": 1536,
+    "n_routed_experts": 160,
+    "moe_intermediate_size": 1536,
+    "topk_method": "group_limited_greedy",
+    "n_group": 8,
+    "topk_group": 3,
+    "routed_scaling_factor": 16.0,
+}
+# published in blocks of FP8: behind the names, ``-fp8`` stands for that
+DEEPSEEK_3 = DEEPSEEK | {
+    "model_type": "deepseek_v3",
+    "vocab_size": 129280,
+    "max_position_embeddings": 163840,
+    "rope_scaling": _yarn(40, 1.0),
+    "q_lora_rank": 1536,
+    "moe_intermediate_size": 2048,
+    "n_routed_experts": 256,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 8,
+    "n_group": 8,
+    "topk_group": 4,
+    "routed_scaling_factor": 2.5,
+    "first_k_dense_replace": 3,
+}
+KIMI_K2 = DEEPSEEK_3 | {
+    "vocab_size": 163840,
+    "max_position_embeddings": 131072,
+    "rope_theta": 50_000.0,
+    "rope_scaling": _yarn(32, 1.0) | {"beta_fast": 1.0},
+    "rms_norm_eps": 1e-5,
+    "bos_token_id": 163584,
+    "eos_token_id": 163585,
+    "n_routed_experts": 384,
+    "n_group": 1,
+    "topk_group": 1,
+    "routed_scaling_factor": 2.827,
+    "first_k_dense_replace": 1,
+}
+KIMI_0905 = {"max_position_embeddings": 262144, "rope_scaling": _yarn(64, 1.0) | {"beta_fast": 1.0}}
+MOONLIGHT = KIMI_K2 | {
+    "max_position_embeddings": 8192,
+    "rope_scaling": None,
+    "q_lora_rank": None,
+    "moe_intermediate_size": 1408,
+    "n_routed_experts": 64,
+    "n_shared_experts": 2,
+    "num_experts_per_tok": 6,
+    "routed_scaling_factor": 2.446,
+}
 _BOTH: dict[str, Config] = {"": {}, "-it": {}}
 
 LATER = (
@@ -186,5 +276,43 @@ LATER = (
             ("20b", 24, 2880, 64, 8, 2880, {"num_local_experts": 32}),
             ("120b", 36, 2880, 64, 8, 2880, {"num_local_experts": 128}),
         ),
+    ),
+    Series(
+        "deepseek-ai/DeepSeek-",
+        DEEPSEEK_2,
+        (
+            ("V2-Lite", 27, 2048, 16, 16, 10944, DEEPSEEK_2_LITE),
+            ("V2", 60, 5120, 128, 128, 12288, DEEPSEEK_2_FULL),
+            ("Coder-V2-Lite-Base", 27, 2048, 16, 16, 10944, DEEPSEEK_2_LITE),
+            ("Coder-V2-Lite-Instruct", 27, 2048, 16, 16, 10944, DEEPSEEK_2_LITE),
+        ),
+    ),
+    Series(
+        "deepseek-ai/DeepSeek-V2-",
+        DEEPSEEK_2,
+        (("Lite-Chat", 27, 2048, 16, 16, 10944, DEEPSEEK_2_LITE), ("Chat", 60, 5120, 128, 128, 12288, DEEPSEEK_2_FULL)),
+    ),
+    Series(
+        "deepseek-ai/DeepSeek-",
+        DEEPSEEK_3,
+        tuple(
+            (name, 61, 7168, 128, 128, 18432)
+            for name in ("V3", "V3-Base", "V3-0324", "V3.1", "V3.1-Base", "R1", "R1-Zero", "R1-0528")
+        ),
+    ),
+    Series(
+        "moonshotai/Kimi-K2-",
+        KIMI_K2,
+        (
+            ("Base", 61, 7168, 64, 64, 18432),
+            ("Instruct", 61, 7168, 64, 64, 18432, {"eos_token_id": 163586}),
+            ("Instruct-0905", 61, 7168, 64, 64, 18432, {"eos_token_id": 163586} | KIMI_0905),
+        ),
+    ),
+    Series(
+        "moonshotai/Moonlight-16B-A3B",
+        MOONLIGHT,
+        (("", 27, 2048, 16, 16, 11264),),
+        {"": {}, "-Instruct": {"eos_token_id": 163586}},
     ),
 )

@@ -19,8 +19,9 @@ class Names:
 
     ``outside`` are alternatives, the first that the checkpoint has; ``inside`` are the parts of a layer, ``experts``
     those of an expert, alternatives to each other.  Where ``fused`` has a name that the checkpoint has, all experts of
-    a layer are in one tensor, the expert first.  ``transposed``: matrices with these stems of ours lie by input;
-    ``bare``: theirs has no ending.
+    a layer are in one tensor, the expert first.  ``otherwise`` are parts of a layer by another name, where the
+    checkpoint has that.  ``transposed``: matrices with these stems of ours lie by input; ``bare``:
+    theirs has no ending.  ``by_head``: queries, keys and values are one tensor, KV head by KV head.
     """
 
     roots: tuple[str, ...]
@@ -32,6 +33,8 @@ class Names:
     router: tuple[str, ...] = ()
     transposed: frozenset[str] = frozenset()
     bare: frozenset[str] = frozenset()
+    by_head: bool = False
+    otherwise: Mapping[str, str] = field(default_factory=dict)
 
 
 LLAMA = Names(

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from flexplan.model.constants import ModelConstants
-from flexplan.model.families.fields import ANY, MOST_LAYERS, Fields
-from flexplan.model.families.rope import Rope, reach, read_rope
+from flexplan.model.families.keys.fields import ANY, MOST_LAYERS, Fields
+from flexplan.model.families.keys.rope import Rope, reach, read_rope
 from flexplan.model.shape import ModelShape
 
 DEFAULTS: dict[str, Any] = ANY | {
@@ -36,20 +36,24 @@ def read_rotary(
     *,
     windows: tuple[tuple[int, ...], int | None] | None = None,
     rope: Rope | None = None,
+    heads: tuple[int, int, int] | None = None,
     shape: Mapping[str, Any] | None = None,
     math: Mapping[str, Any] | None = None,
 ) -> tuple[ModelShape, ModelConstants]:
-    """Sizes and constants of a model like Llama's; ``shape`` and ``math`` are what a family has instead."""
-    heads, kv_heads, head_dim = f.heads()
+    """Sizes and constants of a model like Llama's; the others are what a family has instead.
+
+    ``heads``: query heads, KV heads and the width of a head.
+    """
+    count, kv_heads, head_dim = heads or f.heads()
     rope = rope or read_rope(f, head_dim)
     positions = reach(rope.scaling, f.count("max_position_embeddings"))
     sizes = {
         "num_layers": f.count("num_hidden_layers", MOST_LAYERS),
         "hidden_size": f.count("hidden_size"),
-        "num_heads": heads,
+        "num_heads": count,
         "num_kv_heads": kv_heads,
         "head_dim": head_dim,
-        "ffn_size": f.count("intermediate_size"),
+        **({} if shape and "ffn_size" in shape else {"ffn_size": f.count("intermediate_size")}),
         "gated": True,
         "vocab_size": f.count("vocab_size"),
         "embed_size": f.count("hidden_size"),
