@@ -23,7 +23,7 @@ from flexplan_planners.rolling_search import RollingSearch
 _SPREAD = 0.25  # the simulator has overturned a lead of the linear program as large as this
 _CANDIDATES = 5
 _WORTH = 0.01  # what a batch size in between must promise to gain: the simulator slows alike blocks alike
-_STEP = 0.01  # what a step from the best so far must promise, and bring for another
+_STEP = 0.004  # what a step from the best so far must promise, and bring for another
 _SMALLER = 0.99, 0.97, 0.94, 0.9, 0.8  # of a batch size whose block turns out not to fit
 _EQUAL = 0.008  # closer than a simulation is to a machine: then the plan with fewer tasks
 

@@ -77,6 +77,8 @@ class Sizes:
 
     def _kept(self, tokens: int) -> list[int]:
         """Of a row's tokens those that each layer keeps."""
+        if not self.shape.windows:
+            return [tokens] * self.shape.num_layers
         return [kept_tokens(self.shape, depth, tokens, self.sparsity) for depth in range(self.shape.num_layers)]
 
     def _cache(self, tokens: int) -> int:

@@ -112,6 +112,8 @@ class PassWork:
 
     def _kept(self, tokens: int, sparsity: float) -> float:
         """Of a row's tokens those that a layer keeps, on average."""
+        if not self.shape.windows:
+            return tokens
         layers = range(self.shape.num_layers)
         return sum(kept_tokens(self.shape, depth, tokens, sparsity) for depth in layers) / len(layers)
 
