@@ -16,7 +16,7 @@ from flexplan.cli.progress import Progress, note
 from flexplan.cli.results import Results, Target, opened
 from flexplan.errors import FlexplanError, RequestsFailed, Stopped, UsageError
 from flexplan.hardware import Hardware
-from flexplan.job import BenchReport, Completion, DemoReport, JobReport, RunRequest, find_runtime, record_text
+from flexplan.job import BenchReport, Completion, DemoReport, JobReport, Pace, RunRequest, find_runtime, record_text
 from flexplan.journal import errors_path, request_digest
 from flexplan.plan import Plan
 from flexplan.policy import Policy
@@ -122,7 +122,8 @@ class _Job(Progress):
     """Listens to a runtime: progress to people, requests to the results."""
 
     def __init__(self, results: Results, bad: Sequence[BadLine], request: RunRequest) -> None:
-        super().__init__()
+        given, count = request.policy, max(0, len(request.prompts) - len(results.done))
+        super().__init__(Pace.of(given if isinstance(given, Plan) else None, count), count)
         self.results = results
         self.bad = bad
         self.policy = _policy_digest(request)
@@ -142,6 +143,7 @@ class _Job(Progress):
         self.results.tick()
 
     def ended(self, place: int, completion: Completion) -> None:
+        self.num_ended += 1
         own = completion.api == "own"
         line = completion_line(completion) if own else answer_line(completion, place, self.model)
         self.results.finish(place, line)
@@ -149,6 +151,7 @@ class _Job(Progress):
     def failed(self, place: int, completion: Completion, error: FlexplanError) -> None:
         own = completion.api == "own"
         line = failure_line(completion, error) if own else error_line(completion.id, place, None, error)
+        self.num_ended += 1
         self._fail(place, f"id {completion.id!r}", line)
 
     def shrunk(self, policy: Policy) -> None:

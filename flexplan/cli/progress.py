@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from flexplan import signals
 from flexplan.errors import visible
+from flexplan.job import Pace, Standing
 from flexplan.report.answers import colours
 from flexplan.units import format_duration
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 _FIRST_LINE_S = 5.0
 _LINE_EVERY_S = 60.0
+_LATELY_S = 30.0  # what is fast now
 _QUIET, _USUAL, _VERBOSE = -1, 0, 1
 _loudness = _USUAL
 
@@ -50,9 +53,13 @@ def busy(what: str) -> AbstractContextManager[object]:
 
 
 class Progress:
-    """A listener of a runtime: stages, tokens, tokens a second and the time left."""
+    """A listener of a runtime: stages, requests and tokens, tokens a second and the time left."""
 
-    def __init__(self) -> None:
+    def __init__(self, pace: Pace | None = None, num_requests: int = 0) -> None:
+        self.pace = pace
+        self.num_requests, self.num_ended = num_requests, 0
+        self._now: Standing | None = None
+        self._lately: deque[tuple[float, int]] = deque()  # moments, and the tokens that there were
         self._bar: Any = None
         self._task: Any = None
         self._stage = ""
@@ -66,24 +73,58 @@ class Progress:
         self._stage = what
         if sys.stderr.isatty() and _loudness > _QUIET:
             self._bar = _bar()
-            self._task = self._bar.add_task(what, total=None, rate="")
+            self._task = self._bar.add_task(what, total=None, says="")
             self._bar.start()
         else:
             note(what)
         self._began_s = time.monotonic()
+        self._now = None
+        self._lately.clear()
         self._next_line_s = self._began_s + _FIRST_LINE_S
+
+    def standing(self, now: Standing) -> None:
+        """How far the run is, before its tokens are told."""
+        self._now = now
 
     def tokens(self, done: int, total: int) -> None:
         """So many tokens of all that may come."""
         signals.check()
         now = time.monotonic()
-        rate = done / max(1e-9, now - self._began_s)
+        if self._now is not None:
+            self._remember(now, self._now.tokens)
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, total=total, rate=f"{rate:.1f} tokens/s")
+            self._bar.update(self._task, completed=done, total=total, says=self._says(now, done, total))
         elif now >= self._next_line_s:
             self._next_line_s = now + (_FIRST_LINE_S if _loudness == _VERBOSE else _LINE_EVERY_S)
-            left = (total - done) / max(1e-9, rate)
-            note(f"{done:,} of {total:,} tokens, {rate:.1f} tokens/s, {format_duration(left)} left")
+            note(self._says(now, done, total))
+
+    def _remember(self, now: float, tokens: int) -> None:
+        """What there was at the beginning of the last while, and at about each second since."""
+        if not self._lately or now - self._lately[-1][0] >= 1:
+            self._lately.append((now, tokens))
+        while len(self._lately) > 1 and self._lately[1][0] <= now - _LATELY_S:
+            self._lately.popleft()
+
+    def _says(self, now: float, done: int, total: int) -> str:
+        since_s = max(1e-9, now - self._began_s)
+        if self._now is None or not self.num_requests:
+            rate = done / since_s
+            left_s = (total - done) / max(1e-9, rate)
+            return f"{done:,} of {total:,} tokens, {rate:.1f} tokens/s, {format_duration(left_s)} left"
+        at = self._now
+        then_s, had = self._lately[0]
+        lately = (at.tokens - had) / (now - then_s) if now > then_s else at.tokens / since_s
+        return (
+            f"{self.num_ended:,} of {self.num_requests:,} requests, {at.tokens:,} tokens, {lately:.1f} tokens/s now, "
+            f"{at.tokens / since_s:.1f} in the mean, {format_duration(self._left_s(at, total, since_s))} left; "
+            f"{at.live:,} of {at.seats:,} rows live, {100 * at.held / max(1, at.reserved):.0f} % of the cache in use"
+        )
+
+    def _left_s(self, at: Standing, total: int, since_s: float) -> float:
+        """By the plan, corrected by what its part so far has taken, and by how much of their most answers needed."""
+        used = at.tokens / max(1, at.tokens + at.spared)
+        expected = at.tokens + max(0, total - at.tokens - at.spared) * used
+        return (self.pace or Pace([])).left_s(at.tokens / max(1.0, expected), since_s)
 
     def __enter__(self) -> Progress:
         return self
@@ -103,11 +144,11 @@ class Progress:
 
 
 def _bar() -> Any:
-    from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn
     from rich.progress import Progress as RichProgress
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}"))
-    return RichProgress(*columns, TimeRemainingColumn(), console=_console(), transient=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[says]}"))
+    return RichProgress(*columns, console=_console(), transient=True)
 
 
 def _console() -> Console:

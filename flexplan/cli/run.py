@@ -169,8 +169,11 @@ def bench(
         say(json.dumps(bench_object(report), indent=2))
     else:
         from flexplan.report import tables
+        from flexplan.report.job import job_lines
 
         tables.console().print(tables.bench_view(report))
+        for line in job_lines(report):
+            tables.console().print(line)
     if trace is not None:  # last: what was measured is said, whatever becomes of the file
         deliver(trace, report.predicted.chrome_trace(("measured", report.measured)), (offload_dir,))
     if record is not None and report.recording is not None:

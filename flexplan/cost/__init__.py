@@ -5,7 +5,14 @@ work   What a task needs of each resource.
 """
 
 from flexplan.cost.rates import Price, Rates
-from flexplan.cost.work import embed_work, gpu_attention_work, head_work, layer_work, prompt_attention_work
+from flexplan.cost.work import (
+    embed_work,
+    gpu_attention_work,
+    head_work,
+    layer_work,
+    prompt_attention_work,
+    window_parts,
+)
 
 __all__ = [
     "Price",
@@ -15,4 +22,5 @@ __all__ = [
     "head_work",
     "layer_work",
     "prompt_attention_work",
+    "window_parts",
 ]

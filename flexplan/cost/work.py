@@ -21,6 +21,7 @@ _LATENT_KERNELS = 6  # parts of heads taken apart and put together around produc
 _ROTARY_KERNELS = 19  # sines and cosines of the positions, then a product, a swapped half, its product and a sum, twice
 # numbers that pass through memory between products, for each of the width: read and written
 _SUMMED = 3  # two read, one written
+_TOGETHER = 512  # positions of a prompt at the least that attend together, where a window is shorter
 _SCORED = 32  # bytes: scores that kernels do not know are written or read some eight times in float32
 _SCORED_KERNELS = 8
 _SCORED_ON_HOST = 5  # keys and values there are read, written as float32 (twice their bytes) and read again
@@ -97,11 +98,26 @@ def _latent_project_work(s: ModelShape, a: Latent, tokens: int) -> Work:
 
 def prompt_attention_work(s: ModelShape, rows: int, length: int, read: float | None = None) -> Work:
     """Causal attention of a prompt over itself, or over the ``read`` newest tokens of each position."""
-    read = length if read is None else read
-    pairs = rows * read * (length - read / 2)  # half a square, and the strip beside it
-    flops = 4 * s.q_size * pairs  # 2 products x 2 operations
+    parts = window_parts(length, length if read is None else int(read))
+    pairs = sum((end - first) * (end - lowest) for first, end, lowest in parts)  # by a mask: all of them
+    seen = length**2 / 2 if read in (None, length) else pairs  # kernels leave out what is later
+    flops = 4 * s.q_size * rows * seen  # 2 products x 2 operations
     work = Work(gpu_flops=flops, gpu_bytes=2 * rows * length * (s.q_size + s.kv_size) * s.bytes_per_element)
-    return work.plus(_scored_work(s, rows * length * length * s.num_heads, rows))
+    return work.plus(_scored_work(s, rows * pairs * s.num_heads, rows))
+
+
+def window_parts(length: int, window: int) -> list[tuple[int, int, int]]:
+    """The parts in which a prompt attends: positions ``first .. end`` over those from ``lowest`` on.
+
+    All together, unless the windows are so short that parts, each over what its windows reach, are fewer pairs.
+
+    >>> window_parts(2000, 600), window_parts(1000, 600)
+    ([(0, 600, 0), (600, 1200, 0), (1200, 1800, 600), (1800, 2000, 1200)], [(0, 1000, 0)])
+    """
+    step = max(window, _TOGETHER)
+    if not window or length < 2 * step:
+        return [(0, length, 0)]
+    return [(first, min(first + step, length), max(0, first - window)) for first in range(0, length, step)]
 
 
 def _scored_work(s: ModelShape, scores: float, times: float = 1) -> Work:

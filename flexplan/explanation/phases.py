@@ -17,6 +17,7 @@ class Phases(NamedTuple):
 
     prefill_s: float
     decode_s: float
+    limit: str = ""  # the lane or resource that sets a bound, in the longer phase
 
     @property
     def total_s(self) -> float:
@@ -28,7 +29,8 @@ def job_bound(plan: Plan) -> Phases:
     """The bounds of all blocks; of many kinds of blocks, a few stand for all, as in the prediction."""
     schedule = schedule_of(plan.schedule)
     if rolls(schedule):
-        return Phases(0.0, job_time(plan.problem, plan.policy).bound_s)
+        job = job_time(plan.problem, plan.policy)
+        return Phases(0.0, job.bound_s, job.limit)
     kinds = block_kinds(plan.problem.workload, plan.policy.gpu_batch_size, plan.policy.num_gpu_batches)
     few = representatives(kinds, lambda kind: len(kind.lens), lambda kind: kind.load)
     with blame_of(schedule):
@@ -36,7 +38,9 @@ def job_bound(plan: Plan) -> Phases:
             (bound_of(plan.problem.with_most_tokens(kind.gen_len), plan.policy, schedule, kind.lens), count)
             for kind, count in few.items()
         ]
-    return Phases(sum(b.prefill_s * n for b, n in bounds), sum(b.decode_s * n for b, n in bounds))
+    prefill_s, decode_s = sum(b.prefill_s * n for b, n in bounds), sum(b.decode_s * n for b, n in bounds)
+    most = max((b for b, _ in bounds), key=lambda b: b.total_s)
+    return Phases(prefill_s, decode_s, most.prefill_limit if prefill_s > decode_s else most.decode_limit)
 
 
 def job_prediction(plan: Plan) -> Phases:

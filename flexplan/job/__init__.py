@@ -2,12 +2,15 @@
 
 completion  What became of a request: its answers, and their log-probabilities.
 notebook    A bench as a notebook shows it.
+pace        Which part of its time a job has behind it, by its plan.
 record      A recording's file, for a report.
 request     What was typed, made into a request.
 runtime     The `Runtime` protocol, its requests and its reports.
+standing    How far a run is, and what its seats held.
 """
 
 from flexplan.job.completion import Choice, Completion, TokenLogprob
+from flexplan.job.pace import Pace
 from flexplan.job.record import read_recording, record_text, refuse_other_plan
 from flexplan.job.request import (
     DEFAULT_NEW_TOKENS,
@@ -34,6 +37,7 @@ from flexplan.job.runtime import (
     Shares,
     find_runtime,
 )
+from flexplan.job.standing import Standing, Usage, UsageMean
 
 __all__ = [
     "DEFAULT_NEW_TOKENS",
@@ -46,12 +50,16 @@ __all__ = [
     "JobListener",
     "JobReport",
     "Listener",
+    "Pace",
     "Recording",
     "RunReport",
     "RunRequest",
     "Say",
     "Shares",
+    "Standing",
     "TokenLogprob",
+    "Usage",
+    "UsageMean",
     "budget_bytes",
     "find_runtime",
     "read_recording",

@@ -13,6 +13,7 @@ from flexplan.errors import UsageError
 from flexplan.files import json_line, parse_json
 from flexplan.graph import Span
 from flexplan.job.runtime import Recording
+from flexplan.job.standing import Usage
 from flexplan.limits import Bytes, PlainText, first_refused, read_limited, shown
 from flexplan.plan import Plan
 
@@ -23,6 +24,18 @@ _MAY_DIFFER = ("gpu_batch_size", "num_gpu_batches")  # where memory gave out
 
 Seconds = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 Moment = Annotated[float, Field(ge=-1e12, le=1e12, allow_inf_nan=False)]  # loading lies before 0
+
+
+Count = Annotated[int, Field(ge=0, le=1 << 60)]
+Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+
+
+class _Usage(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    seats: Count
+    seats_percent: Percent
+    cache_percent: Percent
 
 
 class _RecordFile(BaseModel):
@@ -39,6 +52,12 @@ class _RecordFile(BaseModel):
     lane_busy_s: dict[PlainText, Seconds]
     spans: list[tuple[PlainText, PlainText, int, Seconds, Seconds]]
     memory: list[tuple[Moment, Bytes, Bytes, Bytes]]
+    standing: list[tuple[Seconds, Count, Count, Count]] = []
+    seats: Count = 0
+    reserved: Count = 0
+    usage: _Usage | None = None
+    bound_s: Seconds | None = None
+    bound_limit: Annotated[str, Field(max_length=40)] = ""
 
 
 def record_text(recording: Recording) -> str:
@@ -67,6 +86,12 @@ def read_recording(path: str | Path) -> Recording:
         lane_busy_s=given.lane_busy_s,
         spans=tuple(Span(*span) for span in given.spans),
         memory=tuple(given.memory),
+        standing=tuple(given.standing),
+        seats=given.seats,
+        reserved=given.reserved,
+        usage=Usage(**given.usage.model_dump()) if given.usage else None,
+        bound_s=given.bound_s,
+        bound_limit=given.bound_limit,
     )
 
 

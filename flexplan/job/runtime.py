@@ -15,6 +15,7 @@ from flexplan.graph import Span, Timeline
 from flexplan.hardware import Hardware
 from flexplan.job.completion import Completion
 from flexplan.job.notebook import bench_html
+from flexplan.job.standing import Standing, Usage
 from flexplan.plan import Plan
 from flexplan.plugins import RUNTIMES, make
 from flexplan.policy import Policy
@@ -28,6 +29,9 @@ class Listener(Protocol):
 
     def stage(self, what: str) -> None:
         """A new stage begins: ``"loading weights"``."""
+
+    def standing(self, now: Standing) -> None:
+        """How far the run is after another pass; told before its tokens are."""
 
     def tokens(self, done: int, total: int) -> None:
         """So many tokens of all that may come."""
@@ -114,7 +118,10 @@ class Recording:
     """What a page about a run needs: sums over all its blocks, and the tasks of a few passes of the first one.
 
     ``plan`` is for the very prompts that ran.  ``spans`` are in seconds from the start of the first block; ``memory``
-    is (seconds from the first pass on, bytes of gpu, cpu and disk from that moment on), loading before 0.
+    is (seconds from the first pass on, bytes of gpu, cpu and disk from that moment on), loading before 0.  ``standing``
+    is (those seconds, new tokens so far, rows that live, tokens that their caches hold), some passes standing for all,
+    beside the block's ``seats`` and the tokens that are ``reserved`` in them.  ``bound_s`` is what no order of the
+    work could beat, for answers as long as they were; ``bound_limit`` the resource that sets it.
     """
 
     plan: Plan
@@ -127,6 +134,12 @@ class Recording:
     lane_busy_s: Mapping[str, float]
     spans: tuple[Span, ...]
     memory: tuple[tuple[float, int, int, int], ...]
+    standing: tuple[tuple[float, int, int, int], ...] = ()
+    seats: int = 0
+    reserved: int = 0
+    usage: Usage | None = None
+    bound_s: float | None = None
+    bound_limit: str = ""
 
 
 @dataclass(frozen=True)
@@ -140,6 +153,9 @@ class JobReport:
     run_s: float
     peak_bytes: Mapping[str, int]
     recording: Recording | None = None
+    usage: Usage | None = None
+    bound_s: float | None = None  # what no order of the work could beat, for answers as long as they were
+    bound_limit: str = ""
 
 
 @dataclass(frozen=True)
@@ -153,6 +169,9 @@ class BenchReport:
     moved: Mapping[str, tuple[int, int]]  # resource -> bytes by the plan, bytes counted where they moved
     device_peak_bytes: int | None = None  # what the device's allocator counted
     recording: Recording | None = None
+    usage: Usage | None = None
+    bound_s: float | None = None
+    bound_limit: str = ""
 
     def _repr_html_(self) -> str:
         return bench_html(self)

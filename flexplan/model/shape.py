@@ -174,7 +174,7 @@ class ModelShape(BaseModel):
 
     def cache_bytes(self, tokens: int) -> int:
         """Bytes of keys and values that all layers keep of a sequence of so many tokens."""
-        each = 2 * self.kv_size * self.bytes_per_element
+        each = self.kv_bytes_per_token // self.num_layers
         return each * sum(self.kept(depth, tokens) for depth in range(self.num_layers))
 
     @property

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from flexplan.apart import schedule_of
 from flexplan.errors import FlexplanError
 from flexplan.files import json_line
 from flexplan.graph import Timeline
 from flexplan.job import BenchReport, Choice, Completion, DemoReport, JobReport, TokenLogprob
 from flexplan.problem import BadLine, Chat
+from flexplan.report.job import job_lines, job_object
 from flexplan.report.tables import per_second
+from flexplan.schedule import rolls
 from flexplan.units import format_duration, format_size
 
 
@@ -66,15 +69,18 @@ def summary(report: JobReport) -> str:
     return (
         f"{report.num_prompts:,} prompts, {report.num_tokens:,} new tokens in {format_duration(report.run_s)} "
         f"({rate:.2f} tokens/s), weights loaded in {format_duration(report.load_s)}\nmemory at its highest: {peaks}"
+        + "".join(f"\n{line}" for line in job_lines(report))
     )
 
 
 def bench_object(report: BenchReport) -> dict[str, Any]:
     """A bench as plain data."""
     rows = report.plan.problem.workload.new_tokens(len(report.run.completions))
+    rolling = rolls(schedule_of(report.plan.schedule))
     return {
-        "predicted": _timeline_object(report.predicted, rows),
-        "measured": _timeline_object(report.measured, rows),
+        "predicted": _timeline_object(report.predicted, rows, rolling),
+        "measured": _timeline_object(report.measured, rows, rolling),
+        "job": job_object(report),
         "gap_percent": 100 * (report.measured.end_s / report.predicted.end_s - 1),
         "planned_peak_bytes": report.plan.prediction.peak_bytes,
         "held_peak_bytes": dict(report.run.peak_bytes),
@@ -90,10 +96,11 @@ def bench_object(report: BenchReport) -> dict[str, Any]:
     }
 
 
-def _timeline_object(timeline: Timeline, num_tokens: int) -> dict[str, Any]:
+def _timeline_object(timeline: Timeline, num_tokens: int, rolling: bool) -> dict[str, Any]:
+    """Passes of a rolling job are prefill and decoding at once: all of it counts as decoding, as in its prediction."""
     return {
-        "prefill_s": timeline.prefill_s,
-        "decode_s": timeline.decode_s,
+        "prefill_s": 0.0 if rolling else timeline.prefill_s,
+        "decode_s": timeline.end_s if rolling else timeline.decode_s,
         "total_s": timeline.end_s,
         "tokens_per_s": per_second(num_tokens, timeline.end_s),
         "lane_busy_s": dict(timeline.lane_busy_s),

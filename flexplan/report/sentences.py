@@ -91,6 +91,8 @@ def bottleneck_sentence(found: Explanation) -> str:
     phase, limit, took_s = max(
         ("prefill", bound.prefill_limit, p.prefill_s), ("decoding", bound.decode_limit, p.decode_s), key=lambda x: x[2]
     )
+    if not bound.prefill_limit:
+        return f"The job is limited by {named(limit)}; the plan runs at {found.of_bound_percent:.0f} % of its bound."
     what = f"{phase.capitalize()}, {share_of(took_s, p.total_s)} of the time, is limited by {named(limit)}"
     return f"{what}; the plan runs at {found.of_bound_percent:.0f} % of its bound."
 

@@ -11,10 +11,12 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from flexplan.apart import schedule_of
 from flexplan.errors import visible
 from flexplan.graph import LANES, TIERS
 from flexplan.model import weight_tensors
 from flexplan.report.answers import answers, colours
+from flexplan.schedule import rolls
 from flexplan.units import format_duration, format_size
 
 if TYPE_CHECKING:
@@ -169,6 +171,10 @@ def _memory_rows(plan: Plan, tier: str) -> list[Row]:
 def speed_table(plan: Plan) -> RenderableType:
     """What the plan promises."""
     p = plan.prediction
+    if not p.lane_busy_s.get("prefill") and not p.prefill_s:  # a job whose passes are prefill and decoding at once
+        lane = p.busiest_lane.get("decode") or "-"
+        short: list[Row] = [["tokens per second", f"{p.tokens_per_s:.2f}", ""]]
+        return table("Predicted", ("", "", ""), [*short, ["the job", seconds(p.decode_s), f"busiest lane {lane}"]])
     rows: list[Row] = [
         ["tokens per second", f"{p.tokens_per_s:.2f}", ""],
         ["prefill", seconds(p.prefill_s), f"busiest lane {p.busiest_lane.get('prefill') or '-'}"],
@@ -259,7 +265,8 @@ def bench_view(report: BenchReport) -> RenderableType:
     p, m = report.predicted, report.measured
     prompts = len(report.run.completions)
     tokens = report.plan.problem.workload.new_tokens(prompts)
-    rows: list[Row] = [_pair(name, getattr(p, f"{name}_s"), getattr(m, f"{name}_s")) for name in ("prefill", "decode")]
+    phases = () if rolls(schedule_of(report.plan.schedule)) else ("prefill", "decode")
+    rows: list[Row] = [_pair(name, getattr(p, f"{name}_s"), getattr(m, f"{name}_s")) for name in phases]
     rows.append(_pair("total", p.end_s, m.end_s))
     rates = [per_second(tokens, timeline.end_s) for timeline in (p, m)]
     rows.append(["tokens per second", *(f"{rate:.2f}" for rate in rates), gap(*rates)])

@@ -104,3 +104,11 @@ def memory_chart(plan: Plan, recording: Recording | None) -> dict[str, Any]:
             if any(use[tier])
         },
     }
+
+
+def standing_chart(recording: Recording | None) -> dict[str, Any] | None:
+    """How many rows were live and how much of their cache in use, pass after pass; None where nobody looked."""
+    if recording is None or len(recording.standing) < 2:
+        return None
+    passes = [[round(at_s, 3), *counts] for at_s, *counts in recording.standing]
+    return {"seats": recording.seats, "reserved": recording.reserved, "passes": passes}

@@ -10,6 +10,7 @@ from flexplan.explanation import OnePass, Surroundings, latest
 from flexplan.job import Recording
 from flexplan.plan import Plan
 from flexplan.report.html.shown import Shown
+from flexplan.report.job import job_lines
 from flexplan.report.tables import gap, in_order, per_second, seconds
 
 
@@ -21,6 +22,7 @@ def run_sentences(shown: Shown, recording: Recording) -> Iterator[str]:
         f"Measured on {recording.device} in {recording.dtype}: {recording.num_tokens:,} tokens in {seconds(took_s)}, "
         f"{rate:.4g} tokens per second: {gap(promised.total_s, took_s)} time beside the prediction for these prompts."
     )
+    yield from (f"{line[0].upper()}{line[1:]}." for line in job_lines(recording))
     yield from _differences(shown.found.plan, recording.plan)
     if not shown.is_measured:
         yield "Of its passes none was recorded whole: rows ended earlier, or memory gave out."

@@ -12,7 +12,7 @@ from flexplan.explanation import Explanation
 from flexplan.files import write_whole
 from flexplan.job import Recording
 from flexplan.report.html.again import tables
-from flexplan.report.html.charts import memory_chart, pass_chart
+from flexplan.report.html.charts import memory_chart, pass_chart, standing_chart
 from flexplan.report.html.sections import all_sections
 from flexplan.report.html.shown import Shown
 
@@ -41,6 +41,7 @@ def html_report(found: Explanation, recording: Recording | None = None) -> Page:
         "colours": LANE_COLOURS,
         "passes": [pass_chart(*one) for one in shown.passes],
         "memory": memory_chart(shown.plan, recording),
+        "standing": standing_chart(recording),
         "files": tables(found.plan, recording),
     }
     hardware = found.plan.problem.hardware

@@ -179,6 +179,31 @@ function memoryOption() {
 }
 draw("memory", 60 + Object.keys(data.memory.tiers).length * 160, memoryOption);
 
+// -- rows, cache and tokens a second over a job ------------------------------------------------------------------
+function standingOption() {
+  const { seats, reserved, passes } = data.standing;
+  const behind = Math.max(1, Math.round(passes.length / 60)); // passes that a rate is the mean of
+  const rates = passes.slice(behind).map((at, n) => [at[0], (at[1] - passes[n][1]) / Math.max(1e-9, at[0] - passes[n][0])]);
+  const line = (name, points, color, yAxisIndex) => ({ type: "line", symbol: "none", name, data: points, color, yAxisIndex, lineStyle: { width: 1.5 } });
+  const shown = (point) => (point.seriesIndex < 2 ? `${point.value[1].toFixed(0)} %` : `${point.value[1].toFixed(1)}`);
+  return {
+    series: [
+      line("rows live", passes.map((at) => [at[0], (100 * at[2]) / Math.max(1, seats)]), "#3b82f6", 0),
+      line("cache in use", passes.map((at) => [at[0], (100 * at[3]) / Math.max(1, reserved)]), "#f08c1a", 0),
+      line("tokens per second", rates, "#f43fb0", 1),
+    ],
+    legend: { top: 0, left: 0, textStyle: faint(), itemWidth: 16, itemHeight: 8 },
+    tooltip: tooltip((points) => `${seconds(points[0].axisValue)}<br>` + points.map((p) => `${p.marker}${text(p.seriesName)} ${shown(p)}`).join("<br>"), "axis"),
+    grid: { left: 54, right: 54, top: 34, bottom: 24 },
+    xAxis: { type: "value", min: 0, splitNumber: isNarrow() ? 3 : 7, splitLine: { show: false }, axisLabel: { ...faint(), formatter: seconds, hideOverlap: true } },
+    yAxis: [
+      { type: "value", min: 0, max: 100, axisLabel: { ...faint(), formatter: "{value} %" }, splitLine: { lineStyle: { color: css("--line") } } },
+      { type: "value", min: 0, axisLabel: faint(), splitLine: { show: false } },
+    ],
+  };
+}
+if (data.standing) draw("rows", 230, standingOption);
+
 // -- the page ----------------------------------------------------------------------------------------------------
 const redrawAll = () => drawn.forEach(([chart, redraw]) => { chart.resize(); redraw(); });
 new ResizeObserver(() => requestAnimationFrame(redrawAll)).observe(document.querySelector("main"));

@@ -17,10 +17,12 @@ from flexplan.explanation import (
     layer_places,
 )
 from flexplan.graph import TIERS
+from flexplan.job import Recording
 from flexplan.plan import BaselineResult, Plan
 from flexplan.report.html.again import HARDWARE, PLAN, commands, needs, tables
 from flexplan.report.html.measured import busy_lanes, kinds, run_sentences, slowest
 from flexplan.report.html.shown import Shown
+from flexplan.report.job import job_numbers
 from flexplan.report.sentences import (
     bottleneck_sentence,
     bound_sentence,
@@ -52,6 +54,8 @@ def all_sections(shown: Shown) -> Iterator[Html]:
     found = shown.found
     yield _head(shown)
     yield _section("Time", *_time(shown))
+    if shown.recording and len(shown.recording.standing) > 1:
+        yield _section("The job", *_job(shown.recording))
     yield _section("One pass over the layers", *_lanes(shown))
     yield _section("Memory", _chart("memory", "Memory of each tier over time"), _memory(found))
     yield _section("Where weights and cache live", *_map(found))
@@ -134,7 +138,7 @@ def _phases(shown: Shown) -> Html:
         whose.append(("measured", _MEASURED, took))
     longest = max(phases.total_s for _, _, phases in whose)
     rows = []
-    for phase in ("prefill", "decode", "total"):
+    for phase in ("total",) if rolls(schedule_of(shown.plan.schedule)) else ("prefill", "decode", "total"):
         promised: float = getattr(whose[1][2], f"{phase}_s")
         for name, colour, phases in whose:
             took_s: float = getattr(phases, f"{phase}_s")
@@ -142,6 +146,13 @@ def _phases(shown: Shown) -> Html:
             words = phase if name == "bound" else ""
             rows.append([words, name, seconds(took_s), beside, bar(100 * took_s / longest, colour)])
     return html_table(("all blocks", "", "time", "gap" if shown.recording else "", ""), rows, "bars")
+
+
+def _job(recording: Recording) -> Iterator[Html]:
+    yield _chart("rows", "Rows live, cache in use and tokens per second over the job")
+    yield element("p", f"Of {recording.seats:,} rows at a time, and of {recording.reserved:,} tokens in their caches.")
+    rows = [(name, "-" if value is None else f"{value:,.4g}") for name, value in job_numbers(recording).items()]
+    yield element("details", element("summary", "In numbers"), html_table(("", ""), rows))
 
 
 # -- one pass ----------------------------------------------------------------------------------------------------

@@ -7,13 +7,26 @@ work is affine in the shares.  A lane's row is a lower bound of what the simulat
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import product
 
 from flexplan.cost import Rates
 from flexplan.cost import work as cost
-from flexplan.graph import CPU, D2H, DISK_READ, DISK_WRITE, GPU, H2D_CACHE, H2D_SMALL, H2D_WEIGHTS, HOST_COPY, Work
+from flexplan.graph import (
+    CPU,
+    D2H,
+    DISK_READ,
+    DISK_WRITE,
+    GPU,
+    H2D_CACHE,
+    H2D_SMALL,
+    H2D_WEIGHTS,
+    HOST_COPY,
+    NOTHING,
+    Work,
+)
 from flexplan.placement import ID_BYTES, kept_tokens, values_read
 from flexplan.problem import Problem
 from flexplan_planners.lp.rows import ONE, Row
@@ -154,6 +167,14 @@ class PassWork:
             sums.task(CPU, cost.copy_work(nbytes))
             sums.task(H2D_SMALL, cost.up_work(nbytes))
 
+    def _prompt_attention(self) -> Work:
+        """Of a layer, on average."""
+        s, found = self.shape, NOTHING
+        for read, count in Counter(s.attended(depth, self.new) for depth in range(s.num_layers)).items():
+            work = cost.prompt_attention_work(s, self.rows_of_batch, self.new, read)
+            found = found.plus(Work(*(part * count / s.num_layers for part in work)))
+        return found
+
     # -- compute -----------------------------------------------------------------------------------------------------
     def _compute(
         self,
@@ -171,7 +192,7 @@ class PassWork:
         s, layers = self.shape, self.shape.num_layers
         project, merge, mlp = (work(s, self.tokens) for work in (cost.project_work, cost.merge_work, cost.mlp_work))
         if self.i == 0:
-            attention = cost.prompt_attention_work(s, self.rows_of_batch, self.new, self.attended)
+            attention = self._prompt_attention()
         else:
             attention = cost.gpu_attention_work(s, self.grains, self.attended, pair_bytes, sparsity)
         for stored, unpacked in packed:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from flexplan.errors import FlexplanError
-from flexplan.job import Completion, RunRequest
+from flexplan.job import Completion, RunRequest, Standing
 from flexplan.policy import Policy
 from flexplan.problem import Prompt
 from flexplan_runtime.commands.job import complete_job, tell_refused
@@ -57,7 +57,7 @@ class Worker:
 
     def _run(self, ready: Ready, told: Told) -> None:
         lm = self._opened(ready, told)
-        watch = Watch(lm.env.ledger, told)
+        watch = Watch(lm, told)
         complete_job(ready, lm, watch, told)
         told.note("held", watch.peak_bytes)
 
@@ -85,6 +85,9 @@ class Told:
         self.all.append((what, words))
 
     def stage(self, what: str) -> None:
+        return
+
+    def standing(self, now: Standing) -> None:
         return
 
     def tokens(self, done: int, total: int) -> None:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import replace
 
 from flexplan.errors import NoNumbers
 from flexplan.job import Completion, JobListener, JobReport
+from flexplan.plan import Plan
 from flexplan.policy import Policy
+from flexplan.problem import Workload
 from flexplan_runtime.commands.answers import Answers
 from flexplan_runtime.commands.identity import settings_of
 from flexplan_runtime.commands.prepare import Ready
-from flexplan_runtime.commands.recorder import Recorder
+from flexplan_runtime.commands.recorder import Recorder, whole_bound
 from flexplan_runtime.commands.run import Watch, loaded
 from flexplan_runtime.generate import OffloadedLM
+
+_WORTH_A_BOUND_S = 10.0  # a shorter job is over before its bound is known
+_MOST_ROWS = 50_000  # whose passes are played on paper for a bound
 
 
 def run_job(ready: Ready, listener: JobListener) -> JobReport:
@@ -25,11 +32,25 @@ def run_job(ready: Ready, listener: JobListener) -> JobReport:
     with loaded(ready, listener) as (lm, watch, load_s):
         listener.stage("generating")
         began_s = time.perf_counter()
-        prompts, tokens = complete_job(ready, lm, watch, listener, recorder)
+        lens: dict[tuple[int, int], int] = {}
+        prompts, tokens = complete_job(ready, lm, watch, listener, recorder, lens)
         run_s = time.perf_counter() - began_s
         left = len(ready.requests) - prompts
-        recording = recorder.recording(ready, watch.samples, tokens, load_s) if recorder else None
-        return JobReport(prompts, tokens, left, load_s, run_s, watch.peak_bytes, recording)
+        bound = _bound(ready, lens) if recorder or run_s > _WORTH_A_BOUND_S else (None, "")
+        recording = recorder.recording(ready, watch, tokens, load_s, bound) if recorder else None
+        peaks, usage = watch.peak_bytes, watch.mean.usage
+        return JobReport(prompts, tokens, left, load_s, run_s, peaks, recording, usage, *bound)
+
+
+def _bound(ready: Ready, lens: Mapping[tuple[int, int], int]) -> tuple[float | None, str]:
+    """What no order of the work could beat, for answers as long as they were; of a job that has a plan, and ended."""
+    rows = sum(ready.requests.wishes(at).n for at in range(len(ready.requests)))
+    if not isinstance(ready.request.policy, Plan) or len(lens) < rows or rows > _MOST_ROWS:
+        return None, ""
+    plan = ready.plan()
+    answers = tuple(max(1, lens[row]) for row in sorted(lens))
+    work = Workload(prompt_lens=plan.problem.workload.prompt_lens, gen_lens=answers)
+    return whole_bound(replace(plan, problem=plan.problem.model_copy(update={"workload": work})))
 
 
 def begin_job(ready: Ready, listener: JobListener) -> None:
@@ -46,9 +67,14 @@ def tell_refused(ready: Ready, listener: JobListener) -> None:
 
 
 def complete_job(
-    ready: Ready, lm: OffloadedLM, watch: Watch, listener: JobListener, recorder: Recorder | None = None
+    ready: Ready,
+    lm: OffloadedLM,
+    watch: Watch,
+    listener: JobListener,
+    recorder: Recorder | None = None,
+    lens: dict[tuple[int, int], int] | None = None,
 ) -> tuple[int, int]:
-    """How many requests and new tokens there were."""
+    """How many requests and new tokens there were; ``lens`` takes the tokens of each answer, by place and choice."""
     requests = tokens = 0
     answers = Answers(ready)
 
@@ -72,6 +98,8 @@ def complete_job(
     )
     with closing(stream):  # before the model is, whatever the listener raises
         for done in stream:
+            if lens is not None:
+                lens[done.index, done.choice] = len(done.token_ids)
             completion = answers.of(done)
             if completion is not None:
                 _tell(ready, done.index, completion, listener)

@@ -9,14 +9,16 @@ from contextlib import contextmanager
 import torch
 
 from flexplan.graph import Timeline, tier_of
-from flexplan.job import BenchReport, Choice, Completion, Listener, Recording, RunReport
-from flexplan.plan import Plan, simulate
+from flexplan.job import BenchReport, Choice, Completion, Listener, Recording, RunReport, Standing, UsageMean
+from flexplan.plan import Plan, simulate, tokens_to_keep
 from flexplan.schedule import rolls
 from flexplan_runtime.commands.prepare import Ready
-from flexplan_runtime.commands.recorder import Recorder, Sample
+from flexplan_runtime.commands.recorder import Recorder, Sample, whole_bound
+from flexplan_runtime.execute import Trace
 from flexplan_runtime.generate import Generation, OffloadedLM, refuse_broken
 from flexplan_runtime.memory import Ledger
 
+_MOST_KEPT = 1000  # passes of a recording
 MOVES = ("up_bytes", "down_bytes", "read_bytes", "write_bytes")
 
 
@@ -40,21 +42,26 @@ def bench_ready(ready: Ready, plan: Plan, listener: Listener) -> BenchReport:
         lm.complete(ready.requests.ids[: 2 * ready.policy.block_size], min(2, ready.request.max_new_tokens))
         lm.env.ledger.moved.clear()
         listener.stage("measuring")
-        watch = Watch(lm.env.ledger, listener)
+        watch = Watch(lm, listener)
         began_s = time.perf_counter()
-        done = generate(ready, lm, watch, trace=not rolls(lm.schedule))  # of a whole job there are too many tasks
+        trace = tokens_to_keep(plan) if rolls(lm.schedule) else True  # of a whole job there are too many tasks
+        done = generate(ready, lm, watch, trace=trace)
         refuse_broken(done.broken, done.tokens, lm.dtype)  # what is no number may be quicker, too
         report = _report(ready, lm, done, watch, load_s, time.perf_counter() - began_s)
     device_peak = int(torch.cuda.max_memory_allocated(ready.env.device)) if on_device else None
     measured, moved = done.timelines[0], _moved(plan, lm.env.ledger)
-    recording = _recording(ready, plan, measured, watch, report) if ready.request.record else None
-    return BenchReport(plan, predicted, measured, report, moved, device_peak, recording)
+    bound_s, limit = whole_bound(plan)
+    recording = _recording(ready, plan, measured, watch, report, (bound_s, limit)) if ready.request.record else None
+    usage = watch.mean.usage
+    return BenchReport(plan, predicted, measured, report, moved, device_peak, recording, usage, bound_s, limit)
 
 
-def _recording(ready: Ready, plan: Plan, measured: Timeline, watch: Watch, report: RunReport) -> Recording:
+def _recording(
+    ready: Ready, plan: Plan, measured: Timeline, watch: Watch, report: RunReport, bound: tuple[float, str]
+) -> Recording:
     recorder = Recorder(plan)
     recorder.block_ended(measured)
-    return recorder.recording(ready, watch.samples, report.num_tokens, report.load_s)
+    return recorder.recording(ready, watch, report.num_tokens, report.load_s, bound)
 
 
 def _moved(plan: Plan, ledger: Ledger) -> dict[str, tuple[int, int]]:
@@ -75,7 +82,7 @@ def loaded(ready: Ready, listener: Listener) -> Iterator[tuple[OffloadedLM, Watc
     began_s = time.perf_counter()
     listener.stage("loading weights")
     with open_lm(ready) as lm:
-        yield lm, Watch(lm.env.ledger, listener), time.perf_counter() - began_s
+        yield lm, Watch(lm, listener), time.perf_counter() - began_s
 
 
 def open_lm(ready: Ready) -> OffloadedLM:
@@ -94,7 +101,7 @@ def open_lm(ready: Ready) -> OffloadedLM:
     )
 
 
-def generate(ready: Ready, lm: OffloadedLM, watch: Watch, *, trace: bool = False) -> Generation:
+def generate(ready: Ready, lm: OffloadedLM, watch: Watch, *, trace: Trace = False) -> Generation:
     """All prompts of a request."""
     sampling, stops = ready.sampling, ready.stops
     most = ready.new_tokens
@@ -102,19 +109,37 @@ def generate(ready: Ready, lm: OffloadedLM, watch: Watch, *, trace: bool = False
 
 
 class Watch:
-    """Sees what the tiers hold each time tokens arrive, and passes the count on."""
+    """Sees how far a model is and what its tiers hold each time tokens arrive, and passes it on."""
 
-    def __init__(self, ledger: Ledger, listener: Listener) -> None:
-        self.ledger = ledger
+    def __init__(self, lm: OffloadedLM, listener: Listener) -> None:
+        self.lm = lm
+        self.ledger = lm.env.ledger
         self.listener = listener
         self.peak_bytes = {"gpu": 0, "cpu": 0, "disk": 0}
         self.samples: list[Sample] = []  # from when it began to look
+        self.mean = UsageMean()
+        self.standing: list[tuple[float, int, int, int]] = []  # of every so many passes
+        self.largest = Standing(0, 0, 0, 0, 0, 0)
+        self._passes, self._every = 0, 1
         self._began_s = time.perf_counter()
         self._look()
 
     def __call__(self, done: int, total: int) -> None:
         self._look()
+        now = self.lm.standing
+        self._count(now)
+        self.listener.standing(now)
         self.listener.tokens(done, total)
+
+    def _count(self, now: Standing) -> None:
+        """One more pass; of very many, some are kept."""
+        self.mean.add(now)
+        self.largest = max(self.largest, now, key=lambda one: one.reserved)
+        if self._passes % self._every == 0:
+            self.standing.append((time.perf_counter() - self._began_s, now.tokens, now.live, now.held))
+        self._passes += 1
+        if len(self.standing) > _MOST_KEPT:
+            self.standing, self._every = self.standing[::2], 2 * self._every
 
     def _look(self) -> None:
         held = dict.fromkeys(self.peak_bytes, 0)

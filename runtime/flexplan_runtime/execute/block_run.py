@@ -6,10 +6,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
 from flexplan.graph import Access, Sweep, TaskGraph
+from flexplan.job import Standing
 from flexplan.placement import ID_BYTES, Placement
 from flexplan_runtime.execute.block import BlockState
 from flexplan_runtime.execute.choosing import NO_TOKEN, Logprob, Row
@@ -17,7 +19,7 @@ from flexplan_runtime.execute.env import ExecutionEnv
 from flexplan_runtime.execute.executor import Executor, Trace
 from flexplan_runtime.memory import BlockMemory
 
-Report = Callable[[int], None]  # tokens of this block so far
+Report = Callable[[Standing], None]  # of this block so far
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class BlockRun:
         self.lanes = Executor(plan.graph, state, memory, env, trace=trace)
         self.tokens = defaultdict[int, list[int]](list)  # by row, until somebody is told: a job may have a million
         self.logprobs = defaultdict[int, list[Logprob]](list)
-        self.num_tokens = self.num_ended = 0
+        self.num_tokens = self.num_ended = self.num_spared = 0
+        self._held = 0  # tokens in the caches of rows that have not ended
         self._reasons = [""] * len(plan.rows)  # why each has ended
         self._fresh: list[int] = []  # rows that have ended, and nobody was told
 
@@ -98,6 +101,7 @@ class BlockRun:
         for n, row in enumerate(batch.rows):
             prompt = self.plan.rows[row].prompt
             ids[n, batch.prompt_len - len(prompt) :] = torch.tensor(prompt)
+            self._held += len(prompt)
         self.memory.bytes_of(Access("ids_host", k, 0, ids.nbytes)).view(torch.int64).view(ids.shape).copy_(ids)
 
     def take(self, landed: Iterable[Sweep]) -> None:
@@ -105,7 +109,17 @@ class BlockRun:
         for sweep in landed:
             for k in sweep.ks:
                 self._take(k, sweep.i)
-            self.report(self.num_tokens)
+            self.report(self.standing())
+
+    def standing(self) -> Standing:
+        """How far the block is."""
+        live, seats = len(self._reasons) - self.num_ended, self.plan.placement.block.num_rows
+        return Standing(self.num_tokens, self.num_spared, live, seats, self._held, self._reserved)
+
+    @cached_property
+    def _reserved(self) -> int:
+        block = self.plan.placement.block
+        return sum(batch.num_rows * (batch.prompt_len + block.gen_len) for batch in block.batches)
 
     def _take(self, k: int, i: int) -> None:
         """The new token of every row of a micro-batch that has not ended."""
@@ -119,6 +133,8 @@ class BlockRun:
             if token != NO_TOKEN and n in logprobs:
                 self.logprobs[row].append(logprobs[n])
             self._note(row, token)
+            gone = len(self.plan.rows[row].prompt) + len(self.tokens[row]) if self._reasons[row] else 0
+            self._held += 1 - gone
 
     def _note(self, row: int, token: int) -> None:
         """A row's new token, which may be its last."""
@@ -128,6 +144,7 @@ class BlockRun:
         self._reasons[row] = self._why_ended(row, token)
         if self._reasons[row]:
             self.num_ended += 1
+            self.num_spared += self.plan.rows[row].most - len(self.tokens[row])
             self._fresh.append(row)
 
     def _why_ended(self, row: int, token: int) -> str:

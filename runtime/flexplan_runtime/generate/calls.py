@@ -9,6 +9,7 @@ from dataclasses import replace
 from flexplan.apart import graph_blame_of
 from flexplan.errors import UsageError
 from flexplan.graph import Timeline
+from flexplan.job import Standing
 from flexplan.policy import Policy
 from flexplan.problem import Expectation
 from flexplan.schedule import Schedule
@@ -30,7 +31,10 @@ def never_stopping() -> bool:
 
 
 class Calls:
-    """The calls of a model, one at a time; ``timeline`` is that of the last block which ended."""
+    """The calls of a model, one at a time; ``timeline`` is that of the last block which ended.
+
+    ``standing`` is how far the call that is under way was after its last pass.
+    """
 
     def __init__(self, model: PlacedModel, schedule: Schedule, expected: Expectation) -> None:
         self.model = model
@@ -38,6 +42,7 @@ class Calls:
         self.planner = BlockPlanner(model, schedule, expected)
         self.room = BlockRoom(model)
         self.timeline = Timeline()
+        self.standing = Standing(0, 0, 0, 0, 0, 0)
         self._closed = False
 
     def run(
@@ -49,7 +54,7 @@ class Calls:
         stepped: Stepped = lambda policy: None,
     ) -> Generator[Done | Timeline]:
         """Block after block, in this call's turn: what ends in it, then its timeline."""
-        told = _Told(progress, rows)
+        told = _Told(progress, rows, self._note)
 
         def begin(plan: BlockPlan) -> AbstractContextManager[BlockRun]:
             return self.room.begun(plan, asked, told.of(plan))
@@ -71,6 +76,9 @@ class Calls:
 
         with self._turn(), graph_blame_of(self.planner.schedule):
             yield from stepping_back(attempt, len(rows), step_back)
+
+    def _note(self, now: Standing) -> None:
+        self.standing = now
 
     def close(self) -> None:
         """Give all memory and disk space back, after a call of another thread that is under way."""
@@ -110,9 +118,11 @@ def answers_of(
 class _Told:
     """Tells the caller of each block's tokens, those of the blocks before counted in."""
 
-    def __init__(self, progress: Progress | None, rows: Rows) -> None:
+    def __init__(self, progress: Progress | None, rows: Rows, note: Callable[[Standing], None]) -> None:
         self.progress, self.total = progress, rows.num_tokens if progress else 0
         self.before = 0
+        self.note = note
+        self.ended = self.last = Standing(0, 0, 0, 0, 0, 0)  # of all blocks before, and of the one under way
 
     def begin(self, rows: Sequence[Row]) -> Sequence[Row]:
         """All rows, or those that are left of them."""
@@ -123,4 +133,15 @@ class _Told:
         """What a block reports to."""
         before = self.before
         self.before += sum(row.most for row in plan.rows)
-        return lambda n: self.progress(before + n, self.total) if self.progress else None
+        self.ended, self.last = self._with_ended(self.last), self.last._replace(tokens=0, spared=0)
+
+        def report(now: Standing) -> None:
+            self.last = now
+            self.note(self._with_ended(now))
+            if self.progress:
+                self.progress(before + now.tokens, self.total)
+
+        return report
+
+    def _with_ended(self, now: Standing) -> Standing:
+        return now._replace(tokens=self.ended.tokens + now.tokens, spared=self.ended.spared + now.spared)

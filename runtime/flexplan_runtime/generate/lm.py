@@ -13,7 +13,7 @@ from torch import Tensor
 from flexplan.apart import schedule_of
 from flexplan.errors import UsageError
 from flexplan.graph import Timeline
-from flexplan.job import refuse_idle_packed_cache
+from flexplan.job import Standing, refuse_idle_packed_cache
 from flexplan.model import Ids, Layer
 from flexplan.plan import Plan
 from flexplan.policy import Policy
@@ -89,6 +89,11 @@ class OffloadedLM:
     def timeline(self) -> Timeline:
         """What the last block did, and when."""
         return self._calls.timeline
+
+    @property
+    def standing(self) -> Standing:
+        """How far the call that is under way was after its last pass."""
+        return self._calls.standing
 
     @property
     def layers(self) -> tuple[Layer, ...]:

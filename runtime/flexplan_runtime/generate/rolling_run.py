@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 
 import torch
 
 from flexplan.graph import Access, Sweep
+from flexplan.job import Standing
 from flexplan.placement import ID_BYTES, PASSES_IN_FLIGHT
 from flexplan.schedule import Boarding, Guest
 from flexplan_runtime.execute import BlockRun, Sampling
@@ -103,7 +105,19 @@ class RollingRun(BlockRun):
                 told = self._told(boarding, sweep.i, k)
                 self._take_seats(boarding, k, told)
                 self.state.doors.pop((1 + boarding.number, k), None)
-            self.report(self.num_tokens)
+            self.report(self._standing(boarding))
+
+    def _standing(self, boarding: Boarding) -> Standing:
+        """How far the job is, with the cache as it was in this pass."""
+        there = (*boarding.guests.values(), *boarding.newcomers.values())
+        live = sum(not self.finished(guest.request) for guests in there for guest in guests)
+        held = sum(boarding.contexts.values()) + sum(map(boarding.prompt_tokens, boarding.newcomers))
+        seats = self.plan.placement.block.num_rows
+        return Standing(self.num_tokens, self.num_spared, live, seats, held, self._reserved)
+
+    @cached_property
+    def _reserved(self) -> int:
+        return sum(batch.num_rows * batch.prompt_len for batch in self.plan.placement.block.batches)
 
     def _told(self, boarding: Boarding, i: int, k: int) -> dict[int, Logprob]:
         """The log-probabilities of a pass, by request."""

@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 from flexplan.cli import progress
 from flexplan.cli.app import app
 from flexplan.cli.progress import Progress
+from flexplan.job import Standing
 
 SMALL = ("--model", "opt-125m", "--prompt-len", "8", "--gen-len", "2", "--planner", "manual")
 
@@ -90,6 +91,26 @@ def test_a_log_has_a_line_soon_and_then_one_a_minute(
     assert counted[0] == "5 of 200 tokens, 1.0 tokens/s, 195 s left"
     assert len(counted) == num_lines
     assert ("generating took 185 s" in lines) == verbose
+
+
+def test_a_job_says_requests_rates_and_what_its_seats_hold(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A token a second for a minute, then two; answers end at half of what they were allowed."""
+    now, had = [0.0], 0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    progress.be(quiet=False, verbose=True)
+    with Progress(None, 40) as told:
+        told.stage("generating")
+        for second in range(121):
+            now[0], had = float(second), had + (1 if second <= 60 else 2)
+            told.num_ended = had // 10
+            told.standing(Standing(had, had, 3, 4, 30, 40))
+            told.tokens(had, 800)
+    last = [line for line in capsys.readouterr().err.splitlines() if "requests" in line][-1]
+    assert last.startswith("18 of 40 requests, 181 tokens, 2.0 tokens/s now, 1.5 in the mean, ")
+    assert "145 s left" in last  # for 219 of the 400 tokens that come, at the rate of all so far
+    assert last.endswith("3 of 4 rows live, 75 % of the cache in use")
 
 
 @pytest.mark.parametrize(("colour", "plain"), [({}, False), ({"NO_COLOR": "1"}, True)])

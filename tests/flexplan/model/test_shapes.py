@@ -80,6 +80,67 @@ LLAMA_AS_5 = {k: v for k, v in LLAMA_AS_4.items() if k not in ("rope_scaling", "
     "rope_parameters": LLAMA_AS_4["rope_scaling"] | {"rope_theta": 500000.0},  # type: ignore[operator]
     "transformers_version": "5.17.0",
 }
+DEEPSEEK_V3_AS_4 = {
+    "architectures": ["DeepseekV3ForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "auto_map": {"AutoConfig": "configuration_deepseek.DeepseekV3Config"},
+    "aux_loss_alpha": 0.001,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "ep_size": 1,
+    "first_k_dense_replace": 3,
+    "hidden_act": "silu",
+    "hidden_size": 7168,
+    "initializer_range": 0.02,
+    "intermediate_size": 18432,
+    "kv_lora_rank": 512,
+    "max_position_embeddings": 163840,
+    "model_type": "deepseek_v3",
+    "moe_intermediate_size": 2048,
+    "moe_layer_freq": 1,
+    "n_group": 8,
+    "n_routed_experts": 256,
+    "n_shared_experts": 1,
+    "norm_topk_prob": True,
+    "num_attention_heads": 128,
+    "num_experts_per_tok": 8,
+    "num_hidden_layers": 61,
+    "num_key_value_heads": 128,
+    "num_nextn_predict_layers": 1,
+    "pretraining_tp": 1,
+    "q_lora_rank": 1536,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "quantization_config": {
+        "activation_scheme": "dynamic",
+        "fmt": "e4m3",
+        "quant_method": "fp8",
+        "weight_block_size": [128, 128],
+    },
+    "rms_norm_eps": 1e-06,
+    "rope_scaling": {
+        "beta_fast": 32,
+        "beta_slow": 1,
+        "factor": 40,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+        "original_max_position_embeddings": 4096,
+        "type": "yarn",
+    },
+    "rope_theta": 10000,
+    "routed_scaling_factor": 2.5,
+    "scoring_func": "sigmoid",
+    "seq_aux": True,
+    "tie_word_embeddings": False,
+    "topk_group": 4,
+    "topk_method": "noaux_tc",
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.33.1",
+    "use_cache": True,
+    "v_head_dim": 128,
+    "vocab_size": 129280,
+}
 QWEN3_AS_4 = {
     "model_type": "qwen3",
     "hidden_size": 1024,
@@ -135,6 +196,15 @@ def test_both_dialects_of_a_llama_read_the_same() -> None:
     assert math.rope_scaling is not None
     assert (math.rope_scaling.type, math.rope_scaling.factor) == ("llama3", 32.0)
     assert math.eos_token_ids == (128001, 128008, 128009)
+
+
+def test_of_deepseek_v3_a_vector_a_token_is_kept_and_its_matrices_are_in_fp8() -> None:
+    shape, math = read_config(DEEPSEEK_V3_AS_4, "deepseek-ai/DeepSeek-V3-FP8")
+    assert (shape, math) == read_model("deepseek-ai/DeepSeek-V3-FP8")
+    assert (shape.num_kv_heads, shape.head_dim, shape.kv_bytes_per_token) == (1, 576, 61 * 576 * 2)
+    assert 0.99 < weight_bytes(shape) / 690e9 < 1.01  # 671 billion numbers, scales, tables in 16 bits
+    assert math.attention_scale == pytest.approx(192**-0.5 * 1.3688879**2)
+    assert math.rope_scaling is not None and math.rope_scaling.attention_factor == 1.0
 
 
 def test_a_qwen3_head_is_as_wide_as_it_says() -> None:

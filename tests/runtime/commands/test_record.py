@@ -92,6 +92,43 @@ def test_a_page_lays_what_was_measured_beside_what_is_predicted(desk: Path, name
     assert "Measured on" in text and f"{read_recording(desk / name).num_tokens} tokens" in text
 
 
+@pytest.mark.parametrize("name", ["run", "bench"])
+def test_rows_and_cache_in_use_and_the_bound_stand_on_the_page_as_in_the_record(desk: Path, name: str) -> None:
+    found = read_recording(desk / name)
+    assert found.usage is not None and found.bound_s is not None
+    assert 0 < found.usage.seats_percent <= 100 and 0 < found.usage.cache_percent <= 100
+    assert [at[1] for at in found.standing] == sorted(at[1] for at in found.standing)
+    assert found.standing[-1][1] == found.num_tokens
+    assert all(live <= found.seats == 2 and held <= found.reserved for _, _, live, held in found.standing)
+    assert call("report", desk / "plan.json", desk / name, "-o", desk / "x.html").exit_code == 0
+    text = (desk / "x.html").read_text()
+    percent = 100 * found.bound_s / (found.prefill_s + found.decode_s)
+    assert f"{percent:.0f} % of the job bound" in text and f"{found.usage.seats_percent:.0f} % of 2 rows were" in text
+
+
+def test_a_rolling_job_is_recorded_pass_by_pass(desk: Path, tiny_opt: Path) -> None:
+    lengths, plan, record = desk / "lengths.csv", desk / "rolling.json", desk / "rolling"
+    lens = [(4 + n % 3, 2 + 5 * (n % 4)) for n in range(12)]
+    lengths.write_text("prompt_tokens,new_tokens\n" + "".join(f"{a},{b}\n" for a, b in lens))
+    by_hand = ("--planner", "manual", "--gpu-batch-size", "2", "--percent", "20", "80", "0", "100", "100", "0")
+    asked = ("--model", tiny_opt, "--lengths", lengths, "--schedule", "rolling", "--cpu-cache-compute")
+    solved = call("solve", *asked, *BUDGETS, *by_hand, "-o", plan)
+    assert solved.exit_code == 0, solved.output
+    where = ("--model", tiny_opt, "--device", "cpu", "--offload-dir", desk / "off", "--record", record)
+    ran = call("bench", plan, "--lengths", lengths, *where, "--json")
+    assert ran.exit_code == 0, ran.output
+    said, found = json.loads(ran.stdout)["job"], read_recording(record)
+    assert found.usage is not None and said["usage"]["seats_percent"] == found.usage.seats_percent
+    assert said["of_bound_percent"] == pytest.approx(100 * said["bound_s"] / found.decode_s)
+    assert found.prefill_s == 0 and found.num_tokens == sum(new for _, new in lens)
+    assert max(live for _, _, live, _ in found.standing) == found.seats
+    assert call("report", plan, record, "-o", desk / "rolling.html").exit_code == 0
+    text = (desk / "rolling.html").read_text()
+    assert "recorded whole" not in text  # some passes were
+    charts = json.loads(re.search(r'id="charts">(.*?)</script>', text)[1])  # type: ignore[index]
+    assert charts["standing"]["passes"] and all("measured" in one["views"] for one in charts["passes"])
+
+
 def altered(desk: Path, to: Path, **changes: Any) -> Path:
     to.write_text(json.dumps(json.loads((desk / "run").read_text()) | changes))
     return to
@@ -107,10 +144,12 @@ def test_what_is_no_recording_of_this_plan_is_refused_by_name(desk: Path, tmp_pa
     assert not out.exists()
 
 
-def test_a_recording_in_the_place_of_the_answers_is_refused_before_anything_runs(desk: Path, tmp_path: Path) -> None:
-    asked = ("--dummy", "--model", "opt-125m", "-o", tmp_path / "out", "--record")
+def test_a_recording_in_the_place_of_the_answers_is_refused_before_anything_runs(
+    desk: Path, tmp_path: Path, tiny_opt: Path
+) -> None:
+    asked = ("--dummy", "--model", tiny_opt, "-o", tmp_path / "out", "--record")
     (tmp_path / "x").mkdir()
-    for name in ("out", "out.job", "out.errors.jsonl"):
+    for name in ("out", "out.job", "out.errors"):
         refused(call("run", desk / "plan.json", *asked, tmp_path / "x" / ".." / name), "FP184", "out")
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from weakref import finalize
 
 import pytest
 from flexplan_runtime import ExecutionEnv
 from flexplan_runtime.execute import Sampling
 from flexplan_runtime.generate import Done, OffloadedLM, Request
+from flexplan_runtime.generate.requests import Rows
 from policies import opened
 from tiny_models import CONFIGS, saved
 
@@ -174,3 +178,25 @@ def test_requests_choose_each_in_its_own_way(lm: OffloadedLM, tmp_path: Path) ->
         told, wanted = one.logprobs or (), expected[key].logprobs or ()
         assert [t.chosen for t in told] == pytest.approx([t.chosen for t in wanted], abs=1e-4)
         assert [[token for token, _ in t.top] for t in told] == [[token for token, _ in t.top] for t in wanted]
+
+
+def test_of_a_long_job_only_the_rows_that_sit_are_in_memory(lm: OffloadedLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many more requests than seats: neither their rows nor their tokens are kept, all at a time."""
+    counts, real = Counter[str](), Rows._row
+
+    class Tokens(list[int]):
+        """A prompt that can be seen to go."""
+
+    def counted(self: Rows, place: int, choice: int) -> Any:
+        row = real(self, place, choice)
+        tokens = Tokens(row.prompt)
+        counts["alive"] += 1
+        counts["most"] = max(counts["most"], counts["alive"])
+        finalize(tokens, counts.subtract, ["alive"])
+        return replace(row, prompt=tokens)
+
+    expected = lm.complete(PROMPTS, MOST).tokens
+    monkeypatch.setattr(Rows, "_row", counted)
+    found = {one.index: list(one.token_ids) for one in lm.stream(PROMPTS * 15, MOST * 15)}
+    assert [found[n] for n in range(len(found))] == expected * 15
+    assert counts["most"] <= 4 * POLICIES["between"].block_size + 4 < len(found)

@@ -60,7 +60,7 @@ def test_a_window_takes_the_room_of_a_window(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["mistral with windows", "gemma2", "gpt-oss"])
 def test_a_long_prompt_attends_window_by_window(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "_TOGETHER", 1)
+    monkeypatch.setattr("flexplan.cost.work._TOGETHER", 1)
     model = saved(CONFIGS[name], tmp_path / "model")
     expected = reference(model, random_prompts(CONFIGS[name].vocab_size, 9, seed=3))
     prompts = [*expected.prompts[:8], (expected.prompts[0] * 23)[:23]]

@@ -5,9 +5,12 @@ Letters as in `attention`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from flexplan.cost import window_parts
 from flexplan_runtime.attention import (
     HostAttention,
     attention_weights,
@@ -33,8 +36,6 @@ from flexplan_runtime.execute.handlers.hidden import working_in
 from flexplan_runtime.execute.layer_weights import layer_weights
 from flexplan_runtime.execute.views import TaskView
 from flexplan_runtime.kernels.attention_rule import AttentionRule
-
-_TOGETHER = 512  # positions of a prompt at the least that attend together, where a window is shorter
 
 
 def project(view: TaskView) -> None:
@@ -144,18 +145,20 @@ def _over_the_prompt(view: TaskView, q: Tensor, k: Tensor, v: Tensor, rows: slic
     batch, rule, length = view.batch, view.rule, view.new_tokens
     mask, causal = None if batch.prompt_mask is None else batch.prompt_mask[rows], view.block.family.math.causal
     pads = batch.pads[rows] if mask is not None else batch.pads[:1]  # nothing is padded: one mask for all
-    if rule.window and causal and length >= 2 * max(rule.window, _TOGETHER):
-        return _by_windows(q, k, v, pads, rule)
+    parts = window_parts(length, rule.window) if causal else []
+    if len(parts) > 1:
+        return _by_windows(q, k, v, pads, rule, parts)
     if 0 < rule.window < length or (mask is None and not rule.is_plain):
         mask = prompt_mask(pads, length, causal=causal, window=rule.window)
     return _by_rule(q, k, v, mask, rule)
 
 
-def _by_windows(q: Tensor, k: Tensor, v: Tensor, pads: Tensor, rule: AttentionRule) -> Tensor:
+def _by_windows(
+    q: Tensor, k: Tensor, v: Tensor, pads: Tensor, rule: AttentionRule, parts: Sequence[tuple[int, int, int]]
+) -> Tensor:
     """Some positions at a time over what their windows reach: of a long prompt far less than all of it."""
-    out, step = torch.empty_like(q).flatten(2), max(rule.window, _TOGETHER)
-    for first in range(0, q.shape[1], step):
-        end, lowest = min(first + step, q.shape[1]), max(0, first - rule.window)
+    out = torch.empty_like(q).flatten(2)
+    for first, end, lowest in parts:
         mask = prompt_mask(pads, end, window=rule.window, first=first, lowest=lowest)
         out[:, first:end] = _by_rule(q[:, first:end], k[:, lowest:end], v[:, lowest:end], mask, rule)
     return out
