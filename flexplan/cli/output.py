@@ -22,6 +22,7 @@ from flexplan.units import format_size
 _FIX = "choose another path"
 _NUMBERED = re.compile(rf"(?:/dev/fd|/proc/(?:self|thread-self|{os.getpid()})/fd)/(\d+)")
 _MOST_LINKS = 40
+_PIECE_CHARACTERS = 1 << 20
 _READER_S = 10.0  # how long a named pipe may have nobody at its other end
 
 
@@ -147,6 +148,47 @@ def deliver(path: Path, text: str, places: Iterable[Path] = ()) -> None:
         raise StorageError(error.code, message, fix="move that file to where there is room") from error
     if old_bytes:
         note(f"{path} was there, {format_size(old_bytes)}, and is replaced")
+
+
+def deliver_lines(path: Path, lines: Callable[[], Iterable[str]], places: Iterable[Path] = ()) -> None:
+    """The same of many lines to what is no file, some at a time; ``lines`` gives them all, whenever it is asked."""
+    number = _descriptor(path)
+    try:
+        if number == 1:
+            save(path, lambda _: _pour_each(lines()))
+        else:
+            save(path, lambda _: _write_each(_opened(path) if number is None else os.dup(number), lines()))
+    except StorageError as error:
+        kept = rescue(path, "".join(lines()), places)
+        if kept is None:
+            raise
+        message = f"{error.message}; what was computed is kept in {kept}"
+        raise StorageError(error.code, message, fix="move that file to where there is room") from error
+
+
+def _together(lines: Iterable[str]) -> Iterator[str]:
+    """Lines in pieces that are worth a call."""
+    waiting, size = list[str](), 0
+    for line in lines:
+        waiting.append(line)
+        size += len(line)
+        if size >= _PIECE_CHARACTERS:
+            yield "".join(waiting)
+            waiting, size = [], 0
+    yield "".join(waiting)
+
+
+def _pour_each(lines: Iterable[str]) -> None:
+    for some in _together(lines):
+        pour(some)
+
+
+def _write_each(handle: int, lines: Iterable[str]) -> None:
+    try:
+        for some in _together(lines):
+            _write_open(os.dup(handle), some)
+    finally:
+        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:

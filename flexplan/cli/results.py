@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
 import warnings
+from array import array
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from flexplan.cli.output import deliver, is_kept, refuse_existing, rescue, say_replaced
+from flexplan.cli.output import deliver_lines, is_kept, refuse_existing, rescue, say_replaced
 from flexplan.errors import FlexplanError, StorageError, UsageError
 from flexplan.journal import OUT, FileStore, How, Journal, errors_path, is_beside, log_path, open_journal
 
@@ -181,7 +183,7 @@ class _Kept:
 
 
 class _Poured:
-    """At the end, in the input's order; failed requests stand among the others."""
+    """At the end, in the input's order, failed requests among the others; until then in a file without a name."""
 
     resumable = False
 
@@ -189,16 +191,27 @@ class _Poured:
         self.path, self.places = path, places
         self.done = frozenset[int]()
         self.num_failed = 0
-        self._lines: dict[int, str] = {}
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - gone with this
+        self._places, self._ends = array("Q"), array("Q", [0])
 
     def begin(self, settings: Mapping[str, str]) -> None:
         return
 
     def finish(self, place: int, line: str) -> None:
-        self._lines[place] = line
+        data = line.encode()
+        try:
+            self._file.write(data)
+        except OSError as error:
+            where = tempfile.gettempdir()
+            message = f"answers cannot be put aside in {where}: {error.strerror}"
+            raise StorageError(
+                "FP632", message, fix="make room there, or give -o FILE, which can be gone on with"
+            ) from error
+        self._places.append(place)
+        self._ends.append(self._ends[-1] + len(data))
 
     def fail(self, place: int, line: str) -> None:
-        self._lines[place] = line
+        self.finish(place, line)
         self.num_failed += 1
 
     def tick(self) -> None:
@@ -211,4 +224,9 @@ class _Poured:
         return None
 
     def end(self) -> None:
-        deliver(self.path, "".join(line for _, line in sorted(self._lines.items())), self.places)
+        deliver_lines(self.path, self._in_order, self.places)
+
+    def _in_order(self) -> Iterator[str]:
+        for n in sorted(range(len(self._places)), key=self._places.__getitem__):
+            self._file.seek(self._ends[n])
+            yield self._file.read(self._ends[n + 1] - self._ends[n]).decode()

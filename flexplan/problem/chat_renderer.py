@@ -18,13 +18,12 @@ MOST_CHARACTERS = 64 << 20  # of a text
 
 def main() -> None:
     """Answer until nobody asks."""
-    resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
+    _limit(resource.RLIMIT_AS, MOST_BYTES)
     template: Any = None
     special: dict[str, str] = {}
     for line in sys.stdin:
         used = resource.getrusage(resource.RUSAGE_SELF)
-        most = int(used.ru_utime + used.ru_stime) + 1 + MOST_CPU_S
-        resource.setrlimit(resource.RLIMIT_CPU, (most, resource.RLIM_INFINITY))  # beyond it the process ends
+        _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + 1 + MOST_CPU_S)  # beyond it the process ends
         try:
             found = json.loads(line)
             if template is None:
@@ -37,6 +36,12 @@ def main() -> None:
             _say({"error": "it asks for too much memory"})
         except Exception as error:  # whatever a stranger's program does
             _say({"error": f"{type(error).__name__}: {error}"[:500]})
+
+
+def _limit(what: int, most: int) -> None:
+    """Less where this process was begun with less."""
+    _, hard = resource.getrlimit(what)
+    resource.setrlimit(what, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 def compiled(template: str) -> Any:

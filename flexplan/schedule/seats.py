@@ -94,6 +94,7 @@ class Seats:
     _back: list[int] = field(init=False)  # who has stepped back in the pass before
     _again: list[deque[int]] = field(init=False)  # who comes again
     _guests: list[dict[int, Guest]] = field(init=False)
+    _groups: list[tuple[Guest, ...]] = field(init=False)  # the same; empty where that is to be made anew
     _begins: list[int] = field(init=False)
     _leaves: list[list[tuple[int, Guest]]] = field(init=False)  # heaps, by when they leave at the latest
 
@@ -109,7 +110,7 @@ class Seats:
         self._free = [list(range(batch.num_rows)) for batch in self.block.batches]
         self._waiting = [self._ordered(queue, k) for k, queue in enumerate(self._waiting)]
         self._back, self._again = [], [deque() for _ in self._rooms]
-        self._guests = [{} for _ in self._rooms]
+        self._guests, self._groups = [{} for _ in self._rooms], [()] * len(self._rooms)
         self._begins = [0] * len(self._rooms)  # of the guests of a micro-batch, the sum of prompts less passes before
         self._leaves = [[] for _ in self._rooms]
 
@@ -124,12 +125,18 @@ class Seats:
             self._leave(number, finished)
             if not any(self._guests) and not self._somebody_waits():
                 return
-            guests = {k: tuple(group.values()) for k, group in enumerate(self._guests) if group}
+            guests = {k: self._group(k) for k, group in enumerate(self._guests) if group}
             contexts = {k: self._begins[k] + number * len(guests[k]) for k in guests}
             newcomers = {k: some for k, some in self._come(number) if some}
             boarding = Boarding(number, guests, newcomers, contexts, self._is_last(number))
             yield boarding
             number += not boarding.waits
+
+    def _group(self, k: int) -> tuple[Guest, ...]:
+        """Who decodes in a micro-batch; the same tuple as long as nobody comes or goes."""
+        if not self._groups[k]:
+            self._groups[k] = tuple(self._guests[k].values())
+        return self._groups[k]
 
     def _size(self, request: int) -> int:
         """The micro-batch whose seats have room for what there is of a request, and its next stretch."""
@@ -164,6 +171,7 @@ class Seats:
         if self._guests[k].get(guest.row) is not guest:
             return
         del self._guests[k][guest.row]
+        self._groups[k] = ()
         self._begins[k] -= guest.context(0)
         heappush(self._free[k], guest.row)
         if not ended and guest.chosen(number) < self._len(guest.request):
@@ -183,8 +191,12 @@ class Seats:
     def _come(self, number: int) -> Iterator[tuple[int, tuple[Guest, ...]]]:
         """At a few doors, while a pass takes in more; the doors take turns."""
         left, doors, count = self.policy.admit_tokens or None, self.block.doors, len(self._free)
+        if not any(self._waiting) and not any(self._again):
+            return
         for step in range(count):
             k = (number + step) % count
+            if not self._free[k]:
+                continue
             if not doors:
                 return
             some, tokens = self._at_door(k, number, left)
@@ -211,6 +223,7 @@ class Seats:
             guest = Guest(request, k, heappop(self._free[k]), number, length, self._most[request] - had, had)
             some.append(guest)
             self._guests[k][guest.row] = guest
+            self._groups[k] = ()
             self._begins[k] += guest.context(0)
             heappush(self._leaves[k], (self._leaves_at(guest), guest))
             tokens += length
@@ -218,8 +231,10 @@ class Seats:
 
     def _queue(self, k: int) -> deque[int] | None:
         """The requests that a seat of micro-batch k serves next."""
-        queues = (kind[smaller] for smaller in range(k, -1, -1) for kind in (self._again, self._waiting))
-        return next((queue for queue in queues if queue), None)
+        for smaller in range(k, -1, -1):
+            if queue := self._again[smaller] or self._waiting[smaller]:
+                return queue
+        return None
 
     def _somebody_waits(self) -> bool:
         return any(self._waiting) or any(self._again) or bool(self._back)

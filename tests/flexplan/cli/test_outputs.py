@@ -14,7 +14,8 @@ from typer.testing import CliRunner, Result
 
 from flexplan.cli import output as output_module
 from flexplan.cli.app import app
-from flexplan.cli.output import deliver, refuse_existing, refuse_unwritable, write_text
+from flexplan.cli.output import deliver, deliver_lines, refuse_existing, refuse_unwritable, write_text
+from flexplan.cli.results import Target, opened
 from flexplan.errors import StorageError, UsageError, visible
 from flexplan.files import json_line
 
@@ -113,11 +114,28 @@ def test_a_named_pipe_waits_for_its_reader_but_not_for_ever(tmp_path: Path, monk
         write_text(pipe, "text")
 
 
+def test_many_lines_go_to_a_stream_in_their_order_some_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output_module, "_PIECE_CHARACTERS", 20)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE) as reader, opened(Target(pipe), {}) as results:
+        for place in (3, 1, 0, 2):
+            results.finish(place, f"line {place} ü\n")
+        results.end()
+        assert reader.communicate()[0].decode() == "".join(f"line {place} ü\n" for place in range(4))
+
+
 # -- nothing is lost ---------------------------------------------------------------------------------------------
 def test_what_a_full_disk_refuses_is_kept_where_there_is_room(tmp_path: Path, state: Path) -> None:
     with pytest.raises(StorageError) as found:
         deliver(FULL, "hours of work", (tmp_path / "no such place",))
     (kept,) = state.iterdir()
+    with pytest.raises(StorageError, match=r"kept in .*flexplan-rescued") as of_lines:
+        deliver_lines(FULL, lambda: ["hours ", "of work"], (tmp_path / "no such place",))
+    (again,) = set(state.iterdir()) - {kept}
+    assert again.read_text() == "hours of work" and str(again) in str(of_lines.value)
     assert kept.read_text() == "hours of work" and kept.stat().st_mode & 0o777 == 0o600
     assert str(kept) in str(found.value) and found.value.exit_code == 6
 
