@@ -112,6 +112,12 @@ def test_lengths_of_their_own_are_a_table_in_the_report(folder: Path) -> None:
     assert charts["files"]["lengths.csv"] == (folder / "given.csv").read_text()
     assert [one["i"] for one in charts["passes"]] == [1, 6]
     assert "--lengths lengths.csv" in found.texts["commands"]
+    explained = json.loads(call("explain", folder / "rolling.json", "--json").stdout)
+    assert json.loads(found.texts["explanation"]) == explained
+    text = (folder / "rolling.html").read_text()
+    assert {part["name"] for part in explained["schedule_brings"]} >= {"refill", "mixing"}
+    for part in explained["schedule_brings"]:
+        assert f">{part['brings_percent']:+.1f} %<" in text
 
 
 def test_a_name_is_text_wherever_it_stands(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ pytest.importorskip("uvicorn")
 pytest.importorskip("starlette")
 pytest.importorskip("torch")
 
+from documents import shown_with
 from flexplan_runtime.embedded import tiny_opt_prompts
 from typer.testing import CliRunner
 
@@ -223,3 +225,28 @@ def test_a_second_server_of_the_same_state_is_refused(server: Server) -> None:
     assert (again.exit_code, "FP1203" in again.output) == (8, True), again.output
     again = CliRunner().invoke(app, [*base, "--state", str(server.place / "other"), "--port", taken])
     assert (again.exit_code, "FP186" in again.output) == (2, True), again.output
+
+
+@pytest.mark.parametrize("words", shown_with("flexplan serve"))
+def test_a_command_of_the_documents_starts_and_answers(words: str, tiny_opt: Path, tmp_path: Path) -> None:
+    """Of the embedded model, at a port that is free; what the page says of it is left as it is."""
+    (tmp_path / "policy.json").write_text(json.dumps({"gpu_batch_size": 2, "num_gpu_batches": 2}))
+    _, *shown = shlex.split(words.replace("facebook/opt-30b", str(tiny_opt)))
+    model = () if "--model" in shown else ("--model", str(tiny_opt))
+    arguments = [*shown, *model, "--device", "cpu", "--port", "0", "--state", str(tmp_path / "state")]
+    process = subprocess.Popen(
+        [sys.executable, "-c", _PROGRAM, *arguments], stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    assert process.stderr is not None
+    said, found = "", None
+    try:
+        while not found:
+            line = process.stderr.readline()
+            assert line, said
+            said, found = said + line, re.search(r"http://127\.0\.0\.1:\d+/v1", line)
+        with openai.OpenAI(base_url=found[0], api_key="none", max_retries=8) as client:  # it is about to listen
+            assert client.batches.list().data == []
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) in (0, 143)
+        process.stderr.close()

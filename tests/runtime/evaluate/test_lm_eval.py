@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,9 @@ import pytest
 pytest.importorskip("lm_eval")
 
 import lm_eval
+from documents import shown_with
 from flexplan_runtime.evaluate import FlexplanLM
+from flexplan_runtime.evaluate.opening import Opened
 from flexplan_runtime.generate import OffloadedLM
 from lm_eval.tasks import TaskManager
 
@@ -66,6 +70,22 @@ def evaluated(model: Any, tasks: TaskManager, **arguments: Any) -> tuple[dict[st
     )
     samples = {name: [sample["resps"] for sample in found["samples"][name]] for name in TASKS}
     return {name: found["results"][name] for name in TASKS}, samples
+
+
+@pytest.mark.parametrize("words", shown_with("python -m flexplan_runtime.evaluate"))
+def test_a_command_of_the_documents_is_one_of_the_harness(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its tasks are the harness's own, which are downloaded; its model and what that is given are ours."""
+    from lm_eval._cli import HarnessCLI
+
+    arguments = shlex.split(words)[3:]
+    monkeypatch.setattr("sys.argv", ["lm-eval", *arguments])
+    given = HarnessCLI().parse_args()
+    assert given.model == "flexplan"
+    taken = [inspect.signature(one.__init__).parameters for one in (FlexplanLM, Opened)]
+    assert given.model_args.keys() <= {**taken[0], **taken[1]}.keys()
+    monkeypatch.setattr("sys.argv", ["lm-eval", *arguments, "--no-such-flag"])
+    with pytest.raises(SystemExit):
+        HarnessCLI().parse_args()
 
 
 def assert_alike(ours: tuple[Any, Any], theirs: tuple[Any, Any]) -> None:
