@@ -20,7 +20,7 @@ from flexplan.job import BenchReport, Completion, DemoReport, JobReport, Pace, R
 from flexplan.journal import errors_path, request_digest
 from flexplan.plan import Plan
 from flexplan.policy import Policy
-from flexplan.problem import BadLine, Prompts, read_lengths, read_prompts
+from flexplan.problem import BadLine, Lengths, Prompts, read_lengths, read_prompts
 from flexplan.report.objects import bad_line, completion_line, failure_line, summary
 from flexplan.report.openai_objects import answer_line, bad_batch_line, error_line
 
@@ -199,7 +199,7 @@ def _refuse_failed(job: _Job, target: Target, total: int) -> NoReturn:
 # -- bench and demo ----------------------------------------------------------------------------------------------
 def dummy_lengths(
     table: str | None, most: int | None, prompt_len: int | None, max_new_tokens: int | None
-) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+) -> Lengths | None:
     """The lengths of random prompts and their answers by a table, if there is one."""
     if table is None:
         if most is not None:

@@ -153,7 +153,9 @@ class ProblemFile(BaseModel):
             message = f"--lengths {self.lengths} says how long prompts and answers are, {flags} too"
             raise UsageError("FP197", message, fix=f"leave {flags} out")
         found = read_lengths(str(self.lengths), self.num_prompts)
-        return {"num_prompts": None, "prompt_lens": found.prompt_lens, "gen_lens": found.gen_lens}
+        pairs = list(zip(found.prompt_lens, found.ends, strict=False))
+        lens = {"prompt_lens": found.prompt_lens, "gen_lens": found.gen_lens}
+        return {"num_prompts": None, "expected": pairs, **lens}
 
     def chosen_planner(self) -> tuple[str, dict[str, Any]]:
         """The planner's name and its options; policy fields alone mean the manual one."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from html import escape
 
 from flexplan.errors import visible
 
@@ -64,4 +63,6 @@ def _cell(inside: object, class_: str | None) -> Html:
 
 
 def _escaped(value: object) -> str:
+    from html import escape  # with a table of two thousand names, which an import of flexplan has no use for
+
     return escape(visible(str(value)))

@@ -19,7 +19,7 @@ from flexplan.job.standing import Standing, Usage
 from flexplan.plan import Plan
 from flexplan.plugins import RUNTIMES, make
 from flexplan.policy import Policy
-from flexplan.problem import Prompt
+from flexplan.problem import Lengths, Prompt
 
 Shares = Mapping[str, tuple[float, float, float]]  # "w", "cache", "act" -> percent on (gpu, cpu, disk)
 
@@ -91,7 +91,7 @@ class RunRequest:
     dummy: bool = False
     cluster: Cluster | None = None  # for the runtime that spreads a job over machines
     dummy_prompt_len: int | None = None  # random prompts of this length where none are given
-    dummy_lengths: tuple[tuple[int, ...], tuple[int, ...]] | None = None  # or of these, and their most new tokens
+    dummy_lengths: Lengths | None = None  # or of these, and their new tokens
     record: bool = False  # the report is to have a `Recording`
 
 

@@ -15,8 +15,6 @@ from functools import lru_cache
 from math import ceil
 from typing import Any
 
-import numpy as np
-
 from flexplan.policy.blocks import Block, MicroBatch
 from flexplan.policy.policy import Policy
 from flexplan.problem import Workload
@@ -139,6 +137,8 @@ def divided(sizes: Sequence[int], count: int, usual: int) -> list[int]:
     """
     if sizes[0] == sizes[-1]:
         return [min(len(sizes), usual * (n + 1)) for n in range(-(-len(sizes) // usual))]
+    import numpy as np  # takes as long as all of flexplan, for what few plans have
+
     ends = np.array(sorted({round(len(sizes) * n / _STEPS) for n in range(1, _STEPS + 1)} - {0}))
     starts, padded = np.concatenate([[0], ends[:-1]]), np.array(sizes)[ends - 1]
     rows = ends[None, :] - starts[:, None]  # of a micro-batch from one of these to one of those

@@ -107,16 +107,16 @@ def _of_seen(seen: Seen) -> Expectation:
     if not any(prompt for prompt, _ in seen):
         return Expectation(_parts({length: count for (_, length), count in seen.items()}, min(total, MOST_EXPECTED)))
     groups = max(1, isqrt(min(total, MOST_EXPECTED)))
-    lens, prompts, group, taken = list[int](), list[int](), dict[int, int](), 0
+    lens, prompts, group, taken, made = list[int](), list[int](), dict[int, int](), 0, 0
     ordered = sorted(seen.items())
     for n, ((prompt, length), count) in enumerate(ordered):
         group[length] = group.get(length, 0) + count
         taken += count
         last = n + 1 == len(ordered)
-        if last or (ordered[n + 1][0][0] > prompt and taken * groups >= (len(lens) // groups + 1) * total):
-            lens += _parts(group, groups)
-            prompts += [prompt] * groups
-            group = {}
+        if last or (ordered[n + 1][0][0] > prompt and taken * groups >= (made + 1) * total):
+            lens += _parts(group, min(sum(group.values()), MOST_EXPECTED // groups))
+            prompts += [prompt] * (len(lens) - len(prompts))
+            group, made = {}, made + 1
     return Expectation(tuple(lens), tuple(prompts))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import shutil
 import sys
 import tempfile
@@ -42,6 +41,12 @@ class Line(NamedTuple):
         return _decoded(self.raw, self.number)
 
 
+def _unpacked(file: BinaryIO) -> BinaryIO:
+    import gzip  # few inputs are packed
+
+    return cast(BinaryIO, gzip.GzipFile(fileobj=file))
+
+
 class Input:
     """The bytes of an input, at any place: a file, or a copy without a name of a pipe or of what was packed by gzip."""
 
@@ -50,7 +55,7 @@ class Input:
         packed = file.read(2) == _GZIP
         file.seek(0)
         self._file = _nameless() if packed else file
-        self._source = cast(BinaryIO, gzip.GzipFile(fileobj=file)) if packed else file
+        self._source = _unpacked(file) if packed else file
 
     @classmethod
     def of(cls, source: str | Path) -> Input:

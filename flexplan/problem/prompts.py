@@ -22,7 +22,6 @@ import numpy as np
 
 from flexplan.errors import PromptError, UsageError
 from flexplan.files import parse_json
-from flexplan.journal import request_digest
 from flexplan.problem.prompt_lines import Input, Line, LineIndex, input_of
 from flexplan.problem.request_line import Api, Chat, Prompt, loaded, name_of, prompt_of
 
@@ -64,7 +63,7 @@ class BadLines(Sequence[BadLine]):
         self.places.append(place)
         self._index.add(line)
         text = line.raw.decode(errors="surrogateescape")
-        self._digests.append(int(request_digest(["bad", text]), 16))
+        self._digests.append(int(_digest(["bad", text]), 16))
 
     def __len__(self) -> int:
         return len(self.places)
@@ -143,7 +142,13 @@ class Prompts(Sequence[Prompt]):
 def digest_of(prompt: Prompt) -> str:
     """16 hexadecimal digits of what a request asks for."""
     content = list(prompt.content.messages) if isinstance(prompt.content, Chat) else prompt.content
-    return request_digest([prompt.id, content, prompt.api, prompt.wishes.digested])
+    return _digest([prompt.id, content, prompt.api, prompt.wishes.digested])
+
+
+def _digest(asked: Sequence[Any]) -> str:
+    from flexplan.journal import request_digest  # nobody needs a journal to plan
+
+    return request_digest(asked)
 
 
 def read_prompts(source: str | Path, form: str = "auto", *, strict: bool = True) -> Prompts:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from flexplan.cost import work as cost
 from flexplan.errors import PolicyError
-from flexplan.graph import Finished, Sweep, Task, TaskGraph, Work
+from flexplan.graph import Finished, Sweep, Task, TaskGraph, Work, never
 from flexplan.model import EMBED, HEAD, MLP, TRANSFORMER, Layer, ModelShape
 from flexplan.placement import ID_BYTES, PASSES_IN_FLIGHT, Layout, Placement
 from flexplan.policy import Policy, rolling_block
@@ -26,7 +26,8 @@ from flexplan.schedule.verbs import Verbs
 def rolling_graph(name: str, problem: Problem, policy: Policy) -> TaskGraph:
     """The graph of a whole job: its requests take seats as they become free.
 
-    ``finished`` of its sweeps is asked of requests, by their places in the workload.
+    ``finished`` of its sweeps is asked of requests, by their places in the workload; where nobody is asked, on paper,
+    answers end where they are likely to.
     """
     refuse_to_roll(policy, problem.model)
     block = rolling_block(problem.workload, policy)
@@ -34,7 +35,9 @@ def rolling_graph(name: str, problem: Problem, policy: Policy) -> TaskGraph:
 
     def make(finished: Finished) -> Iterator[Sweep]:
         verbs = RollingVerbs(placement)
-        for boarding in Seats(block, problem.workload, policy).boardings(finished):
+        work, on_paper = problem.workload, finished is never
+        lens = work.likely_lens_of(range(work.num_prompts or block.num_rows)) if on_paper else ()
+        for boarding in Seats(block, work, policy, lens).boardings(finished):
             yield sweep_of(verbs, boarding)
 
     return TaskGraph(name, placement.live, Layout.of(placement).buffers, make)

@@ -28,14 +28,19 @@ def graph_of(name: str, problem: Problem, policy: Policy, passes: Passes, live: 
             ks = tuple(k for k in batches if not finished(k))
             if ks:
                 first_or_last = i in (0, block.gen_len - 1) or n == len(order) - 1
-                one = OnePass(verbs, Pass(number, i, ks), n == len(order) - 1)
+                tasks = tasks_of_pass(verbs, Pass(number, i, ks), n == len(order) - 1)
                 # sparse attention loads another whole number of values from time to time; a full window grows no more
                 steps = ((placement.chosen(i, k), placement.full_rings(i, k)) for k in ks)
                 pattern = None if first_or_last else (ks, *steps)
-                yield Sweep(i, ks, one.tasks(), pattern=pattern)
+                yield Sweep(i, ks, tasks, pattern=pattern)
                 number += 1
 
     return TaskGraph(name, placement.live, Layout.of(placement).buffers, make)
+
+
+def tasks_of_pass(verbs: Verbs, p: Pass, last: bool) -> Iterator[Task]:
+    """Nothing of a pass is worked out before its first task is asked for: of many passes none ever is."""
+    yield from OnePass(verbs, p, last).tasks()
 
 
 class OnePass:

@@ -78,12 +78,13 @@ class Passes:
         return count, count + times * round_up(least, lcm(slots, self.problem.model.layer_period))
 
     def _of_layers(self, timeline: Callable[[_FewLayers], Timeline], tokens: range) -> Timeline:
-        layers, times = self.problem.model.num_layers, 1
+        layers, times, known = self.problem.model.num_layers, 1, dict[int, Timeline]()
         if layers <= _ALL_LAYERS:
             return timeline(self._few(layers))
         while True:
             few, more = self._counts(times)
-            one, other = timeline(self._few(few)), timeline(self._few(more))
+            one = known.get(few) or timeline(self._few(few))
+            other = known[more] = timeline(self._few(more))
             if more >= layers or other.end_s - one.end_s >= 0.99 * self._least_of_more(few, more, tokens):
                 return stretched(one, other, (layers - few) / (more - few))
             times *= 2

@@ -64,9 +64,14 @@ class Candidate:
 
     @property
     def num_tasks(self) -> int:
-        """What the number of tasks of a layer grows with: those that compute, and those that move activations."""
-        each = (10 if self.policy.sep_layer else 6) + (2 if self.policy.act_gpu_percent < 100 else 0)
-        return self.policy.num_gpu_batches * each
+        """What its number of tasks grows with."""
+        return tasks_of_a_layer(self.policy)
+
+
+def tasks_of_a_layer(policy: Policy) -> int:
+    """What the number of tasks grows with: of a layer, those that compute, and those that move activations."""
+    each = (10 if policy.sep_layer else 6) + (2 if policy.act_gpu_percent < 100 else 0)
+    return policy.num_gpu_batches * each
 
 
 class SearchPlanner:
@@ -134,12 +139,11 @@ class SearchPlanner:
         model, num_prompts = self.proposer.model(problem), problem.workload.num_prompts
         for part in _SMALLER:
             size = int(optimum.program.gpu_batch_size * part)
-            for program in model.programs(size) if size else ():
-                if (program.switches, program.absent) == (optimum.program.switches, optimum.program.absent):
-                    found = solved(program, optimum.num_gpu_batches, num_prompts)
-                    policy = None if found is None else self.proposer.fitted(problem, found)
-                    if policy is not None:
-                        return policy
+            for program in model.alike(size, optimum.program) if size else ():
+                found = solved(program, optimum.num_gpu_batches, num_prompts)
+                policy = None if found is None else self.proposer.fitted(problem, found)
+                if policy is not None:
+                    return policy
         return None
 
     def ranking(self, problem: Problem) -> list[Candidate]:
@@ -204,9 +208,16 @@ class Ranking:
         if optimum is None or optimum.seconds_per_prompt > self.worth_s:
             return
         policy = read_back(optimum.program, optimum.num_gpu_batches, optimum.solution.shares)
-        if policy not in self.judged:
-            self.judged[policy] = judged(self.problem, optimum, policy, self.schedule, self.worth_s)
+        most_s = self._most_s(policy)
+        if policy not in self.judged and optimum.seconds_per_prompt < most_s:
+            self.judged[policy] = judged(self.problem, optimum, policy, self.schedule, most_s)
             self.best_s = min(self.best_s, self.judged[policy].seconds_per_prompt)
+
+    def _most_s(self, policy: Policy) -> float:
+        """Of more seconds than these a policy is not taken: one as good as equal, or better, has no more tasks."""
+        tasks = tasks_of_a_layer(policy)
+        better = (c.seconds_per_prompt for c in self.judged.values() if c.num_tasks <= tasks)
+        return min(self.worth_s, *better, inf)
 
     def split_otherwise(self, model: CostModel) -> None:
         """Judge the best so far with its layers split otherwise."""

@@ -84,6 +84,9 @@ class ReferenceModel:
         absent = frozenset({"act_disk"})
         return [Program(gpu_batch_size, phases, rows, limits, self.most_batches, absent)]
 
+    def alike(self, gpu_batch_size: int, like: Program) -> list[Program]:
+        return self.programs(gpu_batch_size)
+
     def prefill(self, gbs: int) -> dict[str, Row]:
         """Tpre = max(ctog_p + dtoc_p, gtoc_p + ctod_p, comp_p)."""
         _, h1, h2, _ = OPT[self.size]

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -125,6 +124,8 @@ def _names(directory: Path) -> list[str]:
 
 
 def _each(directory: Path, names: list[str], sum_of: Callable[[Path], Locked]) -> list[Locked]:
+    from concurrent.futures import ThreadPoolExecutor  # few ask for sums
+
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(sum_of, (directory / name for name in names)))
 

@@ -112,9 +112,21 @@ class Front:
         """The lowest bound that is worth a look, and its block."""
         limit = {kind: best.limit(kind) for kind in set(self.kinds)}
         limits = np.array([limit[kind] for kind in self.kinds])[self.bounds.program]
-        bounds = np.where(self.open & (self.seconds < limits), self.seconds, inf)
-        block = int(np.argmin(bounds))
-        return (float(bounds[block]), block) if bounds[block] < inf else None
+        self._forget(~self.open | (self.seconds >= limits))
+        if not len(self.seconds):
+            return None
+        block = int(np.argmin(self.seconds))
+        return float(self.seconds[block]), block
+
+    def forget_closed(self) -> None:
+        """Blocks that are closed stay so."""
+        self._forget(~self.open)
+
+    def _forget(self, done: Any) -> None:
+        """Blocks that are closed or too slow stay so: limits only fall, and bounds only rise."""
+        if done.any():
+            self.bounds.keep(~done)
+            self.per_prompt, self.seconds, self.open = (x[~done] for x in (self.per_prompt, self.seconds, self.open))
 
     def block(self, block: int) -> tuple[Program, int]:
         """Its program, and its number of micro-batches."""
@@ -146,6 +158,7 @@ class Search:
         self.best = Best(spread)
         self.prices: list[Prices] = []
         self.shortages: list[Prices] = []
+        self.settings: dict[Kind, list[Program]] = {}  # of each kind, a program of every setting of the switches
 
     def explore(self, model: CostModel, sizes: Iterable[int]) -> None:
         """Add these batch sizes, up to the first that has no room, and solve what may be better than the best."""
@@ -155,11 +168,17 @@ class Search:
             if not programs:
                 break
             fronts.append(self._front(programs))
+            self._note_settings(fronts[-1])
         self._solve(fronts, self.best)
+
+    def _note_settings(self, front: Front) -> None:
+        """Smaller sizes come first and have more settings: what has room at any size has it there."""
+        for program, kind in zip(front.programs, front.kinds, strict=True) if not self.settings else ():
+            self.settings.setdefault(kind, []).append(program)
 
     def alike(self, model: CostModel, size: int, kind: Kind, most: float) -> Optimum | None:
         """The best block of this size and kind, if it takes less than ``most`` seconds a prompt."""
-        programs = [program for program in model.programs(size) if kind_of(program) == kind]
+        programs = [program for like in self.settings.get(kind, ()) for program in model.alike(size, like)]
         best = Best(0.0, most)
         if programs:
             self._solve([self._front(programs)], best)
@@ -167,6 +186,7 @@ class Search:
 
     def _front(self, programs: Sequence[Program]) -> Front:
         front = Front(programs, self.num_prompts)
+        front.forget_closed()
         for prices in self.prices:
             front.raise_bounds(prices)
         for prices in self.shortages:
@@ -174,11 +194,13 @@ class Search:
         return front
 
     def _solve(self, fronts: Sequence[Front], best: Best) -> None:
-        while found := [(*lowest, n) for n, front in enumerate(fronts) if (lowest := front.lowest(best))]:
-            _, block, n = min(found)
-            optimum = fronts[n].solve(block)
+        """Until no front has a block that is worth a look; as bounds only rise, one that has none is done."""
+        while found := [(lowest, front) for front in fronts if (lowest := front.lowest(best))]:
+            (_, block), chosen = min(found, key=lambda pair: pair[0][0])
+            fronts = [front for _, front in found]
+            optimum = chosen.solve(block)
             if optimum is None:
-                self._learn_shortage(fronts, *fronts[n].block(block))
+                self._learn_shortage(fronts, *chosen.block(block))
                 continue
             if not is_late(optimum.program, optimum.num_gpu_batches, optimum.solution):
                 best.add(optimum)

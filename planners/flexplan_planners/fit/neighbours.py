@@ -48,20 +48,17 @@ def neighbours(model: CostModel, best: Optimum, num_prompts: int | None, most: f
 def _steps(model: CostModel, best: Optimum, num_prompts: int | None) -> Iterator[Step]:
     size, n = best.program.gpu_batch_size, best.num_gpu_batches
     here = model.programs(size)
-    alike = [p for p in here if _alike(p, best.program)]
+    alike = model.alike(size, best.program)
     fewer, more = _counts(n, [f for f in _FACTORS if f < 1], -1), _counts(n, [f for f in _FACTORS if f > 1], 1)
-    yield Step([p for p in here if not _alike(p, best.program)], [[n]] * (len(here) - len(alike)))
+    others = [p for p in here if (p.switches, p.absent) != (best.program.switches, best.program.absent)]
+    yield Step(others, [[n]] * len(others))
     for factors in ([f for f in _FACTORS if f > 1], [f for f in _FACTORS if f < 1]):  # larger, then smaller ones
         sizes = {size + 1 if factors[0] > 1 else size - 1, *(round(size * f) for f in factors)} - {size}
         sizes = {s for s in sizes if 1 <= s <= min(num_prompts or _MANY_ROWS, _MANY_ROWS)}
-        programs = [p for s in sorted(sizes) for p in model.programs(s) if _alike(p, best.program)]
+        programs = [p for s in sorted(sizes) for p in model.alike(s, best.program)]
         yield Step(programs, [_counts_at(n, size, p.gpu_batch_size) for p in programs])
     for counts in (fewer, more):
         yield Step(alike, [counts] * len(alike))
-
-
-def _alike(one: Program, other: Program) -> bool:
-    return one.switches == other.switches and one.absent == other.absent
 
 
 def _counts(n: int, factors: Sequence[float], step: int) -> list[int]:

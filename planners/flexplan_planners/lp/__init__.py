@@ -3,6 +3,7 @@
 bytes     Bytes of the three tiers, affine in the shares: an upper bound of the placement.
 duals     What the last bytes of each tier are worth to the continuous program.
 lagrange  Lower bounds of many programs at once, from the duals of one.
+programs  The programs of a problem: one a batch size and setting of the switches.
 rows      The paper's linear program: shares, lanes, memory; Charnes and Cooper for a free block size.
 seconds   Seconds of every lane and resource, affine in the shares, read off the work of `flexplan.cost.work`.
 shares    Shares of a solution as the percents of a policy, and back.
@@ -12,6 +13,7 @@ switches  What the program cannot decide: host attention, split layers, which th
 
 from flexplan_planners.lp.duals import prices_of_policy
 from flexplan_planners.lp.lagrange import Bounds, Prices, prices_of, prices_of_shortage
+from flexplan_planners.lp.programs import MOST_BATCHES, FlexplanCosts
 from flexplan_planners.lp.rows import (
     ACT,
     CACHE,
@@ -28,7 +30,6 @@ from flexplan_planners.lp.rows import (
     share_rows,
     solve_program,
 )
-from flexplan_planners.lp.seconds import MOST_BATCHES, FlexplanCosts
 from flexplan_planners.lp.shares import read_back, shares_of
 from flexplan_planners.lp.solver import Constraint, minimise
 

@@ -7,6 +7,7 @@ longest one: a block may be a little above, and the planner then repairs it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from math import ceil
 
@@ -76,6 +77,8 @@ class Sizes:
 
     def _kept(self, tokens: int) -> list[int]:
         """Of a row's tokens those that each layer keeps."""
+        if not self.shape.windows:
+            return [tokens] * self.shape.num_layers
         return [kept_tokens(self.shape, depth, tokens, self.sparsity) for depth in range(self.shape.num_layers)]
 
     def _cache(self, tokens: int) -> int:
@@ -163,10 +166,23 @@ class Memory:
 
     def __init__(self, problem: Problem, rows: int, switches: Switches) -> None:
         self.size = Sizes(problem, rows, switches)
+        self._known: dict[tuple[object, ...], Row] = {}
 
     def rows(self, s: Switches) -> dict[str, Row]:
         """Bytes of each tier for one setting of the switches."""
-        return {"gpu": self._gpu(s), "cpu": self._cpu(s), "disk": self._disk(s)}
+        homes = s.weights_stay, s.cache, s.act_stays
+        return {
+            "gpu": self._once(self._gpu, s, *homes),
+            "cpu": self._once(self._cpu, s, *homes, s.disk == "all", s.pin_weight),
+            "disk": self._once(self._disk, s, *homes, s.disk),
+        }
+
+    def _once(self, verb: Callable[[Switches], Row], s: Switches, *of: object) -> Row:
+        """The row of a tier, which depends on these settings alone."""
+        key = (verb.__name__, *of)
+        if key not in self._known:
+            self._known[key] = verb(s)
+        return self._known[key]
 
     def _gpu(self, s: Switches) -> Row:
         """Weights at home, in the ring and unpacked + cache at home and in rings + hidden states + workspace."""
@@ -178,8 +194,10 @@ class Memory:
         fixed += (s.weight_slots * size.ring_slack + 2 * size.table_rows) if streams else 0
         fixed += _MOVED_GRAINS * size.capacity * size.grain if s.cache != "gpu" else 0
         fixed += size.queries if split else 0
-        each = size.token_hidden + size.num_rows * size.prompt * ID_BYTES + _BATCH_BUFFERS * BUFFER_ALIGN
+        each = size.num_rows * size.prompt * ID_BYTES + _BATCH_BUFFERS * BUFFER_ALIGN
         each += (size.prompt_hidden if s.act_stays else 0) + (size.queries if split else 0)
+        kept = size.token_hidden  # from pass to pass where all stays, from half to half where steps are split
+        each += kept if s.act_stays or split else 0
         each += size.shape.num_layers * _SLOT_ALIGN + mask_bytes(size.num_rows, size.prompt)
         moved = 2 * size.layer_prompt_cache + self._brought(s)
         fixed, each = (x + (size.choices if s.chooses else 0) for x in (fixed, each))
@@ -187,7 +205,7 @@ class Memory:
             {"w_gpu": size.weights, "w_cpu": ring, "w_disk": ring, ONE: fixed},
             {
                 "cache_gpu": size.typical_cache,
-                "act_gpu": 0 if s.act_stays else size.prompt_hidden,
+                "act_gpu": 0 if s.act_stays else size.prompt_hidden + (0 if split else kept),
                 ONE: each,
             },
             {"cache_gpu": size.excess_cache, "cache_cpu": moved, "cache_disk": moved},

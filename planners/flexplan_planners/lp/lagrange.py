@@ -77,6 +77,10 @@ class Bounds:
         self.works = np.array([[*found, *[0] * (most - len(found))] for found in numbers])
         self.lines = np.array(lines)
 
+    def keep(self, wanted: Any) -> None:
+        """Only some of the blocks from now on: an entry each, True for those."""
+        self.program, self.batches = self.program[wanted], self.batches[wanted]
+
     def of(self, prices: Prices) -> Any:
         """Seconds of a micro-batch, one a program and count; above 0 for prices of bytes alone where nothing fits."""
         weights = np.zeros(len(self.lines))
@@ -85,7 +89,7 @@ class Bounds:
         sums = np.add.reduceat(self.lines * weights[:, None], self.starts)[self.works].sum(1)
         weights = sums[:, 0] + (sums[:, 1:4] + self.absent[:, :3]).min(1)
         each, once = self._by_share(sums[:, 5:11] + self.absent[:, 3:]), self._by_share(sums[:, 11:])
-        moving = (each + once / self.batches).reshape(2, 3, -1).min(1).sum(0)
+        moving = (each + once / self.batches).reshape(2, 3, len(self.program)).min(1).sum(0)
         return sums[self.program, 4] + moving + weights[self.program] / self.batches
 
     def _by_share(self, sums: Any) -> Any:

@@ -135,6 +135,10 @@ class CostModel(Protocol):
 
     def programs(self, gpu_batch_size: int) -> Sequence[Program]: ...
 
+    def alike(self, gpu_batch_size: int, like: Program) -> Sequence[Program]:
+        """Those of the very setting of another program, whatever its size."""
+        ...
+
 
 # -- the program, part by part -----------------------------------------------------------------------------------
 def seconds_name(phase: Phase) -> str:

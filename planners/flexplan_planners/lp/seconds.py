@@ -1,4 +1,4 @@
-"""flexplan's own cost model for the linear program: works of `flexplan.cost.work`, summed by lane over a pass.
+"""Seconds of passes, affine in the shares: works of `flexplan.cost.work`, summed by lane over a pass.
 
 Nothing is priced twice: every coefficient is the work that the schedule's tasks declare at a corner (all
 of the weights on disk, all of the cache on the host, ...), priced by `Rates`.  Between the corners the
@@ -8,11 +8,9 @@ work is affine in the shares.  A lane's row is a lower bound of what the simulat
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import product
-from math import ceil
-from typing import Any
 
 from flexplan.cost import Rates
 from flexplan.cost import work as cost
@@ -30,72 +28,9 @@ from flexplan.graph import (
     Work,
 )
 from flexplan.placement import ID_BYTES, kept_tokens, values_read
-from flexplan.problem import Problem, padded_mean
-from flexplan_planners.lp.bytes import Memory
-from flexplan_planners.lp.rows import ONE, Phase, Program, Row
-from flexplan_planners.lp.switches import CacheHome, Switches, every_setting
-
-MOST_BATCHES = 128  # as in the paper: larger micro-batches share a pass over the weights as well, with fewer tasks
-_BATCH_SIZES = [1, *(m << e for e in range(13) for m in (2, 3))]  # 1, 2, 3, 4, 6, 8, 12, 16, 24, ...
-
-
-class FlexplanCosts:
-    """The programs of a problem under `Rates` and `Placement`."""
-
-    def __init__(
-        self,
-        problem: Problem,
-        *,
-        host_attention: Sequence[bool] = (True, False),
-        sep_layer: Sequence[bool] = (False, True),
-        pin_weight: Sequence[bool] = (True,),
-        lossy: Mapping[str, Any] | None = None,
-        most_batches: int = MOST_BATCHES,
-    ) -> None:
-        self.problem = problem
-        self.rates = Rates(problem.hardware)
-        self.settings = list(every_setting(problem, host_attention, sep_layer, pin_weight, lossy))
-        self.most_batches = most_batches
-        self._programs: dict[int, list[Program]] = {}
-
-    def batch_sizes(self) -> Iterable[int]:
-        """1, 2, 3, 4, 6, 8, 12, ... and the number of prompts, which bounds them."""
-        prompts = self.problem.workload.num_prompts or _BATCH_SIZES[-1]
-        return sorted({*(size for size in _BATCH_SIZES if size < prompts), min(prompts, _BATCH_SIZES[-1])})
-
-    def programs(self, gpu_batch_size: int) -> list[Program]:
-        """One for every setting of the switches that has room."""
-        if gpu_batch_size not in self._programs:
-            self._programs[gpu_batch_size] = self._write(gpu_batch_size)
-        return self._programs[gpu_batch_size]
-
-    def _write(self, gpu_batch_size: int) -> list[Program]:
-        passes, memories = list(self._passes(gpu_batch_size)), dict[tuple[bool, bool, bool, float], Memory]()
-        budgets = {tier: float(nbytes) for tier, nbytes in self.problem.budgets().items()}
-        prompts = self.problem.workload.num_prompts
-        most = min(self.most_batches, ceil(prompts / gpu_batch_size)) if prompts else self.most_batches
-        programs, latency = [], self.problem.objective.max_latency_s
-        for s in self.settings:
-            sizes = (s.sep_layer, s.compress_weight, s.compress_cache, s.attn_sparsity)
-            if sizes not in memories:
-                memories[sizes] = Memory(self.problem, gpu_batch_size, s)
-            tiers = memories[sizes].rows(s)
-            if all(row.least(s.absent) <= budgets[tier] for tier, row in tiers.items()):
-                phases = tuple(Phase(name, count, work.works(s)) for name, count, work in passes)
-                programs.append(Program(gpu_batch_size, phases, tiers, budgets, most, s.absent, s.fields, latency))
-        return programs
-
-    def _passes(self, gpu_batch_size: int) -> Iterator[tuple[str, float, PassWork]]:
-        """The prefill, and the decoding at its first, middle and last position, weighted by Simpson's rule."""
-        workload = self.problem.workload
-        batches = min(self.most_batches, ceil((workload.num_prompts or gpu_batch_size) / gpu_batch_size))
-        prompt, last = ceil(padded_mean(workload, gpu_batch_size, batches)), workload.gen_len - 1
-        yield "prefill", 1.0, PassWork(self.problem, self.rates, gpu_batch_size, 0, prompt)
-        points = {1: 1.0} if last == 1 else {1: last / 6, (1 + last) // 2: last * 4 / 6, last: last / 6}
-        if last == 2:
-            points = {1: 1.0, 2: 1.0}
-        for i, count in points.items() if last else ():
-            yield f"decode{i}", count, PassWork(self.problem, self.rates, gpu_batch_size, i, prompt)
+from flexplan.problem import Problem
+from flexplan_planners.lp.rows import ONE, Row
+from flexplan_planners.lp.switches import CacheHome, Switches
 
 
 class PassWork:
@@ -190,6 +125,8 @@ class PassWork:
 
     def _kept(self, tokens: int, sparsity: float) -> float:
         """Of a row's tokens those that a layer keeps, on average."""
+        if not self.shape.windows:
+            return tokens
         layers = range(self.shape.num_layers)
         return sum(kept_tokens(self.shape, depth, tokens, sparsity) for depth in layers) / len(layers)
 

@@ -19,7 +19,7 @@ from flexplan.model import ModelConstants, ModelShape, directory_of
 from flexplan.model.checkpoint import verify_lock
 from flexplan.plan import Plan, refuse_endless, refuse_over_budget
 from flexplan.policy import Policy
-from flexplan.problem import Expectation, Problem, Prompt, Wishes, Workload
+from flexplan.problem import Expectation, Lengths, Problem, Prompt, Wishes, Workload
 from flexplan.simulation import peak_bytes
 from flexplan.units import format_size
 from flexplan_runtime.commands.refused import Refused
@@ -232,10 +232,10 @@ def random_prompts(request: RunRequest, policy: Policy, shape: ModelShape) -> tu
     return tuple(Prompt(n, tuple(row), n + 1) for n, row in enumerate(rows))
 
 
-def _random_of(lengths: tuple[tuple[int, ...], tuple[int, ...]], seed: int, shape: ModelShape) -> tuple[Prompt, ...]:
+def _random_of(lengths: Lengths, seed: int, shape: ModelShape) -> tuple[Prompt, ...]:
     generator = torch.Generator().manual_seed(seed % (1 << 63))
     found = []
-    for n, (length, most) in enumerate(zip(*lengths, strict=True)):
+    for n, (length, most) in enumerate(zip(lengths.prompt_lens, lengths.gen_lens, strict=True)):
         ids = torch.randint(shape.vocab_size, (length,), generator=generator).tolist()
         found.append(Prompt(n, tuple(ids), n + 1, Wishes(max_new_tokens=most)))
     return tuple(found)

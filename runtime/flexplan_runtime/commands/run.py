@@ -15,7 +15,7 @@ from flexplan.schedule import rolls
 from flexplan_runtime.commands.prepare import Ready
 from flexplan_runtime.commands.recorder import Recorder, Sample, whole_bound
 from flexplan_runtime.execute import Trace
-from flexplan_runtime.generate import Generation, OffloadedLM, refuse_broken
+from flexplan_runtime.generate import Generation, OffloadedLM, Request, refuse_broken
 from flexplan_runtime.memory import Ledger
 
 _MOST_KEPT = 1000  # passes of a recording
@@ -104,8 +104,12 @@ def open_lm(ready: Ready) -> OffloadedLM:
 def generate(ready: Ready, lm: OffloadedLM, watch: Watch, *, trace: Trace = False) -> Generation:
     """All prompts of a request."""
     sampling, stops = ready.sampling, ready.stops
-    most = ready.new_tokens
-    return lm.complete(ready.requests.ids, most, sampling=sampling, stops=stops, progress=watch, trace=trace)
+    most, lengths = ready.new_tokens, ready.request.dummy_lengths
+    prompts: Sequence[Sequence[int] | Request] = ready.requests.ids
+    if lengths is not None and lengths.ends:
+        ends = [lengths.ends[at] for at in ready.requests.at]
+        prompts = [Request(ids, ends_after=end) for ids, end in zip(ready.requests.ids, ends, strict=True)]
+    return lm.complete(prompts, most, sampling=sampling, stops=stops, progress=watch, trace=trace)
 
 
 class Watch:

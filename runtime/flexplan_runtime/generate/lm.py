@@ -137,7 +137,7 @@ class OffloadedLM:
 
     def complete(
         self,
-        prompts: Sequence[Sequence[int]],
+        prompts: Sequence[Sequence[int] | Request],
         max_new_tokens: int | Sequence[int] = 32,
         *,
         sampling: Sampling | None = None,

@@ -25,7 +25,7 @@ class Request:
     ``seed``: draws then depend on it and the position alone, not on the place in the input.  ``stop`` are texts that
     an answer ends with (the call needs a tokenizer then), ``stop_ids`` tokens beside those of the call.  ``logprobs``:
     so many of the likeliest tokens are told of at each position beside the one that was chosen.  ``logit_bias`` is
-    added to the logits of tokens.
+    added to the logits of tokens.  ``ends_after`` so many tokens an answer ends as if it had stopped: for measuring.
     """
 
     token_ids: Sequence[int]
@@ -40,6 +40,7 @@ class Request:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
+    ends_after: int | None = None
 
     @classmethod
     def of(cls, given: Sequence[int] | Request) -> Request:
@@ -145,6 +146,13 @@ class Rows(Sequence[Row]):
         usual = self._usual.max_new_tokens
         return sum(one.n * (one.max_new_tokens or usual) for one in map(Request.of, self._requests))
 
+    def _ends_of(self, request: Request) -> Ends | None:
+        """Where an answer ends beside its stop tokens and its most."""
+        if (after := request.ends_after) is not None:
+            return lambda tokens: len(tokens) >= after
+        watch = self._usual.watch
+        return watch(request.token_ids, request.stop) if request.stop and watch else None
+
     def _row(self, place: int, choice: int) -> Row:
         request, usual = Request.of(self._requests[place]), self._usual
         sampling, number = request.sampling or usual.sampling, self.number(place)
@@ -159,7 +167,7 @@ class Rows(Sequence[Row]):
             stop_ids=frozenset((*usual.stops, *request.stop_ids)),
             draw=number + choice * _CHOICE,
             logprobs=request.logprobs,
-            ends=usual.watch(request.token_ids, request.stop) if request.stop and usual.watch else None,
+            ends=self._ends_of(request),
             rule_ends=usual.stops or usual.math.eos_token_ids,
         )
 

@@ -10,7 +10,7 @@ import pytest
 
 from flexplan.cli.problem_file import ProblemFile
 from flexplan.errors import PromptError, UsageError
-from flexplan.problem import Expectation, Problem, Workload, expectation_of
+from flexplan.problem import Expectation, Problem, Workload, expectation_of, read_lengths
 
 MODEL = "facebook/opt-125m"
 
@@ -77,6 +77,17 @@ def test_lengths_seen_before_come_from_a_file(text: str, tmp_path: Path) -> None
 def test_what_contradicts_itself_is_refused(flags: dict[str, Any], says: str, tmp_path: Path) -> None:
     with pytest.raises((UsageError, PromptError), match=says):
         planned_for(tmp_path, [9] if "max_new_tokens" not in flags or flags["max_new_tokens"] else [None], **flags)
+
+
+def test_a_table_of_lengths_may_say_what_answers_were_allowed(tmp_path: Path) -> None:
+    (tmp_path / "lens.csv").write_text("prompt_tokens,new_tokens,max_tokens\n7,3,50\n9,20,50\n")
+    asked = {"model": MODEL, "lengths": str(tmp_path / "lens.csv")}
+    work = ProblemFile.asked(None, asked).problem().workload
+    assert (work.prompt_lens, work.gen_lens) == ((7, 9), (50, 50)) and work.expected_lens == (3, 20)
+    assert read_lengths(tmp_path / "lens.csv").ends == (3, 20)
+    (tmp_path / "lens.csv").write_text("prompt_tokens,new_tokens,max_tokens\n7,3,50\n9,60,50\n")
+    with pytest.raises(PromptError, match="line 3: 60 new_tokens of max_tokens 50"):
+        read_lengths(tmp_path / "lens.csv")
 
 
 @pytest.mark.parametrize("text", ["", "new_tokens\n", "5\nmany\n", "5\n0\n", "new_tokens,count\n5\n"])

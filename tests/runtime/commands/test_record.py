@@ -106,14 +106,23 @@ def test_rows_and_cache_in_use_and_the_bound_stand_on_the_page_as_in_the_record(
     assert f"{percent:.0f} % of the job bound" in text and f"{found.usage.seats_percent:.0f} % of 2 rows were" in text
 
 
-def test_a_rolling_job_is_recorded_pass_by_pass(desk: Path, tiny_opt: Path) -> None:
+@pytest.mark.filterwarnings("ignore:the policy was edited")
+@pytest.mark.parametrize("most", [None, 40], ids=["ends known", "ends that nobody knows"])
+def test_a_rolling_job_is_recorded_pass_by_pass(most: int | None, desk: Path, tiny_opt: Path) -> None:
     lengths, plan, record = desk / "lengths.csv", desk / "rolling.json", desk / "rolling"
     lens = [(4 + n % 3, 2 + 5 * (n % 4)) for n in range(12)]
     lengths.write_text("prompt_tokens,new_tokens\n" + "".join(f"{a},{b}\n" for a, b in lens))
+    if most is not None:
+        rows = "".join(f"{a},{b},{most}\n" for a, b in lens)
+        lengths.write_text("prompt_tokens,new_tokens,max_tokens\n" + rows)
     by_hand = ("--planner", "manual", "--gpu-batch-size", "2", "--percent", "20", "80", "0", "100", "100", "0")
     asked = ("--model", tiny_opt, "--lengths", lengths, "--schedule", "rolling", "--cpu-cache-compute")
     solved = call("solve", *asked, *BUDGETS, *by_hand, "-o", plan)
     assert solved.exit_code == 0, solved.output
+    if most is not None:
+        given = json.loads(plan.read_text())
+        assert given["problem"]["workload"]["gen_len"] == most and given["problem"]["workload"]["expected_lens"]
+        plan.write_text(json.dumps(given | {"policy": given["policy"] | {"room_percent": 40.0}}))
     where = ("--model", tiny_opt, "--device", "cpu", "--offload-dir", desk / "off", "--record", record)
     ran = call("bench", plan, "--lengths", lengths, *where, "--json")
     assert ran.exit_code == 0, ran.output

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from flexplan.files import workshop
@@ -120,6 +119,8 @@ def halves_together(rows: Array, num_heads: int) -> Array:
 
 def _write_shards(tensors: Iterator[tuple[str, Tensor]], target: Path) -> None:
     """Some gigabytes in memory at a time."""
+    from safetensors.torch import save_file  # whoever has no GGUF file has no use for it
+
     held: dict[str, Tensor] = {}
     places: dict[str, str] = {}
 
