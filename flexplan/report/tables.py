@@ -96,6 +96,9 @@ def asked_lines(plan: Plan) -> list[Text]:
     length = f"{work.prompt_len}" if shortest == work.prompt_len else f"{shortest} to {work.prompt_len}"
     fewest = min(work.gen_lens, default=work.gen_len)
     new = f"{work.gen_len} new tokens each" if fewest == work.gen_len else f"{fewest} to {work.gen_len} new tokens"
+    if work.expected_lens:
+        rows = work.num_prompts or plan.policy.block_size
+        new = f"up to {work.gen_len} new tokens, {work.new_tokens(rows) / rows:.0f} in the mean"
     lines = [f"{plan.problem.model.name}: {prompts} of {length} tokens, {new}"]
     if plan.problem.objective.bounded:
         lines.append(f"asked for: {plan.problem.objective}")
@@ -133,6 +136,7 @@ def policy_lines(plan: Plan) -> list[str]:
     block = f"{p.gpu_batch_size} sequences x {p.num_gpu_batches} micro-batches = {p.block_size} a block"
     switches = [f"{name} {'on' if getattr(p, name) else 'off'}" for name in SWITCHES]
     switches += [f"attn_sparsity {p.attn_sparsity:g}"] if p.attn_sparsity < 1 else []
+    switches += [f"{name} {getattr(p, name):g}" for name in ("admit_tokens", "room_percent") if getattr(p, name)]
     by = f"Policy by planner {plan.planner}, schedule {plan.schedule}"
     return [by, f"gpu_batch_size x num_gpu_batches: {block}", ", ".join(switches)]
 

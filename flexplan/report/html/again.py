@@ -36,14 +36,21 @@ def tables(plan: Plan, recording: Recording | None = None) -> dict[str, str]:
     works = {LENGTHS: plan.problem.workload}
     if recording and _is_ragged(recording.plan.problem.workload):
         works[RUN_LENGTHS] = recording.plan.problem.workload
-    return {name: _table(work) for name, work in works.items() if work.prompt_lens or work.gen_lens}
+    return {name: _table(work) for name, work in works.items() if _has_lengths(work)}
 
 
 def _table(work: Workload) -> str:
     rows = range(min(work.num_prompts or 0, _MOST_LENGTHS))
     lens = work.prompt_lens[: len(rows)] or (work.prompt_len,) * len(rows)
-    lines = (f"{prompt},{new}" for prompt, new in zip(lens, work.gen_lens_of(rows), strict=True))
-    return "\n".join(["prompt_tokens,new_tokens", *lines]) + "\n"
+    each = zip(lens, work.likely_lens_of(rows), work.gen_lens_of(rows), strict=True)
+    if not work.expected_lens:
+        return "\n".join(["prompt_tokens,new_tokens", *(f"{prompt},{most}" for prompt, _, most in each)]) + "\n"
+    lines = (f"{prompt},{likely},{most}" for prompt, likely, most in each)
+    return "\n".join(["prompt_tokens,new_tokens,max_tokens", *lines]) + "\n"
+
+
+def _has_lengths(work: Workload) -> bool:
+    return bool(work.prompt_lens or work.gen_lens or (work.expected_lens and work.num_prompts))
 
 
 def _is_ragged(work: Workload) -> bool:
@@ -86,7 +93,7 @@ def _asked(problem: Problem, model: str) -> Iterator[str]:
     yield from ("--model", model, "--hardware", hardware.name if hardware.preset else HARDWARE)
     for tier in ("gpu", "cpu", "disk"):
         yield from (f"--{tier}-mem", str(getattr(hardware, f"{tier}_bytes")))
-    if work.prompt_lens or work.gen_lens:
+    if _has_lengths(work):
         yield from ("--lengths", LENGTHS)
     else:
         yield from ("--prompt-len", str(work.prompt_len), "--gen-len", str(work.gen_len))

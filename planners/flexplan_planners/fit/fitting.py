@@ -111,8 +111,8 @@ class Fitting:
         With ``first`` any policy that fits will do, here and below.
         """
         roomy = {tier: most * (1 + _MOST_CREDIT) + 4 * MiB if most else 0.0 for tier, most in self.real.items()}
-        bounds = [(program, s) for program in programs if (s := _solve(program, roomy, self.n)) is not None]
-        for program, bound in sorted(bounds, key=lambda pair: pair[1].seconds):
+        bounds = ((program, s) for program in programs if (s := _solve(program, roomy, self.n)) is not None)
+        for program, bound in bounds if first else sorted(bounds, key=lambda pair: pair[1].seconds):
             if bound.seconds * self.n >= self.best_s or (first and self.best):
                 break
             self._keep(program, self._fit_anyhow(program, bound.shares))

@@ -9,6 +9,7 @@ from pathlib import Path
 from zlib import crc32
 
 import pytest
+from flexplan_runtime import ExecutionEnv, OffloadedLM
 from policies import NEAR_TIE, Case, covering, generated, random_prompts, reference
 from rounded import packed_reference
 from tiny_models import CONFIGS, saved
@@ -102,3 +103,19 @@ def test_tokens_are_those_of_transformers_but_at_near_ties(name: str, tmp_path: 
         differing = expected.rows_that_differ(case, generated(directory, case, prompts, tmp_path))
         assert all(gap < NEAR_TIE for _, gap in differing), f"{case}: {differing}"
         assert len(differing) <= 1, case
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", FAMILIES)
+def test_tokens_on_a_gpu_are_the_same(name: str, tmp_path: Path) -> None:
+    """In captured steps where a policy has such, by the kernels that a family's attention and experts have."""
+    directory, prompts = tmp_path / "model", random_prompts(CONFIGS[name].vocab_size)
+    expected = reference(saved(CONFIGS[name], directory), prompts, gen_len=6)
+    for case in unsplit(CASES, read_config(directory)[0]):
+        with (
+            ExecutionEnv.create(tmp_path, device="cuda:0", deadline_s=60) as env,
+            OffloadedLM(str(directory), env, directory, case.policy, schedule=case.schedule, dtype="float32") as lm,
+        ):
+            output = lm.generate(prompts[: case.num_prompts], max_new_tokens=case.gen_len, pad_token_id=0)
+        differing = expected.rows_that_differ(case, output)
+        assert all(gap < NEAR_TIE for _, gap in differing), f"{case}: {differing}"
