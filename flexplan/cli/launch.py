@@ -214,7 +214,8 @@ def dummy_lengths(
 
 def bench(request: RunRequest, hardware: Hardware | None) -> BenchReport:
     """One block, predicted and measured."""
-    with Progress() as progress:
+    given = request.policy
+    with Progress(Pace.of(given, given.policy.block_size) if isinstance(given, Plan) else None) as progress:
         return find_runtime().bench(request, hardware, progress)
 
 

@@ -93,7 +93,9 @@ class Progress:
         if self._now is not None:
             self._remember(now, self._now.tokens)
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, total=total, says=self._says(now, done, total))
+            self._bar.update(
+                self._task, completed=done, total=total, says=f": {self._says(now, done, total, short=True)}"
+            )
         elif now >= self._next_line_s:
             self._next_line_s = now + (_FIRST_LINE_S if _loudness == _VERBOSE else _LINE_EVERY_S)
             note(self._says(now, done, total))
@@ -105,18 +107,22 @@ class Progress:
         while len(self._lately) > 1 and self._lately[1][0] <= now - _LATELY_S:
             self._lately.popleft()
 
-    def _says(self, now: float, done: int, total: int) -> str:
+    def _says(self, now: float, done: int, total: int, *, short: bool = False) -> str:
+        """How far it is; in short what a terminal's line has room for, the most important first."""
         since_s = max(1e-9, now - self._began_s)
-        if self._now is None or not self.num_requests:
+        ended = f"{self.num_ended:,} of {self.num_requests:,} requests, " if self.num_requests else ""
+        if self._now is None:  # of a run on other machines, only what has ended is known
             rate = done / since_s
             left_s = (total - done) / max(1e-9, rate)
-            return f"{done:,} of {total:,} tokens, {rate:.1f} tokens/s, {format_duration(left_s)} left"
+            return f"{ended}{done:,} of {total:,} tokens, {rate:.1f} tokens/s, {format_duration(left_s)} left"
         at = self._now
         then_s, had = self._lately[0]
         lately = (at.tokens - had) / (now - then_s) if now > then_s else at.tokens / since_s
+        mean, left = at.tokens / since_s, format_duration(self._left_s(at, total, since_s))
+        if short:
+            return f"{ended}{lately:.1f} tokens/s ({mean:.1f} mean), {left} left, {at.live:,} of {at.seats:,} rows"
         return (
-            f"{self.num_ended:,} of {self.num_requests:,} requests, {at.tokens:,} tokens, {lately:.1f} tokens/s now, "
-            f"{at.tokens / since_s:.1f} in the mean, {format_duration(self._left_s(at, total, since_s))} left; "
+            f"{ended}{at.tokens:,} tokens, {lately:.1f} tokens/s now, {mean:.1f} in the mean, {left} left; "
             f"{at.live:,} of {at.seats:,} rows live, {100 * at.held / max(1, at.reserved):.0f} % of the cache in use"
         )
 
@@ -147,7 +153,7 @@ def _bar() -> Any:
     from rich.progress import BarColumn, SpinnerColumn, TextColumn
     from rich.progress import Progress as RichProgress
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[says]}"))
+    columns = (SpinnerColumn(), BarColumn(bar_width=12), TextColumn("{task.description}{task.fields[says]}"))
     return RichProgress(*columns, console=_console(), transient=True)
 
 
