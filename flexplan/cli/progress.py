@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from flexplan import signals
 from flexplan.errors import visible
-from flexplan.job import Pace, Standing
 from flexplan.report.answers import colours
 from flexplan.units import format_duration
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from flexplan.job import Pace, Standing
 
 _FIRST_LINE_S = 5.0
 _LINE_EVERY_S = 60.0
@@ -130,6 +131,8 @@ class Progress:
         """By the plan, corrected by what its part so far has taken, and by how much of their most answers needed."""
         used = at.tokens / max(1, at.tokens + at.spared)
         expected = at.tokens + max(0, total - at.tokens - at.spared) * used
+        from flexplan.job import Pace  # only where a job runs: it takes longer than the rest of the command line
+
         return (self.pace or Pace([])).left_s(at.tokens / max(1.0, expected), since_s)
 
     def __enter__(self) -> Progress:
