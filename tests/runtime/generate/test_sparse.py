@@ -18,7 +18,7 @@ from policies import (
     reference,
     text_prompts,
 )
-from test_packed import PackedCache
+from rounded import PackedCache
 from tiny_models import CONFIGS, saved
 from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM
 from transformers.masking_utils import eager_mask
