@@ -5,6 +5,7 @@ Tensor shapes: B rows, S positions, N query heads, K kv heads, H head_dim, V voc
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,11 +44,15 @@ from transformers import (
     Qwen3MoeConfig,
     Starcoder2Config,
 )
+from transformers.models.gpt_oss import modeling_gpt_oss
 
 from flexplan.model import TOKENS, ModelShape, read_config, weight_tensors
 
 Cut = Callable[[int], list[int]]
 """Rows of a tensor -> rows of its pieces."""
+
+# older versions of transformers compute with the published limit whatever a config says
+SWIGLU_LIMIT = 1.5 if "config.swiglu_limit" in inspect.getsource(modeling_gpt_oss) else 7.0
 
 OPT = {
     "vocab_size": 99,
@@ -141,7 +146,7 @@ CONFIGS: dict[str, PreTrainedConfig] = {
         **ROTARY, **EXPERTS, n_routed_experts=6, n_group=3, topk_group=2, norm_topk_prob=False
     ),
     "gpt-oss": GptOssConfig(
-        **ROTARY, head_dim=16, num_local_experts=4, num_experts_per_tok=2, sliding_window=5, swiglu_limit=1.5
+        **ROTARY, head_dim=16, num_local_experts=4, num_experts_per_tok=2, sliding_window=5, swiglu_limit=SWIGLU_LIMIT
     ),
     "deepseek v2": DeepseekV2Config(
         **ROTARY | {"num_key_value_heads": 4, "num_hidden_layers": 3},
