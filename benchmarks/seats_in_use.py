@@ -52,6 +52,7 @@ def main() -> None:
 
 
 def share(boardings: list[Boarding], reserved: int) -> float:
+    """Of all reserved tokens those in use, in the mean of these passes."""
     return sum(sum(one.contexts.values()) for one in boardings) / max(1, len(boardings)) / reserved
 
 

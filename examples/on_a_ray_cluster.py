@@ -22,7 +22,8 @@ from flexplan import Policy
 from flexplan.job import RunRequest
 
 TEXT = "The with statement is used to wrap a block of code . An exception is raised when a value is missing"
-NUM_REQUESTS, WORKERS, BLOCKS = 32, 2, 8
+NUM_REQUESTS, WORKERS = 32, 2
+BLOCKS = 8  # of Ray: parts that the requests are read in, which no plan knows of
 POLICY = Policy(gpu_batch_size=2, num_gpu_batches=2, w_gpu_percent=50, w_cpu_percent=50)
 
 

@@ -25,7 +25,7 @@ def listen() -> None:
     """Hear both, unless whoever started the program wants one ignored."""
     for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
         if signal.getsignal(number) is usual:
-            signal.signal(number, _hear)
+            signal.signal(number, _on_signal)
 
 
 def came() -> bool:
@@ -100,7 +100,7 @@ def hearing(program: Callable[[], object]) -> None:
             sys.exit(128 + _came)
 
 
-def _hear(number: int, frame: FrameType | None) -> None:
+def _on_signal(number: int, frame: FrameType | None) -> None:
     global _came, _asked
     if _stoppable and not _asked and not _came:
         _asked = number

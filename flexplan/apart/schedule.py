@@ -24,8 +24,8 @@ def schedule_of(chosen: str | Schedule) -> Schedule:
     Raises UsageError for a name that nobody knows.  What a foreign schedule gets wrong is a PluginError with its name.
     """
     if not isinstance(chosen, str):
-        known = is_ours(f"{type(chosen).__module__}.") and "build" not in vars(chosen)
-        bounded = type(chosen).__module__.startswith(f"{__package__}.")
+        known = is_ours(f"{type(chosen).__module__}.") and "build" not in vars(chosen)  # set on it: a stranger's code
+        bounded = type(chosen).__module__.startswith(f"{__package__}.")  # by an earlier call: `Guarded` or `Apart`
         return chosen if known or bounded else Guarded(chosen)
     point = find(SCHEDULES, chosen)
     if is_ours(point.value):
@@ -35,13 +35,16 @@ def schedule_of(chosen: str | Schedule) -> Schedule:
 
 
 def blame_of(chosen: str | Schedule, timeout_s: float | None = None) -> AbstractContextManager[None]:
-    """While this is entered, a foreign schedule is `answerable` for its graphs."""
+    """To be entered while graphs of a schedule are placed, predicted or checked.
+
+    One of another package is then to blame, by name, for whatever goes wrong (see `answerable`); ours never is.
+    """
     schedule = schedule_of(chosen)
     return answerable(schedule.name if isinstance(schedule, Foreign) else None, timeout_s)
 
 
 def graph_blame_of(schedule: Schedule) -> AbstractContextManager[None]:
-    """The same while its graph runs: only what is said of the graph is its doing."""
+    """The same while its graph runs: only what is said of the graph itself is its doing, not what a runtime meets."""
     return blamed_for_graph(schedule.name if isinstance(schedule, Foreign) else None)
 
 

@@ -1,4 +1,7 @@
-"""What an installation has and lacks, and what that costs: the part that needs no tensor library."""
+"""What an installation has and lacks, and what that costs: the part that needs no tensor library.
+
+The other part, devices and compilers, is asked of each runtime (`examine`).
+"""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            with spoken_warnings(), _visible_refusals():
+            with shown_warnings(), _visible_refusals():
                 refuse_too_little()
                 if ctx.meta["quiet"] and ctx.meta["verbose"]:
                     raise UsageError("FP134", "--quiet and --verbose together", fix="leave one of them out")
@@ -93,7 +93,7 @@ def error_object(error: FlexplanError) -> dict[str, Any]:
 
 
 @contextmanager
-def spoken_warnings() -> Iterator[None]:
+def shown_warnings() -> Iterator[None]:
     """Warnings meant for people as one line each on standard error."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)

@@ -21,14 +21,14 @@ def explanation_html(found: Explanation) -> Html:
     says = f"{limits}; a block runs at {found.of_bound_percent:.0f} % of its bound, {format_duration(bound.total_s)}"
     full = f"; used up: {', '.join(found.binding)}" if found.binding else ""
     gains = [[gain.more, f"{gain.percent:+.1f} %"] for gain in found.gains]
-    rivals = [
-        [rival.name, f"{rival.plan.prediction.tokens_per_s:.2f}" if rival.plan else "-", rival.why_not]
-        for rival in found.baselines
+    baselines = [
+        [other.name, f"{other.plan.prediction.tokens_per_s:.2f}" if other.plan else "-", other.why_not]
+        for other in found.baselines
     ]
     return element(
         "div",
         plan_html(found.plan),
         element("div", says, full),
         html_table(("what more would bring", "tokens per second"), gains),
-        html_table(("baseline", "tokens per second", "why not"), rivals),
+        html_table(("baseline", "tokens per second", "why not"), baselines),
     )

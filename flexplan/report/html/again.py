@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from shlex import join
 
 from flexplan.errors import FlexplanError
+from flexplan.graph import TIERS
 from flexplan.job import Recording
 from flexplan.model import model_shape
 from flexplan.plan import Plan
@@ -91,7 +92,7 @@ def _solve(plan: Plan) -> Iterator[str]:
 def _asked(problem: Problem, model: str) -> Iterator[str]:
     hardware, work = problem.hardware, problem.workload
     yield from ("--model", model, "--hardware", hardware.name if hardware.preset else HARDWARE)
-    for tier in ("gpu", "cpu", "disk"):
+    for tier in TIERS:
         yield from (f"--{tier}-mem", str(getattr(hardware, f"{tier}_bytes")))
     if _has_lengths(work):
         yield from ("--lengths", LENGTHS)

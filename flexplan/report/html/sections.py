@@ -60,7 +60,7 @@ def all_sections(shown: Shown) -> Iterator[Html]:
     yield _section("Memory", _chart("memory", "Memory of each tier over time"), _memory(found))
     yield _section("Where weights and cache live", *_map(found))
     yield _section("What more would bring", *_gains(found))
-    yield _section("The rivals", _rivals(found), *_lines(winner_sentence(found), *lossy_sentences(found)))
+    yield _section("The rivals", _baselines(found), *_lines(winner_sentence(found), *lossy_sentences(found)))
     yield _section("The machine", _machine(found))
     yield _section("Once more", *_again(shown))
 
@@ -216,7 +216,7 @@ def _map(found: Explanation) -> Iterator[Html]:
     yield element("details", element("summary", "In numbers"), table)
 
 
-# -- more and rivals ---------------------------------------------------------------------------------------------
+# -- more and baselines ------------------------------------------------------------------------------------------
 def _gains(found: Explanation) -> Iterator[Html]:
     most = max((gain.percent for gain in found.gains), default=0.0)
     rows = [
@@ -228,29 +228,29 @@ def _gains(found: Explanation) -> Iterator[Html]:
     yield element("p", " ".join([how, *(line.plain.strip() for line in margin_lines(found))]), class_="quiet")
 
 
-def _rivals(found: Explanation) -> Html:
+def _baselines(found: Explanation) -> Html:
     mine = found.plan.prediction.tokens_per_s
     rates = [r.plan.prediction.tokens_per_s for r in found.baselines if r.plan]
     most = max([mine, *rates])
     rows: list[list[object]] = [[element("b", "this plan"), f"{mine:.2f}", bar(100 * mine / most), ""]]
-    for rival in found.baselines:
-        rate = rival.plan.prediction.tokens_per_s if rival.plan else None
+    for baseline in found.baselines:
+        rate = baseline.plan.prediction.tokens_per_s if baseline.plan else None
         shown = "-" if rate is None else f"{rate:.2f}"
-        name = element("span", rival.name, element("small", rival.says))
-        rows.append([name, shown, bar(100 * (rate or 0) / most, _BOUND), _why(rival, mine)])
+        name = element("span", baseline.name, element("small", baseline.says))
+        rows.append([name, shown, bar(100 * (rate or 0) / most, _BOUND), _why(baseline, mine)])
     return html_table(("", "tokens/s", "", "why not"), rows, "bars")
 
 
-def _why(rival: BaselineResult, mine: float) -> str:
-    """Why a rival lost: it does not fit, or what it waits for."""
-    if rival.plan is None:
-        return rival.why_not
-    p = rival.plan.prediction
+def _why(baseline: BaselineResult, mine: float) -> str:
+    """Why a baseline lost: it does not fit, or what it waits for."""
+    if baseline.plan is None:
+        return baseline.why_not
+    p = baseline.plan.prediction
     phase, words = ("decode", "decoding") if p.decode_s > p.prefill_s else ("prefill", "prefill")
     busiest = p.busiest_lane.get(phase)
     busy = p.lane_busy_s.get(phase, {}).get(busiest or "", 0.0)
     says = f"; {named(busiest)} is busy {share_of(busy, getattr(p, f'{phase}_s'))} of {words}" if busiest else ""
-    return f"{100 * (p.tokens_per_s / mine - 1):+.0f} %{says}, {rival.plan.policy.block_size:,} sequences a block"
+    return f"{100 * (p.tokens_per_s / mine - 1):+.0f} %{says}, {baseline.plan.policy.block_size:,} sequences a block"
 
 
 # -- the machine, once more --------------------------------------------------------------------------------------

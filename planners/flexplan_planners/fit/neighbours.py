@@ -21,7 +21,7 @@ _MANY_ROWS = 4096  # of a micro-batch: more never pay
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Way:
     """One way to go: programs, and numbers of micro-batches of each."""
 
     programs: Sequence[Program]
@@ -33,32 +33,32 @@ def neighbours(model: CostModel, best: Optimum, num_prompts: int | None, most: f
 
     Only what takes less than ``most`` seconds a prompt by the program.
     """
-    ways = [_promising(step, best, num_prompts, most) for step in _steps(model, best, num_prompts)]
-    ways.append(_whole_shares(best, num_prompts, most))
-    while ways:
+    searches = [_promising(way, best, num_prompts, most) for way in _ways(model, best, num_prompts)]
+    searches.append(_whole_shares(best, num_prompts, most))
+    while searches:
         going = []
-        for way in ways:
-            found = next(way, None)
+        for search in searches:
+            found = next(search, None)
             if found is not None:
-                going.append(way)
+                going.append(search)
                 yield found
-        ways = going
+        searches = going
 
 
-def _steps(model: CostModel, best: Optimum, num_prompts: int | None) -> Iterator[Step]:
+def _ways(model: CostModel, best: Optimum, num_prompts: int | None) -> Iterator[Way]:
     size, n = best.program.gpu_batch_size, best.num_gpu_batches
     here = model.programs(size)
     alike = model.alike(size, best.program)
     fewer, more = _counts(n, [f for f in _FACTORS if f < 1], -1), _counts(n, [f for f in _FACTORS if f > 1], 1)
     others = [p for p in here if (p.switches, p.absent) != (best.program.switches, best.program.absent)]
-    yield Step(others, [[n]] * len(others))
+    yield Way(others, [[n]] * len(others))
     for factors in ([f for f in _FACTORS if f > 1], [f for f in _FACTORS if f < 1]):  # larger, then smaller ones
         sizes = {size + 1 if factors[0] > 1 else size - 1, *(round(size * f) for f in factors)} - {size}
         sizes = {s for s in sizes if 1 <= s <= min(num_prompts or _MANY_ROWS, _MANY_ROWS)}
         programs = [p for s in sorted(sizes) for p in model.alike(s, best.program)]
-        yield Step(programs, [_counts_at(n, size, p.gpu_batch_size) for p in programs])
+        yield Way(programs, [_counts_at(n, size, p.gpu_batch_size) for p in programs])
     for counts in (fewer, more):
-        yield Step(alike, [counts] * len(alike))
+        yield Way(alike, [counts] * len(alike))
 
 
 def _counts(n: int, factors: Sequence[float], step: int) -> list[int]:
@@ -73,13 +73,13 @@ def _counts_at(n: int, size: int, other: int) -> list[int]:
     )
 
 
-def _promising(step: Step, best: Optimum, num_prompts: int | None, most: float) -> Iterator[Optimum]:
-    """The blocks of a step, the fastest first; one is solved where none that is known can be faster."""
-    counts = [[n for n in ns if n <= p.most_batches] for p, ns in zip(step.programs, step.counts, strict=True)]
-    blocks = [(p, n) for p, ns in zip(step.programs, counts, strict=True) for n in ns]
+def _promising(way: Way, best: Optimum, num_prompts: int | None, most: float) -> Iterator[Optimum]:
+    """The blocks of a way, the fastest first; one is solved where none that is known can be faster."""
+    counts = [[n for n in ns if n <= p.most_batches] for p, ns in zip(way.programs, way.counts, strict=True)]
+    blocks = [(p, n) for p, ns in zip(way.programs, counts, strict=True) for n in ns]
     if not blocks:
         return
-    bounds = Bounds(step.programs, counts)
+    bounds = Bounds(way.programs, counts)
     batches = np.array([float(per_prompt(p.gpu_batch_size, n, num_prompts)) for p, n in blocks])
     seconds = bounds.of(prices_of(best.program, best.solution)) * batches
     known: dict[int, Optimum] = {}
