@@ -78,6 +78,7 @@ def scratch(tmp_path: Path, tiny_opt: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
     shutil.copytree(tiny_opt, tmp_path / "model")
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    (tmp_path / "lengths.csv").write_text("prompt_tokens,new_tokens\n" + 200 * "3,2\n9,4\n")
     (tmp_path / "prompts.txt").write_text("The with statement\nAn exception is raised when the\n")
     (tmp_path / "hardware.json").write_text(hardware_from("h100-pcie5").model_dump_json())
     small = (
