@@ -2,9 +2,10 @@
 
 A lane's work grows evenly with the token, save where a window is full, so the least that a pass takes bends only there
 and where another lane or resource becomes the busiest.  What a pass waits beyond that is smooth: it is simulated at
-both ends and at the bends, or in the middle alone where one is the busiest all the way::
+both ends, at the bends and half-way behind them, or in the middle alone where one is the busiest all the way.  It is
+seconds that are drawn between those, not shares: what is waited for does not grow with the token::
 
-    seconds(i)  =  least(i) * waits(i),    least(i)  =  max over lanes and resources of the seconds of its tasks
+    seconds(i)  =  least(i) + waits(i),    least(i)  =  max over lanes and resources of the seconds of its tasks
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def knots(last: int, least: Mapping[int, Busy]) -> list[int]:
     """Of the passes 1 .. last, those to simulate; ``least`` is what the first, some and the last take of each lane.
 
     >>> knots(101, {1: {"gpu": 2.0, "cpu": 1.0}, 101: {"gpu": 2.0, "cpu": 3.0}})
-    [1, 52, 101]
+    [1, 52, 76, 101]
     >>> knots(101, {1: {"gpu": 2.0, "cpu": 1.0}, 101: {"gpu": 3.0, "cpu": 1.0}})
     [51]
     >>> knots(101, {1: {"cpu": 1.0}, 31: {"cpu": 2.0}, 101: {"cpu": 2.0}})
@@ -38,7 +39,7 @@ def knots(last: int, least: Mapping[int, Busy]) -> list[int]:
         if not busiest or busy[leader] > (1 + _AS_BUSY) * busy[busiest]:
             bends += [i] if busiest else []
             busiest = leader
-    return sorted({1, bends[0], bends[-1], last}) if bends else [(last + 1) // 2]
+    return sorted({1, bends[0], bends[-1], (bends[-1] + last) // 2, last}) if bends else [(last + 1) // 2]
 
 
 def decode_seconds(last: int, least: Mapping[int, Busy], simulated: Mapping[int, float]) -> float:
@@ -51,9 +52,9 @@ def decode_seconds(last: int, least: Mapping[int, Busy], simulated: Mapping[int,
     >>> decode_seconds(9, {1: flat, 9: flat}, {5: 1.25})
     11.25
     """
-    waits = {i: max(1.0, seconds / _least(i, least)) for i, seconds in simulated.items()}
+    waits = {i: max(0.0, seconds - _least(i, least)) for i, seconds in simulated.items()}
     samples = _samples(last)
-    return last / len(samples) * sum(_least(i, least) * _between(i, waits) for i in samples)
+    return last / len(samples) * sum(_least(i, least) + _between(i, waits) for i in samples)
 
 
 def stands_for(last: int, at: Sequence[int]) -> dict[int, float]:
