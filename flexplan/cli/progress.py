@@ -1,6 +1,6 @@
 """What is said on standard error beside errors and warnings: notes, and progress.
 
-On a terminal progress is a bar; in a log, and wherever ``NO_COLOR`` is set, it is a line after some seconds and then one
+On a terminal progress is a bar; in a log, and where ``NO_COLOR`` is set, a line after some seconds and then one
 a minute.  ``--quiet`` leaves all of it out; ``--verbose`` adds a line every few seconds, and what each stage took.
 """
 
