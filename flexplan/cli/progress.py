@@ -1,7 +1,7 @@
 """What is said on standard error beside errors and warnings: notes, and progress.
 
-On a terminal progress is a bar, in a log a line after some seconds and then one a minute.  ``--quiet`` leaves all of it
-out; ``--verbose`` adds a line every few seconds, and what each stage took.
+On a terminal progress is a bar; in a log, and where ``NO_COLOR`` is set, a line after some seconds and then one
+a minute.  ``--quiet`` leaves all of it out; ``--verbose`` adds a line every few seconds, and what each stage took.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def busy(what: str) -> AbstractContextManager[object]:
     """A spinner on a terminal; with ``--verbose`` a line."""
     if _loudness == _QUIET:
         return nullcontext()
-    if sys.stderr.isatty():
+    if _may_move():
         return _console().status(what)
     if _loudness == _VERBOSE:
         note(what)
@@ -72,7 +72,7 @@ class Progress:
         signals.check()
         self._stop()
         self._stage = what
-        if sys.stderr.isatty() and _loudness > _QUIET:
+        if _may_move() and _loudness > _QUIET:
             self._bar = _bar()
             self._task = self._bar.add_task(what, total=None, says="")
             self._bar.start()
@@ -150,6 +150,11 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def _may_move() -> bool:
+    """Can what is said be drawn over?  That takes codes, as colours do."""
+    return sys.stderr.isatty() and colours() is not None
 
 
 def _bar() -> Any:

@@ -133,7 +133,7 @@ def bench(
     record: opt.Record = None,
     as_json: opt.JsonFlag = False,
 ) -> None:
-    """Run one block of random prompts, and lay what was predicted beside what was measured."""
+    """Run random prompts, one block by default, and lay what was predicted beside what was measured."""
     from flexplan.cli import launch
     from flexplan.hardware import hardware_from
     from flexplan.job import budget_bytes, record_text, request_of

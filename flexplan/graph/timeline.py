@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,6 +55,21 @@ class Timeline:
         self.lane_busy_s[lane] = self.lane_busy_s.get(lane, 0.0) + end_s - start_s
         if end_s > self.sweep_end_s.get(i, 0.0):
             self.sweep_end_s[i] = end_s
+
+    def and_then(self, other: Timeline, times: float = 1) -> Timeline:
+        """This one and, one after the other, so many like ``other``: sums of both; the spans are this one's."""
+        ends = {
+            i: self.sweep_end_s.get(i, self.end_s) + times * other.sweep_end_s.get(i, other.end_s)
+            for i in sorted({*self.sweep_end_s, *other.sweep_end_s})
+        }
+        return replace(
+            self,
+            end_s=self.end_s + times * other.end_s,
+            lane_busy_s=_sums(self.lane_busy_s, other.lane_busy_s, times),
+            resource_busy_s=_sums(self.resource_busy_s, other.resource_busy_s, times),
+            sweep_end_s=ends,
+            num_tasks=self.num_tasks + round(times * other.num_tasks),
+        )
 
     @property
     def prefill_s(self) -> float:
@@ -133,3 +148,7 @@ class Timeline:
 
 def _rank(lane: str) -> int:
     return LANES.index(lane) if lane in LANES else len(LANES)
+
+
+def _sums(these: Mapping[str, float], those: Mapping[str, float], times: float) -> dict[str, float]:
+    return {name: these.get(name, 0.0) + times * those.get(name, 0.0) for name in {**these, **those}}

@@ -160,7 +160,7 @@ class JobReport:
 
 @dataclass(frozen=True)
 class BenchReport:
-    """One block, predicted and measured; ``plan`` is for the very lengths that ran."""
+    """A job, predicted and measured, its blocks one after the other; ``plan`` is for the very lengths that ran."""
 
     plan: Plan
     predicted: Timeline
@@ -210,7 +210,7 @@ class Runtime(Protocol):
         """Every prompt's completion to the listener, the moment it has ended."""
 
     def bench(self, request: RunRequest, hardware: Hardware | None, listener: Listener) -> BenchReport:
-        """One block, against what the simulator says of it; ``hardware`` None is what the plan was made for."""
+        """All blocks, against what the simulator says of them; ``hardware`` None is what the plan was made for."""
 
     def profile(self, device: str | None, scratch: Path, say: Say) -> Hardware:
         """This machine, measured."""

@@ -260,7 +260,8 @@ _RUN_HEAD = ("", "weights gpu/cpu/disk %", "KV cache gpu/cpu/disk %", "tokens/s 
 
 def _run_row(name: str, run: BenchReport) -> Row:
     tokens = run.plan.problem.workload.new_tokens(len(run.run.completions))
-    shares = (" / ".join(f"{share:.0f}" for share in run.run.realised[what]) for what in ("w", "cache"))
+    found = (run.run.realised.get(what) for what in ("w", "cache"))  # seats' caches are not counted by home
+    shares = (" / ".join(f"{share:.0f}" for share in each) if each else "-" for each in found)
     return [name, *shares, *(f"{per_second(tokens, t.end_s):.1f}" for t in (run.predicted, run.measured))]
 
 

@@ -19,7 +19,7 @@ class TorchRuntime:
         return run_job(make_ready(request), listener)
 
     def bench(self, request: RunRequest, hardware: Hardware | None, listener: Listener) -> BenchReport:
-        """One block, against what the simulator says of it on ``hardware``, else on the plan's."""
+        """All blocks, against what the simulator says of them on ``hardware``, else on the plan's."""
         ready = make_ready(request)
         return bench_ready(ready, ready.plan(hardware), listener)
 

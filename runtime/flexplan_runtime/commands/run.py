@@ -1,16 +1,20 @@
-"""A request that was found right, run: its prompts completed, or one block measured."""
+"""A request that was found right, run: its prompts completed, or measured beside what the simulator says of them."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import reduce
 
 import torch
 
+from flexplan.apart import schedule_of
 from flexplan.graph import Timeline, tier_of
 from flexplan.job import BenchReport, Choice, Completion, Listener, Recording, RunReport, Standing, UsageMean
 from flexplan.plan import Plan, simulate, tokens_to_keep
+from flexplan.policy import BlockKind, block_kinds
+from flexplan.problem import Workload, representatives
 from flexplan.schedule import rolls
 from flexplan_runtime.commands.prepare import Ready
 from flexplan_runtime.commands.recorder import Recorder, Sample, whole_bound
@@ -32,8 +36,9 @@ def run_ready(ready: Ready, listener: Listener) -> RunReport:
 
 
 def bench_ready(ready: Ready, plan: Plan, listener: Listener) -> BenchReport:
-    """A short run to warm up, then the block that counts."""
-    predicted = simulate(plan)
+    """A short run to warm up, then the blocks that count."""
+    blocks = _blocks(plan)
+    predicted = _foretold(blocks)
     on_device = ready.env.device.type == "cuda"
     if on_device:
         torch.cuda.reset_peak_memory_stats(ready.env.device)
@@ -49,31 +54,56 @@ def bench_ready(ready: Ready, plan: Plan, listener: Listener) -> BenchReport:
         refuse_broken(done.broken, done.tokens, lm.dtype)  # what is no number may be quicker, too
         report = _report(ready, lm, done, watch, load_s, time.perf_counter() - began_s)
     device_peak = int(torch.cuda.max_memory_allocated(ready.env.device)) if on_device else None
-    measured, moved = done.timelines[0], _moved(plan, lm.env.ledger)
+    measured, moved = reduce(Timeline.and_then, done.timelines), _moved(blocks, lm.env.ledger)
     bound_s, limit = whole_bound(plan)
-    recording = _recording(ready, plan, measured, watch, report, (bound_s, limit)) if ready.request.record else None
+    recording = _recording(ready, plan, watch, report, (bound_s, limit)) if ready.request.record else None
     usage = watch.mean.usage
     return BenchReport(plan, predicted, measured, report, moved, device_peak, recording, usage, bound_s, limit)
 
 
-def _recording(
-    ready: Ready, plan: Plan, measured: Timeline, watch: Watch, report: RunReport, bound: tuple[float, str]
-) -> Recording:
+def _recording(ready: Ready, plan: Plan, watch: Watch, report: RunReport, bound: tuple[float, str]) -> Recording:
     recorder = Recorder(plan)
-    recorder.block_ended(measured)
+    for measured in report.timelines:
+        recorder.block_ended(measured)
     return recorder.recording(ready, watch, report.num_tokens, report.load_s, bound)
 
 
-def _moved(plan: Plan, ledger: Ledger) -> dict[str, tuple[int, int]]:
-    """Bytes by resource: of the plan's first block, and as counted in the I/O layer."""
-    planned, counted = dict.fromkeys(MOVES, 0), dict.fromkeys(MOVES, 0)
-    for task in plan.graph.tasks():
-        for name in MOVES:
-            planned[name] += int(getattr(task.work, name))
+def _blocks(plan: Plan) -> list[tuple[Plan, float]]:
+    """Plans of a job's kinds of blocks, of very many a few, and how many blocks each stands for."""
+    if rolls(schedule_of(plan.schedule)):
+        return [(plan, 1)]
+    kinds = block_kinds(plan.problem.workload, plan.policy.gpu_batch_size, plan.policy.num_gpu_batches)
+    few = representatives(kinds, lambda kind: len(kind.lens), lambda kind: kind.load)
+    if sum(few.values()) == 1:
+        return [(plan, 1)]
+    return [(_of_block(plan, kind), times) for kind, times in few.items()]
+
+
+def _foretold(blocks: Sequence[tuple[Plan, float]]) -> Timeline:
+    """The blocks one after the other, with the tasks of the first."""
+    (plan, times), *others = blocks
+    found = simulate(plan)
+    found = found if times == 1 else found.and_then(found, times - 1)
+    return reduce(lambda sums, each: sums.and_then(simulate(each[0], keep=False), each[1]), others, found)
+
+
+def _of_block(plan: Plan, kind: BlockKind) -> Plan:
+    """The same plan for the prompts of one block."""
+    workload = Workload(prompt_lens=kind.lens, gen_lens=(kind.gen_len,) * len(kind.lens))
+    return plan.under(plan.problem.model_copy(update={"workload": workload}))
+
+
+def _moved(blocks: Sequence[tuple[Plan, float]], ledger: Ledger) -> dict[str, tuple[int, int]]:
+    """Bytes by resource: of the plans of all blocks, and as counted in the I/O layer."""
+    planned, counted = dict.fromkeys(MOVES, 0.0), dict.fromkeys(MOVES, 0)
+    for plan, times in blocks:
+        for task in plan.graph.tasks():
+            for name in MOVES:
+                planned[name] += times * int(getattr(task.work, name))
     for (resource, _), nbytes in ledger.moved.items():
         if resource in counted:
             counted[resource] += nbytes
-    return {name: (planned[name], counted[name]) for name in MOVES}
+    return {name: (round(planned[name]), counted[name]) for name in MOVES}
 
 
 @contextmanager

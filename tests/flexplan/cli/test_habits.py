@@ -125,3 +125,23 @@ def test_no_color_means_no_codes_on_a_terminal_either(colour: dict[str, str], pl
     os.close(theirs)
     assert "zigzag" in shown
     assert ("\x1b[" not in shown) == plain
+
+
+@pytest.mark.parametrize("colour", ["", "1"])
+def test_no_color_means_lines_instead_of_a_bar(colour: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Progress and spinners on a terminal: drawn over with codes, or said in lines as in a log."""
+    ours, theirs = pty.openpty()
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("NO_COLOR", colour)
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        with progress.busy("searching"), Progress() as told:
+            told.stage("generating")
+            told.tokens(1, 2)
+        terminal.flush()
+        shown = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    if colour:
+        assert shown == "generating\r\n"
+    else:
+        assert "\x1b[?25l" in shown and "searching" in shown

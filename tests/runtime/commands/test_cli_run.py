@@ -368,6 +368,28 @@ def test_bench_lays_predicted_beside_measured(desk: Desk) -> None:
     assert "Busy by lane" in CliRunner().invoke(app, [*base, *more]).stdout
 
 
+def test_a_bench_of_several_blocks_counts_all_of_them(desk: Desk) -> None:
+    def bench(num_prompts: int) -> dict[str, Any]:
+        base = ["bench", str(desk.policy), "--model", str(desk.model), "--hardware", "cpu-host", "--device", "cpu"]
+        lengths = desk.place / "lengths.csv"
+        lengths.write_text("prompt_tokens,new_tokens\n" + num_prompts * "9,5\n")
+        more = ["--lengths", str(lengths), "--dtype", "float32", "--offload-dir", str(desk.place / "off"), "--json"]
+        done = CliRunner().invoke(app, [*base, *more])
+        assert done.exit_code == 0, done.output
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    rows = POLICY["gpu_batch_size"] * POLICY["num_gpu_batches"]
+    one, three = bench(rows), bench(2 * rows + 1)
+    assert 2 * one["predicted"]["total_s"] < three["predicted"]["total_s"] <= 3 * one["predicted"]["total_s"]
+    for key in ("predicted", "measured"):
+        tokens = three[key]["tokens_per_s"] * three[key]["total_s"]
+        assert tokens == pytest.approx(5 * (2 * rows + 1))
+        assert three[key]["total_s"] == pytest.approx(three[key]["prefill_s"] + three[key]["decode_s"])
+    for name, moved in three["moved_bytes"].items():
+        assert moved["counted"] == moved["planned"] > 2 * one["moved_bytes"][name]["planned"], name
+
+
 def test_the_program_itself_runs_a_job(desk: Desk) -> None:
     command = [Path(sys.executable).parent / "flexplan", "run", desk.policy, "--model", desk.model, "--prompts", "-"]
     more = ["-o", desk.out, "--offload-dir", desk.place / "off", "--device", "cpu", "--max-new-tokens", "3"]
