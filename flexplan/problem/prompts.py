@@ -31,6 +31,7 @@ MOST_ARRAY_BYTES = 64 << 20  # of one JSON array, which is read whole
 _TEXT_SUFFIXES = frozenset((".txt", ".text"))
 _JSON_SUFFIXES = frozenset((".jsonl", ".ndjson", ".json"))
 _TABLES = frozenset((".csv", ".tsv", ".parquet", ".xlsx"))
+_KEYS_OF_REQUESTS = ("prompt", "prompt_ids", "messages", "custom_id")
 
 Make = Callable[[Line, int], Prompt]  # of a line and its place
 Name = Callable[[Line, int], tuple[str | int | None, Api]]  # of one that is no request
@@ -154,7 +155,8 @@ def _digest(asked: Sequence[Any]) -> str:
 def read_prompts(source: str | Path, form: str = "auto", *, strict: bool = True) -> Prompts:
     """All prompts of a file, ``-`` is standard input; a PromptError names the line that is wrong.
 
-    ``form`` is one of ``FORMATS``; auto goes by the file's ending, else by its first line.  Without ``strict`` lines
+    ``form`` is one of ``FORMATS``; auto goes by the file's ending, else by its first line; a text
+    all of whose lines are requests in JSON is refused.  Without ``strict`` lines
     that are no request are put aside (`Prompts.bad`), and only what concerns the whole file is raised.
     """
     if form not in FORMATS:
@@ -165,7 +167,10 @@ def read_prompts(source: str | Path, form: str = "auto", *, strict: bool = True)
         message = f"prompts {source}: a table ({suffix}) is not read"
         raise PromptError("FP316", message, fix="write JSON Lines, or say --format text if each line is a prompt")
     try:
-        return _parsed(Input.of(source), suffix, form, strict)
+        found = _parsed(Input.of(source), suffix, form, strict)
+        if form == "auto" and suffix in _TEXT_SUFFIXES:
+            _refuse_requests_as_text(found, source)
+        return found
     except (OSError, EOFError, ValueError, zlib.error) as error:
         message = f"prompts {source} cannot be read: {getattr(error, 'strerror', None) or error}"
         raise PromptError("FP310", message, fix="give a text or JSONL file, or - for standard input") from None
@@ -218,6 +223,22 @@ def _parsed(source: Input, suffix: str, form: str, strict: bool = True) -> Promp
 
 def _of_text(line: Line, place: int) -> Prompt:
     return Prompt(place, line.text, line.number)
+
+
+def _refuse_requests_as_text(found: Prompts, source: str | Path) -> None:
+    """Raise PromptError where every line of a text is a request in JSON: a night would go by on the wrong prompts."""
+    if found and all(_is_request(str(prompt.content)) for prompt in found):
+        what = "every line is a request in JSON" if len(found) > 1 else "its line is a request in JSON"
+        message = f"prompts {source}: {what}, and the file's ending says that each line is a prompt itself"
+        raise PromptError("FP327", message, fix="say --format jsonl (or openai), or --format text if it is meant so")
+
+
+def _is_request(line: str) -> bool:
+    try:
+        found = parse_json(line) if line.lstrip().startswith("{") else None
+    except ValueError:
+        return False
+    return isinstance(found, dict) and not found.keys().isdisjoint(_KEYS_OF_REQUESTS)
 
 
 def _name_of_text(line: Line, place: int) -> tuple[int, Api]:
