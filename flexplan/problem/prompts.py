@@ -31,6 +31,7 @@ MOST_ARRAY_BYTES = 64 << 20  # of one JSON array, which is read whole
 _TEXT_SUFFIXES = frozenset((".txt", ".text"))
 _JSON_SUFFIXES = frozenset((".jsonl", ".ndjson", ".json"))
 _TABLES = frozenset((".csv", ".tsv", ".parquet", ".xlsx"))
+_KEYS_OF_REQUESTS = ("prompt", "prompt_ids", "messages", "custom_id")
 
 Make = Callable[[Line, int], Prompt]  # of a line and its place
 Name = Callable[[Line, int], tuple[str | int | None, Api]]  # of one that is no request
@@ -154,7 +155,8 @@ def _digest(asked: Sequence[Any]) -> str:
 def read_prompts(source: str | Path, form: str = "auto", *, strict: bool = True) -> Prompts:
     """All prompts of a file, ``-`` is standard input; a PromptError names the line that is wrong.
 
-    ``form`` is one of ``FORMATS``; auto goes by the file's ending, else by its first line.  Without ``strict`` lines
+    ``form`` is one of ``FORMATS``; auto goes by the file's ending, else by its first line; a text
+    all of whose lines are requests in JSON is refused.  Without ``strict`` lines
     that are no request are put aside (`Prompts.bad`), and only what concerns the whole file is raised.
     """
     if form not in FORMATS:
@@ -164,8 +166,12 @@ def read_prompts(source: str | Path, form: str = "auto", *, strict: bool = True)
     if suffix in _TABLES and form == "auto":
         message = f"prompts {source}: a table ({suffix}) is not read"
         raise PromptError("FP316", message, fix="write JSON Lines, or say --format text if each line is a prompt")
+
+    def looked_at(lines: Iterable[Line]) -> Iterator[Line]:
+        return _refusing_requests(lines, source) if form == "auto" and suffix in _TEXT_SUFFIXES else iter(lines)
+
     try:
-        return _parsed(Input.of(source), suffix, form, strict)
+        return _parsed(Input.of(source), suffix, form, strict, looked_at)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         message = f"prompts {source} cannot be read: {getattr(error, 'strerror', None) or error}"
         raise PromptError("FP310", message, fix="give a text or JSONL file, or - for standard input") from None
@@ -196,7 +202,14 @@ def new_tokens_of(prompts: Iterable[Prompt], otherwise: int, flag: str = "") -> 
 
 
 # -- lines -------------------------------------------------------------------------------------------------------
-def _parsed(source: Input, suffix: str, form: str, strict: bool = True) -> Prompts:
+def _parsed(
+    source: Input,
+    suffix: str,
+    form: str,
+    strict: bool = True,
+    looked_at: Callable[[Iterable[Line]], Iterator[Line]] = iter,
+) -> Prompts:
+    """``looked_at`` may have a word to say about lines of text."""
     lines = source.lines()
     first = next(lines, None)
     if first is None:
@@ -205,7 +218,7 @@ def _parsed(source: Input, suffix: str, form: str, strict: bool = True) -> Promp
     is_text = form == "text" or (form == "auto" and suffix in _TEXT_SUFFIXES)
     as_json = form in ("jsonl", "openai") or suffix in _JSON_SUFFIXES or _is_json(begins)
     if is_text or not (as_json or _opens_array(begins)):
-        return _taken(Prompts(source, _of_text, _name_of_text), every, strict)
+        return _taken(Prompts(source, _of_text, _name_of_text), looked_at(every), strict)
     spread: Iterable[Line] = every
     if _opens_array(begins):
         source, spread = _spread(_array(every))
@@ -218,6 +231,25 @@ def _parsed(source: Input, suffix: str, form: str, strict: bool = True) -> Promp
 
 def _of_text(line: Line, place: int) -> Prompt:
     return Prompt(place, line.text, line.number)
+
+
+def _refusing_requests(lines: Iterable[Line], source: str | Path) -> Iterator[Line]:
+    """Raises PromptError behind lines of text all of which are requests in JSON: a night of the wrong prompts."""
+    only_requests = True
+    for line in lines:
+        only_requests = only_requests and _is_request(line.text)
+        yield line
+    if only_requests:
+        message = f"prompts {source}: every line is a request in JSON, and the file's ending says that it is text"
+        raise PromptError("FP327", message, fix="say --format jsonl (or openai), or --format text if it is meant so")
+
+
+def _is_request(line: str) -> bool:
+    try:
+        found = parse_json(line) if line.lstrip().startswith("{") else None
+    except ValueError:
+        return False
+    return isinstance(found, dict) and not found.keys().isdisjoint(_KEYS_OF_REQUESTS)
 
 
 def _name_of_text(line: Line, place: int) -> tuple[int, Api]:

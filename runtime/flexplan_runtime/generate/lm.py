@@ -27,7 +27,6 @@ from flexplan_runtime.generate.placed import PlacedModel
 from flexplan_runtime.generate.prompts import (
     Stop,
     padded,
-    refuse_bad_prompts,
     refuse_bad_requests,
     refuse_broken,
     rows_of,
@@ -154,8 +153,9 @@ class OffloadedLM:
         """
         self._refuse_untimed(trace)
         requests, most = each_with(prompts, max_new_tokens)
-        refuse_bad_prompts(requests, most, self.shape)
-        usual = Usual(most, sampling or Sampling(), tuple(stops), self.math)
+        sampling = sampling or Sampling()
+        refuse_bad_requests(requests, most, self.shape, sampling, can_watch=False, called="prompt")
+        usual = Usual(most, sampling, tuple(stops), self.math)
         return joined(self._calls.run(Rows(requests, usual, given=given), self._asked(stops, trace), progress))
 
     def stream(
@@ -188,8 +188,9 @@ class OffloadedLM:
         self._refuse_untimed(trace)
         watch = None if tokenizer is None else partial(watching, tokenizer)
         requests, most = each_with(requests, max_new_tokens)
-        refuse_bad_requests(requests, most, self.shape, can_watch=watch is not None)
-        usual = Usual(most, sampling or Sampling(), tuple(stops), self.math, watch)
+        sampling = sampling or Sampling()
+        refuse_bad_requests(requests, most, self.shape, sampling, can_watch=watch is not None)
+        usual = Usual(most, sampling, tuple(stops), self.math, watch)
         rows = Rows(requests, usual, numbers)
         run = self._calls.run(rows, self._asked(stops, trace), progress, stopping, stepped)
         return answers_of(run, rows, block_ended)

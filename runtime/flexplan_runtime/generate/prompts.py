@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flexplan.errors import NoNumbers, PromptError
 from flexplan.model import ModelConstants, ModelShape
-from flexplan_runtime.execute import Given
+from flexplan_runtime.execute import Given, Sampling
 from flexplan_runtime.generate.requests import Request
 
 Stop = int | Sequence[int] | Literal["model"] | None
@@ -61,8 +61,7 @@ def refuse_bad_prompts(
 
     ``names`` is what the prompts are called; their places, if none are given.
     """
-    if max_new_tokens < 1:
-        raise PromptError("FP302", f"max_new_tokens {max_new_tokens} must be at least 1", fix="raise it")
+    _refuse_no_tokens(max_new_tokens)
     for n, request in enumerate(map(Request.of, prompts)):
         new_tokens = request.max_new_tokens or max_new_tokens
         error = wrong_with(request, names[n] if names else f"prompt {n}", new_tokens, shape)
@@ -70,20 +69,39 @@ def refuse_bad_prompts(
             raise error
 
 
+def _refuse_no_tokens(max_new_tokens: int) -> None:
+    if max_new_tokens < 1:
+        raise PromptError("FP302", f"max_new_tokens {max_new_tokens} must be at least 1", fix="raise it")
+
+
 def refuse_bad_requests(
-    requests: Sequence[Sequence[int] | Request], max_new_tokens: int, shape: ModelShape, *, can_watch: bool = True
+    requests: Sequence[Sequence[int] | Request],
+    max_new_tokens: int,
+    shape: ModelShape,
+    usual: Sampling,
+    *,
+    can_watch: bool = True,
+    called: str = "request",
 ) -> None:
-    """The same of requests, each with what it asks for by itself; ``can_watch``: answers may end at texts."""
+    """The same of requests, each with what it asks for by itself, else chosen as ``usual``.
+
+    ``can_watch``: answers may end at texts.
+    """
+    _refuse_no_tokens(max_new_tokens)
     for n, request in enumerate(map(Request.of, requests)):
-        if request.stop and not can_watch:
-            message = f"request {n} ends at texts, {request.stop!r:.60}, and there is no tokenizer to find them with"
+        if any(request.stop_texts) and not can_watch:
+            message = (
+                f"{called} {n} ends at texts, {request.stop_texts!r:.60}, and there is no tokenizer to find them with"
+            )
             raise PromptError("FP321", message, fix="give stream a tokenizer, or stop_ids to the request")
-        error = wrong_with(request, f"request {n}", request.max_new_tokens or max_new_tokens, shape)
+        error = wrong_with(request, f"{called} {n}", request.max_new_tokens or max_new_tokens, shape, usual)
         if error:
             raise error
 
 
-def wrong_with(request: Request, name: str, new_tokens: int, shape: ModelShape) -> PromptError | None:
+def wrong_with(
+    request: Request, name: str, new_tokens: int, shape: ModelShape, usual: Sampling | None = None
+) -> PromptError | None:
     """Why a request cannot be run, if so: its prompt is empty, too long for the context or not of this vocabulary."""
     row = request.token_ids
     if not row:
@@ -97,7 +115,7 @@ def wrong_with(request: Request, name: str, new_tokens: int, shape: ModelShape) 
     if not 0 <= min(row) <= max(row) < shape.vocab_size:
         message = f"{name} has token ids {min(row)} to {max(row)}, the vocabulary has {shape.vocab_size}"
         return PromptError("FP305", message, fix="use this model's tokenizer")
-    return request.refusal(name, shape)
+    return request.refusal(name, shape, usual)
 
 
 def refuse_broken(broken: Mapping[int, int], tokens: Sequence[Sequence[int]], dtype: torch.dtype) -> None:

@@ -22,10 +22,11 @@ _CHOICE = 0x2545F4914F6CDD1D  # between the draws of two answers: odd, as a gene
 class Request:
     """One prompt in token ids; what is None is as for all others of the call.
 
-    ``seed``: draws then depend on it and the position alone, not on the place in the input.  ``stop`` are texts that
-    an answer ends with (the call needs a tokenizer then), ``stop_ids`` tokens beside those of the call.  ``logprobs``:
-    so many of the likeliest tokens are told of at each position beside the one that was chosen.  ``logit_bias`` is
-    added to the logits of tokens.  ``ends_after`` so many tokens an answer ends as if it had stopped: for measuring.
+    ``seed``: draws then depend on it and the position alone, not on the place in the input.  ``stop`` is a text that
+    an answer ends with, or several (the call needs a tokenizer then), ``stop_ids`` are tokens beside those of the
+    call.  ``logprobs``: so many of the likeliest tokens are told of at each position beside the one that was chosen.
+    ``logit_bias`` is added to the logits of tokens.  ``ends_after`` so many tokens an answer ends as if it had
+    stopped: for measuring.
     """
 
     token_ids: Sequence[int]
@@ -33,7 +34,7 @@ class Request:
     sampling: Sampling | None = None
     seed: int | None = None
     n: int = 1
-    stop: tuple[str, ...] = ()
+    stop: str | Sequence[str] = ()
     stop_ids: Ids = ()
     logprobs: int | None = None
     repetition_penalty: float | None = None
@@ -47,8 +48,13 @@ class Request:
         """A prompt alone is a request, too."""
         return given if isinstance(given, Request) else cls(given)
 
-    def refusal(self, name: str, shape: ModelShape) -> PromptError | None:
-        """What cannot be honoured of it, its prompt apart."""
+    @property
+    def stop_texts(self) -> tuple[str, ...]:
+        """The texts that an answer ends with: one text is not a sequence of its letters."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    def refusal(self, name: str, shape: ModelShape, usual: Sampling | None = None) -> PromptError | None:
+        """What cannot be honoured of it, its prompt apart; ``usual`` is how tokens are chosen where it says nothing."""
         most = {"n": MOST_CHOICES, "max_new_tokens": MOST_NEW_TOKENS, "logprobs": min(MOST_LOGPROBS, shape.vocab_size)}
         least = {"n": 1, "max_new_tokens": 1, "logprobs": 0}
         given = {name: getattr(self, name) for name in most}
@@ -57,6 +63,11 @@ class Request:
             for name, value in given.items()
             if value is not None and not least[name] <= value <= most[name]
         ]
+        sampling = self.sampling or usual
+        if self.n > 1 and sampling is not None and not sampling.do_sample:
+            wrong.append(f"n {self.n}, and without do_sample that would be one answer {self.n} times")
+        if not all(self.stop_texts):
+            wrong.append("a stop at a text without characters")
         if self.repetition_penalty is not None and not self.repetition_penalty > 0:
             wrong.append(f"repetition_penalty {self.repetition_penalty}, which must be above 0")
         if any(not 0 <= token < shape.vocab_size for token in self.logit_bias):
@@ -151,7 +162,7 @@ class Rows(Sequence[Row]):
         if (after := request.ends_after) is not None:
             return lambda tokens: len(tokens) >= after
         watch = self._usual.watch
-        return watch(request.token_ids, request.stop) if request.stop and watch else None
+        return watch(request.token_ids, texts) if (texts := request.stop_texts) and watch else None
 
     def _row(self, place: int, choice: int) -> Row:
         request, usual = Request.of(self._requests[place]), self._usual

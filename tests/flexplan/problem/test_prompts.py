@@ -60,6 +60,18 @@ def test_text_that_looks_like_json_later_on_stays_text() -> None:
     assert contents(b'{"prompt": "x"}', ".txt") == ['{"prompt": "x"}']
 
 
+@pytest.mark.parametrize("line", ['{"prompt": "x"}', '{"custom_id": "a", "body": {"messages": []}}'])
+def test_requests_in_a_text_file_are_taken_as_prompts_only_when_that_is_said(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "in.txt"
+    path.write_text(f"{line}\n\n{line}\n")
+    with pytest.raises(PromptError, match="every line is a request in JSON") as caught:
+        read_prompts(path)
+    assert "--format jsonl" in caught.value.fix
+    assert [prompt.content for prompt in read_prompts(path, "text")] == [line, line]
+    path.write_text(f'{line}\nplain\n{{"other": 1}}\n')
+    assert len(read_prompts(path)) == 3
+
+
 def test_nothing_is_no_prompts() -> None:
     assert parse_prompts(b"") == parse_prompts(b"\n \r\n\t\n", ".jsonl") == ()
 

@@ -14,7 +14,7 @@ from flexplan_runtime.generate import Done, OffloadedLM, Request
 from policies import opened
 from tiny_models import CONFIGS, saved
 
-from flexplan.errors import PromptError
+from flexplan.errors import PromptError, UsageError
 from flexplan.policy import Policy
 
 NEW = 6
@@ -158,9 +158,23 @@ def test_stop_ids_of_a_request_end_it_alone(lm: OffloadedLM) -> None:
         ({"logit_bias": {99: 1.0}}, "vocabulary of 99"),
         ({"repetition_penalty": 0.0}, "repetition_penalty 0.0"),
         ({"stop": (".",)}, "no tokenizer"),
+        ({"stop": "can be"}, r"\('can be',\), and there is no tokenizer"),
+        ({"stop": ""}, "a text without characters"),
+        ({"stop": ("a", "")}, "no tokenizer"),
+        ({"n": 3}, "one answer 3 times"),
+        ({"n": 3, "sampling": Sampling(seed=1)}, "one answer 3 times"),
         ({"max_new_tokens": 39}, "3 tokens + 39 new"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused_at_once(wrong: dict[str, Any], seen: str, lm: OffloadedLM) -> None:
     with pytest.raises(PromptError, match=seen.replace("+", r"\+")):
         lm.stream([PROMPT, Request(PROMPT, **wrong)], NEW)
+    if "stop" in wrong:
+        with pytest.raises(PromptError, match="prompt 1"):
+            lm.complete([PROMPT, Request(PROMPT, **wrong)], NEW)
+
+
+def test_settings_of_draws_without_draws_are_refused() -> None:
+    for idle in ({"temperature": 1.0}, {"top_k": 3}, {"min_p": 0.1}):
+        with pytest.raises(UsageError, match=f"{next(iter(idle))} .* without do_sample would change nothing"):
+            Sampling(**idle)  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from torch import Tensor
 class Settings(Protocol):
     """What is read of a row's sampling; None cuts nothing off."""
 
-    temperature: float
+    temperature: float | None
     top_k: int | None
     top_p: float | None
     min_p: float | None
@@ -48,8 +48,8 @@ class Limits:
             values = [otherwise if v is None else v for v in found]
             return torch.tensor(values[:1] if len(set(values)) == 1 else values, dtype=dtype, device=device)[:, None]
 
-        real, least = torch.float32, torch.finfo(torch.float32).tiny
-        temperature = column(lambda row: max(row.temperature, least), 1.0, real)
+        real = torch.float32
+        temperature = column(lambda row: _heat(row.temperature), 1.0, real)
         assert temperature is not None
         return cls(
             temperature,
@@ -67,6 +67,11 @@ def draw_probs(logits_BV: Tensor, limits: Limits) -> Tensor:
     logits_BV = logits_BV.float()
     below_BV = logits_BV - logits_BV.amax(-1, keepdim=True)  # so that no temperature makes one infinite
     return _narrowed(below_BV / limits.temperature, limits).softmax(-1)
+
+
+def _heat(temperature: float | None) -> float:
+    """Never 0 in float32."""
+    return 1.0 if temperature is None else max(temperature, torch.finfo(torch.float32).tiny)
 
 
 def _part(value: float | None) -> float | None:

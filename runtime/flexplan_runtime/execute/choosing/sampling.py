@@ -14,6 +14,7 @@ from flexplan.model import TokenRules
 from flexplan_runtime.execute.choosing.limits import Limits, draw_probs
 
 Step = int | Sequence[int]  # tokens before the one that is chosen, of all rows or of each
+_OF_DRAWS = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 NO_TOKEN = -1  # chosen where the logits are no numbers
 
 
@@ -22,7 +23,7 @@ class Sampling:
     """How to choose; ``seed`` and a row's place in the input fix its draws, wherever and with whomever it runs."""
 
     do_sample: bool = False
-    temperature: float = 1.0
+    temperature: float | None = None  # None is 1
     top_k: int | None = None
     top_p: float | None = None
     seed: int = 0
@@ -57,15 +58,14 @@ class Sampling:
                 f"the model's generation config has {', '.join(own.not_drawn)}, which draws do not honour",
                 fix="take it out of generation_config.json, or leave do_sample off",
             )
-        if temperature is None:
-            temperature = 1.0 if own.temperature is None else own.temperature
+        temperature = own.temperature if temperature is None else temperature
         top_k = (own.top_k or None) if top_k is None else top_k  # 0 is transformers' word for all
         top_p = own.top_p if top_p is None else top_p
         cutoffs = (own.min_p, own.typical_p, own.epsilon_cutoff, own.eta_cutoff)
         return cls(bool(do_sample), temperature, top_k, top_p, seed, *cutoffs)
 
     def __post_init__(self) -> None:
-        if not 0 < self.temperature < torch.inf:
+        if self.temperature is not None and not 0 < self.temperature < torch.inf:
             raise UsageError(
                 "FP150",
                 f"temperature {self.temperature} must be above 0 and finite",
@@ -75,6 +75,12 @@ class Sampling:
             raise UsageError("FP151", f"top_k {self.top_k} must be at least 1", fix="leave it out to keep all tokens")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UsageError("FP152", f"top_p {self.top_p} is outside (0, 1]", fix="leave it out to keep all tokens")
+
+        idle = [name for name in _OF_DRAWS if getattr(self, name) is not None]
+        if idle and not self.do_sample:
+            asked = ", ".join(f"{name} {getattr(self, name)}" for name in idle)
+            message = f"{asked} without do_sample would change nothing"
+            raise UsageError("FP107", message, fix="add do_sample=True, or leave it out")
 
     def choose(self, logits_BV: Tensor, rows: Sequence[int], step: Step) -> Tensor:
         """The next token of each row, (B,); `NO_TOKEN` where no logit, or one that is no number, stands out."""
