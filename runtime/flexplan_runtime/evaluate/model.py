@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple
 
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.models.utils import has_bos_prefix
-from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window, simple_parse_args_string
 from tqdm import tqdm
 
 from flexplan.errors import NoNumbers, PromptError, UsageError
@@ -18,6 +18,7 @@ from flexplan_runtime.evaluate.drawing import Asked
 from flexplan_runtime.evaluate.opening import Opened
 
 DEFAULT_MAX_GEN_TOKS = 256  # as the harness's own model for transformers
+ANY_DEVICE = "auto"  # the first CUDA device where there is one, else the host
 
 
 class Pair(NamedTuple):
@@ -46,17 +47,30 @@ class FlexplanLM(TemplateLM):
         prefix_token_id: int | None = None,
         max_length: int | None = None,
         max_gen_toks: int = DEFAULT_MAX_GEN_TOKS,
+        device: str | None = None,
         **opening: Any,
     ) -> None:
         super().__init__()
         _refuse_batch_size(batch_size, max_batch_size)
-        self._opened = Opened(pretrained, **opening)
+        self._opened = Opened(pretrained, device=None if device == ANY_DEVICE else device, **opening)
         self.lm, self.tokenizer, self.answers = self._opened.lm, self._opened.tokenizer, self._opened.answers
         self._settings = self._opened.settings()
         self._add_bos = {} if add_bos_token is None else {"add_special_tokens": add_bos_token}
         self._prefix_id = prefix_token_id
         self.max_length = max_length or self.lm.shape.max_positions
         self.max_gen_toks = max_gen_toks
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> FlexplanLM:
+        """From ``name=value,...`` and what the harness gives beside it."""
+        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
+
+    @classmethod
+    def create_from_arg_obj(
+        cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
+    ) -> FlexplanLM:
+        """From arguments and what the harness gives beside them, which may name the same in both."""
+        return cls(**_joined(arg_dict, additional_config or {}))
 
     def close(self) -> None:
         """Give all memory and disk space back."""
@@ -219,3 +233,14 @@ def _refuse_batch_size(batch_size: str | int | None, max_batch_size: int | None)
         if value not in (None, 1, "1", "auto"):
             message = f"{name} {value}: how many prompts run together is the policy's"
             raise UsageError("FP194", message, fix="leave it out; a plan chooses it, or `flexplan solve` by hand")
+
+
+def _joined(given: Mapping[str, Any], beside: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a model, and what the harness has flags for; it gives a device and sizes without being asked."""
+    known = {name: value for name, value in beside.items() if value is not None}
+    _refuse_batch_size(known.get("batch_size"), known.get("max_batch_size"))
+    asked, flag = given.get("device"), known.get("device")
+    if asked is not None and flag not in (None, ANY_DEVICE, asked):
+        message = f"device={asked} of the model's arguments beside the harness's device {flag}"
+        raise UsageError("FP113", message, fix="leave one of them out")
+    return {**known, **given}

@@ -14,10 +14,13 @@ import pytest
 pytest.importorskip("lm_eval")
 
 import lm_eval
+import torch
 from documents import shown_with
 from flexplan_runtime.evaluate import FlexplanLM
+from flexplan_runtime.evaluate import __main__ as command_line
 from flexplan_runtime.evaluate.opening import Opened
 from flexplan_runtime.generate import OffloadedLM
+from lm_eval.config.evaluate_config import EvaluatorConfig
 from lm_eval.tasks import TaskManager
 
 from flexplan.errors import OutputHeld, PromptError, UsageError
@@ -86,6 +89,44 @@ def test_a_command_of_the_documents_is_one_of_the_harness(words: str, monkeypatc
     monkeypatch.setattr("sys.argv", ["lm-eval", *arguments, "--no-such-flag"])
     with pytest.raises(SystemExit):
         HarnessCLI().parse_args()
+
+
+@pytest.mark.parametrize(
+    ("flags", "file", "given"),
+    [
+        ([], "", "auto"),
+        (["--device", "cuda:0"], "", "cuda:0"),
+        ([], "device: cpu", "cpu"),
+        (["--model", "hf"], "", "cuda:0"),
+    ],
+)
+def test_a_device_that_nobody_named_is_not_the_harness_s(
+    flags: list[str], file: str, given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the harness's command line would make the model with."""
+    (tmp_path / "asked.yaml").write_text(f"tasks: [texts]\n{file}\n")
+    words = ["run", "--config", str(tmp_path / "asked.yaml"), "--model", "flexplan", *flags]
+    made = list[Any]()
+    monkeypatch.setattr("sys.argv", ["lm-eval", *words])
+    keep = staticmethod(lambda arguments: made.append(EvaluatorConfig.from_cli(arguments)))
+    monkeypatch.setattr("lm_eval._cli.run.Run._execute", keep)
+    command_line.main()
+    assert [one.device for one in made] == [given]
+
+
+@pytest.mark.parametrize("words", ["", ",device=cpu,batch_size=auto"])
+def test_arguments_may_name_what_the_harness_has_flags_for(words: str, tiny_opt: Path, tmp_path: Path) -> None:
+    text = f"pretrained={tiny_opt},hardware=cpu-host,gpu_mem=8M,cpu_mem=8M,offload_dir={tmp_path}{words}"
+    beside = {"batch_size": 1, "max_batch_size": None, "device": "auto"}
+    model = FlexplanLM.create_from_arg_string(text, beside)
+    with_cuda = torch.cuda.is_available() and not words
+    assert model.lm.env.device == torch.device("cuda:0" if with_cuda else "cpu")
+    model.close()
+    if words:
+        with pytest.raises(UsageError, match="device=cpu of the model's arguments beside the harness's device cuda:0"):
+            FlexplanLM.create_from_arg_string(text, beside | {"device": "cuda:0"})
+        with pytest.raises(UsageError, match="batch_size 8"):
+            FlexplanLM.create_from_arg_string(text, beside | {"batch_size": 8})
 
 
 def assert_alike(ours: tuple[Any, Any], theirs: tuple[Any, Any]) -> None:
