@@ -191,6 +191,9 @@ def _refusal(
     """Why a prompt cannot be run, if so; ``tells``: there is a tokenizer, and answers will have text."""
     if isinstance(ids, PromptError):
         return ids
+    if prompt.content == "":  # a tokenizer may put a token before it: an answer to nothing that was asked
+        fix = "leave it out; for an answer from the first token on, give that one in prompt_ids"
+        return PromptError("FP328", f"line {prompt.line}: the prompt is empty", fix=fix)
     if prompt.wishes.stop and not tells:
         message = f"line {prompt.line}: stop texts {prompt.wishes.stop!r:.60} need a tokenizer, and there is none"
         return PromptError("FP325", message, fix="give stop_token_ids, or a directory with its tokenizer")

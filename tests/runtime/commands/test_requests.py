@@ -228,3 +228,9 @@ def test_of_a_job_that_does_not_fit_the_longest_line_is_named(desk: Desk, own: d
     assert result.exit_code == 3
     assert f"line 2 (id 'long'), has 300 tokens + {new} new, the shortest has 7 together" in result.stderr
     assert f"or lower {knob}, shorten line 2" in result.stderr
+
+
+def test_an_empty_text_fails_alone(desk: Desk) -> None:
+    assert desk.run({"id": "a", "prompt": ""}, {"id": "b", "prompt_ids": [7]}).exit_code == 5
+    assert [row["id"] for row in desk.rows()] == ["b"]
+    assert desk.failed()["a"]["message"] == "line 1: the prompt is empty"
