@@ -32,7 +32,7 @@ from flexplan_runtime.generate.prompts import (
     rows_of,
     stop_ids_of,
 )
-from flexplan_runtime.generate.requests import Request, Rows, Usual, each_with
+from flexplan_runtime.generate.requests import Request, Rows, Usual, each_with, refuse_bad_numbers
 from flexplan_runtime.generate.scores import Score, refuse_broken_scores, rows_to_score
 from flexplan_runtime.generate.stops import watching
 from flexplan_runtime.generate.tokenizer import Tokenizer
@@ -190,6 +190,7 @@ class OffloadedLM:
         requests, most = each_with(requests, max_new_tokens)
         sampling = sampling or Sampling()
         refuse_bad_requests(requests, most, self.shape, sampling, can_watch=watch is not None)
+        refuse_bad_numbers(numbers, len(requests))
         usual = Usual(most, sampling, tuple(stops), self.math, watch)
         rows = Rows(requests, usual, numbers)
         run = self._calls.run(rows, self._asked(stops, trace), progress, stopping, stepped)
