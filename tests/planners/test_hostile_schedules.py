@@ -71,7 +71,9 @@ def planned(name: str, timeout_s: float = 60.0, policy: Policy = POLICY) -> Plan
 def test_an_honest_one_plans_as_it_would_here(name: str, installed: Path) -> None:
     plan, here = planned(name), hostile.honest(PROBLEM, POLICY)
     assert plan.graph.to_text() == here.to_text()
-    assert plan.prediction == solve(PROBLEM, "manual", policy=POLICY, schedule="zigzag").prediction
+    known = solve(PROBLEM, "manual", policy=POLICY, schedule="zigzag").prediction
+    assert plan.prediction.total_s == pytest.approx(known.total_s, rel=1e-12)  # sums in another order
+    assert plan.prediction.peak_bytes == known.peak_bytes
     for k in range(2):
         sweeps = plan.graph.sweeps(lambda done, k=k: done == k)  # type: ignore[misc]
         expected = here.sweeps(lambda done, k=k: done == k)  # type: ignore[misc]
