@@ -55,9 +55,15 @@ def largest_block(problem: Problem, policy: Policy, schedule: Schedule) -> tuple
 
 
 def refuse_over_budget(
-    need: Mapping[str, int], problem: Problem, smaller: Callable[[], tuple[int, int] | None] | None = None
+    need: Mapping[str, int],
+    problem: Problem,
+    smaller: Callable[[], tuple[int, int] | None] | None = None,
+    blamed: Callable[[], tuple[str, str]] = lambda: ("", ""),
 ) -> None:
-    """Raise InfeasiblePlan where a tier needs more than its budget; ``smaller`` finds a block that works."""
+    """Raise InfeasiblePlan where a tier needs more than its budget; ``smaller`` finds a block that works.
+
+    ``blamed``: of the prompts, what may be to blame and how that is mended, as ends of two sentences.
+    """
     budgets = problem.budgets()
     over = tuple(tier for tier in budgets if need[tier] > budgets[tier])
     if over:
@@ -66,10 +72,11 @@ def refuse_over_budget(
         what = "; ".join(f"{t} needs {format_size(asked[t])}, budget {format_size(given[t])}" for t in over)
         block = smaller() if smaller else None
         flags = " and ".join(f"--{tier}-mem" for tier in over)
+        why, mended = blamed()
         raise InfeasiblePlan(
             "FP401",
-            f"the policy does not fit: {what}",
-            fix=f"raise {flags}, or {_lower(over[0], block, smaller is not None)}",
+            f"the policy does not fit: {what}{why}",
+            fix=f"raise {flags}, or {_lower(over[0], block, smaller is not None)}{mended}",
             binding=over,
             smallest_budget_bytes={t: asked[t] if over == (t,) else None for t in budgets},
             smallest_together_bytes=asked if len(over) > 1 else {},

@@ -14,6 +14,9 @@ MOST_STOP_CHARACTERS = 256  # of each: answers are looked through for them at ev
 MOST_CHOICES = 128
 MOST_LOGPROBS = 20
 MOST_BIASES = 1024
+MOST_BIAS = 100  # up or down
+MOST_PENALTY = 2  # up or down
+MOST_REPETITION = 100
 MOST_ID = 1 << 31
 
 NEW_TOKENS = ("max_tokens", "max_new_tokens", "max_completion_tokens")
@@ -146,8 +149,10 @@ def _bias(value: Any) -> dict[str, Any]:
     fits = isinstance(value, dict) and len(value) <= MOST_BIASES
     if fits:
         fits = all(key.isascii() and key.isdigit() and len(key) <= 10 and int(key) < MOST_ID for key in value)
-    if not fits or any(isinstance(b, bool) or not isinstance(b, int | float) or abs(b) > 100 for b in value.values()):
-        raise ValueError(f"up to {MOST_BIASES} token ids, each with a number from -100 to 100")
+    if not fits or any(
+        isinstance(b, bool) or not isinstance(b, int | float) or abs(b) > MOST_BIAS for b in value.values()
+    ):
+        raise ValueError(f"up to {MOST_BIASES} token ids, each with a number from -{MOST_BIAS} to {MOST_BIAS}")
     biases = tuple(sorted((int(token), float(bias)) for token, bias in value.items()))
     return {"logit_bias": biases} if biases else {}
 
@@ -164,8 +169,8 @@ _READERS: Mapping[str, Reader] = {
     "stop_token_ids": _stop_ids,
     "logprobs": _logprobs,
     "top_logprobs": _whole("logprobs", 0, MOST_LOGPROBS, "a number of tokens"),
-    "repetition_penalty": _number("repetition_penalty", 0, 100, above=True),
-    "presence_penalty": _number("presence_penalty", -2, 2),
-    "frequency_penalty": _number("frequency_penalty", -2, 2),
+    "repetition_penalty": _number("repetition_penalty", 0, MOST_REPETITION, above=True),
+    "presence_penalty": _number("presence_penalty", -MOST_PENALTY, MOST_PENALTY),
+    "frequency_penalty": _number("frequency_penalty", -MOST_PENALTY, MOST_PENALTY),
     "logit_bias": _bias,
 }

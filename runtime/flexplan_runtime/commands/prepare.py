@@ -191,6 +191,9 @@ def _refusal(
     """Why a prompt cannot be run, if so; ``tells``: there is a tokenizer, and answers will have text."""
     if isinstance(ids, PromptError):
         return ids
+    if prompt.content == "":  # a tokenizer may put a token before it: an answer to nothing that was asked
+        fix = "leave it out; for an answer from the first token on, give that one in prompt_ids"
+        return PromptError("FP328", f"line {prompt.line}: the prompt is empty", fix=fix)
     if prompt.wishes.stop and not tells:
         message = f"line {prompt.line}: stop texts {prompt.wishes.stop!r:.60} need a tokenizer, and there is none"
         return PromptError("FP325", message, fix="give stop_token_ids, or a directory with its tokenizer")
@@ -275,10 +278,31 @@ def _refuse_over_budget(ready: Ready, planned: Hardware | None) -> None:
     problem = ready.problem(planned)
     schedule = schedule_of(ready.schedule)
     need = peak_bytes(problem, ready.policy, schedule)
-    refuse_over_budget(need, problem)
+    refuse_over_budget(need, problem, blamed=lambda: _longest(ready))
     host = need["cpu"] + (need["disk"] if ledger.disk_in_memory else 0)
     _refuse_disk_in_memory(need, host, ledger)
     refuse_beyond(host + (need["gpu"] if ready.env.device.type == "cpu" else 0), "the plan")
+
+
+def _longest(ready: Ready) -> tuple[str, str]:
+    """The longest request and how it is made shorter, where it is longer than what was planned for, or than others."""
+    lens, most = ready.requests.ids.lens, ready.new_tokens
+    if ready.request.prompts is None:
+        return "", ""
+    at = max(range(len(lens)), key=lambda n: lens[n] + most[n])
+    given = ready.request.policy
+    if isinstance(given, Plan):
+        work = given.problem.workload
+        usual, others = work.prompt_len + work.gen_len, f"the plan is for {work.prompt_len} + {work.gen_len}"
+    else:
+        usual = min(length + new for length, new in zip(lens, most, strict=True))
+        others = f"the shortest has {usual} together"
+    if lens[at] + most[at] <= usual:
+        return "", ""
+    prompt = ready.requests.prompt(at)
+    why = f"; the longest request, line {prompt.line} (id {prompt.id!r:.60}), has {lens[at]} tokens + {most[at]} new"
+    knob = "--max-new-tokens" if prompt.max_new_tokens is None else f"the max_tokens of line {prompt.line}"
+    return f"{why}, {others}", f"; or lower {knob}, shorten line {prompt.line} or leave it out"
 
 
 def _refuse_disk_in_memory(need: Mapping[str, int], host_bytes: int, ledger: Ledger) -> None:

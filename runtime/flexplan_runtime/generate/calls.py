@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
+from inspect import GEN_SUSPENDED, getgeneratorstate
+from threading import get_ident
+from weakref import WeakSet
 
 from flexplan.apart import graph_blame_of
 from flexplan.errors import UsageError
@@ -44,6 +47,9 @@ class Calls:
         self.timeline = Timeline()
         self.standing = Standing(0, 0, 0, 0, 0, 0)
         self._closed = False
+        self._runs = WeakSet[Generator[Done | Timeline]]()  # those that somebody holds
+        self._cut_off = WeakSet[Generator[Done | Timeline]]()  # by `close`, before their end
+        self._thread = 0  # of the run that has the turn
 
     def run(
         self,
@@ -54,6 +60,18 @@ class Calls:
         stepped: Stepped = lambda policy: None,
     ) -> Generator[Done | Timeline]:
         """Block after block, in this call's turn: what ends in it, then its timeline."""
+        run = self._run(rows, asked, progress, stopping, stepped)
+        self._runs.add(run)
+        return run
+
+    def _run(
+        self,
+        rows: Rows,
+        asked: Asked,
+        progress: Progress | None,
+        stopping: Stopping,
+        stepped: Stepped,
+    ) -> Generator[Done | Timeline]:
         told = _Told(progress, rows, self._note)
 
         def begin(plan: BlockPlan) -> AbstractContextManager[BlockRun]:
@@ -81,9 +99,17 @@ class Calls:
         self.standing = now
 
     def close(self) -> None:
-        """Give all memory and disk space back, after a call of another thread that is under way."""
+        """Give all memory and disk space back, after a call of another thread that is under way.
+
+        An iterator that this thread has left unfinished ends here: whoever leaves a ``with`` by an error of their own
+        may hold one still.
+        """
         if self.env.turn.elsewhere:
             return  # a forked child: all of it is the parent's
+        for run in list(self._runs):
+            if getgeneratorstate(run) == GEN_SUSPENDED and self._thread == get_ident():
+                self._cut_off.add(run)
+                run.close()
         with self.env.turn.taken("close"):
             self._closed = True
             self.room.close()
@@ -93,26 +119,33 @@ class Calls:
     def _turn(self) -> Iterator[None]:
         """This call's turn in the environment; whoever keeps an error of it keeps no memory of the tiers."""
         with self.env.turn.taken("generate"):
-            if self._closed:
-                raise UsageError("FP147", "the model is closed", fix="open it again, or generate before close()")
+            _refuse_closed(self._closed)
+            self._thread = get_ident()
             try:
                 yield
             except BaseException as error:
                 forget_frames(error)
                 raise
+            finally:
+                self._thread = 0
+
+    def answers(
+        self, run: Generator[Done | Timeline], rows: Rows, block_ended: BlockEnded = lambda timeline: None
+    ) -> Generator[Done]:
+        """What has ended, counted as the caller counts, and each block's timeline to whom it is for."""
+        with closing(run):
+            for one in run:
+                if isinstance(one, Timeline):
+                    block_ended(one)
+                else:
+                    place, choice = rows.place(one.index)
+                    yield replace(one, index=rows.number(place), choice=choice)
+            _refuse_closed(run in self._cut_off)  # no end that looks like one
 
 
-def answers_of(
-    run: Generator[Done | Timeline], rows: Rows, block_ended: BlockEnded = lambda timeline: None
-) -> Generator[Done]:
-    """What has ended, counted as the caller counts, and each block's timeline to whom it is for."""
-    with closing(run):
-        for one in run:
-            if isinstance(one, Timeline):
-                block_ended(one)
-            else:
-                place, choice = rows.place(one.index)
-                yield replace(one, index=rows.number(place), choice=choice)
+def _refuse_closed(closed: bool) -> None:
+    if closed:
+        raise UsageError("FP147", "the model is closed", fix="open it again, or generate before close()")
 
 
 class _Told:

@@ -21,7 +21,7 @@ from flexplan.problem import Expectation
 from flexplan.schedule import Schedule
 from flexplan_runtime.execute import ExecutionEnv, Given, Sampling, Scoring, Trace
 from flexplan_runtime.generate.blocks import Asked
-from flexplan_runtime.generate.calls import BlockEnded, Calls, Progress, Stepped, answers_of, never_stopping
+from flexplan_runtime.generate.calls import BlockEnded, Calls, Progress, Stepped, never_stopping
 from flexplan_runtime.generate.loop import Done, Generation, Stopping, joined
 from flexplan_runtime.generate.placed import PlacedModel
 from flexplan_runtime.generate.prompts import (
@@ -32,7 +32,7 @@ from flexplan_runtime.generate.prompts import (
     rows_of,
     stop_ids_of,
 )
-from flexplan_runtime.generate.requests import Request, Rows, Usual, each_with
+from flexplan_runtime.generate.requests import Request, Rows, Usual, each_with, refuse_bad_numbers
 from flexplan_runtime.generate.scores import Score, refuse_broken_scores, rows_to_score
 from flexplan_runtime.generate.stops import watching
 from flexplan_runtime.generate.tokenizer import Tokenizer
@@ -190,10 +190,11 @@ class OffloadedLM:
         requests, most = each_with(requests, max_new_tokens)
         sampling = sampling or Sampling()
         refuse_bad_requests(requests, most, self.shape, sampling, can_watch=watch is not None)
+        refuse_bad_numbers(numbers, len(requests))
         usual = Usual(most, sampling, tuple(stops), self.math, watch)
         rows = Rows(requests, usual, numbers)
         run = self._calls.run(rows, self._asked(stops, trace), progress, stopping, stepped)
-        return answers_of(run, rows, block_ended)
+        return self._calls.answers(run, rows, block_ended)
 
     def score(
         self,
@@ -227,7 +228,7 @@ class OffloadedLM:
         """
         given = rows_to_score(sequences, starts, self.shape)
         scoring, rows = Scoring(given.wanted), Rows(given.prompts, Usual(1, Sampling(), (), self.math))
-        ended = answers_of(self._calls.run(rows, Asked(0, scoring=scoring), progress, stopping), rows)
+        ended = self._calls.answers(self._calls.run(rows, Asked(0, scoring=scoring), progress, stopping), rows)
         return (score for done in ended for score in given.scores(done.index, scoring.found.pop(done.index)))
 
     def _asked(self, stops: Sequence[int], trace: Trace = False) -> Asked:
@@ -238,7 +239,10 @@ class OffloadedLM:
             raise UsageError("FP148", "trace=True in an environment with timed=False", fix="leave one of them out")
 
     def close(self) -> None:
-        """Give all memory and disk space back, after a call of another thread that is under way."""
+        """Give all memory and disk space back, after a call of another thread that is under way.
+
+        An iterator that this thread has not used up ends, and raises UsageError when it is asked again.
+        """
         self._calls.close()
 
     def __enter__(self) -> OffloadedLM:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Literal
 
 import torch
@@ -88,15 +89,18 @@ def refuse_bad_requests(
     ``can_watch``: answers may end at texts.
     """
     _refuse_no_tokens(max_new_tokens)
+    if isinstance(requests, str | bytes) or not hasattr(requests, "__len__"):
+        message = f"requests are {type(requests).__name__}, {requests!r:.60}"
+        raise PromptError("FP300", message, fix="give a list of prompts in token ids, or of Requests")
     for n, request in enumerate(map(Request.of, requests)):
-        if any(request.stop_texts) and not can_watch:
+        error = wrong_with(request, f"{called} {n}", request.max_new_tokens or max_new_tokens, shape, usual)
+        if error:
+            raise error
+        if request.stop_texts and not can_watch:
             message = (
                 f"{called} {n} ends at texts, {request.stop_texts!r:.60}, and there is no tokenizer to find them with"
             )
             raise PromptError("FP321", message, fix="give stream a tokenizer, or stop_ids to the request")
-        error = wrong_with(request, f"{called} {n}", request.max_new_tokens or max_new_tokens, shape, usual)
-        if error:
-            raise error
 
 
 def wrong_with(
@@ -104,6 +108,8 @@ def wrong_with(
 ) -> PromptError | None:
     """Why a request cannot be run, if so: its prompt is empty, too long for the context or not of this vocabulary."""
     row = request.token_ids
+    if strange := _no_ids(row):
+        return PromptError("FP333", f"{name} is {strange}", fix="give token ids, those of the model's tokenizer")
     if not row:
         return PromptError("FP303", f"{name} has no tokens", fix="leave it out, or begin it with a token")
     if len(row) + new_tokens - 1 > shape.max_positions:  # the last one is never read
@@ -116,6 +122,14 @@ def wrong_with(
         message = f"{name} has token ids {min(row)} to {max(row)}, the vocabulary has {shape.vocab_size}"
         return PromptError("FP305", message, fix="use this model's tokenizer")
     return request.refusal(name, shape, usual)
+
+
+def _no_ids(row: object) -> str:
+    """What a prompt is that is no list of whole numbers."""
+    if isinstance(row, str | bytes) or not isinstance(row, Sequence):
+        return f"{type(row).__name__}, {row!r:.60}"
+    kinds = {kind.__name__ for kind in set(map(type, row)) if kind is bool or not issubclass(kind, Integral)}
+    return f"made of {' and '.join(sorted(kinds))}, {row!r:.60}" if kinds else ""
 
 
 def refuse_broken(broken: Mapping[int, int], tokens: Sequence[Sequence[int]], dtype: torch.dtype) -> None:

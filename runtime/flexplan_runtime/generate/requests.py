@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
+from numbers import Integral, Real
 from typing import Any, overload
 
 from flexplan.errors import PromptError
 from flexplan.limits import MOST_NEW_TOKENS
 from flexplan.model import Ids, ModelConstants, ModelShape, TokenRules
-from flexplan.problem.wishes import MOST_CHOICES, MOST_LOGPROBS
+from flexplan.problem.wishes import MOST_BIAS, MOST_CHOICES, MOST_LOGPROBS, MOST_PENALTY, MOST_REPETITION
 from flexplan_runtime.execute import Ends, Given, Row, Sampling
 
 _CHOICE = 0x2545F4914F6CDD1D  # between the draws of two answers: odd, as a generator looks at the low bits of a seed
@@ -55,29 +56,58 @@ class Request:
 
     def refusal(self, name: str, shape: ModelShape, usual: Sampling | None = None) -> PromptError | None:
         """What cannot be honoured of it, its prompt apart; ``usual`` is how tokens are chosen where it says nothing."""
-        most = {"n": MOST_CHOICES, "max_new_tokens": MOST_NEW_TOKENS, "logprobs": min(MOST_LOGPROBS, shape.vocab_size)}
-        least = {"n": 1, "max_new_tokens": 1, "logprobs": 0}
-        given = {name: getattr(self, name) for name in most}
-        wrong = [
-            f"{name} {value}, allowed are {least[name]} to {most[name]}"
-            for name, value in given.items()
-            if value is not None and not least[name] <= value <= most[name]
-        ]
+        wrong = [*self._wrong_kinds(), *self._wrong_counts(shape.vocab_size)] or [*self._wrong_numbers()]
+        if wrong:  # whatever is looked at below may not be what it is to be
+            return _refused(name, wrong)
         sampling = self.sampling or usual
         if self.n > 1 and sampling is not None and not sampling.do_sample:
             wrong.append(f"n {self.n}, and without do_sample that would be one answer {self.n} times")
         if not all(self.stop_texts):
             wrong.append("a stop at a text without characters")
-        if self.repetition_penalty is not None and not self.repetition_penalty > 0:
-            wrong.append(f"repetition_penalty {self.repetition_penalty}, which must be above 0")
         if any(not 0 <= token < shape.vocab_size for token in self.logit_bias):
             wrong.append(f"a bias of a token that the vocabulary of {shape.vocab_size} has not")
         if any(not 0 <= token < shape.vocab_size for token in self.stop_ids):
             wrong.append(f"a stop at a token that the vocabulary of {shape.vocab_size} has not")
-        if not wrong:
-            return None
-        message = f"{name} asks for {'; '.join(wrong)}"
-        return PromptError("FP309", message, fix="correct it")
+        return _refused(name, wrong) if wrong else None
+
+    def _wrong_kinds(self) -> Iterator[str]:
+        if not (self.sampling is None or isinstance(self.sampling, Sampling)):
+            yield f"sampling {self.sampling!r:.60}, allowed is a Sampling"
+        if not (self.seed is None or _is(Integral, self.seed)):
+            yield f"seed {self.seed!r:.60}, allowed is a whole number"
+        if not (isinstance(self.stop, Sequence) and all(isinstance(one, str) for one in self.stop)):
+            yield f"stop {self.stop!r:.60}, allowed are texts"
+        if not (isinstance(self.stop_ids, Collection) and all(_is(Integral, one) for one in self.stop_ids)):
+            yield f"stop_ids {self.stop_ids!r:.60}, allowed are token ids"
+        if not isinstance(self.logit_bias, Mapping):
+            yield f"logit_bias {self.logit_bias!r:.60}, allowed is a mapping of token ids"
+
+    def _wrong_counts(self, vocab_size: int) -> Iterator[str]:
+        most = {"n": MOST_CHOICES, "max_new_tokens": MOST_NEW_TOKENS, "logprobs": min(MOST_LOGPROBS, vocab_size)}
+        for name, high in most.items():
+            value, low = getattr(self, name), 0 if name == "logprobs" else 1
+            if not (value is None and name != "n") and not (_is(Integral, value) and low <= value <= high):
+                yield f"{name} {value!r:.60}, allowed are whole numbers from {low} to {high}"
+
+    def _wrong_numbers(self) -> Iterator[str]:
+        if (given := self.repetition_penalty) is not None and not (_is(Real, given) and 0 < given <= MOST_REPETITION):
+            yield f"repetition_penalty {given!r:.60}, which must be above 0, up to {MOST_REPETITION}"
+        for name in ("presence_penalty", "frequency_penalty"):
+            if not (_is(Real, given := getattr(self, name)) and abs(given) <= MOST_PENALTY):
+                yield f"{name} {given!r:.60}, allowed are numbers from -{MOST_PENALTY} to {MOST_PENALTY}"
+        for token, bias in self.logit_bias.items():
+            if not (_is(Integral, token) and _is(Real, bias) and abs(bias) <= MOST_BIAS):
+                yield f"logit_bias {token!r:.20}: {bias!r:.60}, allowed are token ids, -{MOST_BIAS} to {MOST_BIAS} each"
+                return
+
+
+def _is(kind: type, value: object) -> bool:
+    """Is it such a number?  True and False are none."""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _refused(name: str, wrong: Sequence[str]) -> PromptError:
+    return PromptError("FP309", f"{name} asks for {'; '.join(wrong)}", fix="correct it")
 
 
 Requests = Sequence[Sequence[int] | Request]
@@ -85,14 +115,29 @@ Requests = Sequence[Sequence[int] | Request]
 
 def each_with(requests: Requests, max_new_tokens: int | Sequence[int]) -> tuple[Requests, int]:
     """The requests, each with its own most new tokens where there is one number for each, and the usual number."""
-    if isinstance(max_new_tokens, int):
-        return requests, max_new_tokens
-    given = [int(most) for most in max_new_tokens]
+    several = isinstance(max_new_tokens, Sequence) and not isinstance(max_new_tokens, str)
+    found: list[Any] = [*max_new_tokens] if several else [max_new_tokens]  # type: ignore[misc]
+    if not all(_is(Integral, most) for most in found):
+        message = f"max_new_tokens is {max_new_tokens!r:.60}"
+        raise PromptError("FP339", message, fix="give a whole number, or one for each prompt")
+    given = [int(most) for most in found]
+    if not several:
+        return requests, given[0]
     if len(given) != len(requests):
         message = f"max_new_tokens has {len(given)} numbers, there are {len(requests)} prompts"
         raise PromptError("FP335", message, fix="give one for each prompt, or one number for all")
     made = [replace(Request.of(one), max_new_tokens=most) for one, most in zip(requests, given, strict=True)]
     return made, max(given, default=1)
+
+
+def refuse_bad_numbers(numbers: Sequence[int], count: int) -> None:
+    """Raise PromptError for places in an input that are not one for each request."""
+    if not numbers:
+        return
+    rising = all(one < other for one, other in pairwise(numbers))  # a set of a million takes much memory
+    if len(numbers) != count or not (rising or len(set(numbers)) == count):
+        message = f"numbers has {len(numbers)} places, {len(set(numbers))} of them different, for {count} requests"
+        raise PromptError("FP329", message, fix="give each request a place of its own, or none")
 
 
 @dataclass(frozen=True)

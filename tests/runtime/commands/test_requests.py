@@ -218,3 +218,19 @@ def test_stop_texts_without_a_tokenizer_are_refused_and_the_rest_is_run(desk: De
     )
     assert result.exit_code == 5 and desk.failed()["a"]["code"] == "FP325"
     assert desk.rows()[0]["id"] == "b" and len(desk.rows()[0]["logprobs"]) == 6
+
+
+@pytest.mark.parametrize(("own", "knob"), [({}, "--max-new-tokens"), ({"max_tokens": 90}, "the max_tokens of line 2")])
+def test_of_a_job_that_does_not_fit_the_longest_line_is_named(desk: Desk, own: dict[str, int], knob: str) -> None:
+    lines = [{"prompt_ids": [5, 6]}, {"id": "long", "prompt_ids": [7] * 300, **own}, {"prompt_ids": [8]}]
+    result = desk.run(*lines, more=("--gpu-mem", "1M"))
+    new = own.get("max_tokens", 6)
+    assert result.exit_code == 3
+    assert f"line 2 (id 'long'), has 300 tokens + {new} new, the shortest has 7 together" in result.stderr
+    assert f"or lower {knob}, shorten line 2" in result.stderr
+
+
+def test_an_empty_text_fails_alone(desk: Desk) -> None:
+    assert desk.run({"id": "a", "prompt": ""}, {"id": "b", "prompt_ids": [7]}).exit_code == 5
+    assert [row["id"] for row in desk.rows()] == ["b"]
+    assert desk.failed()["a"]["message"] == "line 1: the prompt is empty"

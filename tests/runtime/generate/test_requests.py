@@ -160,7 +160,17 @@ def test_stop_ids_of_a_request_end_it_alone(lm: OffloadedLM) -> None:
         ({"stop": (".",)}, "no tokenizer"),
         ({"stop": "can be"}, r"\('can be',\), and there is no tokenizer"),
         ({"stop": ""}, "a text without characters"),
-        ({"stop": ("a", "")}, "no tokenizer"),
+        ({"stop": ("a", "")}, "a text without characters"),
+        ({"stop": 5}, "stop 5, allowed are texts"),
+        ({"stop_ids": 5}, "stop_ids 5, allowed are token ids"),
+        ({"seed": 1.5}, "seed 1.5"),
+        ({"logit_bias": [1]}, "a mapping of token ids"),
+        ({"sampling": {"top_k": 1}}, "allowed is a Sampling"),
+        ({"n": 1.5}, "n 1.5, allowed are whole numbers"),
+        ({"logprobs": True}, "logprobs True"),
+        ({"presence_penalty": 5}, "presence_penalty 5"),
+        ({"repetition_penalty": float("inf")}, "repetition_penalty inf"),
+        ({"logit_bias": {5: float("inf")}}, "logit_bias 5: inf"),
         ({"n": 3}, "one answer 3 times"),
         ({"n": 3, "sampling": Sampling(seed=1)}, "one answer 3 times"),
         ({"max_new_tokens": 39}, "3 tokens + 39 new"),
@@ -178,3 +188,25 @@ def test_settings_of_draws_without_draws_are_refused() -> None:
     for idle in ({"temperature": 1.0}, {"top_k": 3}, {"min_p": 0.1}):
         with pytest.raises(UsageError, match=f"{next(iter(idle))} .* without do_sample would change nothing"):
             Sampling(**idle)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("requests", "options", "seen"),
+    [
+        ("hello", {}, "requests are str"),
+        (["hello"], {}, "request 0 is str, 'hello'"),
+        ([9, 40], {}, "request 0 is int, 9"),
+        ([[9, 1.5]], {}, "request 0 is made of float"),
+        ([{"prompt": "x"}], {}, "request 0 is dict"),
+        ((row for row in [PROMPT]), {}, "requests are generator"),
+        ([PROMPT], {"max_new_tokens": 0}, "max_new_tokens 0"),
+        ([PROMPT], {"max_new_tokens": 1.5}, "max_new_tokens is 1.5"),
+        ([PROMPT], {"max_new_tokens": True}, "max_new_tokens is True"),
+        ([PROMPT], {"max_new_tokens": [1.5]}, "max_new_tokens is .1.5"),
+        ([PROMPT, PROMPT], {"numbers": [4, 4]}, "2 places, 1 of them different, for 2 requests"),
+        ([PROMPT, PROMPT], {"numbers": [4]}, "1 places"),
+    ],
+)
+def test_what_is_no_request_is_refused_by_name(requests: Any, options: Any, seen: str, lm: OffloadedLM) -> None:
+    with pytest.raises(PromptError, match=seen):
+        lm.stream(requests, **options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from flexplan_runtime.execute import Sampling
@@ -103,6 +104,25 @@ def test_a_call_from_inside_its_loop_is_refused_and_another_thread_waits(lm: Off
         assert found == []
     other.join(60)
     assert found == [len(PROMPTS)]
+
+
+def test_leaving_a_model_ends_an_iterator_that_is_held(tmp_path: Path) -> None:
+    saved(CONFIGS["llama"], tmp_path / "model")
+    answers = None
+    with (
+        pytest.raises(KeyError, match="mine"),
+        opened(tmp_path / "model", Policy(2, 2), tmp_path) as lm,
+    ):
+        answers = lm.stream(PROMPTS, NEW)
+        for _ in answers:
+            raise KeyError("mine")
+    assert answers is not None and flexplan_threads() == []
+    with pytest.raises(UsageError, match="the model is closed"):
+        next(answers)
+    with opened(tmp_path / "model", Policy(2, 2), tmp_path) as lm:
+        answers = lm.stream(PROMPTS, NEW)
+        next(answers)
+    assert flexplan_threads() == []
 
 
 def test_what_cannot_be_run_is_refused_when_it_is_asked_for(lm: OffloadedLM) -> None:
