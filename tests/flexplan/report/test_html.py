@@ -69,7 +69,11 @@ def test_a_report_says_the_numbers_of_explain(folder: Path, page: Page) -> None:
     assert json.loads(page.texts["explanation"]) == explained
     text = (folder / "report.html").read_text()
     for gain in explained["more_brings"]:
-        assert f">{gain['percent']:+.1f} %<" in text
+        assert f">{gain['percent']:+z.1f} %<" in text
+    mine = explained["plan"]["prediction"]["tokens_per_s"]
+    faster = any((rival["tokens_per_s"] or 0) > mine for rival in explained["baselines"])
+    assert ("fastest of them" in text, "fastest of those that do not change tokens" in text) == (not faster, faster)
+    assert ">-0.0 %<" not in text
     for rival in explained["baselines"]:
         assert (rival["why_not"] if rival["tokens_per_s"] is None else f">{rival['tokens_per_s']:.2f}<") in text
 
@@ -117,7 +121,7 @@ def test_lengths_of_their_own_are_a_table_in_the_report(folder: Path) -> None:
     text = (folder / "rolling.html").read_text()
     assert {part["name"] for part in explained["schedule_brings"]} >= {"refill", "mixing"}
     for part in explained["schedule_brings"]:
-        assert f">{part['brings_percent']:+.1f} %<" in text
+        assert f">{part['brings_percent']:+z.1f} %<" in text
 
 
 def test_a_name_is_text_wherever_it_stands(folder: Path) -> None:
