@@ -132,7 +132,8 @@ def _parts(found: Explanation) -> Html:
 
 
 def _phases(shown: Shown) -> Html:
-    whose = [("bound", _BOUND, job_bound(shown.plan)), ("predicted", _PREDICTED, job_prediction(shown.plan))]
+    bound = job_bound(shown.plan) if shown.recording else shown.found.of_job
+    whose = [("bound", _BOUND, bound), ("predicted", _PREDICTED, job_prediction(shown.plan))]
     if shown.recording:
         took = Phases(shown.recording.prefill_s, shown.recording.decode_s)
         whose.append(("measured", _MEASURED, took))
