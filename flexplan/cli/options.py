@@ -194,3 +194,4 @@ Record = Annotated[
     Path | None, typer.Option("--record", metavar="FILE", help="Write what `flexplan report` shows of this run.")
 ]
 Dummy = Annotated[bool, typer.Option(help="Random weights; without --prompts random prompts, too.")]
+BenchDummy = Annotated[bool, typer.Option(help="Random weights; prompts are random anyway.")]

@@ -126,7 +126,7 @@ def bench(
     lengths: opt.BenchLengths = None,
     num_prompts: opt.NumPrompts = None,
     seed: opt.Seed = 0,
-    dummy: opt.Dummy = False,
+    dummy: opt.BenchDummy = False,
     trace: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write both timelines as one Chrome trace.")
     ] = None,

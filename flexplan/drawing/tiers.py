@@ -12,6 +12,9 @@ TIER_COLOURS = {"gpu": "#3b82f6", "cpu": "#0f9d6b", "disk": "#7c4dde"}
 _WIDTH, _LEFT, _ROW = 960, 110, 18
 _GAP = 8  # between the parts
 
+_NARROW = 24  # a column that has no room for its number
+_EVERY = 10  # narrow columns of which one is numbered
+
 Columns = Sequence[tuple[str, Sequence[int]]]  # a layer's name, and its bytes by tier
 
 
@@ -25,10 +28,24 @@ def draw_tiers(parts: Sequence[tuple[str, Columns]], title: str) -> Picture:
             shapes += _row(columns, n, top, colour)
             top += _ROW
         top += _GAP
-    width = (_WIDTH - _LEFT) / max(1, max(len(columns) for _, columns in parts))
-    for n in range(0, max(len(columns) for _, columns in parts), 10):
-        shapes.append(element("text", n, x=f"{_LEFT + (n + 0.5) * width:.1f}", y=top + 6, text_anchor="middle"))
+    longest = max((columns for _, columns in parts), key=len, default=())
+    shapes += _numbers(longest, top + 6)
     return Picture(_WIDTH, top + 12, shapes, title)
+
+
+def _numbers(columns: Columns, y: float) -> list[Html]:
+    """Under the first column of a layer, the number in its name: of many layers, of each tenth; others have none."""
+    width = (_WIDTH - _LEFT) / max(1, len(columns))
+    first: dict[int, int] = {}
+    for at, (name, _) in enumerate(columns):
+        if (number := name.rpartition(" ")[2]).isdecimal():
+            first.setdefault(int(number), at)
+    step = 1 if width >= _NARROW else _EVERY
+    return [
+        element("text", number, x=f"{_LEFT + (at + 0.5) * width:.1f}", y=y, text_anchor="middle")
+        for number, at in first.items()
+        if number % step == 0
+    ]
 
 
 def _row(columns: Columns, n: int, top: float, colour: str) -> list[Html]:

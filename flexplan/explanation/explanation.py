@@ -10,6 +10,7 @@ from flexplan.apart import blame_of, schedule_of
 from flexplan.explanation.critical_path import CriticalPath, critical_path_of
 from flexplan.explanation.job_parts import JobPart, job_parts
 from flexplan.explanation.notebook import explanation_html
+from flexplan.explanation.phases import Phases, job_bound
 from flexplan.explanation.places import heaviest_block
 from flexplan.explanation.sensitivity import Gain, at_the_margin, gains
 from flexplan.graph import TIERS
@@ -30,6 +31,7 @@ class Explanation:
     ``critical_path`` is that of one of its decoding passes, None where nothing is decoded.
     ``gains`` come largest first; ``margins`` is what 1 % more of each tier would bring in percent, by duals.
     ``parts`` are those of a rolling schedule, and what each brings for this list; empty for blocks.
+    ``of_job`` are the bounds of each phase of the whole job.
     """
 
     plan: Plan
@@ -39,7 +41,8 @@ class Explanation:
     gains: tuple[Gain, ...]
     margins: Mapping[str, float]
     baselines: tuple[BaselineResult, ...]
-    parts: tuple[JobPart, ...] = ()
+    parts: tuple[JobPart, ...]
+    of_job: Phases
 
     @property
     def of_bound_percent(self) -> float:
@@ -87,6 +90,7 @@ class Explanation:
             "busiest_lane": dict(p.busiest_lane),
             "lane_busy_s": p.lane_busy_s,
             "phase_s": {"prefill": p.prefill_s, "decode": p.decode_s},
+            "phase_bound_s": {"prefill": self.of_job.prefill_s, "decode": self.of_job.decode_s},
             "bound": {**asdict(self.bound), "block_s": p.block_s, "of_bound_percent": self.of_bound_percent},
             "critical_path": self.critical_path and self.critical_path.to_dict(),
             "binding": list(self.binding),
@@ -119,6 +123,7 @@ def _explained(plan: Plan, schedule: Schedule) -> Explanation:
         at_the_margin(plan),
         tuple(baseline_results(plan.problem)),
         job_parts(plan) if rolls(schedule) else (),
+        job_bound(plan),
     )
 
 

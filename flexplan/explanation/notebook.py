@@ -20,7 +20,7 @@ def explanation_html(found: Explanation) -> Html:
     )
     says = f"{limits}; a block runs at {found.of_bound_percent:.0f} % of its bound, {format_duration(bound.total_s)}"
     full = f"; used up: {', '.join(found.binding)}" if found.binding else ""
-    gains = [[gain.more, f"{gain.percent:+.1f} %"] for gain in found.gains]
+    gains = [[gain.more, f"{gain.percent:+z.1f} %"] for gain in found.gains]
     baselines = [
         [other.name, f"{other.plan.prediction.tokens_per_s:.2f}" if other.plan else "-", other.why_not]
         for other in found.baselines

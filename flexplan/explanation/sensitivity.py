@@ -40,7 +40,7 @@ class Gain:
     solved: bool
 
     def __str__(self) -> str:
-        return f"{self.more}: {self.percent:+.1f} %"
+        return f"{self.more}: {self.percent:+z.1f} %"
 
 
 def gains(plan: Plan) -> list[Gain]:

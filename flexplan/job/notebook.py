@@ -29,5 +29,5 @@ def bench_html(report: BenchReport) -> Html:
 
 
 def _row(name: str, predicted_s: float, measured_s: float) -> list[str]:
-    gap = f"{100 * (measured_s / predicted_s - 1):+.0f} %" if predicted_s > 0 else "-"
+    gap = f"{100 * (measured_s / predicted_s - 1):+z.0f} %" if predicted_s > 0 else "-"
     return [name, format_duration(predicted_s), format_duration(measured_s), gap]

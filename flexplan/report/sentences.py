@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -19,6 +21,7 @@ from flexplan.report.tables import (
     table,
     words_table,
 )
+from flexplan.simulation import Bound
 
 _TIERS = {"gpu": "GPU memory", "cpu": "host memory", "disk": "disk space"}
 _WORTH_A_WORD = 0.005  # percent
@@ -108,16 +111,31 @@ def bound_sentence(found: Explanation) -> str:
             f"It takes {seconds(found.plan.prediction.block_s)}, so it runs at {found.of_bound_percent:.0f} % of its "
             "bound."
         )
-    limits = [f"{named(bound.prefill_limit)} in prefill"]
-    limits += [f"{named(bound.decode_limit)} in decoding"] if bound.decode_limit else []
-    lanes = (
-        f"The busiest lane is {busiest.get('prefill') or '-'} in prefill, {busiest.get('decode') or '-'} in decoding."
-    )
+    block_s = seconds(found.plan.prediction.block_s)
     return (
-        f"{lanes}\nBusiest of all lanes and resources are {' and '.join(limits)}: at full rate they need "
-        f"{seconds(bound.total_s)} a block, the least that this policy can take.\n"
-        f"It takes {seconds(found.plan.prediction.block_s)}, so it runs at {found.of_bound_percent:.0f} % of its bound."
+        f"{_busiest_lanes(busiest)}\n{_busiest_of_all(bound)}, the least that this policy can take.\n"
+        f"It takes {block_s}, so it runs at {found.of_bound_percent:.0f} % of its bound."
     )
+
+
+def _busiest_lanes(busiest: Mapping[str, str]) -> str:
+    """One for both phases is said once."""
+    prefill, decoding = (busiest.get(phase) or "-" for phase in ("prefill", "decode"))
+    if prefill == decoding:
+        return f"The busiest lane is {prefill}, in prefill and in decoding."
+    return f"The busiest lane is {prefill} in prefill, {decoding} in decoding."
+
+
+def _busiest_of_all(bound: Bound) -> str:
+    prefill, decoding, least = named(bound.prefill_limit), named(bound.decode_limit), seconds(bound.total_s)
+    if not bound.decode_limit or prefill == decoding:
+        phases = "in prefill and in decoding" if bound.decode_limit else "in prefill"
+        return f"Of all lanes and resources one is the busiest {phases}: {prefill}. At full rate a block needs {least}"
+    limits = " and ".join(
+        f"{words}{',' if ',' in words else ''} in {phase}"
+        for words, phase in ((prefill, "prefill"), (decoding, "decoding"))
+    )
+    return f"Busiest of all lanes and resources are {limits}: at full rate they need {least} a block"
 
 
 def named(resource: str) -> str:
@@ -127,7 +145,7 @@ def named(resource: str) -> str:
 
 def parts_tables(found: Explanation) -> list[RenderableType]:
     """What each part of a rolling schedule brings."""
-    rows = [[part.name, f"{part.percent:+.1f} %", part.says] for part in found.parts]
+    rows = [[part.name, f"{part.percent:+z.1f} %", part.says] for part in found.parts]
     title = "What the rolling schedule brings for this list, each part by simulating the job without it"
     return [words_table(("", "tokens per second", ""), rows, title)] if rows else []
 
@@ -162,7 +180,7 @@ def critical_path_sentence(path: CriticalPath) -> str:
 
 def gains_table(found: Explanation) -> RenderableType:
     """A sentence for everything that is worth buying, one for all the rest."""
-    rows = [[gain.more, f"{gain.percent:+.1f} %"] for gain in found.worthwhile]
+    rows = [[gain.more, f"{gain.percent:+z.1f} %"] for gain in found.worthwhile]
     rest = [gain.resource for gain in found.gains if gain not in found.worthwhile]
     if rest:
         rows.append(["a quarter more of anything else", "less than 1 %"])
@@ -172,7 +190,7 @@ def gains_table(found: Explanation) -> RenderableType:
 
 def margin_lines(found: Explanation) -> list[Text]:
     """What the duals say."""
-    worth = [f"1 % more {name} {gain:+.2f} %" for name, gain in found.margins.items() if gain >= _WORTH_A_WORD]
+    worth = [f"1 % more {name} {gain:+z.2f} %" for name, gain in found.margins.items() if gain >= _WORTH_A_WORD]
     return [Text(f"\nAt the margin, by the program's duals: {', '.join(worth)}.")] if worth else []
 
 
@@ -187,14 +205,17 @@ def _speed(result: BaselineResult, plan: Plan) -> list[str]:
     if result.plan is None:
         return ["-", result.why_not]
     rate = result.plan.prediction.tokens_per_s
-    return [f"{rate:.2f}", f"{100 * (rate / plan.prediction.tokens_per_s - 1):+.0f} %"]
+    return [f"{rate:.2f}", f"{100 * (rate / plan.prediction.tokens_per_s - 1):+z.0f} %"]
 
 
 def winner_sentence(found: Explanation) -> str:
     """Who is fastest."""
     winner = found.winner
     if winner is None or winner.plan is None:
-        return "The plan is the fastest of them."
+        if not found.lossy_and_faster:
+            return "The plan is the fastest of them."
+        changing = "change tokens no more than it does" if lossy_fields(found.plan.policy) else "do not change tokens"
+        return f"The plan is the fastest of those that {changing}."
     if winner.plan.policy == found.plan.policy:
         return f"The plan is the baseline {winner.name}: nothing faster was found."
     return f"The baseline {winner.name} is predicted to be faster than the plan; flexplan solve takes it."

@@ -338,7 +338,7 @@ def gap(predicted: float, measured: float) -> str:
     >>> gap(2.0, 2.5)
     '+25 %'
     """
-    return f"{100 * (measured - predicted) / predicted:+.0f} %" if predicted > 0 else "-"
+    return f"{100 * (measured - predicted) / predicted:+z.0f} %" if predicted > 0 else "-"
 
 
 def per_second(count: float, duration_s: float) -> float:

@@ -4,6 +4,9 @@ A phase ends with the last computing of its last pass.  By then weights for the 
 keys and values are still being written.  A cut at that task ``x`` tells, whatever the order in time::
 
     stretch 0  =  x, and what it waits for      stretch 1  =  what waits for x      neither: may run on either side
+
+Nor does what waits for ``x`` count where it is of a pass before it, as the last keys and values that are written: in a
+timeline a pass lasts until all of it has ended.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ class Stretch:
 
 def stretches(graph: TaskGraph) -> list[Stretch]:
     """One for each phase of each set of micro-batches, in order."""
-    tasks, waits, phases = _walked(graph)
+    tasks, owners, waits, phases = _walked(graph)
     cuts = {last: number for number, (_, last) in enumerate(phases[:-1])}  # each comes behind those before: one lane
     behind = list[int]()  # of how many cuts a task comes
     for before in waits:
@@ -35,16 +38,16 @@ def stretches(graph: TaskGraph) -> list[Stretch]:
         for earlier in waits[n]:
             ahead[earlier] = min(ahead[earlier], ahead[n])
     found: list[dict[int, list[Task]]] = [{} for _ in phases]
-    for task, least, most in zip(tasks, behind, ahead, strict=True):
-        if least == most:
-            found[least].setdefault(task.i, []).append(task)
-    return [Stretch(decodes, own) for (decodes, _), own in zip(phases, found, strict=True)]
+    for task, own, least, most in zip(tasks, owners, behind, ahead, strict=True):
+        if own == least == most:
+            found[own].setdefault(task.i, []).append(task)
+    return [Stretch(decodes, inside) for (decodes, _), inside in zip(phases, found, strict=True)]
 
 
-def _walked(graph: TaskGraph) -> tuple[list[Task], list[list[int]], list[tuple[bool, int]]]:
-    """All tasks; by number those that each waits for; of each phase whether it decodes, and its last computing."""
+def _walked(graph: TaskGraph) -> tuple[list[Task], list[int], list[list[int]], list[tuple[bool, int]]]:
+    """All tasks, the phase of each, and those that it waits for; of each phase: does it decode, its last computing."""
     tracker, latest = Tracker(graph.buffers), dict[str, int]()
-    tasks, waits, phases = list[Task](), list[list[int]](), list[tuple[bool, int]]()
+    tasks, owners, waits, phases = list[Task](), list[int](), list[list[int]](), list[tuple[bool, int]]()
     for decodes, sweeps in groupby(graph.sweeps(), key=lambda sweep: bool(sweep.i)):
         last = -1
         for task in (task for sweep in sweeps for task in sweep.tasks):
@@ -53,5 +56,6 @@ def _walked(graph: TaskGraph) -> tuple[list[Task], list[list[int]], list[tuple[b
             latest[task.lane] = len(tasks)
             last = len(tasks) if task.kind == "compute" else last
             tasks.append(task)
+            owners.append(len(phases))
         phases.append((decodes, last))
-    return tasks, waits, phases
+    return tasks, owners, waits, phases

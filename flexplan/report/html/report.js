@@ -143,6 +143,7 @@ data.passes.forEach((pass, n) => {
 // -- memory over time --------------------------------------------------------------------------------------------
 const planned = (tier) => tier.weights + tier.buffers + tier.cache + tier.libraries;
 const top = (tier) => (tier.budget > 2 * planned(tier) ? planned(tier) : Math.max(tier.budget, planned(tier))) * 1.12;
+const isBeyond = (tier) => tier.budget > top(tier); // a budget that is not drawn, as it would make all else flat
 function memoryOption() {
   const memory = data.memory;
   const tiers = Object.entries(memory.tiers);
@@ -162,7 +163,7 @@ function memoryOption() {
     return [
       ...libraries, area("buffers", flat(tier.buffers)), area("weights", flat(tier.weights)), area("KV cache in use", cache),
       line("planned", flat(planned(tier)), { color: css("--text"), type: "dashed" }),
-      line("budget", tier.budget > top(tier) ? [] : [[from, tier.budget], [end, tier.budget]], { color: "#dc2626" }),
+      ...(isBeyond(tier) ? [] : [line("budget", [[from, tier.budget], [end, tier.budget]], { color: "#dc2626" })]),
       ...(memory.held.length ? [{ ...line("held by the run", held(tierName), { color: "#f43fb0", width: 2 }), step: "end" }] : []),
     ];
   });
@@ -170,7 +171,7 @@ function memoryOption() {
     series,
     legend: { top: 0, left: 0, textStyle: faint(), itemWidth: 16, itemHeight: 8, itemGap: isNarrow() ? 8 : 14 },
     tooltip: tooltip((points) => `${seconds(points[0].axisValue)}<br>` + points.map((p) => `${p.marker}${text(p.seriesName)} ${size(p.value[1])}`).join("<br>"), "axis"),
-    title: tiers.map(([name, tier], n) => ({ text: `${name}: ${size(planned(tier))} planned of ${size(tier.budget)}`, left: 0, top: 36 + n * (tall + 40), textStyle: { ...faint(), fontWeight: 600 } })),
+    title: tiers.map(([name, tier], n) => ({ text: `${name}: ${size(planned(tier))} planned of ${size(tier.budget)}${isBeyond(tier) ? ", which is above the picture" : ""}`, left: 0, top: 36 + n * (tall + 40), textStyle: { ...faint(), fontWeight: 600 } })),
     grid: tiers.map((_, n) => ({ left: 74, right: 14, top: 62 + n * (tall + 40), height: tall - 18 })),
     xAxis: tiers.map((_, n) => ({ gridIndex: n, type: "value", min: from, max: end, splitNumber: isNarrow() ? 3 : 7, splitLine: { show: false },
       axisLabel: { ...faint(), formatter: seconds, hideOverlap: true, showMaxLabel: false } })),

@@ -123,7 +123,7 @@ def _parts(found: Explanation) -> Html:
     rows = [
         [
             element("span", part.name, element("small", part.says)),
-            f"{part.percent:+.1f} %",
+            f"{part.percent:+z.1f} %",
             bar(100 * part.percent / most),
         ]
         for part in found.parts
@@ -132,7 +132,8 @@ def _parts(found: Explanation) -> Html:
 
 
 def _phases(shown: Shown) -> Html:
-    whose = [("bound", _BOUND, job_bound(shown.plan)), ("predicted", _PREDICTED, job_prediction(shown.plan))]
+    bound = job_bound(shown.plan) if shown.recording else shown.found.of_job
+    whose = [("bound", _BOUND, bound), ("predicted", _PREDICTED, job_prediction(shown.plan))]
     if shown.recording:
         took = Phases(shown.recording.prefill_s, shown.recording.decode_s)
         whose.append(("measured", _MEASURED, took))
@@ -204,7 +205,9 @@ def _map(found: Explanation) -> Iterator[Html]:
     parts.append(("KV cache", [(place.name, place.cache) for place in places]))
     yield element("div", draw_tiers(parts, "Layers and tiers").svg, class_="scroll wide")
     yield element(
-        "p", "A column a layer, in the order of a pass; the darker, the more of it is on that tier.", class_="quiet"
+        "p",
+        "A column a layer, in the order of a pass, numbered as layers are; the darker, the more of it is on that tier.",
+        class_="quiet",
     )
     rows = []
     for part, columns in parts:
@@ -220,7 +223,8 @@ def _map(found: Explanation) -> Iterator[Html]:
 def _gains(found: Explanation) -> Iterator[Html]:
     most = max((gain.percent for gain in found.gains), default=0.0)
     rows = [
-        [gain.more, f"{gain.percent:+.1f} %", bar(100 * gain.percent / most if most > 0 else 0)] for gain in found.gains
+        [gain.more, f"{gain.percent:+z.1f} %", bar(100 * gain.percent / most if most > 0 else 0)]
+        for gain in found.gains
     ]
     solved = any(gain.solved for gain in found.gains)
     yield html_table(("", "tokens per second", ""), rows, "bars")
@@ -250,7 +254,7 @@ def _why(baseline: BaselineResult, mine: float) -> str:
     busiest = p.busiest_lane.get(phase)
     busy = p.lane_busy_s.get(phase, {}).get(busiest or "", 0.0)
     says = f"; {named(busiest)} is busy {share_of(busy, getattr(p, f'{phase}_s'))} of {words}" if busiest else ""
-    return f"{100 * (p.tokens_per_s / mine - 1):+.0f} %{says}, {baseline.plan.policy.block_size:,} sequences a block"
+    return f"{100 * (p.tokens_per_s / mine - 1):+z.0f} %{says}, {baseline.plan.policy.block_size:,} sequences a block"
 
 
 # -- the machine, once more --------------------------------------------------------------------------------------

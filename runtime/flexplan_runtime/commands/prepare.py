@@ -264,7 +264,7 @@ def _open(request: RunRequest, weights: str | Path) -> OpenedModel:
     except PolicyError:
         raise
     except UsageError as error:  # a name nobody knows: a bad model here, where solve would call it a bad question
-        raise ModelFilesError("FP533", error.message, fix=error.fix) from error
+        raise ModelFilesError("FP533", error.message, fix=f"give --model: {error.fix}") from error
 
 
 def _refuse_over_budget(ready: Ready, planned: Hardware | None) -> None:

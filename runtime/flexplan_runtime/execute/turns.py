@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from flexplan.errors import UsageError
@@ -21,11 +21,12 @@ class Turn:
         # reentrant, so that a signal handler's call finds out that it is inside of another instead of waiting for it
         self._lock = threading.RLock()
         self._taken = False
+        self._end: Callable[[], None] | None = None
         self._process = os.getpid()
 
     @contextmanager
-    def taken(self, what: str) -> Iterator[None]:
-        """Wait for the turn, and have it for the ``with`` block."""
+    def taken(self, what: str, end: Callable[[], None] | None = None) -> Iterator[None]:
+        """Wait for the turn, and have it for the ``with`` block; ``end`` ends it before, where its thread may."""
         self.refuse_other_process(what)
         with self._lock:
             if self._taken:
@@ -35,11 +36,16 @@ class Turn:
                     "signal handler",
                     fix="call it when the other has returned, or from another thread, which waits",
                 )
-            self._taken = True
+            self._taken, self._end = True, end
             try:
                 yield
             finally:
-                self._taken = False
+                self._taken, self._end = False, None
+
+    def end_held(self) -> None:
+        """End the call of this thread that somebody holds unfinished, whosever it is."""
+        if (end := self._end) is not None:
+            end()
 
     @property
     def elsewhere(self) -> bool:

@@ -98,27 +98,32 @@ class Calls:
     def _note(self, now: Standing) -> None:
         self.standing = now
 
-    def close(self) -> None:
+    def close(self, *, by_error: bool = False) -> None:
         """Give all memory and disk space back, after a call of another thread that is under way.
 
-        An iterator that this thread has left unfinished ends here: whoever leaves a ``with`` by an error of their own
-        may hold one still.
+        An iterator that this thread has left unfinished ends here, ``by_error`` that of another model, too: whoever
+        leaves a ``with`` by an error of their own may hold one still.
         """
         if self.env.turn.elsewhere:
             return  # a forked child: all of it is the parent's
-        for run in list(self._runs):
-            if getgeneratorstate(run) == GEN_SUSPENDED and self._thread == get_ident():
-                self._cut_off.add(run)
-                run.close()
+        self._end_held()
+        if by_error:
+            self.env.turn.end_held()
         with self.env.turn.taken("close"):
             self._closed = True
             self.room.close()
             self.model.close()
 
+    def _end_held(self) -> None:
+        for run in list(self._runs):
+            if getgeneratorstate(run) == GEN_SUSPENDED and self._thread == get_ident():
+                self._cut_off.add(run)
+                run.close()
+
     @contextmanager
     def _turn(self) -> Iterator[None]:
         """This call's turn in the environment; whoever keeps an error of it keeps no memory of the tiers."""
-        with self.env.turn.taken("generate"):
+        with self.env.turn.taken("generate", self._end_held):
             _refuse_closed(self._closed)
             self._thread = get_ident()
             try:

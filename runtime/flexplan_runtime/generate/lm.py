@@ -251,7 +251,7 @@ class OffloadedLM:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self._calls.close(by_error=error is not None)
 
     def _end_ids(self, stops: Ids) -> Ids:
         """The ids that rules call the end, also where nothing stops there."""

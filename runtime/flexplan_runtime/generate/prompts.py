@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Literal
 
@@ -93,14 +93,14 @@ def refuse_bad_requests(
         message = f"requests are {type(requests).__name__}, {requests!r:.60}"
         raise PromptError("FP300", message, fix="give a list of prompts in token ids, or of Requests")
     for n, request in enumerate(map(Request.of, requests)):
-        if any(request.stop_texts) and not can_watch:
+        error = wrong_with(request, f"{called} {n}", request.max_new_tokens or max_new_tokens, shape, usual)
+        if error:
+            raise error
+        if request.stop_texts and not can_watch:
             message = (
                 f"{called} {n} ends at texts, {request.stop_texts!r:.60}, and there is no tokenizer to find them with"
             )
             raise PromptError("FP321", message, fix="give stream a tokenizer, or stop_ids to the request")
-        error = wrong_with(request, f"{called} {n}", request.max_new_tokens or max_new_tokens, shape, usual)
-        if error:
-            raise error
 
 
 def wrong_with(
@@ -126,7 +126,7 @@ def wrong_with(
 
 def _no_ids(row: object) -> str:
     """What a prompt is that is no list of whole numbers."""
-    if isinstance(row, str | bytes) or not isinstance(row, Iterable):
+    if isinstance(row, str | bytes) or not isinstance(row, Sequence):
         return f"{type(row).__name__}, {row!r:.60}"
     kinds = {kind.__name__ for kind in set(map(type, row)) if kind is bool or not issubclass(kind, Integral)}
     return f"made of {' and '.join(sorted(kinds))}, {row!r:.60}" if kinds else ""

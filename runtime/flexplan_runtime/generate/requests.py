@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import accumulate, pairwise
@@ -56,7 +56,7 @@ class Request:
 
     def refusal(self, name: str, shape: ModelShape, usual: Sampling | None = None) -> PromptError | None:
         """What cannot be honoured of it, its prompt apart; ``usual`` is how tokens are chosen where it says nothing."""
-        wrong = [*self._wrong_counts(shape.vocab_size), *self._wrong_numbers()]
+        wrong = [*self._wrong_kinds(), *self._wrong_counts(shape.vocab_size)] or [*self._wrong_numbers()]
         if wrong:  # whatever is looked at below may not be what it is to be
             return _refused(name, wrong)
         sampling = self.sampling or usual
@@ -69,6 +69,18 @@ class Request:
         if any(not 0 <= token < shape.vocab_size for token in self.stop_ids):
             wrong.append(f"a stop at a token that the vocabulary of {shape.vocab_size} has not")
         return _refused(name, wrong) if wrong else None
+
+    def _wrong_kinds(self) -> Iterator[str]:
+        if not (self.sampling is None or isinstance(self.sampling, Sampling)):
+            yield f"sampling {self.sampling!r:.60}, allowed is a Sampling"
+        if not (self.seed is None or _is(Integral, self.seed)):
+            yield f"seed {self.seed!r:.60}, allowed is a whole number"
+        if not (isinstance(self.stop, Sequence) and all(isinstance(one, str) for one in self.stop)):
+            yield f"stop {self.stop!r:.60}, allowed are texts"
+        if not (isinstance(self.stop_ids, Collection) and all(_is(Integral, one) for one in self.stop_ids)):
+            yield f"stop_ids {self.stop_ids!r:.60}, allowed are token ids"
+        if not isinstance(self.logit_bias, Mapping):
+            yield f"logit_bias {self.logit_bias!r:.60}, allowed is a mapping of token ids"
 
     def _wrong_counts(self, vocab_size: int) -> Iterator[str]:
         most = {"n": MOST_CHOICES, "max_new_tokens": MOST_NEW_TOKENS, "logprobs": min(MOST_LOGPROBS, vocab_size)}
@@ -103,9 +115,14 @@ Requests = Sequence[Sequence[int] | Request]
 
 def each_with(requests: Requests, max_new_tokens: int | Sequence[int]) -> tuple[Requests, int]:
     """The requests, each with its own most new tokens where there is one number for each, and the usual number."""
-    if isinstance(max_new_tokens, int):
-        return requests, max_new_tokens
-    given = [int(most) for most in max_new_tokens]
+    several = isinstance(max_new_tokens, Sequence) and not isinstance(max_new_tokens, str)
+    found: list[Any] = [*max_new_tokens] if several else [max_new_tokens]  # type: ignore[misc]
+    if not all(_is(Integral, most) for most in found):
+        message = f"max_new_tokens is {max_new_tokens!r:.60}"
+        raise PromptError("FP339", message, fix="give a whole number, or one for each prompt")
+    given = [int(most) for most in found]
+    if not several:
+        return requests, given[0]
     if len(given) != len(requests):
         message = f"max_new_tokens has {len(given)} numbers, there are {len(requests)} prompts"
         raise PromptError("FP335", message, fix="give one for each prompt, or one number for all")

@@ -9,11 +9,13 @@ import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from flexplan.cli.app import app
+from flexplan.units import format_duration
 
 SMALL = ("--model", "opt-125m", "--gpu-mem", "200M", "--cpu-mem", "1G", "--prompt-len", "16", "--gen-len", "4")
 MOST_BYTES = 4_000_000
@@ -64,12 +66,30 @@ def page(folder: Path) -> Page:
     return Page((folder / "report.html").read_text())
 
 
+def times_of_phases(text: str) -> list[str]:
+    """Bound and prediction of each phase that the page names, and of all."""
+    table = re.sub("<[^>]*>", "|", text[text.index("all blocks") :].partition("</table>")[0])
+    return re.findall(r"(?:bound|predicted)\|+([\d.]+ \w+)", table)
+
+
+def explained_times(explained: dict[str, Any]) -> list[str]:
+    """The same by the object; passes of a rolling job are prefill and decoding at once."""
+    pairs = [(explained["phase_bound_s"][phase], took) for phase, took in explained["phase_s"].items()]
+    pairs.append((sum(bound for bound, _ in pairs), sum(took for _, took in pairs)))
+    return [format_duration(took) for pair in pairs[0 if pairs[0][1] else -1 :] for took in pair]
+
+
 def test_a_report_says_the_numbers_of_explain(folder: Path, page: Page) -> None:
     explained = json.loads(call("explain", folder / "plan.json", "--json").stdout)
     assert json.loads(page.texts["explanation"]) == explained
     text = (folder / "report.html").read_text()
+    assert times_of_phases(text) == explained_times(explained)
     for gain in explained["more_brings"]:
-        assert f">{gain['percent']:+.1f} %<" in text
+        assert f">{gain['percent']:+z.1f} %<" in text
+    mine = explained["plan"]["prediction"]["tokens_per_s"]
+    faster = any((rival["tokens_per_s"] or 0) > mine for rival in explained["baselines"])
+    assert ("fastest of them" in text, "fastest of those that do not change tokens" in text) == (not faster, faster)
+    assert ">-0.0 %<" not in text
     for rival in explained["baselines"]:
         assert (rival["why_not"] if rival["tokens_per_s"] is None else f">{rival['tokens_per_s']:.2f}<") in text
 
@@ -115,9 +135,10 @@ def test_lengths_of_their_own_are_a_table_in_the_report(folder: Path) -> None:
     explained = json.loads(call("explain", folder / "rolling.json", "--json").stdout)
     assert json.loads(found.texts["explanation"]) == explained
     text = (folder / "rolling.html").read_text()
+    assert times_of_phases(text) == explained_times(explained)
     assert {part["name"] for part in explained["schedule_brings"]} >= {"refill", "mixing"}
     for part in explained["schedule_brings"]:
-        assert f">{part['brings_percent']:+.1f} %<" in text
+        assert f">{part['brings_percent']:+z.1f} %<" in text
 
 
 def test_a_name_is_text_wherever_it_stands(folder: Path) -> None:

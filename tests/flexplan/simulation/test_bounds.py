@@ -43,6 +43,19 @@ def test_no_block_is_faster_than_its_bound(policy: Policy, schedule: ZigZag) -> 
     assert 0 < bound.total_s <= predict(problem, policy, schedule).block_s * 1.001
 
 
+@pytest.mark.parametrize("gen_len", [8, 9, 24])
+@pytest.mark.parametrize(
+    "policy", [Policy(8), policy_with(8, 1, w=(50, 50), cache=(100, 0), act=(100, 0))], ids=["gpu", "half"]
+)
+def test_no_phase_is_promised_faster_than_its_bound(policy: Policy, gen_len: int) -> None:
+    """Not by the tail of the phase before it, nor by half a token of context."""
+    problem = asked(gen_len, "cpu-host")
+    bound = bound_of(problem, policy, ZigZag(), (24,) * 8)
+    promised = predict(problem, policy, ZigZag())
+    assert 0.99 * promised.decode_s < bound.decode_s <= promised.decode_s * (1 + 1e-9)
+    assert 0.98 * promised.prefill_s < bound.prefill_s <= promised.prefill_s * (1 + 1e-9)
+
+
 def whole(problem: Problem, policy: Policy, schedule: ZigZag | RowWise) -> float:
     """Seconds of a block, every pass and every layer of it simulated."""
     lens = (problem.workload.prompt_len,) * policy.block_size

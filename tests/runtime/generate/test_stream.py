@@ -117,6 +117,14 @@ def test_leaving_a_model_ends_an_iterator_that_is_held(tmp_path: Path) -> None:
         for _ in answers:
             raise KeyError("mine")
     assert answers is not None and flexplan_threads() == []
+    with (
+        pytest.raises(KeyError, match="of two"),
+        opened(tmp_path / "model", Policy(2, 2), tmp_path) as lm,
+        OffloadedLM(tmp_path / "model", lm.env, tmp_path / "model", Policy(2, 2)),
+    ):
+        held = lm.stream(PROMPTS, NEW)
+        next(held)
+        raise KeyError("of two")
     with pytest.raises(UsageError, match="the model is closed"):
         next(answers)
     with opened(tmp_path / "model", Policy(2, 2), tmp_path) as lm:
