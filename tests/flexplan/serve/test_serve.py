@@ -29,7 +29,11 @@ from typer.testing import CliRunner
 from flexplan.cli.app import app
 
 MANY = 240  # requests: seconds of passes, in blocks of four
-_PROGRAM = "import sys; sys.argv[0] = 'flexplan'; from flexplan.cli.app import main; main()"
+# what a shell starts in the background ignores Ctrl-C, and hands that on
+_PROGRAM = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "sys.argv[0] = 'flexplan'; from flexplan.cli.app import main; main()"
+)
 
 
 class Server:
