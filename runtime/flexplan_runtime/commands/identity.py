@@ -64,7 +64,9 @@ def _sampling(ready: Ready) -> str:
     if not found.do_sample:
         return f"greedy, drawn lines by seed {found.seed}" if found.seed else "greedy"
     names = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "seed")
-    return ", ".join(f"{name} {getattr(found, name)}" for name in names if getattr(found, name) is not None)
+    said = {name: getattr(found, name) for name in names}
+    said["temperature"] = 1.0 if found.temperature is None else found.temperature
+    return ", ".join(f"{name} {value}" for name, value in said.items() if value is not None)
 
 
 def _digest(paths: Iterable[Path], *, sampled: bool = False) -> str:

@@ -549,7 +549,7 @@ def test_whatever_stands_in_a_config_it_is_read_or_refused(family: str, changes:
     try:
         shape, _ = read_config(small(family) | changes)
     except ModelFilesError as refused:
-        assert refused.code.startswith("FP50")
+        assert refused.code.startswith("FP50") or refused.code == "FP516"
     else:
         assert shape.num_heads % shape.num_kv_heads == 0
 

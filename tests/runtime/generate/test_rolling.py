@@ -161,7 +161,7 @@ def test_requests_choose_each_in_its_own_way(lm: OffloadedLM, tmp_path: Path) ->
         {"sampling": Sampling(True, 2.0, seed=7), "logprobs": 2},
         {"sampling": Sampling(True, top_k=3, seed=1), "presence_penalty": 2.0},
         {"repetition_penalty": 1.6, "logprobs": 0},
-        {"logit_bias": {5: 9.0}, "frequency_penalty": 1.0, "n": 2},
+        {"logit_bias": {5: 9.0}, "frequency_penalty": 1.0, "n": 2, "sampling": Sampling(True, 1.5, seed=2)},
     ]
     each = zip(PROMPTS, MOST, strict=True)
     requests = [Request(prompt, most, **ways[n % len(ways)]) for n, (prompt, most) in enumerate(each)]
