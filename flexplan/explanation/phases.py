@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 from flexplan.apart import blame_of, schedule_of
 from flexplan.plan import Plan
-from flexplan.policy import block_kinds
-from flexplan.problem import representatives
+from flexplan.policy import few_kinds
 from flexplan.schedule import rolls
 from flexplan.simulation import bound_of, job_time
 
@@ -31,12 +30,10 @@ def job_bound(plan: Plan) -> Phases:
     if rolls(schedule):
         job = job_time(plan.problem, plan.policy)
         return Phases(0.0, job.bound_s, job.limit)
-    kinds = block_kinds(plan.problem.workload, plan.policy.gpu_batch_size, plan.policy.num_gpu_batches)
-    few = representatives(kinds, lambda kind: len(kind.lens), lambda kind: kind.load)
     with blame_of(schedule):
         bounds = [
             (bound_of(plan.problem.with_most_tokens(kind.gen_len), plan.policy, schedule, kind.lens), count)
-            for kind, count in few.items()
+            for kind, count in few_kinds(plan.problem.workload, plan.policy).items()
         ]
     prefill_s, decode_s = sum(b.prefill_s * n for b, n in bounds), sum(b.decode_s * n for b, n in bounds)
     most = max((b for b, _ in bounds), key=lambda b: b.total_s)

@@ -6,7 +6,7 @@ policy  `Policy` and `CompressionConfig`: every field, strict.
 rooms   How long a request each micro-batch of a rolling schedule has a seat for.
 """
 
-from flexplan.policy.blocks import Block, BlockKind, block_kinds, fill_block, fill_blocks, full_block
+from flexplan.policy.blocks import Block, BlockKind, block_kinds, few_kinds, fill_block, fill_blocks, full_block
 from flexplan.policy.lossy import allowed_fields, lossy_fields, names_of
 from flexplan.policy.policy import (
     POLICY_VERSION,
@@ -27,6 +27,7 @@ __all__ = [
     "allowed_fields",
     "block_kinds",
     "check_version",
+    "few_kinds",
     "field_names",
     "fill_block",
     "fill_blocks",

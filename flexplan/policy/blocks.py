@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from flexplan.policy.policy import Policy
-from flexplan.problem import Lens, Workload
+from flexplan.problem import Lens, Workload, representatives
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,11 @@ class BlockKind(NamedTuple):
         """Tokens that its passes go over: what its seconds grow with almost evenly."""
         return sum(self.lens) * self.gen_len
 
+    @property
+    def workload(self) -> Workload:
+        """Of one such block alone."""
+        return Workload(prompt_lens=self.lens, gen_len=self.gen_len)
+
 
 @lru_cache(maxsize=16)  # a planner asks for the same few sizes hundreds of times, of a million prompts
 def block_kinds(workload: Workload, gpu_batch_size: int, num_gpu_batches: int) -> Mapping[BlockKind, int]:
@@ -104,6 +109,12 @@ def block_kinds(workload: Workload, gpu_batch_size: int, num_gpu_batches: int) -
         padded = tuple(batch[-1] for batch in batches for _ in batch)
         found[BlockKind(padded, max(workload.gen_lens_of(rows)))] += 1
     return MappingProxyType(found)
+
+
+def few_kinds(workload: Workload, policy: Policy) -> dict[BlockKind, float]:
+    """Kinds of a workload's blocks, of very many a few, and how many blocks each stands for."""
+    kinds = block_kinds(workload, policy.gpu_batch_size, policy.num_gpu_batches)
+    return representatives(kinds, lambda kind: len(kind.lens), lambda kind: kind.load)
 
 
 def full_block(workload: Workload, policy: Policy) -> Block:

@@ -7,8 +7,8 @@ from functools import lru_cache
 
 from flexplan.cost import Rates
 from flexplan.placement import Layout, Placement
-from flexplan.policy import BlockKind, Policy, block_kinds, fill_blocks, rolling_block
-from flexplan.problem import Problem, Workload, envelope, representatives
+from flexplan.policy import BlockKind, Policy, block_kinds, few_kinds, fill_blocks, rolling_block
+from flexplan.problem import Problem, Workload, envelope
 from flexplan.schedule import Schedule, rolls
 from flexplan.simulation.block_times import PHASES, BlockTimes, PhaseName
 from flexplan.simulation.rolling import JobTime, job_time
@@ -67,7 +67,7 @@ class Forecast:
         self.problem = problem
         rates = Rates(problem.hardware)
         self.kinds = block_kinds(problem.workload, policy.gpu_batch_size, policy.num_gpu_batches)
-        self.counts = representatives(self.kinds, lambda kind: len(kind.lens), lambda kind: kind.load)
+        self.counts = few_kinds(problem.workload, policy)
         self.blocks = {kind: BlockTimes(_of_kind(problem, kind), policy, schedule, rates) for kind in self.counts}
 
     def seconds(self, phase: PhaseName) -> float:
@@ -133,5 +133,4 @@ def _largest(workload: Workload, gpu_batch_size: int, num_gpu_batches: int) -> t
 
 
 def _of_kind(problem: Problem, kind: BlockKind) -> Problem:
-    workload = Workload(prompt_lens=kind.lens, gen_len=kind.gen_len)
-    return problem.model_copy(update={"workload": workload})
+    return problem.model_copy(update={"workload": kind.workload})

@@ -13,8 +13,7 @@ from flexplan.apart import schedule_of
 from flexplan.graph import Timeline, tier_of
 from flexplan.job import BenchReport, Choice, Completion, Listener, Recording, RunReport, Standing, UsageMean
 from flexplan.plan import Plan, simulate, tokens_to_keep
-from flexplan.policy import BlockKind, block_kinds
-from flexplan.problem import Workload, representatives
+from flexplan.policy import BlockKind, few_kinds
 from flexplan.schedule import rolls
 from flexplan_runtime.commands.prepare import Ready
 from flexplan_runtime.commands.recorder import Recorder, Sample, whole_bound
@@ -72,8 +71,7 @@ def _blocks(plan: Plan) -> list[tuple[Plan, float]]:
     """Plans of a job's kinds of blocks, of very many a few, and how many blocks each stands for."""
     if rolls(schedule_of(plan.schedule)):
         return [(plan, 1)]
-    kinds = block_kinds(plan.problem.workload, plan.policy.gpu_batch_size, plan.policy.num_gpu_batches)
-    few = representatives(kinds, lambda kind: len(kind.lens), lambda kind: kind.load)
+    few = few_kinds(plan.problem.workload, plan.policy)
     if sum(few.values()) == 1:
         return [(plan, 1)]
     return [(_of_block(plan, kind), times) for kind, times in few.items()]
@@ -89,8 +87,7 @@ def _foretold(blocks: Sequence[tuple[Plan, float]]) -> Timeline:
 
 def _of_block(plan: Plan, kind: BlockKind) -> Plan:
     """The same plan for the prompts of one block."""
-    workload = Workload(prompt_lens=kind.lens, gen_lens=(kind.gen_len,) * len(kind.lens))
-    return plan.under(plan.problem.model_copy(update={"workload": workload}))
+    return plan.under(plan.problem.model_copy(update={"workload": kind.workload}))
 
 
 def _moved(blocks: Sequence[tuple[Plan, float]], ledger: Ledger) -> dict[str, tuple[int, int]]:
