@@ -135,11 +135,15 @@ def test_no_color_means_lines_instead_of_a_bar(colour: str, monkeypatch: pytest.
     monkeypatch.setenv("NO_COLOR", colour)
     with os.fdopen(theirs, "w") as terminal:
         monkeypatch.setattr(sys, "stderr", terminal)
-        with progress.busy("searching"), Progress() as told:
+        shown = ""
+        with progress.busy("searching"):
+            while not colour and "searching" not in shown:  # a spinner is drawn by a thread of its own, some time later
+                shown += os.read(ours, 1 << 16).decode()
+        with Progress() as told:
             told.stage("generating")
             told.tokens(1, 2)
         terminal.flush()
-        shown = os.read(ours, 1 << 16).decode()
+        shown += os.read(ours, 1 << 16).decode()
     os.close(ours)
     if colour:
         assert shown == "generating\r\n"
