@@ -12,7 +12,15 @@ from functools import cached_property
 from itertools import accumulate, chain
 
 from flexplan.graph import TIERS
-from flexplan.model import ModelShape, WeightTensor, is_gathered, layer_tensors, schedule_layers, weight_tensors
+from flexplan.model import (
+    ModelShape,
+    WeightTensor,
+    expert_of,
+    is_gathered,
+    layer_tensors,
+    schedule_layers,
+    weight_tensors,
+)
 from flexplan.policy import Policy
 from flexplan.units import round_up
 
@@ -52,6 +60,22 @@ class LayerWeights:
     def blob_bytes(self) -> int:
         """Bytes that a pass streams: the cpu part, then the disk part."""
         return self.part_bytes["cpu"] + self.part_bytes["disk"]
+
+    @cached_property
+    def expert_spans(self) -> dict[int, tuple[int, int]]:
+        """Of each expert that has a part on the host, where in the cpu part that lies; they are the end of it."""
+        spans: dict[int, tuple[int, int]] = {}
+        for piece in self.pieces:
+            expert = expert_of(piece.tensor.name)
+            if piece.tier == "cpu" and expert is not None:
+                end = round_up(piece.offset + piece.nbytes, PIECE_ALIGN)
+                spans[expert] = (spans.get(expert, (piece.offset, end))[0], end)
+        return spans
+
+    @cached_property
+    def experts_at(self) -> int:
+        """Where in the cpu part experts begin: its end where it has none."""
+        return min((lo for lo, _ in self.expert_spans.values()), default=self.part_bytes["cpu"])
 
     def ring_offset(self, piece: Piece) -> int:
         """Where a streamed piece lies in the layer's slot of the weight ring."""
