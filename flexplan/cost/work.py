@@ -195,7 +195,7 @@ def experts_work(s: ModelShape, nbytes: int, tokens: int) -> Work:
 
     Routing that is skewed touches fewer: the most wanted ones are wanted by many tokens at a time.
     """
-    return up_work(nbytes * experts_touched(s, tokens) / s.num_experts)
+    return up_work(nbytes * touched_share(s, tokens))
 
 
 def route_work(s: ModelShape, tokens: int) -> Work:
@@ -203,6 +203,11 @@ def route_work(s: ModelShape, tokens: int) -> Work:
     matrix, normed = s.num_experts * s.hidden_size, s.norms_of_a_block - s.added_norm
     kernels = normed * _norm_kernels(s) + _ROUTE_KERNELS
     return _products(s, tokens, matrix, matrix, s.hidden_size, normed * _normed(s, s.hidden_size), kernels)
+
+
+def touched_share(s: ModelShape, tokens: int) -> float:
+    """The same as a part of all experts."""
+    return experts_touched(s, tokens) / s.num_experts
 
 
 def mlp_work(s: ModelShape, tokens: int, depth: int = -1, *, routed: bool = False) -> Work:

@@ -13,6 +13,8 @@ from flexplan.sandbox import schedule_of
 from flexplan_planners.fit import Fitting, Needs, Optimum, infeasible, optimise, with_plenty, within_latency
 from flexplan_planners.lp import MOST_BATCHES, CostModel, FlexplanCosts, prices_of_policy
 
+_ON_DEMAND = ("zigzag", "rowwise")  # schedules that are known to ask routers first
+
 
 class LpPlanner:
     """Shares of all tensors by linear programming, judged by the busiest lane alone.
@@ -69,6 +71,7 @@ class LpPlanner:
             sep_layer=self.sep_layer,
             lossy=self.lossy,
             most_batches=most,
+            experts_on_demand=(False, True) if self.schedule in _ON_DEMAND else (False,),
         )
 
     def refusal(self, problem: Problem) -> InfeasiblePlan:

@@ -66,7 +66,8 @@ class PassWork:
         works.append(self._once(self._compute, s.sep_layer, split, s.pair_bytes, s.attn_sparsity, packed))
         if not s.weights_stay:
             streamed = s.streamed_bytes, s.num_streamed_layers
-            works.append(self._once(self._weights, *streamed, s.disk != "none", s.pin_weight))
+            demanded = s.demanded_bytes if self.i else 0
+            works.append(self._once(self._weights, *streamed, s.disk != "none", s.pin_weight, demanded))
         if s.cache != "gpu":
             works.append(self._once(self._cache, s.cache, s.cache_on_disk, s.pair_bytes, s.attn_sparsity))
         if not s.act_stays:
@@ -83,9 +84,16 @@ class PassWork:
         return self._known[key]
 
     # -- weights: once a block -----------------------------------------------------------------------------------
-    def _weights(self, sums: _Sums, nbytes: int, layers: int, from_disk: bool, pinned: bool) -> None:
-        """load(w) = streamed bytes * (w_cpu + w_disk) / link, read(w) = streamed bytes * w_disk / disk."""
-        sums.block("w_cpu", H2D_WEIGHTS, cost.up_work(nbytes))
+    def _weights(self, sums: _Sums, nbytes: int, layers: int, from_disk: bool, pinned: bool, demanded: int) -> None:
+        """load(w) = streamed bytes * (w_cpu + w_disk) / link, read(w) = streamed bytes * w_disk / disk.
+
+        Of ``demanded`` bytes those that are touched; they are waited for between two tasks that compute.
+        """
+        sums.block("w_cpu", H2D_WEIGHTS, cost.up_work(nbytes - demanded))
+        if demanded:
+            touched = cost.experts_work(self.shape, demanded, self.tokens)
+            sums.block("w_cpu", H2D_WEIGHTS, touched, chained=True)
+            sums.fixed(H2D_WEIGHTS, self.shape.num_layers - self.shape.dense_layers, chained=True)
         sums.block("w_disk", H2D_WEIGHTS, cost.up_work(nbytes))
         sums.block("w_disk", DISK_READ, cost.read_work(nbytes))
         sums.fixed(H2D_WEIGHTS, layers)
@@ -243,9 +251,11 @@ class _Sums:
                 self._add(resource, part, name, times * seconds)
         return times * alone
 
-    def block(self, share: str, lane: str, work: Work) -> None:
+    def block(self, share: str, lane: str, work: Work, *, chained: bool = False) -> None:
         """Work that all of this share makes once a block."""
-        self._work(0, share, lane, work, 1)
+        seconds = self._work(0, share, lane, work, 1)
+        if chained:
+            self._add("chain", 0, share, seconds)
 
     def once(self, lane: str, work: Work) -> None:
         """A whole task once a block."""

@@ -8,7 +8,7 @@ from functools import cache, cached_property
 from itertools import product
 from typing import Any, Literal
 
-from flexplan.model import ModelShape, Packing, layer_tensors, schedule_layers
+from flexplan.model import ModelShape, Packing, expert_of, layer_tensors, schedule_layers, weight_tensors
 from flexplan.placement import bytes_unpacked, lookahead, splits, unpacked_slots, vector_bytes
 from flexplan.policy import Policy
 from flexplan.problem import Problem
@@ -35,6 +35,7 @@ class Switches:
     compress_weight: bool = False
     compress_cache: bool = False
     attn_sparsity: float = 1.0
+    experts_on_demand: bool = False
 
     @cached_property
     def absent(self) -> frozenset[str]:
@@ -56,6 +57,7 @@ class Switches:
             "compress_weight": self.compress_weight,
             "compress_cache": self.compress_cache,
             "attn_sparsity": self.attn_sparsity,
+            "experts_on_demand": self.experts_on_demand,
         }
 
     @property
@@ -134,6 +136,12 @@ class Switches:
         """What one pass computes with."""
         return sum(self.layer_bytes)
 
+    @cached_property
+    def demanded_bytes(self) -> int:
+        """Of them, the experts that are sent once they are chosen."""
+        tensors = weight_tensors(self.shape, self.weight_packing) if self.experts_on_demand else ()
+        return sum(t.nbytes for t in tensors if expert_of(t.name) is not None)
+
 
 def every_setting(
     problem: Problem,
@@ -141,6 +149,7 @@ def every_setting(
     sep_layer: Sequence[bool],
     pin_weight: Sequence[bool],
     lossy: Mapping[str, Any] | None = None,
+    experts_on_demand: Sequence[bool] = (False,),
 ) -> Iterator[Switches]:
     """All settings, without those that another one covers."""
     caches: list[CacheHome] = ["gpu", *(("host",) if True in host_attention else ())]
@@ -155,7 +164,9 @@ def every_setting(
         idle_switch = stay and (sep != sep_layer[0] or pin != pin_weight[0])
         unfit = (problem.model.sinks or problem.model.latent) and how[2] < 1
         if not idle_disk and not idle_switch and not unfit:
-            yield Switches(problem.model, sep, stay, home, act, disk, pin, *how)
+            for on_demand in experts_on_demand:
+                if not on_demand or (problem.model.num_experts and sep and pin and not stay):
+                    yield Switches(problem.model, sep, stay, home, act, disk, pin, *how, experts_on_demand=on_demand)
 
 
 @cache
