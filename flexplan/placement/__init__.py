@@ -13,7 +13,7 @@ from flexplan.placement.cache import Segment, kept_tokens, place_cache, values_r
 from flexplan.placement.layout import BUFFER_ALIGN, PASSES_IN_FLIGHT, Layout
 from flexplan.placement.placement import GATE_BYTES, ID_BYTES, PROB_BYTES, Placement, splits
 from flexplan.placement.prefetch import fewer_layers, lookahead, unpacked_slots
-from flexplan.placement.weights import DISK_ALIGN, PIECE_ALIGN, LayerWeights, Piece, bytes_unpacked
+from flexplan.placement.weights import DISK_ALIGN, PIECE_ALIGN, LayerWeights, Piece, awaited, bytes_unpacked
 from flexplan.placement.workspace import captured_bytes, mask_bytes, rows_at_once, workspace_bytes
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Piece",
     "Placement",
     "Segment",
+    "awaited",
     "bytes_unpacked",
     "captured_bytes",
     "fewer_layers",

@@ -2,6 +2,7 @@
 
 Every layer is cut by itself, so each pass moves the same share of every layer; rounding is carried to the
 next layer.  At most two tensors of a layer are cut, by output rows, on quantisation-group boundaries.
+With experts on demand, what every token computes with goes to the faster tiers before any expert does.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from itertools import accumulate, chain
 from flexplan.graph import TIERS
 from flexplan.model import (
     ModelShape,
+    Packing,
     WeightTensor,
     expert_of,
     is_gathered,
@@ -27,6 +29,8 @@ from flexplan.units import round_up
 UNPACKED_ALIGN = 256
 PIECE_ALIGN = 64  # a vector load never straddles two pieces
 DISK_ALIGN = 4096  # direct I/O
+
+Shares = tuple[float, float, float]  # of the gpu, the cpu and the disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,9 @@ def bytes_unpacked(tensors: Iterable[WeightTensor]) -> int:
 
 def place_weights(shape: ModelShape, policy: Policy) -> tuple[LayerWeights, ...]:
     """The placement of every layer; a gathered token table comes last, as a layer of its own."""
-    cutter, packing = _Cutter(policy), policy.weight_packing(shape.bytes_per_element)
+    packing = policy.weight_packing(shape.bytes_per_element)
+    shares = policy.shares("w")
+    cutter = _Cutter(shares, *(_in_turn(shares, shape, packing) if policy.experts_on_demand else (shares, shares)))
     placed = [
         cutter.place(layer.j, layer_tensors(shape, layer, packing))
         for layer in schedule_layers(shape, policy.sep_layer)
@@ -117,17 +123,40 @@ def place_weights(shape: ModelShape, policy: Policy) -> tuple[LayerWeights, ...]
     return tuple(placed)
 
 
+def awaited(tensor: WeightTensor) -> bool:
+    """True for what not every token computes with: experts, and rows of a token table."""
+    return expert_of(tensor.name) is not None or is_gathered(tensor)
+
+
+def _in_turn(shares: Shares, shape: ModelShape, packing: Packing | None) -> tuple[Shares, Shares]:
+    """Shares of what every token computes with, which is placed first, and of what is `awaited`."""
+    tensors = weight_tensors(shape, packing)
+    size = sum(t.nbytes for t in tensors)
+    rest = sum(t.nbytes for t in tensors if awaited(t))
+    gpu, cpu = shares[0] * size, shares[1] * size
+    first_gpu = min(gpu, size - rest)
+    first_cpu = min(cpu, size - rest - first_gpu)
+    return _whole(first_gpu, first_cpu, size - rest), _whole(gpu - first_gpu, cpu - first_cpu, rest)
+
+
+def _whole(gpu: float, cpu: float, size: float) -> Shares:
+    return gpu / size, cpu / size, max(0.0, (size - gpu - cpu) / size)
+
+
 class _Cutter:
     """Cuts layers at the running shares: what rounding to rows took from a tier, the next layer gives back."""
 
-    def __init__(self, policy: Policy) -> None:
-        self.shares = policy.shares("w")
+    def __init__(self, shares: Shares, always: Shares, late: Shares) -> None:
+        self.shares = shares
+        self.always = always
+        self.late = late
         self.owed = [0.0, 0.0, 0.0]
 
     def place(self, j: int, tensors: tuple[WeightTensor, ...]) -> LayerWeights:
-        size = sum(t.nbytes for t in tensors)
+        size, late = sum(t.nbytes for t in tensors), sum(t.nbytes for t in tensors if awaited(t))
         self.fine_bytes = size / 1000
-        due = [owed + share * size for owed, share in zip(self.owed, self.shares, strict=True)]
+        shares = zip(self.owed, self.always, self.late, strict=True)
+        due = [owed + first * (size - late) + then * late for owed, first, then in shares]
         spans = self._spans(tensors, due)
         self.owed = [d - sum(t.rows_bytes(hi - lo) for t, lo, hi, at in spans if at == n) for n, d in enumerate(due)]
         return _lay_out(j, spans)

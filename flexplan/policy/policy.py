@@ -79,6 +79,7 @@ class Policy:
     all that it may have.
     With ``experts_on_demand`` a decoding pass sends of a mixture's experts in host memory those that its router has
     chosen, once it has; without, all of them, ahead.  A prompt's tokens want nearly all, which are sent ahead anyhow.
+    What every token computes with is then the first to be on the gpu.
     """
 
     gpu_batch_size: Sequences = 4

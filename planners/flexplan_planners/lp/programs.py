@@ -84,7 +84,7 @@ class _Size:
     def _write(self, s: Switches) -> Program | None:
         if s.experts_on_demand and cost.touched_share(s.shape, self.gpu_batch_size) > _WORTH_WAITING:
             return None
-        sizes = (s.sep_layer, s.compress_weight, s.compress_cache, s.attn_sparsity)
+        sizes = (s.sep_layer, s.experts_on_demand, s.compress_weight, s.compress_cache, s.attn_sparsity)
         if sizes not in self._memories:
             self._memories[sizes] = Memory(self.problem, self.gpu_batch_size, s)
         tiers = self._memories[sizes].rows(s)

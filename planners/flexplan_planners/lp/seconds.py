@@ -66,8 +66,8 @@ class PassWork:
         works.append(self._once(self._compute, s.sep_layer, split, s.pair_bytes, s.attn_sparsity, packed))
         if not s.weights_stay:
             streamed = s.streamed_bytes, s.num_streamed_layers
-            demanded = s.demanded_bytes if self.i else 0
-            works.append(self._once(self._weights, *streamed, s.disk != "none", s.pin_weight, demanded))
+            on_demand = s.experts_on_demand and self.i > 0
+            works.append(self._once(self._weights, *streamed, s.disk != "none", s.pin_weight, on_demand))
         if s.cache != "gpu":
             works.append(self._once(self._cache, s.cache, s.cache_on_disk, s.pair_bytes, s.attn_sparsity))
         if not s.act_stays:
@@ -84,19 +84,16 @@ class PassWork:
         return self._known[key]
 
     # -- weights: once a block -----------------------------------------------------------------------------------
-    def _weights(self, sums: _Sums, nbytes: int, layers: int, from_disk: bool, pinned: bool, demanded: int) -> None:
+    def _weights(self, sums: _Sums, nbytes: int, layers: int, from_disk: bool, pinned: bool, on_demand: bool) -> None:
         """load(w) = streamed bytes * (w_cpu + w_disk) / link, read(w) = streamed bytes * w_disk / disk.
 
-        Of ``demanded`` bytes those that are touched; they are waited for between two tasks that compute.
+        What comes on demand is less, and waited for between two tasks that compute.
         """
-        sums.block("w_cpu", H2D_WEIGHTS, cost.up_work(nbytes - demanded))
-        if demanded:
-            touched = cost.experts_work(self.shape, demanded, self.tokens)
-            sums.block("w_cpu", H2D_WEIGHTS, touched, chained=True)
-            sums.fixed(H2D_WEIGHTS, self.shape.num_layers - self.shape.dense_layers, chained=True)
+        work = cost.experts_work(self.shape, nbytes, self.tokens) if on_demand else cost.up_work(nbytes)
+        sums.block("w_cpu", H2D_WEIGHTS, work, chained=on_demand)
         sums.block("w_disk", H2D_WEIGHTS, cost.up_work(nbytes))
         sums.block("w_disk", DISK_READ, cost.read_work(nbytes))
-        sums.fixed(H2D_WEIGHTS, layers)
+        sums.fixed(H2D_WEIGHTS, layers, chained=on_demand)
         if from_disk:
             sums.fixed(H2D_WEIGHTS, layers)
             sums.fixed(DISK_READ, layers)

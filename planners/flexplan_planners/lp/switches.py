@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import product
+from math import ceil
 from typing import Any, Literal
 
 from flexplan.model import ModelShape, Packing, expert_of, layer_tensors, schedule_layers, weight_tensors
-from flexplan.placement import bytes_unpacked, lookahead, splits, unpacked_slots, vector_bytes
+from flexplan.placement import awaited, bytes_unpacked, lookahead, splits, unpacked_slots, vector_bytes
 from flexplan.policy import Policy
 from flexplan.problem import Problem
 from flexplan_planners.lp.rows import ACT, CACHE, WEIGHTS
@@ -32,10 +33,10 @@ class Switches:
     act_stays: bool
     disk: DiskUse
     pin_weight: bool = True
+    experts_on_demand: bool = False
     compress_weight: bool = False
     compress_cache: bool = False
     attn_sparsity: float = 1.0
-    experts_on_demand: bool = False
 
     @cached_property
     def absent(self) -> frozenset[str]:
@@ -124,23 +125,30 @@ class Switches:
 
     @cached_property
     def largest_layer(self) -> int:
-        """Bytes of a slot of the ring of weights."""
-        return max(self.layer_bytes)
+        """Bytes of a slot of the ring of weights, were all of them streamed."""
+        return ceil(max(self.layer_bytes) * self._late)
 
     @cached_property
     def num_streamed_layers(self) -> int:
+        if self.experts_on_demand:
+            return self.shape.num_layers - self.shape.dense_layers
         return sum(1 for nbytes in self.layer_bytes if nbytes)
 
     @cached_property
     def streamed_bytes(self) -> int:
-        """What one pass computes with."""
-        return sum(self.layer_bytes)
+        """What one pass computes with; where experts wait for the rest to be on the gpu, as if they were all of it."""
+        if not self.experts_on_demand:
+            return sum(self.layer_bytes)
+        tensors = weight_tensors(self.shape, self.weight_packing)
+        return int(sum(t.nbytes for t in tensors if expert_of(t.name) is not None) * self._late)
 
     @cached_property
-    def demanded_bytes(self) -> int:
-        """Of them, the experts that are sent once they are chosen."""
-        tensors = weight_tensors(self.shape, self.weight_packing) if self.experts_on_demand else ()
-        return sum(t.nbytes for t in tensors if expert_of(t.name) is not None)
+    def _late(self) -> float:
+        """How much larger a share of what comes last is off the gpu than of all weights, at the most."""
+        if not self.experts_on_demand:
+            return 1.0
+        tensors = weight_tensors(self.shape, self.weight_packing)
+        return sum(t.nbytes for t in tensors) / sum(t.nbytes for t in tensors if awaited(t))
 
 
 def every_setting(
@@ -159,14 +167,15 @@ def every_setting(
     both, sep_layer = (True, False), splits(problem.model, sep_layer)
     exact, lossy = {"compress_weight": False, "compress_cache": False, "attn_sparsity": 1.0}, lossy or {}
     tokens = [(value, lossy[field]) if field in lossy else (value,) for field, value in exact.items()]
-    for sep, stay, home, act, disk, pin, *how in product(sep_layer, both, caches, both, uses, pin_weight, *tokens):
+    on_demand = experts_on_demand if problem.model.num_experts else (False,)
+    settings = product(sep_layer, both, caches, both, uses, pin_weight, on_demand, *tokens)
+    for sep, stay, home, act, disk, pin, demand, *how in settings:
         idle_disk = (disk == "weights" and stay) or (disk == "all" and act and (home == "gpu" or how[2] < 1))
         idle_switch = stay and (sep != sep_layer[0] or pin != pin_weight[0])
         unfit = (problem.model.sinks or problem.model.latent) and how[2] < 1
+        unfit = unfit or (demand and (stay or not sep or not pin))
         if not idle_disk and not idle_switch and not unfit:
-            for on_demand in experts_on_demand:
-                if not on_demand or (problem.model.num_experts and sep and pin and not stay):
-                    yield Switches(problem.model, sep, stay, home, act, disk, pin, *how, experts_on_demand=on_demand)
+            yield Switches(problem.model, sep, stay, home, act, disk, pin, demand, *how)
 
 
 @cache
