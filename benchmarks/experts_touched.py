@@ -1,12 +1,11 @@
-"""Of a mixture's experts, how many does a pass of few rows touch, and what would sending no others bring?
+"""Of a mixture's experts, how many does a pass of few rows touch, and what does sending no others bring?
 
     python benchmarks/experts_touched.py [--hardware h100-pcie5] [--cpu-mem 128G] [--plan MODEL:GPU_MEM ...]
 
 The first table is the share of a layer's experts that at least one row is routed to: if each is as likely as another,
-and if the n-th most wanted one is as likely as 1/n (mean of --draws layers). The second plans models for so many
-prompts of 512 tokens, 64 new: seconds of a decoding pass as planned, which sends all experts that are off the GPU, and
-at the least if only the touched ones were sent. Those are known once a layer's attention is done, so their time on the
-link is added to the rest: what computes, or what else the link brings, whichever is longer.
+and if the n-th most wanted one is as likely as 1/n (mean of --draws layers).  The second plans models for so many
+prompts of 512 tokens, 64 new: seconds of a decoding pass where all experts are sent ahead, and where those that routers
+chose are sent (`experts_on_demand`), each being as likely as another; ``*`` marks what a planner free to choose takes.
 """
 
 from __future__ import annotations
@@ -16,10 +15,9 @@ from heapq import nsmallest
 
 import common
 
-from flexplan import Problem, solve
+from flexplan import Plan, Problem, solve
 from flexplan.errors import InfeasiblePlan
-from flexplan.graph import GPU, H2D_WEIGHTS
-from flexplan.model import ModelShape, read_config, weight_tensors
+from flexplan.model import ModelShape, read_config
 from flexplan.model.catalog import model_config
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -41,9 +39,9 @@ def main() -> None:
         print(f"{name:20} {each:>3} of {experts:<4}", *(f"{100 * e:4.0f}/{100 * s:3.0f}%" for e, s in shares))
     for planned in args.plan:
         model, _, gpu_mem = planned.rpartition(":")
-        print(f"\n{model}, {gpu_mem} of GPU memory: seconds of a pass, all sent and touched ones sent (even / skewed)")
+        print(f"\n{model}, {gpu_mem} of GPU memory: seconds of a pass, all experts ahead and on demand")
         for rows in ROWS:
-            print(f"{rows:5} prompts", passes(model, gpu_mem, rows, args.hardware, args.cpu_mem, args.draws))
+            print(f"{rows:5} prompts", passes(model, gpu_mem, rows, args.hardware, args.cpu_mem))
 
 
 def even(experts: int, each: int, rows: int) -> float:
@@ -69,26 +67,25 @@ def as_released(model: str) -> ModelShape:
     return read_config(model_config(model) | given, model)[0]
 
 
-def passes(model: str, gpu_mem: str, rows: int, hardware: str, cpu_mem: str, draws: int) -> str:
-    """As planned, and at the least where only what is touched is sent."""
+def passes(model: str, gpu_mem: str, rows: int, hardware: str, cpu_mem: str) -> str:
+    """Both ways, and which is taken."""
     budgets = {"gpu_mem": gpu_mem, "cpu_mem": cpu_mem, "disk_mem": 0}
     lengths = {"prompt_len": 512, "gen_len": NEW_TOKENS, "num_prompts": rows}
     problem = Problem.of(as_released(model), hardware=hardware, **lengths, **budgets)
-    try:
-        plan = solve(problem)
-    except InfeasiblePlan as refusal:
-        return str(refusal).splitlines()[0]
-    s, count = problem.model, NEW_TOKENS - 1
-    blocks = -(-rows // plan.policy.block_size)
-    decode_s, busy = plan.prediction.decode_s / count / blocks, plan.prediction.lane_busy_s["decode"]
-    link_s, gpu_s = (busy.get(lane, 0.0) / count / blocks for lane in (H2D_WEIGHTS, GPU))
-    streamed = [t for t in weight_tensors(s) if t.layer >= 0]
-    part = sum(t.nbytes for t in streamed if t.name.startswith("experts.")) / sum(t.nbytes for t in streamed)
-    together = min(rows, plan.policy.block_size)
-    shares = [f(s.num_experts, s.experts_per_token, together) for f in (even, lambda *a: skewed(*a, draws))]
-    least = [max(gpu_s, link_s * (1 - part)) + link_s * part * share for share in shares]
-    times = " / ".join(f"{seconds:6.3f} s ({decode_s / seconds:4.1f} x)" for seconds in least)
-    return f"{decode_s:6.3f} s   {times}   block {plan.policy.gpu_batch_size} x {plan.policy.num_gpu_batches}"
+    taken = solve(problem).policy.experts_on_demand
+    seconds, marks = list[float](), ("", "*") if taken else ("*", "")
+    for on_demand in (False, True):
+        try:
+            seconds.append(pass_seconds(solve(problem, experts_on_demand=(on_demand,)), rows))
+        except InfeasiblePlan:  # nothing is gained by waiting, so nothing is planned
+            return f"{seconds[0]:6.3f}{marks[0]:1} s"
+    times = seconds[0] / seconds[1]
+    return f"{seconds[0]:6.3f}{marks[0]:1} s   {seconds[1]:6.3f}{marks[1]:1} s   {times:4.1f} x"
+
+
+def pass_seconds(plan: Plan, rows: int) -> float:
+    """Of a decoding pass, in the mean."""
+    return plan.prediction.decode_s / (NEW_TOKENS - 1) / -(-rows // plan.policy.block_size)
 
 
 if __name__ == "__main__":
