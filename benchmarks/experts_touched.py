@@ -4,8 +4,9 @@
 
 The first table is the share of a layer's experts that at least one row is routed to: if each is as likely as another,
 and if the n-th most wanted one is as likely as 1/n (mean of --draws layers).  The second plans models for so many
-prompts of 512 tokens, 64 new: seconds of a decoding pass where all experts are sent ahead, and where those that routers
-chose are sent (`experts_on_demand`), each being as likely as another; ``*`` marks what a planner free to choose takes.
+prompts of 512 tokens, 64 new: seconds that a token of all of them takes in decoding, where all experts are sent ahead
+and where those that routers chose are sent (`experts_on_demand`), each being as likely as another; ``*``: and a planner
+that is free to choose does so.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import random
 from heapq import nsmallest
 
 import common
+from flexplan_planners.search_planner import SearchPlanner
 
-from flexplan import Plan, Problem, solve
+from flexplan import Plan, Problem
 from flexplan.errors import InfeasiblePlan
 from flexplan.model import ModelShape, read_config
 from flexplan.model.catalog import model_config
@@ -39,7 +41,7 @@ def main() -> None:
         print(f"{name:20} {each:>3} of {experts:<4}", *(f"{100 * e:4.0f}/{100 * s:3.0f}%" for e, s in shares))
     for planned in args.plan:
         model, _, gpu_mem = planned.rpartition(":")
-        print(f"\n{model}, {gpu_mem} of GPU memory: seconds of a pass, all experts ahead and on demand")
+        print(f"\n{model}, {gpu_mem} of GPU memory: seconds of a token, experts ahead and on demand")
         for rows in ROWS:
             print(f"{rows:5} prompts", passes(model, gpu_mem, rows, args.hardware, args.cpu_mem))
 
@@ -72,20 +74,18 @@ def passes(model: str, gpu_mem: str, rows: int, hardware: str, cpu_mem: str) -> 
     budgets = {"gpu_mem": gpu_mem, "cpu_mem": cpu_mem, "disk_mem": 0}
     lengths = {"prompt_len": 512, "gen_len": NEW_TOKENS, "num_prompts": rows}
     problem = Problem.of(as_released(model), hardware=hardware, **lengths, **budgets)
-    taken = solve(problem).policy.experts_on_demand
-    seconds, marks = list[float](), ("", "*") if taken else ("*", "")
-    for on_demand in (False, True):
-        try:
-            seconds.append(pass_seconds(solve(problem, experts_on_demand=(on_demand,)), rows))
-        except InfeasiblePlan:  # nothing is gained by waiting, so nothing is planned
-            return f"{seconds[0]:6.3f}{marks[0]:1} s"
-    times = seconds[0] / seconds[1]
-    return f"{seconds[0]:6.3f}{marks[0]:1} s   {seconds[1]:6.3f}{marks[1]:1} s   {times:4.1f} x"
+    ahead = token_seconds(SearchPlanner(experts_on_demand=(False,)).plan(problem))
+    try:
+        on_demand = token_seconds(SearchPlanner(experts_on_demand=(True,)).plan(problem))
+    except InfeasiblePlan:  # nearly all are touched, so none is planned
+        return f"{ahead:6.3f} s"
+    taken = SearchPlanner().plan(problem).policy.experts_on_demand
+    return f"{ahead:6.3f} s   {on_demand:6.3f} s{'*' if taken else ''}   {ahead / on_demand:4.1f} x"
 
 
-def pass_seconds(plan: Plan, rows: int) -> float:
-    """Of a decoding pass, in the mean."""
-    return plan.prediction.decode_s / (NEW_TOKENS - 1) / -(-rows // plan.policy.block_size)
+def token_seconds(plan: Plan) -> float:
+    """Of a token of all prompts, in the mean of decoding."""
+    return plan.prediction.decode_s / (NEW_TOKENS - 1)
 
 
 if __name__ == "__main__":
