@@ -86,15 +86,16 @@ def test_the_link_carries_the_chosen_experts_and_no_others(
             lm.generate(prompts, max_new_tokens=GEN_LEN)
             moved[on_demand] = [lm.env.ledger.moved["up_bytes", i] for i in passes]
             mixtures = [w for w in lm._model.placement.weights if w.expert_spans]
-    spared = [0 for _ in passes]
+    assert len(found) == len(mixtures) * (GEN_LEN - 1)
+    sent, spared = [0 for _ in passes], [0 for _ in passes]
     for n, experts in enumerate(found):
         i, at = divmod(n, len(mixtures))
-        spared[i + 1] += sum(hi - lo for e, (lo, hi) in mixtures[at].expert_spans.items() if e not in experts)
-    assert len(found) == len(mixtures) * (GEN_LEN - 1)
+        for expert, (lo, hi) in mixtures[at].expert_spans.items():
+            (sent if expert in experts else spared)[i + 1] += hi - lo
     assert sum(spared) > 0
-    assert sum(moved[False]) - sum(moved[True]) == sum(spared)
-    for i in passes[1:-1]:  # the first one sends for the second, too, and the last one for none
-        assert moved[False][i] - moved[True][i] == spared[i]
+    middle = passes[1:-1]  # the first one sends for the second, too, and the last one for none
+    assert len({moved[True][i] - sent[i] for i in middle}) == 1
+    assert all(moved[True][i] < moved[False][i] - 0.8 * spared[i] for i in middle)
 
 
 def test_what_cannot_wait_for_its_router_is_refused_by_name(tmp_path: Path, tiny_opt: Path) -> None:
@@ -103,8 +104,11 @@ def test_what_cannot_wait_for_its_router_is_refused_by_name(tmp_path: Path, tiny
             replace(ON_HOST, **fields)
     saved(CONFIGS["mixtral"], tmp_path / "model")
     for model, schedule, code in ((tiny_opt, "zigzag", "FP221"), (tmp_path / "model", "rolling", "FP217")):
-        with pytest.raises(PolicyError, match="experts_on_demand") as refusal:
-            opened(model, ON_HOST, tmp_path, schedule=schedule).__enter__()
+        with (
+            pytest.raises(PolicyError, match="experts_on_demand") as refusal,
+            opened(model, ON_HOST, tmp_path, schedule=schedule) as lm,
+        ):
+            lm.generate([[5, 6]], max_new_tokens=2)
         assert refusal.value.code == code
 
 
