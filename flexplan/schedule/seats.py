@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import NamedTuple
@@ -96,8 +96,8 @@ class Seats:
     """The seats of a block, and the requests that wait for them: first come, first served, each by its own size.
 
     A seat serves the requests that need it; once none of those is left, the largest of the smaller ones; of one size
-    first who comes again.  Before all of them who has outgrown a smaller one, or is about to.  ``lens`` are on paper the
-    answers' lengths, which else are known when they end.
+    first who comes again.  Before all of them who has outgrown a smaller one, or is about to.  ``lens`` are on paper
+    the answers' lengths, which else are known when they end.
     """
 
     block: Block
@@ -128,7 +128,7 @@ class Seats:
         self._back, self._again = [], [deque() for _ in self._rooms]
         self._guests, self._groups = [{} for _ in self._rooms], [()] * len(self._rooms)
         self._begins = [0] * len(self._rooms)  # of the guests of a micro-batch, the sum of prompts less passes before
-        self._leaves, self._grows = ([[] for _ in self._rooms] for _ in range(2))
+        self._leaves, self._grows = [[] for _ in self._rooms], [[] for _ in self._rooms]
 
     def boardings(self, finished: Finished) -> Iterator[Boarding]:
         """Pass after pass; before each, ``finished`` is asked of every guest: has the request met its end?
@@ -194,7 +194,7 @@ class Seats:
                 else:
                     moves.append(self._shift(guest, to))
         for to in reversed(range(len(self._rooms))):
-            while self._free[to] and (guest := self._about_to_grow(to, number)):
+            while self._free[to] and (guest := self._about_to_grow(to, number, {move.now for move in moves})):
                 moves.append(self._shift(guest, to))
         return tuple(moves)
 
@@ -221,11 +221,11 @@ class Seats:
                 return None
         return None
 
-    def _about_to_grow(self, to: int, number: int) -> Guest | None:
-        """Who is next to outgrow a smaller seat soon, and would fill a seat of micro-batch ``to``."""
+    def _about_to_grow(self, to: int, number: int, moved: Container[Guest]) -> Guest | None:
+        """Who is next to outgrow a smaller seat soon, and would fill a seat of micro-batch ``to``; nobody moves twice."""
         for k in reversed(range(to)):
             guest = self._first_to_grow(k)
-            if guest is None or self._rooms[k] == self._rooms[to]:
+            if guest is None or guest in moved or self._rooms[k] == self._rooms[to]:
                 continue
             left = guest.outgrows(self._rooms[k]) - number
             if left <= self._stretch / _EARLY and self._size(guest.request, guest.chosen(number)) >= to:

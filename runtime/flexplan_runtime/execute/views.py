@@ -182,6 +182,10 @@ class TaskView:
         """All ranges that the task writes, in its order."""
         return [self._memory.bytes_of(a) for a in self.task.writes]
 
+    def ranges(self, buffer: str) -> list[Tensor]:
+        """All ranges of a buffer that the task reads, in its order."""
+        return [self._memory.bytes_of(a) for a in self.task.reads if a.buffer == buffer]
+
     def on_disk(self, buffer: str) -> tuple[ScratchFile, int]:
         """The file and offset of what the task reads or writes of a buffer on disk."""
         return self._memory.disk_range(next(a for a in (*self.task.reads, *self.task.writes) if a.buffer == buffer))

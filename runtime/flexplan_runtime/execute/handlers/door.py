@@ -79,9 +79,8 @@ def _spans(view: TaskView) -> list[Span]:
 
 def _by_home(view: TaskView) -> Iterator[tuple[Span, int]]:
     """Each newcomer, and how many of its heads are at home on the gpu."""
-    heads, on_gpu = view.placement.shape.num_kv_heads, view.segment.grains[0]
     for span in _spans(view):
-        yield span, min(heads, max(0, on_gpu - span.guest.row * heads))
+        yield span, view.placement.heads_on_gpu(view.layer.depth, view.task.k, span.guest.row)
 
 
 def _leaving(view: TaskView, data: Tensor) -> Iterator[Tensor]:
