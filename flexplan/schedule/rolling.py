@@ -141,7 +141,7 @@ class RollingVerbs(Verbs):
 
     # -- who moves ------------------------------------------------------------------------------------------------
     def move(self, p: Pass, j: int) -> Tasks:
-        """What layer j keeps of those who move to another seat, before it is at work there; of the first, their tokens."""
+        """What layer j keeps of those who move, before it is at work in their new seats; the first has their tokens."""
         if self.layers[j].role == EMBED:
             yield from self._move_ids(p, j)
         if not self.layers[j].attends:

@@ -222,7 +222,7 @@ class Seats:
         return None
 
     def _about_to_grow(self, to: int, number: int, moved: Container[Guest]) -> Guest | None:
-        """Who is next to outgrow a smaller seat soon, and would fill a seat of micro-batch ``to``; nobody moves twice."""
+        """Who is next to outgrow a smaller seat soon, and would fill one of micro-batch ``to``; nobody moves twice."""
         for k in reversed(range(to)):
             guest = self._first_to_grow(k)
             if guest is None or guest in moved or self._rooms[k] == self._rooms[to]:
