@@ -11,7 +11,6 @@ from pathlib import Path
 from flexplan.errors import ModelFilesError, UsageError, did_you_mean
 from flexplan.files import is_directory, is_file
 from flexplan.limits import MOST_TEXT, shown
-from flexplan.model.checkpoint import refuse_unusable_weights
 from flexplan.model.config import read_config
 from flexplan.model.constants import ModelConstants
 from flexplan.model.families import FAMILIES, why_not
@@ -103,6 +102,8 @@ def shape_to_run(name: str | Path) -> ModelShape:
     """
     text, shape = str(name), model_shape(name)
     if _is_place(text) and is_directory(text):
+        from flexplan.model.checkpoint import refuse_unusable_weights  # a model known by name has none
+
         refuse_unusable_weights(snapshot_within(Path(text)), shape)
     return shape
 

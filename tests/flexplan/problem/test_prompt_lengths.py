@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from flexplan.errors import PromptError, UsageError
-from flexplan.problem import Prompt, bounded, chunks, prompt_lengths
-from flexplan.problem.prompt_lengths import lengths, prompt_lens
+from flexplan.problem import prompt_lengths
+from flexplan.problem.prompts import Prompt
+from flexplan.problem.prompts.lengths import lengths, prompt_lens
+from flexplan.problem.prompts.tokenizer_file import bounded, chunks
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from transformers import AutoTokenizer
 from typer.testing import CliRunner, Result
 
 from flexplan.cli.app import app
-from flexplan.problem import Chat, Prompt, lengths
+from flexplan.problem.prompts import Chat, Prompt
+from flexplan.problem.prompts.lengths import lengths
 
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{% if message.role == 'root' %}{{ raise_exception('no root') }}"
