@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flexplan.apart import blame_of, schedule_of
 from flexplan.cost import Rates
 from flexplan.errors import PolicyError
 from flexplan.files import write_whole
@@ -21,6 +20,7 @@ from flexplan.plan.notebook import plan_html
 from flexplan.plan.plan_file import PlanFile, digest, first_difference
 from flexplan.policy import POLICY_VERSION, Block, Policy, full_block, read_strict_json, rolling_block
 from flexplan.problem import Problem
+from flexplan.sandbox import blame_of, schedule_of
 from flexplan.schedule import Schedule, refuse_to_roll, rolls
 from flexplan.simulation import Prediction, job_timeline, peak_bytes, predict, simulate_graph
 

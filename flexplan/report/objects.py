@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from flexplan.apart import schedule_of
 from flexplan.errors import FlexplanError
 from flexplan.files import json_line
 from flexplan.graph import Timeline
@@ -12,6 +11,7 @@ from flexplan.job import BenchReport, Choice, Completion, DemoReport, JobReport,
 from flexplan.problem import BadLine, Chat
 from flexplan.report.job import job_lines, job_object
 from flexplan.report.tables import per_second
+from flexplan.sandbox import schedule_of
 from flexplan.schedule import rolls
 from flexplan.units import format_duration, format_size
 

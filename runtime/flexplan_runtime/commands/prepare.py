@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import torch
 
-from flexplan.apart import schedule_of
 from flexplan.errors import FlexplanError, InfeasiblePlan, ModelFilesError, PolicyError, PromptError, UsageError
 from flexplan.hardware import Hardware, hardware_from
 from flexplan.job import RunRequest
@@ -20,6 +19,7 @@ from flexplan.model.checkpoint import verify_lock
 from flexplan.plan import Plan, refuse_endless, refuse_over_budget
 from flexplan.policy import Policy
 from flexplan.problem import Expectation, Lengths, Problem, Prompt, Wishes, Workload
+from flexplan.sandbox import schedule_of
 from flexplan.simulation import peak_bytes
 from flexplan.units import format_size
 from flexplan_runtime.commands.refused import Refused
