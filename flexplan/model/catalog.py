@@ -31,7 +31,7 @@ from flexplan.model.places import (
 from flexplan.model.shape import ModelShape
 
 # behind the name of a model: in blocks of FP8 as Qwen publishes them; in 16 bits, where its maker gives fewer
-_QUANTISED = {"-fp8": {"quantization_config": FP8_BLOCKS}, "-bf16": {"quantization_config": None}}
+_QUANTISED: dict[str, Config] = {"-fp8": {"quantization_config": FP8_BLOCKS}, "-bf16": {"quantization_config": None}}
 
 
 @cache
