@@ -14,7 +14,8 @@ from flexplan.errors import GraphError
 from flexplan.graph import Sweep, Task, TaskGraph, check_graph, check_order, never
 from flexplan.placement import Placement
 from flexplan.policy import Policy, rolling_block
-from flexplan.problem import Problem, Workload, read_lengths
+from flexplan.problem import Problem, Workload
+from flexplan.problem.prompts import read_lengths
 from flexplan.proof import SeatingLaws
 from flexplan.schedule import Boarding, Guest, Move, Seats, columns_moved, rolling_graph
 from flexplan.testing import small_shape
