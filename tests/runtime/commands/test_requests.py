@@ -126,6 +126,8 @@ def test_a_template_that_harms_is_refused_before_anything_runs(desk: Desk, templ
     (desk.model / "chat_template.jinja").write_text(template)
     result = desk.run({"messages": USER})
     assert result.exit_code == 2 and code in result.stderr, result.stderr
+    assert desk.run({"messages": USER}, {"prompt": "text"}, {"messages": USER}).exit_code == 5
+    assert [row["id"] for row in desk.rows()] == [1] and all(code in desk.failed()[n]["message"] for n in (0, 2))
 
 
 def test_a_template_that_does_not_end_fails_its_lines_and_then_the_run(
