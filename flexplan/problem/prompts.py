@@ -101,6 +101,7 @@ class Prompts(Sequence[Prompt]):
     def __init__(self, source: Input, make: Make, name: Name) -> None:
         self.places = array("Q")
         self.num_characters = 0
+        self.draws = False  # does a line by itself?
         self.bad = BadLines(source, make, name)
         self._index, self._make = LineIndex(source), make
         self._digests = array("Q")
@@ -112,6 +113,7 @@ class Prompts(Sequence[Prompt]):
         self._index.add(line)
         self._digests.append(int(digest_of(prompt), 16))
         self.num_characters += len(prompt.content)
+        self.draws = self.draws or bool(prompt.wishes.draws)
         return prompt.id
 
     def __len__(self) -> int:

@@ -204,8 +204,12 @@ def _refusal(
 
 
 def _sampling(request: RunRequest, math: ModelConstants) -> Sampling:
-    asked = request.temperature, request.top_k, request.top_p, request.seed
-    return Sampling.of(math.rules, request.do_sample or None, *asked)
+    """Of lines that do not say; those that draw by themselves take what the flags say of draws, too."""
+    asked = request.temperature, request.top_k, request.top_p
+    if request.do_sample:
+        return Sampling.of(math.rules, True, *asked, request.seed)
+    Sampling(True, *asked)  # or is refused here
+    return Sampling.of(math.rules, None, seed=request.seed)
 
 
 def environment(request: RunRequest) -> ExecutionEnv:

@@ -35,11 +35,11 @@ class Desk:
         (place / "policy.json").write_text(json.dumps({"gpu_batch_size": 4, "num_gpu_batches": 2}))
         self.out, self.errors = place / "out.jsonl", place / "out.errors.jsonl"
 
-    def run(self, *lines: dict[str, Any], more: tuple[str, ...] = ()) -> Result:
+    def run(self, *lines: dict[str, Any], more: tuple[str, ...] = (), how: str = "--overwrite") -> Result:
         text = "".join(json.dumps(line) + "\n" for line in lines)
         paths = ["--model", self.model, "-o", self.out, "--offload-dir", self.place / "off"]
         fixed = ["run", self.place / "policy.json", "--prompts", "-", "--device", "cpu", "--max-new-tokens", 6]
-        args = [str(arg) for arg in (*fixed, *paths, "--overwrite", "--ordered", *more)]
+        args = [str(arg) for arg in (*fixed, *paths, how, "--ordered", *more)]
         return CliRunner().invoke(app, args, input=text)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -184,6 +184,16 @@ def test_a_line_without_a_temperature_does_as_the_flags_say(desk: Desk) -> None:
     assert desk.run({"prompt": prompt}).exit_code == 0
     assert greedy == desk.rows()[0]["token_ids"] != drawn
     assert own not in (drawn, greedy)  # drawn by its place
+    # what draws by itself takes the flags, too; where nothing draws they are refused
+    one = [{"prompt": prompt, "top_p": 0.9, "seed": 1}, {"prompt": prompt}]
+    for hot in ("0.01", "3.0"):
+        assert desk.run(*one, more=("--temperature", hot)).exit_code == 0
+        narrow, plain = (row["token_ids"] for row in desk.rows())
+        assert plain == greedy and (narrow == greedy) == (hot == "0.01")
+    differs = desk.run(*one, more=("--temperature", "2.0"), how="--resume")
+    assert "is greedy, drawn lines by temperature 2.0" in differs.stderr
+    assert "FP165" in desk.run({"prompt": prompt}, more=("--temperature", "3.0")).stderr
+    assert "FP150" in desk.run(*one, more=("--temperature", "-1")).stderr
 
 
 def test_stops_are_found_across_the_borders_of_tokens_and_characters_that_are_cut(desk: Desk) -> None:
