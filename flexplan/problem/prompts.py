@@ -11,12 +11,12 @@ import re
 import zlib
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 
@@ -34,7 +34,7 @@ _TABLES = frozenset((".csv", ".tsv", ".parquet", ".xlsx"))
 _KEYS_OF_REQUESTS = ("prompt", "prompt_ids", "messages", "custom_id")
 
 Make = Callable[[Line, int], Prompt]  # of a line and its place
-Name = Callable[[Line, int], tuple[str | int | None, Api]]  # of one that is no request
+Name = Callable[[Line, int | None], tuple[str | int | None, Api]]  # what it calls itself, else that number
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +83,13 @@ class BadLines(Sequence[BadLine]):
             return BadLine(place, line.number, *self.named(line, place), error)
         raise AssertionError("it was bad")
 
-    def named(self, line: Line, place: int) -> tuple[str | int | None, Api]:
+    def named(self, line: Line, otherwise: int | None) -> tuple[str | int | None, Api]:
         """What a line calls itself, and whose words it is in."""
-        return self._name(line, place)
+        return self._name(line, otherwise)
+
+    def line(self, at: int) -> Line:
+        """As it stands in the input."""
+        return self._index.line(at)
 
     def digest(self, at: int) -> str:
         """Of what stands there."""
@@ -132,13 +136,16 @@ class Prompts(Sequence[Prompt]):
         """What a request asks for, in short."""
         return f"{self._digests[at]:016x}"
 
-    def called(self, place: int) -> tuple[str | int | None, int]:
-        """The name and the line of what has this place among all lines."""
+    def line(self, at: int) -> Line:
+        """As it stands in the input."""
+        return self._index.line(at)
+
+    def at_place(self, place: int) -> Line:
+        """What has this place among all lines, bad ones too."""
         for found in (self, self.bad):
             at = bisect_left(found.places, place)
             if at < len(found) and found.places[at] == place:
-                one = found[at]
-                return one.id, one.line
+                return found.line(at)
         raise KeyError(place)
 
 
@@ -220,7 +227,7 @@ def _parsed(
     is_text = form == "text" or (form == "auto" and suffix in _TEXT_SUFFIXES)
     as_json = form in ("jsonl", "openai") or suffix in _JSON_SUFFIXES or _is_json(begins)
     if is_text or not (as_json or _opens_array(begins)):
-        return _taken(Prompts(source, _of_text, _name_of_text), looked_at(every), strict)
+        return _taken(source, _of_text, _name_of_text, looked_at(every), strict)
     spread: Iterable[Line] = every
     if _opens_array(begins):
         source, spread = _spread(_array(every))
@@ -228,7 +235,7 @@ def _parsed(
     def of_json(line: Line, place: int) -> Prompt:
         return prompt_of(loaded(line.text, line.number), line.number, place, form)
 
-    return _taken(Prompts(source, of_json, _name_of_json), spread, strict)
+    return _taken(source, of_json, _name_of_json, spread, strict)
 
 
 def _of_text(line: Line, place: int) -> Prompt:
@@ -254,19 +261,41 @@ def _is_request(line: str) -> bool:
     return isinstance(found, dict) and not found.keys().isdisjoint(_KEYS_OF_REQUESTS)
 
 
-def _name_of_text(line: Line, place: int) -> tuple[int, Api]:
-    return place, "own"
+def _name_of_text(line: Line, otherwise: int | None) -> tuple[int | None, Api]:
+    return otherwise, "own"
 
 
-def _name_of_json(line: Line, place: int) -> tuple[str | int | None, Api]:
+def _name_of_json(line: Line, otherwise: int | None) -> tuple[str | int | None, Api]:
     try:
-        return name_of(line.text, place)
+        return name_of(line.text, otherwise)
     except PromptError:
         return None, "own"
 
 
-def _taken(found: Prompts, lines: Iterable[Line], strict: bool) -> Prompts:
-    """A prompt a line; what is none is put aside, and has a name all the same."""
+def _taken(source: Input, make: Make, name: Name, lines: Iterable[Line], strict: bool) -> Prompts:
+    """A prompt a line; what is none is put aside, and has a name all the same, as no two may have one."""
+    found, names = _read(Prompts(source, make, name), lines, strict)
+    clashes = _clashes(names, found)
+    if not clashes:
+        return found
+
+    def apart(line: Line, place: int) -> Prompt:
+        prompt = make(line, place)
+        if place in clashes:
+            raise _clash(name, line, place, found.at_place(clashes[place]))
+        return prompt
+
+    def nameless(line: Line, otherwise: int | None) -> tuple[str | int | None, Api]:
+        called, api = name(line, otherwise)
+        return (None if line.offset in offsets else called), api
+
+    offsets = {found.at_place(place).offset for place in clashes}
+    again = (found.at_place(place) for place in range(len(names)))
+    return _read(Prompts(source, apart, nameless), again, strict)[0]
+
+
+def _read(found: Prompts, lines: Iterable[Line], strict: bool) -> tuple[Prompts, array[int]]:
+    """All lines, and hashes of their names."""
     names = array("q")
     for place, line in enumerate(lines):
         name: str | int | None
@@ -278,8 +307,7 @@ def _taken(found: Prompts, lines: Iterable[Line], strict: bool) -> Prompts:
             found.bad.add(line, place)
             name, _ = found.bad.named(line, place)
         names.append(hash(f"no name at {place}" if name is None else str(name)))
-    _refuse_twins(names, found.called)
-    return found
+    return found, names
 
 
 def _is_json(text: str) -> bool:
@@ -337,20 +365,48 @@ def _begins(whole: str, numbers: Sequence[int]) -> Iterator[int]:
         line += whole.count("\n", end, at)
 
 
-def _refuse_twins(names: array[int], called: Callable[[int], tuple[str | int | None, int]]) -> None:
-    """Raise PromptError where two lines have one name; ``names`` are hashes, which say where to look."""
+class _Called(NamedTuple):
+    """A line that may have the name of another: ``own`` is an id, not its place."""
+
+    place: int
+    line: int
+    own: bool
+
+
+def _clashes(names: array[int], found: Prompts) -> dict[int, int]:
+    """Of lines without an id that are called as another line is: the later one's place, with the earlier one's.
+
+    So prompts that are added change none of before.  Raises PromptError where two lines have one id.
+    """
     hashes = np.frombuffer(names, dtype=np.int64) if names else np.empty(0, np.int64)
-    found, counts = np.unique(hashes, return_counts=True)
-    if len(found) == len(hashes):
-        return
-    lines: dict[str, list[int]] = {}
-    for place in np.flatnonzero(np.isin(hashes, found[counts > 1])).tolist():
-        name, line = called(place)
+    values, counts = np.unique(hashes, return_counts=True)
+    if len(values) == len(hashes):
+        return {}
+    called: dict[str, list[_Called]] = {}
+    for place in np.flatnonzero(np.isin(hashes, values[counts > 1])).tolist():
+        line = found.at_place(place)
+        own, name = (found.bad.named(line, otherwise)[0] for otherwise in (None, place))
         if name is not None:
-            lines.setdefault(str(name), []).append(line)
+            called.setdefault(str(name), []).append(_Called(place, line.number, own is not None))
+    _refuse_twins({name: [one.line for one in alike if one.own] for name, alike in called.items()})
+    pairs = [alike for alike in called.values() if len(alike) > 1]
+    return {later.place: earlier.place for earlier, later in pairs}
+
+
+def _refuse_twins(lines: Mapping[str, Sequence[int]]) -> None:
+    """Raise PromptError where several lines say one id."""
     twins = {name: where for name, where in lines.items() if len(where) > 1}
     if twins:
         each = (f"{name:.60} (lines {', '.join(map(str, where[:5]))})" for name, where in islice(twins.items(), 10))
         message = f"{len(twins)} ids stand there more than once: {', '.join(each)}; allowed is once"
-        fix = "give every line an id of its own, or none at all: one without is called by its place, counted from 0"
-        raise PromptError("FP313", message, fix=fix + '; 5 and "5" are one id')
+        raise PromptError("FP313", message, fix='give every line an id of its own, or none; 5 and "5" are one id')
+
+
+def _clash(name: Name, line: Line, place: int, earlier: Line) -> PromptError:
+    own, _ = name(line, None)
+    by_place = "has no id, and is called by its place, counted from 0"
+    if own is None:
+        message = f"line {line.number} {by_place}: {place}, which is the id of line {earlier.number}"
+    else:
+        message = f"line {line.number}: line {earlier.number} {by_place}: {own!r:.60}, which is the id here"
+    return PromptError("FP337", message, fix="give every line an id of its own, or none")
