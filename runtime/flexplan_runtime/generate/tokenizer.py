@@ -142,7 +142,10 @@ class Tokenizer:
                 if why := swollen([text], self._growth):
                     raise ValueError(why)
                 special = not isinstance(prompt.content, Chat)
-                found.append(loaded(text, add_special_tokens=special)["input_ids"])
+                ids = loaded(text, add_special_tokens=special, verbose=False)[
+                    "input_ids"
+                ]  # its length is looked at here
+                found.append(ids)
 
         while len(found) < len(few):
             try:

@@ -66,10 +66,10 @@ def test_lines_of_openai_are_answered_in_its_own_types(desk: Desk) -> None:
     text, chat = "/v1/completions", "/v1/chat/completions"
     prompt = tiny_opt_prompts()[0]
     result = desk.run(
-        batch("a", text, prompt=prompt, logprobs=2, max_tokens=4),
+        batch("a", text, prompt=[prompt], logprobs=2, max_tokens=4),
         batch("b", text, prompt=[5, 6, 7], n=2, temperature=1.5, seed=3, max_tokens=3),
         batch("c", chat, messages=USER, logprobs=True, top_logprobs=3, max_completion_tokens=5),
-        batch("d", chat, messages=USER, temperature=0, user="me"),
+        batch("d", chat, messages=USER, temperature=0, user="me", parallel_tool_calls=True),
         batch("long", text, prompt=[5] * 5000),
         batch("odd", chat, messages=USER, colour="red"),
         batch("root", chat, messages=[{"role": "root", "content": "x"}]),

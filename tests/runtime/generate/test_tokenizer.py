@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import warnings
 from pathlib import Path
@@ -95,6 +96,16 @@ def test_token_ids_run_beside_a_tokenizer_that_does_not_load(tiny_opt: Path, tmp
         assert json.loads((tmp_path / "out.errors.jsonl").read_text())["error"]["code"] == code
         for name in ("tokenizer.json", "tokenizer_config.json"):
             (model / name).unlink(missing_ok=True)
+
+
+def test_a_prompt_that_is_too_long_is_no_news_of_the_library(tiny_opt: Path, caplog: pytest.LogCaptureFixture) -> None:
+    library = logging.getLogger("transformers")
+    library.addHandler(caplog.handler)
+    try:
+        (ids,) = Tokenizer(tiny_opt).encode([Prompt(0, "a list " * 1000)])
+    finally:
+        library.removeHandler(caplog.handler)
+    assert len(ids) > 512 and not caplog.records
 
 
 def test_a_library_that_panics_is_an_error_of_those_lines(bytelevel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
