@@ -75,7 +75,7 @@ def hold_output(store: Store) -> Handle:
     handle = store.lock(OUT)
     if handle is None:
         message = "the output is being written by another run, under another name of the same file"
-        raise OutputHeld("FP1203", message, fix="wait for it, or choose another output")
+        raise OutputHeld("FP1204", message, fix="wait for it, or choose another output")
     return handle
 
 
