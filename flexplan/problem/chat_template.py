@@ -18,7 +18,7 @@ from flexplan.errors import PromptError
 from flexplan.files import parse_json
 from flexplan.limits import read_limited
 from flexplan.problem.request_line import Chat, Prompt
-from flexplan.problem.tokenizer_file import PATIENCE_S
+from flexplan.problem.tokenizer_file import LOAD_PATIENCE_S, PATIENCE_S
 
 MOST_TEMPLATE_BYTES = 1 << 20
 MOST_ENDLESS = 4  # texts on which it does not end; then it is the template's fault, not theirs
@@ -72,7 +72,7 @@ class Renderer:
             self._unusable = str(error)
         if self._unusable:
             return self._refused(f"line {prompt.line}", self._unusable)
-        answer = self._ask([dict(message) for message in chat.messages])
+        answer = self._ask([dict(message) for message in chat.messages], PATIENCE_S)
         if answer is None:
             self.close()
             self._endless.append(prompt)
@@ -98,11 +98,11 @@ class Renderer:
         self._process = subprocess.Popen(
             [sys.executable, "-P", str(_RENDERER)], stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL
         )
-        answer = self._ask({"template": template, "special": special})
+        answer = self._ask({"template": template, "special": special}, LOAD_PATIENCE_S)  # its libraries, too
         if answer is None or "error" in answer:
             raise ValueError((answer or {}).get("error", _TOO_MUCH))
 
-    def _ask(self, found: Any) -> dict[str, Any] | None:
+    def _ask(self, found: Any, patience_s: float) -> dict[str, Any] | None:
         """Its answer; None where it has ended instead, or takes too long by the clock, too."""
         process = self._process
         assert process and process.stdin and process.stdout
@@ -111,7 +111,7 @@ class Renderer:
         try:
             process.stdin.write(json.dumps(found).encode() + b"\n")
             process.stdin.flush()
-            line = process.stdout.readline() if answers.poll(PATIENCE_S * 1000) else b""
+            line = process.stdout.readline() if answers.poll(patience_s * 1000) else b""
         except OSError:
             return None
         return dict(json.loads(line)) if line.endswith(b"\n") else None
