@@ -604,8 +604,10 @@ def test_a_directory_for_packed_weights_is_refused_where_none_are(job: Job) -> N
 def test_a_disk_that_fails_at_any_call_stops_with_6_and_goes_on(
     name: str, code: int, job: Job, expected: dict[str, list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flexplan.journal import store
+    from flexplan.journal import journal, store
 
+    for interval in ("SYNC_EVERY_S", "_MOST_S"):  # however slow the machine is, one run makes the calls of another
+        monkeypatch.setattr(journal, interval, 3600.0)
     real = getattr(os, name)
     count = [0]
     at = [-1]
