@@ -11,7 +11,7 @@ from flexplan.errors import UsageError
 from flexplan.job.runtime import RunRequest
 from flexplan.plan import Plan
 from flexplan.policy import Policy
-from flexplan.problem import Prompts
+from flexplan.problem.prompts import Prompts
 from flexplan.units import format_size, parse_size
 
 DEFAULT_NEW_TOKENS = 32

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from flexplan.errors import PromptError
-from flexplan.problem.wishes import MOST_ID
+from flexplan.problem.prompts.wishes import MOST_ID
 from flexplan_runtime.execute import Given, Sampling
 from flexplan_runtime.generate.tokenizer import Tokenizer
 

@@ -13,7 +13,7 @@ from typing import Any, overload
 from flexplan.errors import PromptError
 from flexplan.limits import MOST_NEW_TOKENS
 from flexplan.model import Ids, ModelConstants, ModelShape, TokenRules
-from flexplan.problem.wishes import MOST_BIAS, MOST_CHOICES, MOST_LOGPROBS, MOST_PENALTY, MOST_REPETITION
+from flexplan.problem.prompts.wishes import MOST_BIAS, MOST_CHOICES, MOST_LOGPROBS, MOST_PENALTY, MOST_REPETITION
 from flexplan_runtime.execute import Ends, Given, Row, Sampling
 from flexplan_runtime.generate.arguments import are_ids, is_whole
 

@@ -10,20 +10,18 @@ import json
 import re
 import zlib
 from array import array
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import BytesIO
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, overload
-
-import numpy as np
+from typing import Any
 
 from flexplan.errors import PromptError, UsageError
 from flexplan.files import parse_json
-from flexplan.problem.prompt_lines import Input, Line, LineIndex, input_of
-from flexplan.problem.request_line import Api, Chat, Prompt, loaded, name_of, prompt_of
+from flexplan.problem.prompts.index import Make, Name, Prompts
+from flexplan.problem.prompts.lines import Input, Line, input_of
+from flexplan.problem.prompts.names import clash, clashes
+from flexplan.problem.prompts.request_line import Api, Prompt, loaded, name_of, prompt_of
 
 FORMATS = ("auto", "text", "jsonl", "openai")
 MOST_ARRAY_BYTES = 64 << 20  # of one JSON array, which is read whole
@@ -32,133 +30,6 @@ _TEXT_SUFFIXES = frozenset((".txt", ".text"))
 _JSON_SUFFIXES = frozenset((".jsonl", ".ndjson", ".json"))
 _TABLES = frozenset((".csv", ".tsv", ".parquet", ".xlsx"))
 _KEYS_OF_REQUESTS = ("prompt", "prompt_ids", "messages", "custom_id")
-
-Make = Callable[[Line, int], Prompt]  # of a line and its place
-Name = Callable[[Line, int | None], tuple[str | int | None, Api]]  # what it calls itself, else that number
-
-
-@dataclass(frozen=True, slots=True)
-class BadLine:
-    """A line that is no request: its place among the requests, counted from 0, and what is wrong with it.
-
-    ``id`` is what it calls itself, else its place; None where it cannot be read.
-    """
-
-    place: int
-    line: int
-    id: str | int | None
-    api: Api
-    error: PromptError
-
-
-class BadLines(Sequence[BadLine]):
-    """Those of an input, each looked at again when it is asked for: of a million there is an index of 40 bytes each."""
-
-    def __init__(self, source: Input, make: Make, name: Name) -> None:
-        self.places = array("Q")
-        self._index, self._make, self._name = LineIndex(source), make, name
-        self._digests = array("Q")
-
-    def add(self, line: Line, place: int) -> None:
-        """One more."""
-        self.places.append(place)
-        self._index.add(line)
-        text = line.raw.decode(errors="surrogateescape")
-        self._digests.append(int(_digest(["bad", text]), 16))
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    @overload
-    def __getitem__(self, at: int) -> BadLine: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[BadLine]: ...
-    def __getitem__(self, at: int | slice) -> BadLine | list[BadLine]:
-        if isinstance(at, slice):
-            return [self[n] for n in range(*at.indices(len(self)))]
-        line, place = self._index.line(at), self.places[at]
-        try:
-            self._make(line, place)
-        except PromptError as error:
-            return BadLine(place, line.number, *self.named(line, place), error)
-        raise AssertionError("it was bad")
-
-    def named(self, line: Line, otherwise: int | None) -> tuple[str | int | None, Api]:
-        """What a line calls itself, and whose words it is in."""
-        return self._name(line, otherwise)
-
-    def line(self, at: int) -> Line:
-        """As it stands in the input."""
-        return self._index.line(at)
-
-    def digest(self, at: int) -> str:
-        """Of what stands there."""
-        return f"{self._digests[at]:016x}"
-
-
-class Prompts(Sequence[Prompt]):
-    """The prompts of an input, each read again when it is looked at: of a million there is an index of 40 bytes each.
-
-    ``places`` are those among all lines, ``bad`` ones too, counted from 0.
-    """
-
-    def __init__(self, source: Input, make: Make, name: Name) -> None:
-        self.places = array("Q")
-        self.num_characters = 0
-        self.draws = False  # does a line by itself?
-        self.bad = BadLines(source, make, name)
-        self._index, self._make = LineIndex(source), make
-        self._digests = array("Q")
-
-    def add(self, line: Line, place: int) -> str | int:
-        """One more, and what it is called; raises PromptError where the line is none."""
-        prompt = self._make(line, place)
-        self.places.append(place)
-        self._index.add(line)
-        self._digests.append(int(digest_of(prompt), 16))
-        self.num_characters += len(prompt.content)
-        self.draws = self.draws or bool(prompt.wishes.draws)
-        return prompt.id
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    @overload
-    def __getitem__(self, at: int) -> Prompt: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[Prompt]: ...
-    def __getitem__(self, at: int | slice) -> Prompt | list[Prompt]:
-        if isinstance(at, slice):
-            return [self[n] for n in range(*at.indices(len(self)))]
-        return self._make(self._index.line(at), self.places[at])
-
-    def digest(self, at: int) -> str:
-        """What a request asks for, in short."""
-        return f"{self._digests[at]:016x}"
-
-    def line(self, at: int) -> Line:
-        """As it stands in the input."""
-        return self._index.line(at)
-
-    def at_place(self, place: int) -> Line:
-        """What has this place among all lines, bad ones too."""
-        for found in (self, self.bad):
-            at = bisect_left(found.places, place)
-            if at < len(found) and found.places[at] == place:
-                return found.line(at)
-        raise KeyError(place)
-
-
-def digest_of(prompt: Prompt) -> str:
-    """16 hexadecimal digits of what a request asks for."""
-    content = list(prompt.content.messages) if isinstance(prompt.content, Chat) else prompt.content
-    return _digest([prompt.id, content, prompt.api, prompt.wishes.digested])
-
-
-def _digest(asked: Sequence[Any]) -> str:
-    from flexplan.journal import request_digest  # nobody needs a journal to plan
-
-    return request_digest(asked)
 
 
 def read_prompts(source: str | Path, form: str = "auto", *, strict: bool = True) -> Prompts:
@@ -275,21 +146,21 @@ def _name_of_json(line: Line, otherwise: int | None) -> tuple[str | int | None, 
 def _taken(source: Input, make: Make, name: Name, lines: Iterable[Line], strict: bool) -> Prompts:
     """A prompt a line; what is none is put aside, and has a name all the same, as no two may have one."""
     found, names = _read(Prompts(source, make, name), lines, strict)
-    clashes = _clashes(names, found)
-    if not clashes:
+    alike = clashes(names, found)
+    if not alike:
         return found
 
     def apart(line: Line, place: int) -> Prompt:
         prompt = make(line, place)
-        if place in clashes:
-            raise _clash(name, line, place, found.at_place(clashes[place]))
+        if place in alike:
+            raise clash(name, line, place, found.at_place(alike[place]))
         return prompt
 
     def nameless(line: Line, otherwise: int | None) -> tuple[str | int | None, Api]:
         called, api = name(line, otherwise)
         return (None if line.offset in offsets else called), api
 
-    offsets = {found.at_place(place).offset for place in clashes}
+    offsets = {found.at_place(place).offset for place in alike}
     again = (found.at_place(place) for place in range(len(names)))
     return _read(Prompts(source, apart, nameless), again, strict)[0]
 
@@ -363,50 +234,3 @@ def _begins(whole: str, numbers: Sequence[int]) -> Iterator[int]:
         yield numbers[line]
         _, at = read(whole, end)
         line += whole.count("\n", end, at)
-
-
-class _Called(NamedTuple):
-    """A line that may have the name of another: ``own`` is an id, not its place."""
-
-    place: int
-    line: int
-    own: bool
-
-
-def _clashes(names: array[int], found: Prompts) -> dict[int, int]:
-    """Of lines without an id that are called as another line is: the later one's place, with the earlier one's.
-
-    So prompts that are added change none of before.  Raises PromptError where two lines have one id.
-    """
-    hashes = np.frombuffer(names, dtype=np.int64) if names else np.empty(0, np.int64)
-    values, counts = np.unique(hashes, return_counts=True)
-    if len(values) == len(hashes):
-        return {}
-    called: dict[str, list[_Called]] = {}
-    for place in np.flatnonzero(np.isin(hashes, values[counts > 1])).tolist():
-        line = found.at_place(place)
-        own, name = (found.bad.named(line, otherwise)[0] for otherwise in (None, place))
-        if name is not None:
-            called.setdefault(str(name), []).append(_Called(place, line.number, own is not None))
-    _refuse_twins({name: [one.line for one in alike if one.own] for name, alike in called.items()})
-    pairs = [alike for alike in called.values() if len(alike) > 1]
-    return {later.place: earlier.place for earlier, later in pairs}
-
-
-def _refuse_twins(lines: Mapping[str, Sequence[int]]) -> None:
-    """Raise PromptError where several lines say one id."""
-    twins = {name: where for name, where in lines.items() if len(where) > 1}
-    if twins:
-        each = (f"{name:.60} (lines {', '.join(map(str, where[:5]))})" for name, where in islice(twins.items(), 10))
-        message = f"{len(twins)} ids stand there more than once: {', '.join(each)}; allowed is once"
-        raise PromptError("FP313", message, fix='give every line an id of its own, or none; 5 and "5" are one id')
-
-
-def _clash(name: Name, line: Line, place: int, earlier: Line) -> PromptError:
-    own, _ = name(line, None)
-    by_place = "has no id, and is called by its place, counted from 0"
-    if own is None:
-        message = f"line {line.number} {by_place}: {place}, which is the id of line {earlier.number}"
-    else:
-        message = f"line {line.number}: line {earlier.number} {by_place}: {own!r:.60}, which is the id here"
-    return PromptError("FP337", message, fix="give every line an id of its own, or none")
