@@ -19,8 +19,6 @@ from flexplan_planners.search_planner import SearchPlanner
 
 from flexplan import Plan, Problem
 from flexplan.errors import InfeasiblePlan
-from flexplan.model import ModelShape, read_config
-from flexplan.model.catalog import model_config
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 MODELS = {"Mixtral-8x7B": (8, 2), "gpt-oss-120b": (128, 4), "Qwen3-30B-A3B": (128, 8), "DeepSeek-V3": (256, 8)}
@@ -63,17 +61,11 @@ def skewed(experts: int, each: int, rows: int, draws: int) -> float:
     return found / draws / experts
 
 
-def as_released(model: str) -> ModelShape:
-    """gpt-oss in its own four bits, the others in sixteen."""
-    given = {"quantization_config": {"quant_method": "mxfp4"}} if "gpt-oss" in model else {}
-    return read_config(model_config(model) | given, model)[0]
-
-
 def passes(model: str, gpu_mem: str, rows: int, hardware: str, cpu_mem: str) -> str:
     """Both ways, and which is taken."""
     budgets = {"gpu_mem": gpu_mem, "cpu_mem": cpu_mem, "disk_mem": 0}
     lengths = {"prompt_len": 512, "gen_len": NEW_TOKENS, "num_prompts": rows}
-    problem = Problem.of(as_released(model), hardware=hardware, **lengths, **budgets)
+    problem = Problem.of(model, hardware=hardware, **lengths, **budgets)
     ahead = token_seconds(SearchPlanner(experts_on_demand=(False,)).plan(problem))
     try:
         on_demand = token_seconds(SearchPlanner(experts_on_demand=(True,)).plan(problem))

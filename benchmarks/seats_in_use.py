@@ -14,7 +14,8 @@ import common
 
 from flexplan.graph import never
 from flexplan.policy import Policy, rolling_block
-from flexplan.problem import Workload, expectation_of, read_lengths
+from flexplan.problem import Workload, expectation_of
+from flexplan.problem.prompts import read_lengths
 from flexplan.schedule import Boarding, Seats
 
 
@@ -48,6 +49,8 @@ def main() -> None:
     print(f"tokens reserved: {reserved}, {reserved / longest:.0%} of as many seats for the longest")
     print(f"of these in use, mean over all passes: {share(boardings, reserved):.1%}")
     print(f"of these in use, mean over the steady state: {share(steady, reserved):.1%}")
+    moved = sum(move.now.context(one.number) - 1 for one in boardings for move in one.moves)
+    print(f"tokens moved to larger seats: {moved}, {moved / sum(found.prompt_lens):.1%} of all prompts")
     print(f"tokens of prompts computed again: {again}, {again / sum(found.prompt_lens):.1%} of all prompts")
 
 

@@ -13,16 +13,9 @@ from functools import cached_property
 from itertools import accumulate, chain
 
 from flexplan.graph import TIERS
-from flexplan.model import (
-    ModelShape,
-    Packing,
-    WeightTensor,
-    expert_of,
-    is_gathered,
-    layer_tensors,
-    schedule_layers,
-    weight_tensors,
-)
+from flexplan.model import ModelShape, Packing, WeightTensor, layer_tensors, schedule_layers, weight_tensors
+from flexplan.model.layers import is_gathered
+from flexplan.model.tensors import expert_of
 from flexplan.policy import Policy
 from flexplan.units import round_up
 

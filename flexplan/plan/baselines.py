@@ -16,7 +16,8 @@ from flexplan.plan.budgets import batch_sizes, largest
 from flexplan.plan.objectives import meets_latency
 from flexplan.plan.plan import Plan
 from flexplan.policy import Policy, fill_block, lossy_fields
-from flexplan.problem import Problem, Workload, typical_gen_len, typical_lens
+from flexplan.problem import Problem, Workload
+from flexplan.problem.ragged import typical_gen_len, typical_lens
 from flexplan.sandbox import schedule_of
 from flexplan.schedule import Schedule
 from flexplan.simulation import peak_bytes, rough_bound_of

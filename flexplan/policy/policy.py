@@ -75,8 +75,8 @@ class Policy:
     ``admit_tokens`` is how many tokens of prompts a pass of a rolling schedule takes in at the most, though always one
     prompt; 0 is as many as there are seats and doors for.
     ``room_percent`` of the mean answer that is expected is what a seat of a rolling schedule has room for, beyond what
-    is there when its request comes in; an answer that grows longer comes in again, by a longer prompt.  0 is room for
-    all that it may have.
+    is there when its request comes in; an answer that grows longer moves to a larger seat, or comes in again if none
+    is free.  0 is room for all that it may have.
     With ``experts_on_demand`` a decoding pass sends of a mixture's experts in host memory those that its router has
     chosen, once it has; without, all of them, ahead.  A prompt's tokens want nearly all, which are sent ahead anyhow.
     What every token computes with is then the first to be on the gpu.

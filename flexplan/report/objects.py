@@ -8,7 +8,7 @@ from flexplan.errors import FlexplanError
 from flexplan.files import json_line
 from flexplan.graph import Timeline
 from flexplan.job import BenchReport, Choice, Completion, DemoReport, JobReport, TokenLogprob
-from flexplan.problem import BadLine, Chat
+from flexplan.problem.prompts import BadLine, Chat
 from flexplan.report.job import job_lines, job_object
 from flexplan.report.tables import per_second
 from flexplan.sandbox import schedule_of

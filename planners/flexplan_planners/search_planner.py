@@ -11,7 +11,8 @@ from typing import Any
 from flexplan.errors import InfeasiblePlan, UsageError
 from flexplan.plan import Plan
 from flexplan.policy import Policy
-from flexplan.problem import Problem, Workload, typical_gen_len, typical_lens
+from flexplan.problem import Problem, Workload
+from flexplan.problem.ragged import typical_gen_len, typical_lens
 from flexplan.sandbox import schedule_of
 from flexplan.schedule import Schedule
 from flexplan.simulation import PHASES, Forecast, PhaseName, Prediction, with_bytes

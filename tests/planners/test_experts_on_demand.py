@@ -9,7 +9,7 @@ from flexplan_planners.schedules.zigzag import ZigZag
 
 from flexplan import Problem, solve
 from flexplan.cost import experts_touched
-from flexplan.model import expert_of
+from flexplan.model.tensors import expert_of
 from flexplan.placement import Placement
 from flexplan.policy import full_block
 from flexplan.report.tables import policy_lines

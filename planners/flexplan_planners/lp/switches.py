@@ -9,7 +9,8 @@ from itertools import product
 from math import ceil
 from typing import Any, Literal
 
-from flexplan.model import ModelShape, Packing, expert_of, layer_tensors, schedule_layers, weight_tensors
+from flexplan.model import ModelShape, Packing, layer_tensors, schedule_layers, weight_tensors
+from flexplan.model.tensors import expert_of
 from flexplan.placement import awaited, bytes_unpacked, lookahead, splits, unpacked_slots, vector_bytes
 from flexplan.policy import Policy
 from flexplan.problem import Problem

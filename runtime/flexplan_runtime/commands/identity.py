@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from flexplan.model import directory_of
+from flexplan.model.places import directory_of
 from flexplan_runtime.commands.prepare import Ready
 
 _SAMPLE_BYTES = 4096
@@ -62,7 +62,12 @@ def digests_of(directory: Path) -> dict[str, str]:
 def _sampling(ready: Ready) -> str:
     found = ready.sampling
     if not found.do_sample:
-        return f"greedy, drawn lines by seed {found.seed}" if found.seed else "greedy"
+        request = ready.request
+        own = {name: getattr(request, name) for name in ("temperature", "top_k", "top_p")} | {
+            "seed": found.seed or None
+        }
+        drawn = ", ".join(f"{name} {value}" for name, value in own.items() if value is not None)
+        return f"greedy, drawn lines by {drawn}" if drawn else "greedy"
     names = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "seed")
     said = {name: getattr(found, name) for name in names}
     said["temperature"] = 1.0 if found.temperature is None else found.temperature

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from flexplan.errors import GraphError
-from flexplan.model import ROUTING, WeightTensor
+from flexplan.model import WeightTensor
+from flexplan.model.tensors import ROUTING
 from flexplan.placement import LayerWeights, Piece
 from flexplan_runtime.execute.views import TaskView
 from flexplan_runtime.models import Pieces

@@ -10,7 +10,8 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
-from flexplan.model import ROUTER, Coding, ModelShape, WeightTensor, weight_tensors
+from flexplan.model import Coding, ModelShape, WeightTensor, weight_tensors
+from flexplan.model.tensors import ROUTER
 from flexplan_runtime.kernels.codes import scale_bytes
 
 _STD = 0.02

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import torch
 
 from flexplan.errors import PolicyError, UsageError
-from flexplan.model import ModelConstants, ModelShape, has_config, read_config, read_model
+from flexplan.model import ModelConstants, ModelShape, read_config, read_model
+from flexplan.model.places import has_config
 from flexplan_runtime.models import family_class
 from flexplan_runtime.weights.checkpoint import WeightReader, open_checkpoint
 from flexplan_runtime.weights.download import is_model, resolve_model

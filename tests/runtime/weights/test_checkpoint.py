@@ -22,9 +22,10 @@ from tiny_models import CONFIGS, logits, our_logits, reference_logits, saved, sa
 from transformers import AutoModelForCausalLM
 
 from flexplan.errors import ModelFilesError, StorageError
-from flexplan.model import INDEX, SINGLE, read_config, weight_tensors
+from flexplan.model import read_config, weight_tensors
 from flexplan.model.checkpoint import refuse_unusable_weights
 from flexplan.model.config import shape_from_config
+from flexplan.model.stored import INDEX, SINGLE
 
 IDS_BS = torch.arange(2 * 9).reshape(2, 9) * 7 % 95 + 3
 UP = "model.layers.0.mlp.up_proj.weight"

@@ -10,20 +10,18 @@ import json
 import re
 import zlib
 from array import array
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from io import BytesIO
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
-from typing import Any, overload
-
-import numpy as np
+from typing import Any
 
 from flexplan.errors import PromptError, UsageError
 from flexplan.files import parse_json
-from flexplan.problem.prompt_lines import Input, Line, LineIndex, input_of
-from flexplan.problem.request_line import Api, Chat, Prompt, loaded, name_of, prompt_of
+from flexplan.problem.prompts.index import Make, Name, Prompts
+from flexplan.problem.prompts.lines import Input, Line, input_of
+from flexplan.problem.prompts.names import clash, clashes
+from flexplan.problem.prompts.request_line import Api, Prompt, loaded, name_of, prompt_of
 
 FORMATS = ("auto", "text", "jsonl", "openai")
 MOST_ARRAY_BYTES = 64 << 20  # of one JSON array, which is read whole
@@ -32,124 +30,6 @@ _TEXT_SUFFIXES = frozenset((".txt", ".text"))
 _JSON_SUFFIXES = frozenset((".jsonl", ".ndjson", ".json"))
 _TABLES = frozenset((".csv", ".tsv", ".parquet", ".xlsx"))
 _KEYS_OF_REQUESTS = ("prompt", "prompt_ids", "messages", "custom_id")
-
-Make = Callable[[Line, int], Prompt]  # of a line and its place
-Name = Callable[[Line, int], tuple[str | int | None, Api]]  # of one that is no request
-
-
-@dataclass(frozen=True, slots=True)
-class BadLine:
-    """A line that is no request: its place among the requests, counted from 0, and what is wrong with it.
-
-    ``id`` is what it calls itself, else its place; None where it cannot be read.
-    """
-
-    place: int
-    line: int
-    id: str | int | None
-    api: Api
-    error: PromptError
-
-
-class BadLines(Sequence[BadLine]):
-    """Those of an input, each looked at again when it is asked for: of a million there is an index of 40 bytes each."""
-
-    def __init__(self, source: Input, make: Make, name: Name) -> None:
-        self.places = array("Q")
-        self._index, self._make, self._name = LineIndex(source), make, name
-        self._digests = array("Q")
-
-    def add(self, line: Line, place: int) -> None:
-        """One more."""
-        self.places.append(place)
-        self._index.add(line)
-        text = line.raw.decode(errors="surrogateescape")
-        self._digests.append(int(_digest(["bad", text]), 16))
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    @overload
-    def __getitem__(self, at: int) -> BadLine: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[BadLine]: ...
-    def __getitem__(self, at: int | slice) -> BadLine | list[BadLine]:
-        if isinstance(at, slice):
-            return [self[n] for n in range(*at.indices(len(self)))]
-        line, place = self._index.line(at), self.places[at]
-        try:
-            self._make(line, place)
-        except PromptError as error:
-            return BadLine(place, line.number, *self.named(line, place), error)
-        raise AssertionError("it was bad")
-
-    def named(self, line: Line, place: int) -> tuple[str | int | None, Api]:
-        """What a line calls itself, and whose words it is in."""
-        return self._name(line, place)
-
-    def digest(self, at: int) -> str:
-        """Of what stands there."""
-        return f"{self._digests[at]:016x}"
-
-
-class Prompts(Sequence[Prompt]):
-    """The prompts of an input, each read again when it is looked at: of a million there is an index of 40 bytes each.
-
-    ``places`` are those among all lines, ``bad`` ones too, counted from 0.
-    """
-
-    def __init__(self, source: Input, make: Make, name: Name) -> None:
-        self.places = array("Q")
-        self.num_characters = 0
-        self.bad = BadLines(source, make, name)
-        self._index, self._make = LineIndex(source), make
-        self._digests = array("Q")
-
-    def add(self, line: Line, place: int) -> str | int:
-        """One more, and what it is called; raises PromptError where the line is none."""
-        prompt = self._make(line, place)
-        self.places.append(place)
-        self._index.add(line)
-        self._digests.append(int(digest_of(prompt), 16))
-        self.num_characters += len(prompt.content)
-        return prompt.id
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    @overload
-    def __getitem__(self, at: int) -> Prompt: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[Prompt]: ...
-    def __getitem__(self, at: int | slice) -> Prompt | list[Prompt]:
-        if isinstance(at, slice):
-            return [self[n] for n in range(*at.indices(len(self)))]
-        return self._make(self._index.line(at), self.places[at])
-
-    def digest(self, at: int) -> str:
-        """What a request asks for, in short."""
-        return f"{self._digests[at]:016x}"
-
-    def called(self, place: int) -> tuple[str | int | None, int]:
-        """The name and the line of what has this place among all lines."""
-        for found in (self, self.bad):
-            at = bisect_left(found.places, place)
-            if at < len(found) and found.places[at] == place:
-                one = found[at]
-                return one.id, one.line
-        raise KeyError(place)
-
-
-def digest_of(prompt: Prompt) -> str:
-    """16 hexadecimal digits of what a request asks for."""
-    content = list(prompt.content.messages) if isinstance(prompt.content, Chat) else prompt.content
-    return _digest([prompt.id, content, prompt.api, prompt.wishes.digested])
-
-
-def _digest(asked: Sequence[Any]) -> str:
-    from flexplan.journal import request_digest  # nobody needs a journal to plan
-
-    return request_digest(asked)
 
 
 def read_prompts(source: str | Path, form: str = "auto", *, strict: bool = True) -> Prompts:
@@ -218,7 +98,7 @@ def _parsed(
     is_text = form == "text" or (form == "auto" and suffix in _TEXT_SUFFIXES)
     as_json = form in ("jsonl", "openai") or suffix in _JSON_SUFFIXES or _is_json(begins)
     if is_text or not (as_json or _opens_array(begins)):
-        return _taken(Prompts(source, _of_text, _name_of_text), looked_at(every), strict)
+        return _taken(source, _of_text, _name_of_text, looked_at(every), strict)
     spread: Iterable[Line] = every
     if _opens_array(begins):
         source, spread = _spread(_array(every))
@@ -226,7 +106,7 @@ def _parsed(
     def of_json(line: Line, place: int) -> Prompt:
         return prompt_of(loaded(line.text, line.number), line.number, place, form)
 
-    return _taken(Prompts(source, of_json, _name_of_json), spread, strict)
+    return _taken(source, of_json, _name_of_json, spread, strict)
 
 
 def _of_text(line: Line, place: int) -> Prompt:
@@ -252,19 +132,41 @@ def _is_request(line: str) -> bool:
     return isinstance(found, dict) and not found.keys().isdisjoint(_KEYS_OF_REQUESTS)
 
 
-def _name_of_text(line: Line, place: int) -> tuple[int, Api]:
-    return place, "own"
+def _name_of_text(line: Line, otherwise: int | None) -> tuple[int | None, Api]:
+    return otherwise, "own"
 
 
-def _name_of_json(line: Line, place: int) -> tuple[str | int | None, Api]:
+def _name_of_json(line: Line, otherwise: int | None) -> tuple[str | int | None, Api]:
     try:
-        return name_of(line.text, place)
+        return name_of(line.text, otherwise)
     except PromptError:
         return None, "own"
 
 
-def _taken(found: Prompts, lines: Iterable[Line], strict: bool) -> Prompts:
-    """A prompt a line; what is none is put aside, and has a name all the same."""
+def _taken(source: Input, make: Make, name: Name, lines: Iterable[Line], strict: bool) -> Prompts:
+    """A prompt a line; what is none is put aside, and has a name all the same, as no two may have one."""
+    found, names = _read(Prompts(source, make, name), lines, strict)
+    alike = clashes(names, found)
+    if not alike:
+        return found
+
+    def apart(line: Line, place: int) -> Prompt:
+        prompt = make(line, place)
+        if place in alike:
+            raise clash(name, line, place, found.at_place(alike[place]))
+        return prompt
+
+    def nameless(line: Line, otherwise: int | None) -> tuple[str | int | None, Api]:
+        called, api = name(line, otherwise)
+        return (None if line.offset in offsets else called), api
+
+    offsets = {found.at_place(place).offset for place in alike}
+    again = (found.at_place(place) for place in range(len(names)))
+    return _read(Prompts(source, apart, nameless), again, strict)[0]
+
+
+def _read(found: Prompts, lines: Iterable[Line], strict: bool) -> tuple[Prompts, array[int]]:
+    """All lines, and hashes of their names."""
     names = array("q")
     for place, line in enumerate(lines):
         name: str | int | None
@@ -276,8 +178,7 @@ def _taken(found: Prompts, lines: Iterable[Line], strict: bool) -> Prompts:
             found.bad.add(line, place)
             name, _ = found.bad.named(line, place)
         names.append(hash(f"no name at {place}" if name is None else str(name)))
-    _refuse_twins(names, found.called)
-    return found
+    return found, names
 
 
 def _is_json(text: str) -> bool:
@@ -333,22 +234,3 @@ def _begins(whole: str, numbers: Sequence[int]) -> Iterator[int]:
         yield numbers[line]
         _, at = read(whole, end)
         line += whole.count("\n", end, at)
-
-
-def _refuse_twins(names: array[int], called: Callable[[int], tuple[str | int | None, int]]) -> None:
-    """Raise PromptError where two lines have one name; ``names`` are hashes, which say where to look."""
-    hashes = np.frombuffer(names, dtype=np.int64) if names else np.empty(0, np.int64)
-    found, counts = np.unique(hashes, return_counts=True)
-    if len(found) == len(hashes):
-        return
-    lines: dict[str, list[int]] = {}
-    for place in np.flatnonzero(np.isin(hashes, found[counts > 1])).tolist():
-        name, line = called(place)
-        if name is not None:
-            lines.setdefault(str(name), []).append(line)
-    twins = {name: where for name, where in lines.items() if len(where) > 1}
-    if twins:
-        each = (f"{name:.60} (lines {', '.join(map(str, where[:5]))})" for name, where in islice(twins.items(), 10))
-        message = f"{len(twins)} ids stand there more than once: {', '.join(each)}; allowed is once"
-        fix = "give every line an id of its own, or none at all: one without is called by its place, counted from 0"
-        raise PromptError("FP313", message, fix=fix + '; 5 and "5" are one id')
