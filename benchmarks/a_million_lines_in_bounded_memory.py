@@ -31,6 +31,7 @@ from flexplan.cli.results import Target
 from flexplan.errors import RequestsFailed, Stopped
 from flexplan.job import RunRequest
 from flexplan.policy import Policy
+from flexplan.testing import policy_with
 
 LIMIT_BYTES, LIMIT_ROLLING_BYTES = 500, 1000  # a line
 PASSES = 4  # of a rolling schedule, and no more
@@ -54,7 +55,7 @@ def write_lines(path: Path, lines: int, characters: int, tokens: int) -> None:
 
 
 def rolling_plan(model: str) -> Plan:
-    policy = Policy(256, 2, 0, 100, 0, 100, 100, 0, cpu_cache_compute=True)
+    policy = policy_with(256, 2, w=(0, 100), cache=(0, 100), act=(100, 0), cpu_cache_compute=True)
     machine = {"hardware": "cpu-host", "prompt_len": 64, "gen_len": 1, "num_prompts": policy.block_size}
     return Plan.of(Problem.of(model, **machine), policy, schedule="rolling", planner="manual")
 

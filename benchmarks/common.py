@@ -6,9 +6,12 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flexplan import Policy
 
 
 def parser(doc: str | None, model: str | None = None, dtype: str | None = None) -> argparse.ArgumentParser:
@@ -29,6 +32,14 @@ def prompts_of(vocab_size: int, rows: int, prompt_len: int = 512) -> list[list[i
     draw = torch.Generator().manual_seed(0)
     found: list[list[int]] = torch.randint(10, vocab_size, (rows, prompt_len), generator=draw).tolist()
     return found
+
+
+def policy_of(rows: int, batches: int, percents: Sequence[float], **switches: Any) -> Policy:
+    """The policy of six percents: weights, cache and activations, each on the gpu and on the cpu."""
+    from flexplan.testing import policy_with  # another system is measured without flexplan
+
+    w, cache, act = zip(percents[::2], percents[1::2], strict=True)
+    return policy_with(rows, batches, w=w, cache=cache, act=act, **switches)
 
 
 def is_cuda(device: str | None) -> bool:

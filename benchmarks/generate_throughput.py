@@ -42,7 +42,9 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     args = arguments()
     rows, batches = map(int, args.block.split("x"))
-    policy = Policy(rows, batches, *args.percent, True, args.sep_layer, True, args.cpu_cache_compute)
+    policy = common.policy_of(
+        rows, batches, args.percent, sep_layer=args.sep_layer, cpu_cache_compute=args.cpu_cache_compute
+    )
     cuda = common.is_cuda(args.device)
     if cuda:
         common.cap_gpu(parse_size(args.gpu_mem))

@@ -40,7 +40,6 @@ from flexplan.cost import Rates
 from flexplan.errors import FlexplanError
 from flexplan.graph import TaskGraph, Timeline, Work
 from flexplan.plan import Plan, solve
-from flexplan.policy import Policy
 from flexplan.problem import Problem
 from flexplan.units import GiB, parse_size
 
@@ -101,9 +100,9 @@ def planned(row: str, args: argparse.Namespace) -> tuple[Plan, str]:
         return solve(problem, **{"lossy": lossy} if lossy else {}), dtype
     rows, batches = map(int, how.split("x"))
     shared = next((float(name.removeprefix("share")) for name in switches if name.startswith("share")), 0.0)
-    policy = Policy(
-        rows, batches, *map(float, rest[0].split(",")), "inline" not in switches, "sep" in switches,
-        "unpinned" not in switches, "host" in switches,
+    policy = common.policy_of(
+        rows, batches, list(map(float, rest[0].split(","))), overlap="inline" not in switches,
+        sep_layer="sep" in switches, pin_weight="unpinned" not in switches, cpu_cache_compute="host" in switches,
         compress_weight="w4" in switches, compress_cache="kv4" in switches, cache_stream_percent=shared,
     )  # fmt: skip
     return Plan.of(problem, policy, schedule="rowwise" if "rowwise" in switches else "zigzag"), dtype
