@@ -13,9 +13,9 @@ from __future__ import annotations
 import json
 import resource
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -89,9 +89,8 @@ def main() -> None:
         run(1000)
         before = peak_bytes()
         for what, how in (("anew", {"overwrite": True}), ("gone on with", {"resume": True, "ordered": True})):
-            began_s = time.perf_counter()
-            run(given.lines, **how)
-            used, took_s = peak_bytes() - before, time.perf_counter() - began_s
+            took_s = common.seconds(partial(run, given.lines, **how))
+            used = peak_bytes() - before
             print(f"{given.lines:,} lines {what}: {took_s:.0f} s, {used / 2**20:.0f} MiB and {before / 2**20:.0f}")
         nbytes = sum(path.stat().st_size for path in place.glob("*.jsonl*"))
         print(f"{used / given.lines:.0f} bytes a line, at most {most_bytes} wanted; files of {nbytes / 2**20:.0f} MiB")

@@ -8,10 +8,12 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from flexplan import Policy
+
+T = TypeVar("T")
 
 
 def parser(doc: str | None, model: str | None = None, dtype: str | None = None) -> argparse.ArgumentParser:
@@ -57,11 +59,16 @@ def cap_gpu(nbytes: float) -> None:
     torch.cuda.set_per_process_memory_fraction(min(1.0, nbytes / total))
 
 
+def timed(act: Callable[[], T], clock: Callable[[], float] = time.perf_counter) -> tuple[T, float]:
+    """What a call gives, and the seconds that it takes."""
+    start = clock()
+    found = act()
+    return found, clock() - start
+
+
 def seconds(act: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
     """What a call takes."""
-    start = clock()
-    act()
-    return clock() - start
+    return timed(act, clock)[1]
 
 
 def fastest(act: Callable[[], object], runs: int, clock: Callable[[], float] = time.perf_counter) -> float:

@@ -11,7 +11,6 @@ import re
 import shutil
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 
 import common
@@ -89,9 +88,7 @@ def _spans(plan: Plan, i: int) -> list[Span]:
 
 def look(name: str, found: Explanation, recording: Recording | None, times: int) -> None:
     """Print how large a page is, and how soon it is open."""
-    began_s = time.perf_counter()
-    text = html_report(found, recording)
-    made_s = time.perf_counter() - began_s
+    text, made_s = common.timed(lambda: html_report(found, recording))
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "report.html"
         page.write_text(text)
