@@ -25,7 +25,7 @@ def text_part(config: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     text = config.get("text_config")
     if not isinstance(text, Mapping):
         message = f"{where}: text_config of a {given} is {type(text).__name__}, not an object with the model of text"
-        raise ModelFilesError("FP503", message, fix="download the file again")
+        raise ModelFilesError("FP535", message, fix="download the file again")
     outside = {key: config[key] for key in _OUTSIDE if config.get(key) is not None}
     dtypes = {key: config[key] for key in ("dtype", "torch_dtype") if config.get(key)}
     return {"model_type": _WITH_IMAGES[given]} | dtypes | dict(text) | outside

@@ -55,5 +55,5 @@ def test_the_model_of_text_goes_on_as_transformers_whole_model_does(name: str, t
 
 
 def test_a_model_with_images_without_a_model_of_text_is_refused() -> None:
-    with pytest.raises(ModelFilesError, match=r"FP503.*text_config"):
+    with pytest.raises(ModelFilesError, match=r"FP535.*text_config"):
         read_config({"model_type": "gemma3"})
