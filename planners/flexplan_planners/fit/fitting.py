@@ -69,7 +69,7 @@ class Fitting:
             if any(over.values()):
                 given = {t: max(given[t] - 1.1 * over[t], min(given[t], least[t])) for t in self.real}
             else:
-                given = credited(self.real, program, self.n, policy, need)
+                given = self.roomier(program, policy)
             solution = _solve(program, given, self.n, pinned)
             if solution is None or solution.seconds * self.n > best_s * (1 - _WORTH):
                 break
@@ -80,7 +80,7 @@ class Fitting:
         """`fit`, from the budgets as they are, or credited by what the rows count too much for these shares."""
         policy = read_back(program, self.n, shares)
         plain = {tier: float(most) for tier, most in self.real.items()}
-        for budgets in (plain, credited(self.real, program, self.n, policy, self._need(policy))):
+        for budgets in (plain, self.roomier(program, policy)):
             solution = _solve(program, budgets, self.n)
             if solution is not None:
                 fitted = self.fit(replace(program, budgets=budgets), solution.shares)
@@ -135,7 +135,7 @@ class Fitting:
         """Every program once more, its budgets credited by what its rows count too much for the best policy so far."""
         for program in programs if self.best else ():
             assert self.best is not None
-            budgets = credited(self.real, program, self.n, self.best, self._need(self.best))
+            budgets = self.roomier(program, self.best)
             solution = _solve(program, budgets, self.n)
             if solution is not None and solution.seconds * self.n < self.best_s * (1 - _WORTH):
                 self._keep(program, self.fit(replace(program, budgets=budgets), solution.shares, self.best))
@@ -151,7 +151,7 @@ class Fitting:
             for share in _whole_shares(self.problem, program, policy):
                 moved = {CACHE[0]: share, CACHE[1]: 1 - share, CACHE[2]: 0.0}
                 at = read_back(program, self.n, {**shares_of(policy), **moved})
-                budgets = credited(self.real, program, self.n, at, self._need(at))
+                budgets = self.roomier(program, at)
                 solution = _solve(program, budgets, self.n, moved)
                 if solution is not None and solution.seconds * self.n < self.best_s:
                     pinned = replace(program, budgets=budgets)
@@ -177,6 +177,11 @@ class Fitting:
                     self._keep(program, policy)
 
     # -- what is asked of a policy -------------------------------------------------------------------------------
+    def roomier(self, program: Program, policy: Policy) -> Budgets:
+        """The budgets, larger by what the rows count too much for a policy."""
+        need, rows = self._need(policy), counted(program, self.n, policy)
+        return {tier: most + max(0.0, rows[tier] - need[tier]) if most else 0.0 for tier, most in self.real.items()}
+
     def _keep(self, program: Program, policy: Policy | None) -> None:
         """The best so far is this one, if it is faster."""
         if policy is not None:
@@ -240,12 +245,6 @@ def _weights_on(tier: str, program: Program, shares: Shares) -> float:
     """Bytes of the weights at home on a tier, where all of them or none are: nothing is rounded then."""
     row, name = program.bytes.get(tier), f"w_{tier}"
     return row.block.get(name, 0.0) * shares[name] if row else 0.0
-
-
-def credited(real: Mapping[str, int], program: Program, n: int, policy: Policy, need: Mapping[str, int]) -> Budgets:
-    """The budgets, larger by what the rows count too much for a policy."""
-    off = {tier: nbytes - need[tier] for tier, nbytes in counted(program, n, policy).items()}
-    return {tier: most + max(0.0, off[tier]) if most else 0.0 for tier, most in real.items()}
 
 
 def counted(program: Program, n: int, policy: Policy) -> Budgets:
