@@ -18,14 +18,13 @@ from flexplan.policy import Policy
 from flexplan.problem import Problem
 from flexplan.schedule import Schedule
 from flexplan.simulation import peak_bytes
-from flexplan.units import MiB
-from flexplan_planners.lp import ACT, CACHE, WEIGHTS, Program, Shares, Solution, read_back, shares_of, solve_program
+from flexplan_planners.fit.branch_and_bound import with_room
+from flexplan_planners.lp import ACT, CACHE, ONE, WEIGHTS, Program, Shares, Solution, read_back, shares_of, solve_program
 
 _ROUNDS = 6
 _WORTH = 5e-4  # of the seconds: less is not worth another placement
 _HALVINGS = 7
 _NOTHING = 1e-9
-_MOST_CREDIT = 0.25  # of a budget, and 4 MiB: rows are never further off
 
 Budgets = Mapping[str, float]
 Needs = dict[Policy, Mapping[str, int]]
@@ -45,6 +44,7 @@ class Fitting:
         self.real = problem.budgets()
         self.best_s = inf
         self.best: Policy | None = None
+        self.any_will_do = False  # or is the fastest wanted
 
     # -- one program ---------------------------------------------------------------------------------------------
     def fit(
@@ -64,6 +64,8 @@ class Fitting:
             over = {tier: max(0, need[tier] - most) for tier, most in self.real.items()}
             if not any(over.values()) and (seconds := program.seconds(shares_of(policy), self.n)) < best_s:
                 best_s, best = seconds, policy
+            if best and self.any_will_do:
+                break
             if given.keys() != self.real.keys():  # a cost model with rows of its own
                 break
             if any(over.values()):
@@ -100,35 +102,41 @@ class Fitting:
 
     def any_fits(self, programs: Sequence[Program]) -> bool:
         """Is there a policy that `fastest` would find?"""
-        self._from_the_corners(programs, first=True)
+        self.any_will_do = True
+        self._from_the_corners(programs)
         if self.best is None:
-            self._from_the_solutions(programs, first=True)
+            self._from_the_solutions(programs)
         return self.best is not None
 
-    def _from_the_solutions(self, programs: Sequence[Program], *, first: bool = False) -> None:
-        """Settings whose rows are over a budget by no more than they count too much are tried as well.
-
-        With ``first`` any policy that fits will do, here and below.
-        """
-        roomy = {tier: most * (1 + _MOST_CREDIT) + 4 * MiB if most else 0.0 for tier, most in self.real.items()}
-        bounds = ((program, s) for program in programs if (s := _solve(program, roomy, self.n)) is not None)
-        for program, bound in bounds if first else sorted(bounds, key=lambda pair: pair[1].seconds):
-            if bound.seconds * self.n >= self.best_s or (first and self.best):
+    def _from_the_solutions(self, programs: Sequence[Program]) -> None:
+        """Settings whose rows are over a budget by no more than they count too much are tried as well."""
+        bounds = with_room([replace(program, budgets=self._most(program)) for program in programs], self.n)
+        for program, bound in bounds if self.any_will_do else sorted(bounds, key=lambda pair: pair[1].seconds):
+            if bound.seconds * self.n >= self.best_s:
                 break
             self._keep(program, self._fit_anyhow(program, bound.shares))
+            if self.best and self.any_will_do:
+                break
 
-    def _from_the_corners(self, programs: Sequence[Program], *, first: bool = False) -> None:
+    def _most(self, program: Program) -> Budgets:
+        """The budgets, and all that the rows count whatever the shares: they count no more too much."""
+        return {
+            tier: most + row.block.get(ONE, 0.0) + self.n * row.batch.get(ONE, 0.0) if most else 0.0
+            for tier, most in self.real.items()
+            for row in (program.bytes[tier],)
+        }
+
+    def _from_the_corners(self, programs: Sequence[Program]) -> None:
         """Each kind of tensor on one tier alone, where nothing is rounded."""
         for program in programs:
             for shares in _corners(program):
                 if any(_weights_on(tier, program, shares) > most for tier, most in self.real.items()):
                     continue
-                seconds = self.best_s if first else program.seconds(shares, self.n)
-                if first or seconds < self.best_s:
+                if self.any_will_do or program.seconds(shares, self.n) < self.best_s:
                     policy = read_back(program, self.n, shares)
                     if self._fits(policy):
-                        self.best_s, self.best = seconds, policy
-                        if first:
+                        self._keep(program, policy)
+                        if self.any_will_do:
                             return
 
     def _from_the_best(self, programs: Sequence[Program]) -> None:
