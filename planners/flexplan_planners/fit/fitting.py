@@ -19,7 +19,18 @@ from flexplan.problem import Problem
 from flexplan.schedule import Schedule
 from flexplan.simulation import peak_bytes
 from flexplan_planners.fit.branch_and_bound import with_room
-from flexplan_planners.lp import ACT, CACHE, ONE, WEIGHTS, Program, Shares, Solution, read_back, shares_of, solve_program
+from flexplan_planners.lp import (
+    ACT,
+    CACHE,
+    ONE,
+    WEIGHTS,
+    Program,
+    Shares,
+    Solution,
+    read_back,
+    shares_of,
+    solve_program,
+)
 
 _ROUNDS = 6
 _WORTH = 5e-4  # of the seconds: less is not worth another placement
