@@ -9,12 +9,12 @@ from functools import cache
 import pytest
 from flexplan_planners.rolling_search import thinned
 
-from flexplan.apart import schedule_of
 from flexplan.errors import InfeasiblePlan, PolicyError, UsageError
 from flexplan.explanation.phases import job_bound
 from flexplan.plan import Plan, simulate, solve
 from flexplan.policy import Policy, rolling_block
 from flexplan.problem import Problem, Workload, expectation_of
+from flexplan.sandbox import schedule_of
 from flexplan.simulation import job_time, least_job_s, peak_bytes
 
 
