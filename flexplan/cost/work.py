@@ -271,3 +271,9 @@ def write_work(nbytes: float) -> Work:
 def copy_work(nbytes: float) -> Work:
     """Host to host: read and written."""
     return Work(host_bytes=2 * nbytes)
+
+
+@_shared
+def gpu_copy_work(nbytes: float) -> Work:
+    """Device to device: read and written."""
+    return Work(gpu_between_bytes=2 * nbytes, kernels=1)

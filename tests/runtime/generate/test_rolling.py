@@ -19,7 +19,8 @@ from tiny_models import CONFIGS, saved
 
 from flexplan.errors import PolicyError
 from flexplan.policy import Policy
-from flexplan.problem import expectation_of
+from flexplan.problem import Workload, expectation_of
+from flexplan.simulation import boardings_of
 from flexplan.testing import policy_with
 
 PROMPTS = [
@@ -45,6 +46,8 @@ POLICIES = {
     "not pinned": Policy(2, 2, 20, 60, pin_weight=False),
     "few come in": Policy(2, 3, 0, 100, 50, 50, cpu_cache_compute=True, admit_tokens=6),
     "seats are outgrown": Policy(2, 2, 0, 100, 50, 50, cpu_cache_compute=True, room_percent=30),
+    "outgrown on the host": Policy(3, 3, 50, 50, 0, 100, cpu_cache_compute=True, sep_layer=False, room_percent=20),
+    "outgrown without overlap": Policy(3, 3, 0, 50, 40, 60, overlap=False, cpu_cache_compute=True, room_percent=20),
     "outgrown by every token": Policy(2, 3, sep_layer=False, room_percent=1),
     "4-bit weights": policy_with(2, 2, w=(50.0, 50.0), compress_weight=True),
 }
@@ -112,6 +115,20 @@ def test_seats_by_what_is_expected_give_the_same_tokens(tmp_path: Path) -> None:
         with opened(tmp_path / "model", policy, tmp_path, schedule="rolling", expected=likely) as lm:
             ended = [(one.index, list(one.token_ids)) for one in lm.stream(PROMPTS, 30, stops=(stop,))]
         assert sorted(ended) == list(enumerate(expected)), policy
+
+
+def test_who_moves_takes_what_was_packed(tmp_path: Path) -> None:
+    """Nobody steps back, so keys and values are those that were rounded once, and the tokens those of whole seats."""
+    saved(CONFIGS["llama"], tmp_path / "model")
+    found = []
+    for room in (0.0, 20.0):
+        policy = Policy(3, 3, 0, 100, 50, 50, cpu_cache_compute=True, compress_cache=True, room_percent=room)
+        boardings = boardings_of(Workload(prompt_lens=tuple(map(len, PROMPTS)), gen_lens=tuple(MOST)), policy)
+        newcomers = [guest for one in boardings for some in one.newcomers.values() for guest in some]
+        assert any(one.moves for one in boardings) == bool(room) and not any(guest.had for guest in newcomers)
+        with opened(tmp_path / "model", policy, tmp_path, schedule="rolling") as lm:
+            found.append(lm.complete(PROMPTS, MOST).tokens)
+    assert found[0] == found[1]
 
 
 def test_packed_caches_step_back_and_lose_no_request(tmp_path: Path) -> None:

@@ -46,3 +46,16 @@ def test_what_was_put_on_each_tier_is_what_was_asked(seed: int, tmp_path: Path) 
         assert abs(found["act"][n] - 100 * policy.shares("act")[n]) <= 1 + 6400 / placement.hidden_bytes(0, 0)
         assert found["w"][n] == pytest.approx(planned["w"][n])
         assert found["cache"][n] == pytest.approx(planned["cache"][n])
+
+
+def test_of_a_rolling_job_the_prompts_that_came_in_are_counted(tmp_path: Path) -> None:
+    """Equal prompts, as many to each seat, leave what the placement says."""
+    policy = Policy(2, 2, 30, 70, 40, 60, cpu_cache_compute=True)
+    with (
+        ExecutionEnv.create(tmp_path, device="cpu") as env,
+        OffloadedLM(str(tiny_opt_path()), env, tiny_opt_path(), policy, schedule="rolling", dtype="float32") as lm,
+    ):
+        lm.complete([[2, 100, 200]] * 8, 3)
+        found = lm.realised()
+    assert found["cache"] == pytest.approx((40, 60, 0), abs=2)
+    assert found["act"] == pytest.approx((100, 0, 0))

@@ -47,6 +47,7 @@ def _keep(view: TaskView, k_TKH: Tensor, v_TKH: Tensor) -> None:
     for span, stay in _by_home(view):
         if stay and homes is not None:
             first = span.guest.row * k_TKH.shape[1]
+            view.note("cache", "gpu", stay * span.length * s.pair_bytes)
             for column, token, count in span.columns(s.capacity):
                 to = homes[first : first + stay, :, column : column + count]
                 for n, x in enumerate((k_TKH, v_TKH)):
@@ -67,6 +68,7 @@ def store_newcomers(view: TaskView) -> None:
             continue
         source, first = next(leaving), span.guest.row * heads + stay - s.grains[0]
         to = home[first : first + heads - stay]
+        view.note("cache", "cpu", source.nbytes)
         for column, token, count in span.columns(s.capacity):
             view.move(grain_rows(to, column, count), grain_rows(source, token - span.start, count))
 
@@ -79,9 +81,8 @@ def _spans(view: TaskView) -> list[Span]:
 
 def _by_home(view: TaskView) -> Iterator[tuple[Span, int]]:
     """Each newcomer, and how many of its heads are at home on the gpu."""
-    heads, on_gpu = view.placement.shape.num_kv_heads, view.segment.grains[0]
     for span in _spans(view):
-        yield span, min(heads, max(0, on_gpu - span.guest.row * heads))
+        yield span, view.placement.heads_on_gpu(view.layer.depth, view.task.k, span.guest.row)
 
 
 def _leaving(view: TaskView, data: Tensor) -> Iterator[Tensor]:
