@@ -100,7 +100,7 @@ def test_a_block_of_many_micro_batches_is_predicted_as_it_is_simulated(host: boo
 
 
 def test_a_prediction_is_what_the_timeline_takes_where_a_chain_of_tasks_outgrows_the_busiest_lane() -> None:
-    policy = Policy(64, 3, 40, 60, 0, 100, 100, 0, cpu_cache_compute=True)
+    policy = policy_with(64, 3, w=(40, 60), cache=(0, 100), act=(100, 0), cpu_cache_compute=True)
     asked = Problem.of("facebook/opt-1.3b", hardware="h100-pcie5", gpu_mem="20G", prompt_len=8, gen_len=64)
     plan = Plan.of(asked, policy)
     assert plan.prediction.total_s == pytest.approx(simulate(plan, keep=False).end_s, rel=0.01)
