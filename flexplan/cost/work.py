@@ -157,7 +157,7 @@ def host_attention_work(s: ModelShape, grains: int, context: float, pair_bytes: 
     read = (1 + sparsity) / 2
     nbytes = grains * context * pair_bytes * read
     further = 4 * grains * (s.group_size - 1) * s.head_dim * context * read
-    packed, slower = _is_packed(s, pair_bytes), _SCORED_ON_HOST if s.odd_scores else 1
+    packed, slower = _is_packed(s, pair_bytes), _SCORED_ON_HOST if s.odd_on_host else 1
     return Work(
         attended_bytes=0 if packed else nbytes * slower,
         attended_packed_bytes=nbytes * slower if packed else 0,
