@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from math import inf
 
 from flexplan.errors import PolicyError
 from flexplan.graph import TIERS
@@ -90,9 +91,10 @@ class Placement:
 
     @cached_property
     def _rings(self) -> tuple[tuple[int, ...], ...]:
-        """Of each micro-batch, the sizes of caches in which not all positions have room."""
-        longest = (self.context(self.block.gen_len - 1, k) for k in range(len(self.block.batches)))
-        rooms = ({row[k].capacity for row in self.cache} for k in range(len(self.block.batches)))
+        """Of each micro-batch, the sizes of caches in which not all positions have room; of seats, of all caches."""
+        ks, last = range(len(self.block.batches)), self.block.gen_len - 1
+        longest = (inf if self.rolls else self.context(last, k) for k in ks)
+        rooms = ({row[k].capacity for row in self.cache} for k in ks)
         return tuple(tuple(sorted(r for r in some if r < most)) for some, most in zip(rooms, longest, strict=True))
 
     def rings(self, k: int) -> tuple[int, ...]:

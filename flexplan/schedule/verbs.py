@@ -48,7 +48,7 @@ class Verbs(WeightVerbs, HiddenVerbs, CacheVerbs):
             p,
             j,
             k,
-            self._work.of("project", layer, p.i, k, self._context(p, k)),
+            self._work.of("project", layer, p.i, k, self._attended(p, layer, k)),
             self._weights(p, j) + reads + cached,
             writes,
         )
@@ -65,7 +65,7 @@ class Verbs(WeightVerbs, HiddenVerbs, CacheVerbs):
     def _attend_on_host(self, p: Pass, j: int, k: int) -> Tasks:
         layer = self.layers[j]
         s, turn, placement = self.placement.segment(layer, k), self._attention_turn(p, layer, k), self.placement
-        hosted, context = placement.hosted(p.i, layer, k), self._context(p, k)
+        hosted = placement.hosted(p.i, layer, k)
         nbytes = self._hosted_bytes(p, layer, k)
         queries_host, out = access("queries_host", turn, nbytes), access("attention_host", turn, nbytes)
         yield self._task("send_query", p, j, k, cost.down_work(nbytes), access("queries", turn, nbytes), queries_host)
@@ -76,8 +76,7 @@ class Verbs(WeightVerbs, HiddenVerbs, CacheVerbs):
             homes += access("cache_relay", turn, old) + self._cache_out(p, layer, k)
             out += (Access("cache_relay", turn, at, at + s.disk_row_bytes),)  # the new row among the old ones
         sparsity = placement.policy.attn_sparsity
-        read = placement.shape.attended(layer.depth, context)
-        work = cost.host_attention_work(placement.shape, hosted, read, s.pair_bytes, sparsity)
+        work = cost.host_attention_work(placement.shape, hosted, self._attended(p, layer, k), s.pair_bytes, sparsity)
         yield self._task("attend", p, j, k, work, queries_host + homes + self._begins_on_host(p, k), out)
         yield from self.write_cache(p, j, k)
 
@@ -88,7 +87,7 @@ class Verbs(WeightVerbs, HiddenVerbs, CacheVerbs):
     def finish(self, p: Pass, j: int, k: int) -> Tasks:
         """The rest of the step, or all of it where the gpu does all the attention."""
         layer = self.layers[j]
-        work = self._work.of("compute", layer, p.i, k, self._context(p, k))
+        work = self._work.of("compute", layer, p.i, k, self._attended(p, layer, k))
         yield from self._unpack_weight(p, j, k)
         if layer.role == EMBED:
             yield self._task(
@@ -117,7 +116,7 @@ class Verbs(WeightVerbs, HiddenVerbs, CacheVerbs):
         else:
             yield from self._load_values(p, j, k)
             reads += self._probs(p, layer, k) + self._values(p, layer, k)
-        work = self._work.of("merge", layer, p.i, k, self._context(p, k))
+        work = self._work.of("merge", layer, p.i, k, self._attended(p, layer, k))
         yield self._task("compute", p, j, k, work, reads, self._hidden_out(p, j, k))
 
     def _attend_on_gpu(self, p: Pass, j: int, k: int) -> Tasks:
@@ -128,7 +127,7 @@ class Verbs(WeightVerbs, HiddenVerbs, CacheVerbs):
         writes = written + self._hidden_out(p, j, k) + resident + ring + self._fresh(p, layer, k)
         reads = self._weights(p, j) + reads + ((resident + ring) if p.i else ())
         yield self._task(
-            "compute", p, j, k, self._work.of("compute", layer, p.i, k, self._context(p, k)), reads, writes
+            "compute", p, j, k, self._work.of("compute", layer, p.i, k, self._attended(p, layer, k)), reads, writes
         )
         yield from self.store_cache(p, j, k)
         yield from self.write_cache(p, j, k)

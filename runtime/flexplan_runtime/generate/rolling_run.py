@@ -46,7 +46,7 @@ class RollingRun(BlockRun):
         boarding: Boarding = sweep.boarding
         number, batches = boarding.number, self.plan.placement.block.batches
         for k, guests in boarding.guests.items():
-            begins = begins_of(guests, number, batches[k].num_rows, batches[k].prompt_len)
+            begins = begins_of(guests, number, batches[k].num_rows)
             self._fill("seats_host", number % PASSES_IN_FLIGHT * len(batches) + k, begins)
             self.state.choices[sweep.i, k] = self._choice_of_seats(guests, number, batches[k].num_rows)
         doors = self.plan.placement.block.doors
