@@ -25,18 +25,18 @@ def attention_by_rule(
     either, causal.
     """
     length = q.shape[1]
-    parts = window_parts(length, rule.window) if causal else []
+    parts = window_parts(length, rule.window, odd=not rule.is_plain) if causal else []
     if len(parts) > 1:
-        return _by_windows(q, k, v, pads_B, rule, parts)
+        return _by_parts(q, k, v, pads_B, rule, parts)
     if 0 < rule.window < length or (mask is None and not rule.is_plain):
         mask = prompt_mask(pads_B, length, causal=causal, window=rule.window)
     return _masked(q, k, v, mask, rule)
 
 
-def _by_windows(
+def _by_parts(
     q: Tensor, k: Tensor, v: Tensor, pads_B: Tensor, rule: AttentionRule, parts: Sequence[tuple[int, int, int]]
 ) -> Tensor:
-    """Some positions at a time over what their windows reach: of a long prompt far less than all of it."""
+    """Some positions at a time over what they reach: of a long prompt far less than all of it."""
     out = torch.empty_like(q).flatten(2)
     for first, end, lowest in parts:
         mask = prompt_mask(pads_B, end, window=rule.window, first=first, lowest=lowest)

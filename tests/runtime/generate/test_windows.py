@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from flexplan_runtime import ExecutionEnv, OffloadedLM
-from flexplan_runtime.execute.handlers import attention
+from flexplan_runtime.attention import prompts as prompts_attend
 from policies import NEAR_TIE, Case, blocks_of, covering, generated, opened, random_prompts, reference
 from tiny_models import CONFIGS, saved
 
@@ -64,9 +64,9 @@ def test_a_long_prompt_attends_window_by_window(name: str, tmp_path: Path, monke
     model = saved(CONFIGS[name], tmp_path / "model")
     expected = reference(model, random_prompts(CONFIGS[name].vocab_size, 9, seed=3))
     prompts = [*expected.prompts[:8], (expected.prompts[0] * 23)[:23]]
-    expected, blocks, by_windows = reference(model, prompts), [], attention._by_windows
-    monkeypatch.setattr(attention, "_by_windows", lambda *given: blocks.append(given) or by_windows(*given))
-    for case in (Case(Policy(9, 1), num_prompts=9), Case(Policy(2, 3, sep_layer=False), num_prompts=9)):
+    expected, blocks, by_parts = reference(model, prompts), [], prompts_attend._by_parts
+    monkeypatch.setattr(prompts_attend, "_by_parts", lambda *given: blocks.append(given) or by_parts(*given))
+    for case in (Case(Policy(9, 1), num_prompts=9), Case(Policy(2, 3, sep_layer=False), "rolling", num_prompts=9)):
         differing = expected.rows_that_differ(case, generated(tmp_path / "model", case, prompts, tmp_path))
         assert all(gap < NEAR_TIE for _, gap in differing), f"{case}: {differing}"
     assert blocks
