@@ -21,7 +21,7 @@ from flexplan.model.coding import Coding, StoredFormat
 from flexplan.model.config import read_config
 from flexplan.model.constants import ModelConstants, RopeScaling, Routing
 from flexplan.model.header import read_header, what_it_is
-from flexplan.model.layers import TRANSFORMER, Layer, is_gathered, layer_tensors, schedule_layers
+from flexplan.model.layers import TRANSFORMER, Layer, is_gathered, layer_tensors, schedule_layers, separates
 from flexplan.model.packing import Packing
 from flexplan.model.places import (
     cached,
@@ -100,6 +100,7 @@ __all__ = [
     "read_model",
     "refuse_other_formats",
     "schedule_layers",
+    "separates",
     "shape_to_run",
     "snapshot_within",
     "weight_bytes",

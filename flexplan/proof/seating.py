@@ -3,8 +3,8 @@
 The order of tasks is the checker's matter (`graph/checker.py`); here is what they are to be about.  The cache of a
 micro-batch in a layer has, in each pass, its reads by rows that decode, then the new token of each, then the prompts of
 newcomers; whoever decodes came in an earlier pass to that very seat, and a seat is taken only when nobody sits there.
-Who steps back loses nothing: it comes again by all tokens that were chosen, not before the last of them is known, and
-nowhere sits twice.
+Of a prompt a layer with a window keeps the last tokens alone.  Who steps back loses nothing: it comes again by all
+tokens that were chosen, not before the last of them is known, and nowhere sits twice.
 """
 
 from __future__ import annotations
@@ -111,12 +111,15 @@ class SeatingLaws:
                 mine = found.get((False, layer.j, k), [])
                 self._once(boarding, mine, "compute", layer.j, k)
                 if layer.attends:
+                    segment = self.placement.segment(layer, k)
                     self._kept(boarding, mine, layer.j, k, self._homes(layer.depth, k))
+                    self._leave(boarding, mine, layer.j, k, segment.off_gpu * segment.pair_bytes)
             for k in boarding.newcomers:
                 mine = found.get((True, layer.j, k), [])
                 self._once(boarding, mine, "compute", layer.j, k)
                 if layer.attends:
                     self._kept(boarding, mine, layer.j, k, self._homes_of_newcomers(boarding, layer.depth, k))
+                    self._leave(boarding, mine, layer.j, k, self._leaving_bytes(boarding, layer.depth, k))
                 elif layer.role == EMBED:
                     self._once(boarding, mine, "load_ids", layer.j, k)
             if layer.role == HEAD:
@@ -137,6 +140,21 @@ class SeatingLaws:
                 f"layer {j} of micro-batch {k} keeps its tokens in {sorted(written)}, their homes are {sorted(homes)}"
             )
             _refuse(boarding, message)
+
+    def _leave(self, boarding: Boarding, tasks: list[Task], j: int, k: int, nbytes: int) -> None:
+        """Of those, what is not at home on the gpu is left to be stored, and stored."""
+        for verb, accesses in (("keeps", [t.writes for t in tasks]), ("stores", [t.reads for t in tasks])):
+            found = sum(a.hi - a.lo for each in accesses for a in each if a.buffer == "fresh")
+            if found != nbytes:
+                message = f"layer {j} of micro-batch {k} {verb} {found} bytes of new tokens, {nbytes} leave the gpu"
+                _refuse(boarding, message)
+
+    def _leaving_bytes(self, boarding: Boarding, depth: int, k: int) -> int:
+        """Of newcomers' heads that are not at home on the gpu, the tokens for which a cache has room."""
+        heads, segment = self.placement.shape.num_kv_heads, self.placement.cache[depth][k]
+        off_gpu = [max(0, min(heads, (g.row + 1) * heads - segment.grains[0])) for g in boarding.newcomers[k]]
+        kept = [min(g.prompt_len, segment.capacity) for g in boarding.newcomers[k]]
+        return sum(n * tokens for n, tokens in zip(off_gpu, kept, strict=True)) * segment.pair_bytes
 
     def _homes(self, depth: int, k: int) -> set[tuple[str, int]]:
         segment, index = self.placement.cache[depth][k], self.placement.cache_index(depth, k)
