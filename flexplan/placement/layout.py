@@ -177,7 +177,7 @@ def _add_attention(arenas: _Arenas, p: Placement) -> None:
         arenas.ring("attention_host", "host.work", p.live + 1, hosted)
     else:
         last = p.block.gen_len - 1
-        values = max(s.streamed * p.chosen(last, s.k) for row in p.cache for s in row)
+        values = max(s.streamed * p.chosen(last, s) for row in p.cache for s in row)
         arenas.ring("choices", "gpu.work", p.live + 1, values * ID_BYTES)
         arenas.ring("probs", "gpu.work", p.live + 1, values * p.shape.group_size * PROB_BYTES)
         arenas.ring("values", "gpu.work", 2 if p.policy.overlap else 1, values * p.cache[0][0].vector_bytes)

@@ -114,9 +114,15 @@ class Placement:
         """True where the gpu streams keys, and of the values only those that sparse attention chose by them."""
         return self.policy.attn_sparsity < 1 and any(s.streamed for row in self.cache for s in row)
 
-    def chosen(self, i: int, k: int) -> int:
+    def chosen(self, i: int, s: Segment) -> int:
         """Old values of each streamed grain that step i brings to the gpu; 0 where they come with their keys."""
-        return values_read(self.policy.attn_sparsity, self.context(i, k) - 1) if i and self.chooses else 0
+        if not i or not self.chooses:
+            return 0
+        return values_read(self.policy.attn_sparsity, min(self.context(i, s.k), s.capacity) - 1)
+
+    def chosen_by_layers(self, i: int, k: int) -> tuple[int, ...]:
+        """The same of each layer; nothing where none chooses."""
+        return tuple(self.chosen(i, row[k]) for row in self.cache) if self.chooses else ()
 
     @property
     def streamed_parts(self) -> int:

@@ -54,9 +54,9 @@ def project(view: TaskView) -> None:
 
 def _choose(view: TaskView, q_GPH: Tensor, out_GPH: Tensor) -> None:
     """Of the streamed grains: which old values count and how much, and the newest one's part of attention."""
-    s, old, batch = view.segment, view.old_tokens, view.batch
+    s, old = view.segment, view.old_tokens
     first, rule = s.grains[0], view.rule
-    pads, newest, packing = view.unread[first:], batch.position, view.block.cache_packing
+    pads, newest, packing = view.unread[first:], view.newest, view.block.cache_packing
     keys_GTH = by_grain(view.slot("cache_ring"), s, s.streamed, s.capacity, view.block.cache_dtype, 1)[:, 0, : old + 1]
     probs = attention_weights(q_GPH, keys_GTH, pads, newest, rule, packing, first)
     positions, probs = choose(probs, pads, newest, view.placement.policy.attn_sparsity)
