@@ -19,8 +19,7 @@ import common
 from flexplan import Problem, solve
 from flexplan.errors import InfeasiblePlan
 from flexplan.graph import GPU, H2D_WEIGHTS
-from flexplan.model import ModelShape, read_config, weight_tensors
-from flexplan.model.catalog import model_config
+from flexplan.model import weight_tensors
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 MODELS = {"Mixtral-8x7B": (8, 2), "gpt-oss-120b": (128, 4), "Qwen3-30B-A3B": (128, 8), "DeepSeek-V3": (256, 8)}
@@ -63,17 +62,11 @@ def skewed(experts: int, each: int, rows: int, draws: int) -> float:
     return found / draws / experts
 
 
-def as_released(model: str) -> ModelShape:
-    """gpt-oss in its own four bits, the others in sixteen."""
-    given = {"quantization_config": {"quant_method": "mxfp4"}} if "gpt-oss" in model else {}
-    return read_config(model_config(model) | given, model)[0]
-
-
 def passes(model: str, gpu_mem: str, rows: int, hardware: str, cpu_mem: str, draws: int) -> str:
     """As planned, and at the least where only what is touched is sent."""
     budgets = {"gpu_mem": gpu_mem, "cpu_mem": cpu_mem, "disk_mem": 0}
     lengths = {"prompt_len": 512, "gen_len": NEW_TOKENS, "num_prompts": rows}
-    problem = Problem.of(as_released(model), hardware=hardware, **lengths, **budgets)
+    problem = Problem.of(model, hardware=hardware, **lengths, **budgets)
     try:
         plan = solve(problem)
     except InfeasiblePlan as refusal:

@@ -36,7 +36,7 @@ from torch import Tensor
 from flexplan.errors import PolicyError
 from flexplan.model import read_model, weight_tensors
 from flexplan.policy import CompressionConfig, Policy
-from flexplan.problem import Prompt
+from flexplan.problem.prompts import Prompt
 
 PLAIN = Policy(
     w_gpu_percent=0.0, w_cpu_percent=100.0, cache_gpu_percent=0.0, cache_cpu_percent=100.0, cpu_cache_compute=True

@@ -6,7 +6,7 @@
 
 A row is ``model:dtype:gpu-mem:search[:switches]`` or ``model:dtype:gpu-mem:BxN:percents[:switches]`` with switches
 among host (attention on the host; share40: 40 % of it streamed to the GPU), unpinned, inline (no overlap), sep,
-rowwise, w4 and kv4 (4 bits; a search may).
+rowwise, w4 and kv4 (4 bits; a search may), skewed (a mixture's n-th most wanted expert is wanted as often as 1/n).
 Prompts are distinct and every token is generated.  A first generate of the same block warms the libraries up; a
 long one decodes a single prompt, and the block's prompts for their first tokens.
 
@@ -34,6 +34,7 @@ from pathlib import Path
 import common
 import torch
 from flexplan_runtime import ExecutionEnv, OffloadedLM
+from flexplan_runtime.weights import DUMMY, SKEWED
 
 from flexplan.cost import Rates
 from flexplan.errors import FlexplanError
@@ -81,6 +82,11 @@ def main() -> None:
     common.put(found, args.json)
 
 
+def switches_of(row: str) -> set[str]:
+    _, _, _, how, *rest = row.split(":")
+    return set(rest[-1].split(",")) if len(rest) > (how != "search") else set()
+
+
 def planned(row: str, args: argparse.Namespace) -> tuple[Plan, str]:
     model, dtype, gpu_mem, how, *rest = row.split(":")
     problem = Problem.of(
@@ -88,7 +94,7 @@ def planned(row: str, args: argparse.Namespace) -> tuple[Plan, str]:
         prompt_len=args.prompt_len, gen_len=args.gen_len,
     )  # fmt: skip
     problem = problem.model_copy(update={"model": problem.model.with_dtype(4 if dtype == "float32" else 2)})
-    switches = set(rest[-1].split(",")) if len(rest) > (how != "search") else set()
+    switches = switches_of(row)
     if how == "search":
         names = (("w4", "compress_weight"), ("kv4", "compress_cache"))
         lossy = {field: True for name, field in names if name in switches}
@@ -160,7 +166,8 @@ def measure(row: str, args: argparse.Namespace) -> dict[str, object]:
         args.offload_dir, gpu_mem=row.split(":")[2], cpu_mem=args.cpu_mem, disk_mem=args.disk_mem, device=args.device
     )
     start = time.perf_counter()
-    with OffloadedLM(plan.problem.model.name, env, "_DUMMY_", plan, dtype=dtype) as lm:
+    weights = SKEWED if "skewed" in switches_of(row) else DUMMY
+    with OffloadedLM(plan.problem.model.name, env, weights, plan, dtype=dtype) as lm:
         init_s = time.perf_counter() - start
         prompts = common.prompts_of(lm.shape.vocab_size, plan.policy.block_size, args.prompt_len)
         start = time.perf_counter()

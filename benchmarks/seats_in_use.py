@@ -14,7 +14,8 @@ import common
 
 from flexplan.graph import never
 from flexplan.policy import Policy, rolling_block
-from flexplan.problem import Workload, expectation_of, read_lengths
+from flexplan.problem import Workload, expectation_of
+from flexplan.problem.prompts import read_lengths
 from flexplan.schedule import Boarding, Seats
 
 

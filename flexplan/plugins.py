@@ -58,7 +58,7 @@ def load(group: str, name: str) -> Any:
 def make(group: str, name: str, **options: Any) -> Any:
     """An instance: a class or factory is called with ``options``, an object is taken as it is.
 
-    A schedule of another package is wanted by `flexplan.apart.schedule_of`, which bounds it.
+    A schedule of another package is wanted by `flexplan.sandbox.schedule_of`, which bounds it.
     """
     return made(group, name, find(group, name), **options)
 

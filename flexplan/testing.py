@@ -15,8 +15,6 @@ from functools import wraps
 from itertools import product
 from typing import Any
 
-from flexplan.apart import schedule_of
-from flexplan.apart.trial import trial
 from flexplan.cost import Rates
 from flexplan.errors import InfeasiblePlan
 from flexplan.graph import TIERS, TaskGraph, check_graph, check_memory
@@ -26,6 +24,8 @@ from flexplan.plan import Plan, Planner, Schedule, solve
 from flexplan.policy import Policy, fill_blocks
 from flexplan.problem import Problem
 from flexplan.proof import prove
+from flexplan.sandbox import schedule_of
+from flexplan.sandbox.trial import trial
 from flexplan.schedule import placement_of
 from flexplan.simulation import simulate_graph
 from flexplan.units import MiB
@@ -95,7 +95,7 @@ def roomy_problem(num_layers: int = 3, gen_len: int = 5, num_prompts: int = 8) -
 Test = Callable[[Any], None]
 
 
-def apart(test: Test) -> Test:
+def sandboxed(test: Test) -> Test:
     """A test that runs in a forked process, so that it ends whatever is tested, after ``most_seconds`` at most."""
 
     @wraps(test)
@@ -135,12 +135,12 @@ class PlannerContract(_Contract):
         """A problem that nothing fits."""
         return small_problem(gpu_mem=64 * 1024)
 
-    @apart
+    @sandboxed
     def test_plans_are_accepted_by_the_independent_checker(self) -> None:
         for problem in self.problems():
             assert isinstance(solve(problem, self.make_planner()), Plan)
 
-    @apart
+    @sandboxed
     def test_budgets_are_never_exceeded(self) -> None:
         for problem in self.problems():
             plan = self.make_planner().plan(problem)
@@ -149,39 +149,39 @@ class PlannerContract(_Contract):
             check_memory(plan.graph, problem.budgets(), {"gpu": layout.arena_bytes["gpu.workspace"]})
             assert all(layout.tier_bytes()[tier] <= problem.budgets()[tier] for tier in TIERS)
 
-    @apart
+    @sandboxed
     def test_equal_problems_get_equal_plans(self) -> None:
         for problem in self.problems():
             planner = self.make_planner()
             texts = {planner.plan(problem).to_json(), planner.plan(problem).to_json()}
             assert {*texts, self.make_planner().plan(problem).to_json()} == texts and len(texts) == 1
 
-    @apart
+    @sandboxed
     def test_the_problem_is_left_as_it_was(self) -> None:
         for problem in self.problems():
             before = problem.model_dump_json()
             self.make_planner().plan(problem)
             assert problem.model_dump_json() == before
 
-    @apart
+    @sandboxed
     def test_a_plan_survives_its_file(self) -> None:
         for problem in self.problems():
             plan = self.make_planner().plan(problem)
             assert Plan.from_json(plan.to_json()).to_json() == plan.to_json()
 
-    @apart
+    @sandboxed
     def test_a_prediction_is_a_positive_speed(self) -> None:
         for problem in self.problems():
             assert self.make_planner().plan(problem).prediction.tokens_per_s > 0
 
-    @apart
+    @sandboxed
     def test_what_fits_nowhere_is_refused_with_numbers(self) -> None:
         refusal = refusal_of(self.make_planner(), self.hopeless())
         assert refusal is not None, "a plan for a problem that nothing fits"
         assert refusal.binding and set(refusal.binding) <= set(TIERS)
         assert set(refusal.smallest_budget_bytes) == set(TIERS)
 
-    @apart
+    @sandboxed
     def test_the_smallest_budget_works_and_1_mib_less_does_not(self) -> None:
         problem = self.hopeless()
         refusal = refusal_of(self.make_planner(), problem)
@@ -241,31 +241,31 @@ class ScheduleContract(_Contract):
         for problem, policy in self.cases():
             yield problem, policy, schedule_of(self.make_schedule()).build(problem, policy)
 
-    @apart
+    @sandboxed
     def test_graphs_pass_the_independent_checker(self) -> None:
         for problem, policy, graph in self.graphs():
             block = next(fill_blocks(problem.workload, policy))
             layout = Layout.of(Placement.of(problem.model, policy, block, graph.live))
             check_graph(graph, problem.budgets(), {"gpu": layout.arena_bytes["gpu.workspace"]})
 
-    @apart
+    @sandboxed
     def test_graphs_compute_what_the_mathematics_asks(self) -> None:
         for problem, policy, graph in self.graphs():
             block = next(fill_blocks(problem.workload, policy))
             prove(graph, placement_of(graph, problem.model, policy, block))
 
-    @apart
+    @sandboxed
     def test_graphs_survive_their_text(self) -> None:
         for _, _, graph in self.graphs():
             text = graph.to_text()
             assert TaskGraph.from_text(text).to_text() == text
 
-    @apart
+    @sandboxed
     def test_equal_problems_get_equal_graphs(self) -> None:
         for problem, policy, graph in self.graphs():
             assert schedule_of(self.make_schedule()).build(problem, policy).to_text() == graph.to_text()
 
-    @apart
+    @sandboxed
     def test_every_token_of_every_micro_batch_is_computed_once(self) -> None:
         for problem, policy, graph in self.graphs():
             block = next(fill_blocks(problem.workload, policy))
@@ -274,7 +274,7 @@ class ScheduleContract(_Contract):
             layers = len(schedule_layers(problem.model, policy.sep_layer))
             assert done == Counter(product(range(layers), range(block.gen_len), range(len(block.batches))))
 
-    @apart
+    @sandboxed
     def test_tokens_of_a_micro_batch_come_in_order(self) -> None:
         for _, _, graph in self.graphs():
             last: dict[int, tuple[int, int]] = {}
@@ -283,12 +283,12 @@ class ScheduleContract(_Contract):
                     assert last.get(task.k, (-1, -1)) < (task.i, task.j)
                     last[task.k] = (task.i, task.j)
 
-    @apart
+    @sandboxed
     def test_a_finished_micro_batch_is_left_out(self) -> None:
         for _, _, graph in self.graphs():
             assert all(0 not in sweep.ks for sweep in graph.sweeps(lambda k: k == 0))
 
-    @apart
+    @sandboxed
     def test_the_simulator_ends_every_task(self) -> None:
         for problem, _, graph in self.graphs():
             timeline = simulate_graph(graph, Rates(problem.hardware))

@@ -20,7 +20,7 @@ from flexplan.job import BenchReport, Completion, DemoReport, JobReport, Pace, R
 from flexplan.journal import errors_path, request_digest
 from flexplan.plan import Plan
 from flexplan.policy import Policy
-from flexplan.problem import BadLine, Lengths, Prompts, read_lengths, read_prompts
+from flexplan.problem.prompts import BadLine, Lengths, Prompts, read_lengths, read_prompts
 from flexplan.report.objects import bad_line, completion_line, failure_line, summary
 from flexplan.report.openai_objects import answer_line, bad_batch_line, error_line
 

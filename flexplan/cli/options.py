@@ -16,7 +16,7 @@ Complete = Callable[[str], list[str]]
 
 def _models(incomplete: str) -> list[str]:
     """The models known by name."""
-    from flexplan.model import model_names
+    from flexplan.model.catalog import model_names
 
     return _beginning(incomplete, model_names())
 

@@ -21,17 +21,10 @@ from flexplan.errors import UsageError, did_you_mean
 from flexplan.job import DEFAULT_NEW_TOKENS, refuse_idle_format
 from flexplan.limits import MOST_FILE_BYTES, MOST_NEW_TOKENS, first_refused, read_limited
 from flexplan.policy import CompressionConfig, Policy, allowed_fields, field_names
-from flexplan.problem import (
-    Expectation,
-    Expected,
-    Objective,
-    Problem,
-    expectation_of,
-    lengths,
-    new_tokens_of,
-    prompts_to_plan_for,
-    read_lengths,
-)
+from flexplan.problem import Expectation, Objective, Problem, expectation_of
+from flexplan.problem.expected import Expected
+from flexplan.problem.prompts import new_tokens_of, read_lengths
+from flexplan.problem.prompts.lengths import lengths, prompts_to_plan_for
 
 Size = str | int
 

@@ -242,8 +242,8 @@ def lock(
     check: Annotated[bool, typer.Option("--check", help="Hold the files against the lock that is there.")] = False,
 ) -> None:
     """Write down what the files of a model are, by their SHA-256, or see that they still are it."""
-    from flexplan.model import here
     from flexplan.model.checkpoint import LOCK, verify_lock, write_lock
+    from flexplan.model.places import here
     from flexplan.units import format_size
 
     place = here(model)
@@ -256,7 +256,7 @@ def convert(source: Annotated[Path, typer.Argument(metavar="FILE.gguf", help="A 
     """Make a model directory of a GGUF file, once; the file's own path stands for it in all commands then."""
     from flexplan.errors import ModelFilesError
     from flexplan.job import find_runtime
-    from flexplan.model import is_gguf
+    from flexplan.model.places import is_gguf
 
     if not is_gguf(source):
         raise ModelFilesError("FP544", f"{source}: is no GGUF file", fix="give the path of a .gguf file")

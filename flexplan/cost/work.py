@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 
 from flexplan.graph import NOTHING, Work
-from flexplan.model import Latent, ModelShape
+from flexplan.model import ModelShape
+from flexplan.model.shape import Latent
 
 _AS_IT_LIES = 3  # rows that a host's library multiplies with a matrix as it lies in memory
 # Kernels beside products, norms and rotation, with those that a task launches around the layer's own.  A scale more

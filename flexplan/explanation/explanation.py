@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from flexplan.apart import blame_of, schedule_of
 from flexplan.explanation.critical_path import CriticalPath, critical_path_of
 from flexplan.explanation.job_parts import JobPart, job_parts
 from flexplan.explanation.notebook import explanation_html
@@ -17,6 +16,7 @@ from flexplan.graph import TIERS
 from flexplan.limits import wrong_type
 from flexplan.plan import BaselineResult, Plan, baseline_results
 from flexplan.policy import lossy_fields
+from flexplan.sandbox import blame_of, schedule_of
 from flexplan.schedule import Schedule, rolls
 from flexplan.simulation import Bound, bound_of, job_time
 

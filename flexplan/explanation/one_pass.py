@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-from flexplan.apart import blame_of, schedule_of
 from flexplan.cost import Rates
 from flexplan.graph import Span, Sweep, Task, TaskGraph, Tracker
 from flexplan.plan import Plan
+from flexplan.sandbox import blame_of, schedule_of
 from flexplan.simulation import simulate_graph
 
 _BLINK = 1e-6  # of the pass: rounding, no gap

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from flexplan.apart import blame_of, schedule_of
 from flexplan.plan import Plan
 from flexplan.policy import few_kinds
+from flexplan.sandbox import blame_of, schedule_of
 from flexplan.schedule import rolls
 from flexplan.simulation import bound_of, job_time
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from flexplan.apart import schedule_of
 from flexplan.graph import TIERS, tier_of
 from flexplan.model import EMBED, HEAD, Layer, schedule_layers
 from flexplan.placement import Layout, Placement
 from flexplan.plan import Plan
 from flexplan.policy import BlockKind, block_kinds, fill_block, rolling_block
 from flexplan.problem import Workload
+from flexplan.sandbox import schedule_of
 from flexplan.schedule import rolls
 
 Bytes = tuple[int, int, int]  # on (gpu, cpu, disk)

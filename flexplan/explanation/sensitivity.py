@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from flexplan.apart import schedule_of
 from flexplan.errors import FlexplanError
 from flexplan.hardware import Hardware
 from flexplan.plan import Plan, solve
 from flexplan.plugins import PLANNERS, available, make
 from flexplan.policy import lossy_fields
 from flexplan.problem import Problem
+from flexplan.sandbox import schedule_of
 from flexplan.schedule import rolls
 from flexplan.simulation import predict
 from flexplan.units import MiB, format_size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flexplan.problem import Api, Content
+from flexplan.problem.prompts.request_line import Api, Content
 
 
 @dataclass(frozen=True, slots=True)

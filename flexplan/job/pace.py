@@ -10,8 +10,8 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import accumulate
 
-from flexplan.apart import schedule_of
 from flexplan.plan import Plan
+from flexplan.sandbox import schedule_of
 from flexplan.schedule import rolls
 from flexplan.simulation import boardings_of
 

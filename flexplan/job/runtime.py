@@ -19,7 +19,7 @@ from flexplan.job.standing import Standing, Usage
 from flexplan.plan import Plan
 from flexplan.plugins import RUNTIMES, make
 from flexplan.policy import Policy
-from flexplan.problem import Lengths, Prompt
+from flexplan.problem.prompts import Lengths, Prompt
 
 Shares = Mapping[str, tuple[float, float, float]]  # "w", "cache", "act" -> percent on (gpu, cpu, disk)
 

@@ -15,96 +15,34 @@ tensors      The weight tensors of a shape, layer by layer, under flexplan's own
 token_rules  `TokenRules`: what a model's generation config asks of the tokens that follow.
 """
 
-from flexplan.model.catalog import model_names, model_shape, read_model, shape_to_run
-from flexplan.model.checkpoint import Source, StoredTensor, WeightFile, parameter_sources
-from flexplan.model.coding import Coding, StoredFormat
+from flexplan.model.catalog import model_shape, read_model
+from flexplan.model.coding import Coding
 from flexplan.model.config import read_config
-from flexplan.model.constants import ModelConstants, RopeScaling, Routing
-from flexplan.model.header import read_header, what_it_is
-from flexplan.model.layers import TRANSFORMER, Layer, is_gathered, layer_tensors, schedule_layers, separates
+from flexplan.model.constants import ModelConstants
+from flexplan.model.layers import Layer, layer_tensors, schedule_layers
 from flexplan.model.packing import Packing
-from flexplan.model.places import (
-    cached,
-    directory_of,
-    downloads,
-    gguf_place,
-    has_config,
-    here,
-    hub_cache,
-    hub_name,
-    is_gguf,
-    refuse_other_formats,
-    snapshot_within,
-)
-from flexplan.model.shape import Latent, ModelShape
-from flexplan.model.stored import INDEX, SINGLE, read_index, weight_files
-from flexplan.model.tensors import (
-    ATTENTION,
-    CORRECTION,
-    EMBED,
-    HEAD,
-    MLP,
-    ROUTER,
-    SINKS,
-    TOKENS,
-    WeightTensor,
-    weight_bytes,
-    weight_tensors,
-)
+from flexplan.model.shape import ModelShape
+from flexplan.model.tensors import EMBED, HEAD, MLP, TOKENS, WeightTensor, weight_bytes, weight_tensors
 from flexplan.model.token_rules import Ids, TokenRules
 
 __all__ = [
-    "ATTENTION",
-    "CORRECTION",
     "EMBED",
     "HEAD",
-    "INDEX",
     "MLP",
-    "ROUTER",
-    "SINGLE",
-    "SINKS",
     "TOKENS",
-    "TRANSFORMER",
     "Coding",
     "Ids",
-    "Latent",
     "Layer",
     "ModelConstants",
     "ModelShape",
     "Packing",
-    "RopeScaling",
-    "Routing",
-    "Source",
-    "StoredFormat",
-    "StoredTensor",
     "TokenRules",
-    "WeightFile",
     "WeightTensor",
-    "cached",
-    "directory_of",
-    "downloads",
-    "gguf_place",
-    "has_config",
-    "here",
-    "hub_cache",
-    "hub_name",
-    "is_gathered",
-    "is_gguf",
     "layer_tensors",
-    "model_names",
     "model_shape",
-    "parameter_sources",
     "read_config",
-    "read_header",
-    "read_index",
     "read_model",
-    "refuse_other_formats",
     "schedule_layers",
-    "separates",
-    "shape_to_run",
-    "snapshot_within",
     "weight_bytes",
-    "weight_files",
     "weight_tensors",
-    "what_it_is",
 ]

@@ -11,12 +11,11 @@ from pathlib import Path
 from flexplan.errors import ModelFilesError, UsageError, did_you_mean
 from flexplan.files import is_directory, is_file
 from flexplan.limits import MOST_TEXT, shown
-from flexplan.model.checkpoint import refuse_unusable_weights
 from flexplan.model.config import read_config
 from flexplan.model.constants import ModelConstants
 from flexplan.model.families import FAMILIES, why_not
 from flexplan.model.formats import FORMATS
-from flexplan.model.known import ALL, MIRRORS, RENAMED, Config
+from flexplan.model.known import ALL, FP8_BLOCKS, MIRRORS, RENAMED, Config
 from flexplan.model.places import (
     cached,
     downloads,
@@ -30,8 +29,8 @@ from flexplan.model.places import (
 )
 from flexplan.model.shape import ModelShape
 
-_FP8 = "-fp8"  # behind the name of a model: as Qwen publishes it
-_IN_BLOCKS = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128], "activation_scheme": "dynamic"}
+# behind the name of a model: in blocks of FP8 as Qwen publishes them; in 16 bits, where its maker gives fewer
+_QUANTISED: dict[str, Config] = {"-fp8": {"quantization_config": FP8_BLOCKS}, "-bf16": {"quantization_config": None}}
 
 
 @cache
@@ -66,9 +65,9 @@ def model_config(name: str) -> Config:
     full = known.get(name.lower())
     if full is not None:
         return dict(_configs()[full])
-    stem, ending = name[: -len(_FP8)].lower(), name[-len(_FP8) :].lower()
-    if ending == _FP8 and stem in known:
-        return _configs()[known[stem]] | {"quantization_config": _IN_BLOCKS}
+    for ending, change in _QUANTISED.items():
+        if name.lower().endswith(ending) and (stem := name.lower().removesuffix(ending)) in known:
+            return _configs()[known[stem]] | change
     raise _unknown(name)
 
 
@@ -103,6 +102,8 @@ def shape_to_run(name: str | Path) -> ModelShape:
     """
     text, shape = str(name), model_shape(name)
     if _is_place(text) and is_directory(text):
+        from flexplan.model.checkpoint import refuse_unusable_weights  # a model known by name has none
+
         refuse_unusable_weights(snapshot_within(Path(text)), shape)
     return shape
 

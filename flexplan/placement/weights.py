@@ -12,7 +12,8 @@ from functools import cached_property
 from itertools import accumulate, chain
 
 from flexplan.graph import TIERS
-from flexplan.model import ModelShape, WeightTensor, is_gathered, layer_tensors, schedule_layers, weight_tensors
+from flexplan.model import ModelShape, WeightTensor, layer_tensors, schedule_layers, weight_tensors
+from flexplan.model.layers import is_gathered
 from flexplan.policy import Policy
 from flexplan.units import round_up
 

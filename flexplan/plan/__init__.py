@@ -9,7 +9,7 @@ pause         The garbage collector paused while a plan is searched.
 plan          `Plan`: policy, problem, schedule, shares, prediction; `simulate`, its timeline.
 plan_file     A plan's file, whose every field is checked.
 planner       The `Planner` protocol, and `solve`, which has every plan checked.
-sandbox       Planners of other packages run apart: in a process of their own, or on a thread, with a time limit.
+sandbox       Planners of other packages in the sandbox: in a process of their own, or on a thread, with a time limit.
 shown         The passes that show a block.
 thirdparty    Their plans: read strictly, made anew, and what does not hold up blamed on them by name.
 """

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 
-from flexplan.apart import schedule_of
 from flexplan.errors import InfeasiblePlan, PolicyError
 from flexplan.model import layer_tensors, schedule_layers, weight_tensors
 from flexplan.placement import place_cache
@@ -17,7 +16,9 @@ from flexplan.plan.budgets import batch_sizes, largest
 from flexplan.plan.objectives import meets_latency
 from flexplan.plan.plan import Plan
 from flexplan.policy import Policy, fill_block, lossy_fields
-from flexplan.problem import Problem, Workload, typical_gen_len, typical_lens
+from flexplan.problem import Problem, Workload
+from flexplan.problem.ragged import typical_gen_len, typical_lens
+from flexplan.sandbox import schedule_of
 from flexplan.schedule import Schedule
 from flexplan.simulation import peak_bytes, rough_bound_of
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
 from collections.abc import Mapping
@@ -9,7 +10,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flexplan.apart import blame_of, schedule_of
 from flexplan.cost import Rates
 from flexplan.errors import PolicyError
 from flexplan.files import write_whole
@@ -18,9 +18,9 @@ from flexplan.limits import MOST_FILE_BYTES, MOST_PLAN_BYTES, read_limited, wron
 from flexplan.placement import Placement
 from flexplan.plan.budgets import largest_block, refuse_endless, refuse_over_budget
 from flexplan.plan.notebook import plan_html
-from flexplan.plan.plan_file import PlanFile, digest, first_difference
 from flexplan.policy import POLICY_VERSION, Block, Policy, full_block, read_strict_json, rolling_block
 from flexplan.problem import Problem
+from flexplan.sandbox import blame_of, schedule_of
 from flexplan.schedule import Schedule, refuse_to_roll, rolls
 from flexplan.simulation import Prediction, job_timeline, peak_bytes, predict, simulate_graph
 
@@ -133,6 +133,8 @@ class Plan:
 
         PolicyError where placement or prediction do not follow from the policy.
         """
+        from flexplan.plan.plan_file import PlanFile, first_difference  # pydantic builds it: only for who reads one
+
         given = PlanFile.read(text)
         policy, problem = Policy.from_dict(given.policy), given.read_problem()
         edited = given.prediction.of != _digest(policy, problem, given.schedule)
@@ -188,6 +190,11 @@ def load_policy(path: str | Path) -> Policy | Plan:
     most = MOST_PLAN_BYTES if '"problem"' in text else MOST_FILE_BYTES
     whole = {"policy", "problem"} & read_strict_json(text, "policy", most).keys()
     return Plan.from_json(text) if whole else Policy.from_json(text)
+
+
+def digest(*parts: Any) -> str:
+    """A fingerprint of plain data, 16 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _digest(policy: Policy, problem: Problem, schedule: str) -> str:

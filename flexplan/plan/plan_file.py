@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from math import isclose
@@ -88,11 +87,6 @@ class PlanFile(_Part):
         """What follows from policy and problem, as it is written."""
         prediction = self.prediction.model_dump(mode="json", exclude={"of", "sum"})
         return {"placement": self.placement.model_dump(mode="json"), "prediction": prediction}
-
-
-def digest(*parts: Any) -> str:
-    """A fingerprint of plain data."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def first_difference(written: Any, implied: Any, where: str = "") -> str | None:

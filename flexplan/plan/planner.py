@@ -8,7 +8,6 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any, Protocol
 
-from flexplan.apart import TIMEOUT_S, Foreign, blame_of, schedule_of
 from flexplan.errors import UsageError
 from flexplan.graph import TaskGraph, check_accesses, check_budgets, check_order
 from flexplan.limits import wrong_type
@@ -18,10 +17,11 @@ from flexplan.plan.long_prompts import warn_of_long_prompts
 from flexplan.plan.objectives import refuse_late, smallest_memory
 from flexplan.plan.pause import collector_paused
 from flexplan.plan.plan import Plan
-from flexplan.plan.thirdparty import blamed_on, foreign_plan, is_foreign, name_of
+from flexplan.plan.thirdparty import blamed_on, is_thirdparty, name_of, thirdparty_plan
 from flexplan.plugins import PLANNERS, make
 from flexplan.policy import Policy
 from flexplan.problem import Problem
+from flexplan.sandbox import TIMEOUT_S, ThirdParty, blame_of, schedule_of
 from flexplan.schedule import Schedule, first_block, placement_of, rolls
 
 __all__ = ["Planner", "Schedule", "check_plan", "solve"]
@@ -62,14 +62,14 @@ def solve(
     limit: give its name), and nothing of such a planner's plan but the policy and the schedule is believed.
     """
     _refuse_wrong(problem, planner, timeout_s)
-    foreign = is_foreign(planner)
-    ask = _asked_apart(planner, options, timeout_s) if foreign else _asked(planner, options)
-    if isinstance(options.get("schedule"), str) and not foreign:
+    thirdparty = is_thirdparty(planner)
+    ask = _asked_thirdparty(planner, options, timeout_s) if thirdparty else _asked(planner, options)
+    if isinstance(options.get("schedule"), str) and not thirdparty:
         ask = _bounded(ask, options["schedule"], timeout_s)
     if problem.objective.min_tokens_per_s is not None:
         return smallest_memory(ask, problem)
     plan = ask(problem)
-    ours = isinstance(planner, str) and planner != "manual" and not foreign
+    ours = isinstance(planner, str) and planner != "manual" and not thirdparty
     if ours:
         warn_of_long_prompts(ask, plan)
     return _or_baseline(plan) if ours and "schedule" not in options else plan
@@ -102,11 +102,11 @@ def _asked(planner: str | Planner, options: Mapping[str, Any]) -> Ask:
     return ask
 
 
-def _asked_apart(planner: str | Planner, options: Mapping[str, Any], timeout_s: float) -> Ask:
+def _asked_thirdparty(planner: str | Planner, options: Mapping[str, Any], timeout_s: float) -> Ask:
     """The same of a planner of another package; what is wrong with its answer is said with its name."""
 
     def ask(problem: Problem) -> Plan:
-        plan = foreign_plan(problem, planner, dict(options), timeout_s)
+        plan = thirdparty_plan(problem, planner, dict(options), timeout_s)
         with blamed_on(name_of(planner)):
             check_plan(plan)
         refuse_late(plan)
@@ -164,7 +164,7 @@ def _prove(plan: Plan, schedule: Schedule) -> None:
     short = shallow.with_most_tokens(_CHECKED_TOKENS)
     graph_of_short = schedule.build(short, plan.policy)
     check_order(graph_of_short.buffers, graph_of_short.nodes())
-    if isinstance(schedule, Foreign):
+    if isinstance(schedule, ThirdParty):
         from flexplan.proof import prove  # a tenth of what `import flexplan` would take, for what few have
 
         prove(graph_of_short, _placement_of(graph_of_short, schedule, short, plan.policy))

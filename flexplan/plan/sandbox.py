@@ -1,6 +1,6 @@
-"""Planners of other packages run apart, with a time limit: whatever they do, an answer or an error comes back.
+"""Planners of other packages in the sandbox, with a time limit: whatever they do, an answer or an error comes back.
 
-A planner known by name runs in a process of its own (see `flexplan.apart`), which is killed with all its children at
+A planner known by name runs in a process of its own (see `flexplan.sandbox`), which is killed with all its children at
 the limit.  The built-in planners do not run that way.  An instance is the caller's own code and may not survive
 pickling: it runs on a thread, which is left behind at the limit.  Where it holds the interpreter (compiled code that
 lets no other thread run) no limit can be kept: it has to be given by name.
@@ -17,8 +17,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flexplan.apart.process import Process
-from flexplan.apart.supervisor import main, read_request, write_answer
 from flexplan.errors import FlexplanError, InfeasiblePlan, PluginError
 from flexplan.files import parse_json
 from flexplan.graph import TIERS
@@ -26,6 +24,8 @@ from flexplan.limits import MOST_BYTES
 from flexplan.plan.plan import Plan
 from flexplan.plugins import PLANNERS, make
 from flexplan.problem import Problem
+from flexplan.sandbox.process import Process
+from flexplan.sandbox.supervisor import main, read_request, write_answer
 
 _MOST_BYTES = 4 << 20  # of an answer, beside the problem that it repeats
 _BINDING = (*TIERS, "latency", "throughput")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flexplan.apart import schedule_of
+from flexplan.sandbox import schedule_of
 from flexplan.schedule import rolls
 
 if TYPE_CHECKING:

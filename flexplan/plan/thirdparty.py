@@ -18,7 +18,7 @@ from flexplan.policy import Policy, read_strict_json
 from flexplan.problem import Problem
 
 
-def is_foreign(planner: Any) -> bool:
+def is_thirdparty(planner: Any) -> bool:
     """Whether a planner, by name or as an object, is of another package; an unknown name is nobody's."""
     if isinstance(planner, str):
         point = available(PLANNERS).get(planner)
@@ -26,18 +26,18 @@ def is_foreign(planner: Any) -> bool:
     return not is_ours(f"{type(planner).__module__}.")
 
 
-def foreign_plan(problem: Problem, planner: Any, options: Mapping[str, Any], timeout_s: float) -> Plan:
-    """The plan that a foreign planner wishes for, made here.
+def thirdparty_plan(problem: Problem, planner: Any, options: Mapping[str, Any], timeout_s: float) -> Plan:
+    """The plan that a third-party planner wishes for, made here.
 
     Raises PluginError, or the InfeasiblePlan of the planner.
     """
-    from flexplan.plan import sandbox as apart  # subprocess and threads: only for those who need them
+    from flexplan.plan import sandbox  # subprocess and threads: only for those who need them
 
     name = name_of(planner)
     if isinstance(planner, str):
-        text = apart.answer_by_name(problem, planner, options, timeout_s)
+        text = sandbox.answer_by_name(problem, planner, options, timeout_s)
     else:
-        text = apart.answer_of_instance(problem, planner, name, timeout_s)
+        text = sandbox.answer_of_instance(problem, planner, name, timeout_s)
     with blamed_on(name):
         given = read_strict_json(text, "its plan", MOST_PLAN_BYTES)
         policy, schedule = Policy.from_dict(given["policy"]), str(given["schedule"])

@@ -14,7 +14,8 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from flexplan.policy.policy import Policy
-from flexplan.problem import Lens, Workload, representatives
+from flexplan.problem import Workload
+from flexplan.problem.ragged import Lens, representatives
 
 
 @dataclass(frozen=True, slots=True)

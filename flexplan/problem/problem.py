@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from flexplan.errors import UsageError
 from flexplan.hardware import DEFAULT_PRESET, Hardware, hardware_from
 from flexplan.limits import MOST_NEW_TOKENS, MOST_PROMPTS, Tokens, first_refused
-from flexplan.model import ModelShape, shape_to_run
+from flexplan.model import ModelShape
+from flexplan.model.catalog import shape_to_run
 from flexplan.problem.expected import MOST_EXPECTED, Expectation, Expected, expectation_of
 from flexplan.problem.objective import Objective
 from flexplan.units import parse_size

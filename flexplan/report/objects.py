@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from flexplan.apart import schedule_of
 from flexplan.errors import FlexplanError
 from flexplan.files import json_line
 from flexplan.graph import Timeline
 from flexplan.job import BenchReport, Choice, Completion, DemoReport, JobReport, TokenLogprob
-from flexplan.problem import BadLine, Chat
+from flexplan.problem.prompts import BadLine, Chat
 from flexplan.report.job import job_lines, job_object
 from flexplan.report.tables import per_second
+from flexplan.sandbox import schedule_of
 from flexplan.schedule import rolls
 from flexplan.units import format_duration, format_size
 

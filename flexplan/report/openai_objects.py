@@ -9,7 +9,7 @@ from typing import Any
 from flexplan.errors import FlexplanError
 from flexplan.files import json_line
 from flexplan.job import Choice, Completion, TokenLogprob
-from flexplan.problem import BadLine
+from flexplan.problem.prompts import BadLine
 
 
 def answer_line(completion: Completion, place: int, model: str) -> str:

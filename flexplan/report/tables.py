@@ -11,11 +11,12 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from flexplan.apart import schedule_of
 from flexplan.errors import visible
 from flexplan.graph import LANES, TIERS
-from flexplan.model import separates, weight_tensors
+from flexplan.model import weight_tensors
+from flexplan.model.layers import separates
 from flexplan.report.answers import answers, colours
+from flexplan.sandbox import schedule_of
 from flexplan.schedule import rolls
 from flexplan.units import format_duration, format_size
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from flexplan.cost import work as cost
 from flexplan.graph import NOTHING, Work
-from flexplan.model import EMBED, HEAD, MLP, TRANSFORMER, Layer
+from flexplan.model import EMBED, HEAD, MLP, Layer
+from flexplan.model.layers import TRANSFORMER
 from flexplan.placement import Placement
 from flexplan.schedule.emitter import remembered
 

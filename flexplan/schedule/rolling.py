@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from flexplan.cost import work as cost
 from flexplan.errors import PolicyError
 from flexplan.graph import Finished, Sweep, Task, TaskGraph, Work, never
-from flexplan.model import EMBED, HEAD, MLP, TRANSFORMER, Layer
+from flexplan.model import EMBED, HEAD, MLP, Layer
+from flexplan.model.layers import TRANSFORMER
 from flexplan.placement import ID_BYTES, PASSES_IN_FLIGHT, Layout, Placement
 from flexplan.policy import Policy, rolling_block
 from flexplan.problem import Problem

@@ -8,7 +8,8 @@ from functools import lru_cache
 from flexplan.cost import Rates
 from flexplan.placement import Layout, Placement
 from flexplan.policy import BlockKind, Policy, block_kinds, few_kinds, fill_blocks, rolling_block
-from flexplan.problem import Problem, Workload, envelope
+from flexplan.problem import Problem, Workload
+from flexplan.problem.ragged import envelope
 from flexplan.schedule import Schedule, rolls
 from flexplan.simulation.block_times import PHASES, BlockTimes, PhaseName
 from flexplan.simulation.rolling import JobTime, job_time

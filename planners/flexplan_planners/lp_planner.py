@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flexplan.apart import schedule_of
 from flexplan.errors import InfeasiblePlan, UsageError
 from flexplan.plan import Plan
 from flexplan.policy import Policy
 from flexplan.problem import Problem
+from flexplan.sandbox import schedule_of
 from flexplan_planners.fit import Fitting, Needs, Optimum, infeasible, optimise, with_plenty, within_latency
 from flexplan_planners.lp import MOST_BATCHES, CostModel, FlexplanCosts, prices_of_policy
 

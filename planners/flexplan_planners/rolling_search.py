@@ -12,10 +12,10 @@ from functools import cache
 from math import inf
 from typing import Any
 
-from flexplan.apart import schedule_of
 from flexplan.placement import splits
 from flexplan.policy import Block, Policy, rolling_block
 from flexplan.problem import Problem, Workload
+from flexplan.sandbox import schedule_of
 from flexplan.simulation import job_time, least_job_s, peak_bytes
 from flexplan.units import round_up
 

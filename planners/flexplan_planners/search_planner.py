@@ -8,11 +8,12 @@ from itertools import islice
 from math import ceil, inf
 from typing import Any
 
-from flexplan.apart import schedule_of
 from flexplan.errors import InfeasiblePlan, UsageError
 from flexplan.plan import Plan
 from flexplan.policy import Policy
-from flexplan.problem import Problem, Workload, typical_gen_len, typical_lens
+from flexplan.problem import Problem, Workload
+from flexplan.problem.ragged import typical_gen_len, typical_lens
+from flexplan.sandbox import schedule_of
 from flexplan.schedule import Schedule
 from flexplan.simulation import PHASES, Forecast, PhaseName, Prediction, with_bytes
 from flexplan_planners.fit import Optimum, Search, kind_of, neighbours, solved, within_latency

@@ -21,7 +21,7 @@ from flexplan.explanation import explain
 from flexplan.export import export_plan
 from flexplan.limits import shown
 from flexplan.plan import load_policy
-from flexplan.plan.plan_file import digest
+from flexplan.plan.plan import digest
 from flexplan.plan.planner import check_plan
 from flexplan.testing import policy_with
 from flexplan.units import parse_size

@@ -10,7 +10,8 @@ from flexplan.plan import Plan, simulate, solve
 from flexplan.plan.budgets import block_fits
 from flexplan.plugins import SCHEDULES, make
 from flexplan.policy import Policy
-from flexplan.problem import Problem, typical_lens
+from flexplan.problem import Problem
+from flexplan.problem.ragged import typical_lens
 from flexplan.simulation import bound_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:the baseline")

@@ -31,14 +31,14 @@ BROKEN = {
     "NoSuchSchedule": ("FP906", "boustrophedon"),
     "HalfAPlan": ("FP906", "policy"),
 }
-BROKEN_APART = {
+BROKEN_SANDBOXED = {
     "Dies": ("FP903", "exit code 3"),
     "Floods": ("FP903", "allowed"),
     "FloodsForEver": ("FP903", "allowed"),
     "KillsItsParent": ("FP903", "no answer"),
 }
 HANG = ("Hangs", "HoldsTheInterpreter", "IgnoresAll", "Stops")
-APART = (
+SANDBOXED = (
     "LeavesASession",
     "ReturnsTwice",
     *HANG[1:],
@@ -49,7 +49,7 @@ APART = (
     "Hangs",
     "LeavesAChild",
     *BROKEN,
-    *BROKEN_APART,
+    *BROKEN_SANDBOXED,
 )
 
 
@@ -61,7 +61,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     info = tmp_path / "hostile-0.1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: hostile\nVersion: 0.1\n")
-    points = [f"hostile-{name} = hostile:{name}" for name in APART]
+    points = [f"hostile-{name} = hostile:{name}" for name in SANDBOXED]
     points += ["hostile-missing = hostile:Missing", "hostile-import = hostile_at_import:Planner"]
     (info / "entry_points.txt").write_text("\n".join(["[flexplan.planners]", *points]))
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -98,9 +98,9 @@ def test_a_refusal_keeps_its_numbers() -> None:
 
 
 # -- by name: in a process of their own ----------------------------------------------------------------------------
-@pytest.mark.parametrize("name", ["Raises", "Exits", "NotANumber", "OverBudget", "AMillionTasks", *BROKEN_APART])
+@pytest.mark.parametrize("name", ["Raises", "Exits", "NotANumber", "OverBudget", "AMillionTasks", *BROKEN_SANDBOXED])
 def test_what_is_wrong_with_a_plugin_is_said_with_its_name(name: str, installed: Path) -> None:
-    code, words = (BROKEN | BROKEN_APART)[name]
+    code, words = (BROKEN | BROKEN_SANDBOXED)[name]
     with pytest.raises(PluginError, match=f"planner hostile-{name} .*{words}") as error:
         solve(small_problem(), f"hostile-{name}")
     assert error.value.code == code

@@ -11,12 +11,12 @@ import pytest
 from test_hostile_plugins import is_running
 from typer.testing import CliRunner
 
-from flexplan.apart import schedule_of
 from flexplan.cli.app import app
 from flexplan.errors import PluginError
 from flexplan.graph import TaskGraph
 from flexplan.plan import Plan, simulate, solve
 from flexplan.policy import Policy
+from flexplan.sandbox import schedule_of
 from flexplan.testing import ScheduleContract, policy_with, small_problem
 from flexplan.units import MiB
 
@@ -42,14 +42,14 @@ NO_GRAPH = {
     "BelowZero": "no memory has",
 }
 FAILS = {"Raises": "on purpose", "RaisesLater": "ZeroDivisionError", "Exits": "SystemExit"}
-FAILS_APART = {
+ENDS = {
     "Dies": "exit code 0 and no answer",
     "DiesLater": "exit code 0 and no answer",
     "Hogs": "Cannot allocate memory",
     "Scribbles": "answered",
     "NotPlain": "not plain data",
 }
-OURS_APART = {"RaisesOurs": ("FP604", "the disk is broken"), "Refuses": ("FP402", "too large for me")}
+RAISES = {"RaisesOurs": ("FP604", "the disk is broken"), "Refuses": ("FP402", "too large for me")}
 WRONG = ("TooEarly", "BeyondTheBudget")
 
 
@@ -99,9 +99,9 @@ def test_what_is_no_graph_is_said_with_the_schedules_name(name: str, installed: 
     assert error.value.code == "FP909" and error.value.fix
 
 
-@pytest.mark.parametrize("name", FAILS | FAILS_APART)
+@pytest.mark.parametrize("name", FAILS | ENDS)
 def test_what_breaks_down_is_said_with_the_schedules_name(name: str, installed: Path) -> None:
-    with pytest.raises(PluginError, match=rf"schedule hostile-{name} failed: .*{(FAILS | FAILS_APART)[name]}") as error:
+    with pytest.raises(PluginError, match=rf"schedule hostile-{name} failed: .*{(FAILS | ENDS)[name]}") as error:
         planned(name)
     assert error.value.code == "FP907" and error.value.fix
 
@@ -111,9 +111,9 @@ def test_numbers_that_are_none_are_refused(installed: Path) -> None:
         planned("Fractions")
 
 
-@pytest.mark.parametrize("name", OURS_APART)
+@pytest.mark.parametrize("name", RAISES)
 def test_an_error_of_ours_that_it_raises_is_its_own(name: str, installed: Path) -> None:
-    code, words = OURS_APART[name]
+    code, words = RAISES[name]
     with pytest.raises(PluginError, match=f"schedule hostile-{name}: {words}") as error:
         planned(name)
     assert error.value.code == code

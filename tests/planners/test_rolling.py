@@ -9,7 +9,6 @@ from functools import cache
 import pytest
 from flexplan_planners.rolling_search import RollingSearch, thinned
 
-from flexplan.apart import schedule_of
 from flexplan.cost import Rates
 from flexplan.errors import InfeasiblePlan, PolicyError, UsageError
 from flexplan.explanation.phases import job_bound
@@ -17,6 +16,7 @@ from flexplan.placement import Placement
 from flexplan.plan import Plan, simulate, solve
 from flexplan.policy import Policy, rolling_block
 from flexplan.problem import Problem, Workload, expectation_of
+from flexplan.sandbox import schedule_of
 from flexplan.schedule import sweep_of_boarding
 from flexplan.simulation import job_time, least_job_s, peak_bytes
 from flexplan.simulation.bounds import busy_seconds

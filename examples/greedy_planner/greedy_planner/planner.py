@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from flexplan.apart import schedule_of
 from flexplan.errors import InfeasiblePlan
 from flexplan.plan import Plan
 from flexplan.policy import Policy
 from flexplan.problem import Problem
+from flexplan.sandbox import schedule_of
 from flexplan.simulation import peak_bytes
 
 _BATCH_SIZES = (1, 4, 16, 64)

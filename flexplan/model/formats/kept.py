@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 from flexplan.errors import ModelFilesError
 from flexplan.limits import shown
-from flexplan.model.checkpoint.layouts import parameter_sources
-from flexplan.model.checkpoint.source import Source
 from flexplan.model.coding import StoredFormat, every_expert
 from flexplan.model.formats.given import UNPACKED
 from flexplan.model.shape import ModelShape
 from flexplan.model.tensors import weight_tensors
+
+if TYPE_CHECKING:
+    from flexplan.model.checkpoint import Source
 
 # a config is not to bring a pattern that never ends: texts, any text, any of a few characters
 _PATTERN = re.compile(r"(?:[\w-]|\\?\.\*?|\\d\+?|\[[\w-]+\]|[$^])+")
@@ -23,6 +25,8 @@ _MOST_PATTERNS = 64  # that are no plain names: each is held against every modul
 
 def with_kept(shape: ModelShape, stored: StoredFormat, patterns: Sequence[str], where: str) -> ModelShape:
     """The shape with its format, and with the matrices that the named modules keep in plain floats."""
+    from flexplan.model.checkpoint import parameter_sources  # few models are quantised
+
     coded = shape.model_copy(update={"stored": stored})
     names = {(t.layer, t.name) for t in weight_tensors(coded) if t.packing}
     sources = [s for s in parameter_sources(coded, ()) if (s.layer, s.name) in names]

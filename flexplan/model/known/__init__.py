@@ -9,10 +9,11 @@ series    `Series`: models that differ in size.
 from flexplan.model.known.first import MIRRORS, RENAMED, SERIES
 from flexplan.model.known.later import LATER
 from flexplan.model.known.older import OLDER
-from flexplan.model.known.series import Config, Series
+from flexplan.model.known.series import FP8_BLOCKS, Config, Series
 
 __all__ = [
     "ALL",
+    "FP8_BLOCKS",
     "MIRRORS",
     "RENAMED",
     "Config",

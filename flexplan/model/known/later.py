@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flexplan.model.known.first import QWEN_3
-from flexplan.model.known.series import BF16, TIED, Config, Series
+from flexplan.model.known.series import BF16, FP8_BLOCKS, TIED, Config, Series
 
 
 def _yarn(factor: float, mscale: float) -> Config:
@@ -126,6 +126,7 @@ GPT_OSS = BF16 | {
     "num_experts_per_tok": 4,
     "eos_token_id": 200002,
     "pad_token_id": 199999,
+    "quantization_config": {"quant_method": "mxfp4"},
 }
 DEEPSEEK = BF16 | {
     "rms_norm_eps": 1e-6,
@@ -162,9 +163,9 @@ DEEPSEEK_2_FULL = {
     "topk_group": 3,
     "routed_scaling_factor": 16.0,
 }
-# published in blocks of FP8: behind the names, ``-fp8`` stands for that
 DEEPSEEK_3 = DEEPSEEK | {
     "model_type": "deepseek_v3",
+    "quantization_config": FP8_BLOCKS,
     "vocab_size": 129280,
     "max_position_embeddings": 163840,
     "rope_scaling": _yarn(40, 1.0),
@@ -194,6 +195,7 @@ KIMI_K2 = DEEPSEEK_3 | {
 }
 KIMI_0905 = {"max_position_embeddings": 262144, "rope_scaling": _yarn(64, 1.0) | {"beta_fast": 1.0}}
 MOONLIGHT = KIMI_K2 | {
+    "quantization_config": None,
     "max_position_embeddings": 8192,
     "rope_scaling": None,
     "q_lora_rank": None,

@@ -40,3 +40,9 @@ def _sizes(row: Row, common: Config) -> Config:
 
 BF16: Config = {"torch_dtype": "bfloat16"}
 TIED: Config = {"tie_word_embeddings": True}
+FP8_BLOCKS: Config = {
+    "quant_method": "fp8",
+    "fmt": "e4m3",
+    "weight_block_size": [128, 128],
+    "activation_scheme": "dynamic",
+}

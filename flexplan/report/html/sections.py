@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import groupby
 
-from flexplan.apart import schedule_of
 from flexplan.drawing import Html, bar, draw_tiers, element, html_table
 from flexplan.explanation import (
     Explanation,
@@ -44,6 +43,7 @@ from flexplan.report.tables import (
     seconds,
     share_of,
 )
+from flexplan.sandbox import schedule_of
 from flexplan.schedule import rolls
 
 _BOUND, _PREDICTED, _MEASURED = "#94a3b8", "#3b82f6", "#f08c1a"

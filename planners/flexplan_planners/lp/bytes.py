@@ -23,7 +23,8 @@ from flexplan.placement import (
     values_read,
     workspace_bytes,
 )
-from flexplan.problem import Problem, padded_mean
+from flexplan.problem import Problem
+from flexplan.problem.ragged import padded_mean
 from flexplan.units import round_up
 from flexplan_planners.lp.rows import ONE, Row
 from flexplan_planners.lp.switches import Switches

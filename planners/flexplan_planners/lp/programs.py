@@ -7,7 +7,8 @@ from math import ceil
 from typing import Any
 
 from flexplan.cost import Rates
-from flexplan.problem import Problem, padded_mean
+from flexplan.problem import Problem
+from flexplan.problem.ragged import padded_mean
 from flexplan_planners.lp.bytes import Memory
 from flexplan_planners.lp.rows import Phase, Program
 from flexplan_planners.lp.seconds import PassWork

@@ -26,7 +26,7 @@ from ray.data.checkpoint import CheckpointConfig
 from flexplan.errors import FlexplanError, PromptError, UsageError
 from flexplan.job import RunRequest
 from flexplan.plan import Plan
-from flexplan.problem import Prompt, Prompts, read_prompts
+from flexplan.problem.prompts import Prompt, Prompts, read_prompts
 from flexplan_runtime.adapters.ray_cluster import mapped, nodes, pool_of, without
 from flexplan_runtime.adapters.ray_worker import Told, Worker
 

@@ -23,7 +23,7 @@ import ray.data
 
 from flexplan.errors import DeadlineExceeded, FlexplanError, MemoryExhausted, UsageError
 from flexplan.job import Cluster, Finding, JobListener, JobReport, RunRequest
-from flexplan.model import directory_of
+from flexplan.model.places import directory_of
 from flexplan_runtime.adapters.ray_cluster import (
     RESTARTS,
     START_S,

@@ -18,7 +18,7 @@ import numpy as np
 from flexplan.errors import FlexplanError
 from flexplan.job import Completion, RunRequest, Standing
 from flexplan.policy import Policy
-from flexplan.problem import Prompt
+from flexplan.problem.prompts import Prompt
 from flexplan_runtime.commands.job import complete_job, tell_refused
 from flexplan_runtime.commands.prepare import Ready, make_ready
 from flexplan_runtime.commands.run import Watch, open_lm

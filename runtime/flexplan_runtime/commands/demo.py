@@ -19,7 +19,7 @@ from flexplan.job import BenchReport, DemoReport, Listener, RunRequest, Say
 from flexplan.model import weight_bytes
 from flexplan.plan import Plan, solve
 from flexplan.policy import Policy
-from flexplan.problem import Prompt
+from flexplan.problem.prompts import Prompt
 from flexplan.units import GiB, KiB, MiB, format_size
 from flexplan_runtime.commands.prepare import make_ready
 from flexplan_runtime.commands.run import bench_ready, run_ready

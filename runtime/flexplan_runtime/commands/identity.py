@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from flexplan.model import directory_of
+from flexplan.model.places import directory_of
 from flexplan_runtime.commands.prepare import Ready
 
 _SAMPLE_BYTES = 4096

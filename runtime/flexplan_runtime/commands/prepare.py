@@ -11,15 +11,17 @@ from typing import NamedTuple
 
 import torch
 
-from flexplan.apart import schedule_of
 from flexplan.errors import FlexplanError, InfeasiblePlan, ModelFilesError, PolicyError, PromptError, UsageError
 from flexplan.hardware import Hardware, hardware_from
 from flexplan.job import RunRequest
-from flexplan.model import ModelConstants, ModelShape, directory_of
+from flexplan.model import ModelConstants, ModelShape
 from flexplan.model.checkpoint import verify_lock
+from flexplan.model.places import directory_of
 from flexplan.plan import Plan, refuse_endless, refuse_over_budget
 from flexplan.policy import Policy
-from flexplan.problem import Expectation, Lengths, Problem, Prompt, Wishes, Workload
+from flexplan.problem import Expectation, Problem, Workload
+from flexplan.problem.prompts import Lengths, Prompt, Wishes
+from flexplan.sandbox import schedule_of
 from flexplan.simulation import peak_bytes
 from flexplan.units import format_size
 from flexplan_runtime.commands.refused import Refused

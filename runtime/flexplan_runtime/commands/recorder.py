@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import Protocol
 
-from flexplan.apart import schedule_of
 from flexplan.explanation import job_bound
 from flexplan.graph import Span, Timeline
 from flexplan.job import Recording, Standing, UsageMean
 from flexplan.plan import Plan, tokens_to_keep
 from flexplan.policy import Policy
+from flexplan.sandbox import schedule_of
 from flexplan.schedule import rolls
 from flexplan_runtime.commands.prepare import Ready
 from flexplan_runtime.measure import fingerprint

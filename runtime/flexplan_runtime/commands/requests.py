@@ -12,7 +12,7 @@ from typing import overload
 from flexplan.errors import StorageError
 from flexplan.job import RunRequest
 from flexplan.model import TokenRules
-from flexplan.problem import Prompt, Wishes
+from flexplan.problem.prompts import Prompt, Wishes
 from flexplan_runtime.execute import Sampling
 from flexplan_runtime.generate import Request
 

@@ -9,11 +9,11 @@ from functools import reduce
 
 import torch
 
-from flexplan.apart import schedule_of
 from flexplan.graph import Timeline, tier_of
 from flexplan.job import BenchReport, Choice, Completion, Listener, Recording, RunReport, Standing, UsageMean
 from flexplan.plan import Plan, simulate, tokens_to_keep
 from flexplan.policy import BlockKind, few_kinds
+from flexplan.sandbox import schedule_of
 from flexplan.schedule import rolls
 from flexplan_runtime.commands.prepare import Ready
 from flexplan_runtime.commands.recorder import Recorder, Sample, whole_bound

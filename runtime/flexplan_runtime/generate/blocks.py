@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 
-from flexplan.apart import Foreign
 from flexplan.errors import GraphError, PolicyError
 from flexplan.graph import TaskGraph
 from flexplan.hardware import Hardware, hardware_from
@@ -16,6 +15,7 @@ from flexplan.model import Ids
 from flexplan.placement import Layout, Placement
 from flexplan.problem import Expectation, Problem, Workload
 from flexplan.proof import proved
+from flexplan.sandbox import ThirdParty
 from flexplan.schedule import Schedule, first_block, placement_of, rolls
 from flexplan_runtime.execute import (
     BatchState,
@@ -85,7 +85,7 @@ class BlockPlanner:
 
     def _proved(self, graph: TaskGraph, placement: Placement) -> TaskGraph:
         """Sweep by sweep, before it runs, where the schedule is not one of those that the tests prove."""
-        return proved(graph, placement) if isinstance(self.schedule, Foreign) else graph
+        return proved(graph, placement) if isinstance(self.schedule, ThirdParty) else graph
 
     def _here(self) -> Hardware:
         """The budgets of the environment; a schedule reads nothing else of a machine."""

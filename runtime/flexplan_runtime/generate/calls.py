@@ -9,12 +9,12 @@ from inspect import GEN_SUSPENDED, getgeneratorstate
 from threading import get_ident
 from weakref import WeakSet
 
-from flexplan.apart import graph_blame_of
 from flexplan.errors import UsageError
 from flexplan.graph import Timeline
 from flexplan.job import Standing
 from flexplan.policy import Policy
 from flexplan.problem import Expectation
+from flexplan.sandbox import graph_blame_of
 from flexplan.schedule import Schedule
 from flexplan_runtime.execute import BlockPlan, BlockRun, Report, Row, forget_frames
 from flexplan_runtime.generate.blocks import Asked, BlockPlanner, BlockRoom

@@ -10,7 +10,6 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-from flexplan.apart import schedule_of
 from flexplan.errors import UsageError
 from flexplan.graph import Timeline
 from flexplan.job import Standing, refuse_idle_packed_cache
@@ -18,6 +17,7 @@ from flexplan.model import Ids, Layer
 from flexplan.plan import Plan
 from flexplan.policy import Policy
 from flexplan.problem import Expectation
+from flexplan.sandbox import schedule_of
 from flexplan.schedule import Schedule
 from flexplan_runtime.execute import ExecutionEnv, Given, Sampling, Scoring, Trace
 from flexplan_runtime.generate.blocks import Asked

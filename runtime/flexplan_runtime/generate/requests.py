@@ -13,7 +13,7 @@ from typing import Any, overload
 from flexplan.errors import PromptError
 from flexplan.limits import MOST_NEW_TOKENS
 from flexplan.model import Ids, ModelConstants, ModelShape, TokenRules
-from flexplan.problem.wishes import MOST_BIAS, MOST_CHOICES, MOST_LOGPROBS, MOST_PENALTY, MOST_REPETITION
+from flexplan.problem.prompts.wishes import MOST_BIAS, MOST_CHOICES, MOST_LOGPROBS, MOST_PENALTY, MOST_REPETITION
 from flexplan_runtime.execute import Ends, Given, Row, Sampling
 
 _CHOICE = 0x2545F4914F6CDD1D  # between the draws of two answers: odd, as a generator looks at the low bits of a seed

@@ -8,18 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from flexplan.errors import ModelFilesError, PromptError
-from flexplan.problem import (
-    FILE,
-    LOAD_PATIENCE_S,
-    Chat,
-    Prompt,
-    Renderer,
-    bounded,
-    chunks,
-    growth_of,
-    lines_of,
-    swollen,
-)
+from flexplan.problem.prompts import Chat, Prompt
+from flexplan.problem.prompts.chat_template import Renderer
+from flexplan.problem.prompts.tokenizer_file import FILE, LOAD_PATIENCE_S, bounded, chunks, growth_of, lines_of, swollen
 from flexplan_runtime.generate.pieces import piece_of
 
 _CONTEXT = 64  # tokens of a prompt that a text is told after: what is before them changes nothing behind them

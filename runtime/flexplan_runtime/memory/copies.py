@@ -62,10 +62,10 @@ def _read_from_host(out: Tensor, data: Tensor) -> None:
 @lru_cache(maxsize=1024)
 def _seen_by_device(address: int, nbytes: int) -> Tensor:
     """Registered host memory as bytes of the device: both sides see it at the same address."""
-    return torch.as_tensor(_Foreign(address, nbytes), device="cuda")
+    return torch.as_tensor(_RegisteredBytes(address, nbytes), device="cuda")
 
 
-class _Foreign:
+class _RegisteredBytes:
     """Bytes that the framework did not allocate, described by the CUDA array interface."""
 
     def __init__(self, address: int, nbytes: int) -> None:

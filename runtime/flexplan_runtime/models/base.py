@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flexplan.model import CORRECTION, SINKS, TOKENS, ModelConstants, ModelShape
+from flexplan.model import TOKENS, ModelConstants, ModelShape
+from flexplan.model.tensors import CORRECTION, SINKS
 from flexplan_runtime.kernels.attention_rule import AttentionRule
 
 Pieces = Sequence[Tensor]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from flexplan.model import CORRECTION, ROUTER
+from flexplan.model.tensors import CORRECTION, ROUTER
 from flexplan_runtime.kernels.availability import compiles_for
 from flexplan_runtime.kernels.expert_rows import GROUP, SILU, UNIT, Gate, RowTable, row_table
 from flexplan_runtime.models.base import Pieces, Weights, linear, whole

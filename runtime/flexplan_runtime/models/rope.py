@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flexplan.model import ModelConstants, RopeScaling
+from flexplan.model import ModelConstants
+from flexplan.model.constants import RopeScaling
 from flexplan_runtime.kernels.availability import compiles_for, pays
 
 

@@ -15,12 +15,13 @@ packed_cache  Packed weights kept on disk, checksummed, for later openings.
 
 from flexplan_runtime.weights.download import resolve_model
 from flexplan_runtime.weights.load import load_weights
-from flexplan_runtime.weights.open import DUMMY, Config, OpenedModel, dtype_of, open_model, refuse_other_model
+from flexplan_runtime.weights.open import DUMMY, SKEWED, Config, OpenedModel, dtype_of, open_model, refuse_other_model
 from flexplan_runtime.weights.packed import read_packed, unpack
 from flexplan_runtime.weights.packed_cache import PackedFiles
 
 __all__ = [
     "DUMMY",
+    "SKEWED",
     "Config",
     "OpenedModel",
     "PackedFiles",

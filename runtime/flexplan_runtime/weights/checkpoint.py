@@ -9,8 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from flexplan.model import ModelShape, Source, StoredTensor, WeightTensor
-from flexplan.model.checkpoint import Parts, StoredCodes, find_weights
+from flexplan.model import ModelShape, WeightTensor
+from flexplan.model.checkpoint import Parts, Source, StoredCodes, StoredTensor, find_weights
 from flexplan_runtime.kernels.codes import decode_rows
 from flexplan_runtime.weights.codes import read_coded
 from flexplan_runtime.weights.files import CHUNK_BYTES, bytes_of, read_into, read_npy

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from flexplan.errors import ModelFilesError
-from flexplan.model import Source, StoredTensor
-from flexplan.model.checkpoint import StoredCodes
+from flexplan.model.checkpoint import Source, StoredCodes, StoredTensor
 from flexplan_runtime.weights.files import CHUNK_BYTES, bytes_of, read_into
 
 _AWQ_SLOTS = (0, 4, 1, 5, 2, 6, 3, 7)  # where in 32 bits the outputs lie, one after the other

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flexplan.errors import ModelFilesError
 from flexplan.files import is_directory, is_file
-from flexplan.model import (
+from flexplan.model.places import (
     cached,
     directory_of,
     downloads,
@@ -18,8 +18,8 @@ from flexplan.model import (
     is_gguf,
     refuse_other_formats,
     snapshot_within,
-    weight_files,
 )
+from flexplan.model.stored import weight_files
 from flexplan_runtime.weights.gguf import converted
 
 _SIGNS = ("config.json", "*.safetensors", "*.safetensors.index.json", "*embed_tokens.weight*", "pytorch_model*.bin")

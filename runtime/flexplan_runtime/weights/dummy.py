@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import random
 import threading
+from statistics import NormalDist
 from zlib import crc32
 
 import torch
 from torch import Tensor
 
 from flexplan.model import Coding, ModelShape, WeightTensor, weight_tensors
+from flexplan.model.tensors import ROUTER
 from flexplan_runtime.kernels.codes import scale_bytes
 
 _STD = 0.02
 _SPAN = 1 << 21
 _SPREADS = {"e2m1": 2.93, "uint4": 4.61, "uint8": 73.9}  # standard deviations of codes of which all are as likely
+_MOST_WANTED = 0.45  # of all tokens: however large its row, an expert's score is as often low as high
 _STRIDE = 587  # odd, so that no two of the first 2^21 rows are alike; short, so that a row's source is in the cache
 
 
@@ -21,13 +25,15 @@ class DummyCheckpoint:
     """Random weights at memory speed: each row is a stretch of one random vector, a stride further than the last one.
 
     Matrices and biases have a standard deviation of at most 0.02, norms lie around 1, so activations stay finite.
+    ``skewed``: of each mixture's experts, in an order of its own, the n-th most wanted is as likely as 1/n.
     """
 
     distinct_rows: int | None = 1024  # quantising all of 175 billion would take minutes
     identity: str | None = None
 
-    def __init__(self, shape: ModelShape, seed: int = 0) -> None:
+    def __init__(self, shape: ModelShape, seed: int = 0, *, skewed: bool = False) -> None:
         self._seed = seed
+        self._wanted = wanted(shape.num_experts, shape.experts_per_token) if skewed and shape.num_experts else []
         self._cols = {(t.layer, t.name): t.cols for t in weight_tensors(shape)}
         generator = torch.Generator().manual_seed(seed)
         self._normal = torch.empty(_SPAN + max(self._cols.values())).normal_(generator=generator)
@@ -44,6 +50,9 @@ class DummyCheckpoint:
         self._spread(vector, cols, name, layer, row_start, flat.view(rows, cols))
         if name.endswith("norm.weight"):
             flat.add_(1.0)
+        if name == ROUTER and self._wanted:
+            scales = random.Random(self._seed << 32 | layer).sample(self._wanted, len(self._wanted))
+            flat.view(rows, cols).mul_(torch.tensor(scales[row_start : row_start + rows]).to(out)[:, None])
 
     def read_codes(self, tensor: WeightTensor, row_start: int, rows: int, out: Tensor) -> None:
         """Fill the bytes of `out` with `rows` rows of random codes, whose numbers spread as those of other matrices.
@@ -89,3 +98,21 @@ class DummyCheckpoint:
             if (dtype, std) not in self._vectors:
                 self._vectors[dtype, std] = (self._normal * std).to(dtype)
             return self._vectors[dtype, std]
+
+
+def wanted(experts: int, each: int) -> list[float]:
+    """Scales of a router's rows by which the n-th expert is among the ``each`` best of a token as often as c / n.
+
+    Scores are taken to be normal, so that one above a threshold t as often as p is t / quantile(1 - p) wide.  No share
+    is above 45 %.
+
+    >>> [round(scale, 2) for scale in wanted(8, 2)]
+    [2.78, 2.78, 0.67, 0.46, 0.38, 0.34, 0.31, 0.29]
+    """
+    low, high = 0.0, float(experts * each)
+    for _ in range(60):
+        c = (low + high) / 2
+        shares = [min(_MOST_WANTED, c / (n + 1)) for n in range(experts)]
+        low, high = (c, high) if sum(shares) < each else (low, c)
+    widths = [1 / NormalDist().inv_cdf(1 - share) for share in shares]
+    return [width * experts / sum(widths) for width in widths]

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from flexplan.errors import StorageError
-from flexplan.model import StoredTensor, WeightFile, what_it_is
-from flexplan.model.checkpoint import OPEN_FLAGS, read_with
+from flexplan.model.checkpoint import OPEN_FLAGS, StoredTensor, WeightFile, read_with
+from flexplan.model.header import what_it_is
 
 CHUNK_BYTES = 64 << 20  # read at a time where what is read is not yet what is wanted
 _NPY_DTYPES = {"<f8": "float64", "<f4": "float32", "<f2": "float16"}

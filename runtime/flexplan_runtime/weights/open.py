@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 import torch
 
 from flexplan.errors import PolicyError, UsageError
-from flexplan.model import ModelConstants, ModelShape, has_config, read_config, read_model
+from flexplan.model import ModelConstants, ModelShape, read_config, read_model
+from flexplan.model.places import has_config
 from flexplan_runtime.models import family_class
 from flexplan_runtime.weights.checkpoint import WeightReader, open_checkpoint
 from flexplan_runtime.weights.download import is_model, resolve_model
 from flexplan_runtime.weights.dummy import DummyCheckpoint
 
-DUMMY = "_DUMMY_"
+DUMMY, SKEWED = "_DUMMY_", "_DUMMY_SKEWED_"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _ALIASES = {
     short: name
@@ -41,15 +42,16 @@ Config = Named | OpenedModel
 
 
 def open_model(config: Config, path: str | Path, seed: int) -> OpenedModel:
-    """Shape, maths and weights; ``path`` ``"_DUMMY_"`` gives random weights of the named model's shape.
+    """Shape, maths and weights; ``path`` ``"_DUMMY_"`` gives random weights of the named model's shape,
+    ``"_DUMMY_SKEWED_"`` those whose routers want some experts far more often than others.
 
     What was opened before is not opened, and checked, again.
     """
     if isinstance(config, OpenedModel):
         return config
-    if str(path) == DUMMY:
+    if str(path) in (DUMMY, SKEWED):
         shape, math = config if isinstance(config, tuple) else read_model(str(config))
-        return OpenedModel(shape, math, DummyCheckpoint(shape, seed))
+        return OpenedModel(shape, math, DummyCheckpoint(shape, seed, skewed=str(path) == SKEWED))
     directory = _directory(config, Path(path).expanduser())
     shape, math = config if isinstance(config, tuple) else _read(config, directory)
     family_class(shape.family)  # or what its weights are called is not known

@@ -18,8 +18,8 @@ PAGE = ROOT / "docs" / "models.md"
 # what tests/runtime runs with their weights
 REAL = {"opt": "tiny OPT, embedded", "llama": "SmolLM2-135M", "gemma3_text": "Gemma 3 270M"}
 HEAD = (
-    "| family | known by name | the largest, planned | its weights, 16 bits | small models compared | policies | real "
-    "weights | packed formats |"
+    "| family | known by name | the largest, planned | its weights, as published | small models compared | policies "
+    "| real weights | packed formats |"
 )
 
 
@@ -40,7 +40,7 @@ def table() -> str:
 
 
 def shapes() -> dict[str, ModelShape]:
-    """In 16 bits, by their names; equal ones are one object, whose bytes are counted once."""
+    """As published, by their names; equal ones are one object, whose bytes are counted once."""
     seen: dict[ModelShape, ModelShape] = {}
     found = {name: model_shape(name).with_dtype(2).model_copy(update={"name": "any"}) for name in model_names()}
     return {name: seen.setdefault(shape, shape) for name, shape in found.items()}

@@ -13,8 +13,10 @@ from typer.testing import CliRunner
 
 from flexplan.cli.app import app
 from flexplan.errors import FlexplanError, ModelFilesError
-from flexplan.model import cached, hub_cache, parameter_sources, read_config, read_model
+from flexplan.model import read_config, read_model
 from flexplan.model.catalog import model_config
+from flexplan.model.checkpoint import parameter_sources
+from flexplan.model.places import cached, hub_cache
 from flexplan.problem import Problem
 
 CONFIG = {

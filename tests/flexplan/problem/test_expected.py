@@ -10,7 +10,8 @@ import pytest
 
 from flexplan.cli.problem_file import ProblemFile
 from flexplan.errors import PromptError, UsageError
-from flexplan.problem import Expectation, Problem, Workload, expectation_of, read_lengths
+from flexplan.problem import Expectation, Problem, Workload, expectation_of
+from flexplan.problem.prompts import read_lengths
 
 MODEL = "facebook/opt-125m"
 

@@ -10,7 +10,8 @@ from flexplan_planners.schedules.zigzag import ZigZag
 
 from flexplan.hardware import hardware_from
 from flexplan.policy import Policy, fill_blocks
-from flexplan.problem import Problem, Workload, envelope, padded_mean, representatives, typical_lens
+from flexplan.problem import Problem, Workload
+from flexplan.problem.ragged import envelope, padded_mean, representatives, typical_lens
 from flexplan.simulation import peak_bytes, predict
 from flexplan.testing import policy_with
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from flexplan.errors import GraphError
 from flexplan.graph import Sweep, Task, check_graph, check_order, never
-from flexplan.model import Latent
+from flexplan.model.shape import Latent
 from flexplan.placement import Placement
 from flexplan.policy import Policy, need_of, rolling_block
 from flexplan.problem import Problem, Workload

@@ -20,7 +20,7 @@ from flexplan_runtime.adapters.ray_data import RowWorker, complete, keep_checkpo
 from flexplan.errors import StorageError, UsageError  # noqa: E402
 from flexplan.job import RunRequest  # noqa: E402
 from flexplan.policy import Policy  # noqa: E402
-from flexplan.problem import Prompt  # noqa: E402
+from flexplan.problem.prompts import Prompt  # noqa: E402
 
 POLICY = Policy(2, 2)
 ROWS = [{"name": f"r{n}", "prompt_ids": [3 + n, 40, 7]} for n in range(16)]

@@ -15,7 +15,8 @@ from transformers import AutoTokenizer
 from typer.testing import CliRunner, Result
 
 from flexplan.cli.app import app
-from flexplan.problem import Chat, Prompt, lengths
+from flexplan.problem.prompts import Chat, Prompt
+from flexplan.problem.prompts.lengths import lengths
 
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{% if message.role == 'root' %}{{ raise_exception('no root') }}"
@@ -131,7 +132,7 @@ def test_a_template_that_harms_is_refused_before_anything_runs(desk: Desk, templ
 def test_a_template_that_does_not_end_fails_its_lines_and_then_the_run(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flexplan.problem import chat_template
+    from flexplan.problem.prompts import chat_template
 
     monkeypatch.setattr(chat_template, "PATIENCE_S", 1.0)
     loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"

@@ -1,4 +1,4 @@
-"""No graph with one thing changed that the proof accepts computes other tokens, or breaks down with a foreign error."""
+"""No graph with one thing changed that the proof accepts computes other tokens, or breaks down with an odd error."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from flexplan_runtime.generate import blocks
 from mutations import Mutated
 from policies import Case, covering, opened, text_prompts
 
-from flexplan.apart import schedule_of
 from flexplan.errors import FlexplanError, GraphError, PluginError
 from flexplan.placement import Placement
 from flexplan.policy import fill_blocks
 from flexplan.problem import Problem, Workload
 from flexplan.proof import prove
+from flexplan.sandbox import schedule_of
 from flexplan.schedule import placement_of
 
 POLICIES = 60

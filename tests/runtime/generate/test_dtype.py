@@ -20,7 +20,8 @@ from typer.testing import CliRunner
 
 from flexplan.cli.app import app
 from flexplan.errors import ModelFilesError
-from flexplan.model import INDEX, SINGLE, read_config
+from flexplan.model import read_config
+from flexplan.model.stored import INDEX, SINGLE
 
 WIDTHS = {"float32": 4, "float16": 2, "bfloat16": 2}
 each_dtype = pytest.mark.parametrize("dtype", WIDTHS)

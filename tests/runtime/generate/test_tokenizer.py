@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 
 from flexplan.cli.app import app
 from flexplan.errors import PromptError
-from flexplan.problem import Prompt, bounded
+from flexplan.problem.prompts import Prompt
+from flexplan.problem.prompts.tokenizer_file import bounded
 
 TEXT = ["the capital of France is Paris", "a model that did not fit, naïve: 你好", "weights live on the disk"] * 4
 

@@ -25,7 +25,8 @@ from flexplan_runtime.kernels.decode_attention import decode_attention_cuda
 from flexplan_runtime.kernels.decode_step import gate_cuda, norm_cuda, put_pairs_cuda, turn_cuda
 from flexplan_runtime.models.rope import Rotary, rotate
 
-from flexplan.model import ModelConstants, RopeScaling, read_model
+from flexplan.model import ModelConstants, read_model
+from flexplan.model.constants import RopeScaling
 from flexplan.testing import policy_with
 
 ULPS = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}

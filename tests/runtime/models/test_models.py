@@ -11,7 +11,8 @@ from flexplan_runtime.models.base import linear, whole
 from tiny_models import CONFIGS, our_logits, reference_logits, saved
 
 from flexplan.errors import ModelFilesError
-from flexplan.model import parameter_sources, read_config, weight_tensors
+from flexplan.model import read_config, weight_tensors
+from flexplan.model.checkpoint import parameter_sources
 
 IDS_BS = torch.arange(2 * 17).reshape(2, 17) * 7 % 95 + 3
 

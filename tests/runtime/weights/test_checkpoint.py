@@ -22,9 +22,10 @@ from tiny_models import CONFIGS, logits, our_logits, reference_logits, saved, sa
 from transformers import AutoModelForCausalLM
 
 from flexplan.errors import ModelFilesError, StorageError
-from flexplan.model import INDEX, SINGLE, read_config, weight_tensors
+from flexplan.model import read_config, weight_tensors
 from flexplan.model.checkpoint import refuse_unusable_weights
 from flexplan.model.config import shape_from_config
+from flexplan.model.stored import INDEX, SINGLE
 
 IDS_BS = torch.arange(2 * 9).reshape(2, 9) * 7 % 95 + 3
 UP = "model.layers.0.mlp.up_proj.weight"
@@ -481,3 +482,22 @@ def test_dummy_weights_make_finite_logits_that_tell_tokens_apart(name: str) -> N
     found = logits(family(shape, math), DummyCheckpoint(shape), IDS_BS)
     assert found.isfinite().all()
     assert found.std(-1).min() > 1e-4
+
+
+def test_skewed_dummy_weights_want_some_experts_more_often_wherever_they_lie() -> None:
+    shape, math = read_config(CONFIGS["qwen3 with experts"].to_dict())
+    shape = shape.model_copy(update={"num_experts": 64, "experts_per_token": 8, "hidden_size": 128})
+    found = []
+    for layer in (0, 1):
+        router = torch.empty(64, 128)
+        DummyCheckpoint(shape, skewed=True).read_rows("router.weight", layer, 0, 40, router[:40])
+        DummyCheckpoint(shape, skewed=True).read_rows("router.weight", layer, 40, 24, router[40:])
+        tokens_TD = torch.randn(4000, 128, generator=torch.Generator().manual_seed(1))
+        experts = family(shape, math).route({"router.weight": (router,)}, tokens_TD)[1]
+        found.append(torch.bincount(experts.flatten(), minlength=64) / 4000)
+    for shares in found:
+        most = shares.sort(descending=True).values
+        assert 0.4 < most[3] < 0.5
+        for n in (8, 16, 32):  # from there on as 1/n
+            assert n * most[n - 1] == pytest.approx(most[7:].mul(torch.arange(8, 65)).mean(), rel=0.25)
+    assert not torch.equal(*(shares.argsort() for shares in found))

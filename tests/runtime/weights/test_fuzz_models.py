@@ -24,7 +24,8 @@ from flexplan_runtime.weights import open_model, resolve_model
 from safetensors.torch import load_file, save_file
 
 from flexplan.errors import FlexplanError
-from flexplan.model import INDEX, SINGLE, read_model
+from flexplan.model import read_model
+from flexplan.model.stored import INDEX, SINGLE
 
 CASES = int(os.environ.get("FLEXPLAN_FUZZ", "40"))
 SLOWEST_S = 1.0  # of a case, in seconds of the processor

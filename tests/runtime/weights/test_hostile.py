@@ -17,8 +17,9 @@ from flexplan_runtime.weights.checkpoint import open_checkpoint
 from flexplan_runtime.weights.files import read_npy
 
 from flexplan.errors import FlexplanError, ModelFilesError
-from flexplan.model import INDEX, SINGLE, read_model
+from flexplan.model import read_model
 from flexplan.model.checkpoint import read_safetensors
+from flexplan.model.stored import INDEX, SINGLE
 
 SLOWEST_S = 1.0
 

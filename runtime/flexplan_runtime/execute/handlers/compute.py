@@ -7,7 +7,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from flexplan.model import ATTENTION, EMBED, HEAD
+from flexplan.model import EMBED, HEAD
+from flexplan.model.tensors import ATTENTION
 from flexplan.placement import Layout
 from flexplan_runtime.execute.choosing import NO_TOKEN
 from flexplan_runtime.execute.handlers.attention import layer_attention

@@ -16,7 +16,10 @@ import torch
 from torch import Tensor
 
 from flexplan.files import workshop
-from flexplan.model import INDEX, gguf_place, has_config, parameter_sources, read_config
+from flexplan.model import read_config
+from flexplan.model.checkpoint import parameter_sources
+from flexplan.model.places import gguf_place, has_config
+from flexplan.model.stored import INDEX
 from flexplan.model.tensors import weight_tensors
 from flexplan_runtime.weights.gguf.codes import Array, blocks_of, coded, config_of_codes, kept_bits
 from flexplan_runtime.weights.gguf.config import config_of

@@ -13,15 +13,15 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-from flexplan.apart.bounds import unmade
-from flexplan.apart.supervisor import main, read_request, write_answer
-from flexplan.apart.wire import TASKS, Plain, head_of, packed_tasks
 from flexplan.errors import FlexplanError
 from flexplan.graph import Sweep, TaskGraph
 from flexplan.graph.graph import never
 from flexplan.plugins import SCHEDULES, make
 from flexplan.policy import Policy
 from flexplan.problem import Problem
+from flexplan.sandbox.bounds import unmade
+from flexplan.sandbox.supervisor import main, read_request, write_answer
+from flexplan.sandbox.wire import TASKS, Plain, head_of, packed_tasks
 from flexplan.schedule import Schedule
 
 

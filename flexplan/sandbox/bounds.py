@@ -11,7 +11,6 @@ from functools import wraps
 from itertools import chain
 from typing import Any, ParamSpec, TypeVar
 
-from flexplan.apart.allowance import REPORT
 from flexplan.errors import FlexplanError, PluginError
 from flexplan.graph import KINDS, LANES, Access, Buffer, Finished, Sweep, Task, TaskGraph, Work, tier_of
 from flexplan.graph.graph import never
@@ -19,6 +18,7 @@ from flexplan.limits import MOST_BYTES, MOST_TEXT
 from flexplan.model import schedule_layers
 from flexplan.policy import Policy, fill_blocks
 from flexplan.problem import Problem
+from flexplan.sandbox.allowance import REPORT
 
 _EACH = 64  # tasks a layer and micro-batch: the built-in schedules have 13 at most
 _MOST_INDEX = 1 << 62

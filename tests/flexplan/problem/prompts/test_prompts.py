@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from flexplan.errors import PromptError
-from flexplan.problem import Chat, Prompt, Wishes, new_tokens_of, read_prompts
-from flexplan.problem.prompts import parse_prompts
+from flexplan.problem.prompts import Chat, Prompt, Wishes, new_tokens_of, read_prompts
+from flexplan.problem.prompts.reading import parse_prompts
 
 
 def contents(data: bytes, suffix: str = "") -> list[str | tuple[int, ...]]:

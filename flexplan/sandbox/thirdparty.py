@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from flexplan.apart.bounds import Bounds, failed
 from flexplan.errors import FlexplanError
 from flexplan.graph import TaskGraph
 from flexplan.policy import Policy
 from flexplan.problem import Problem
+from flexplan.sandbox.bounds import Bounds, failed
 from flexplan.schedule import Schedule
 
 
-class Foreign:
+class ThirdParty:
     """A schedule of another package, with the name that errors call it."""
 
     name: str
@@ -20,7 +20,7 @@ class Foreign:
         raise NotImplementedError
 
 
-class Guarded(Foreign):
+class Guarded(ThirdParty):
     """An instance."""
 
     def __init__(self, schedule: Schedule) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from flexplan.errors import PromptError, UsageError
-from flexplan.model import directory_of
-from flexplan.problem.chat_template import Renderer
-from flexplan.problem.prompts import read_prompts
-from flexplan.problem.request_line import Chat, Prompt
-from flexplan.problem.tokenizer_file import FILE, LOAD_PATIENCE_S, bounded, chunks, growth_of, lines_of, swollen
+from flexplan.model.places import directory_of
+from flexplan.problem.prompts.chat_template import Renderer
+from flexplan.problem.prompts.reading import read_prompts
+from flexplan.problem.prompts.request_line import Chat, Prompt
+from flexplan.problem.prompts.tokenizer_file import FILE, LOAD_PATIENCE_S, bounded, chunks, growth_of, lines_of, swollen
 
 
 def prompt_lens(source: str | Path, tokenizer: str | Path | None = None) -> tuple[int, ...]:

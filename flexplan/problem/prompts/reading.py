@@ -10,20 +10,19 @@ import json
 import re
 import zlib
 from array import array
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from io import BytesIO
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
 from flexplan.errors import PromptError, UsageError
 from flexplan.files import parse_json
-from flexplan.problem.prompt_lines import Input, Line, LineIndex, input_of
-from flexplan.problem.request_line import Api, Chat, Prompt, loaded, name_of, prompt_of
+from flexplan.problem.prompts.index import Prompts
+from flexplan.problem.prompts.lines import Input, Line, input_of
+from flexplan.problem.prompts.request_line import Api, Prompt, loaded, name_of, prompt_of
 
 FORMATS = ("auto", "text", "jsonl", "openai")
 MOST_ARRAY_BYTES = 64 << 20  # of one JSON array, which is read whole
@@ -32,124 +31,6 @@ _TEXT_SUFFIXES = frozenset((".txt", ".text"))
 _JSON_SUFFIXES = frozenset((".jsonl", ".ndjson", ".json"))
 _TABLES = frozenset((".csv", ".tsv", ".parquet", ".xlsx"))
 _KEYS_OF_REQUESTS = ("prompt", "prompt_ids", "messages", "custom_id")
-
-Make = Callable[[Line, int], Prompt]  # of a line and its place
-Name = Callable[[Line, int], tuple[str | int | None, Api]]  # of one that is no request
-
-
-@dataclass(frozen=True, slots=True)
-class BadLine:
-    """A line that is no request: its place among the requests, counted from 0, and what is wrong with it.
-
-    ``id`` is what it calls itself, else its place; None where it cannot be read.
-    """
-
-    place: int
-    line: int
-    id: str | int | None
-    api: Api
-    error: PromptError
-
-
-class BadLines(Sequence[BadLine]):
-    """Those of an input, each looked at again when it is asked for: of a million there is an index of 40 bytes each."""
-
-    def __init__(self, source: Input, make: Make, name: Name) -> None:
-        self.places = array("Q")
-        self._index, self._make, self._name = LineIndex(source), make, name
-        self._digests = array("Q")
-
-    def add(self, line: Line, place: int) -> None:
-        """One more."""
-        self.places.append(place)
-        self._index.add(line)
-        text = line.raw.decode(errors="surrogateescape")
-        self._digests.append(int(_digest(["bad", text]), 16))
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    @overload
-    def __getitem__(self, at: int) -> BadLine: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[BadLine]: ...
-    def __getitem__(self, at: int | slice) -> BadLine | list[BadLine]:
-        if isinstance(at, slice):
-            return [self[n] for n in range(*at.indices(len(self)))]
-        line, place = self._index.line(at), self.places[at]
-        try:
-            self._make(line, place)
-        except PromptError as error:
-            return BadLine(place, line.number, *self.named(line, place), error)
-        raise AssertionError("it was bad")
-
-    def named(self, line: Line, place: int) -> tuple[str | int | None, Api]:
-        """What a line calls itself, and whose words it is in."""
-        return self._name(line, place)
-
-    def digest(self, at: int) -> str:
-        """Of what stands there."""
-        return f"{self._digests[at]:016x}"
-
-
-class Prompts(Sequence[Prompt]):
-    """The prompts of an input, each read again when it is looked at: of a million there is an index of 40 bytes each.
-
-    ``places`` are those among all lines, ``bad`` ones too, counted from 0.
-    """
-
-    def __init__(self, source: Input, make: Make, name: Name) -> None:
-        self.places = array("Q")
-        self.num_characters = 0
-        self.bad = BadLines(source, make, name)
-        self._index, self._make = LineIndex(source), make
-        self._digests = array("Q")
-
-    def add(self, line: Line, place: int) -> str | int:
-        """One more, and what it is called; raises PromptError where the line is none."""
-        prompt = self._make(line, place)
-        self.places.append(place)
-        self._index.add(line)
-        self._digests.append(int(digest_of(prompt), 16))
-        self.num_characters += len(prompt.content)
-        return prompt.id
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    @overload
-    def __getitem__(self, at: int) -> Prompt: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[Prompt]: ...
-    def __getitem__(self, at: int | slice) -> Prompt | list[Prompt]:
-        if isinstance(at, slice):
-            return [self[n] for n in range(*at.indices(len(self)))]
-        return self._make(self._index.line(at), self.places[at])
-
-    def digest(self, at: int) -> str:
-        """What a request asks for, in short."""
-        return f"{self._digests[at]:016x}"
-
-    def called(self, place: int) -> tuple[str | int | None, int]:
-        """The name and the line of what has this place among all lines."""
-        for found in (self, self.bad):
-            at = bisect_left(found.places, place)
-            if at < len(found) and found.places[at] == place:
-                one = found[at]
-                return one.id, one.line
-        raise KeyError(place)
-
-
-def digest_of(prompt: Prompt) -> str:
-    """16 hexadecimal digits of what a request asks for."""
-    content = list(prompt.content.messages) if isinstance(prompt.content, Chat) else prompt.content
-    return _digest([prompt.id, content, prompt.api, prompt.wishes.digested])
-
-
-def _digest(asked: Sequence[Any]) -> str:
-    from flexplan.journal import request_digest  # nobody needs a journal to plan
-
-    return request_digest(asked)
 
 
 def read_prompts(source: str | Path, form: str = "auto", *, strict: bool = True) -> Prompts:

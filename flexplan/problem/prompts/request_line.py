@@ -10,7 +10,7 @@ from flexplan.errors import PromptError
 from flexplan.files import parse_json
 from flexplan.limits import shown
 from flexplan.parameters import CHAT, COMPLETIONS, IRRELEVANT, REFUSED, Parameter, asked
-from flexplan.problem.wishes import NOTHING, Wishes, read_wishes
+from flexplan.problem.prompts.wishes import NOTHING, Wishes, read_wishes
 
 Api = Literal["own", "completions", "chat"]  # whose words a line is in, and its answer is to be
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from flexplan.files import parse_json
 from flexplan.limits import read_limited
-from flexplan.problem.request_line import Prompt
+from flexplan.problem.prompts.request_line import Prompt
 
 T = TypeVar("T")
 

@@ -17,8 +17,8 @@ from typing import Any
 from flexplan.errors import PromptError
 from flexplan.files import parse_json
 from flexplan.limits import read_limited
-from flexplan.problem.request_line import Chat, Prompt
-from flexplan.problem.tokenizer_file import PATIENCE_S
+from flexplan.problem.prompts.request_line import Chat, Prompt
+from flexplan.problem.prompts.tokenizer_file import PATIENCE_S
 
 MOST_TEMPLATE_BYTES = 1 << 20
 MOST_ENDLESS = 4  # texts on which it does not end; then it is the template's fault, not theirs

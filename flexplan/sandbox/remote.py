@@ -10,24 +10,24 @@ from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
-from flexplan.apart.allowance import REPORT, Allowance, allowance
-from flexplan.apart.bounds import Bounds, failed
-from flexplan.apart.foreign import Foreign
-from flexplan.apart.process import Process
-from flexplan.apart.wire import TASKS, Plain, read_head, read_sweeps, read_tasks
 from flexplan.errors import PluginError
 from flexplan.graph import Finished, Sweep, Task, TaskGraph
 from flexplan.graph.graph import never
 from flexplan.placement import Layout, Placement
 from flexplan.policy import Policy, fill_blocks
 from flexplan.problem import Problem
+from flexplan.sandbox.allowance import REPORT, Allowance, allowance
+from flexplan.sandbox.bounds import Bounds, failed
+from flexplan.sandbox.process import Process
+from flexplan.sandbox.thirdparty import ThirdParty
+from flexplan.sandbox.wire import TASKS, Plain, read_head, read_sweeps, read_tasks
 
 _MOST_BYTES = 64 << 20  # of an answer
 _PASSES = 64  # of an answer, where none ends early
 _CODE = re.compile(r"FP\d{3,4}")
 
 
-class Apart(Foreign):
+class Sandboxed(ThirdParty):
     """A schedule in a process of its own, which is started at the first graph and kept for the next.
 
     Graphs are there only as long as the process: after an error they say so.
@@ -75,7 +75,7 @@ class Apart(Foreign):
 
     def _running(self, allowed: Allowance) -> Process:
         if self._process is None:
-            process = Process("flexplan.apart.server")
+            process = Process("flexplan.sandbox.server")
             try:
                 self._converse(process, allowed, [], "load", self.name)
                 self._process = process
@@ -143,7 +143,7 @@ class _Refusal(PluginError):
 class _Graph:
     """A graph in the process of its schedule."""
 
-    def __init__(self, there: Apart, allowed: Allowance, bounds: Bounds, problem: Problem, policy: Policy) -> None:
+    def __init__(self, there: Sandboxed, allowed: Allowance, bounds: Bounds, problem: Problem, policy: Policy) -> None:
         self.there, self.allowed, self.bounds = there, allowed, bounds
         self.number = there.number()
         self.process, head = there.ask(None, allowed, "build", self.number, problem, policy)

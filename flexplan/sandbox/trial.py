@@ -20,8 +20,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from flexplan.apart.process import end_all
-from flexplan.apart.supervisor import TWICE, supervise, write_answer
+from flexplan.sandbox.process import end_all
+from flexplan.sandbox.supervisor import TWICE, supervise, write_answer
 
 _PATIENCE_S = 0.5  # for what ends by itself
 _GRACE_S = 5.0  # to end what was started

@@ -21,13 +21,13 @@ from pathlib import Path
 _GRACE_S = 5.0  # to end what was started
 _LAST_WORDS_S = 1.0
 _CHUNK = 1 << 16
-_MARK = "FLEXPLAN_APART"  # in the environment of all that a process starts
+_MARK = "FLEXPLAN_SANDBOX"  # in the environment of all that a process starts
 
 _started: weakref.WeakSet[Process] = weakref.WeakSet()
 
 
 class Process:
-    """A module of ours run apart, in which a stranger's code is let loose; see `supervisor`.
+    """A module of ours in a process of its own, in which a stranger's code is let loose; see `supervisor`.
 
     It is ended with all that it started when this object goes, or this program.
     """

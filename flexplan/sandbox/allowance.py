@@ -46,7 +46,7 @@ def allowance() -> Allowance:
 
 @contextmanager
 def answerable(name: str | None, timeout_s: float | None = None) -> Iterator[None]:
-    """While a foreign schedule's graphs are placed, predicted and checked: all errors of that are its doing.
+    """While a third-party schedule's graphs are placed, predicted and checked: all errors of that are its doing.
 
     Raises PluginError with its name; what does not fit, and what the schedule is already blamed for, stays as it is.
     A ``name`` of None is nobody's, and changes nothing.  With ``timeout_s`` all its graphs together have so long.
@@ -69,7 +69,7 @@ def answerable(name: str | None, timeout_s: float | None = None) -> Iterator[Non
 
 @contextmanager
 def blamed_for_graph(name: str | None) -> Iterator[None]:
-    """What the checker, or the runtime, says of a foreign schedule's graph is said with its name, as a PluginError."""
+    """What the checker, or the runtime, says of a third-party graph is said with its schedule's name: a PluginError."""
     try:
         yield
     except GraphError as error:

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from flexplan.errors import PromptError, UsageError
-from flexplan.problem import Prompt, bounded, chunks, prompt_lengths
-from flexplan.problem.prompt_lengths import lengths, prompt_lens
+from flexplan.problem.prompts import Prompt
+from flexplan.problem.prompts.lengths import lengths, prompt_lens
+from flexplan.problem.prompts.tokenizer_file import bounded, chunks
 
 
 @pytest.fixture
@@ -140,7 +141,7 @@ def test_the_prompt_that_a_tokenizer_fails_on_is_named(monkeypatch: pytest.Monke
                 raise BaseException("called unwrap on None")
             return [Encoding()] * len(texts)
 
-    monkeypatch.setattr(prompt_lengths, "_open", lambda _: (Fragile(), 100))
+    monkeypatch.setattr("flexplan.problem.prompts.lengths._open", lambda _: (Fragile(), 100))
     good = [Prompt(n, "good", n + 1) for n in range(5)]
     assert lengths(good, "there") == (2,) * 5
     with pytest.raises(UsageError, match="line 6: the tokenizer of there fails: called unwrap") as caught:
