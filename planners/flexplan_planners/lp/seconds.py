@@ -115,7 +115,7 @@ class PassWork:
             self._host_attention(sums, pair_bytes, sparsity)
             return
         if sparsity < 1:
-            values = self.grains * values_read(sparsity, int(self._kept(self.context)) - 1) * pair_bytes / 2
+            values = self.grains * self._chosen(sparsity) * pair_bytes / 2
             sums.fixed(H2D_CACHE, layers, chained=True)
             sums.batch("cache_cpu", H2D_CACHE, cost.up_work(values), layers, chained=True)
             old /= 2  # keys alone
@@ -125,10 +125,16 @@ class PassWork:
 
     def _kept(self, tokens: int) -> float:
         """Of a row's tokens those that a layer keeps, on average."""
-        if not self.shape.windows:
-            return tokens
-        layers = range(self.shape.num_layers)
-        return sum(self.shape.kept(depth, tokens) for depth in layers) / len(layers)
+        return self._mean(lambda depth: self.shape.kept(depth, tokens))
+
+    def _chosen(self, sparsity: float) -> float:
+        """Old values of a grain that a layer streams, on average."""
+        return self._mean(lambda depth: values_read(sparsity, self.shape.kept(depth, self.context) - 1))
+
+    def _mean(self, of_layer: Callable[[int], float]) -> float:
+        """Of all layers; without windows they are alike."""
+        layers = range(self.shape.num_layers if self.shape.windows else 1)
+        return sum(map(of_layer, layers)) / len(layers)
 
     def _host_attention(self, sums: _Sums, pair_bytes: int, sparsity: float) -> None:
         """Queries down, attention over the keys and values where they live, its result up."""
