@@ -23,7 +23,6 @@ import json
 import statistics
 import subprocess
 import sys
-import time
 import warnings
 from collections import Counter
 from collections.abc import Mapping
@@ -40,7 +39,6 @@ from flexplan.cost import Rates
 from flexplan.errors import FlexplanError
 from flexplan.graph import TaskGraph, Timeline, Work
 from flexplan.plan import Plan, solve
-from flexplan.policy import Policy
 from flexplan.problem import Problem
 from flexplan.units import GiB, parse_size
 
@@ -101,9 +99,9 @@ def planned(row: str, args: argparse.Namespace) -> tuple[Plan, str]:
         return solve(problem, **{"lossy": lossy} if lossy else {}), dtype
     rows, batches = map(int, how.split("x"))
     shared = next((float(name.removeprefix("share")) for name in switches if name.startswith("share")), 0.0)
-    policy = Policy(
-        rows, batches, *map(float, rest[0].split(",")), "inline" not in switches, "sep" in switches,
-        "unpinned" not in switches, "host" in switches,
+    policy = common.policy_of(
+        rows, batches, list(map(float, rest[0].split(","))), overlap="inline" not in switches,
+        sep_layer="sep" in switches, pin_weight="unpinned" not in switches, cpu_cache_compute="host" in switches,
         compress_weight="w4" in switches, compress_cache="kv4" in switches, cache_stream_percent=shared,
     )  # fmt: skip
     return Plan.of(problem, policy, schedule="rowwise" if "rowwise" in switches else "zigzag"), dtype
@@ -154,10 +152,18 @@ def sum_up(foretold: Path, measured: Path) -> None:
         print(f"{what:40} {len(sizes):3} {spread}")
 
 
+def warm_up(lm: OffloadedLM, plan: Plan, prompts: list[list[int]], args: argparse.Namespace) -> None:
+    if plan.prediction.total_s < 6:
+        lm.complete(prompts, args.gen_len)
+        lm.complete(prompts, args.gen_len)
+        return
+    if not args.cold:
+        lm.complete(prompts, args.gen_len, stops=range(lm.shape.vocab_size))
+    lm.complete(prompts[:1], 2)
+
+
 def measure(row: str, args: argparse.Namespace) -> dict[str, object]:
-    start = time.perf_counter()
-    plan, dtype = planned(row, args)
-    solve_s = time.perf_counter() - start
+    (plan, dtype), solve_s = common.timed(lambda: planned(row, args))
     cuda = common.is_cuda(args.device)
     if cuda:
         torch.cuda.empty_cache()
@@ -165,25 +171,14 @@ def measure(row: str, args: argparse.Namespace) -> dict[str, object]:
     env = ExecutionEnv.create(
         args.offload_dir, gpu_mem=row.split(":")[2], cpu_mem=args.cpu_mem, disk_mem=args.disk_mem, device=args.device
     )
-    start = time.perf_counter()
     weights = SKEWED if "skewed" in switches_of(row) else DUMMY
-    with OffloadedLM(plan.problem.model.name, env, weights, plan, dtype=dtype) as lm:
-        init_s = time.perf_counter() - start
+    lm, init_s = common.timed(lambda: OffloadedLM(plan.problem.model.name, env, weights, plan, dtype=dtype))
+    with lm:
         prompts = common.prompts_of(lm.shape.vocab_size, plan.policy.block_size, args.prompt_len)
-        start = time.perf_counter()
-        if plan.prediction.total_s < 6:
-            lm.complete(prompts, args.gen_len)
-            lm.complete(prompts, args.gen_len)
-        else:
-            if not args.cold:
-                lm.complete(prompts, args.gen_len, stops=range(lm.shape.vocab_size))
-            lm.complete(prompts[:1], 2)
-        warm_s = time.perf_counter() - start
+        warm_s = common.seconds(lambda: warm_up(lm, plan, prompts, args))
         if cuda:
             torch.cuda.reset_peak_memory_stats()
-        start = time.perf_counter()
-        lm.generate(prompts, max_new_tokens=args.gen_len, trace=True)
-        wall_s = time.perf_counter() - start
+        wall_s = common.seconds(lambda: lm.generate(prompts, max_new_tokens=args.gen_len, trace=True))
         attended = attention_rate(plan.graph, lm.timeline)  # a trace keeps two passes
         timeline, peak = lm.timeline, torch.cuda.max_memory_allocated() if cuda else 0
         if args.trace:

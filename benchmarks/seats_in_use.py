@@ -49,6 +49,8 @@ def main() -> None:
     print(f"tokens reserved: {reserved}, {reserved / longest:.0%} of as many seats for the longest")
     print(f"of these in use, mean over all passes: {share(boardings, reserved):.1%}")
     print(f"of these in use, mean over the steady state: {share(steady, reserved):.1%}")
+    moved = sum(move.now.context(one.number) - 1 for one in boardings for move in one.moves)
+    print(f"tokens moved to larger seats: {moved}, {moved / sum(found.prompt_lens):.1%} of all prompts")
     print(f"tokens of prompts computed again: {again}, {again / sum(found.prompt_lens):.1%} of all prompts")
 
 

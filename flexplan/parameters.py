@@ -104,7 +104,7 @@ _BOTH: Mapping[str, Parameter] = MappingProxyType(
 )
 COMPLETIONS: Mapping[str, Parameter] = MappingProxyType(
     {
-        "prompt": Parameter(HONOURED, "text or token ids"),
+        "prompt": Parameter(HONOURED, "text or token ids, or a list of one such"),
         **_BOTH,
         **_all(HONOURED, "of the model's own logits, up to 20 tokens a position", logprobs=()),
         **_all(REFUSED, "all answers are written: give `n`", best_of=(1,)),
@@ -118,7 +118,8 @@ CHAT: Mapping[str, Parameter] = MappingProxyType(
         **_all(HONOURED, "the same as `max_tokens`", max_completion_tokens=()),
         **_all(HONOURED, "of the model's own logits, up to 20 tokens a position", logprobs=(False,), top_logprobs=()),
         **_all(REFUSED, "output is not constrained", response_format=({"type": "text"},), verbosity=()),
-        **_all(REFUSED, "tools are not called", tools=([],), tool_choice=("none", "auto"), parallel_tool_calls=()),
+        **_all(REFUSED, "tools are not called", tools=([],), tool_choice=("none", "auto")),
+        **_all(IRRELEVANT, "of tools, which are refused", parallel_tool_calls=()),
         **_all(REFUSED, "tools are not called", functions=([],), function_call=("none", "auto")),
         **_all(REFUSED, "text only", modalities=(["text"],), audio=()),
         **_all(REFUSED, "not implemented", prediction=(), reasoning_effort=(), web_search_options=()),

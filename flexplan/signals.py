@@ -1,4 +1,7 @@
-"""Signals: Ctrl-C and SIGTERM end the program quietly, with 130 and 143, from its first line to its last."""
+"""Signals: Ctrl-C, SIGTERM and SIGHUP (a terminal that closes) end the program quietly, from first line to last.
+
+The exit codes are 130, 143 and 129, as a shell has them.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
+HEARD = {  # with what they do in a program that nobody has told otherwise: what nohup ignores stays ignored
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.SIG_DFL,
+    signal.SIGHUP: signal.SIG_DFL,
+}
 _came = 0  # the first signal that was heard
 _asked = 0  # one that asked a job to stop, which it does by itself
 _at_work = _deferred = _stoppable = _in_pass = False
@@ -22,8 +30,8 @@ def is_program() -> bool:
 
 
 def listen() -> None:
-    """Hear both, unless whoever started the program wants one ignored."""
-    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+    """Hear all, unless whoever started the program wants one ignored."""
+    for number, usual in HEARD.items():
         if signal.getsignal(number) is usual:
             signal.signal(number, _on_signal)
 
@@ -102,6 +110,8 @@ def hearing(program: Callable[[], object]) -> None:
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
     global _came, _asked
+    if number == signal.SIGHUP and (_asked or _came):  # the terminal and its shell, or systemd behind a SIGTERM:
+        return  # one end is meant
     if _stoppable and not _asked and not _came:
         _asked = number
         if not _in_pass:

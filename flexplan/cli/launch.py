@@ -16,7 +16,17 @@ from flexplan.cli.progress import Progress, note
 from flexplan.cli.results import Results, Target, opened
 from flexplan.errors import FlexplanError, RequestsFailed, Stopped, UsageError
 from flexplan.hardware import Hardware
-from flexplan.job import BenchReport, Completion, DemoReport, JobReport, Pace, RunRequest, find_runtime, record_text
+from flexplan.job import (
+    BenchReport,
+    Completion,
+    DemoReport,
+    JobReport,
+    Pace,
+    RunRequest,
+    find_runtime,
+    record_text,
+    refuse_idle_sampling,
+)
 from flexplan.journal import errors_path, request_digest
 from flexplan.plan import Plan
 from flexplan.policy import Policy
@@ -35,6 +45,7 @@ def run_to_file(
     """Read the prompts, run them and write one JSON line each, the moment it has ended; then what is recorded."""
     target.refuse_contradictions()
     given = None if prompts is None else read_prompts(prompts, form, strict=request.strict)
+    refuse_idle_sampling(request, given)
     bad: Sequence[BadLine] = () if given is None else given.bad
     _refuse_output(target, given)
     if bad and not given:

@@ -35,11 +35,9 @@ def run(
     do_sample: Annotated[
         bool, typer.Option("--do-sample", help="Draw tokens; without it the likeliest is taken.")
     ] = False,
-    temperature: Annotated[float | None, typer.Option(help="With --do-sample. [the model's, else 1.0]")] = None,
-    top_k: Annotated[int | None, typer.Option(help="With --do-sample: only the likeliest so many.")] = None,
-    top_p: Annotated[
-        float | None, typer.Option(help="With --do-sample: only the likeliest that make up this much.")
-    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of draws. [the model's, else 1.0]")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Of draws: only the likeliest so many.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Of draws: only the likeliest that make up this much.")] = None,
     seed: opt.Seed = 0,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Never stop at an end token.")] = False,
     dummy: opt.Dummy = False,
@@ -69,13 +67,10 @@ def run(
         refuse_idle_cluster,
         refuse_idle_format,
         refuse_idle_prompt_len,
-        refuse_idle_sampling,
         request_of,
     )
     from flexplan.plan import load_policy
 
-    drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-    refuse_idle_sampling(do_sample, drawing)
     budgets = budget_bytes({"gpu": gpu_mem, "cpu": cpu_mem, "disk": disk_mem})
     refuse_idle_format(form, prompts)
     refuse_idle_prompt_len(prompt_len, prompts)
@@ -92,6 +87,9 @@ def run(
         packed_cache=packed_cache,
         max_new_tokens=max_new_tokens,
         do_sample=do_sample,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
         seed=seed,
         stop_at_end_token=not ignore_eos,
         dummy=dummy,
@@ -100,7 +98,6 @@ def run(
         record=record is not None,
         locked=locked,
         cluster=Cluster(ray_address, workers) if ray else None,
-        **{key: value for key, value in drawing.items() if value is not None},
     )
     target = Target(output, (policy, prompts, request.model), overwrite, resume, retry_failed, ordered)
     if record is not None:

@@ -162,7 +162,7 @@ def host_attention_work(s: ModelShape, grains: int, context: float, pair_bytes: 
     read = (1 + sparsity) / 2
     nbytes = grains * context * pair_bytes * read
     further = 4 * grains * (s.group_size - 1) * s.head_dim * context * read
-    packed, slower = _is_packed(s, pair_bytes), _SCORED_ON_HOST if s.odd_scores else 1
+    packed, slower = _is_packed(s, pair_bytes), _SCORED_ON_HOST if s.odd_on_host else 1
     return Work(
         attended_bytes=0 if packed else nbytes * slower,
         attended_packed_bytes=nbytes * slower if packed else 0,
@@ -276,3 +276,9 @@ def write_work(nbytes: float) -> Work:
 def copy_work(nbytes: float) -> Work:
     """Host to host: read and written."""
     return Work(host_bytes=2 * nbytes)
+
+
+@_shared
+def gpu_copy_work(nbytes: float) -> Work:
+    """Device to device: read and written."""
+    return Work(gpu_between_bytes=2 * nbytes, kernels=1)

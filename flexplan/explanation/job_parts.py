@@ -73,7 +73,7 @@ class _Job:
         if self.policy.room_percent:
             whole = replace(self.policy, room_percent=0.0)
             seconds = self.seconds(*self._other(whole, self._as_many_tokens(whole)))
-            yield "coming again", "seats have room for what is likely; without it for all that may come", seconds
+            yield "moving on", "seats have room for what is likely; without it for all that may come", seconds
 
     def boardings(self, seats: Seats) -> list[Boarding]:
         return [one for one in seats.boardings(never) if not one.waits]

@@ -38,7 +38,8 @@ class Kind(NamedTuple):
     writes: str
 
 
-# The plug-in contract.  load_ and store_ cross the link, read_ and write_ reach the disk.
+# The plug-in contract.  load_ and store_ cross the link, read_ and write_ reach the disk;
+# move_ is what a row of a rolling schedule takes with it to a larger seat.
 KINDS: Mapping[str, Kind] = {
     "read_weight": Kind(DISK_READ, "weights_disk", "weight_relay"),
     "stage_weight": Kind(HOST_COPY, "weights_cpu", "weight_stage"),
@@ -64,6 +65,10 @@ KINDS: Mapping[str, Kind] = {
         "hidden, cache, fresh, ids",
     ),
     "store_cache": Kind(D2H, "fresh", "cache_cpu, cache_out"),
+    "move_gpu": Kind(GPU, "cache_gpu", "cache_gpu"),
+    "move_cpu": Kind(HOST_COPY, "cache_cpu", "cache_cpu"),
+    "move_up": Kind(H2D_CACHE, "cache_cpu", "cache_gpu"),
+    "move_down": Kind(D2H, "cache_gpu", "cache_cpu"),
     "write_cache": Kind(DISK_WRITE, "cache_out", "cache_disk"),
     "store_hidden": Kind(D2H, "hidden", "hidden_cpu, hidden_relay"),
     "write_hidden": Kind(DISK_WRITE, "hidden_relay", "hidden_disk"),

@@ -11,6 +11,7 @@ from flexplan.errors import UsageError
 from flexplan.job.runtime import RunRequest
 from flexplan.plan import Plan
 from flexplan.policy import Policy
+from flexplan.problem.prompts import Prompts
 from flexplan.units import format_size, parse_size
 
 DEFAULT_NEW_TOKENS = 32
@@ -33,10 +34,10 @@ def _machine_bytes() -> int | None:
         return None
 
 
-def refuse_idle_sampling(do_sample: bool, asked: Mapping[str, Any]) -> None:
-    """Raise UsageError for sampling settings that would change nothing."""
-    if not do_sample:
-        _refuse_idle(asked, "do_sample")
+def refuse_idle_sampling(request: RunRequest, prompts: Prompts | None) -> None:
+    """Raise UsageError for settings of draws where nothing is drawn: not by the flag, nor by a line for itself."""
+    if not request.do_sample and not (prompts is not None and prompts.draws):
+        _refuse_idle({name: getattr(request, name) for name in ("temperature", "top_k", "top_p")}, "do_sample")
 
 
 def refuse_idle_format(form: str | None, prompts: str | None) -> None:

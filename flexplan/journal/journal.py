@@ -14,7 +14,7 @@ from flexplan.errors import StorageError
 from flexplan.journal.identity import refuse_other_requests, refuse_other_settings
 from flexplan.journal.records import Ended, Held, Record, Rewritten, Settings, Shrunk, Synced, line_of, lines_of
 from flexplan.journal.recovery import Recovered
-from flexplan.journal.store import ERRORS, LOG, OUT, Handle, Store
+from flexplan.journal.store import ERRORS, LOG, OUT, Handle, Store, hold_output
 from flexplan.journal.tape import Tape
 
 SYNC_EVERY_S = 1.0
@@ -79,7 +79,7 @@ class Journal:
         self.began = True
         if self._settings is None:
             self._begin_anew(Settings(dict(settings)))
-        self._handles[OUT] = self._store.open(OUT)
+        self._handles[OUT] = hold_output(self._store)
         if self.failed or self._store.exists(ERRORS):
             self._handles[ERRORS] = self._store.open(ERRORS)
         self._store.sync_names()
@@ -205,7 +205,7 @@ class Journal:
         self._log.sync()
         self._store.replace(name, (self._line(name, tape.span(place)) for place in places))
         self._handles[name].close()
-        self._handles[name] = self._store.open(name)
+        self._handles[name] = hold_output(self._store) if name == OUT else self._store.open(name)
         tape.rewrite(numbers, crc)
 
     def _line(self, name: str, span: tuple[int, int]) -> bytes:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import socket
 import time
+import warnings
 from collections.abc import Callable
 from datetime import datetime
 from typing import Literal, NoReturn
 
 from flexplan.errors import OutputHeld, UsageError
 from flexplan.journal.journal import Journal
-from flexplan.journal.records import Held, holder_of, is_log, line_of
+from flexplan.journal.records import Held, Rewritten, holder_of, is_log, line_of
 from flexplan.journal.recovery import Recovered, recover
-from flexplan.journal.store import ERRORS, LOG, OUT, Handle, Store
+from flexplan.journal.store import ERRORS, LOG, OUT, Handle, Store, hold_output
 
 How = Literal["new", "resume", "overwrite"]
 
@@ -29,6 +30,8 @@ def open_journal(store: Store, how: How, clock: Callable[[], float] = time.monot
     if log is None:
         _refuse_held(store)
     try:
+        if store.exists(OUT):
+            hold_output(store).close()
         before = log.read(0, log.size())
         if not is_log(before):
             message = "beside the output, where the log of its job would be (OUT.job), is a file that is none"
@@ -53,13 +56,18 @@ def _found(store: Store, log: Handle, before: bytes) -> Recovered | None:
         if found.settings is None:
             if any(handle is not None and handle.size() for handle in outputs.values()):
                 message = "the output has something in it, and no log of a job beside it"
-                raise UsageError("FP174", message, fix="give --overwrite to replace it, or choose another path")
+                fix = "give --overwrite to replace it, another path, or the name that its job was begun with"
+                raise UsageError("FP174", message, fix=fix)
             return None
         for name, handle in outputs.items():
             if handle is not None and handle.size() > found.tapes[name].end:
                 handle.truncate(found.tapes[name].end)
                 handle.sync()
         log.truncate(found.log_end)
+        if found.forgotten:
+            message = f"the file of failed requests is gone: its {found.forgotten:,} requests are tried again"
+            warnings.warn(message, stacklevel=2)
+            log.append(line_of(Rewritten(ERRORS, [], 0, 0)))
         log.sync()
         return found
     finally:

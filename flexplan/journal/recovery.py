@@ -14,7 +14,7 @@ from zlib import crc32
 
 from flexplan.errors import StorageError
 from flexplan.journal.records import Ended, Record, Rewritten, Settings, Shrunk, Synced, lines_of
-from flexplan.journal.store import OUT, Handle
+from flexplan.journal.store import ERRORS, OUT, Handle
 from flexplan.journal.tape import Tape
 
 _CHUNK_BYTES = 1 << 20
@@ -28,10 +28,14 @@ class Recovered:
     tapes: Mapping[str, Tape]
     log_end: int
     shrunk: Shrunk | None = None
+    forgotten: int = 0  # failed requests whose file is gone
 
 
 def recover(log: bytes, outputs: Mapping[str, Handle | None]) -> Recovered:
-    """Follow a log along its outputs; None is an output that does not exist.  Changes nothing."""
+    """Follow a log along its outputs; None is an output that does not exist.  Changes nothing.
+
+    Nothing was computed of failed requests: where their file is gone, or empty, they are as if they had not been tried.
+    """
     last_synced, last_rewritten = _survey(log, outputs)
     at, follower = 0, _Follower(outputs, last_rewritten)
     for n, line in enumerate(lines_of(log)):
@@ -43,7 +47,7 @@ def recover(log: bytes, outputs: Mapping[str, Handle | None]) -> Recovered:
             break
         follower.take(line.record)
         at = line.end
-    return Recovered(follower.settings, follower.tapes, at, follower.shrunk)
+    return Recovered(follower.settings, follower.kept(), at, follower.shrunk, follower.forgotten)
 
 
 def _survey(log: bytes, names: Iterable[str]) -> tuple[int, dict[str, int]]:
@@ -66,10 +70,12 @@ class _Follower:
         self.shrunk: Shrunk | None = None
         self._checkers = {name: _Checker(handle) for name, handle in outputs.items()}
         self._last = last_rewritten  # what an output was before it was replaced is gone
+        failed = outputs[ERRORS]
+        self._no_errors = failed is None or not failed.size()
 
     def holds(self, n: int, record: Record) -> bool:
         """Is it so on the disk, as far as it can still be seen?"""
-        if not isinstance(record, Ended | Rewritten):
+        if not isinstance(record, Ended | Rewritten) or (record.name == ERRORS and self._no_errors):
             return True
         return n < self._last[record.name] or self._checkers[record.name].holds(record.end, record.crc)
 
@@ -84,17 +90,26 @@ class _Follower:
         elif isinstance(record, Rewritten):
             self.tapes[record.name].rewrite(record.numbers, record.crc)
 
+    @property
+    def forgotten(self) -> int:
+        """Failed requests of which no line is there any more."""
+        return len(self.tapes[ERRORS].numbers) if self._no_errors else 0
+
+    def kept(self) -> dict[str, Tape]:
+        """The outputs as they are."""
+        return {**self.tapes, ERRORS: Tape()} if self._no_errors else self.tapes
+
 
 def _refuse_altered(record: Record | None, tapes: Mapping[str, Tape], outputs: Mapping[str, Handle | None]) -> NoReturn:
-    what = "a line of the job's log"
+    what, fix = "a line of the job's log", "put back what was there, or begin anew with --overwrite or another output"
     if isinstance(record, Ended | Rewritten):
         which = "output" if record.name == OUT else "file of failed requests"
         line = len(tapes[record.name].numbers) + 1
         what = f"line {line:,} of the {which}, or one before," if outputs[record.name] else f"the {which}"
+        if record.name == ERRORS:
+            fix = "put back what was there, or remove that file: its requests are tried again"
     message = f"{what} was safe on the disk, and has been altered or removed since"
-    raise StorageError(
-        "FP618", message, fix="put back what was there, or begin anew with --overwrite or another output"
-    )
+    raise StorageError("FP618", message, fix=fix)
 
 
 class _Checker:

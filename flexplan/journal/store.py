@@ -12,7 +12,7 @@ from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from typing import Protocol
 
-from flexplan.errors import StorageError
+from flexplan.errors import OutputHeld, StorageError
 from flexplan.files import replacing
 
 OUT, ERRORS, LOG = "out", "errors", "log"
@@ -68,6 +68,15 @@ class Store(Protocol):
 
     def sync_names(self) -> None:
         """That files were made, onto the disk."""
+
+
+def hold_output(store: Store) -> Handle:
+    """The output, which no other run may have under another name: of a hard link the log is another one."""
+    handle = store.lock(OUT)
+    if handle is None:
+        message = "the output is being written by another run, under another name of the same file"
+        raise OutputHeld("FP1204", message, fix="wait for it, or choose another output")
+    return handle
 
 
 def log_path(out: Path) -> Path:

@@ -158,6 +158,11 @@ class Placement:
         """True where some rows of the token table are off the gpu."""
         return any(p.tier != "gpu" for p in self.table_pieces)
 
+    def heads_on_gpu(self, depth: int, k: int, row: int) -> int:
+        """KV heads of a row of micro-batch k that are at home on the gpu in a transformer layer: its first ones."""
+        heads = self.shape.num_kv_heads
+        return min(heads, max(0, self.cache[depth][k].grains[0] - row * heads))
+
     # -- slots ---------------------------------------------------------------------------------------------
     @property
     def unpacked_slots(self) -> int:

@@ -76,8 +76,8 @@ class Policy:
     ``admit_tokens`` is how many tokens of prompts a pass of a rolling schedule takes in at the most, though always one
     prompt; 0 is as many as there are seats and doors for.
     ``room_percent`` of the mean answer that is expected is what a seat of a rolling schedule has room for, beyond what
-    is there when its request comes in; an answer that grows longer comes in again, by a longer prompt.  0 is room for
-    all that it may have.
+    is there when its request comes in; an answer that grows longer moves to a larger seat, or comes in again if none
+    is free.  0 is room for all that it may have.
     """
 
     gpu_batch_size: Sequences = 4

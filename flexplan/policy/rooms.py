@@ -2,7 +2,7 @@
 
 Seats are of different sizes: as many for requests of each size as these sit for passes.  The seats of a micro-batch are
 padded to its largest, so those of a few very large ones are few.  A request sits where there is room for its prompt
-and a stretch of its answer (`stretch_of`); one that has outgrown its seat comes again, by a longer prompt, and the
+and a stretch of its answer (`stretch_of`); one that has outgrown its seat moves to a larger one, and the
 largest seats have room for the longest that there may be.
 """
 

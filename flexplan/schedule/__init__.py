@@ -5,6 +5,7 @@ compute_work  The work of compute tasks, for equal ones once.
 emitter       What the verbs share: passes, turns, and the tasks they write.
 hidden        The verbs of token ids, rows of the token table and hidden states.
 lesser_seats  Seats without what makes a schedule roll, for comparison.
+moves         What the cache holds of a guest goes with it to a larger seat.
 one_layout    The bytes of a graph are those that a runtime uses.
 protocol      The `Schedule` protocol, and what a graph of a schedule is for.
 rolling       A pass of the rolling schedule: seats decode, newcomers' prompts go through the same layers.
@@ -15,21 +16,26 @@ weights       The verbs of weights: to the gpu by chunks, unpacked there once a 
 """
 
 from flexplan.schedule.lesser_seats import Gathered, NotRefilled, prompts_apart
+from flexplan.schedule.moves import MovedHeads, columns_moved, heads_moved
 from flexplan.schedule.one_layout import placement_of
 from flexplan.schedule.protocol import Schedule, first_block, rolls
 from flexplan.schedule.rolling import refuse_to_roll, rolling_graph, sweep_of_boarding
-from flexplan.schedule.seats import Boarding, Guest, Seats
+from flexplan.schedule.seats import Boarding, Guest, Move, Seats
 from flexplan.schedule.traversal import graph_of
 
 __all__ = [
     "Boarding",
     "Gathered",
     "Guest",
+    "Move",
+    "MovedHeads",
     "NotRefilled",
     "Schedule",
     "Seats",
+    "columns_moved",
     "first_block",
     "graph_of",
+    "heads_moved",
     "placement_of",
     "prompts_apart",
     "refuse_to_roll",

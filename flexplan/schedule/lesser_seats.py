@@ -50,7 +50,7 @@ def prompts_apart(boardings: Iterable[Boarding]) -> Iterator[Boarding]:
     for one in boardings:
         halves = [one]
         if one.guests and one.newcomers:
-            halves = [replace(one, guests={}, contexts={}, last=False), replace(one, newcomers={})]
+            halves = [replace(one, guests={}, contexts={}, last=False, moves=()), replace(one, newcomers={}, moves=())]
         for half in halves:
             yield replace(half, number=number)
             number += 1

@@ -13,16 +13,24 @@ from collections.abc import Iterator
 
 from flexplan.cost import work as cost
 from flexplan.errors import PolicyError
-from flexplan.graph import Finished, Sweep, Task, TaskGraph, Work, never
+from flexplan.graph import Access, Finished, Sweep, Task, TaskGraph, Work, never
 from flexplan.model import EMBED, HEAD, MLP, Layer
 from flexplan.model.layers import TRANSFORMER
 from flexplan.placement import ID_BYTES, PASSES_IN_FLIGHT, Layout, Placement
 from flexplan.policy import Policy, rolling_block
 from flexplan.problem import Problem
 from flexplan.schedule.emitter import Accesses, Pass, Tasks, access, remembered
-from flexplan.schedule.seats import Boarding, Seats
+from flexplan.schedule.moves import heads_moved
+from flexplan.schedule.seats import Boarding, Guest, Seats
 from flexplan.schedule.traversal import OnePass
 from flexplan.schedule.verbs import Verbs
+
+_MOVE_WORK = {
+    "move_gpu": cost.gpu_copy_work,
+    "move_cpu": cost.copy_work,
+    "move_up": cost.up_work,
+    "move_down": cost.down_work,
+}
 
 
 def rolling_graph(name: str, problem: Problem, policy: Policy) -> TaskGraph:
@@ -98,8 +106,18 @@ class RollingVerbs(Verbs):
         begins = access("seats_host", self._in_flight(p.number, k), nbytes)
         yield self._task("load_ids", p, 0, k, cost.up_work(nbytes), begins, access("seats", k, nbytes))
         if self.placement.gathers:
-            ids = access("outputs", self._in_flight(p.number - 1, k), self._ids_bytes(k))
-            yield from self._gather(p, k, ids, self.placement.rows(k), self._turn(p, 0, 1, k))
+            yield from self._gather(p, k, self._newest_on_host(p, k), self.placement.rows(k), self._turn(p, 0, 1, k))
+
+    def _newest_on_host(self, p: Pass, k: int) -> Accesses:
+        """Tokens of the pass before: of those who were there, and of those who have moved there since."""
+        moves = [move for move in self.boarding.moves if move.now.k == k]
+        stay = access("outputs", self._in_flight(p.number - 1, k), self._ids_bytes(k)) if self._stays(k) else ()
+        came = (_id_of(move.was, "outputs", self._in_flight(p.number - 1, move.was.k)) for move in moves)
+        return (*stay, *came)
+
+    def _stays(self, k: int) -> bool:
+        """Whether somebody who decodes in a micro-batch has been there before this pass."""
+        return len(self.boarding.guests[k]) > sum(move.now.k == k for move in self.boarding.moves)
 
     def _embed_reads(self, p: Pass, k: int) -> Accesses:
         reads = access("ids", k, self._ids_bytes(k)) + access("seats", k, (1 + self.placement.rows(k)) * ID_BYTES)
@@ -122,6 +140,30 @@ class RollingVerbs(Verbs):
 
     def _keeps_cache(self, p: Pass, k: int) -> bool:
         return True
+
+    # -- who moves ------------------------------------------------------------------------------------------------
+    def move(self, p: Pass, j: int) -> Tasks:
+        """What layer j keeps of those who move, before it is at work in their new seats; the first has their tokens."""
+        if self.layers[j].role == EMBED:
+            yield from self._move_ids(p, j)
+        if not self.layers[j].attends:
+            return
+        depth = self.layers[j].depth
+        for n, move in enumerate(self.boarding.moves, 1):
+            segment = self.placement.segment(self.layers[j], move.was.k)
+            nbytes = min(move.was.context(p.number) - 1, segment.capacity) * segment.pair_bytes
+            for kind, source, target, first, stop in heads_moved(self.placement, depth, move):
+                reads, writes = self._home(depth, move.was.k, source), self._home(depth, move.now.k, target)
+                yield self._task(kind, p, j, move.now.k, _MOVE_WORK[kind]((stop - first) * nbytes), reads, writes, n)
+
+    def _move_ids(self, p: Pass, j: int) -> Tasks:
+        """The newest token of each; what others there go on with is kept."""
+        filled = {move.now.k for move in self.boarding.moves if self._stays(move.now.k)}
+        for n, (was, now) in enumerate(self.boarding.moves, 1):
+            there = access("ids", now.k, self._ids_bytes(now.k))
+            reads = _id_of(was, "ids", was.k), *(there if now.k in filled else ())
+            yield self._task("move_gpu", p, j, now.k, cost.gpu_copy_work(ID_BYTES), reads, there, n)
+            filled.add(now.k)
 
     # -- who comes in ---------------------------------------------------------------------------------------------
     def door(self, p: Pass, j: int, k: int, place: int) -> Tasks:
@@ -168,9 +210,10 @@ class RollingVerbs(Verbs):
 
     def _leaving(self, layer: Layer, k: int) -> int:
         """Tokens of newcomers' heads that are kept, and whose home is not the gpu."""
-        heads, segment = self.placement.shape.num_kv_heads, self.placement.segment(layer, k)
-        off_gpu = ((min(heads, max(0, (g.row + 1) * heads - segment.grains[0])), g) for g in self.boarding.newcomers[k])
-        return sum(some * min(g.prompt_len, segment.capacity) for some, g in off_gpu)
+        heads, stays = self.placement.shape.num_kv_heads, self.placement.heads_on_gpu
+        room = self.placement.segment(layer, k).capacity
+        some = self.boarding.newcomers[k]
+        return sum((heads - stays(layer.depth, k, g.row)) * min(g.prompt_len, room) for g in some)
 
     def _staying(self, layer: Layer, k: int) -> bool:
         """Does anything of them stay?"""
@@ -214,8 +257,13 @@ class RollingVerbs(Verbs):
         return self._turn(p, 0, 1, p.ks[0]) + place
 
 
+def _id_of(guest: Guest, buffer: str, index: int) -> Access:
+    """The token of a guest among those of its micro-batch."""
+    return Access(buffer, index, guest.row * ID_BYTES, (guest.row + 1) * ID_BYTES)
+
+
 class _RollingPass(OnePass):
-    """The order of one pass: all that decode at a layer, then the newcomers at it."""
+    """The order of one pass: who moves before a layer, all that decode at it, then the newcomers."""
 
     def __init__(self, verbs: RollingVerbs, p: Pass, boarding: Boarding) -> None:
         super().__init__(verbs, p, boarding.last)
@@ -226,8 +274,11 @@ class _RollingPass(OnePass):
         """All of the pass, in order."""
         self.rolling.boarding = self.boarding
         yield from self._preload()
+        yield from self.rolling.move(self.p, 0)
         count = len(self.p.ks)
         for j in range(len(self.verbs.layers)):
+            if j + 1 < len(self.verbs.layers):  # whose first step begins before this layer ends
+                yield from self.rolling.move(self.p, j + 1)
             for n in range(j * count, (j + 1) * count):
                 yield from self._step(n) if self.boarding.guests else self._load_weight(j, self.p.ks[0], 0)
             for place, k in enumerate(self.boarding.newcomers):

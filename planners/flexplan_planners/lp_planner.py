@@ -11,7 +11,7 @@ from flexplan.policy import Policy
 from flexplan.problem import Problem
 from flexplan.sandbox import schedule_of
 from flexplan_planners.fit import Fitting, Needs, Optimum, infeasible, optimise, with_plenty, within_latency
-from flexplan_planners.lp import MOST_BATCHES, CostModel, FlexplanCosts, prices_of_policy
+from flexplan_planners.lp import MOST_BATCHES, CostModel, FlexplanCosts, Program, prices_of_policy
 
 
 class LpPlanner:
@@ -73,8 +73,8 @@ class LpPlanner:
 
     def refusal(self, problem: Problem) -> InfeasiblePlan:
         """What would have to grow for a plan to exist."""
-        needs: Needs = {}
-        return infeasible(problem, self.model, lambda smaller: self._squeezes(smaller, needs))
+        programs, needs = self._programs_of_one(problem), Needs()
+        return infeasible(problem, programs, lambda smaller: self._squeezes(smaller, programs, needs))
 
     def fitted(self, problem: Problem, optimum: Optimum) -> Policy | None:
         """The policy of an optimum, placed within the budgets; None where a third-party schedule needs too much."""
@@ -83,16 +83,16 @@ class LpPlanner:
 
     def squeezed(self, problem: Problem) -> Policy | None:
         """One sequence at a time, where the programs say that nothing fits but count a little too much."""
-        needs: Needs = {}
-        if not self._squeezes(problem, needs):
-            return None
-        return self._of_one(problem, needs).fastest(self.model(with_plenty(problem)).programs(1))
+        programs, needs = self._programs_of_one(problem), Needs()
+        return self._of_one(problem, needs).fastest(programs) if self._squeezes(problem, programs, needs) else None
 
-    def _squeezes(self, problem: Problem, needs: Needs) -> bool:
+    def _squeezes(self, problem: Problem, programs: Sequence[Program], needs: Needs) -> bool:
         """Is there a policy of one sequence at a time?"""
-        if self.cost_model is not None:
-            return False
-        return self._of_one(problem, needs).any_fits(self.model(with_plenty(problem)).programs(1))
+        return self.cost_model is None and self._of_one(problem, needs).any_fits(programs)
+
+    def _programs_of_one(self, problem: Problem) -> Sequence[Program]:
+        """Those of one sequence at a time, whatever the budgets."""
+        return self.model(with_plenty(problem)).programs(1)
 
     def _of_one(self, problem: Problem, needs: Needs) -> Fitting:
         return Fitting(problem, schedule_of(self.schedule), 1, needs)

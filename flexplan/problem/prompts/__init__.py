@@ -6,6 +6,7 @@ index           `Prompts`: the requests of an input, each read again when it is 
 lengths         How long prompts are, in tokens.
 lengths_file    Lengths of requests from a CSV table, without their text.
 lines           Lines of an input: streamed once, then found again where they stand.
+names           Names of requests, of which no two may be alike.
 reading         Files of requests: text, JSON Lines, an OpenAI batch or a JSON array.
 request_line    A line as a request.
 tokenizer_file  A tokenizer's file looked at before it is believed, and its work bounded in time.

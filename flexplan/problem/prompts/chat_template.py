@@ -18,7 +18,7 @@ from flexplan.errors import PromptError
 from flexplan.files import parse_json
 from flexplan.limits import read_limited
 from flexplan.problem.prompts.request_line import Chat, Prompt
-from flexplan.problem.prompts.tokenizer_file import PATIENCE_S
+from flexplan.problem.prompts.tokenizer_file import LOAD_PATIENCE_S, PATIENCE_S
 
 MOST_TEMPLATE_BYTES = 1 << 20
 MOST_ENDLESS = 4  # texts on which it does not end; then it is the template's fault, not theirs
@@ -53,36 +53,39 @@ class Renderer:
     def __init__(self, directory: Path | None) -> None:
         self.directory = directory
         self._process: subprocess.Popen[bytes] | None = None
+        self._unusable = ""  # why no messages can be rendered
         self._endless = list[Prompt]()
 
     def texts(self, prompts: Sequence[Prompt]) -> list[str | PromptError]:
-        """What is to be read of each: text as it is; messages as the template has it, or why it refuses them.
+        """What is to be read of each: text as it is; messages as the template has it, or why there is nothing to read.
 
-        Messages on which the template does not end are refused, too.  Raises PromptError where it cannot be used, or
-        does not end time and again.
+        That is that it cannot be used, refuses them, or does not end.  Raises PromptError where it does not end time
+        and again.
         """
         return [self._rendered(p, p.content) if isinstance(p.content, Chat) else str(p.content) for p in prompts]
 
     def _rendered(self, prompt: Prompt, chat: Chat) -> str | PromptError:
         try:
-            if self._process is None:
+            if self._process is None and not self._unusable:
                 self._begin()
         except (OSError, ValueError) as error:
-            raise self._unusable(f"line {prompt.line}", str(error)) from error
-        answer = self._ask([dict(message) for message in chat.messages])
+            self._unusable = str(error)
+        if self._unusable:
+            return self._refused(f"line {prompt.line}", self._unusable)
+        answer = self._ask([dict(message) for message in chat.messages], PATIENCE_S)
         if answer is None:
             self.close()
             self._endless.append(prompt)
             if len(self._endless) == MOST_ENDLESS:
                 where = ", ".join(str(one.line) for one in self._endless)
-                raise self._unusable(f"lines {where}", _TOO_MUCH)
+                raise self._refused(f"lines {where}", _TOO_MUCH)
             answer = {"error": _TOO_MUCH}
         if "text" in answer:
             return str(answer["text"])
         message = f"line {prompt.line}: the chat template refuses the messages: {answer['error']}"
         return PromptError("FP324", message, fix=f"correct line {prompt.line}, or leave it out")
 
-    def _unusable(self, where: str, why: str) -> PromptError:
+    def _refused(self, where: str, why: str) -> PromptError:
         self.close()
         message = f"{where}: the chat template of {self.directory} cannot be used: {why}"
         return PromptError("FP323", message, fix="give prompt or prompt_ids, or another template")
@@ -95,11 +98,11 @@ class Renderer:
         self._process = subprocess.Popen(
             [sys.executable, "-P", str(_RENDERER)], stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL
         )
-        answer = self._ask({"template": template, "special": special})
+        answer = self._ask({"template": template, "special": special}, LOAD_PATIENCE_S)  # its libraries, too
         if answer is None or "error" in answer:
             raise ValueError((answer or {}).get("error", _TOO_MUCH))
 
-    def _ask(self, found: Any) -> dict[str, Any] | None:
+    def _ask(self, found: Any, patience_s: float) -> dict[str, Any] | None:
         """Its answer; None where it has ended instead, or takes too long by the clock, too."""
         process = self._process
         assert process and process.stdin and process.stdout
@@ -108,7 +111,7 @@ class Renderer:
         try:
             process.stdin.write(json.dumps(found).encode() + b"\n")
             process.stdin.flush()
-            line = process.stdout.readline() if answers.poll(PATIENCE_S * 1000) else b""
+            line = process.stdout.readline() if answers.poll(patience_s * 1000) else b""
         except OSError:
             return None
         return dict(json.loads(line)) if line.endswith(b"\n") else None

@@ -16,7 +16,7 @@ from flexplan.problem.prompts.request_line import Api, Chat, Prompt
 T = TypeVar("T")
 
 Make = Callable[[Line, int], Prompt]  # of a line and its place
-Name = Callable[[Line, int], tuple[str | int | None, Api]]  # of one that is no request
+Name = Callable[[Line, int | None], tuple[str | int | None, Api]]  # what it calls itself, else that number
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,10 @@ class _Indexed(Sequence[T]):
             return [self[n] for n in range(*at.indices(len(self)))]
         return self._read(self._index.line(at), self.places[at])
 
+    def line(self, at: int) -> Line:
+        """As it stands in the input."""
+        return self._index.line(at)
+
     def digest(self, at: int) -> str:
         """What stands there, in short."""
         return f"{self._digests[at]:016x}"
@@ -86,9 +90,9 @@ class BadLines(_Indexed[BadLine]):
             return BadLine(place, line.number, *self.named(line, place), error)
         raise AssertionError("it was bad")
 
-    def named(self, line: Line, place: int) -> tuple[str | int | None, Api]:
+    def named(self, line: Line, otherwise: int | None) -> tuple[str | int | None, Api]:
         """What a line calls itself, and whose words it is in."""
-        return self._name(line, place)
+        return self._name(line, otherwise)
 
 
 class Prompts(_Indexed[Prompt]):
@@ -97,6 +101,7 @@ class Prompts(_Indexed[Prompt]):
     def __init__(self, source: Input, make: Make, name: Name) -> None:
         super().__init__(source)
         self.num_characters = 0
+        self.draws = False  # does a line by itself?
         self.bad = BadLines(source, make, name)
         self._make = make
 
@@ -105,18 +110,18 @@ class Prompts(_Indexed[Prompt]):
         prompt = self._make(line, place)
         self._keep(line, place, digest_of(prompt))
         self.num_characters += len(prompt.content)
+        self.draws = self.draws or bool(prompt.wishes.draws)
         return prompt.id
 
     def _read(self, line: Line, place: int) -> Prompt:
         return self._make(line, place)
 
-    def called(self, place: int) -> tuple[str | int | None, int]:
-        """The name and the line of what has this place among all lines."""
+    def at_place(self, place: int) -> Line:
+        """What has this place among all lines, bad ones too."""
         for found in (self, self.bad):
             at = bisect_left(found.places, place)
             if at < len(found) and found.places[at] == place:
-                one = found[at]
-                return one.id, one.line
+                return found.line(at)
         raise KeyError(place)
 
 

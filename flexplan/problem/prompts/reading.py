@@ -12,16 +12,15 @@ import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import BytesIO
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from flexplan.errors import PromptError, UsageError
 from flexplan.files import parse_json
-from flexplan.problem.prompts.index import Prompts
+from flexplan.problem.prompts.index import Make, Name, Prompts
 from flexplan.problem.prompts.lines import Input, Line, input_of
+from flexplan.problem.prompts.names import clash, clashes
 from flexplan.problem.prompts.request_line import Api, Prompt, loaded, name_of, prompt_of
 
 FORMATS = ("auto", "text", "jsonl", "openai")
@@ -99,7 +98,7 @@ def _parsed(
     is_text = form == "text" or (form == "auto" and suffix in _TEXT_SUFFIXES)
     as_json = form in ("jsonl", "openai") or suffix in _JSON_SUFFIXES or _is_json(begins)
     if is_text or not (as_json or _opens_array(begins)):
-        return _taken(Prompts(source, _of_text, _name_of_text), looked_at(every), strict)
+        return _taken(source, _of_text, _name_of_text, looked_at(every), strict)
     spread: Iterable[Line] = every
     if _opens_array(begins):
         source, spread = _spread(_array(every))
@@ -107,7 +106,7 @@ def _parsed(
     def of_json(line: Line, place: int) -> Prompt:
         return prompt_of(loaded(line.text, line.number), line.number, place, form)
 
-    return _taken(Prompts(source, of_json, _name_of_json), spread, strict)
+    return _taken(source, of_json, _name_of_json, spread, strict)
 
 
 def _of_text(line: Line, place: int) -> Prompt:
@@ -133,19 +132,41 @@ def _is_request(line: str) -> bool:
     return isinstance(found, dict) and not found.keys().isdisjoint(_KEYS_OF_REQUESTS)
 
 
-def _name_of_text(line: Line, place: int) -> tuple[int, Api]:
-    return place, "own"
+def _name_of_text(line: Line, otherwise: int | None) -> tuple[int | None, Api]:
+    return otherwise, "own"
 
 
-def _name_of_json(line: Line, place: int) -> tuple[str | int | None, Api]:
+def _name_of_json(line: Line, otherwise: int | None) -> tuple[str | int | None, Api]:
     try:
-        return name_of(line.text, place)
+        return name_of(line.text, otherwise)
     except PromptError:
         return None, "own"
 
 
-def _taken(found: Prompts, lines: Iterable[Line], strict: bool) -> Prompts:
-    """A prompt a line; what is none is put aside, and has a name all the same."""
+def _taken(source: Input, make: Make, name: Name, lines: Iterable[Line], strict: bool) -> Prompts:
+    """A prompt a line; what is none is put aside, and has a name all the same, as no two may have one."""
+    found, names = _read(Prompts(source, make, name), lines, strict)
+    alike = clashes(names, found)
+    if not alike:
+        return found
+
+    def apart(line: Line, place: int) -> Prompt:
+        prompt = make(line, place)
+        if place in alike:
+            raise clash(name, line, place, found.at_place(alike[place]))
+        return prompt
+
+    def nameless(line: Line, otherwise: int | None) -> tuple[str | int | None, Api]:
+        called, api = name(line, otherwise)
+        return (None if line.offset in offsets else called), api
+
+    offsets = {found.at_place(place).offset for place in alike}
+    again = (found.at_place(place) for place in range(len(names)))
+    return _read(Prompts(source, apart, nameless), again, strict)[0]
+
+
+def _read(found: Prompts, lines: Iterable[Line], strict: bool) -> tuple[Prompts, array[int]]:
+    """All lines, and hashes of their names."""
     names = array("q")
     for place, line in enumerate(lines):
         name: str | int | None
@@ -157,8 +178,7 @@ def _taken(found: Prompts, lines: Iterable[Line], strict: bool) -> Prompts:
             found.bad.add(line, place)
             name, _ = found.bad.named(line, place)
         names.append(hash(f"no name at {place}" if name is None else str(name)))
-    _refuse_twins(names, found.called)
-    return found
+    return found, names
 
 
 def _is_json(text: str) -> bool:
@@ -214,22 +234,3 @@ def _begins(whole: str, numbers: Sequence[int]) -> Iterator[int]:
         yield numbers[line]
         _, at = read(whole, end)
         line += whole.count("\n", end, at)
-
-
-def _refuse_twins(names: array[int], called: Callable[[int], tuple[str | int | None, int]]) -> None:
-    """Raise PromptError where two lines have one name; ``names`` are hashes, which say where to look."""
-    hashes = np.frombuffer(names, dtype=np.int64) if names else np.empty(0, np.int64)
-    found, counts = np.unique(hashes, return_counts=True)
-    if len(found) == len(hashes):
-        return
-    lines: dict[str, list[int]] = {}
-    for place in np.flatnonzero(np.isin(hashes, found[counts > 1])).tolist():
-        name, line = called(place)
-        if name is not None:
-            lines.setdefault(str(name), []).append(line)
-    twins = {name: where for name, where in lines.items() if len(where) > 1}
-    if twins:
-        each = (f"{name:.60} (lines {', '.join(map(str, where[:5]))})" for name, where in islice(twins.items(), 10))
-        message = f"{len(twins)} ids stand there more than once: {', '.join(each)}; allowed is once"
-        fix = "give every line an id of its own, or none at all: one without is called by its place, counted from 0"
-        raise PromptError("FP313", message, fix=fix + '; 5 and "5" are one id')

@@ -79,8 +79,8 @@ def prompt_of(found: Any, line: int, n: int, form: str) -> Prompt:
     return Prompt(_id_of(found, line, n), _content_of(found, "own", line), line, _wishes_of(found, line))
 
 
-def name_of(text: str, otherwise: int) -> tuple[str | int | None, Api]:
-    """What a line calls itself and whose words it is in, of one that is no request; None where it is not JSON."""
+def name_of(text: str, otherwise: int | None) -> tuple[str | int | None, Api]:
+    """What a line calls itself and whose words it is in, be it a request or not; None where it is not JSON."""
     try:
         found = parse_json(text)
     except ValueError:
@@ -153,7 +153,17 @@ def _content_of(holder: Mapping[str, Any], api: Api, line: int) -> Content:
         _refuse(line, f"it has {given[0]}, and /v1/chat/completions wants messages")
     if "prompt_ids" in holder and not isinstance(holder["prompt_ids"], list):
         _refuse(line, f"prompt_ids is {_kind(holder['prompt_ids'])}, not a list")
-    return _checked(holder[given[0]], line)
+    content = holder[given[0]]
+    return _checked(_only(content, line) if given[0] == "prompt" else content, line)
+
+
+def _only(content: Any, line: int) -> Any:
+    """OpenAI's list of prompts, of which a line may have one: so each answer has a line."""
+    if not (isinstance(content, list) and content and all(isinstance(one, str | list) for one in content)):
+        return content
+    if len(content) > 1:
+        _refuse(line, f"it has {len(content)} prompts, one is allowed: give each a line of its own")
+    return content[0]
 
 
 def _chat(messages: Any, line: int) -> Chat:

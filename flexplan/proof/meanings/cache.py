@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flexplan.graph import Task
 from flexplan.model import Layer
-from flexplan.proof.meanings.part import About, Meaning, Part, Parts, part, require
+from flexplan.proof.meanings.part import About, Meaning, Part, Parts, Unmeant, part, require
 from flexplan.proof.values import Value
 
 
@@ -14,6 +14,11 @@ class CacheMeanings(About):
     def _read_cache(self, t: Task) -> Meaning:
         layer = self._attends(t, old=True)
         return Meaning(self._old_on_disk("cache_disk", layer, t), self._old_on_disk("cache_relay", layer, t))
+
+    def _move(self, t: Task) -> Meaning:
+        raise Unmeant("rows of a block stay where they are: only those of a rolling schedule move")
+
+    _move_gpu = _move_cpu = _move_up = _move_down = _move
 
     def _load_cache(self, t: Task) -> Meaning:
         layer = self._attends(t, old=True)

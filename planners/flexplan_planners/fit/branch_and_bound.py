@@ -7,8 +7,8 @@ programs of ten thousand are solved, and nothing better is left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 from math import ceil, inf
 from typing import Any
@@ -215,6 +215,21 @@ class Search:
             self.shortages.append(prices_of_shortage(program, answer))
             for front in fronts:
                 front.close(self.shortages[-1])
+
+
+def with_room(programs: Sequence[Program], n: int) -> Iterator[tuple[Program, Solution]]:
+    """The programs of which n micro-batches have room, each solved; those that have none close others."""
+    front = Front([replace(program, most_batches=n) for program in programs], n * programs[0].gpu_batch_size)
+    front.forget_closed()
+    while front.open.any():
+        block = int(front.open.argmax())
+        front.open[block] = False
+        program, _ = front.block(block)
+        solution = solve_program(program, n)
+        if solution is not None:
+            yield program, solution
+        elif (answer := least_shortage(program, n)).optimal:
+            front.close(prices_of_shortage(program, answer))
 
 
 def optimise(model: CostModel, num_prompts: int | None = None, spread: float = 0.0) -> list[Optimum]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from math import ceil
 from typing import Any
 
@@ -35,7 +36,15 @@ class FlexplanCosts:
         self.rates = Rates(problem.hardware)
         self.settings = list(every_setting(problem, host_attention, sep_layer, pin_weight, lossy))
         self.most_batches = most_batches
+        self.budgets = {tier: float(nbytes) for tier, nbytes in problem.budgets().items()}
         self._sizes: dict[int, _Size] = {}
+
+    def within(self, budgets: Mapping[str, float]) -> FlexplanCosts:
+        """The same programs under other budgets, as those of a policy whose bytes the rows count too high."""
+        other = copy(self)
+        other.budgets = dict(budgets)
+        other._sizes = {rows: size.within(other.budgets) for rows, size in self._sizes.items()}
+        return other
 
     def batch_sizes(self) -> Iterable[int]:
         """1, 2, 3, 4, 6, 8, 12, ... and the number of prompts, which bounds them."""
@@ -65,13 +74,19 @@ class _Size:
     def __init__(self, costs: FlexplanCosts, gpu_batch_size: int) -> None:
         self.problem = problem = costs.problem
         self.gpu_batch_size = gpu_batch_size
-        self.budgets = {tier: float(nbytes) for tier, nbytes in problem.budgets().items()}
+        self.budgets = costs.budgets
         prompts = problem.workload.num_prompts
         self.most_batches = min(costs.most_batches, ceil(prompts / gpu_batch_size)) if prompts else costs.most_batches
         self.passes = list(_passes(problem, costs.rates, gpu_batch_size, costs.most_batches))
         self._memories = dict[tuple[object, ...], Memory]()
         self._settings = costs.settings
         self._programs = dict[int, Program | None]()
+
+    def within(self, budgets: Mapping[str, float]) -> _Size:
+        """The same under other budgets."""
+        other = copy(self)
+        other.budgets, other._programs = dict(budgets), {}
+        return other
 
     def program(self, n: int) -> Program | None:
         """That of the n-th setting of the switches, if it has room."""

@@ -62,7 +62,12 @@ def digests_of(directory: Path) -> dict[str, str]:
 def _sampling(ready: Ready) -> str:
     found = ready.sampling
     if not found.do_sample:
-        return f"greedy, drawn lines by seed {found.seed}" if found.seed else "greedy"
+        request = ready.request
+        own = {name: getattr(request, name) for name in ("temperature", "top_k", "top_p")} | {
+            "seed": found.seed or None
+        }
+        drawn = ", ".join(f"{name} {value}" for name, value in own.items() if value is not None)
+        return f"greedy, drawn lines by {drawn}" if drawn else "greedy"
     names = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "seed")
     said = {name: getattr(found, name) for name in names}
     said["temperature"] = 1.0 if found.temperature is None else found.temperature

@@ -177,21 +177,21 @@ def _take_prompts(job: RunRequest, requests: Requests, tokenizer: Tokenizer, sha
             if error is not None:
                 refused.add(n, places[n], error)
                 continue
-            assert not isinstance(ids, PromptError)
+            assert not isinstance(ids, FlexplanError)
             requests.add(n, prompt, ids)
             good.append(places[n])
             most = max(most, new_tokens)
-        if refused and (job.strict or len(refused) == len(prompts)):
-            raise next(iter(refused))[2]
+        if refused.first and (job.strict or len(refused) == len(prompts)):
+            raise refused.first
     tokenizer.close()
     return Taken(requests, good, most, refused)
 
 
 def _refusal(
-    requests: Requests, prompt: Prompt, ids: list[int] | PromptError, new_tokens: int, shape: ModelShape, tells: bool
+    requests: Requests, prompt: Prompt, ids: list[int] | FlexplanError, new_tokens: int, shape: ModelShape, tells: bool
 ) -> FlexplanError | None:
     """Why a prompt cannot be run, if so; ``tells``: there is a tokenizer, and answers will have text."""
-    if isinstance(ids, PromptError):
+    if isinstance(ids, FlexplanError):
         return ids
     if prompt.content == "":  # a tokenizer may put a token before it: an answer to nothing that was asked
         fix = "leave it out; for an answer from the first token on, give that one in prompt_ids"
@@ -206,8 +206,12 @@ def _refusal(
 
 
 def _sampling(request: RunRequest, math: ModelConstants) -> Sampling:
-    asked = request.temperature, request.top_k, request.top_p, request.seed
-    return Sampling.of(math.rules, request.do_sample or None, *asked)
+    """Of lines that do not say; those that draw by themselves take what the flags say of draws, too."""
+    asked = request.temperature, request.top_k, request.top_p
+    if request.do_sample:
+        return Sampling.of(math.rules, True, *asked, request.seed)
+    Sampling(True, *asked)  # or is refused here
+    return Sampling.of(math.rules, None, seed=request.seed)
 
 
 def environment(request: RunRequest) -> ExecutionEnv:

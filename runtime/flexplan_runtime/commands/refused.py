@@ -17,6 +17,7 @@ class Refused:
 
     def __init__(self) -> None:
         self._numbers, self._places = array("Q"), array("Q")
+        self.first: FlexplanError | None = None
         self._why = tempfile.SpooledTemporaryFile(_MOST_IN_MEMORY)  # noqa: SIM115 - gone with this
 
     def add(self, number: int, place: int, error: FlexplanError) -> None:
@@ -30,6 +31,7 @@ class Refused:
             message = f"prompts that cannot be run are not put aside in {where}: {failure.strerror}"
             fix = "make room there, or set TMPDIR to where there is some"
             raise StorageError("FP631", message, fix=fix) from failure
+        self.first = self.first or error
         self._numbers.append(number)
         self._places.append(place)
 

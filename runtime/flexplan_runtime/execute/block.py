@@ -97,9 +97,11 @@ class BlockState:
     noting: bool = True
     # what every pass would find out again, by the place of a task's bytes
     on_host: dict[tuple[int, ...], list[HostAttention]] = field(default_factory=dict)
-    # of a rolling schedule, by pass and micro-batch: who comes in, and how rows choose; and rules by request
+    # of a rolling schedule, by pass and micro-batch: who comes in, and how rows choose; who moves, by pass; and rules
+    # by request
     doors: dict[tuple[int, int], Any] = field(default_factory=dict)
     choices: dict[tuple[int, int], Any] = field(default_factory=dict)
+    moves: dict[int, Any] = field(default_factory=dict)
     penalties: dict[int, Penalties] = field(default_factory=dict)
     weights: dict[tuple[int, int], dict[str, Pieces]] = field(default_factory=dict)
 
@@ -108,7 +110,7 @@ class BlockState:
         for kept, new in zip(self.batches, batches, strict=True):
             kept.renew(new)
         self.noting = False
-        for of_one_job in (self.doors, self.choices, self.penalties):
+        for of_one_job in (self.doors, self.choices, self.moves, self.penalties):
             of_one_job.clear()
 
     @property

@@ -65,9 +65,10 @@ class Replays:
     def _is_steady(self, task: Task) -> bool:
         """True for a step of decoding that, with the same slots, does the same to the same addresses.
 
-        A prompt keeps the gpu busy by itself, and what its kernels allocate would be held twice.
+        A prompt keeps the gpu busy by itself, and what its kernels allocate would be held twice.  Those who move to
+        another seat take another with each task.
         """
-        if KINDS[task.kind].lane != GPU or task.i == 0 or task.j == self._eager:
+        if KINDS[task.kind].lane != GPU or task.kind == "move_gpu" or task.i == 0 or task.j == self._eager:
             return False
         return not any(access.buffer in _GROWING for access in (*task.reads, *task.writes))
 

@@ -183,6 +183,10 @@ class TaskView:
         """All ranges that the task writes, in its order."""
         return [self._memory.bytes_of(a) for a in self.task.writes]
 
+    def ranges(self, buffer: str) -> list[Tensor]:
+        """All ranges of a buffer that the task reads, in its order."""
+        return [self._memory.bytes_of(a) for a in self.task.reads if a.buffer == buffer]
+
     def on_disk(self, buffer: str) -> tuple[ScratchFile, int]:
         """The file and offset of what the task reads or writes of a buffer on disk."""
         return self._memory.disk_range(next(a for a in (*self.task.reads, *self.task.writes) if a.buffer == buffer))
@@ -207,8 +211,12 @@ class TaskView:
         self.block.ledger.count(resource, self.task.i, nbytes)
 
     def note(self, what: str, tier: str, nbytes: int) -> None:
-        """Count what a prompt leaves in its home, once a block: a replayed step runs no handler."""
-        if self.block.noting and self.task.i == 0 and self.placement.block.gen_len > 1:
+        """Count what a prompt leaves in its home, in the first of like blocks: a replayed step runs no handler.
+
+        Newcomers of a rolling schedule always leave something, a block of one token nothing.
+        """
+        keeps = self.placement.rolls or self.placement.block.gen_len > 1
+        if self.block.noting and self.task.i == 0 and keeps:
             self.block.ledger.store(what, tier, nbytes)
 
 

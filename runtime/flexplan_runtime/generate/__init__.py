@@ -1,5 +1,6 @@
 """From prompts to tokens: the model as a library offers it.
 
+arguments    Arguments of a call, refused by name where they are of a wrong kind.
 blocks       Blocks of prompts: planned to their lengths, given state and memory.
 calls        What a call does, whatever it asks for: its turn, its blocks, smaller ones where memory gives out.
 lm           `OffloadedLM`: the model as a user calls it.

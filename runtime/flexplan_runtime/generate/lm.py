@@ -20,6 +20,7 @@ from flexplan.problem import Expectation
 from flexplan.sandbox import schedule_of
 from flexplan.schedule import Schedule
 from flexplan_runtime.execute import ExecutionEnv, Given, Sampling, Scoring, Trace
+from flexplan_runtime.generate.arguments import refuse_no_list, refuse_wrong_kinds
 from flexplan_runtime.generate.blocks import Asked
 from flexplan_runtime.generate.calls import BlockEnded, Calls, Progress, Stepped, never_stopping
 from flexplan_runtime.generate.loop import Done, Generation, Stopping, joined
@@ -124,6 +125,7 @@ class OffloadedLM:
         all tokens, where a row's logits become NaN or infinite.  With ``trace`` the ``timeline`` keeps every task, not
         only their sums.
         """
+        refuse_wrong_kinds(do_sample=do_sample, pad_token_id=pad_token_id)
         stops = stop_ids_of(stop, self.math)
         pad, ends = self.math.pad_token_id if pad_token_id is None else pad_token_id, self._end_ids(stops)
         prompts, given = rows_of(input_ids, attention_mask, None if pad in ends else pad)
@@ -151,6 +153,8 @@ class OffloadedLM:
         With ``trace`` the timelines keep every task, or those of some tokens: some 250 bytes each, of which a block has
         thousands.
         """
+        refuse_wrong_kinds(sampling=sampling, stops=stops, progress=progress, given=given, trace=trace)
+        refuse_no_list(prompts, "prompts")
         self._refuse_untimed(trace)
         requests, most = each_with(prompts, max_new_tokens)
         sampling = sampling or Sampling()
@@ -185,6 +189,9 @@ class OffloadedLM:
         gave out and blocks became smaller; ``block_ended`` each block's timeline, which has the tasks that ``trace``
         asks for.  Raises what `complete` raises, requests that are refused at once.
         """
+        refuse_wrong_kinds(sampling=sampling, stops=stops, numbers=numbers, tokenizer=tokenizer, progress=progress)
+        refuse_wrong_kinds(stopping=stopping, stepped=stepped, trace=trace, block_ended=block_ended)
+        refuse_no_list(requests)
         self._refuse_untimed(trace)
         watch = None if tokenizer is None else partial(watching, tokenizer)
         requests, most = each_with(requests, max_new_tokens)
@@ -226,6 +233,8 @@ class OffloadedLM:
 
         Where logits become NaN or infinite, so do the figures (`Score.broken`).
         """
+        refuse_wrong_kinds(starts=starts, progress=progress, stopping=stopping)
+        refuse_no_list(sequences, "sequences")
         given = rows_to_score(sequences, starts, self.shape)
         scoring, rows = Scoring(given.wanted), Rows(given.prompts, Usual(1, Sampling(), (), self.math))
         ended = self._calls.answers(self._calls.run(rows, Asked(0, scoring=scoring), progress, stopping), rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from numbers import Integral
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from flexplan.errors import NoNumbers, PromptError
 from flexplan.model import ModelConstants, ModelShape
 from flexplan_runtime.execute import Given, Sampling
+from flexplan_runtime.generate.arguments import refuse_no_list, refuse_wrong_kinds
 from flexplan_runtime.generate.requests import Request
 
 Stop = int | Sequence[int] | Literal["model"] | None
@@ -25,9 +26,19 @@ def rows_of(
 
     Padding is what the mask says; in a tensor without one, every ``pad_id``.  Lists of ids have none.
     """
+    refuse_no_list(input_ids, "input_ids")
+    refuse_wrong_kinds(attention_mask=attention_mask)
     if not isinstance(input_ids, Tensor):
-        rows = [[int(token) for token in row] for row in input_ids]
+        if attention_mask is not None:
+            message = "attention_mask beside lists of ids, which have no padding, would change nothing"
+            raise PromptError("FP340", message, fix="leave it out, or give input_ids as a tensor")
+        rows = [getattr(row, "tolist", lambda row=row: row)() for row in input_ids]
+        for n, row in enumerate(rows):
+            refuse_no_ids(row, f"prompt {n}")
         return rows, [Given(row) for row in rows]
+    if input_ids.ndim != 2:
+        message = f"input_ids is {tuple(input_ids.shape)}"
+        raise PromptError("FP341", message, fix="give a row of token ids for each prompt, (rows, tokens)")
     if attention_mask is None:
         attention_mask = torch.ones_like(input_ids) if pad_id is None else input_ids != pad_id
     if attention_mask.shape != input_ids.shape:
@@ -64,8 +75,8 @@ def refuse_bad_prompts(
     """
     _refuse_no_tokens(max_new_tokens)
     for n, request in enumerate(map(Request.of, prompts)):
-        new_tokens = request.max_new_tokens or max_new_tokens
-        error = wrong_with(request, names[n] if names else f"prompt {n}", new_tokens, shape)
+        name = names[n] if names else f"prompt {n}"
+        error = wrong_with(request, name, request.most(max_new_tokens), shape)
         if error:
             raise error
 
@@ -89,11 +100,8 @@ def refuse_bad_requests(
     ``can_watch``: answers may end at texts.
     """
     _refuse_no_tokens(max_new_tokens)
-    if isinstance(requests, str | bytes) or not hasattr(requests, "__len__"):
-        message = f"requests are {type(requests).__name__}, {requests!r:.60}"
-        raise PromptError("FP300", message, fix="give a list of prompts in token ids, or of Requests")
     for n, request in enumerate(map(Request.of, requests)):
-        error = wrong_with(request, f"{called} {n}", request.max_new_tokens or max_new_tokens, shape, usual)
+        error = wrong_with(request, f"{called} {n}", request.most(max_new_tokens), shape, usual)
         if error:
             raise error
         if request.stop_texts and not can_watch:
@@ -109,7 +117,9 @@ def wrong_with(
     """Why a request cannot be run, if so: its prompt is empty, too long for the context or not of this vocabulary."""
     row = request.token_ids
     if strange := _no_ids(row):
-        return PromptError("FP333", f"{name} is {strange}", fix="give token ids, those of the model's tokenizer")
+        return _is_none(name, strange)
+    if wrong := request.refusal(name, shape, usual):
+        return wrong
     if not row:
         return PromptError("FP303", f"{name} has no tokens", fix="leave it out, or begin it with a token")
     if len(row) + new_tokens - 1 > shape.max_positions:  # the last one is never read
@@ -121,7 +131,17 @@ def wrong_with(
     if not 0 <= min(row) <= max(row) < shape.vocab_size:
         message = f"{name} has token ids {min(row)} to {max(row)}, the vocabulary has {shape.vocab_size}"
         return PromptError("FP305", message, fix="use this model's tokenizer")
-    return request.refusal(name, shape, usual)
+    return None
+
+
+def refuse_no_ids(row: object, name: str) -> None:
+    """Raise PromptError for a prompt that is no list of whole numbers."""
+    if strange := _no_ids(row):
+        raise _is_none(name, strange)
+
+
+def _is_none(name: str, strange: str) -> PromptError:
+    return PromptError("FP333", f"{name} is {strange}", fix="give token ids, those of the model's tokenizer")
 
 
 def _no_ids(row: object) -> str:
@@ -155,11 +175,13 @@ def stop_ids_of(stop: Stop, math: ModelConstants) -> tuple[int, ...]:
     """The ids that end a row: none, the checkpoint's own (``"model"``), or those given (0 too)."""
     if stop is None:
         return ()
-    if stop == "model":
-        return tuple(math.eos_token_ids)
     if isinstance(stop, str):
+        if stop == "model":
+            return tuple(math.eos_token_ids)
         raise PromptError("FP306", f"stop {stop!r} is text", fix="give token ids, 'model' or None")
-    return (stop,) if isinstance(stop, int) else tuple(stop)
+    ids: Any = [stop] if isinstance(stop, Integral) else stop
+    refuse_wrong_kinds(stop=ids)
+    return tuple(ids)
 
 
 def padded(prompts: Sequence[Sequence[int]], new: Sequence[Sequence[int]], pad_id: int) -> Tensor:

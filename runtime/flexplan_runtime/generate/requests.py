@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import accumulate, pairwise
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, overload
 
 from flexplan.errors import PromptError
@@ -15,6 +15,7 @@ from flexplan.limits import MOST_NEW_TOKENS
 from flexplan.model import Ids, ModelConstants, ModelShape, TokenRules
 from flexplan.problem.prompts.wishes import MOST_BIAS, MOST_CHOICES, MOST_LOGPROBS, MOST_PENALTY, MOST_REPETITION
 from flexplan_runtime.execute import Ends, Given, Row, Sampling
+from flexplan_runtime.generate.arguments import are_ids, is_whole
 
 _CHOICE = 0x2545F4914F6CDD1D  # between the draws of two answers: odd, as a generator looks at the low bits of a seed
 
@@ -49,6 +50,10 @@ class Request:
         """A prompt alone is a request, too."""
         return given if isinstance(given, Request) else cls(given)
 
+    def most(self, usual: int) -> int:
+        """New tokens that it may have."""
+        return usual if self.max_new_tokens is None else self.max_new_tokens
+
     @property
     def stop_texts(self) -> tuple[str, ...]:
         """The texts that an answer ends with: one text is not a sequence of its letters."""
@@ -73,37 +78,37 @@ class Request:
     def _wrong_kinds(self) -> Iterator[str]:
         if not (self.sampling is None or isinstance(self.sampling, Sampling)):
             yield f"sampling {self.sampling!r:.60}, allowed is a Sampling"
-        if not (self.seed is None or _is(Integral, self.seed)):
+        if not (self.seed is None or is_whole(self.seed)):
             yield f"seed {self.seed!r:.60}, allowed is a whole number"
         if not (isinstance(self.stop, Sequence) and all(isinstance(one, str) for one in self.stop)):
             yield f"stop {self.stop!r:.60}, allowed are texts"
-        if not (isinstance(self.stop_ids, Collection) and all(_is(Integral, one) for one in self.stop_ids)):
+        if not are_ids(self.stop_ids):
             yield f"stop_ids {self.stop_ids!r:.60}, allowed are token ids"
         if not isinstance(self.logit_bias, Mapping):
             yield f"logit_bias {self.logit_bias!r:.60}, allowed is a mapping of token ids"
 
     def _wrong_counts(self, vocab_size: int) -> Iterator[str]:
-        most = {"n": MOST_CHOICES, "max_new_tokens": MOST_NEW_TOKENS, "logprobs": min(MOST_LOGPROBS, vocab_size)}
+        most = {"n": MOST_CHOICES, "logprobs": min(MOST_LOGPROBS, vocab_size)}
+        most |= dict.fromkeys(("max_new_tokens", "ends_after"), MOST_NEW_TOKENS)
         for name, high in most.items():
             value, low = getattr(self, name), 0 if name == "logprobs" else 1
-            if not (value is None and name != "n") and not (_is(Integral, value) and low <= value <= high):
+            if not (value is None and name != "n") and not (is_whole(value) and low <= value <= high):
                 yield f"{name} {value!r:.60}, allowed are whole numbers from {low} to {high}"
 
     def _wrong_numbers(self) -> Iterator[str]:
-        if (given := self.repetition_penalty) is not None and not (_is(Real, given) and 0 < given <= MOST_REPETITION):
+        if (given := self.repetition_penalty) is not None and not (_is_real(given) and 0 < given <= MOST_REPETITION):
             yield f"repetition_penalty {given!r:.60}, which must be above 0, up to {MOST_REPETITION}"
         for name in ("presence_penalty", "frequency_penalty"):
-            if not (_is(Real, given := getattr(self, name)) and abs(given) <= MOST_PENALTY):
+            if not (_is_real(given := getattr(self, name)) and abs(given) <= MOST_PENALTY):
                 yield f"{name} {given!r:.60}, allowed are numbers from -{MOST_PENALTY} to {MOST_PENALTY}"
         for token, bias in self.logit_bias.items():
-            if not (_is(Integral, token) and _is(Real, bias) and abs(bias) <= MOST_BIAS):
+            if not (is_whole(token) and _is_real(bias) and abs(bias) <= MOST_BIAS):
                 yield f"logit_bias {token!r:.20}: {bias!r:.60}, allowed are token ids, -{MOST_BIAS} to {MOST_BIAS} each"
                 return
 
 
-def _is(kind: type, value: object) -> bool:
-    """Is it such a number?  True and False are none."""
-    return isinstance(value, kind) and not isinstance(value, bool)
+def _is_real(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _refused(name: str, wrong: Sequence[str]) -> PromptError:
@@ -117,7 +122,7 @@ def each_with(requests: Requests, max_new_tokens: int | Sequence[int]) -> tuple[
     """The requests, each with its own most new tokens where there is one number for each, and the usual number."""
     several = isinstance(max_new_tokens, Sequence) and not isinstance(max_new_tokens, str)
     found: list[Any] = [*max_new_tokens] if several else [max_new_tokens]  # type: ignore[misc]
-    if not all(_is(Integral, most) for most in found):
+    if not all(is_whole(most) for most in found):
         message = f"max_new_tokens is {max_new_tokens!r:.60}"
         raise PromptError("FP339", message, fix="give a whole number, or one for each prompt")
     given = [int(most) for most in found]
@@ -200,7 +205,7 @@ class Rows(Sequence[Row]):
     def num_tokens(self) -> int:
         """The most that all rows may have."""
         usual = self._usual.max_new_tokens
-        return sum(one.n * (one.max_new_tokens or usual) for one in map(Request.of, self._requests))
+        return sum(one.n * one.most(usual) for one in map(Request.of, self._requests))
 
     def _ends_of(self, request: Request) -> Ends | None:
         """Where an answer ends beside its stop tokens and its most."""
@@ -217,7 +222,7 @@ class Rows(Sequence[Row]):
         return Row(
             given=self._given[place] if self._given else Given(request.token_ids),
             prompt=request.token_ids,
-            most=request.max_new_tokens or usual.max_new_tokens,
+            most=request.most(usual.max_new_tokens),
             sampling=sampling,
             rules=self._rules(usual.math.rules, _changed(request)),
             stop_ids=frozenset((*usual.stops, *request.stop_ids)),

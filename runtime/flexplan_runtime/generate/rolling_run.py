@@ -45,6 +45,8 @@ class RollingRun(BlockRun):
         """Put in place what a pass that is about to begin reads of who is there."""
         boarding: Boarding = sweep.boarding
         number, batches = boarding.number, self.plan.placement.block.batches
+        if boarding.moves:
+            self.state.moves[number] = boarding.moves
         for k, guests in boarding.guests.items():
             begins = begins_of(guests, number, batches[k].num_rows)
             self._fill("seats_host", number % PASSES_IN_FLIGHT * len(batches) + k, begins)
@@ -105,6 +107,7 @@ class RollingRun(BlockRun):
                 told = self._told(boarding, sweep.i, k)
                 self._take_seats(boarding, k, told)
                 self.state.doors.pop((1 + boarding.number, k), None)
+            self.state.moves.pop(boarding.number, None)
             self.report(self._standing(boarding))
 
     def _standing(self, boarding: Boarding) -> Standing:

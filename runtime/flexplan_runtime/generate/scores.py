@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from flexplan.errors import NoNumbers, PromptError
 from flexplan.model import ModelShape
 from flexplan_runtime.execute import Likelihoods, Wanted
-from flexplan_runtime.generate.prompts import refuse_bad_prompts
+from flexplan_runtime.generate.prompts import refuse_bad_prompts, refuse_no_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,7 @@ def rows_to_score(sequences: Sequence[Sequence[int]], starts: Sequence[int] | No
         message = f"{len(starts)} starts for {len(sequences)} sequences"
         raise PromptError("FP330", message, fix="give one start a sequence, or none: all are scored from token 1 on")
     for n, (sequence, start) in enumerate(zip(sequences, starts, strict=True)):
+        refuse_no_ids(sequence, f"sequence {n}")
         _refuse_start(n, len(sequence), start)
         if not 0 <= sequence[-1] < shape.vocab_size:
             message = f"sequence {n} ends with token id {sequence[-1]}, the vocabulary has {shape.vocab_size}"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flexplan.errors import ModelFilesError, PromptError
+from flexplan.errors import FlexplanError, ModelFilesError, PromptError
 from flexplan.problem.prompts import Chat, Prompt
 from flexplan.problem.prompts.chat_template import Renderer
 from flexplan.problem.prompts.tokenizer_file import FILE, LOAD_PATIENCE_S, bounded, chunks, growth_of, lines_of, swollen
@@ -24,6 +24,7 @@ class Tokenizer:
         self.directory = directory
         self.broken = False  # it does not load or hangs, and answers are token ids alone
         self._loaded: Any = None
+        self._unloadable: ModelFilesError | None = None
         self._complained = False
         self._growth = 1  # characters that one of a text may become
         self._pieces: dict[int, tuple[str, bytes | None]] = {}
@@ -45,24 +46,24 @@ class Tokenizer:
         return self.exists and not self.broken
 
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """Token ids of every prompt; raises PromptError for one that has none."""
+        """Token ids of every prompt; raises PromptError, or ModelFilesError, for one that has none."""
         found = []
         for ids in self.tried(prompts):
-            if isinstance(ids, PromptError):
+            if isinstance(ids, FlexplanError):
                 raise ids
             found.append(ids)
         return found
 
-    def tried(self, prompts: Sequence[Prompt]) -> list[list[int] | PromptError]:
+    def tried(self, prompts: Sequence[Prompt]) -> list[list[int] | FlexplanError]:
         """Token ids of every prompt, with the special tokens that the model's tokenizer puts before or after.
 
         Messages become text by the chat template first, which puts its own special tokens.  A prompt that cannot be
-        read has its error instead; what concerns all of them is raised.  Where all prompts are token ids, a tokenizer
-        that does not load is a warning, and there will be no text.
+        read has its error instead: of one that is token ids a tokenizer that does not load is a warning, and there will
+        be no text.  Raises PromptError where a tokenizer or a template does not end.
         """
         texts = [prompt for prompt in prompts if not isinstance(prompt.content, tuple)]
         found = iter(self._all_ids(texts))
-        if not texts and self.exists:
+        if not texts and self.exists and not self.broken:
             self._look()
         return [list(p.content) if isinstance(p.content, tuple) else next(found) for p in prompts]
 
@@ -103,28 +104,39 @@ class Tokenizer:
         text: str = self._load().decode(list(tokens), skip_special_tokens=True)
         return text
 
-    def _all_ids(self, prompts: Sequence[Prompt]) -> list[list[int] | PromptError]:
-        if prompts and self.directory is None:
-            message = f"line {prompts[0].line}: the prompt is text, and dummy weights by name have no tokenizer"
-            raise PromptError("FP307", message, fix='give token ids, as in {"prompt_ids": [1, 2]}')
-        found: list[list[int] | PromptError] = []
+    def _all_ids(self, prompts: Sequence[Prompt]) -> list[list[int] | FlexplanError]:
+        found: list[list[int] | FlexplanError] = []
         for few in chunks(prompts):
+            if self.directory is None:
+                found += map(_no_directory, few)
+                continue
             texts = self._renderer.texts(few)
             whole = [(prompt, text) for prompt, text in zip(few, texts, strict=True) if isinstance(text, str)]
-            ids = iter(self._ids(whole, self._load()))
+            ids = iter(self._tried_ids(whole))
             found += [next(ids) if isinstance(text, str) else text for text in texts]
         return found
 
-    def _ids(self, few: Sequence[tuple[Prompt, str]], loaded: Any) -> list[list[int] | PromptError]:
+    def _tried_ids(self, few: Sequence[tuple[Prompt, str]]) -> list[list[int] | FlexplanError]:
+        try:
+            loaded = self._load()
+        except ModelFilesError as error:
+            self.broken = True  # which the error of a line says
+            return [error] * len(few)
+        return self._ids(few, loaded)
+
+    def _ids(self, few: Sequence[tuple[Prompt, str]], loaded: Any) -> list[list[int] | FlexplanError]:
         """Of each; the one that the tokenizer fails on has its error, and those behind it are read all the same."""
-        found: list[list[int] | PromptError] = []
+        found: list[list[int] | FlexplanError] = []
 
         def read() -> None:
             for prompt, text in few[len(found) :]:
                 if why := swollen([text], self._growth):
                     raise ValueError(why)
                 special = not isinstance(prompt.content, Chat)
-                found.append(loaded(text, add_special_tokens=special)["input_ids"])
+                ids = loaded(text, add_special_tokens=special, verbose=False)[
+                    "input_ids"
+                ]  # its length is looked at here
+                found.append(ids)
 
         while len(found) < len(few):
             try:
@@ -148,8 +160,14 @@ class Tokenizer:
             warnings.warn(f"{error.message}: answers are token ids, their text is null", stacklevel=2)
 
     def _load(self) -> Any:
+        if self._unloadable is not None:  # found out once: it may take minutes
+            raise self._unloadable
         if self._loaded is None:
-            self._loaded = self._open()
+            try:
+                self._loaded = self._open()
+            except ModelFilesError as error:
+                self._unloadable = error
+                raise
         return self._loaded
 
     def _open(self) -> Any:
@@ -170,6 +188,11 @@ class Tokenizer:
         except (OSError, ValueError) as error:  # whatever is wrong with the files
             message = f"{self.directory}: the tokenizer does not load: {error}"
             raise ModelFilesError("FP541", message, fix="fetch the tokenizer's files again") from error
+
+
+def _no_directory(prompt: Prompt) -> PromptError:
+    message = f"line {prompt.line}: the prompt is text, and dummy weights by name have no tokenizer"
+    return PromptError("FP307", message, fix='give token ids, as in {"prompt_ids": [1, 2]}')
 
 
 def _in_common(one: str, other: str) -> int:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end the program quietly whenever they come."""
+"""Ctrl-C, SIGTERM and SIGHUP end the program quietly whenever they come."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ def program(*args: str, paths: tuple[Path, ...] = ()) -> subprocess.Popen[str]:
 def _as_on_a_terminal() -> None:
     """Whoever runs the tests in the background has Ctrl-C ignored, and a child inherits that."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -73,7 +74,7 @@ def test_it_ends_while_a_schedule_is_imported_in_its_own_process(number: int, co
     assert (child.returncode, out, err) == (code, "", "interrupted\n")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_it_ends_a_command_at_work(number: int, code: int) -> None:
     child = program("solve", "/dev/stdin")  # which waits for a problem that never comes
     time.sleep(1)

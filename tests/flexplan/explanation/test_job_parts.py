@@ -13,8 +13,9 @@ from flexplan.plan import Plan
 from flexplan.policy import Policy, rolling_block
 from flexplan.problem import Problem, Workload
 from flexplan.schedule import Boarding, Gathered, NotRefilled, prompts_apart
+from flexplan.testing import policy_with
 
-POLICY = Policy(4, 2, 0, 100, 0, 100, 100, 0, cpu_cache_compute=True)
+POLICY = policy_with(4, 2, w=(0, 100), cache=(0, 100), act=(100, 0), cpu_cache_compute=True)
 SHORT, LONG = 4, 60
 
 
@@ -47,8 +48,8 @@ def test_sizes_are_worth_what_requests_differ() -> None:
 
 
 def test_coming_again_is_told_where_a_seat_has_no_room_for_all_of_an_answer() -> None:
-    assert "coming again" not in parts(listed((LONG,) * 16))
-    assert "coming again" in parts(listed((LONG,) * 16), replace(POLICY, room_percent=50.0))
+    assert "moving on" not in parts(listed((LONG,) * 16))
+    assert "moving on" in parts(listed((LONG,) * 16), replace(POLICY, room_percent=50.0))
 
 
 def test_without_refilling_nobody_takes_a_seat_before_all_have_left() -> None:

@@ -21,6 +21,7 @@ from flexplan.plan import Plan
 from flexplan.plan.planner import check_plan
 from flexplan.policy import Policy
 from flexplan.problem import Problem, Workload
+from flexplan.testing import policy_with
 
 TINY = model_shape("facebook/opt-125m").model_copy(
     update={
@@ -40,8 +41,9 @@ SCHEDULES = {"zigzag": ZigZag(), "rowwise": RowWise()}
 
 def policy(block: tuple[int, int], w: str, cache: str, act: str, **switches: Any) -> Policy:
     """``w``, ``cache`` and ``act`` are "gpu cpu" percents."""
-    percents = [float(number) for pair in (w, cache, act) for number in pair.split()]
-    return Policy(*block, *percents, **switches)
+    percents = {"w": w, "cache": cache, "act": act}
+    pairs = {name: tuple(map(float, pair.split())) for name, pair in percents.items()}
+    return policy_with(*block, **pairs, **switches)
 
 
 @st.composite

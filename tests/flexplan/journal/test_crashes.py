@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from crash_store import Crash, CrashHandle, CrashStore
+from crash_store import Crash, CrashHandle, CrashStore, File
 
 from flexplan.journal import ERRORS, LOG, OUT, Journal, open_journal, recovery
 from flexplan.journal import journal as journal_module
@@ -20,6 +20,7 @@ from flexplan.journal import journal as journal_module
 TRIALS = int(os.environ.get("FLEXPLAN_CRASH_TRIALS", "400"))
 AT_ONCE = 400  # in one test: many are shared by several processes
 REQUESTS = 12
+pytestmark = pytest.mark.filterwarnings("ignore:the file of failed requests is gone")
 SETTINGS = {"model": "m", "dtype": "float32"}
 
 
@@ -52,9 +53,19 @@ class Trial:
                 self.promise()
                 self.store.restart()
                 self.check_promises()
+                self.lose_failed()
         self.store.crash_after(1 << 30)
         self.attempt(9)
         self.check_whole()
+
+    def lose_failed(self) -> None:
+        """Now and then somebody removes or empties the file of failed requests, and they are tried again."""
+        if ERRORS in self.store.files and self.random.random() < 0.2:
+            self.promised[ERRORS].clear()
+            if self.random.random() < 0.5:
+                del self.store.files[ERRORS]
+            else:
+                self.store.files[ERRORS] = File(named=True)
 
     def attempt(self, attempt: int) -> None:
         journal = open_journal(self.store, "resume", clock=lambda: self.random.randint(0, 3))

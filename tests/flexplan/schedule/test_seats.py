@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexplan.errors import GraphError
-from flexplan.graph import Sweep, Task, check_graph, check_order, never
+from flexplan.graph import Sweep, Task, TaskGraph, check_graph, check_order, never
 from flexplan.model.shape import Latent
 from flexplan.placement import Placement
 from flexplan.policy import Policy, need_of, rolling_block
 from flexplan.problem import Problem, Workload
 from flexplan.proof import SeatingLaws
 from flexplan.schedule import Boarding, Guest, Seats, rolling_graph
-from flexplan.testing import small_shape
+from flexplan.testing import policy_with, small_shape
 
 lengths = st.lists(st.tuples(st.integers(1, 60), st.integers(1, 20)), min_size=1, max_size=40)
 policies = st.builds(
@@ -138,11 +138,11 @@ def test_rooms_take_less_than_seats_that_all_hold_the_longest() -> None:
 # -- the graph -----------------------------------------------------------------------------------------------------
 ROLLING = {
     "gpu": Policy(2, 2),
-    "host": Policy(2, 3, 50, 50, 0, 100, cpu_cache_compute=True),
-    "between": Policy(2, 3, 0, 100, 50, 50, cpu_cache_compute=True, sep_layer=False, admit_tokens=9),
-    "packed": Policy(3, 1, 0, 100, 40, 60, cpu_cache_compute=True, compress_weight=True),
-    "outgrown": Policy(2, 2, 0, 100, 0, 100, cpu_cache_compute=True, room_percent=40),
-    "inline": Policy(2, 2, 30, 30, 20, 80, overlap=False, cpu_cache_compute=True),
+    "host": policy_with(2, 3, w=(50, 50), cache=(0, 100), cpu_cache_compute=True),
+    "between": policy_with(2, 3, w=(0, 100), cache=(50, 50), cpu_cache_compute=True, sep_layer=False, admit_tokens=9),
+    "packed": policy_with(3, 1, w=(0, 100), cache=(40, 60), cpu_cache_compute=True, compress_weight=True),
+    "outgrown": policy_with(4, 2, w=(0, 100), cache=(0, 100), cpu_cache_compute=True, room_percent=30),
+    "inline": policy_with(2, 2, w=(30, 30), cache=(20, 80), overlap=False, cpu_cache_compute=True),
 }
 
 
@@ -171,12 +171,18 @@ def test_every_pass_is_proved(name: str, model: str, requests: list[tuple[int, i
 
 LARGEST = 1  # the micro-batch with room for the longest, in two
 REQUESTS = [(3, 4), (7, 2), (2, 6), (5, 1), (9, 3), (1, 5), (4, 4), (6, 2)]
+LONG = [(2, 7), (3, 6), (2, 5), (4, 6), (9, 3), (1, 7), (3, 5), (2, 6)]  # more of them outgrow a seat than find another
+
+
+def graph_of(name: str) -> TaskGraph:
+    return rolling_graph("rolling", problem_of(LONG if name == "outgrown" else REQUESTS), ROLLING[name])
 
 
 def refused(change: Callable[[Sweep], Sweep], name: str = "host", at: int = 1, model: str = "plain") -> str:
     """What the laws say of the built-in graph with one pass changed; those before it are accepted."""
-    graph = rolling_graph("rolling", problem_of(REQUESTS, model), ROLLING[name])
-    block = rolling_block(problem_of(REQUESTS).workload, ROLLING[name])
+    requests = LONG if name == "outgrown" else REQUESTS
+    graph = rolling_graph("rolling", problem_of(requests, model), ROLLING[name])
+    block = rolling_block(problem_of(requests).workload, ROLLING[name])
     laws = SeatingLaws(Placement.of(MODELS[model], ROLLING[name], block))
     sweeps = list(graph.sweeps())
     for sweep in sweeps[:at]:
@@ -198,10 +204,11 @@ def with_tasks(sweep: Sweep, keep: Callable[[Task], Task | None]) -> Sweep:
 @pytest.mark.parametrize("model", MODELS)
 def test_the_built_in_graph_keeps_the_laws(model: str) -> None:
     for policy in ROLLING.values():
-        problem = problem_of(REQUESTS, model)
-        laws = SeatingLaws(Placement.of(problem.model, policy, rolling_block(problem.workload, policy)))
-        for sweep in rolling_graph("rolling", problem, policy).sweeps():
-            laws.take(sweep)
+        for requests in (REQUESTS, LONG):
+            problem = problem_of(requests, model)
+            laws = SeatingLaws(Placement.of(problem.model, policy, rolling_block(problem.workload, policy)))
+            for sweep in rolling_graph("rolling", problem, policy).sweeps():
+                laws.take(sweep)
 
 
 def test_a_seat_that_is_given_to_two_is_found() -> None:
@@ -223,7 +230,7 @@ def test_a_row_that_decodes_before_its_prompt_is_in_is_found() -> None:
 
 def stepped_back() -> int:
     """The first sweep in which somebody comes again."""
-    sweeps = rolling_graph("rolling", problem_of(REQUESTS), ROLLING["outgrown"]).sweeps()
+    sweeps = graph_of("outgrown").sweeps()
     return next(n for n, s in enumerate(sweeps) if any(g.had for some in s.boarding.newcomers.values() for g in some))
 
 
@@ -249,7 +256,7 @@ def test_who_comes_again_as_it_has_not_left_is_found(change: Callable[[Guest], G
 
 
 def test_who_sits_in_two_seats_is_found() -> None:
-    sweeps = list(rolling_graph("rolling", problem_of(REQUESTS), ROLLING["outgrown"]).sweeps())
+    sweeps = list(graph_of("outgrown").sweeps())
     at = next(n for n, sweep in enumerate(sweeps) if sweep.boarding.guests and sweep.boarding.newcomers)
 
     def twice(sweep: Sweep) -> Sweep:
@@ -269,7 +276,7 @@ def test_who_comes_again_before_its_last_token_is_known_is_found() -> None:
         number = sweep.boarding.number
         tokens, had, most = guest.context(number), guest.chosen(number), guest.ends - number
         came = Guest(guest.request, LARGEST, 0, number, tokens, most, had)
-        return with_boarding(sweep, guests={}, newcomers={LARGEST: (came,)})
+        return with_boarding(sweep, guests={}, moves=(), newcomers={LARGEST: (came,)})
 
     assert "before its last token is known" in refused(early, "outgrown", at)
 
@@ -277,7 +284,7 @@ def test_who_comes_again_before_its_last_token_is_known_is_found() -> None:
 def leaving() -> list[list[Guest]]:
     """Of each pass, those who sat in the one before and step back."""
     found, before = list[list[Guest]](), list[Guest]()
-    for sweep in rolling_graph("rolling", problem_of(REQUESTS), ROLLING["outgrown"]).sweeps():
+    for sweep in graph_of("outgrown").sweeps():
         there = [
             g for group in (sweep.boarding.guests, sweep.boarding.newcomers) for some in group.values() for g in some
         ]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
+import pty
 import random
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +172,7 @@ def test_signals_at_random_moments_leave_a_job_that_goes_on(
     rand = random.Random(3 + first)
     for _ in range(most):
         seen = job.whole()
-        number = rand.choice([signal.SIGTERM, signal.SIGINT])
+        number = rand.choice([signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
         pid = server.start(job.args("--resume"), job.stderr)
         time.sleep(rand.uniform(0, 1.0))
         os.kill(pid, number)
@@ -179,6 +183,35 @@ def test_signals_at_random_moments_leave_a_job_that_goes_on(
     server.start(job.args("--resume"), job.stderr)
     assert server.wait() == 0
     assert job.answers() == expected
+
+
+def test_a_terminal_that_closes_ends_a_job_after_its_pass_and_nohup_keeps_it(job: Job, model: Path) -> None:
+    """The system sends SIGHUP, and the shell once more."""
+    job = Job(job.place, model, 200)
+    pid, terminal = _on_a_terminal(job.args())
+    _until(lambda: len(job.whole()) >= 4)
+    os.close(terminal)
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGHUP)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 75
+    seen = job.whole()
+    assert 4 <= len(seen) < 200
+    pid, terminal = _on_a_terminal(job.args("--resume"), nohup=True)
+    _until(lambda: len(job.whole()) > len(seen))
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert job.whole()[: len(seen)] == seen and len(job.answers()) == 200
+
+
+def _on_a_terminal(args: list[str], *, nohup: bool = False) -> tuple[int, int]:
+    """A process whose terminal it is, and the other end of that."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)
+        code = "import sys; sys.argv[0] = 'flexplan'; from flexplan.cli.app import main; main()"
+        paths = os.pathsep.join(filter(None, sys.path))
+        os.execve(sys.executable, [sys.executable, "-c", code, *args], os.environ | {"PYTHONPATH": paths})
+    return pid, terminal
 
 
 def _until(true: Callable[[], bool]) -> None:
@@ -197,7 +230,9 @@ def test_a_second_run_of_one_output_is_refused_with_who_holds_it(job: Job, serve
         assert second.exit_code == 8 and "FP1201" in second.stderr
         assert f"process {pid} on " in second.stderr and " since 20" in second.stderr
     (job.place / "link.jsonl").symlink_to(job.out)
-    assert CliRunner().invoke(app, [*job.args("--resume"), "-o", str(job.place / "link.jsonl")]).exit_code == 8
+    (job.place / "hard.jsonl").hardlink_to(job.out)
+    for other, how in itertools.product(("link.jsonl", "hard.jsonl"), ("--resume", "--overwrite")):
+        assert CliRunner().invoke(app, [*job.args(how), "-o", str(job.place / other)]).exit_code == 8, (other, how)
     os.kill(pid, signal.SIGKILL)
     server.wait()
     seen = job.whole()
@@ -286,6 +321,28 @@ def test_what_was_altered_or_removed_is_an_error_and_is_not_touched(job: Job) ->
     assert result.exit_code == 2 and "FP174" in result.stderr and job.out.read_text() == "mine\n"
     assert job.run("--overwrite").exit_code == 0
     assert job.whole() == lines
+
+
+@pytest.mark.parametrize("how", [(), ("--retry-failed",)])
+@pytest.mark.parametrize("empty", [False, True])
+def test_where_the_failed_ones_are_gone_they_are_tried_again(
+    empty: bool, how: tuple[str, ...], job: Job, expected: dict[str, list[int]]
+) -> None:
+    job.lines[2]["prompt_ids"], job.lines[5]["prompt_ids"] = [], [1 << 20]
+    job.write()
+    assert job.run().exit_code == 5
+    seen, failed = job.whole(), job.errors.read_bytes()
+    job.errors.write_bytes(b"") if empty else job.errors.unlink()
+    result = job.run("--resume", *how)
+    assert result.exit_code == 5 and "its 2 requests are tried again" in result.stderr
+    assert job.whole() == seen and job.errors.read_bytes() == failed
+    job.errors.write_bytes(failed[: len(failed) // 2])  # of what was altered nobody knows what it is to be
+    result = job.run("--resume", *how)
+    assert result.exit_code == 6 and "FP618" in result.stderr and "remove that file" in result.stderr
+    assert job.errors.read_bytes() == failed[: len(failed) // 2]
+    job.errors.unlink()
+    assert job.run("--resume", *how).exit_code == 5
+    assert job.whole() == seen and job.errors.read_bytes() == failed
 
 
 def _other_weights(job: Job) -> None:
@@ -547,8 +604,10 @@ def test_a_directory_for_packed_weights_is_refused_where_none_are(job: Job) -> N
 def test_a_disk_that_fails_at_any_call_stops_with_6_and_goes_on(
     name: str, code: int, job: Job, expected: dict[str, list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flexplan.journal import store
+    from flexplan.journal import journal, store
 
+    for interval in ("SYNC_EVERY_S", "_MOST_S"):  # however slow the machine is, one run makes the calls of another
+        monkeypatch.setattr(journal, interval, 3600.0)
     real = getattr(os, name)
     count = [0]
     at = [-1]

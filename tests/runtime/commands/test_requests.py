@@ -36,11 +36,11 @@ class Desk:
         (place / "policy.json").write_text(json.dumps({"gpu_batch_size": 4, "num_gpu_batches": 2}))
         self.out, self.errors = place / "out.jsonl", place / "out.errors.jsonl"
 
-    def run(self, *lines: dict[str, Any], more: tuple[str, ...] = ()) -> Result:
+    def run(self, *lines: dict[str, Any], more: tuple[str, ...] = (), how: str = "--overwrite") -> Result:
         text = "".join(json.dumps(line) + "\n" for line in lines)
         paths = ["--model", self.model, "-o", self.out, "--offload-dir", self.place / "off"]
         fixed = ["run", self.place / "policy.json", "--prompts", "-", "--device", "cpu", "--max-new-tokens", 6]
-        args = [str(arg) for arg in (*fixed, *paths, "--overwrite", "--ordered", *more)]
+        args = [str(arg) for arg in (*fixed, *paths, how, "--ordered", *more)]
         return CliRunner().invoke(app, args, input=text)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -67,10 +67,10 @@ def test_lines_of_openai_are_answered_in_its_own_types(desk: Desk) -> None:
     text, chat = "/v1/completions", "/v1/chat/completions"
     prompt = tiny_opt_prompts()[0]
     result = desk.run(
-        batch("a", text, prompt=prompt, logprobs=2, max_tokens=4),
+        batch("a", text, prompt=[prompt], logprobs=2, max_tokens=4),
         batch("b", text, prompt=[5, 6, 7], n=2, temperature=1.5, seed=3, max_tokens=3),
         batch("c", chat, messages=USER, logprobs=True, top_logprobs=3, max_completion_tokens=5),
-        batch("d", chat, messages=USER, temperature=0, user="me"),
+        batch("d", chat, messages=USER, temperature=0, user="me", parallel_tool_calls=True),
         batch("long", text, prompt=[5] * 5000),
         batch("odd", chat, messages=USER, colour="red"),
         batch("root", chat, messages=[{"role": "root", "content": "x"}]),
@@ -127,6 +127,8 @@ def test_a_template_that_harms_is_refused_before_anything_runs(desk: Desk, templ
     (desk.model / "chat_template.jinja").write_text(template)
     result = desk.run({"messages": USER})
     assert result.exit_code == 2 and code in result.stderr, result.stderr
+    assert desk.run({"messages": USER}, {"prompt": "text"}, {"messages": USER}).exit_code == 5
+    assert [row["id"] for row in desk.rows()] == [1] and all(code in desk.failed()[n]["message"] for n in (0, 2))
 
 
 def test_a_template_that_does_not_end_fails_its_lines_and_then_the_run(
@@ -183,6 +185,16 @@ def test_a_line_without_a_temperature_does_as_the_flags_say(desk: Desk) -> None:
     assert desk.run({"prompt": prompt}).exit_code == 0
     assert greedy == desk.rows()[0]["token_ids"] != drawn
     assert own not in (drawn, greedy)  # drawn by its place
+    # what draws by itself takes the flags, too; where nothing draws they are refused
+    one = [{"prompt": prompt, "top_p": 0.9, "seed": 1}, {"prompt": prompt}]
+    for hot in ("0.01", "3.0"):
+        assert desk.run(*one, more=("--temperature", hot)).exit_code == 0
+        narrow, plain = (row["token_ids"] for row in desk.rows())
+        assert plain == greedy and (narrow == greedy) == (hot == "0.01")
+    differs = desk.run(*one, more=("--temperature", "2.0"), how="--resume")
+    assert "is greedy, drawn lines by temperature 2.0" in differs.stderr
+    assert "FP165" in desk.run({"prompt": prompt}, more=("--temperature", "3.0")).stderr
+    assert "FP150" in desk.run(*one, more=("--temperature", "-1")).stderr
 
 
 def test_stops_are_found_across_the_borders_of_tokens_and_characters_that_are_cut(desk: Desk) -> None:

@@ -45,6 +45,8 @@ STREAMED = Policy(2, 2, **SPREAD, pin_weight=False)
 HOSTED = Policy(2, 2, **SPREAD, cpu_cache_compute=True)
 ON_DISK = policy_with(2, 2, w=(0.0, 0.0), cache=(0.0, 0.0), act=(0.0, 0.0))
 CASE = Case(STREAMED, num_prompts=4)
+MOVES = "move_gpu", "move_cpu", "move_up", "move_down"  # only rows of a rolling schedule move
+MOVING = policy_with(3, 4, w=(0, 100), cache=(40, 60), cpu_cache_compute=True, sep_layer=False, room_percent=20)
 SOON_S = 15.0  # less than anything here that sleeps, and more than a busy machine takes
 
 
@@ -76,7 +78,7 @@ def clean(scratch: Path) -> Iterator[None]:
 
 # -- a worker raises -----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("number", "overlap"), [(1, True), (0, False)])
-@pytest.mark.parametrize("kind", HANDLERS)
+@pytest.mark.parametrize("kind", [kind for kind in HANDLERS if kind not in MOVES])
 def test_an_error_of_any_worker_is_the_callers_at_once(
     kind: str, number: int, overlap: bool, tiny_opt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,6 +98,29 @@ def test_an_error_of_any_worker_is_the_callers_at_once(
         assert len(raised) == 1
         assert [name for name in flexplan_threads() if name != "flexplan-disk_0"] == []
         assert right(tiny_opt, lm)  # it is not poisoned
+    assert lm.env.ledger.held == {}
+
+
+@pytest.mark.parametrize("kind", MOVES)
+def test_an_error_of_a_move_is_the_callers(
+    kind: str, tiny_opt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = Broken(kind)
+
+    def fail() -> None:
+        raise error
+
+    prompts = [[5] * length for length in (3, 2, 7, 3, 2, 5, 9, 1, 4, 6)] * 2
+    most = [4, 7, 2, 6, 6, 1, 3, 5, 4, 2] * 2
+    scratch = tmp_path / "scratch"
+    with clean(scratch), opened(tiny_opt, MOVING, scratch, schedule="rolling") as lm:
+        expected = lm.complete(prompts, most).tokens
+        with monkeypatch.context() as patched:
+            wrap_handlers(patched, at_call(1, fail), kind)
+            with pytest.raises(Broken) as caught:
+                lm.complete(prompts, most)
+        assert caught.value is error
+        assert lm.complete(prompts, most).tokens == expected
     assert lm.env.ledger.held == {}
 
 

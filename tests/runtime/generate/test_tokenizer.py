@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import warnings
 from pathlib import Path
@@ -88,6 +89,24 @@ def test_token_ids_run_beside_a_tokenizer_that_does_not_load(tiny_opt: Path, tmp
     (tmp_path / "in.txt").write_text("hello")
     result = CliRunner().invoke(app, [*base, "--overwrite", "--prompts", str(tmp_path / "in.txt")])
     assert result.exit_code == 4 and "FP541" in result.stderr and "loading weights" not in result.stderr
+    # among others a text fails alone, also where there is no tokenizer at all
+    (tmp_path / "in.jsonl").write_text('{"prompt": "hello"}\n{"prompt_ids": [5, 6, 7]}\n')
+    for code in ("FP541", "FP540"):
+        result = CliRunner().invoke(app, [*base, "--overwrite", "--prompts", str(tmp_path / "in.jsonl")])
+        assert result.exit_code == 5 and json.loads((tmp_path / "out.jsonl").read_text()) == row | {"id": 1}
+        assert json.loads((tmp_path / "out.errors.jsonl").read_text())["error"]["code"] == code
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            (model / name).unlink(missing_ok=True)
+
+
+def test_a_prompt_that_is_too_long_is_no_news_of_the_library(tiny_opt: Path, caplog: pytest.LogCaptureFixture) -> None:
+    library = logging.getLogger("transformers")
+    library.addHandler(caplog.handler)
+    try:
+        (ids,) = Tokenizer(tiny_opt).encode([Prompt(0, "a list " * 1000)])
+    finally:
+        library.removeHandler(caplog.handler)
+    assert len(ids) > 512 and not caplog.records
 
 
 def test_a_library_that_panics_is_an_error_of_those_lines(bytelevel: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from flexplan_runtime.execute.choosing.limits import Limits, draw_probs
 
 Step = int | Sequence[int]  # tokens before the one that is chosen, of all rows or of each
 _OF_DRAWS = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+_MOST_TOP_K = 1 << 31
 NO_TOKEN = -1  # chosen where the logits are no numbers
 
 
@@ -65,22 +67,34 @@ class Sampling:
         return cls(bool(do_sample), temperature, top_k, top_p, seed, *cutoffs)
 
     def __post_init__(self) -> None:
-        if self.temperature is not None and not 0 < self.temperature < torch.inf:
-            raise UsageError(
-                "FP150",
-                f"temperature {self.temperature} must be above 0 and finite",
-                fix="for greedy, leave do_sample off",
-            )
-        if self.top_k is not None and self.top_k < 1:
-            raise UsageError("FP151", f"top_k {self.top_k} must be at least 1", fix="leave it out to keep all tokens")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise UsageError("FP152", f"top_p {self.top_p} is outside (0, 1]", fix="leave it out to keep all tokens")
-
+        if not isinstance(self.do_sample, bool) or not _is_number(self.seed, Integral):
+            message = f"do_sample {self.do_sample!r:.60} with seed {self.seed!r:.60}"
+            raise UsageError("FP102", message, fix="do_sample is True or False, seed a whole number")
+        if not self._is_within("temperature", 0, torch.finfo(torch.float32).max):
+            message = f"temperature {self.temperature!r:.60} must be above 0 and finite"
+            raise UsageError("FP150", message, fix="for greedy, leave do_sample off")
+        if not self._is_within("top_k", 0, _MOST_TOP_K, Integral):
+            message = f"top_k {self.top_k!r:.60} must be a whole number of at least 1"
+            raise UsageError("FP151", message, fix="leave it out to keep all tokens")
+        if not self._is_within("top_p", 0, 1):
+            message = f"top_p {self.top_p!r:.60} is outside (0, 1]"
+            raise UsageError("FP152", message, fix="leave it out to keep all tokens")
+        if not (self._is_within("min_p", 0, 1) or (_is_number(self.min_p, Real) and self.min_p == 0)):
+            message = f"min_p {self.min_p!r:.60} is outside [0, 1]"
+            raise UsageError("FP103", message, fix="leave it out to keep all tokens")
+        for name in ("typical_p", "epsilon_cutoff", "eta_cutoff"):
+            if not self._is_within(name, -torch.inf, torch.inf):
+                message = f"{name} {getattr(self, name)!r:.60} is no number"
+                raise UsageError("FP104", message, fix="leave it out to keep all tokens")
         idle = [name for name in _OF_DRAWS if getattr(self, name) is not None]
         if idle and not self.do_sample:
             asked = ", ".join(f"{name} {getattr(self, name)}" for name in idle)
             message = f"{asked} without do_sample would change nothing"
             raise UsageError("FP107", message, fix="add do_sample=True, or leave it out")
+
+    def _is_within(self, name: str, above: float, most: float, kind: type = Real) -> bool:
+        value = getattr(self, name)
+        return value is None or (_is_number(value, kind) and above < value <= most)
 
     def choose(self, logits_BV: Tensor, rows: Sequence[int], step: Step) -> Tensor:
         """The next token of each row, (B,); `NO_TOKEN` where no logit, or one that is no number, stands out."""
@@ -98,6 +112,11 @@ class Sampling:
         """One token, (1,), by a generator of its own for every (seed, row, step), whichever rows run together."""
         mixed = (self.seed * 0x9E3779B97F4A7C15 + row * 0xBF58476D1CE4E5B9 + step * 0x94D049BB133111EB) % 2**63
         return torch.multinomial(probs_V, 1, generator=torch.Generator().manual_seed(mixed))
+
+
+def _is_number(value: object, kind: type) -> bool:
+    """True and False are none."""
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def step_of(step: Step, b: int) -> int:

@@ -5,6 +5,7 @@ compute    Handlers that compute: the embedding, a layer or the head of one micr
 door       Newcomers of a rolling schedule: prompts attend to themselves, and go to their seats.
 gather     Rows of the token table, gathered where they live.
 hidden     Hidden states from their home to the slot in which layers work, and back.
+moving     Guests of a rolling schedule that move to a larger seat.
 scoring    What a model makes of tokens that are given, found where the head is.
 table      Which of these does the tasks of which kind.
 transfers  Handlers that move bytes between the tiers.

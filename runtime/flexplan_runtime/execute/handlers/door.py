@@ -47,6 +47,7 @@ def _keep(view: TaskView, k_TKH: Tensor, v_TKH: Tensor) -> None:
     for span, stay in _by_home(view):
         if stay and homes is not None:
             first = span.guest.row * k_TKH.shape[1]
+            view.note("cache", "gpu", stay * min(span.length, s.capacity) * s.pair_bytes)
             for column, token, count in span.columns(s.capacity):
                 to = homes[first : first + stay, :, column : column + count]
                 for part, x in zip(to.unbind(1), (k_TKH, v_TKH), strict=False):  # keys alone, where they are values
@@ -66,6 +67,7 @@ def store_newcomers(view: TaskView) -> None:
             continue
         source, first = next(leaving), span.guest.row * heads + stay - s.grains[0]
         to = home[first : first + heads - stay]
+        view.note("cache", "cpu", source.nbytes)
         for column, token, count in span.columns(s.capacity):
             view.move(grain_rows(to, column, count), grain_rows(source, token, count))
 
@@ -78,9 +80,8 @@ def _spans(view: TaskView) -> list[Span]:
 
 def _by_home(view: TaskView) -> Iterator[tuple[Span, int]]:
     """Each newcomer, and how many of its heads are at home on the gpu."""
-    heads, on_gpu = view.placement.shape.num_kv_heads, view.segment.grains[0]
     for span in _spans(view):
-        yield span, min(heads, max(0, on_gpu - span.guest.row * heads))
+        yield span, view.placement.heads_on_gpu(view.layer.depth, view.task.k, span.guest.row)
 
 
 def _leaving(view: TaskView, data: Tensor) -> Iterator[Tensor]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from flexplan_runtime.execute.handlers.attention import attend, project
 from flexplan_runtime.execute.handlers.compute import compute, unpack_weight
+from flexplan_runtime.execute.handlers.moving import move_cache
 from flexplan_runtime.execute.handlers.transfers import (
     gather,
     load_cache,
@@ -38,6 +39,10 @@ HANDLERS: Mapping[str, Handler] = {
     "load_attention": transfer,
     "compute": compute,
     "store_cache": store_cache,
+    "move_gpu": move_cache,
+    "move_cpu": move_cache,
+    "move_up": move_cache,
+    "move_down": move_cache,
     "write_cache": write_cache,
     "store_hidden": store_hidden,
     "write_hidden": write_hidden,

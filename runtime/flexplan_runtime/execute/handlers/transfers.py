@@ -7,6 +7,7 @@ import torch
 from flexplan_runtime.attention import by_grain, disk_pair_bytes, grain_rows, split_by_home, token_rows
 from flexplan_runtime.execute.handlers.door import store_newcomers
 from flexplan_runtime.execute.handlers.gather import gather_rows
+from flexplan_runtime.execute.handlers.moving import ids_of
 from flexplan_runtime.execute.views import TaskView
 from flexplan_runtime.memory import fetch_rows
 
@@ -97,5 +98,4 @@ def store_cache(view: TaskView) -> None:
 
 def gather(view: TaskView) -> None:
     """Rows of the token table that are off the gpu."""
-    ids = view.source().view(torch.int64).clamp(min=0)  # of a row that no token was chosen for
-    gather_rows(view, ids, view.target())
+    gather_rows(view, ids_of(view), view.target())

@@ -38,6 +38,8 @@ def test_only_a_line_feed_ends_a_line() -> None:
     [
         (b'{"prompt": "text"}', "text"),
         (b'{"prompt": [1, 2]}', (1, 2)),
+        (b'{"prompt": ["one"]}', "one"),  # OpenAI's list of prompts
+        (b'{"prompt": [[1, 2]]}', (1, 2)),
         (b'{"prompt_ids": [0, 7], "note": null}', (0, 7)),
         (b'"text"', "text"),
         (b"[3, 4]", (3, 4)),
@@ -90,6 +92,8 @@ def test_nothing_is_no_prompts() -> None:
         (b'{"prompt": null}', "null"),
         (b'{"prompt": {"a": 1}}', "an object"),
         (b'{"prompt": []}', "no tokens"),
+        (b'{"prompt": [[]]}', "no tokens"),
+        (b'{"prompt_ids": [[1, 2]]}', "[1, 2] is not a token id"),
         (b'{"prompt": [1, -2]}', "-2"),
         (b'{"prompt": [true]}', "True"),
         (b'{"prompt": [null]}', "None"),
@@ -120,7 +124,6 @@ def test_ids_that_stand_there_twice_are_listed() -> None:
     [
         (['{"id": "a", "prompt": "x"}', '{"id": "a", "prompt": 5}'], r"a \(lines 1, 2\)"),  # one of them is bad
         (['{"id": "a", "prompt": 5}', '{"id": "a", "colour": 1}'], r"a \(lines 1, 2\)"),
-        (['{"id": 1, "prompt": "x"}', '{"prompt": "y"}'], r"1 \(lines 1, 2\)"),  # the second is called by its place
         (['{"custom_id": 5, "body": {"prompt": "x"}}', '{"id": "5", "prompt": "y"}'], r"5 \(lines 1, 2\)"),
     ],
 )
@@ -129,6 +132,28 @@ def test_no_two_lines_have_one_name_whatever_they_are(lines: list[str], twin: st
     path.write_text("\n".join([*lines, '{"id": "z", "prompt": "z"}']))
     with pytest.raises(PromptError, match=rf"1 ids stand there more than once: {twin}"):
         read_prompts(path, strict=False)
+
+
+@pytest.mark.parametrize("form", ["lines", "array"])
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_a_line_without_an_id_never_costs_the_file(spoilt: bool, form: str, tmp_path: Path) -> None:
+    """It is called by its place; where that is another's id the later of the two fails, as prompts may be added."""
+    lines = ['{"id": 1, "prompt": "a"}', '{"prompt": "b"}', '{"prompt": "c"}', '{"id": "2", "prompt": "d"}']
+    lines += ['{"id": 4, "prompt": "its own place"}', '{"prompt": "f"}']
+    if spoilt:
+        lines[3] = lines[3].replace('"d"', "5")
+    path = tmp_path / "in.jsonl"
+    path.write_text("\n".join(lines) if form == "lines" else f"[{', '.join(lines)}]")
+    found = read_prompts(path, strict=False)
+    assert [(one.id, one.content) for one in found] == [(1, "a"), (2, "c"), (4, "its own place"), (5, "f")]
+    assert list(found.places) == [0, 2, 4, 5] and list(found.bad.places) == [1, 3]
+    first, second = found.bad
+    assert first.id is None and second.id is None and first.error.code == "FP337"
+    if form == "lines":
+        assert first.error.message.startswith("line 2 has no id") and "1, which is the id of line 1" in str(first.error)
+    assert second.error.code == ("FP312" if spoilt else "FP337")
+    with pytest.raises(PromptError, match="FP312" if spoilt else "FP337"):
+        read_prompts(path)
 
 
 def test_lines_that_cannot_be_read_are_put_aside_with_what_is_wrong(tmp_path: Path) -> None:
@@ -158,6 +183,9 @@ def test_lines_that_cannot_be_read_are_put_aside_with_what_is_wrong(tmp_path: Pa
     [
         (b'{"custom_id": "a", "body": {"messages": []}}', "messages"),
         (b'{"custom_id": "a", "body": {"prompt": "x", "echo": true}}', "echo"),
+        (b'{"custom_id": "a", "body": {"prompt": ["x", "y"]}}', "2 prompts"),
+        (b'{"custom_id": "a", "body": {"prompt": [[1], [2], [3]]}}', "3 prompts"),
+        (b'{"custom_id": "a", "body": {"prompt": [["x"]]}}', "'x' is not a token id"),
         (b'{"custom_id": "a", "body": {"prompt": "x", "best_of": 3}}', "best_of 3"),
         (b'{"custom_id": "a", "url": "/v1/embeddings", "body": {"prompt": "x"}}', "/v1/embeddings"),
         (b'{"custom_id": "a", "method": "GET", "body": {"prompt": "x"}}', "GET"),
