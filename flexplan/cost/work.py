@@ -104,7 +104,7 @@ def prompt_attention_work(s: ModelShape, rows: int, length: int, read: float | N
     seen = length**2 / 2 if read in (None, length) else pairs  # kernels leave out what is later
     flops = 4 * s.q_size * rows * seen  # 2 products x 2 operations
     work = Work(gpu_flops=flops, gpu_bytes=2 * rows * length * (s.q_size + s.kv_size) * s.bytes_per_element)
-    return work.plus(_scored_work(s, rows * pairs * s.num_heads, rows))
+    return work.plus(_scored_work(s, rows * pairs * s.num_heads, rows)) if s.odd_over_prompts else work
 
 
 def window_parts(length: int, window: int) -> list[tuple[int, int, int]]:
