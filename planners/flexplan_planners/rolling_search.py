@@ -100,7 +100,9 @@ class RollingSearch:
             for n in _BATCHES:
                 if n > rows:
                     break
-                plain = Policy(1, n, 0, 100, *((0, 100) if host else (100, 0)), cpu_cache_compute=host, **self.lossy)
+                plain = Policy(1, n, w_gpu_percent=0, w_cpu_percent=100, cpu_cache_compute=host, **self.lossy)
+                if host:
+                    plain = replace(plain, cache_gpu_percent=0, cache_cpu_percent=100)
                 room = 100.0 if self.problem.workload.expected_lens else 0.0
                 plain = replace(plain, sep_layer=self.sep_layer[0], room_percent=room)
                 most = self._most_rows(plain, -(-rows // n))

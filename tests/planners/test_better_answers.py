@@ -9,10 +9,10 @@ from flexplan.errors import FlexplanError
 from flexplan.plan import Plan, simulate, solve
 from flexplan.plan.budgets import block_fits
 from flexplan.plugins import SCHEDULES, make
-from flexplan.policy import Policy
 from flexplan.problem import Problem
 from flexplan.problem.ragged import typical_lens
 from flexplan.simulation import bound_of
+from flexplan.testing import policy_with
 
 pytestmark = pytest.mark.filterwarnings("ignore:the baseline")
 
@@ -93,14 +93,14 @@ def test_a_prediction_is_what_the_timeline_takes_where_the_busiest_lane_changes(
 
 @pytest.mark.parametrize("host", [False, True])
 def test_a_block_of_many_micro_batches_is_predicted_as_it_is_simulated(host: bool) -> None:
-    policy = Policy(4, 53, 10, 60, 0, 80, 0, 100, sep_layer=host, cpu_cache_compute=host)
+    policy = policy_with(4, 53, w=(10, 60), cache=(0, 80), act=(0, 100), sep_layer=host, cpu_cache_compute=host)
     asked = Problem.of("facebook/opt-1.3b", hardware="rtx4090", cpu_mem="400G", prompt_len=64, gen_len=8)
     plan = Plan.of(asked, policy)
     assert plan.prediction.total_s == pytest.approx(simulate(plan, keep=False).end_s, rel=0.002)
 
 
 def test_a_prediction_is_what_the_timeline_takes_where_a_chain_of_tasks_outgrows_the_busiest_lane() -> None:
-    policy = Policy(64, 3, 40, 60, 0, 100, 100, 0, cpu_cache_compute=True)
+    policy = policy_with(64, 3, w=(40, 60), cache=(0, 100), act=(100, 0), cpu_cache_compute=True)
     asked = Problem.of("facebook/opt-1.3b", hardware="h100-pcie5", gpu_mem="20G", prompt_len=8, gen_len=64)
     plan = Plan.of(asked, policy)
     assert plan.prediction.total_s == pytest.approx(simulate(plan, keep=False).end_s, rel=0.01)
