@@ -13,13 +13,15 @@ from flexplan.sandbox import schedule_of
 from flexplan_planners.fit import Fitting, Needs, Optimum, infeasible, optimise, with_plenty, within_latency
 from flexplan_planners.lp import MOST_BATCHES, CostModel, FlexplanCosts, Program, prices_of_policy
 
+_ROUTES_FIRST = ("zigzag", "rowwise")  # schedules that are known to send what routers chose
+
 
 class LpPlanner:
     """Shares of all tensors by linear programming, judged by the busiest lane alone.
 
-    ``cost_model`` is used instead of flexplan's own; ``host_attention`` and ``sep_layer`` say which settings
-    of these switches are allowed, ``lossy`` holds the policy fields that change the tokens and may be set, with their
-    values: ``{"compress_weight": True, "compress_cache": True, "attn_sparsity": 0.1}``.
+    ``cost_model`` is used instead of flexplan's own; ``host_attention``, ``sep_layer`` and ``experts_on_demand`` say
+    which settings of these switches are allowed, ``lossy`` holds the policy fields that change the tokens and may be
+    set, with their values: ``{"compress_weight": True, "compress_cache": True, "attn_sparsity": 0.1}``.
     """
 
     def __init__(
@@ -29,12 +31,14 @@ class LpPlanner:
         *,
         host_attention: Sequence[bool] = (True, False),
         sep_layer: Sequence[bool] = (False, True),
+        experts_on_demand: Sequence[bool] = (False, True),
         lossy: Mapping[str, Any] | None = None,
     ) -> None:
         self.schedule = schedule
         self.cost_model = cost_model
         self.host_attention = tuple(host_attention)
         self.sep_layer = tuple(sep_layer)
+        self.experts_on_demand = tuple(experts_on_demand) if schedule in _ROUTES_FIRST else (False,)
         self.lossy = dict(lossy or {})
 
     def plan(self, problem: Problem) -> Plan:
@@ -69,6 +73,7 @@ class LpPlanner:
             sep_layer=self.sep_layer,
             lossy=self.lossy,
             most_batches=most,
+            experts_on_demand=self.experts_on_demand,
         )
 
     def refusal(self, problem: Problem) -> InfeasiblePlan:

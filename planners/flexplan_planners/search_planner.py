@@ -84,6 +84,7 @@ class SearchPlanner:
         *,
         host_attention: Sequence[bool] = (True, False),
         sep_layer: Sequence[bool] = (False, True),
+        experts_on_demand: Sequence[bool] = (False, True),
         lossy: Mapping[str, Any] | None = None,
         candidates: int = _CANDIDATES,
         effort: str = "normal",
@@ -91,7 +92,13 @@ class SearchPlanner:
         self.chosen = schedule
         self.schedule = schedule or "zigzag"
         self.effort = _effort(effort)
-        self.proposer = LpPlanner(self.schedule, host_attention=host_attention, sep_layer=sep_layer, lossy=lossy)
+        self.proposer = LpPlanner(
+            self.schedule,
+            host_attention=host_attention,
+            sep_layer=sep_layer,
+            experts_on_demand=experts_on_demand,
+            lossy=lossy,
+        )
         self.candidates = candidates
 
     def plan(self, problem: Problem) -> Plan:

@@ -244,11 +244,12 @@ def optimise(model: CostModel, num_prompts: int | None = None, spread: float = 0
 
 
 def kind_of(program: Program) -> Kind:
-    """Programs of one kind use the same lanes, and the disk for nothing, for weights alone or for more."""
+    """Programs of one kind use the same lanes, the disk for nothing, weights or more, and send experts alike."""
     lanes = {lane for phase in program.phases for work in phase.works for lane in work}
     disk = {"w_disk", "cache_disk", "act_disk"} - program.absent
     use = {"more_disk"} if disk - {"w_disk"} else disk
-    return frozenset(lanes & {"h2d_weights", "h2d_cache", "cpu"} | use)
+    alike = {"on demand"} if program.switches.get("experts_on_demand") else set[str]()
+    return frozenset(lanes & {"h2d_weights", "h2d_cache", "cpu"} | use | alike)
 
 
 # -- num_gpu_batches ---------------------------------------------------------------------------------------------

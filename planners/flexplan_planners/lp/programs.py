@@ -8,6 +8,7 @@ from math import ceil
 from typing import Any
 
 from flexplan.cost import Rates
+from flexplan.cost import work as cost
 from flexplan.problem import Problem
 from flexplan.problem.ragged import padded_mean
 from flexplan_planners.lp.bytes import Memory
@@ -16,6 +17,7 @@ from flexplan_planners.lp.seconds import PassWork
 from flexplan_planners.lp.switches import Switches, every_setting
 
 MOST_BATCHES = 128  # as in the paper: larger micro-batches share a pass over the weights as well, with fewer tasks
+_WORTH_WAITING = 0.95  # of a layer's experts: where more are wanted, all are sent sooner ahead
 _BATCH_SIZES = [1, *(m << e for e in range(13) for m in (2, 3))]  # 1, 2, 3, 4, 6, 8, 12, 16, 24, ...
 
 
@@ -31,10 +33,11 @@ class FlexplanCosts:
         pin_weight: Sequence[bool] = (True,),
         lossy: Mapping[str, Any] | None = None,
         most_batches: int = MOST_BATCHES,
+        experts_on_demand: Sequence[bool] = (False,),
     ) -> None:
         self.problem = problem
         self.rates = Rates(problem.hardware)
-        self.settings = list(every_setting(problem, host_attention, sep_layer, pin_weight, lossy))
+        self.settings = list(every_setting(problem, host_attention, sep_layer, pin_weight, lossy, experts_on_demand))
         self.most_batches = most_batches
         self.budgets = {tier: float(nbytes) for tier, nbytes in problem.budgets().items()}
         self._sizes: dict[int, _Size] = {}
@@ -95,7 +98,9 @@ class _Size:
         return self._programs[n]
 
     def _write(self, s: Switches) -> Program | None:
-        sizes = (s.sep_layer, s.compress_weight, s.compress_cache, s.attn_sparsity)
+        if s.experts_on_demand and cost.touched_share(s.shape, self.gpu_batch_size) > _WORTH_WAITING:
+            return None
+        sizes = (s.sep_layer, s.experts_on_demand, s.compress_weight, s.compress_cache, s.attn_sparsity)
         if sizes not in self._memories:
             self._memories[sizes] = Memory(self.problem, self.gpu_batch_size, s)
         tiers = self._memories[sizes].rows(s)
@@ -106,7 +111,7 @@ class _Size:
             tuple(Phase(name, count, work.works(s)) for name, count, work in self.passes),
             tiers,
             self.budgets,
-            self.most_batches,
+            1 if s.experts_on_demand else self.most_batches,
             s.absent,
             s.fields,
             self.problem.objective.max_latency_s,

@@ -14,6 +14,7 @@ from flexplan.cost import window_parts
 from flexplan_runtime.attention.dense import prompt_attention, prompt_mask
 from flexplan_runtime.attention.scored import scored_prompt_attention
 from flexplan_runtime.kernels.attention_rule import AttentionRule
+from flexplan_runtime.kernels.availability import compiles_for
 
 
 def attention_by_rule(
@@ -24,6 +25,10 @@ def attention_by_rule(
     By the ``mask`` that all layers share, (B, 1, S, S), or one of the layer's own, which knows of ``pads``; without
     either, causal.
     """
+    if causal and rule.is_plain_but_scores and not rule.is_plain and compiles_for(q):
+        from flexplan_runtime.kernels.prompt_attention import prompt_attention_cuda
+
+        return prompt_attention_cuda(q, k, v, pads_B, rule)
     length = q.shape[1]
     parts = window_parts(length, rule.window, odd=not rule.is_plain) if causal else []
     if len(parts) > 1:

@@ -37,8 +37,13 @@ class AttentionRule:
 
     @property
     def is_plain_but_sinks(self) -> bool:
-        """The same of kernels that know sinks, too."""
-        return self.softcap is None and self.slopes_KP is None and not self.same
+        """The same of the host's kernel, which knows sinks, too."""
+        return self.softcap is None and self.is_plain_but_scores
+
+    @property
+    def is_plain_but_scores(self) -> bool:
+        """The same of the kernel for prompts, which knows sinks and caps."""
+        return self.slopes_KP is None and not self.same
 
     def sinks_GP(self, first_grain: int, count: int) -> Tensor | None:
         """The sinks of ``count`` grains, or None."""
