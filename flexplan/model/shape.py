@@ -142,7 +142,12 @@ class ModelShape(BaseModel):
     @property
     def odd_on_host(self) -> bool:
         """The same of the host's kernel, which knows sinks."""
-        return self.capped_scores or self.positions == "alibi" or self.latent is not None
+        return self.capped_scores or self.odd_over_prompts
+
+    @property
+    def odd_over_prompts(self) -> bool:
+        """The same of the kernel for prompts, which knows sinks and caps."""
+        return self.positions == "alibi" or self.latent is not None
 
     @property
     def norms_of_a_block(self) -> int:
@@ -187,6 +192,11 @@ class ModelShape(BaseModel):
         """The fewest layers after which windows come again; all of them where they do not."""
         windows = self.windows[: self.num_layers] or (0,)
         return next(p for p in range(1, len(windows) + 1) if windows[p:] == windows[: len(windows) - p])
+
+    @property
+    def first_of_all_kinds(self) -> int:
+        """The fewest layers, from the first on, among which are all kinds that there are."""
+        return min(self.num_layers, self.dense_layers + self.layer_period)
 
     def with_dtype(self, bytes_per_element: int) -> ModelShape:
         """The same model with elements of another width."""

@@ -37,8 +37,13 @@ class AttentionRule:
 
     @property
     def is_plain_but_sinks(self) -> bool:
-        """The same of kernels that know sinks, too."""
-        return self.softcap is None and self.slopes_KP is None and not self.same
+        """The same of the host's kernel, which knows sinks, too."""
+        return self.softcap is None and self.is_plain_but_scores
+
+    @property
+    def is_plain_but_scores(self) -> bool:
+        """The same of the kernel for prompts, which knows sinks and caps."""
+        return self.slopes_KP is None and not self.same
 
     def sinks_GP(self, first_grain: int, count: int) -> Tensor | None:
         """The sinks of ``count`` grains, or None."""
@@ -56,7 +61,7 @@ class AttentionRule:
         if self.slopes_KP is not None:
             slopes_GP1 = _of_grains(self.slopes_KP, first_grain, len(scores_GPT))[:, :, None]
         if slopes_GP1 is not None and self.rounded:
-            begins = places[(~unread).int().argmax(-1, keepdim=True)]
+            begins = places.where(~unread, places.max() + 1).amin(-1, keepdim=True)  # of a ring not in the first column
             scores_GPT.add_(slopes_GP1.bfloat16() * (places - begins))
         scores_GPT.mul_(self.scale)
         if self.softcap is not None:
