@@ -13,9 +13,9 @@ from __future__ import annotations
 import json
 import resource
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from flexplan.cli.results import Target
 from flexplan.errors import RequestsFailed, Stopped
 from flexplan.job import RunRequest
 from flexplan.policy import Policy
+from flexplan.testing import policy_with
 
 LIMIT_BYTES, LIMIT_ROLLING_BYTES = 500, 1000  # a line
 PASSES = 4  # of a rolling schedule, and no more
@@ -54,7 +55,7 @@ def write_lines(path: Path, lines: int, characters: int, tokens: int) -> None:
 
 
 def rolling_plan(model: str) -> Plan:
-    policy = Policy(256, 2, 0, 100, 0, 100, 100, 0, cpu_cache_compute=True)
+    policy = policy_with(256, 2, w=(0, 100), cache=(0, 100), act=(100, 0), cpu_cache_compute=True)
     machine = {"hardware": "cpu-host", "prompt_len": 64, "gen_len": 1, "num_prompts": policy.block_size}
     return Plan.of(Problem.of(model, **machine), policy, schedule="rolling", planner="manual")
 
@@ -88,9 +89,8 @@ def main() -> None:
         run(1000)
         before = peak_bytes()
         for what, how in (("anew", {"overwrite": True}), ("gone on with", {"resume": True, "ordered": True})):
-            began_s = time.perf_counter()
-            run(given.lines, **how)
-            used, took_s = peak_bytes() - before, time.perf_counter() - began_s
+            took_s = common.seconds(partial(run, given.lines, **how))
+            used = peak_bytes() - before
             print(f"{given.lines:,} lines {what}: {took_s:.0f} s, {used / 2**20:.0f} MiB and {before / 2**20:.0f}")
         nbytes = sum(path.stat().st_size for path in place.glob("*.jsonl*"))
         print(f"{used / given.lines:.0f} bytes a line, at most {most_bytes} wanted; files of {nbytes / 2**20:.0f} MiB")

@@ -6,9 +6,14 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from flexplan import Policy
+
+T = TypeVar("T")
 
 
 def parser(doc: str | None, model: str | None = None, dtype: str | None = None) -> argparse.ArgumentParser:
@@ -31,6 +36,14 @@ def prompts_of(vocab_size: int, rows: int, prompt_len: int = 512) -> list[list[i
     return found
 
 
+def policy_of(rows: int, batches: int, percents: Sequence[float], **switches: Any) -> Policy:
+    """The policy of six percents: weights, cache and activations, each on the gpu and on the cpu."""
+    from flexplan.testing import policy_with  # another system is measured without flexplan
+
+    w, cache, act = zip(percents[::2], percents[1::2], strict=True)
+    return policy_with(rows, batches, w=w, cache=cache, act=act, **switches)
+
+
 def is_cuda(device: str | None) -> bool:
     """Whether an environment of this device runs on a GPU."""
     import torch  # planning is measured without it
@@ -46,11 +59,16 @@ def cap_gpu(nbytes: float) -> None:
     torch.cuda.set_per_process_memory_fraction(min(1.0, nbytes / total))
 
 
+def timed(act: Callable[[], T], clock: Callable[[], float] = time.perf_counter) -> tuple[T, float]:
+    """What a call gives, and the seconds that it takes."""
+    start = clock()
+    found = act()
+    return found, clock() - start
+
+
 def seconds(act: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
     """What a call takes."""
-    start = clock()
-    act()
-    return clock() - start
+    return timed(act, clock)[1]
 
 
 def fastest(act: Callable[[], object], runs: int, clock: Callable[[], float] = time.perf_counter) -> float:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -42,21 +41,20 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     args = arguments()
     rows, batches = map(int, args.block.split("x"))
-    policy = Policy(rows, batches, *args.percent, True, args.sep_layer, True, args.cpu_cache_compute)
+    policy = common.policy_of(
+        rows, batches, args.percent, sep_layer=args.sep_layer, cpu_cache_compute=args.cpu_cache_compute
+    )
     cuda = common.is_cuda(args.device)
     if cuda:
         common.cap_gpu(parse_size(args.gpu_mem))
     env = ExecutionEnv.create(args.offload_dir, gpu_mem=args.gpu_mem, cpu_mem=args.cpu_mem, device=args.device)
-    start = time.perf_counter()
-    with OffloadedLM(args.model, env, "_DUMMY_", policy, dtype=args.dtype) as lm:
-        init_s = time.perf_counter() - start
+    lm, init_s = common.timed(lambda: OffloadedLM(args.model, env, "_DUMMY_", policy, dtype=args.dtype))
+    with lm:
         prompts = common.prompts_of(lm.shape.vocab_size, policy.block_size, args.prompt_len)
         for _ in range(args.repeat):
             if cuda:
                 torch.cuda.reset_peak_memory_stats()
-            start = time.perf_counter()
-            lm.generate(prompts, max_new_tokens=args.gen_len, trace=bool(args.trace))
-            wall_s = time.perf_counter() - start
+            wall_s = common.seconds(lambda: lm.generate(prompts, max_new_tokens=args.gen_len, trace=bool(args.trace)))
             common.put({**report(args, policy, lm.timeline, init_s, wall_s), **memory(cuda)})
         if args.trace:
             lm.timeline.to_chrome_trace(args.trace, name="measured")

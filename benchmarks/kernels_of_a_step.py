@@ -15,7 +15,7 @@ import torch
 from flexplan_runtime import ExecutionEnv, OffloadedLM
 from torch.profiler import ProfilerActivity, profile
 
-from flexplan.policy import Policy
+from flexplan.testing import policy_with
 
 NEW = 12
 
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2)
     parser.add_argument("--gpu-mem", default="40G")
     given = parser.parse_args()
-    policy = Policy(given.rows, 1, 100, 0, 100, 0, 100, 0)
+    policy = policy_with(given.rows, 1, w=(100, 0), cache=(100, 0), act=(100, 0))
     with (
         ExecutionEnv.create(given.offload_dir, gpu_mem=given.gpu_mem) as env,
         OffloadedLM(given.model, env, "_DUMMY_", policy, dtype=given.dtype) as lm,

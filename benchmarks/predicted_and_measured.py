@@ -6,7 +6,8 @@
 
 A row is ``model:dtype:gpu-mem:search[:switches]`` or ``model:dtype:gpu-mem:BxN:percents[:switches]`` with switches
 among host (attention on the host; share40: 40 % of it streamed to the GPU), unpinned, inline (no overlap), sep,
-rowwise, w4 and kv4 (4 bits; a search may), skewed (a mixture's n-th most wanted expert is wanted as often as 1/n).
+rowwise, w4 and kv4 (4 bits; a search may), skewed (a mixture's n-th most wanted expert is wanted as often as 1/n),
+demand (of experts in host memory a decoding pass sends those that routers chose; a search may unless it says ahead).
 Prompts are distinct and every token is generated.  A first generate of the same block warms the libraries up; a
 long one decodes a single prompt, and the block's prompts for their first tokens.
 
@@ -23,7 +24,6 @@ import json
 import statistics
 import subprocess
 import sys
-import time
 import warnings
 from collections import Counter
 from collections.abc import Mapping
@@ -40,7 +40,6 @@ from flexplan.cost import Rates
 from flexplan.errors import FlexplanError
 from flexplan.graph import TaskGraph, Timeline, Work
 from flexplan.plan import Plan, solve
-from flexplan.policy import Policy
 from flexplan.problem import Problem
 from flexplan.units import GiB, parse_size
 
@@ -53,6 +52,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--disk-mem", default="50G")
     parser.add_argument("--prompt-len", type=int, default=512)
     parser.add_argument("--gen-len", type=int, default=32)
+    parser.add_argument("--num-prompts", type=int, help="that a search plans for; as many as are best by default")
     parser.add_argument("--offload-dir", default="offload")
     parser.add_argument("--device")
     parser.add_argument("--json", type=Path)
@@ -91,20 +91,22 @@ def planned(row: str, args: argparse.Namespace) -> tuple[Plan, str]:
     model, dtype, gpu_mem, how, *rest = row.split(":")
     problem = Problem.of(
         model, gpu_mem=gpu_mem, cpu_mem=args.cpu_mem, disk_mem=args.disk_mem, hardware=args.hardware,
-        prompt_len=args.prompt_len, gen_len=args.gen_len,
+        prompt_len=args.prompt_len, gen_len=args.gen_len, num_prompts=args.num_prompts,
     )  # fmt: skip
     problem = problem.model_copy(update={"model": problem.model.with_dtype(4 if dtype == "float32" else 2)})
     switches = switches_of(row)
     if how == "search":
         names = (("w4", "compress_weight"), ("kv4", "compress_cache"))
         lossy = {field: True for name, field in names if name in switches}
-        return solve(problem, **{"lossy": lossy} if lossy else {}), dtype
+        chosen = {"experts_on_demand": (False,)} if "ahead" in switches else {}
+        return solve(problem, **({"lossy": lossy} if lossy else {}), **chosen), dtype
     rows, batches = map(int, how.split("x"))
     shared = next((float(name.removeprefix("share")) for name in switches if name.startswith("share")), 0.0)
-    policy = Policy(
-        rows, batches, *map(float, rest[0].split(",")), "inline" not in switches, "sep" in switches,
-        "unpinned" not in switches, "host" in switches,
+    policy = common.policy_of(
+        rows, batches, list(map(float, rest[0].split(","))), overlap="inline" not in switches,
+        sep_layer="sep" in switches, pin_weight="unpinned" not in switches, cpu_cache_compute="host" in switches,
         compress_weight="w4" in switches, compress_cache="kv4" in switches, cache_stream_percent=shared,
+        experts_on_demand="demand" in switches,
     )  # fmt: skip
     return Plan.of(problem, policy, schedule="rowwise" if "rowwise" in switches else "zigzag"), dtype
 
@@ -154,10 +156,18 @@ def sum_up(foretold: Path, measured: Path) -> None:
         print(f"{what:40} {len(sizes):3} {spread}")
 
 
+def warm_up(lm: OffloadedLM, plan: Plan, prompts: list[list[int]], args: argparse.Namespace) -> None:
+    if plan.prediction.total_s < 6:
+        lm.complete(prompts, args.gen_len)
+        lm.complete(prompts, args.gen_len)
+        return
+    if not args.cold:
+        lm.complete(prompts, args.gen_len, stops=range(lm.shape.vocab_size))
+    lm.complete(prompts[:1], 2)
+
+
 def measure(row: str, args: argparse.Namespace) -> dict[str, object]:
-    start = time.perf_counter()
-    plan, dtype = planned(row, args)
-    solve_s = time.perf_counter() - start
+    (plan, dtype), solve_s = common.timed(lambda: planned(row, args))
     cuda = common.is_cuda(args.device)
     if cuda:
         torch.cuda.empty_cache()
@@ -165,25 +175,14 @@ def measure(row: str, args: argparse.Namespace) -> dict[str, object]:
     env = ExecutionEnv.create(
         args.offload_dir, gpu_mem=row.split(":")[2], cpu_mem=args.cpu_mem, disk_mem=args.disk_mem, device=args.device
     )
-    start = time.perf_counter()
     weights = SKEWED if "skewed" in switches_of(row) else DUMMY
-    with OffloadedLM(plan.problem.model.name, env, weights, plan, dtype=dtype) as lm:
-        init_s = time.perf_counter() - start
+    lm, init_s = common.timed(lambda: OffloadedLM(plan.problem.model.name, env, weights, plan, dtype=dtype))
+    with lm:
         prompts = common.prompts_of(lm.shape.vocab_size, plan.policy.block_size, args.prompt_len)
-        start = time.perf_counter()
-        if plan.prediction.total_s < 6:
-            lm.complete(prompts, args.gen_len)
-            lm.complete(prompts, args.gen_len)
-        else:
-            if not args.cold:
-                lm.complete(prompts, args.gen_len, stops=range(lm.shape.vocab_size))
-            lm.complete(prompts[:1], 2)
-        warm_s = time.perf_counter() - start
+        warm_s = common.seconds(lambda: warm_up(lm, plan, prompts, args))
         if cuda:
             torch.cuda.reset_peak_memory_stats()
-        start = time.perf_counter()
-        lm.generate(prompts, max_new_tokens=args.gen_len, trace=True)
-        wall_s = time.perf_counter() - start
+        wall_s = common.seconds(lambda: lm.generate(prompts, max_new_tokens=args.gen_len, trace=True))
         attended = attention_rate(plan.graph, lm.timeline)  # a trace keeps two passes
         timeline, peak = lm.timeline, torch.cuda.max_memory_allocated() if cuda else 0
         if args.trace:
@@ -198,6 +197,7 @@ def measure(row: str, args: argparse.Namespace) -> dict[str, object]:
         "policy": f"{p.gpu_batch_size}x{p.num_gpu_batches} w {p.w_gpu_percent:g}/{p.w_cpu_percent:g} "
         f"c {p.cache_gpu_percent:g}/{p.cache_cpu_percent:g} a {p.act_gpu_percent:g}/{p.act_cpu_percent:g}"
         + (f" host {p.cache_stream_percent:g}" if p.cpu_cache_compute else "")
+        + (" demand" if p.experts_on_demand else "")
         + (" w4" if p.compress_weight else "")
         + (" kv4" if p.compress_cache else ""),
         "tokens_per_s": round(tokens / timeline.end_s, 2),

@@ -58,7 +58,7 @@ class Row:
 
     @property
     def policy(self) -> Policy:
-        return Policy(self.rows, self.batches, *self.percents, **self.switches)
+        return common.policy_of(self.rows, self.batches, self.percents, **self.switches)
 
     def plan(self, hardware: Hardware, dtype: str) -> Plan:
         """The plan, with its prediction."""

@@ -14,10 +14,11 @@ import time
 import common
 
 from flexplan.plan import Plan
-from flexplan.policy import Policy, fill_blocks
+from flexplan.policy import fill_blocks
 from flexplan.problem import Problem
 from flexplan.proof import Proof
 from flexplan.schedule import placement_of
+from flexplan.testing import policy_with
 
 
 def main() -> None:
@@ -26,7 +27,7 @@ def main() -> None:
     parser.add_argument("--gen-len", type=int, default=32)
     args = parser.parse_args()
     rows, batches = map(int, args.block.split("x"))
-    policy = Policy(rows, batches, 20, 80, 0, 100, 100, 0, cpu_cache_compute=True)
+    policy = policy_with(rows, batches, w=(20, 80), cache=(0, 100), act=(100, 0), cpu_cache_compute=True)
     problem = Problem.of(args.model, gpu_mem="16G", cpu_mem="200G", gen_len=args.gen_len)
     plan = Plan.of(problem, policy)
     graph = plan.graph

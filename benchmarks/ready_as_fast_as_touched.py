@@ -10,7 +10,6 @@ beside it: what touching one byte of each huge page takes, and page-locking, whi
 from __future__ import annotations
 
 import os
-import time
 
 import common
 import torch
@@ -47,15 +46,14 @@ def print_rates(nbytes: int, *, locks: bool) -> None:
 def main() -> None:
     parser = common.parser(__doc__, model="facebook/opt-30b", dtype="bfloat16")
     given = parser.parse_args()
-    start = time.perf_counter()
-    env, policy = ExecutionEnv.create(given.offload_dir), Policy(1, 1, w_gpu_percent=0.0, w_cpu_percent=100.0)
-    print(f"device ready in {time.perf_counter() - start:.1f} s")
+    env, device_s = common.timed(lambda: ExecutionEnv.create(given.offload_dir))
+    print(f"device ready in {device_s:.1f} s")
+    policy = Policy(1, 1, w_gpu_percent=0.0, w_cpu_percent=100.0)
     shape = read_model(given.model)[0].with_dtype(getattr(torch, given.dtype).itemsize)
     nbytes = sum(tensor.nbytes for tensor in weight_tensors(shape))
     kept, before_s = touched(nbytes // 4)
-    start = time.perf_counter()
-    with OffloadedLM(given.model, env, "_DUMMY_", policy, dtype=given.dtype):
-        ready_s = time.perf_counter() - start
+    lm, ready_s = common.timed(lambda: OffloadedLM(given.model, env, "_DUMMY_", policy, dtype=given.dtype))
+    with lm:
         also_kept, after_s = touched(nbytes // 4)
     touch_s = 2 * (before_s + after_s)
     touched_s = f"2 x ({before_s:.2f} + {after_s:.2f}) s"

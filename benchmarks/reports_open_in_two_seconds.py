@@ -11,7 +11,6 @@ import re
 import shutil
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 
 import common
@@ -20,9 +19,9 @@ from flexplan.explanation import Explanation, explain, predicted_spans, surround
 from flexplan.graph import Span
 from flexplan.job import Recording
 from flexplan.plan import Plan, passes_to_show
-from flexplan.policy import Policy
 from flexplan.problem import Problem, Workload
 from flexplan.report.html import html_report
+from flexplan.testing import policy_with
 
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
@@ -49,10 +48,12 @@ def main() -> None:
     budgets = {"gpu_mem": "80G", "cpu_mem": "900G", "disk_mem": "2000G"}
     problem = Problem.of("facebook/opt-175b", **budgets, prompt_len=512, gen_len=args.gen_len)
     # 13 tasks a step and 8 micro-batches: more tasks in a pass than a report shows
-    policy = Policy(32, 8, 0, 50, 0, 0, 0, 100, sep_layer=False, cpu_cache_compute=True)
+    policy = policy_with(32, 8, w=(0, 50), cache=(0, 0), act=(0, 100), sep_layer=False, cpu_cache_compute=True)
     look("blocks", explain(Plan.of(problem, policy)), None, args.times)
     rolling = Plan.of(
-        listed(problem, args.gen_len), Policy(16, 4, 0, 100, 0, 100, cpu_cache_compute=True), schedule="rolling"
+        listed(problem, args.gen_len),
+        policy_with(16, 4, w=(0, 100), cache=(0, 100), cpu_cache_compute=True),
+        schedule="rolling",
     )
     found = explain(rolling)
     look("rolling", found, None, args.times)
@@ -87,9 +88,7 @@ def _spans(plan: Plan, i: int) -> list[Span]:
 
 def look(name: str, found: Explanation, recording: Recording | None, times: int) -> None:
     """Print how large a page is, and how soon it is open."""
-    began_s = time.perf_counter()
-    text = html_report(found, recording)
-    made_s = time.perf_counter() - began_s
+    text, made_s = common.timed(lambda: html_report(found, recording))
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "report.html"
         page.write_text(text)

@@ -9,9 +9,9 @@ import common
 from flexplan_planners.schedules.zigzag import ZigZag
 
 from flexplan.cost import Rates
-from flexplan.policy import Policy
 from flexplan.problem import Problem
 from flexplan.simulation import simulate_graph
+from flexplan.testing import policy_with
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
         "facebook/opt-175b", gpu_mem="16G", cpu_mem="200G", disk_mem="1500G", prompt_len=512, gen_len=gen_len
     )
     # weights half on the host and half on disk, the cache on disk and attended on the host: 13 tasks a step
-    policy = Policy(32, 8, 0, 50, 0, 0, 0, 100, sep_layer=False, cpu_cache_compute=True)
+    policy = policy_with(32, 8, w=(0, 50), cache=(0, 0), act=(0, 100), sep_layer=False, cpu_cache_compute=True)
     graph = ZigZag().build(problem, policy)
     wall, cpu = time.perf_counter(), time.process_time()
     timeline = simulate_graph(graph, Rates(problem.hardware), keep=False)

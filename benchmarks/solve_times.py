@@ -56,14 +56,9 @@ def answer(model: str, gpu: str, cpu: str, planner: str) -> str:
 def process_s(model: str, gpu: str, cpu: str, planner: str) -> float:
     command = "from flexplan.cli.app import main; main()"
     budgets = ["--gpu-mem", gpu, "--cpu-mem", cpu, "--disk-mem", DISK]
-    start = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-c", command, "solve", "--model", model, *budgets, "--planner", planner],
-        check=False,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    return time.perf_counter() - start
+    asked = [sys.executable, "-c", command, "solve", "--model", model, *budgets, "--planner", planner]
+    quiet = subprocess.DEVNULL
+    return common.seconds(lambda: subprocess.run(asked, check=False, stdout=quiet, stderr=quiet))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Wall seconds of a whole call.  Exit code 1 where the medians differ by more than
 
 from __future__ import annotations
 
-import time
 from statistics import median
 
 import common
@@ -32,9 +31,7 @@ def main() -> None:
             lm.complete(prompts, given.gen_len)  # warm, and captured
         for turn in range(2 * given.turns):
             env.timed = turn % 2 == 0
-            began_s = time.perf_counter()
-            lm.complete(prompts, given.gen_len, trace=env.timed)
-            seconds[env.timed].append(time.perf_counter() - began_s)
+            seconds[env.timed].append(common.seconds(lambda: lm.complete(prompts, given.gen_len, trace=env.timed)))
     timed, plain = (sorted(seconds[kept]) for kept in (True, False))
     cost = 100 * (median(timed) / median(plain) - 1)
     for name, found in (("with", timed), ("without", plain)):

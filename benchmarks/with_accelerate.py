@@ -39,9 +39,8 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     import accelerate
 
     common.cap_gpu(args.gpu_gib * GiB)
-    began_s = time.perf_counter()
-    model = offloaded(read_model(args.model)[0], getattr(torch, args.dtype), args.weights_gib)
-    ready_s = time.perf_counter() - began_s
+    shape, dtype = read_model(args.model)[0], getattr(torch, args.dtype)
+    model, ready_s = common.timed(lambda: offloaded(shape, dtype, args.weights_gib))
     for batch in args.batch:
         torch.cuda.empty_cache()
         try:

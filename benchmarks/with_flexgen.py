@@ -10,7 +10,6 @@ where the package is not installed.
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +45,8 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     disk = flex_opt.TorchDisk(args.offload_dir)
     env = flex_opt.ExecutionEnv(gpu=gpu, cpu=cpu, disk=disk, mixed=flex_opt.TorchMixedDevice([gpu, cpu, disk]))
     rows, batches = map(int, args.block.split("x"))
-    began_s = time.perf_counter()
-    model = flex_opt.OptLM(flex_opt.get_opt_config(args.model), env, "_DUMMY_", policy(flex_opt, args, rows, batches))
-    ready_s = time.perf_counter() - began_s
+    config, asked = flex_opt.get_opt_config(args.model), policy(flex_opt, args, rows, batches)
+    model, ready_s = common.timed(lambda: flex_opt.OptLM(config, env, "_DUMMY_", asked))
     try:
         draw = torch.Generator().manual_seed(0)
         prompts = torch.randint(10, 50_000, (rows * batches, args.prompt_len), generator=draw).tolist()

@@ -21,7 +21,20 @@ for gpu_mem in ("6G", "12G", "24G"):
     print(f"{gpu_mem:>4}: {found.prediction.tokens_per_s:6.0f} tokens/s")
 
 # %% a policy of your own, on the same machine
-mine = Plan.of(problem, Policy(8, 4, 20, 80, 0, 100, 100, 0, cpu_cache_compute=True)).prediction
+mine = Plan.of(
+    problem,
+    Policy(
+        8,
+        4,
+        w_gpu_percent=20,
+        w_cpu_percent=80,
+        cache_gpu_percent=0,
+        cache_cpu_percent=100,
+        act_gpu_percent=100,
+        act_cpu_percent=0,
+        cpu_cache_compute=True,
+    ),
+).prediction
 print(f"by hand: {mine.tokens_per_s:.0f} tokens/s, busiest in decoding: {mine.busiest_lane['decode']}")
 
 # %% what does not fit says what would

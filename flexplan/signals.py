@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-HEARD = {  # with what they do in a program that nobody has told otherwise: what nohup ignores stays ignored
+_HEARD = {  # with what they do in a program that nobody has told otherwise: what nohup ignores stays ignored
     signal.SIGINT: signal.default_int_handler,
     signal.SIGTERM: signal.SIG_DFL,
     signal.SIGHUP: signal.SIG_DFL,
@@ -31,7 +31,7 @@ def is_program() -> bool:
 
 def listen() -> None:
     """Hear all, unless whoever started the program wants one ignored."""
-    for number, usual in HEARD.items():
+    for number, usual in _HEARD.items():
         if signal.getsignal(number) is usual:
             signal.signal(number, _on_signal)
 

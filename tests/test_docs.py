@@ -188,6 +188,17 @@ def test_files_that_prose_names_exist() -> None:
     assert not gone
 
 
+def test_functions_that_the_walks_name_are_in_their_files() -> None:
+    page = " ".join((ROOT / "docs" / "structure.md").read_text().split())
+    named = re.findall(r"`([\w.]+)`,? \(`([\w/]+\.py)`", page)
+    assert len(named) > 20  # it sees them
+    code = {f"/{path.relative_to(ROOT)}": path.read_text() for tower in ROOMS.values() for path in tower.rglob("*.py")}
+    for name, file in named:
+        places = [text for path, text in code.items() if path.endswith(f"/{file}")]
+        defined = re.compile(rf"^ *(async def|def|class) {name.rpartition('.')[2]}\b", re.MULTILINE)
+        assert any(map(defined.search, places)), f"{name} is not in {file}"
+
+
 def test_kinds_are_those_of_the_code() -> None:
     rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \| (.*) \| (.*) \|$", (ROOT / "docs" / "structure.md").read_text(), re.M)
     assert {kind: tuple(rest) for kind, *rest in rows} == {kind: tuple(known) for kind, known in KINDS.items()}

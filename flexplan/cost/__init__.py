@@ -7,6 +7,7 @@ work   What a task needs of each resource.
 from flexplan.cost.rates import Price, Rates
 from flexplan.cost.work import (
     embed_work,
+    experts_touched,
     gpu_attention_work,
     head_work,
     layer_work,
@@ -18,6 +19,7 @@ __all__ = [
     "Price",
     "Rates",
     "embed_work",
+    "experts_touched",
     "gpu_attention_work",
     "head_work",
     "layer_work",

@@ -13,6 +13,7 @@ _AS_IT_LIES = 3  # rows that a host's library multiplies with a matrix as it lie
 # than a census: a profile fits ``launch_s`` to what tasks took over these very counts.  Of a layer's count OPT's
 # mathematics alone launches 5 of 11, Llama's 32 of 33, Qwen3's 44 of 37.
 _PROJECT_KERNELS, _MERGE_KERNELS, _MLP_KERNELS, _HEAD_KERNELS, _EMBED_KERNELS = 3, 2, 2, 4, 4
+_ROUTE_KERNELS = 10  # a router by itself: scores, the best of them, their gates, and where both are left
 _ROUTER_KERNELS = 20  # of a mixture: which experts a token has, where their tokens lie, and the sum of what they found
 # of a mixture, beside a plain product's: its kernel takes each expert's tokens where they lie, at 460 of an H200's 750
 # TFLOP/s (benchmarks/experts_together.py)
@@ -104,7 +105,7 @@ def prompt_attention_work(s: ModelShape, rows: int, length: int, read: float | N
     seen = length**2 / 2 if read in (None, length) else pairs  # kernels leave out what is later
     flops = 4 * s.q_size * rows * seen  # 2 products x 2 operations
     work = Work(gpu_flops=flops, gpu_bytes=2 * rows * length * (s.q_size + s.kv_size) * s.bytes_per_element)
-    return work.plus(_scored_work(s, rows * pairs * s.num_heads, rows))
+    return work.plus(_scored_work(s, rows * pairs * s.num_heads, rows)) if s.odd_over_prompts else work
 
 
 def window_parts(length: int, window: int) -> list[tuple[int, int, int]]:
@@ -157,7 +158,7 @@ def host_attention_work(s: ModelShape, grains: int, context: float, pair_bytes: 
     read = (1 + sparsity) / 2
     nbytes = grains * context * pair_bytes * read
     further = 4 * grains * (s.group_size - 1) * s.head_dim * context * read
-    packed, slower = _is_packed(s, pair_bytes), _SCORED_ON_HOST if s.odd_scores else 1
+    packed, slower = _is_packed(s, pair_bytes), _SCORED_ON_HOST if s.odd_on_host else 1
     return Work(
         attended_bytes=0 if packed else nbytes * slower,
         attended_packed_bytes=nbytes * slower if packed else 0,
@@ -190,10 +191,33 @@ def experts_touched(s: ModelShape, tokens: int) -> float:
     return s.num_experts * (1 - (1 - s.experts_per_token / s.num_experts) ** tokens)
 
 
-def mlp_work(s: ModelShape, tokens: int, depth: int = -1) -> Work:
-    """Norm, up (and gate), activation, down and sum of layer ``depth``; of a mixture, the experts that tokens touch."""
+def experts_work(s: ModelShape, nbytes: int, tokens: int) -> Work:
+    """Of ``nbytes`` of a layer's experts those that tokens touch, host to device, if each is as likely as another.
+
+    Routing that is skewed touches fewer: the most wanted ones are wanted by many tokens at a time.
+    """
+    return up_work(nbytes * touched_share(s, tokens))
+
+
+def route_work(s: ModelShape, tokens: int) -> Work:
+    """A mixture's norm and router, where its experts are sent once they are chosen."""
+    matrix, normed = s.num_experts * s.hidden_size, s.norms_of_a_block - s.added_norm
+    kernels = normed * _norm_kernels(s) + _ROUTE_KERNELS
+    return _products(s, tokens, matrix, matrix, s.hidden_size, normed * _normed(s, s.hidden_size), kernels)
+
+
+def touched_share(s: ModelShape, tokens: int) -> float:
+    """The same as a part of all experts."""
+    return experts_touched(s, tokens) / s.num_experts
+
+
+def mlp_work(s: ModelShape, tokens: int, depth: int = -1, *, routed: bool = False) -> Work:
+    """Norm, up (and gate), activation, down and sum of layer ``depth``; of a mixture, the experts that tokens touch.
+
+    ``routed``: its router has chosen them before.
+    """
     if s.is_mixture(depth % s.num_layers):
-        return _mixture_work(s, tokens)
+        return _mixture_work(s, tokens, routed=routed)
     matrices = 3 if s.gated else 2
     matrix = matrices * s.hidden_size * s.ffn_size
     moved = 2 * s.hidden_size + matrices * s.ffn_size
@@ -204,15 +228,16 @@ def mlp_work(s: ModelShape, tokens: int, depth: int = -1) -> Work:
     return _products(s, tokens, matrix, matrix, moved, between, kernels, 2)
 
 
-def _mixture_work(s: ModelShape, tokens: int) -> Work:
+def _mixture_work(s: ModelShape, tokens: int, *, routed: bool) -> Work:
     """Two products for all experts, into and out of the activated; between them lie the router and the sum."""
     each, matrix = s.experts_per_token, (3 if s.gated else 2) * s.hidden_size * s.expert_width
-    always = s.num_experts * s.hidden_size + (3 if s.gated else 2) * s.hidden_size * s.shared_ffn_size
+    always = (3 if s.gated else 2) * s.hidden_size * s.shared_ffn_size
+    always += 0 if routed else s.num_experts * s.hidden_size
     per_token, weights = _EXPERT_FLOPS * matrix * each + always, matrix * experts_touched(s, tokens) + always
     moved = 2 * each * (s.hidden_size + s.expert_width) + 4 * s.shared_ffn_size
     normed, (added, kernels) = s.norms_of_a_block - s.added_norm, _added(s)
     between = normed * _normed(s, s.hidden_size) + each * s.hidden_size + added
-    kernels += normed * _norm_kernels(s) + _MLP_KERNELS + _ROUTER_KERNELS
+    kernels += normed * _norm_kernels(s) + _MLP_KERNELS + _ROUTER_KERNELS - (_ROUTE_KERNELS if routed else 0)
     kernels += _MLP_KERNELS + _GATED_KERNELS if s.shared_ffn_size else 0
     return _products(s, tokens, per_token, weights, moved, between, kernels, 3)
 

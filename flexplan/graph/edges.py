@@ -110,16 +110,19 @@ class Tracker:
 
     def waits(self, task: Task) -> Waits:
         """On each other lane, the task that this one, the next in order, waits for."""
-        found: list[Waits] = []
+        waits: Waits = {}
         lane, number = task.lane, self.number
         for buffer, index, lo, hi in task.reads:
             record = self._slot(buffer, index).read(lo, hi)
-            found.append(record.writers)
+            for other, n in record.writers.items():
+                if n > waits.get(other, -1):
+                    waits[other] = n
             record.readers[lane] = number
         for buffer, index, lo, hi in task.writes:
             for record in self._slot(buffer, index).write(lo, hi, {lane: number}):
-                found.append(record.readers or record.writers)
-        waits = _latest(found)
+                for other, n in (record.readers or record.writers).items():
+                    if n > waits.get(other, -1):
+                        waits[other] = n
         waits.pop(lane, None)
         self.number += 1
         return waits

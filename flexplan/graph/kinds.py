@@ -59,9 +59,12 @@ KINDS: Mapping[str, Kind] = {
     "attend": Kind(CPU, "queries_host, cache_cpu, cache_relay, cache_out", "attention_host"),
     "load_attention": Kind(H2D_SMALL, "attention_host", "attention"),
     "load_values": Kind(H2D_CACHE, "choices, cache_cpu", "values"),
+    "route": Kind(GPU, "weights, hidden", "routes"),
+    "send_routes": Kind(D2H, "routes", "routes_host"),
+    "load_experts": Kind(H2D_WEIGHTS, "routes_host, weights_cpu", "weight_ring"),
     "compute": Kind(
         GPU,
-        "weights, hidden, cache_gpu, cache_ring, rows, ids, attention, probs, values",
+        "weights, hidden, cache_gpu, cache_ring, rows, ids, attention, probs, values, routes",
         "hidden, cache, fresh, ids",
     ),
     "store_cache": Kind(D2H, "fresh", "cache_cpu, cache_out"),

@@ -12,6 +12,7 @@ shape        `ModelShape`: the numbers of a model that planning needs.
 stored       What the headers of safetensors files say, without a tensor library: dtypes, and tensors that are the
              same.
 tensors      The weight tensors of a shape, layer by layer, under flexplan's own names.
+text_part    Models that also see images: of their `config.json`, the model that reads and writes text.
 token_rules  `TokenRules`: what a model's generation config asks of the tokens that follow.
 """
 

@@ -29,6 +29,7 @@ from flexplan.model.stored import (
     stored_scale,
     stored_tensors,
 )
+from flexplan.model.text_part import text_part
 from flexplan.model.token_rules import read_ids, read_rules
 
 _RUNS_CODE = ("auto_map", "custom_pipelines")
@@ -54,12 +55,13 @@ def read_config(source: str | Path | Mapping[str, Any], name: str | None = None)
     float16.
     """
     if isinstance(source, Mapping):
-        shape, math = _parse(source, name or str(source.get("model_type", "model")), "config.json")
-        return shape, math.model_copy(update={"rules": read_rules(source, shape.vocab_size, "config.json")})
+        given = text_part(source, "config.json")
+        shape, math = _parse(given, name or str(given.get("model_type", "model")), "config.json")
+        return shape, math.model_copy(update={"rules": read_rules(given, shape.vocab_size, "config.json")})
     path = Path(source)
     directory = path if path.is_dir() else path.parent
     where = directory / "config.json" if path.is_dir() else path
-    config = _read_object(where)
+    config = dict(text_part(_read_object(where), str(where)))
     beside = directory / "generation_config.json"
     generation, its_place = (_read_object(beside), beside) if os.path.lexists(beside) else (config, where)
     if os.path.lexists(directory / PACKED_BESIDE):

@@ -137,7 +137,17 @@ class ModelShape(BaseModel):
     @property
     def odd_scores(self) -> bool:
         """Whether attention is nothing that kernels know: caps, sinks, slopes, a vector that is key and value."""
-        return self.capped_scores or self.sinks or self.positions == "alibi" or self.latent is not None
+        return self.sinks or self.odd_on_host
+
+    @property
+    def odd_on_host(self) -> bool:
+        """The same of the host's kernel, which knows sinks."""
+        return self.capped_scores or self.odd_over_prompts
+
+    @property
+    def odd_over_prompts(self) -> bool:
+        """The same of the kernel for prompts, which knows sinks and caps."""
+        return self.positions == "alibi" or self.latent is not None
 
     @property
     def norms_of_a_block(self) -> int:

@@ -18,6 +18,7 @@ TOKENS = "tokens.weight"
 ROUTER = "router.weight"
 CORRECTION = "router_correction.weight"
 SINKS = "sinks.weight"
+ROUTING = ("mlp_norm.", "router")  # what the tensors are called that choose a mixture's experts; none is ever packed
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,17 @@ def _mlp(s: ModelShape, depth: int) -> list[tuple[str, int, int]]:
     experts = [
         tensor for e in range(s.num_experts) for tensor in _block(s, f"experts.{e}.", s.expert_width, s.expert_bias)
     ]
-    return [*norm, *router, *correction, *shared, *experts, *added]
+    return [*norm, *router, *correction, *shared, *added, *experts]
+
+
+def expert_of(name: str) -> int | None:
+    """Which expert a tensor is part of; None where it is part of none.
+
+    >>> expert_of("experts.12.down.weight"), expert_of("shared.down.weight")
+    (12, None)
+    """
+    block, _, rest = name.partition(".")
+    return int(rest.partition(".")[0]) if block == "experts" else None
 
 
 def _head(s: ModelShape) -> list[tuple[str, int, int]]:

@@ -73,7 +73,7 @@ class Layout:
 @lru_cache(maxsize=16)  # as placements: a plan is predicted, held against its budgets and checked by the same one
 def _layout(shape: ModelShape, policy: Policy, block: Block, live: int) -> Layout:
     placement, arenas = Placement.of(shape, policy, block, live), _Arenas()
-    for add in (_add_weights, _add_cache, _add_hidden, _add_attention, _add_tokens):
+    for add in (_add_weights, _add_cache, _add_hidden, _add_attention, _add_experts, _add_tokens):
         add(arenas, placement)
     return Layout(placement, arenas.buffers, arenas.round)
 
@@ -183,6 +183,14 @@ def _add_attention(arenas: _Arenas, p: Placement) -> None:
         arenas.ring("choices", "gpu.work", p.live + 1, values * ID_BYTES)
         arenas.ring("probs", "gpu.work", p.live + 1, values * p.shape.group_size * PROB_BYTES)
         arenas.ring("values", "gpu.work", 2 if p.policy.overlap else 1, values * p.cache[0][0].vector_bytes)
+
+
+def _add_experts(arenas: _Arenas, p: Placement) -> None:
+    """What routers leave to experts that are sent once they are chosen."""
+    if any(p.on_demand(1, layer) for layer in p.layers):
+        k = max(range(len(p.block.batches)), key=p.rows)
+        arenas.ring("routes", "gpu.work", 1, p.chosen_bytes(k) + p.gates_bytes(k))
+        arenas.ring("routes_host", "host.work", 1, p.chosen_bytes(k))
 
 
 def _add_tokens(arenas: _Arenas, p: Placement) -> None:

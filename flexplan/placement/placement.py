@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache
 
 from flexplan.errors import PolicyError
 from flexplan.graph import TIERS
-from flexplan.model import TOKENS, Layer, ModelShape, schedule_layers
+from flexplan.model import MLP, TOKENS, Layer, ModelShape, schedule_layers
 from flexplan.placement.apportion import cut
 from flexplan.placement.cache import Segment, place_cache, values_read
 from flexplan.placement.prefetch import lookahead, unpacked_slots, weight_leads
@@ -20,6 +20,7 @@ from flexplan.policy import Block, Policy
 
 ID_BYTES = 8
 PROB_BYTES = 4  # an attention weight between the two halves of a step: float32
+GATE_BYTES = 4  # what an expert counts for, between router and experts: float32
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,24 @@ class Placement:
         """Of keys and values, what is streamed whole: both, or the keys alone."""
         return 1 if self.chooses else self.shape.vectors_kept
 
+    # -- a mixture's experts -------------------------------------------------------------------------------------
+    def on_demand(self, i: int, layer: Layer) -> bool:
+        """True where step i of a layer waits for its router, and for the experts that this has chosen."""
+        return bool(self.policy.experts_on_demand and i and layer.role == MLP and self.weights[layer.j].expert_spans)
+
+    def sent_ahead(self, i: int, layer: Layer) -> int:
+        """Bytes of a layer's part on the host that are sent before it is known what step i wants."""
+        w = self.weights[layer.j]
+        return w.experts_at if self.on_demand(i, layer) else w.part_bytes["cpu"]
+
+    def chosen_bytes(self, k: int) -> int:
+        """Which experts the tokens of a decoding step of micro-batch k have, as indices."""
+        return self.rows(k) * self.shape.experts_per_token * ID_BYTES
+
+    def gates_bytes(self, k: int) -> int:
+        """And what each counts for."""
+        return self.rows(k) * self.shape.experts_per_token * GATE_BYTES
+
     def hidden_bytes(self, i: int, k: int) -> int:
         """Bytes of the hidden states of a micro-batch between two layers."""
         tokens = self.rows(k) if i else self.prompt_tokens(k)
@@ -201,6 +220,9 @@ def _placement(shape: ModelShape, policy: Policy, block: Block, live: int) -> Pl
         raise PolicyError("FP215", message, fix="attn_sparsity=1.0")
     if policy.sep_layer:
         splits(shape, (True,))
+    if policy.experts_on_demand and not shape.num_experts:
+        message = f"experts_on_demand: {shape.name} has no experts"
+        raise PolicyError("FP221", message, fix="experts_on_demand=False")
     weights, cache = place_weights(shape, policy), place_cache(shape, policy, block)
     return Placement(shape, policy, block, live, weights, cache)
 

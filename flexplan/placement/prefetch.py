@@ -58,7 +58,11 @@ def _layers_between(streams: Sequence[bool], slots: int, j: int) -> int:
 def fewer_layers(num_layers: int, policy: Policy, least: int) -> int:
     """The fewest of a model's layers, but at least so many, between whose passes weights wait as between its own.
 
+    All of them with experts on demand: of fewer layers, other shares are on the gpu.
+
     >>> fewer_layers(48, Policy(1, 1), 3), fewer_layers(48, Policy(1, 1, cpu_cache_compute=True), 4)
     (4, 6)
     """
+    if policy.experts_on_demand:
+        return num_layers
     return min(num_layers, least + (num_layers - least) % (lookahead(policy) + 1))

@@ -2,6 +2,7 @@
 
 Every layer is cut by itself, so each pass moves the same share of every layer; rounding is carried to the
 next layer.  At most two tensors of a layer are cut, by output rows, on quantisation-group boundaries.
+With experts on demand, what every token computes with goes to the faster tiers before any expert does.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ from functools import cached_property
 from itertools import accumulate, chain
 
 from flexplan.graph import TIERS
-from flexplan.model import ModelShape, WeightTensor, layer_tensors, schedule_layers, weight_tensors
+from flexplan.model import ModelShape, Packing, WeightTensor, layer_tensors, schedule_layers, weight_tensors
 from flexplan.model.layers import is_gathered
+from flexplan.model.tensors import expert_of
 from flexplan.policy import Policy
 from flexplan.units import round_up
 
 UNPACKED_ALIGN = 256
 PIECE_ALIGN = 64  # a vector load never straddles two pieces
 DISK_ALIGN = 4096  # direct I/O
+
+Shares = tuple[float, float, float]  # of the gpu, the cpu and the disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,22 @@ class LayerWeights:
         """Bytes that a pass streams: the cpu part, then the disk part."""
         return self.part_bytes["cpu"] + self.part_bytes["disk"]
 
+    @cached_property
+    def expert_spans(self) -> dict[int, tuple[int, int]]:
+        """Of each expert that has a part on the host, where in the cpu part that lies; they are the end of it."""
+        spans: dict[int, tuple[int, int]] = {}
+        for piece in self.pieces:
+            expert = expert_of(piece.tensor.name)
+            if piece.tier == "cpu" and expert is not None:
+                end = round_up(piece.offset + piece.nbytes, PIECE_ALIGN)
+                spans[expert] = (spans.get(expert, (piece.offset, end))[0], end)
+        return spans
+
+    @cached_property
+    def experts_at(self) -> int:
+        """Where in the cpu part experts begin: its end where it has none."""
+        return min((lo for lo, _ in self.expert_spans.values()), default=self.part_bytes["cpu"])
+
     def ring_offset(self, piece: Piece) -> int:
         """Where a streamed piece lies in the layer's slot of the weight ring."""
         return piece.offset + (self.part_bytes["cpu"] if piece.tier == "disk" else 0)
@@ -83,7 +103,9 @@ def bytes_unpacked(tensors: Iterable[WeightTensor]) -> int:
 
 def place_weights(shape: ModelShape, policy: Policy) -> tuple[LayerWeights, ...]:
     """The placement of every layer; a gathered token table comes last, as a layer of its own."""
-    cutter, packing = _Cutter(policy), policy.weight_packing(shape.bytes_per_element)
+    packing = policy.weight_packing(shape.bytes_per_element)
+    shares = policy.shares("w")
+    cutter = _Cutter(shares, *(_in_turn(shares, shape, packing) if policy.experts_on_demand else (shares, shares)))
     placed = [
         cutter.place(layer.j, layer_tensors(shape, layer, packing))
         for layer in schedule_layers(shape, policy.sep_layer)
@@ -94,17 +116,40 @@ def place_weights(shape: ModelShape, policy: Policy) -> tuple[LayerWeights, ...]
     return tuple(placed)
 
 
+def awaited(tensor: WeightTensor) -> bool:
+    """True for what not every token computes with: experts, and rows of a token table."""
+    return expert_of(tensor.name) is not None or is_gathered(tensor)
+
+
+def _in_turn(shares: Shares, shape: ModelShape, packing: Packing | None) -> tuple[Shares, Shares]:
+    """Shares of what every token computes with, which is placed first, and of what is `awaited`."""
+    tensors = weight_tensors(shape, packing)
+    size = sum(t.nbytes for t in tensors)
+    rest = sum(t.nbytes for t in tensors if awaited(t))
+    gpu, cpu = shares[0] * size, shares[1] * size
+    first_gpu = min(gpu, size - rest)
+    first_cpu = min(cpu, size - rest - first_gpu)
+    return _whole(first_gpu, first_cpu, size - rest), _whole(gpu - first_gpu, cpu - first_cpu, rest)
+
+
+def _whole(gpu: float, cpu: float, size: float) -> Shares:
+    return gpu / size, cpu / size, max(0.0, (size - gpu - cpu) / size)
+
+
 class _Cutter:
     """Cuts layers at the running shares: what rounding to rows took from a tier, the next layer gives back."""
 
-    def __init__(self, policy: Policy) -> None:
-        self.shares = policy.shares("w")
+    def __init__(self, shares: Shares, always: Shares, late: Shares) -> None:
+        self.shares = shares
+        self.always = always
+        self.late = late
         self.owed = [0.0, 0.0, 0.0]
 
     def place(self, j: int, tensors: tuple[WeightTensor, ...]) -> LayerWeights:
-        size = sum(t.nbytes for t in tensors)
+        size, late = sum(t.nbytes for t in tensors), sum(t.nbytes for t in tensors if awaited(t))
         self.fine_bytes = size / 1000
-        due = [owed + share * size for owed, share in zip(self.owed, self.shares, strict=True)]
+        shares = zip(self.owed, self.always, self.late, strict=True)
+        due = [owed + first * (size - late) + then * late for owed, first, then in shares]
         spans = self._spans(tensors, due)
         self.owed = [d - sum(t.rows_bytes(hi - lo) for t, lo, hi, at in spans if at == n) for n, d in enumerate(due)]
         return _lay_out(j, spans)

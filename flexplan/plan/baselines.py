@@ -53,7 +53,18 @@ def all_resident(problem: Problem, size: int) -> Policy:
 
 def all_on_host(problem: Problem, size: int) -> Policy:
     """Weights, cache and activations in host memory, attention on the host."""
-    return Policy(size, 1, 0, 100, 0, 100, 0, 100, sep_layer=False, cpu_cache_compute=True)
+    return Policy(
+        size,
+        1,
+        w_gpu_percent=0,
+        w_cpu_percent=100,
+        cache_gpu_percent=0,
+        cache_cpu_percent=100,
+        act_gpu_percent=0,
+        act_cpu_percent=100,
+        sep_layer=False,
+        cpu_cache_compute=True,
+    )
 
 
 def four_bit(problem: Problem, size: int) -> Policy:
@@ -68,7 +79,7 @@ def whole_layers(problem: Problem, size: int) -> Policy:
     page-locked, and nothing is copied while something computes.  The schedule cuts every layer at the same share
     where that keeps whole layers apart; a pass moves the same bytes.
     """
-    plain = Policy(size, 1, 0, 100, overlap=False, sep_layer=False, pin_weight=False)
+    plain = Policy(size, 1, w_gpu_percent=0, w_cpu_percent=100, overlap=False, sep_layer=False, pin_weight=False)
     free = _free_bytes(problem, plain)
     packed = _packed(problem, free)
     total = sum(packed)

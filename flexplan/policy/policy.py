@@ -77,6 +77,9 @@ class Policy:
     ``room_percent`` of the mean answer that is expected is what a seat of a rolling schedule has room for, beyond what
     is there when its request comes in; an answer that grows longer moves to a larger seat, or comes in again if none
     is free.  0 is room for all that it may have.
+    With ``experts_on_demand`` a decoding pass sends of a mixture's experts in host memory those that its router has
+    chosen, once it has; without, all of them, ahead.  A prompt's tokens want nearly all, which are sent ahead anyhow.
+    What every token computes with is then the first to be on the gpu.
     """
 
     gpu_batch_size: Sequences = 4
@@ -99,6 +102,7 @@ class Policy:
     cache_stream_percent: Percent = 0.0
     admit_tokens: Annotated[int, Field(ge=0, le=1 << 40)] = 0
     room_percent: Annotated[float, Field(ge=0, le=10_000)] = 0.0
+    experts_on_demand: bool = False
 
     def __post_init__(self) -> None:
         for what in ("w", "cache", "act"):
@@ -132,6 +136,8 @@ class Policy:
             )
         if self.cache_stream_percent:
             self._refuse_sharing()
+        if self.experts_on_demand:
+            self._refuse_demand()
         if self.compress_weight:
             _refuse_packing("comp_weight_config", self.comp_weight_config, (0, 1))
         if self.compress_cache:
@@ -153,6 +159,22 @@ class Policy:
                 "is the gpu's choice, made in another half of a step",
                 fix="cache_stream_percent=0, or attn_sparsity=1.0",
             )
+
+    def _refuse_demand(self) -> None:
+        """Raise PolicyError where experts cannot be sent once they are chosen."""
+        for wrong, field, why, fix in (
+            (
+                self.num_gpu_batches > 1,
+                f"num_gpu_batches {self.num_gpu_batches}",
+                "each micro-batch would wait for experts of its own",
+                "num_gpu_batches=1",
+            ),
+            (not self.sep_layer, "sep_layer off", "the router is in the middle of a whole layer", "sep_layer=True"),
+            (not self.pin_weight, "pin_weight off", "what is staged is staged ahead", "pin_weight=True"),
+        ):
+            if wrong:
+                message = f"experts_on_demand with {field}: {why}"
+                raise PolicyError("FP206", message, fix=f"{fix}, or experts_on_demand=False")
 
     @property
     def w_disk_percent(self) -> float:

@@ -11,6 +11,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from flexplan.cost import experts_touched
 from flexplan.errors import visible
 from flexplan.graph import LANES, TIERS
 from flexplan.model import weight_tensors
@@ -138,7 +139,19 @@ def policy_lines(plan: Plan) -> list[str]:
     switches += [f"attn_sparsity {p.attn_sparsity:g}"] if p.attn_sparsity < 1 else []
     switches += [f"{name} {getattr(p, name):g}" for name in ("admit_tokens", "room_percent") if getattr(p, name)]
     by = f"Policy by planner {plan.planner}, schedule {plan.schedule}"
-    return [by, f"gpu_batch_size x num_gpu_batches: {block}", ", ".join(switches)]
+    return [by, f"gpu_batch_size x num_gpu_batches: {block}", ", ".join(switches), *expert_lines(plan)]
+
+
+def expert_lines(plan: Plan) -> list[str]:
+    """What is sent of a mixture's experts, where that is not all of them."""
+    model, rows = plan.problem.model, plan.policy.gpu_batch_size
+    if not plan.policy.experts_on_demand:
+        return []
+    wanted = experts_touched(model, rows)
+    each = f"about {wanted:.0f} of {model.num_experts} where each is as likely as another"
+    return [
+        f"experts_on_demand: of a layer's experts on the host, a decoding pass sends those its router chose, {each}"
+    ]
 
 
 def shares_table(policy: Policy, realised: Shares) -> RenderableType:

@@ -3,6 +3,7 @@
 cache         The verbs of keys and values.
 compute_work  The work of compute tasks, for equal ones once.
 emitter       What the verbs share: passes, turns, and the tasks they write.
+experts       The verbs of experts on demand: what the router chose is sent once it has.
 hidden        The verbs of token ids, rows of the token table and hidden states.
 lesser_seats  Seats without what makes a schedule roll, for comparison.
 moves         What the cache holds of a guest goes with it to a larger seat.

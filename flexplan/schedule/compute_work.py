@@ -20,7 +20,7 @@ class ComputeWork:
         self._of_lengths = remembered(self._work, maxsize=4096)
 
     def of(self, half: str, layer: Layer, i: int, k: int, context: float) -> Work:
-        """Work of a half of compute (project, merge) or all of it (compute), for token i of micro-batch k.
+        """Work of a half of compute (project or route, merge) or all of it (compute), for token i of micro-batch k.
 
         A row has ``context`` positions, in the mean.
         """
@@ -54,8 +54,10 @@ class ComputeWork:
             return cost.embed_work(s, tokens)
         if role == HEAD:
             return cost.head_work(s, rows)
+        if half == "route":
+            return cost.route_work(s, tokens)
         if role == MLP:
-            return cost.mlp_work(s, tokens, depth)
+            return cost.mlp_work(s, tokens, depth, routed=half == "merge")
         work = cost.mlp_work(s, tokens, depth) if role == TRANSFORMER and half != "project" else NOTHING
         if half != "project":
             work = work.plus(cost.merge_work(s, tokens))

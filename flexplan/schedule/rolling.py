@@ -74,6 +74,7 @@ def refuse_to_roll(policy: Policy, shape: ModelShape) -> None:
         (policy.act_gpu_percent < 100, f"act_gpu_percent {policy.act_gpu_percent:g}", "act_gpu_percent=100"),
         (policy.cache_disk_percent, f"cache_disk_percent {policy.cache_disk_percent:g}", "no cache on disk"),
         (policy.attn_sparsity < 1, f"attn_sparsity {policy.attn_sparsity:g}", "attn_sparsity=1.0"),
+        (policy.experts_on_demand, "experts_on_demand", "experts_on_demand=False"),
         (
             streams,
             "keys and values that the gpu streams from the host",

@@ -15,11 +15,10 @@ from flexplan.placement import ID_BYTES, Placement
 from flexplan.schedule.cache import CacheVerbs
 from flexplan.schedule.compute_work import ComputeWork
 from flexplan.schedule.emitter import Accesses, Pass, Tasks, access
-from flexplan.schedule.hidden import HiddenVerbs
-from flexplan.schedule.weights import WeightVerbs
+from flexplan.schedule.experts import ExpertVerbs
 
 
-class Verbs(WeightVerbs, HiddenVerbs, CacheVerbs):
+class Verbs(ExpertVerbs, CacheVerbs):
     """Writes the tasks of one block, in the order in which its methods are called."""
 
     def __init__(self, placement: Placement) -> None:
@@ -89,6 +88,7 @@ class Verbs(WeightVerbs, HiddenVerbs, CacheVerbs):
         """The rest of the step, or all of it where the gpu does all the attention."""
         layer = self.layers[j]
         work = self._work.of("compute", layer, p.i, k, self._context(p, k))
+        yield from self._load_experts(p, j, k)
         yield from self._unpack_weight(p, j, k)
         if layer.role == EMBED:
             yield self._task(
@@ -98,6 +98,10 @@ class Verbs(WeightVerbs, HiddenVerbs, CacheVerbs):
             reads, written = self._hidden_in(p, j, k)
             ids = access("ids", k, self.placement.rows(k) * ID_BYTES)
             yield self._task("compute", p, j, k, work, self._weights(p, j) + reads, written + ids)
+        elif self.placement.on_demand(p.i, layer):
+            reads = self._weights(p, j) + self._hidden(p, j, k) + self._routes(p, j, k)
+            work = self._work.of("merge", layer, p.i, k, self._context(p, k))
+            yield self._task("compute", p, j, k, work, reads, self._hidden_out(p, j, k))
         elif layer.role == MLP:
             reads, written = self._hidden_in(p, j, k)
             yield self._task("compute", p, j, k, work, self._weights(p, j) + reads, written + self._hidden_out(p, j, k))

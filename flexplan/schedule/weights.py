@@ -17,13 +17,16 @@ class WeightVerbs(Emitter):
         self._weights = remembered(self._weights_of, maxsize=256)  # all micro-batches of a layer read the same
 
     def load_weight(self, p: Pass, number: int, j: int, k: int, chunk: int, chunks: int) -> Tasks:
-        """Chunk ``chunk`` of ``chunks`` of layer j's streamed weights, for pass ``number``, while p computes k."""
+        """Chunk ``chunk`` of ``chunks`` of layer j's streamed weights, for pass ``number``, while p computes k.
+
+        Experts on demand are not among them; with these a block is one micro-batch, and its n-th pass is for token n.
+        """
         w = self.placement.weights[j]
         index = self._weight_index(number, j)
         cpu, disk = w.part_bytes["cpu"], w.part_bytes["disk"]
         # the first pass also loads these for the second
         part = 2 if number == 0 and j < self.placement.preloaded else 0
-        lo, hi = _chunk(cpu, chunk, chunks, PIECE_ALIGN)
+        lo, hi = _chunk(self.placement.sent_ahead(number, self.layers[j]), chunk, chunks, PIECE_ALIGN)
         if lo < hi:
             yield from self._load_cpu_weight(p, index, j, k, lo, hi, part)
         lo, hi = _chunk(disk, chunk, chunks, DISK_ALIGN)

@@ -96,13 +96,12 @@ def _prefill(passes: Passes) -> Phase:
 
 def _decoding(passes: Passes, last: int) -> Phase:
     """The passes 1 .. last."""
-    busy = {i: passes.busy_seconds(i) for i in (1, *passes.bends(), last - 1)}  # nothing is fetched after the last one
-    least = {i if i < last - 1 else last: seconds for i, seconds in busy.items()}
+    least = {i: passes.busy_seconds(i) for i in (1, *passes.bends(), last - 1)}  # nothing is fetched after the last one
     seconds, runs = dict[int, float](), dict[int, Timeline]()
     for i in knots(last, least):
         before = min(max(1, i - 1), last - 2)  # neither the prefill nor the last pass
-        runs[i] = passes.pair(before)
-        seconds[i] = runs[i].sweep_end_s[before + 1] - runs[i].sweep_end_s[before]
+        run = runs[before + 1] = passes.pair(before)
+        seconds[before + 1] = run.sweep_end_s[before + 1] - run.sweep_end_s[before]
     return Phase(decode_seconds(last, least, seconds), _weighted(runs, stands_for(last, list(runs))))
 
 

@@ -67,8 +67,7 @@ def _bound(
 ) -> Bound:
     """Of all layers where those are few; else by so many of them, and so many more or what windows come again after."""
     tokens = problem.workload.gen_len
-    # one less than the middle at most: a prediction takes the last pass for as long as the last but one (`block_times`)
-    ahead = 0 if _fills_windows(problem, lens) else max(0, tokens - _PASSES - 1) // 2
+    ahead = 0 if _fills_windows(problem, lens) else max(0, tokens - _PASSES) // 2
     middle = tuple(length + ahead for length in lens)
     prefill = _busy(problem, policy, schedule, lens, counts, decodes=False)
     decode = _busy(problem, policy, schedule, middle, counts, decodes=True) if tokens > 1 else []

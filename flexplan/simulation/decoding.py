@@ -2,8 +2,9 @@
 
 A lane's work grows evenly with the token, save where a window is full, so the least that a pass takes bends only there
 and where another lane or resource becomes the busiest.  What a pass waits beyond that is smooth: it is simulated at
-both ends, at the bends and half-way behind them, or in the middle alone where one is the busiest all the way.  It is
-seconds that are drawn between those, not shares: what is waited for does not grow with the token::
+both ends, at the bends and half-way behind them, or in the middle alone where one is the busiest all the way and the
+lanes together hardly grow: no chain of tasks grows by more than all lanes do.  It is seconds that are drawn between
+those, not shares: what is waited for does not grow with the token::
 
     seconds(i)  =  least(i) + waits(i),    least(i)  =  max over lanes and resources of the seconds of its tasks
 """
@@ -14,10 +15,13 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
+from flexplan.graph import LANES
+
 Busy = Mapping[str, float]  # seconds of every lane and resource in one pass
 
 _SAMPLES = 128  # passes that stand for all of a longer output
 _AS_BUSY = 0.005  # lanes this close are as busy as each other
+_GROWS = 0.08  # of a pass: where chains grow less, the middle is within a hundredth of the mean
 
 
 def knots(last: int, least: Mapping[int, Busy]) -> list[int]:
@@ -26,9 +30,13 @@ def knots(last: int, least: Mapping[int, Busy]) -> list[int]:
     >>> knots(101, {1: {"gpu": 2.0, "cpu": 1.0}, 101: {"gpu": 2.0, "cpu": 3.0}})
     [1, 52, 76, 101]
     >>> knots(101, {1: {"gpu": 2.0, "cpu": 1.0}, 101: {"gpu": 3.0, "cpu": 1.0}})
+    [1, 51, 76, 101]
+    >>> knots(101, {1: {"gpu": 2.0, "cpu": 1.0}, 101: {"gpu": 2.1, "cpu": 1.0}})
     [51]
     >>> knots(101, {1: {"cpu": 1.0}, 31: {"cpu": 2.0}, 101: {"cpu": 2.0}})
     [1, 31, 101]
+    >>> knots(101, {1: {"gpu": 2.0, "cpu": 1.0}, 101: {"gpu": 2.0, "cpu": 1.9}})
+    [1, 51, 76, 101]
     """
     if len(least) > 2:
         return sorted(least)
@@ -39,7 +47,17 @@ def knots(last: int, least: Mapping[int, Busy]) -> list[int]:
         if not busiest or busy[leader] > (1 + _AS_BUSY) * busy[busiest]:
             bends += [i] if busiest else []
             busiest = leader
-    return sorted({1, bends[0], bends[-1], (bends[-1] + last) // 2, last}) if bends else [(last + 1) // 2]
+    middle = (last + 1) // 2
+    if not bends and _growth(last, least) < _GROWS * _least(middle, least):
+        return [middle]
+    bends = bends or [middle]
+    return sorted({1, bends[0], bends[-1], (bends[-1] + last) // 2, last})
+
+
+def _growth(last: int, least: Mapping[int, Busy]) -> float:
+    """Seconds by which the lanes grow from the first pass to the last, one after the other."""
+    first, end = _at(1, least), _at(last, least)
+    return sum(max(0.0, seconds - first[lane]) for lane, seconds in end.items() if lane in LANES)
 
 
 def decode_seconds(last: int, least: Mapping[int, Busy], simulated: Mapping[int, float]) -> float:

@@ -59,10 +59,14 @@ class Passes:
     def busy_seconds(self, i: int) -> dict[str, float]:
         """Seconds that pass i takes of every lane and resource at the least."""
         layers = self.problem.model.num_layers
-        if layers <= _ALL_LAYERS:
+        if self._all_layers:
             return self._few(layers).busy_seconds(i)
         few, more = self._counts()
         return reached(self._few(few).busy_seconds(i), self._few(more).busy_seconds(i), (layers - few) / (more - few))
+
+    @property
+    def _all_layers(self) -> bool:
+        return self.problem.model.num_layers <= _ALL_LAYERS or self.policy.experts_on_demand
 
     def _few(self, num_layers: int) -> _FewLayers:
         if num_layers not in self._known:
@@ -79,7 +83,7 @@ class Passes:
 
     def _of_layers(self, timeline: Callable[[_FewLayers], Timeline], tokens: range) -> Timeline:
         layers, times, known = self.problem.model.num_layers, 1, dict[int, Timeline]()
-        if layers <= _ALL_LAYERS:
+        if self._all_layers:
             return timeline(self._few(layers))
         while True:
             few, more = self._counts(times)

@@ -11,15 +11,17 @@ from flexplan.policy import Policy
 from flexplan.problem import Problem
 from flexplan.sandbox import schedule_of
 from flexplan_planners.fit import Fitting, Needs, Optimum, infeasible, optimise, with_plenty, within_latency
-from flexplan_planners.lp import MOST_BATCHES, CostModel, FlexplanCosts, prices_of_policy
+from flexplan_planners.lp import MOST_BATCHES, CostModel, FlexplanCosts, Program, prices_of_policy
+
+_ROUTES_FIRST = ("zigzag", "rowwise")  # schedules that are known to send what routers chose
 
 
 class LpPlanner:
     """Shares of all tensors by linear programming, judged by the busiest lane alone.
 
-    ``cost_model`` is used instead of flexplan's own; ``host_attention`` and ``sep_layer`` say which settings
-    of these switches are allowed, ``lossy`` holds the policy fields that change the tokens and may be set, with their
-    values: ``{"compress_weight": True, "compress_cache": True, "attn_sparsity": 0.1}``.
+    ``cost_model`` is used instead of flexplan's own; ``host_attention``, ``sep_layer`` and ``experts_on_demand`` say
+    which settings of these switches are allowed, ``lossy`` holds the policy fields that change the tokens and may be
+    set, with their values: ``{"compress_weight": True, "compress_cache": True, "attn_sparsity": 0.1}``.
     """
 
     def __init__(
@@ -29,12 +31,14 @@ class LpPlanner:
         *,
         host_attention: Sequence[bool] = (True, False),
         sep_layer: Sequence[bool] = (False, True),
+        experts_on_demand: Sequence[bool] = (False, True),
         lossy: Mapping[str, Any] | None = None,
     ) -> None:
         self.schedule = schedule
         self.cost_model = cost_model
         self.host_attention = tuple(host_attention)
         self.sep_layer = tuple(sep_layer)
+        self.experts_on_demand = tuple(experts_on_demand) if schedule in _ROUTES_FIRST else (False,)
         self.lossy = dict(lossy or {})
 
     def plan(self, problem: Problem) -> Plan:
@@ -69,12 +73,13 @@ class LpPlanner:
             sep_layer=self.sep_layer,
             lossy=self.lossy,
             most_batches=most,
+            experts_on_demand=self.experts_on_demand,
         )
 
     def refusal(self, problem: Problem) -> InfeasiblePlan:
         """What would have to grow for a plan to exist."""
-        needs: Needs = {}
-        return infeasible(problem, self.model, lambda smaller: self._squeezes(smaller, needs))
+        programs, needs = self._programs_of_one(problem), Needs()
+        return infeasible(problem, programs, lambda smaller: self._squeezes(smaller, programs, needs))
 
     def fitted(self, problem: Problem, optimum: Optimum) -> Policy | None:
         """The policy of an optimum, placed within the budgets; None where a third-party schedule needs too much."""
@@ -83,16 +88,16 @@ class LpPlanner:
 
     def squeezed(self, problem: Problem) -> Policy | None:
         """One sequence at a time, where the programs say that nothing fits but count a little too much."""
-        needs: Needs = {}
-        if not self._squeezes(problem, needs):
-            return None
-        return self._of_one(problem, needs).fastest(self.model(with_plenty(problem)).programs(1))
+        programs, needs = self._programs_of_one(problem), Needs()
+        return self._of_one(problem, needs).fastest(programs) if self._squeezes(problem, programs, needs) else None
 
-    def _squeezes(self, problem: Problem, needs: Needs) -> bool:
+    def _squeezes(self, problem: Problem, programs: Sequence[Program], needs: Needs) -> bool:
         """Is there a policy of one sequence at a time?"""
-        if self.cost_model is not None:
-            return False
-        return self._of_one(problem, needs).any_fits(self.model(with_plenty(problem)).programs(1))
+        return self.cost_model is None and self._of_one(problem, needs).any_fits(programs)
+
+    def _programs_of_one(self, problem: Problem) -> Sequence[Program]:
+        """Those of one sequence at a time, whatever the budgets."""
+        return self.model(with_plenty(problem)).programs(1)
 
     def _of_one(self, problem: Problem, needs: Needs) -> Fitting:
         return Fitting(problem, schedule_of(self.schedule), 1, needs)

@@ -122,8 +122,9 @@ class RollingSearch:
         """As many seats as fit beside all weights in memory; where those do not fit, with the rest on disk."""
         room = 100.0 if self.problem.workload.expected_lens else 0.0
         for n in (min(4, rows), 1):
-            shares = (0, 100) if host else (100, 0)
-            plain = Policy(1, n, 0, 100, *shares, cpu_cache_compute=host, **self.lossy)
+            plain = Policy(1, n, w_gpu_percent=0, w_cpu_percent=100, cpu_cache_compute=host, **self.lossy)
+            if host:
+                plain = replace(plain, cache_gpu_percent=0, cache_cpu_percent=100)
             plain = replace(plain, sep_layer=self.sep_layer[0], room_percent=room)
             for on_disk in (False, True):
                 size = self._most_rows(plain, -(-rows // n), on_disk=on_disk)

@@ -16,7 +16,7 @@ from flexplan.problem.ragged import typical_gen_len, typical_lens
 from flexplan.sandbox import schedule_of
 from flexplan.schedule import Schedule
 from flexplan.simulation import PHASES, Forecast, PhaseName, Prediction, with_bytes
-from flexplan_planners.fit import Optimum, Search, kind_of, neighbours, solved, within_latency
+from flexplan_planners.fit import Fitting, Needs, Optimum, Search, kind_of, neighbours, solved, within_latency
 from flexplan_planners.lp import CostModel, read_back
 from flexplan_planners.lp_planner import LpPlanner
 from flexplan_planners.rolling_search import RollingSearch
@@ -84,6 +84,7 @@ class SearchPlanner:
         *,
         host_attention: Sequence[bool] = (True, False),
         sep_layer: Sequence[bool] = (False, True),
+        experts_on_demand: Sequence[bool] = (False, True),
         lossy: Mapping[str, Any] | None = None,
         candidates: int = _CANDIDATES,
         effort: str = "normal",
@@ -91,7 +92,13 @@ class SearchPlanner:
         self.chosen = schedule
         self.schedule = schedule or "zigzag"
         self.effort = _effort(effort)
-        self.proposer = LpPlanner(self.schedule, host_attention=host_attention, sep_layer=sep_layer, lossy=lossy)
+        self.proposer = LpPlanner(
+            self.schedule,
+            host_attention=host_attention,
+            sep_layer=sep_layer,
+            experts_on_demand=experts_on_demand,
+            lossy=lossy,
+        )
         self.candidates = candidates
 
     def plan(self, problem: Problem) -> Plan:
@@ -150,17 +157,20 @@ class SearchPlanner:
     def ranking(self, problem: Problem) -> list[Candidate]:
         """The candidates, the fastest first.
 
-        1. The program's best block of each kind: which lanes it uses, and the disk for what.
+        1. The program's best block of each kind: which lanes it uses, and the disk for what; five, and what else
+           promises to be faster than the fastest of these.
         2. Blocks like the fastest of these, of larger batch sizes.
         3. Blocks like the fastest so far, of batch sizes in between, twice.
         4. The fastest so far with its layers split otherwise.
-        5. What lies next to the fastest so far, from there what lies next to that, as far as the effort goes; then 4.
+        5. What lies next to the fastest so far, in the room that the program's rows count too much for that; from there
+           what lies next to that, as far as the effort goes; then 4.
         """
         model, search = self.proposer.model(problem), Search(problem.workload.num_prompts, _SPREAD)
         search.explore(model, model.batch_sizes())
         ranking = Ranking(problem, schedule_of(self.schedule))
-        for optimum in best_of_each_kind(search)[: self.candidates]:
-            ranking.judge(optimum)
+        for number, optimum in enumerate(best_of_each_kind(search)):
+            if number < self.candidates or optimum.seconds_per_prompt < ranking.best_s * (1 - _WORTH):
+                ranking.judge(optimum)
         sizes = list(model.batch_sizes())
         for nearby, gain in ((wider, 0.0), (halfway, _WORTH), (halfway, _WORTH)):
             for leader in ranking.ranked()[:1]:
@@ -198,6 +208,8 @@ class Ranking:
         self.schedule = schedule
         self.judged: dict[Policy, Candidate] = {}
         self.best_s = inf
+        self.budgets = problem.budgets()
+        self.needs: Needs = {}
 
     @property
     def worth_s(self) -> float:
@@ -208,11 +220,18 @@ class Ranking:
         """Judge a proposal."""
         if optimum is None or optimum.seconds_per_prompt > self.worth_s:
             return
-        policy = read_back(optimum.program, optimum.num_gpu_batches, optimum.solution.shares)
-        most_s = self._most_s(policy)
-        if policy not in self.judged and optimum.seconds_per_prompt < most_s:
+        policy = self._policy_of(optimum)
+        most_s = self._most_s(policy) if policy else 0.0
+        if policy and policy not in self.judged and optimum.seconds_per_prompt < most_s:
             self.judged[policy] = judged(self.problem, optimum, policy, self.schedule, most_s)
             self.best_s = min(self.best_s, self.judged[policy].seconds_per_prompt)
+
+    def _policy_of(self, optimum: Optimum) -> Policy | None:
+        """Its policy; under budgets that are larger than they are it is placed, and None where it does not fit."""
+        if optimum.program.budgets == self.budgets:
+            return read_back(optimum.program, optimum.num_gpu_batches, optimum.solution.shares)
+        fitting = Fitting(self.problem, self.schedule, optimum.num_gpu_batches, self.needs)
+        return fitting.fit(optimum.program, optimum.solution.shares, pinned=optimum.pinned)
 
     def _most_s(self, policy: Policy) -> float:
         """Of more seconds than these a policy is not taken: one as good as equal, or better, has no more tasks."""
@@ -228,10 +247,13 @@ class Ranking:
     def climb(self, model: CostModel, tries: int) -> bool:
         """Judge some neighbours of the best so far; is one of them better?"""
         before_s, num_prompts = self.best_s, self.problem.workload.num_prompts
+        most = before_s * (1 - _STEP)
         for leader in self.ranked()[:1]:
-            for optimum in islice(neighbours(model, leader.optimum, num_prompts, before_s * (1 - _STEP)), tries):
+            fitting = Fitting(self.problem, self.schedule, leader.optimum.num_gpu_batches, self.needs)
+            roomier = model.within(fitting.roomier(leader.optimum.program, leader.policy))
+            for optimum in islice(neighbours(roomier, leader.optimum, num_prompts, most), tries):
                 self.judge(optimum)
-        return self.best_s < before_s * (1 - _STEP)
+        return self.best_s < most
 
     def ranked(self) -> list[Candidate]:
         """The fastest first, but of those that are as good as equal the one with the fewest tasks."""

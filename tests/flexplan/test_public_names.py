@@ -61,10 +61,10 @@ def test_importing_costs_nothing() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_way_to_solve_loads_neither_checkpoints_nor_prompts() -> None:
+def test_the_way_to_solve_loads_neither_checkpoints_nor_prompts_nor_numpy() -> None:
     code = (
         "import sys; from flexplan import Problem, solve;"
-        "late = ('flexplan.model.checkpoint', 'flexplan.problem.prompts', 'flexplan.plan.plan_file');"
+        "late = ('flexplan.model.checkpoint', 'flexplan.problem.prompts', 'flexplan.plan.plan_file', 'numpy');"
         "loaded = set(late) & sys.modules.keys(); assert not loaded, loaded"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -21,6 +21,7 @@ from flexplan.placement import Layout, Placement, place_cache
 from flexplan.placement.weights import place_weights
 from flexplan.policy import Policy, full_block
 from flexplan.problem import Problem
+from flexplan.testing import policy_with
 
 WORDS = {"w": WEIGHTS, "cache": CACHE, "act": ACT}
 THINGS = tuple(WORDS.values())
@@ -39,8 +40,8 @@ def triples() -> list[Triple]:
 
 def policy_of(program: Program, n: int, shares: Sequence[Triple]) -> Policy:
     """The policy of a point of the grid, under the program's switches."""
-    percents = [float(share) for triple in shares for share in triple[:2]]
-    return Policy(program.gpu_batch_size, n, *percents, **program.switches)
+    w, cache, act = (triple[:2] for triple in shares)
+    return policy_with(program.gpu_batch_size, n, w=w, cache=cache, act=act, **program.switches)
 
 
 def seconds_of(programs: Sequence[Program], policy: Policy, placed: Placement) -> float:

@@ -7,8 +7,8 @@ part of the disk for activations (hg + hc = 1), and allows 80 % of each tier.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from math import log2
 
 from flexplan_planners.lp import ONE, Program
@@ -86,6 +86,10 @@ class ReferenceModel:
 
     def alike(self, gpu_batch_size: int, like: Program) -> list[Program]:
         return self.programs(gpu_batch_size)
+
+    def within(self, budgets: Mapping[str, float]) -> ReferenceModel:
+        gib = {f"{tier}_gib": nbytes / GIB / ALPHA for tier, nbytes in budgets.items()}
+        return replace(self, **gib)
 
     def prefill(self, gbs: int) -> dict[str, Row]:
         """Tpre = max(ctog_p + dtoc_p, gtoc_p + ctod_p, comp_p)."""

@@ -16,6 +16,7 @@ from flexplan.policy import Policy, rolling_block
 from flexplan.problem import Problem, Workload, expectation_of
 from flexplan.sandbox import schedule_of
 from flexplan.simulation import job_time, least_job_s, peak_bytes
+from flexplan.testing import policy_with
 
 
 def ragged(count: int, seed: int = 0) -> Problem:
@@ -84,7 +85,7 @@ def test_seats_are_sized_by_what_is_expected_where_that_is_faster() -> None:
 def test_the_longest_that_is_allowed_has_a_seat_or_is_refused() -> None:
     problem = ragged(20).with_budgets(gpu=200 << 20, cpu=900 << 20, disk=0)
     work = Workload(prompt_lens=problem.workload.prompt_lens, gen_len=1500, expected_lens=(5,))
-    policy = Policy(2, 2, 0, 100, 0, 100, cpu_cache_compute=True, room_percent=100)
+    policy = policy_with(2, 2, w=(0, 100), cache=(0, 100), cpu_cache_compute=True, room_percent=100)
     plan = Plan.of(problem.model_copy(update={"workload": work}), policy, schedule="rolling")
     longest = max(batch.prompt_len for batch in rolling_block(work, policy).batches)
     assert longest == work.prompt_len + 1500 - 1 and plan.free_bytes["cpu"] < 100 << 20

@@ -31,6 +31,8 @@ _SECOND = {k: v for k, v in _COMMON.items() if k != "hidden_act"} | {
 GEMMA2 = _SECOND | {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
 # attn_logit_softcapping is not read: transformers' Gemma 3 keeps it and computes without it
 GEMMA3 = _SECOND | {
+    "vocab_size": 262208,
+    "num_attention_heads": 8,
     "max_position_embeddings": 131072,
     "final_logit_softcapping": None,
     "rope_theta": 1e6,

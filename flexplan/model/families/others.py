@@ -10,7 +10,7 @@ _PACKED = re.compile(
 )
 _FAMILIES = {
     r"deepseek-(v3\.2|v4|moe|vl|ocr)": "DeepSeek of another kind",
-    r"gemma-3-(4|12|27)b|gemma-(3n|4)|(pali|shield|med|data|recurrent|t5|vault|embedding)-?gemma|t5gemma": (
+    r"gemma-(3n|4)|(pali|shield|med|data|recurrent|t5|vault|embedding)-?gemma|t5gemma": (
         "gemma, with images or sound, or another of its kind"
     ),
     r"phi-?([12]|3-small|3-vision|3\.5-(moe|vision)|4-multimodal)|phi-moe": "phi, not Phi-3 or Phi-4",
@@ -20,7 +20,7 @@ _FAMILIES = {
     r"qwen-\d": "qwen, the first",
     r"llama-4|llama-guard-4": "llama4",
     r"llama-3\.2-(11b|90b)": "mllama, with images",
-    r"mistral-(small-[34]|medium|large-3)|pixtral|magistral|devstral-small-2|ministral-3": "mistral3, with images",
+    r"mistral-(small-4|medium|large-3)|pixtral|magistral|devstral-small-2|ministral-3": "mistral3, with images",
     r"mamba-codestral|mamba|falcon-mamba|zamba|jamba|recurrent|rwkv": "a recurrent family",
     r"falcon-?(3-mamba|h1|e-)": "falcon of another kind",
     r"mt0": "mt5",

@@ -237,6 +237,14 @@ SERIES = (
         MISTRAL_TEKKEN | {"rope_theta": 1e8},
         (("24B-Base-2501", 40, 5120, 32, 8, 32768), ("24B-Instruct-2501", 40, 5120, 32, 8, 32768)),
     ),
+    Series(  # the models of text of what also sees images
+        "mistralai/Mistral-Small-",
+        MISTRAL_TEKKEN | {"rope_theta": 1e9, "max_position_embeddings": 131072},
+        tuple(
+            (name, 40, 5120, 32, 8, 32768)
+            for name in ("3.1-24B-Base-2503", "3.1-24B-Instruct-2503", "3.2-24B-Instruct-2506")
+        ),
+    ),
     Series("mistralai/Mistral-Small-", MISTRAL_LARGE, (("Instruct-2409", 56, 6144, 48, 8, 16384),)),
     Series("mistralai/Codestral-", MISTRAL | {"vocab_size": 32768}, (("22B-v0.1", 56, 6144, 48, 8, 16384),)),
     Series(

@@ -31,6 +31,13 @@ GEMMA_3 = GEMMA | {
     "rope_theta": 1e6,
     "rope_local_base_freq": 10_000,
 }
+GEMMA_3_SEEING = GEMMA_3 | {
+    "vocab_size": 262208,
+    "max_position_embeddings": 131072,
+    "sliding_window": 1024,
+    "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+    "eos_token_id": [1, 106],
+}
 PHI_3 = BF16 | {
     "model_type": "phi3",
     "vocab_size": 32064,
@@ -220,6 +227,16 @@ LATER = (
         _BOTH,
     ),
     Series("google/gemma-3-", GEMMA_3, (("270m", 18, 640, 4, 1, 2048), ("1b", 26, 1152, 4, 1, 6912)), _BOTH),
+    Series(  # the models of text of what also sees images
+        "google/gemma-3-",
+        GEMMA_3_SEEING,
+        (
+            ("4b", 34, 2560, 8, 4, 10240),
+            ("12b", 48, 3840, 16, 8, 15360),
+            ("27b", 62, 5376, 32, 16, 21504, {"head_dim": 128, "query_pre_attn_scalar": 168}),
+        ),
+        {"-pt": {}, "-it": {}},
+    ),
     Series(
         "microsoft/Phi-3-",
         PHI_3,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar, overload
+from typing import TypeVar
 
 from flexplan.errors import PromptError
 from flexplan.journal import request_digest
 from flexplan.problem.prompts.lines import Input, Line, LineIndex
 from flexplan.problem.prompts.request_line import Api, Chat, Prompt
+from flexplan.sequences import LazySequence
 
 T = TypeVar("T")
 
@@ -33,7 +34,7 @@ class BadLine:
     error: PromptError
 
 
-class _Indexed(Sequence[T]):
+class _Indexed(LazySequence[T]):
     """What stands on lines of an input: of a million there is an index of 40 bytes each.
 
     ``places`` are those among all lines, bad ones too, counted from 0.
@@ -54,13 +55,7 @@ class _Indexed(Sequence[T]):
     def __len__(self) -> int:
         return len(self.places)
 
-    @overload
-    def __getitem__(self, at: int) -> T: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[T]: ...
-    def __getitem__(self, at: int | slice) -> T | list[T]:
-        if isinstance(at, slice):
-            return [self[n] for n in range(*at.indices(len(self)))]
+    def made_at(self, at: int) -> T:
         return self._read(self._index.line(at), self.places[at])
 
     def line(self, at: int) -> Line:

@@ -5,6 +5,7 @@ the verbs nothing is believed.  Letters: i token, j layer of the schedule, k mic
 
 attention  Attention in two halves: around the host, or around the values that were chosen.
 cache      Keys and values: at home, streamed, and on their way.
+experts    Experts on demand: chosen by the router, then sent.
 hidden     Hidden states between layers, and where they wait.
 layers     `Meanings`: of a task of any kind; layers put it together.
 part       `Part`: a range of bytes that a task declares, with the values in it; `Meaning`.

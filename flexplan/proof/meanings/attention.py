@@ -23,7 +23,7 @@ class AttentionMeanings(WeightMeanings, HiddenMeanings, CacheMeanings):
     def _project(self, t: Task) -> Meaning:
         require(self.begins(t.i, t.j, t.k), "its step has no first half")
         layer, found = self.layers[t.j], self._taken_up(t)
-        reads = self._weights(t.j) + found.reads + self._on_gpu(layer, t, t.i - 1) + self._ring(layer, t)
+        reads = self._weights(t) + found.reads + self._on_gpu(layer, t, t.i - 1) + self._ring(layer, t)
         done = self._attention_bytes(t) - self._hosted_bytes(layer, t)
         writes = found.writes + self._fresh(layer, t) + self._on_gpu(layer, t, t.i) + self._ring(layer, t, used=True)
         writes += part("attention", None, 0, done, Value("attention", t.i, layer.depth, t.k))

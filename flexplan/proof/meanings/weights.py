@@ -45,24 +45,30 @@ class WeightMeanings(About):
 
     def _unpack_weight(self, t: Task) -> Meaning:
         require(self.placement.weights[t.j].unpacked_bytes > 0, "the layer's weights are not packed")
-        return Meaning(self._stored_weights(t.j), self._weights(t.j))
+        return Meaning(self._stored_weights(t), self._weights(t))
 
-    def _stored_weights(self, j: int) -> Parts:
-        w = self.placement.weights[j]
-        cpu = w.part_bytes["cpu"]
-        resident = part("weights_gpu", j, 0, w.part_bytes["gpu"], Value("gpu weights", j=j))
-        spans = part("", None, 0, cpu, Value("host weights", j=j))
+    def _resident(self, j: int) -> Parts:
+        return part("weights_gpu", j, 0, self.placement.weights[j].part_bytes["gpu"], Value("gpu weights", j=j))
+
+    def _stored_weights(self, t: Task) -> Parts:
+        j, w = t.j, self.placement.weights[t.j]
+        cpu, ahead = w.part_bytes["cpu"], self.placement.sent_ahead(t.i, self.layers[t.j])
+        spans = part("", None, 0, ahead, Value("host weights", j=j))
+        spans += part("", None, ahead, cpu, Value("chosen experts", t.i, j, t.k))
         spans += part("", None, cpu, w.blob_bytes, Value("disk weights", j=j), -cpu)
         if not spans:
-            return resident
-        return (*resident, Part("weight_ring", None, 0, w.blob_bytes, tuple(p.spans[0] for p in spans)))
+            return self._resident(j)
+        return (*self._resident(j), Part("weight_ring", None, 0, w.blob_bytes, tuple(p.spans[0] for p in spans)))
 
-    def _weights(self, j: int) -> Parts:
-        """What a layer computes with."""
-        found = self._weights_of.get(j)
+    def _weights(self, t: Task) -> Parts:
+        """What a layer computes with: for every token the same, but for experts on demand."""
+        if self.placement.on_demand(t.i, self.layers[t.j]):
+            return self._computed_with(t, Value("unpacked weights", t.i, t.j, t.k))
+        found = self._weights_of.get(t.j)
         if found is None:
-            unpacked = part(
-                "weights_unpacked", None, 0, self.placement.weights[j].unpacked_bytes, Value("unpacked weights", j=j)
-            )
-            found = self._weights_of[j] = unpacked or self._stored_weights(j)
+            found = self._weights_of[t.j] = self._computed_with(t, Value("unpacked weights", j=t.j))
         return found
+
+    def _computed_with(self, t: Task, unpacked: Value) -> Parts:
+        nbytes = self.placement.weights[t.j].unpacked_bytes
+        return part("weights_unpacked", None, 0, nbytes, unpacked) or self._stored_weights(t)

@@ -60,7 +60,7 @@ def all_sections(shown: Shown) -> Iterator[Html]:
     yield _section("Memory", _chart("memory", "Memory of each tier over time"), _memory(found))
     yield _section("Where weights and cache live", *_map(found))
     yield _section("What more would bring", *_gains(found))
-    yield _section("The rivals", _baselines(found), *_lines(winner_sentence(found), *lossy_sentences(found)))
+    yield _section("Baselines", _baselines(found), *_lines(winner_sentence(found), *lossy_sentences(found)))
     yield _section("The machine", _machine(found))
     yield _section("Once more", *_again(shown))
 

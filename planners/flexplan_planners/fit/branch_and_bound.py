@@ -7,8 +7,8 @@ programs of ten thousand are solved, and nothing better is left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 from math import ceil, inf
 from typing import Any
@@ -217,6 +217,21 @@ class Search:
                 front.close(self.shortages[-1])
 
 
+def with_room(programs: Sequence[Program], n: int) -> Iterator[tuple[Program, Solution]]:
+    """The programs of which n micro-batches have room, each solved; those that have none close others."""
+    front = Front([replace(program, most_batches=n) for program in programs], n * programs[0].gpu_batch_size)
+    front.forget_closed()
+    while front.open.any():
+        block = int(front.open.argmax())
+        front.open[block] = False
+        program, _ = front.block(block)
+        solution = solve_program(program, n)
+        if solution is not None:
+            yield program, solution
+        elif (answer := least_shortage(program, n)).optimal:
+            front.close(prices_of_shortage(program, answer))
+
+
 def optimise(model: CostModel, num_prompts: int | None = None, spread: float = 0.0) -> list[Optimum]:
     """The fastest block comes first; empty where nothing fits.
 
@@ -229,11 +244,12 @@ def optimise(model: CostModel, num_prompts: int | None = None, spread: float = 0
 
 
 def kind_of(program: Program) -> Kind:
-    """Programs of one kind use the same lanes, and the disk for nothing, for weights alone or for more."""
+    """Programs of one kind use the same lanes, the disk for nothing, weights or more, and send experts alike."""
     lanes = {lane for phase in program.phases for work in phase.works for lane in work}
     disk = {"w_disk", "cache_disk", "act_disk"} - program.absent
     use = {"more_disk"} if disk - {"w_disk"} else disk
-    return frozenset(lanes & {"h2d_weights", "h2d_cache", "cpu"} | use)
+    alike = {"on demand"} if program.switches.get("experts_on_demand") else set[str]()
+    return frozenset(lanes & {"h2d_weights", "h2d_cache", "cpu"} | use | alike)
 
 
 # -- num_gpu_batches ---------------------------------------------------------------------------------------------

@@ -18,14 +18,24 @@ from flexplan.policy import Policy
 from flexplan.problem import Problem
 from flexplan.schedule import Schedule
 from flexplan.simulation import peak_bytes
-from flexplan.units import MiB
-from flexplan_planners.lp import ACT, CACHE, WEIGHTS, Program, Shares, Solution, read_back, shares_of, solve_program
+from flexplan_planners.fit.branch_and_bound import with_room
+from flexplan_planners.lp import (
+    ACT,
+    CACHE,
+    ONE,
+    WEIGHTS,
+    Program,
+    Shares,
+    Solution,
+    read_back,
+    shares_of,
+    solve_program,
+)
 
 _ROUNDS = 6
 _WORTH = 5e-4  # of the seconds: less is not worth another placement
 _HALVINGS = 7
 _NOTHING = 1e-9
-_MOST_CREDIT = 0.25  # of a budget, and 4 MiB: rows are never further off
 
 Budgets = Mapping[str, float]
 Needs = dict[Policy, Mapping[str, int]]
@@ -45,6 +55,7 @@ class Fitting:
         self.real = problem.budgets()
         self.best_s = inf
         self.best: Policy | None = None
+        self.any_will_do = False  # or is the fastest wanted
 
     # -- one program ---------------------------------------------------------------------------------------------
     def fit(
@@ -64,12 +75,14 @@ class Fitting:
             over = {tier: max(0, need[tier] - most) for tier, most in self.real.items()}
             if not any(over.values()) and (seconds := program.seconds(shares_of(policy), self.n)) < best_s:
                 best_s, best = seconds, policy
+            if best and self.any_will_do:
+                break
             if given.keys() != self.real.keys():  # a cost model with rows of its own
                 break
             if any(over.values()):
                 given = {t: max(given[t] - 1.1 * over[t], min(given[t], least[t])) for t in self.real}
             else:
-                given = credited(self.real, program, self.n, policy, need)
+                given = self.roomier(program, policy)
             solution = _solve(program, given, self.n, pinned)
             if solution is None or solution.seconds * self.n > best_s * (1 - _WORTH):
                 break
@@ -80,7 +93,7 @@ class Fitting:
         """`fit`, from the budgets as they are, or credited by what the rows count too much for these shares."""
         policy = read_back(program, self.n, shares)
         plain = {tier: float(most) for tier, most in self.real.items()}
-        for budgets in (plain, credited(self.real, program, self.n, policy, self._need(policy))):
+        for budgets in (plain, self.roomier(program, policy)):
             solution = _solve(program, budgets, self.n)
             if solution is not None:
                 fitted = self.fit(replace(program, budgets=budgets), solution.shares)
@@ -100,42 +113,48 @@ class Fitting:
 
     def any_fits(self, programs: Sequence[Program]) -> bool:
         """Is there a policy that `fastest` would find?"""
-        self._from_the_corners(programs, first=True)
+        self.any_will_do = True
+        self._from_the_corners(programs)
         if self.best is None:
-            self._from_the_solutions(programs, first=True)
+            self._from_the_solutions(programs)
         return self.best is not None
 
-    def _from_the_solutions(self, programs: Sequence[Program], *, first: bool = False) -> None:
-        """Settings whose rows are over a budget by no more than they count too much are tried as well.
-
-        With ``first`` any policy that fits will do, here and below.
-        """
-        roomy = {tier: most * (1 + _MOST_CREDIT) + 4 * MiB if most else 0.0 for tier, most in self.real.items()}
-        bounds = ((program, s) for program in programs if (s := _solve(program, roomy, self.n)) is not None)
-        for program, bound in bounds if first else sorted(bounds, key=lambda pair: pair[1].seconds):
-            if bound.seconds * self.n >= self.best_s or (first and self.best):
+    def _from_the_solutions(self, programs: Sequence[Program]) -> None:
+        """Settings whose rows are over a budget by no more than they count too much are tried as well."""
+        bounds = with_room([replace(program, budgets=self._most(program)) for program in programs], self.n)
+        for program, bound in bounds if self.any_will_do else sorted(bounds, key=lambda pair: pair[1].seconds):
+            if bound.seconds * self.n >= self.best_s:
                 break
             self._keep(program, self._fit_anyhow(program, bound.shares))
+            if self.best and self.any_will_do:
+                break
 
-    def _from_the_corners(self, programs: Sequence[Program], *, first: bool = False) -> None:
+    def _most(self, program: Program) -> Budgets:
+        """The budgets, and all that the rows count whatever the shares: they count no more too much."""
+        return {
+            tier: most + row.block.get(ONE, 0.0) + self.n * row.batch.get(ONE, 0.0) if most else 0.0
+            for tier, most in self.real.items()
+            for row in (program.bytes[tier],)
+        }
+
+    def _from_the_corners(self, programs: Sequence[Program]) -> None:
         """Each kind of tensor on one tier alone, where nothing is rounded."""
         for program in programs:
             for shares in _corners(program):
                 if any(_weights_on(tier, program, shares) > most for tier, most in self.real.items()):
                     continue
-                seconds = self.best_s if first else program.seconds(shares, self.n)
-                if first or seconds < self.best_s:
+                if self.any_will_do or program.seconds(shares, self.n) < self.best_s:
                     policy = read_back(program, self.n, shares)
                     if self._fits(policy):
-                        self.best_s, self.best = seconds, policy
-                        if first:
+                        self._keep(program, policy)
+                        if self.any_will_do:
                             return
 
     def _from_the_best(self, programs: Sequence[Program]) -> None:
         """Every program once more, its budgets credited by what its rows count too much for the best policy so far."""
         for program in programs if self.best else ():
             assert self.best is not None
-            budgets = credited(self.real, program, self.n, self.best, self._need(self.best))
+            budgets = self.roomier(program, self.best)
             solution = _solve(program, budgets, self.n)
             if solution is not None and solution.seconds * self.n < self.best_s * (1 - _WORTH):
                 self._keep(program, self.fit(replace(program, budgets=budgets), solution.shares, self.best))
@@ -151,7 +170,7 @@ class Fitting:
             for share in _whole_shares(self.problem, program, policy):
                 moved = {CACHE[0]: share, CACHE[1]: 1 - share, CACHE[2]: 0.0}
                 at = read_back(program, self.n, {**shares_of(policy), **moved})
-                budgets = credited(self.real, program, self.n, at, self._need(at))
+                budgets = self.roomier(program, at)
                 solution = _solve(program, budgets, self.n, moved)
                 if solution is not None and solution.seconds * self.n < self.best_s:
                     pinned = replace(program, budgets=budgets)
@@ -177,6 +196,11 @@ class Fitting:
                     self._keep(program, policy)
 
     # -- what is asked of a policy -------------------------------------------------------------------------------
+    def roomier(self, program: Program, policy: Policy) -> Budgets:
+        """The budgets, larger by what the rows count too much for a policy."""
+        need, rows = self._need(policy), counted(program, self.n, policy)
+        return {tier: most + max(0.0, rows[tier] - need[tier]) if most else 0.0 for tier, most in self.real.items()}
+
     def _keep(self, program: Program, policy: Policy | None) -> None:
         """The best so far is this one, if it is faster."""
         if policy is not None:
@@ -240,12 +264,6 @@ def _weights_on(tier: str, program: Program, shares: Shares) -> float:
     """Bytes of the weights at home on a tier, where all of them or none are: nothing is rounded then."""
     row, name = program.bytes.get(tier), f"w_{tier}"
     return row.block.get(name, 0.0) * shares[name] if row else 0.0
-
-
-def credited(real: Mapping[str, int], program: Program, n: int, policy: Policy, need: Mapping[str, int]) -> Budgets:
-    """The budgets, larger by what the rows count too much for a policy."""
-    off = {tier: nbytes - need[tier] for tier, nbytes in counted(program, n, policy).items()}
-    return {tier: most + max(0.0, off[tier]) if most else 0.0 for tier, most in real.items()}
 
 
 def counted(program: Program, n: int, policy: Policy) -> Budgets:

@@ -17,7 +17,6 @@ from flexplan_planners.lp import (
     INVERSE,
     ONE,
     Constraint,
-    CostModel,
     Program,
     memory_rows,
     minimise,
@@ -28,16 +27,16 @@ from flexplan_planners.lp import (
 
 _PLENTY = 1 << 50  # a petabyte: what no tier can be short of
 
-Model = Callable[[Problem], CostModel]
 Budgets = Mapping[str, int]
 Works = Callable[[Problem], bool]
 
 
-def infeasible(problem: Problem, model: Model, works: Works) -> InfeasiblePlan:
-    """The error for a problem that no program fits; ``works`` says whether the placement fits one all the same."""
+def infeasible(problem: Problem, programs: Sequence[Program], works: Works) -> InfeasiblePlan:
+    """The error for a problem that none of the programs of one sequence fits.
+
+    ``works`` says whether the placement fits one all the same.
+    """
     budgets = problem.budgets()
-    roomy = with_plenty(problem).model_copy(update={"objective": Objective()})
-    programs = model(roomy).programs(1)
     smallest = {tier: smallest_budget(problem, programs, tier, works) for tier in budgets}
     binding = binding_tiers(programs, budgets, smallest)
     together = {} if any(smallest.values()) else smallest_together(problem, programs, binding, works)
@@ -125,5 +124,6 @@ def binding_tiers(programs: Sequence[Program], budgets: Budgets, smallest: Mappi
 
 
 def with_plenty(problem: Problem) -> Problem:
-    """The same problem with budgets that nothing is over."""
-    return problem.with_budgets(**dict.fromkeys(problem.budgets(), _PLENTY))
+    """The same problem with budgets that nothing is over, and nothing too late."""
+    plenty = problem.with_budgets(**dict.fromkeys(problem.budgets(), _PLENTY))
+    return plenty.model_copy(update={"objective": Objective()})

@@ -8,10 +8,11 @@ longest one: a block may be a little above, and the planner then repairs it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cache, cached_property
 from math import ceil
 
-from flexplan.model import weight_tensors
+from flexplan.model import ModelShape, Packing, weight_tensors
 from flexplan.placement import (
     BUFFER_ALIGN,
     DISK_ALIGN,
@@ -42,6 +43,23 @@ _RELAYED_ROWS = 4  # of the disk's cache, in the two slots of the relay and the 
 _BATCHES = 8  # of a block, to tell how a typical micro-batch is padded
 
 
+@dataclass(frozen=True, slots=True)
+class Tensors:
+    """All weights of a model, a token table of its own included: how many, their bytes, the largest row of any."""
+
+    count: int
+    nbytes: int
+    largest_row: int
+
+
+@cache
+def _tensors(shape: ModelShape, packing: Packing | None) -> Tensors:
+    """What no batch size changes."""
+    found = weight_tensors(shape, packing)
+    largest_row = max(t.nbytes if t.cols == 1 else t.rows_bytes(t.grain_rows) for t in found)
+    return Tensors(len(found), sum(t.nbytes for t in found), largest_row)
+
+
 class Sizes:
     """Bytes of each thing that is stored, for micro-batches of ``rows`` sequences, packed as ``switches`` say."""
 
@@ -50,31 +68,24 @@ class Sizes:
         self.grain = switches.pair_bytes  # keys and values of one token, layer, sequence and KV head
         self.sparsity = switches.attn_sparsity
         self.sep_layer = switches.sep_layer
-        self.tensors = weight_tensors(problem.model, switches.weight_packing)
+        self.tensors = _tensors(problem.model, switches.weight_packing)
+        self.weights = self.tensors.nbytes
+        self.largest_row = self.tensors.largest_row
         self.shape = problem.model
         self.num_rows = rows
         self.prompt = problem.workload.prompt_len
         self.capacity = self.prompt + problem.workload.gen_len - 1
 
     @cached_property
-    def weights(self) -> int:
-        """All weights, a token table of its own included."""
-        return sum(t.nbytes for t in self.tensors)
-
-    @cached_property
     def weight_slack(self) -> int:
         """Padding of all pieces and slots, and the row or vector that rounding may move between two tiers."""
-        padded = len(self.tensors) * 3 * PIECE_ALIGN + self.weight_homes * _SLOT_ALIGN
+        padded = self.tensors.count * 3 * PIECE_ALIGN + self.weight_homes * _SLOT_ALIGN
         return padded + 2 * self.largest_row + BUFFER_ALIGN
 
     @property
     def weight_homes(self) -> int:
         """Slots of a tier's weights, at most: attention and MLP apart, embedding, head, a token table of its own."""
         return 2 * self.shape.num_layers + 3
-
-    @cached_property
-    def largest_row(self) -> int:
-        return max(t.nbytes if t.cols == 1 else t.rows_bytes(t.grain_rows) for t in self.tensors)
 
     def _kept(self, tokens: int) -> list[int]:
         """Of a row's tokens those that each layer keeps."""
@@ -158,7 +169,7 @@ class Sizes:
     @cached_property
     def ring_slack(self) -> int:
         """What rounding may add to one layer's streamed weights."""
-        per_layer = len(self.tensors) // self.shape.num_layers + 4
+        per_layer = self.tensors.count // self.shape.num_layers + 4
         return 2 * self.largest_row + 2 * per_layer * PIECE_ALIGN + 2 * DISK_ALIGN
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from math import ceil
 from typing import Any
 
 from flexplan.cost import Rates
+from flexplan.cost import work as cost
 from flexplan.problem import Problem
 from flexplan.problem.ragged import padded_mean
 from flexplan_planners.lp.bytes import Memory
@@ -15,6 +17,7 @@ from flexplan_planners.lp.seconds import PassWork
 from flexplan_planners.lp.switches import Switches, every_setting
 
 MOST_BATCHES = 128  # as in the paper: larger micro-batches share a pass over the weights as well, with fewer tasks
+_WORTH_WAITING = 0.95  # of a layer's experts: where more are wanted, all are sent sooner ahead
 _BATCH_SIZES = [1, *(m << e for e in range(13) for m in (2, 3))]  # 1, 2, 3, 4, 6, 8, 12, 16, 24, ...
 
 
@@ -30,12 +33,21 @@ class FlexplanCosts:
         pin_weight: Sequence[bool] = (True,),
         lossy: Mapping[str, Any] | None = None,
         most_batches: int = MOST_BATCHES,
+        experts_on_demand: Sequence[bool] = (False,),
     ) -> None:
         self.problem = problem
         self.rates = Rates(problem.hardware)
-        self.settings = list(every_setting(problem, host_attention, sep_layer, pin_weight, lossy))
+        self.settings = list(every_setting(problem, host_attention, sep_layer, pin_weight, lossy, experts_on_demand))
         self.most_batches = most_batches
+        self.budgets = {tier: float(nbytes) for tier, nbytes in problem.budgets().items()}
         self._sizes: dict[int, _Size] = {}
+
+    def within(self, budgets: Mapping[str, float]) -> FlexplanCosts:
+        """The same programs under other budgets, as those of a policy whose bytes the rows count too high."""
+        other = copy(self)
+        other.budgets = dict(budgets)
+        other._sizes = {rows: size.within(other.budgets) for rows, size in self._sizes.items()}
+        return other
 
     def batch_sizes(self) -> Iterable[int]:
         """1, 2, 3, 4, 6, 8, 12, ... and the number of prompts, which bounds them."""
@@ -65,13 +77,19 @@ class _Size:
     def __init__(self, costs: FlexplanCosts, gpu_batch_size: int) -> None:
         self.problem = problem = costs.problem
         self.gpu_batch_size = gpu_batch_size
-        self.budgets = {tier: float(nbytes) for tier, nbytes in problem.budgets().items()}
+        self.budgets = costs.budgets
         prompts = problem.workload.num_prompts
         self.most_batches = min(costs.most_batches, ceil(prompts / gpu_batch_size)) if prompts else costs.most_batches
         self.passes = list(_passes(problem, costs.rates, gpu_batch_size, costs.most_batches))
         self._memories = dict[tuple[object, ...], Memory]()
         self._settings = costs.settings
         self._programs = dict[int, Program | None]()
+
+    def within(self, budgets: Mapping[str, float]) -> _Size:
+        """The same under other budgets."""
+        other = copy(self)
+        other.budgets, other._programs = dict(budgets), {}
+        return other
 
     def program(self, n: int) -> Program | None:
         """That of the n-th setting of the switches, if it has room."""
@@ -80,7 +98,9 @@ class _Size:
         return self._programs[n]
 
     def _write(self, s: Switches) -> Program | None:
-        sizes = (s.sep_layer, s.compress_weight, s.compress_cache, s.attn_sparsity)
+        if s.experts_on_demand and cost.touched_share(s.shape, self.gpu_batch_size) > _WORTH_WAITING:
+            return None
+        sizes = (s.sep_layer, s.experts_on_demand, s.compress_weight, s.compress_cache, s.attn_sparsity)
         if sizes not in self._memories:
             self._memories[sizes] = Memory(self.problem, self.gpu_batch_size, s)
         tiers = self._memories[sizes].rows(s)
@@ -91,7 +111,7 @@ class _Size:
             tuple(Phase(name, count, work.works(s)) for name, count, work in self.passes),
             tiers,
             self.budgets,
-            self.most_batches,
+            1 if s.experts_on_demand else self.most_batches,
             s.absent,
             s.fields,
             self.problem.objective.max_latency_s,

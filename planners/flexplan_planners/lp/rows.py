@@ -139,6 +139,10 @@ class CostModel(Protocol):
         """Those of the very setting of another program, whatever its size."""
         ...
 
+    def within(self, budgets: Mapping[str, float]) -> CostModel:
+        """The same under other budgets."""
+        ...
+
 
 # -- the program, part by part -----------------------------------------------------------------------------------
 def seconds_name(phase: Phase) -> str:

@@ -66,7 +66,8 @@ class PassWork:
         works.append(self._once(self._compute, s.sep_layer, split, s.pair_bytes, s.attn_sparsity, packed))
         if not s.weights_stay:
             streamed = s.streamed_bytes, s.num_streamed_layers
-            works.append(self._once(self._weights, *streamed, s.disk != "none", s.pin_weight))
+            on_demand = s.experts_on_demand and self.i > 0
+            works.append(self._once(self._weights, *streamed, s.disk != "none", s.pin_weight, on_demand))
         if s.cache != "gpu":
             works.append(self._once(self._cache, s.cache, s.cache_on_disk, s.pair_bytes, s.attn_sparsity))
         if not s.act_stays:
@@ -83,12 +84,16 @@ class PassWork:
         return self._known[key]
 
     # -- weights: once a block -----------------------------------------------------------------------------------
-    def _weights(self, sums: _Sums, nbytes: int, layers: int, from_disk: bool, pinned: bool) -> None:
-        """load(w) = streamed bytes * (w_cpu + w_disk) / link, read(w) = streamed bytes * w_disk / disk."""
-        sums.block("w_cpu", H2D_WEIGHTS, cost.up_work(nbytes))
+    def _weights(self, sums: _Sums, nbytes: int, layers: int, from_disk: bool, pinned: bool, on_demand: bool) -> None:
+        """load(w) = streamed bytes * (w_cpu + w_disk) / link, read(w) = streamed bytes * w_disk / disk.
+
+        What comes on demand is less, and waited for between two tasks that compute.
+        """
+        work = cost.experts_work(self.shape, nbytes, self.tokens) if on_demand else cost.up_work(nbytes)
+        sums.block("w_cpu", H2D_WEIGHTS, work, chained=on_demand)
         sums.block("w_disk", H2D_WEIGHTS, cost.up_work(nbytes))
         sums.block("w_disk", DISK_READ, cost.read_work(nbytes))
-        sums.fixed(H2D_WEIGHTS, layers)
+        sums.fixed(H2D_WEIGHTS, layers, chained=on_demand)
         if from_disk:
             sums.fixed(H2D_WEIGHTS, layers)
             sums.fixed(DISK_READ, layers)
@@ -243,9 +248,11 @@ class _Sums:
                 self._add(resource, part, name, times * seconds)
         return times * alone
 
-    def block(self, share: str, lane: str, work: Work) -> None:
+    def block(self, share: str, lane: str, work: Work, *, chained: bool = False) -> None:
         """Work that all of this share makes once a block."""
-        self._work(0, share, lane, work, 1)
+        seconds = self._work(0, share, lane, work, 1)
+        if chained:
+            self._add("chain", 0, share, seconds)
 
     def once(self, lane: str, work: Work) -> None:
         """A whole task once a block."""

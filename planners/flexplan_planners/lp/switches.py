@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import product
+from math import ceil
 from typing import Any, Literal
 
-from flexplan.model import ModelShape, Packing, layer_tensors, schedule_layers
-from flexplan.placement import bytes_unpacked, lookahead, splits, unpacked_slots, vector_bytes
+from flexplan.model import ModelShape, Packing, layer_tensors, schedule_layers, weight_tensors
+from flexplan.model.tensors import expert_of
+from flexplan.placement import awaited, bytes_unpacked, lookahead, splits, unpacked_slots, vector_bytes
 from flexplan.policy import Policy
 from flexplan.problem import Problem
 from flexplan_planners.lp.rows import ACT, CACHE, WEIGHTS
@@ -32,6 +34,7 @@ class Switches:
     act_stays: bool
     disk: DiskUse
     pin_weight: bool = True
+    experts_on_demand: bool = False
     compress_weight: bool = False
     compress_cache: bool = False
     attn_sparsity: float = 1.0
@@ -56,6 +59,7 @@ class Switches:
             "compress_weight": self.compress_weight,
             "compress_cache": self.compress_cache,
             "attn_sparsity": self.attn_sparsity,
+            "experts_on_demand": self.experts_on_demand,
         }
 
     @property
@@ -122,17 +126,30 @@ class Switches:
 
     @cached_property
     def largest_layer(self) -> int:
-        """Bytes of a slot of the ring of weights."""
-        return max(self.layer_bytes)
+        """Bytes of a slot of the ring of weights, were all of them streamed."""
+        return ceil(max(self.layer_bytes) * self._late)
 
     @cached_property
     def num_streamed_layers(self) -> int:
+        if self.experts_on_demand:
+            return self.shape.num_layers - self.shape.dense_layers
         return sum(1 for nbytes in self.layer_bytes if nbytes)
 
     @cached_property
     def streamed_bytes(self) -> int:
-        """What one pass computes with."""
-        return sum(self.layer_bytes)
+        """What one pass computes with; where experts wait for the rest to be on the gpu, as if they were all of it."""
+        if not self.experts_on_demand:
+            return sum(self.layer_bytes)
+        tensors = weight_tensors(self.shape, self.weight_packing)
+        return int(sum(t.nbytes for t in tensors if expert_of(t.name) is not None) * self._late)
+
+    @cached_property
+    def _late(self) -> float:
+        """How much larger a share of what comes last is off the gpu than of all weights, at the most."""
+        if not self.experts_on_demand:
+            return 1.0
+        tensors = weight_tensors(self.shape, self.weight_packing)
+        return sum(t.nbytes for t in tensors) / sum(t.nbytes for t in tensors if awaited(t))
 
 
 def every_setting(
@@ -141,6 +158,7 @@ def every_setting(
     sep_layer: Sequence[bool],
     pin_weight: Sequence[bool],
     lossy: Mapping[str, Any] | None = None,
+    experts_on_demand: Sequence[bool] = (False,),
 ) -> Iterator[Switches]:
     """All settings, without those that another one covers."""
     caches: list[CacheHome] = ["gpu", *(("host",) if True in host_attention else ())]
@@ -150,12 +168,15 @@ def every_setting(
     both, sep_layer = (True, False), splits(problem.model, sep_layer)
     exact, lossy = {"compress_weight": False, "compress_cache": False, "attn_sparsity": 1.0}, lossy or {}
     tokens = [(value, lossy[field]) if field in lossy else (value,) for field, value in exact.items()]
-    for sep, stay, home, act, disk, pin, *how in product(sep_layer, both, caches, both, uses, pin_weight, *tokens):
+    on_demand = experts_on_demand if problem.model.num_experts else (False,)
+    settings = product(sep_layer, both, caches, both, uses, pin_weight, on_demand, *tokens)
+    for sep, stay, home, act, disk, pin, demand, *how in settings:
         idle_disk = (disk == "weights" and stay) or (disk == "all" and act and (home == "gpu" or how[2] < 1))
         idle_switch = stay and (sep != sep_layer[0] or pin != pin_weight[0])
         unfit = (problem.model.sinks or problem.model.latent) and how[2] < 1
+        unfit = unfit or (demand and (stay or not sep or not pin))
         if not idle_disk and not idle_switch and not unfit:
-            yield Switches(problem.model, sep, stay, home, act, disk, pin, *how)
+            yield Switches(problem.model, sep, stay, home, act, disk, pin, demand, *how)
 
 
 @cache

@@ -32,9 +32,11 @@ class HostAttention:
         self.q_GPH, self.pairs_G2TH, self.pads_G, self.out_GPH = q_GPH, pairs_G2TH, pads_G, out_GPH
         self.rule, self.packing, self.sparsity, self.first_grain = rule, packing, sparsity, first_grain
         self._kernel = None
-        if rule.is_plain:
-            pages = Pages.of([pairs_G2TH] * laps)
-            self._kernel = GrainAttention(q_GPH, pages, pads_G, rule.scale, out_GPH, threads, packing, sparsity)
+        if rule.is_plain_but_sinks:
+            pages, sinks_GP = Pages.of([pairs_G2TH] * laps), rule.sinks_GP(first_grain, len(q_GPH))
+            self._kernel = GrainAttention(
+                q_GPH, pages, pads_G, rule.scale, out_GPH, threads, packing, sparsity, sinks_GP
+            )
 
     def __call__(self, context: int) -> None:
         """Over the first ``context`` tokens."""

@@ -7,12 +7,12 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import overload
 
 from flexplan.errors import StorageError
 from flexplan.job import RunRequest
 from flexplan.model import TokenRules
 from flexplan.problem.prompts import Prompt, Wishes
+from flexplan.sequences import LazySequence
 from flexplan_runtime.execute import Sampling
 from flexplan_runtime.generate import Request
 
@@ -20,7 +20,7 @@ _MOST_IN_MEMORY = 64 << 20  # bytes of tokens: what is more goes to a file witho
 _MOST_KINDS = 10_000  # wishes that differ; those of further requests are read again in their lines
 
 
-class TokenRuns(Sequence[list[int]]):
+class TokenRuns(LazySequence[list[int]]):
     """Many lists of token ids, four bytes a token."""
 
     def __init__(self) -> None:
@@ -42,18 +42,12 @@ class TokenRuns(Sequence[list[int]]):
     def __len__(self) -> int:
         return len(self.lens)
 
-    @overload
-    def __getitem__(self, at: int) -> list[int]: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[list[int]]: ...
-    def __getitem__(self, at: int | slice) -> list[int] | list[list[int]]:
-        if isinstance(at, slice):
-            return [self[n] for n in range(*at.indices(len(self)))]
+    def made_at(self, at: int) -> list[int]:
         self._file.seek(4 * self._ends[at])
         return array("I", self._file.read(4 * self.lens[at])).tolist()
 
 
-class Requests(Sequence[Request]):
+class Requests(LazySequence[Request]):
     """The requests of a job that can be run."""
 
     def __init__(self, job: RunRequest, prompts: Sequence[Prompt], rules: TokenRules) -> None:
@@ -104,13 +98,7 @@ class Requests(Sequence[Request]):
     def __len__(self) -> int:
         return len(self.at)
 
-    @overload
-    def __getitem__(self, at: int) -> Request: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[Request]: ...
-    def __getitem__(self, at: int | slice) -> Request | list[Request]:
-        if isinstance(at, slice):
-            return [self[n] for n in range(*at.indices(len(self)))]
+    def made_at(self, at: int) -> Request:
         return self.made(self.ids[at], self.wishes(at))
 
 

@@ -109,7 +109,7 @@ class BlockState:
     choices: dict[tuple[int, int], Any] = field(default_factory=dict)
     moves: dict[int, Any] = field(default_factory=dict)
     penalties: dict[int, Penalties] = field(default_factory=dict)
-    weights: dict[tuple[int, int], dict[str, Pieces]] = field(default_factory=dict)
+    weights: dict[tuple[int, int, bool], dict[str, Pieces]] = field(default_factory=dict)
 
     def renew(self, batches: Sequence[BatchState]) -> None:
         """Go on with the rows of another block of the same shape."""

@@ -9,30 +9,34 @@ from torch import Tensor
 
 from flexplan.errors import GraphError
 from flexplan.model import WeightTensor
+from flexplan.model.tensors import ROUTING
 from flexplan.placement import LayerWeights, Piece
 from flexplan_runtime.execute.views import TaskView
 from flexplan_runtime.models import Pieces
 
 
 def layer_weights(view: TaskView) -> dict[str, Pieces]:
-    """The tensors of the task's layer, as row pieces in the order of their rows."""
+    """The tensors of the task's layer, as row pieces in the order of their rows; for a router by itself, its own."""
     task = view.task
     moving = next((a for a in task.reads if a.buffer in ("weight_ring", "weights_unpacked")), None)
-    place = (task.j, -1 if moving is None else view.slot_number(moving))
+    by_itself = task.kind == "route"
+    place = (task.j, -1 if moving is None else view.slot_number(moving), by_itself)
     found = view.block.weights.get(place)
     if found is None:
         unpacked = view.read("weights_unpacked")
-        found = _pieces(view) if unpacked is None else _whole(view, unpacked)
+        found = _pieces(view, by_itself) if unpacked is None else _whole(view, unpacked)
         view.block.family.prepare(found, view.layer.depth)
         view.block.weights[place] = found
     return found
 
 
-def stored_pieces(view: TaskView) -> Iterator[tuple[Piece, Tensor]]:
-    """The pieces of the task's layer with their bytes, resident or streamed."""
+def stored_pieces(view: TaskView, *, router: bool = False) -> Iterator[tuple[Piece, Tensor]]:
+    """The pieces of the task's layer with their bytes, resident or streamed; of a mixture all, or its router's."""
     w = view.placement.weights[view.task.j]
     resident, ring = view.read("weights_gpu", view.task.j), view.read("weight_ring")
     for piece in w.pieces:
+        if router and not piece.tensor.name.startswith(ROUTING):
+            continue
         home, start = (resident, piece.offset) if piece.tier == "gpu" else (ring, w.ring_offset(piece))
         if home is None:
             name = f"{view.task.name} does not read {piece.tensor.name}"
@@ -59,8 +63,8 @@ def _whole(view: TaskView, unpacked: Tensor) -> dict[str, Pieces]:
     return {tensor.name: (whole_view(unpacked, w, tensor, view.block.dtype),) for tensor in w.unpacked}
 
 
-def _pieces(view: TaskView) -> dict[str, Pieces]:
+def _pieces(view: TaskView, router: bool) -> dict[str, Pieces]:
     found: dict[str, list[Tensor]] = {}
-    for piece, data in stored_pieces(view):
+    for piece, data in stored_pieces(view, router=router):
         found.setdefault(piece.tensor.name, []).append(piece_view(data, piece, 0, view.block.dtype))
     return {name: tuple(pieces) for name, pieces in found.items()}

@@ -14,6 +14,7 @@ from flexplan.errors import PromptError
 from flexplan.limits import MOST_NEW_TOKENS
 from flexplan.model import Ids, ModelConstants, ModelShape, TokenRules
 from flexplan.problem.prompts.wishes import MOST_BIAS, MOST_CHOICES, MOST_LOGPROBS, MOST_PENALTY, MOST_REPETITION
+from flexplan.sequences import LazySequence
 from flexplan_runtime.execute import Ends, Given, Row, Sampling
 from flexplan_runtime.generate.arguments import are_ids, is_whole
 
@@ -156,7 +157,7 @@ class Usual:
     watch: Callable[[Sequence[int], tuple[str, ...]], Ends] | None = None  # for texts at which an answer ends
 
 
-class Rows(Sequence[Row]):
+class Rows(LazySequence[Row]):
     """A row for each answer that is asked for, made when it is looked at: of a million there are only a block's.
 
     ``numbers``: the requests' places in a longer input; draws depend on them.
@@ -177,13 +178,7 @@ class Rows(Sequence[Row]):
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else len(self._requests)
 
-    @overload
-    def __getitem__(self, at: int) -> Row: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[Row]: ...
-    def __getitem__(self, at: int | slice) -> Row | list[Row]:
-        if isinstance(at, slice):
-            return [self[n] for n in range(*at.indices(len(self)))]
+    def made_at(self, at: int) -> Row:
         return self._row(*self.place(at))
 
     def part(self, left: Sequence[int]) -> Sequence[Row]:
@@ -233,7 +228,7 @@ class Rows(Sequence[Row]):
         )
 
 
-class _Part(Sequence[Row]):
+class _Part(LazySequence[Row]):
     """Some rows of a call, likewise."""
 
     def __init__(self, rows: Rows, left: Sequence[int]) -> None:
@@ -242,12 +237,8 @@ class _Part(Sequence[Row]):
     def __len__(self) -> int:
         return len(self._left)
 
-    @overload
-    def __getitem__(self, at: int) -> Row: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[Row]: ...
-    def __getitem__(self, at: int | slice) -> Row | list[Row]:
-        return [self._rows[n] for n in self._left[at]] if isinstance(at, slice) else self._rows[self._left[at]]
+    def made_at(self, at: int) -> Row:
+        return self._rows[self._left[at]]
 
 
 class Remembered(Sequence[Row]):

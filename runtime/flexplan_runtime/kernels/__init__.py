@@ -12,6 +12,7 @@ expert_rows              Where the rows of a layer's experts lie.
 experts                  A mixture of experts on CUDA, in two kernels, in Triton.
 norms                    Layer and root-mean-square norms, by whichever of the two is quicker.
 packed_decode_attention  Decode attention on CUDA over a packed cache.
+prompt_attention         Prompts by windows, caps and sinks, in Triton.
 packing                  Packing and unpacking on CUDA, in Triton.
 quantisation             Group-wise quantisation: tensors to packed bytes and back.
 """

@@ -33,7 +33,21 @@ class AttentionRule:
     @property
     def is_plain(self) -> bool:
         """Whether the kernels know all of it: a window they take for padding."""
-        return self.softcap is None and self.slopes_KP is None and self.sinks_KP is None and not self.same
+        return self.is_plain_but_sinks and self.sinks_KP is None
+
+    @property
+    def is_plain_but_sinks(self) -> bool:
+        """The same of the host's kernel, which knows sinks, too."""
+        return self.softcap is None and self.is_plain_but_scores
+
+    @property
+    def is_plain_but_scores(self) -> bool:
+        """The same of the kernel for prompts, which knows sinks and caps."""
+        return self.slopes_KP is None and not self.same
+
+    def sinks_GP(self, first_grain: int, count: int) -> Tensor | None:
+        """The sinks of ``count`` grains, or None."""
+        return None if self.sinks_KP is None else _of_grains(self.sinks_KP, first_grain, count)
 
     def weights(
         self, scores_GPT: Tensor, unread: Tensor, first_grain: int = 0, places_T: Tensor | None = None
@@ -55,10 +69,11 @@ class AttentionRule:
         if slopes_GP1 is not None and not self.rounded:
             scores_GPT.add_(slopes_GP1 * places)
         scores_GPT.masked_fill_(unread, -torch.inf)
-        if self.sinks_KP is None:
+        sinks_GP = self.sinks_GP(first_grain, len(scores_GPT))
+        if sinks_GP is None:
             return scores_GPT.softmax(-1)
-        sinks_GP1 = _of_grains(self.sinks_KP, first_grain, len(scores_GPT))[:, :, None]
-        return torch.cat((scores_GPT, sinks_GP1.expand(*scores_GPT.shape[:2], 1)), dim=-1).softmax(-1)[..., :-1]
+        sinks_GP1 = sinks_GP[:, :, None].expand(*scores_GPT.shape[:2], 1)
+        return torch.cat((scores_GPT, sinks_GP1), dim=-1).softmax(-1)[..., :-1]
 
 
 def _of_grains(numbers_KP: Tensor, first: int, count: int) -> Tensor:

@@ -26,8 +26,17 @@ _NARROW = {"hidden_size": 64, "embed_size": 64, "num_heads": 4, "num_kv_heads": 
 _TINY = _NARROW | {"num_layers": 4}
 _NARROW |= {"num_layers": 8}
 # everywhere at once, and streamed from where it lives
-_SPREAD = Policy(2, 2, 34, 33, 34, 33, 0, 50, cpu_cache_compute=True, pin_weight=False)
-_STREAMED = Policy(2, 2, 34, 33, 34, 33, 0, 50)
+_STREAMED = Policy(
+    2,
+    2,
+    w_gpu_percent=34,
+    w_cpu_percent=33,
+    cache_gpu_percent=34,
+    cache_cpu_percent=33,
+    act_gpu_percent=0,
+    act_cpu_percent=50,
+)
+_SPREAD = replace(_STREAMED, cpu_cache_compute=True, pin_weight=False)
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,16 @@ class Family(ABC):
     def mlp(self, w: Weights, hidden_BSD: Tensor, out: Tensor | None = None) -> Tensor:
         """Hidden states after the feed-forward block and its residual, in ``out`` if it is given."""
 
+    def routes(self, w: Weights, hidden_BSD: Tensor) -> tuple[Tensor, Tensor]:
+        """Of a mixture: what each token's experts count for (float32), and which they are, (T, A)."""
+        raise NotImplementedError(f"{type(self).__name__} has no experts")
+
+    def experts(
+        self, w: Weights, hidden_BSD: Tensor, gates_TA: Tensor, experts_TA: Tensor, out: Tensor | None = None
+    ) -> Tensor:
+        """`mlp` by what `routes` found; of other experts no weight is read."""
+        raise NotImplementedError(f"{type(self).__name__} has no experts")
+
     @abstractmethod
     def both(self, w: Weights, hidden_BSD: Tensor, attention_BSQ: Tensor, out: Tensor | None = None) -> Tensor:
         """Hidden states after both blocks of a layer that gives them the same, in ``out`` if it is given."""

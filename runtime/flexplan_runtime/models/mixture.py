@@ -28,7 +28,8 @@ class Mixture(Decoder):
             return
         if self.shape.router_correction:  # float32, whatever the model's dtype is
             w[CORRECTION] = (self._corrections[depth].to(w[ROUTER][0].device),)
-        if not self._together_fits or not compiles_for(w[ROUTER][0]):
+        by_itself = "experts.0.down.weight" not in w
+        if by_itself or not self._together_fits or not compiles_for(w[ROUTER][0]):
             return
         tables = [self._row_table(w, stem) for stem in ("gate_up", "down")]
         for stem, table in zip(("gate_up", "down"), tables, strict=True):
@@ -60,8 +61,20 @@ class Mixture(Decoder):
     def feed_forward(self, w: Weights, x: Tensor) -> Tensor:
         if ROUTER not in w:
             return super().feed_forward(w, x)
+        return self._through(w, x, *self.route(w, x.flatten(0, -2)))
+
+    def routes(self, w: Weights, hidden_BSD: Tensor) -> tuple[Tensor, Tensor]:
+        return self.route(w, self._before(w, "mlp_norm", hidden_BSD).flatten(0, -2))
+
+    def experts(
+        self, w: Weights, hidden_BSD: Tensor, gates_TA: Tensor, experts_TA: Tensor, out: Tensor | None = None
+    ) -> Tensor:
+        x_BSD = self._through(w, self._before(w, "mlp_norm", hidden_BSD), gates_TA, experts_TA)
+        return self._joined(w, "mlp", x_BSD, hidden_BSD, out)
+
+    def _through(self, w: Weights, x: Tensor, gates_TA: Tensor, experts_TA: Tensor) -> Tensor:
+        """Each token through its experts, and all through the shared one."""
         x_TD = x.flatten(0, -2)
-        gates_TA, experts_TA = self.route(w, x_TD)
         compute = self._together if "experts.down.rows" in w else self._one_by_one
         out_TD = compute(w, x_TD, gates_TA, experts_TA)
         if self.shape.shared_ffn_size:

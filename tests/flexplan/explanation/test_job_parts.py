@@ -13,8 +13,9 @@ from flexplan.plan import Plan
 from flexplan.policy import Policy, rolling_block
 from flexplan.problem import Problem, Workload
 from flexplan.schedule import Boarding, Gathered, NotRefilled, prompts_apart
+from flexplan.testing import policy_with
 
-POLICY = Policy(4, 2, 0, 100, 0, 100, 100, 0, cpu_cache_compute=True)
+POLICY = policy_with(4, 2, w=(0, 100), cache=(0, 100), act=(100, 0), cpu_cache_compute=True)
 SHORT, LONG = 4, 60
 
 

@@ -16,15 +16,15 @@ from flexplan.export.device_map import device_map, nearest_cut
 from flexplan.export.module_names import transformers_modules
 from flexplan.model import model_shape, weight_bytes
 from flexplan.plan import Plan
-from flexplan.policy import Policy
 from flexplan.problem import Problem
+from flexplan.testing import policy_with
 
 LLAMA, OPT, MIXTRAL = "meta-llama/Llama-2-7b-hf", "facebook/opt-1.3b", "mistralai/Mixtral-8x7B-v0.1"
 
 
 def plan(*shares: float, model: str = LLAMA, gpu: str = "80G", cpu: str = "200G", **fields: Any) -> Plan:
     asked = Problem.of(model, gpu_mem=gpu, cpu_mem=cpu, disk_mem="500G", prompt_len=64, gen_len=8)
-    return Plan.of(asked, Policy(4, 2, *shares, **fields))
+    return Plan.of(asked, policy_with(4, 2, w=shares[:2], cache=shares[2:] or (100, 0), **fields))
 
 
 def words(found: list[str], flag: str) -> list[str]:

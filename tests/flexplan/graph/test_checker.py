@@ -21,6 +21,7 @@ from flexplan.plan import Plan
 from flexplan.plan.planner import check_plan
 from flexplan.policy import Policy
 from flexplan.problem import Problem, Workload
+from flexplan.testing import policy_with
 
 TINY = model_shape("facebook/opt-125m").model_copy(
     update={
@@ -35,13 +36,17 @@ TINY = model_shape("facebook/opt-125m").model_copy(
     }
 )
 PROBLEM = Problem.of(TINY, prompt_len=3, gen_len=3)
+MIXTURE = PROBLEM.model_copy(
+    update={"model": TINY.model_copy(update={"num_experts": 4, "experts_per_token": 2, "expert_ffn_size": 16})}
+)
 SCHEDULES = {"zigzag": ZigZag(), "rowwise": RowWise()}
 
 
 def policy(block: tuple[int, int], w: str, cache: str, act: str, **switches: Any) -> Policy:
     """``w``, ``cache`` and ``act`` are "gpu cpu" percents."""
-    percents = [float(number) for pair in (w, cache, act) for number in pair.split()]
-    return Policy(*block, *percents, **switches)
+    percents = {"w": w, "cache": cache, "act": act}
+    pairs = {name: tuple(map(float, pair.split())) for name, pair in percents.items()}
+    return policy_with(*block, **pairs, **switches)
 
 
 @st.composite
@@ -122,6 +127,7 @@ MUTATED = {
     "row by row, sparse": ("rowwise", policy((1, 2), "50 0", "0 100", "0 100", attn_sparsity=0.4)),
     "row by row": ("rowwise", policy((1, 2), "0 50", "0 50", "0 50")),
     "row by row, hosted": ("rowwise", policy((1, 2), "0 50", "0 50", "100 0", **HOSTED)),
+    "experts on demand": ("zigzag", policy((2, 1), "20 60", "100 0", "0 100", experts_on_demand=True)),
 }
 
 
@@ -231,7 +237,7 @@ def broken(mutant: Mutant, right: list[Runs], rng: random.Random, runs: int) -> 
 @pytest.mark.parametrize("name", MUTATED)
 def test_no_mutant_that_an_execution_breaks_is_accepted(name: str, record_property: Any) -> None:
     schedule, p = MUTATED[name]
-    graph = SCHEDULES[schedule].build(PROBLEM, p)
+    graph = SCHEDULES[schedule].build(MIXTURE if p.experts_on_demand else PROBLEM, p)
     nodes, rng = list(graph.nodes()), random.Random(name)
     check_order(graph.buffers, nodes)
     whole = Execution(dict(graph.buffers), nodes)

@@ -6,10 +6,10 @@ import pytest
 
 from flexplan.job import Pace, Standing, UsageMean
 from flexplan.plan import Plan
-from flexplan.policy import Policy
 from flexplan.problem import Problem, Workload
+from flexplan.testing import policy_with
 
-POLICY = Policy(4, 2, 0, 100, 0, 100, 100, 0, cpu_cache_compute=True)
+POLICY = policy_with(4, 2, w=(0, 100), cache=(0, 100), act=(100, 0), cpu_cache_compute=True)
 
 
 def plan(schedule: str) -> Plan:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from flexplan import Plan, Policy, Problem
+from flexplan import Plan, Problem
 from flexplan.model import ModelShape, model_shape, weight_bytes
 from flexplan.model.catalog import model_names
 from flexplan.model.config import FAMILIES
 from flexplan.model.families import names_of
+from flexplan.testing import policy_with
 
 ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs" / "models.md"
@@ -49,7 +50,7 @@ def shapes() -> dict[str, ModelShape]:
 def planned(name: str) -> Plan:
     """All weights in host memory."""
     problem = Problem.of(name, hardware="h200-pcie5", gpu_mem="80G", cpu_mem="4T", prompt_len=64, gen_len=4)
-    return Plan.of(problem, Policy(8, 2, 0, 100, 0, 100, sep_layer=False))
+    return Plan.of(problem, policy_with(8, 2, w=(0, 100), cache=(0, 100), sep_layer=False))
 
 
 def compared() -> tuple[dict[str, list[str]], dict[str, int]]:

@@ -41,11 +41,11 @@ def percents(draw: st.DrawFn) -> tuple[float, float]:
 
 
 policies = st.builds(
-    lambda block, w, cache, act, overlap, sep, pin, hosted, compress, sparse: Policy(
+    lambda block, w, cache, act, overlap, sep, pin, hosted, compress, sparse: policy_with(
         *block,
-        *w,
-        *cache,
-        *act,
+        w=w,
+        cache=cache,
+        act=act,
         overlap=overlap,
         sep_layer=sep,
         pin_weight=pin,
@@ -219,7 +219,7 @@ GEMMA_3_27B = {
 def test_a_cache_holds_of_each_layer_what_its_window_reads() -> None:
     """Gemma 3 27B, 8192 tokens: of six layers five read the newest 1024."""
     shape, block = read_config(GEMMA_3_27B, "gemma-3-27b")[0], Block((MicroBatch((0, 1), 8000),), 193)
-    placed = Placement.of(shape, Policy(2, 1, 100, 0, 30, 70), block)
+    placed = Placement.of(shape, policy_with(2, 1, w=(100, 0), cache=(30, 70)), block)
     tokens = [8192 if (depth + 1) % 6 == 0 else 1024 for depth in range(62)]
     found = sum(s.payload(tier) for row in placed.cache for s in row for tier in TIERS)
     assert found == 2 * sum(tokens) * 2 * 16 * 128 * 2  # rows, keys and values, heads, head_dim, bfloat16

@@ -20,7 +20,12 @@ FIELDS = [
     *("w_gpu_percent", "w_cpu_percent", "cache_gpu_percent", "cache_cpu_percent", "act_gpu_percent", "act_cpu_percent"),
     *("overlap", "sep_layer", "pin_weight", "cpu_cache_compute", "attn_sparsity"),
     *("compress_weight", "comp_weight_config", "compress_cache", "comp_cache_config"),
-    *("cache_stream_percent", "admit_tokens", "room_percent"),  # ours; the others are the reference's, in its order
+    *(
+        "cache_stream_percent",
+        "admit_tokens",
+        "room_percent",
+        "experts_on_demand",
+    ),  # ours; the others are the reference's, in its order
 ]
 
 

@@ -16,6 +16,7 @@ from mutations import Mutated
 
 from flexplan.errors import GraphError
 from flexplan.graph import KINDS, Finished, Sweep, Task, TaskGraph
+from flexplan.model import ModelShape
 from flexplan.policy import Policy, fill_blocks
 from flexplan.problem import Problem
 from flexplan.proof import Proof, named_lines, prove, proved
@@ -25,12 +26,15 @@ from flexplan.testing import policy_with, small_shape
 
 EXAMPLES = int(os.environ.get("FLEXPLAN_PROOFS", "150"))
 SHAPE = small_shape().model_copy(update={"num_layers": 2, "hidden_size": 64, "ffn_size": 96, "head_dim": 16})
+MIXTURE = SHAPE.model_copy(update={"num_experts": 4, "experts_per_token": 2, "expert_ffn_size": 32})
 SCHEDULES: dict[str, Schedule] = {"zigzag": ZigZag(), "rowwise": RowWise()}
 HALVES = {"w": (30, 40), "cache": (25, 50), "act": (20, 40)}
 
 
-def problem(prompt_lens: tuple[int, ...], gen_len: int, windows: tuple[int, ...] = ()) -> Problem:
-    shape = SHAPE.model_copy(update={"windows": windows})
+def problem(
+    prompt_lens: tuple[int, ...], gen_len: int, windows: tuple[int, ...] = (), shape: ModelShape = SHAPE
+) -> Problem:
+    shape = shape.model_copy(update={"windows": windows})
     return Problem.of(shape, gpu_mem="1G", cpu_mem="1G", disk_mem="1G", prompt_lens=prompt_lens, gen_len=gen_len)
 
 
@@ -76,6 +80,13 @@ def test_every_graph_of_the_built_in_schedules_is_accepted(
     policy: Policy, schedule: str, prompt_lens: list[int], gen_len: int, windows: tuple[int, ...]
 ) -> None:
     prove(*placed(SCHEDULES[schedule], problem(tuple(prompt_lens), gen_len, windows), policy))
+
+
+@settings(max_examples=EXAMPLES // 3, deadline=None)
+@given(policies(), st.sampled_from(sorted(SCHEDULES)), st.lists(st.integers(1, 5), min_size=1, max_size=5))
+def test_so_is_every_graph_with_experts_on_demand(policy: Policy, schedule: str, prompt_lens: list[int]) -> None:
+    on_demand = replace(policy, num_gpu_batches=1, sep_layer=True, pin_weight=True, experts_on_demand=True)
+    prove(*placed(SCHEDULES[schedule], problem(tuple(prompt_lens), 6, shape=MIXTURE), on_demand))
 
 
 # -- what is refused -----------------------------------------------------------------------------------------------
@@ -139,6 +150,38 @@ def test_a_refusal_says_what_is_missing(
     with pytest.raises(GraphError) as refusal:
         prove(changed(graph, change), placement)
     assert refusal.value.code == code
+    assert says in refusal.value.message
+
+
+def early(kind: str, before: str) -> Callable[[list[Task]], list[Task]]:
+    """The last task of a kind is done before the last one of another."""
+
+    def change(tasks: list[Task]) -> list[Task]:
+        last = {task.kind: n for n, task in enumerate(tasks)}
+        tasks.insert(last[before], tasks.pop(last[kind]))
+        return tasks
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (without("load_experts"), "needs chosen experts(i=2 j=2 k=0)"),
+        (without("send_routes"), "needs routes(i=2 j=2 k=0)"),
+        (without("route"), "needs routes(i=2 j=2 k=0)"),
+        (early("load_experts", "send_routes"), "needs routes(i=2 j=4 k=0)"),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_experts_that_were_not_chosen_for_these_tokens_are_refused(
+    change: Callable[[list[Task]], list[Task]], says: str, packed: bool
+) -> None:
+    policy = policy_with(2, 1, w=(0, 100), sep_layer=True, experts_on_demand=True, compress_weight=packed)
+    graph, placement = placed(SCHEDULES["zigzag"], problem((3,) * 2, 4, shape=MIXTURE), policy)
+    prove(graph, placement)
+    with pytest.raises(GraphError, match="FP828") as refusal:
+        prove(changed(graph, change, at=2), placement)
     assert says in refusal.value.message
 
 

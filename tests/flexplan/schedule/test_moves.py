@@ -18,16 +18,18 @@ from flexplan.problem import Problem, Workload
 from flexplan.problem.prompts import read_lengths
 from flexplan.proof import SeatingLaws
 from flexplan.schedule import Boarding, Guest, Move, Seats, columns_moved, rolling_graph
-from flexplan.testing import small_shape
+from flexplan.testing import policy_with, small_shape
 
 CONVERSATION = Path(__file__).parent / "conversation.csv"
 REQUESTS = [(3, 4), (2, 7), (7, 2), (3, 6), (2, 6), (5, 1), (9, 3), (1, 5), (4, 4), (6, 2)] * 2
 MOVING = {
     "gpu": Policy(3, 3, room_percent=30),
-    "host": Policy(3, 3, 0, 100, 0, 100, cpu_cache_compute=True, room_percent=30),
-    "between": Policy(3, 4, 0, 100, 40, 60, cpu_cache_compute=True, sep_layer=False, room_percent=20),
-    "packed": Policy(3, 3, 0, 100, 50, 50, cpu_cache_compute=True, compress_cache=True, room_percent=30),
-    "inline": Policy(3, 4, 30, 30, 30, 70, overlap=False, cpu_cache_compute=True, room_percent=20),
+    "host": policy_with(3, 3, w=(0, 100), cache=(0, 100), cpu_cache_compute=True, room_percent=30),
+    "between": policy_with(3, 4, w=(0, 100), cache=(40, 60), cpu_cache_compute=True, sep_layer=False, room_percent=20),
+    "packed": policy_with(
+        3, 3, w=(0, 100), cache=(50, 50), cpu_cache_compute=True, compress_cache=True, room_percent=30
+    ),
+    "inline": policy_with(3, 4, w=(30, 30), cache=(30, 70), overlap=False, cpu_cache_compute=True, room_percent=20),
 }
 
 

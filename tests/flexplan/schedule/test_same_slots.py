@@ -39,7 +39,8 @@ def policies(draw: st.DrawFn) -> Policy:
     w, cache, act = (draw(percents()) for _ in range(3))
     block = draw(st.integers(1, 3)), draw(st.integers(1, 5))
     switches = ("overlap", "sep_layer", "pin_weight", "cpu_cache_compute", "compress_weight")
-    policy = Policy(*block, *w, *cache, *act, **{name: draw(st.booleans()) for name in switches})
+    drawn = {name: draw(st.booleans()) for name in switches}
+    policy = policy_with(*block, w=w, cache=cache, act=act, **drawn)
     return replace(policy, attn_sparsity=draw(st.sampled_from([1.0, 0.4])) if sum(cache) == 100 else 1.0)
 
 

@@ -18,7 +18,7 @@ from flexplan.policy import Policy, need_of, rolling_block
 from flexplan.problem import Problem, Workload
 from flexplan.proof import SeatingLaws
 from flexplan.schedule import Boarding, Guest, Seats, rolling_graph
-from flexplan.testing import small_shape
+from flexplan.testing import policy_with, small_shape
 
 lengths = st.lists(st.tuples(st.integers(1, 60), st.integers(1, 20)), min_size=1, max_size=40)
 policies = st.builds(
@@ -137,11 +137,11 @@ def test_rooms_take_less_than_seats_that_all_hold_the_longest() -> None:
 # -- the graph -----------------------------------------------------------------------------------------------------
 ROLLING = {
     "gpu": Policy(2, 2),
-    "host": Policy(2, 3, 50, 50, 0, 100, cpu_cache_compute=True),
-    "between": Policy(2, 3, 0, 100, 50, 50, cpu_cache_compute=True, sep_layer=False, admit_tokens=9),
-    "packed": Policy(3, 1, 0, 100, 40, 60, cpu_cache_compute=True, compress_weight=True),
-    "outgrown": Policy(4, 2, 0, 100, 0, 100, cpu_cache_compute=True, room_percent=30),
-    "inline": Policy(2, 2, 30, 30, 20, 80, overlap=False, cpu_cache_compute=True),
+    "host": policy_with(2, 3, w=(50, 50), cache=(0, 100), cpu_cache_compute=True),
+    "between": policy_with(2, 3, w=(0, 100), cache=(50, 50), cpu_cache_compute=True, sep_layer=False, admit_tokens=9),
+    "packed": policy_with(3, 1, w=(0, 100), cache=(40, 60), cpu_cache_compute=True, compress_weight=True),
+    "outgrown": policy_with(4, 2, w=(0, 100), cache=(0, 100), cpu_cache_compute=True, room_percent=30),
+    "inline": policy_with(2, 2, w=(30, 30), cache=(20, 80), overlap=False, cpu_cache_compute=True),
 }
 
 

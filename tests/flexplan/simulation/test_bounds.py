@@ -26,12 +26,12 @@ def policies() -> list[Policy]:
     dice = random.Random(1)
     found = []
     for _ in range(12):
-        percents = []
-        for _ in range(3):
+        percents = {}
+        for name in ("w", "cache", "act"):
             gpu = dice.randint(0, 100)
-            percents += [float(gpu), float(dice.randint(0, 100 - gpu))]
+            percents[name] = (float(gpu), float(dice.randint(0, 100 - gpu)))
         switches = {name: dice.random() < 0.5 for name in ("sep_layer", "pin_weight", "cpu_cache_compute")}
-        found.append(Policy(dice.choice([1, 4, 16]), dice.choice([1, 3]), *percents, **switches))
+        found.append(policy_with(dice.choice([1, 4, 16]), dice.choice([1, 3]), **percents, **switches))
     return found
 
 

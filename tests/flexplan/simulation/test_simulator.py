@@ -271,14 +271,17 @@ def test_a_repeated_pattern_is_timed_as_if_every_task_were_built(
     row_by_row: bool,
 ) -> None:
     overlap, sep_layer, pin_weight, hosted = switches
-    policy = Policy(
+    w, cache, act = percents
+    policy = policy_with(
         *block,
-        *(float(percent) for pair in percents for percent in pair),
+        w=w,
+        cache=cache,
+        act=act,
         overlap=overlap,
         sep_layer=sep_layer,
         pin_weight=pin_weight,
         cpu_cache_compute=hosted,
-        attn_sparsity=sparsity if sum(percents[1]) == 100 else 1.0,
+        attn_sparsity=sparsity if sum(cache) == 100 else 1.0,
     )
     graph, rates = (RowWise() if row_by_row else ZigZag()).build(PROBLEM, policy), Rates(PROBLEM.hardware)
     whole, short = simulate_graph(graph, rates, keep=True), simulate_graph(graph, rates, keep=False)

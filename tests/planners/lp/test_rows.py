@@ -35,7 +35,8 @@ EXACT = {"gpu", "cpu", "d2h", "h2d_small", "h2d_cache"}  # the disk pads, and sm
 def policies(asked: Problem) -> Iterator[tuple[Switches, Policy]]:
     """Two random policies for every setting of the switches, with so many grains that every share gets some."""
     plain, packed = random.Random(0), random.Random(0)
-    for switches in FlexplanCosts(asked, pin_weight=(True, False), lossy=LOSSY).settings:
+    costs = FlexplanCosts(asked, pin_weight=(True, False), lossy=LOSSY, experts_on_demand=(False, True))
+    for switches in costs.settings:
         is_packed = switches.compress_weight or switches.compress_cache or switches.attn_sparsity < 1
         dice = packed if is_packed else plain
         for size in (32,) if is_packed else (32, 40):
@@ -45,7 +46,8 @@ def policies(asked: Problem) -> Iterator[tuple[Switches, Policy]]:
                 gpu = 100 * parts[0] // sum(parts)
                 cpu = 100 - gpu if not parts[2] else 100 * parts[1] // sum(parts)
                 percents |= {f"{what}_gpu_percent": float(gpu), f"{what}_cpu_percent": float(cpu)}
-            yield switches, Policy(size, dice.choice([1, 2, 5]), **percents, **switches.fields)
+            batches = 1 if switches.experts_on_demand else dice.choice([1, 2, 5])
+            yield switches, Policy(size, batches, **percents, **switches.fields)
 
 
 def realised(placement: Placement) -> dict[str, float]:
@@ -86,7 +88,7 @@ def test_a_row_of_time_is_the_sum_of_its_lanes_tasks(asked: Problem) -> None:
                 if packed and lane in COARSE:
                     continue
                 assert values.get(lane, 0.0) <= seconds * 1.03, (lane, policy)
-                if lane in EXACT:
+                if lane in EXACT and not switches.experts_on_demand:  # routers that are asked first are left out
                     assert values[lane] == pytest.approx(seconds, rel=1e-3), (lane, policy)
 
 

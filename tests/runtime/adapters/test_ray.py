@@ -11,18 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
+from flexplan_runtime.adapters import ray_cluster, ray_runtime
+from flexplan_runtime.adapters.ray_cluster import Pool, pool_of
+from flexplan_runtime.adapters.ray_worker import Worker, portable
 from tiny_models import CONFIGS, saved
 from typer.testing import CliRunner, Result
 
-ray = pytest.importorskip("ray")
-
-from flexplan_runtime.adapters import ray_cluster, ray_runtime  # noqa: E402
-from flexplan_runtime.adapters.ray_cluster import Pool, pool_of  # noqa: E402
-from flexplan_runtime.adapters.ray_worker import Worker, portable  # noqa: E402
-
-from flexplan import signals  # noqa: E402
-from flexplan.cli.app import app  # noqa: E402
-from flexplan.errors import FlexplanError, InfeasiblePlan, NoNumbers, UsageError  # noqa: E402
+from flexplan import signals
+from flexplan.cli.app import app
+from flexplan.errors import FlexplanError, InfeasiblePlan, NoNumbers, UsageError
 
 NEW = 4
 

@@ -8,19 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
+from flexplan_runtime.adapters import ray_cluster, ray_data
+from flexplan_runtime.adapters.ray_cluster import without
+from flexplan_runtime.adapters.ray_data import RowWorker, complete, keep_checkpoint, read_requests
 from policies import opened
 from tiny_models import CONFIGS, saved
 
-ray = pytest.importorskip("ray")
-
-from flexplan_runtime.adapters import ray_cluster, ray_data  # noqa: E402
-from flexplan_runtime.adapters.ray_cluster import without  # noqa: E402
-from flexplan_runtime.adapters.ray_data import RowWorker, complete, keep_checkpoint, read_requests  # noqa: E402
-
-from flexplan.errors import StorageError, UsageError  # noqa: E402
-from flexplan.job import RunRequest  # noqa: E402
-from flexplan.policy import Policy  # noqa: E402
-from flexplan.problem.prompts import Prompt  # noqa: E402
+from flexplan.errors import StorageError, UsageError
+from flexplan.job import RunRequest
+from flexplan.policy import Policy
+from flexplan.problem.prompts import Prompt
 
 POLICY = Policy(2, 2)
 ROWS = [{"name": f"r{n}", "prompt_ids": [3 + n, 40, 7]} for n in range(16)]

@@ -7,9 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-pytest.importorskip("ray")
 EXAMPLE = Path(__file__).parents[3] / "examples" / "on_a_ray_cluster.py"
 
 

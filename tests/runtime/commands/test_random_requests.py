@@ -22,6 +22,7 @@ from flexplan.cli.launch import run_to_file
 from flexplan.cli.results import Target
 from flexplan.errors import RequestsFailed
 from flexplan.job import RunRequest
+from flexplan.testing import policy_with
 
 COUNT = int(os.environ.get("FLEXPLAN_RANDOM_REQUESTS", "4"))
 LONGEST = 512  # tokens that the embedded model reads
@@ -64,12 +65,12 @@ def policies(r: Random) -> dict[str, Policy | Plan]:
     """One row at a time; blocks; and seats, some of which are outgrown."""
     rows, batches = r.choice(((2, 3), (4, 2), (3, 1), (16, 1))), r.choice((1, 2, 3))
     host = {"cpu_cache_compute": True, "sep_layer": r.random() < 0.5}
-    shares = r.choice(((100, 0, 100, 0), (0, 100, 0, 100), (30, 70, 50, 50)))
-    seats = Policy(r.randint(1, 5), batches, *shares, **host, room_percent=r.choice((0, 30, 100)))
+    w, cache = r.choice((((100, 0), (100, 0)), ((0, 100), (0, 100)), ((30, 70), (50, 50))))
+    seats = policy_with(r.randint(1, 5), batches, w=w, cache=cache, **host, room_percent=r.choice((0, 30, 100)))
     planned = Problem.of(str(tiny_opt_path()), hardware="cpu-host", prompt_len=64, gen_len=8, num_prompts=LINES)
     return {
         "one": Policy(1, 1),
-        "zigzag": Policy(*rows, *shares, **host),
+        "zigzag": policy_with(*rows, w=w, cache=cache, **host),
         "rolling": Plan.of(planned, seats, schedule="rolling", planner="manual"),
     }
 

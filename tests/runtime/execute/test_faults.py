@@ -46,7 +46,7 @@ HOSTED = Policy(2, 2, **SPREAD, cpu_cache_compute=True)
 ON_DISK = policy_with(2, 2, w=(0.0, 0.0), cache=(0.0, 0.0), act=(0.0, 0.0))
 CASE = Case(STREAMED, num_prompts=4)
 MOVES = "move_gpu", "move_cpu", "move_up", "move_down"  # only rows of a rolling schedule move
-MOVING = Policy(3, 4, 0, 100, 40, 60, cpu_cache_compute=True, sep_layer=False, room_percent=20)
+MOVING = policy_with(3, 4, w=(0, 100), cache=(40, 60), cpu_cache_compute=True, sep_layer=False, room_percent=20)
 SOON_S = 15.0  # less than anything here that sleeps, and more than a busy machine takes
 
 

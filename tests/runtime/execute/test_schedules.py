@@ -81,12 +81,12 @@ class OneMoreEachTime(Reversed):
 
 
 STRANGERS = [Reversed, Serpentine, Shuffled, InPairs, OneMoreEachTime]
-SPREAD = (30.0, 40.0, 30.0, 40.0, 30.0, 40.0)
+SPREAD = dict.fromkeys(("w", "cache", "act"), (30.0, 40.0))
 POLICIES = {
     "all on the gpu": Policy(2, 4),
-    "three tiers": Policy(2, 4, *SPREAD),
-    "no overlap": Policy(2, 3, *SPREAD, overlap=False, sep_layer=False),
-    "attention on the host": Policy(2, 4, *SPREAD, cpu_cache_compute=True),
+    "three tiers": policy_with(2, 4, **SPREAD),
+    "no overlap": policy_with(2, 3, **SPREAD, overlap=False, sep_layer=False),
+    "attention on the host": policy_with(2, 4, **SPREAD, cpu_cache_compute=True),
     "all on disk": policy_with(2, 3, w=(0.0, 0.0), cache=(0.0, 0.0), act=(0.0, 0.0), pin_weight=False),
 }
 

@@ -38,8 +38,10 @@ CONFIGS: dict[str, Any] = {
 
 
 def random_policy(draw: random.Random) -> Policy:
-    shares = [share for _ in range(3) for share in draw.choice(TRIPLES)]
-    return Policy(draw.randint(1, 4), draw.randint(1, 4), *shares, *(draw.random() < 0.6 for _ in range(4)))  # type: ignore[arg-type]
+    shares = {name: draw.choice(TRIPLES) for name in ("w", "cache", "act")}
+    block = draw.randint(1, 4), draw.randint(1, 4)
+    switches = ("overlap", "sep_layer", "pin_weight", "cpu_cache_compute")
+    return policy_with(*block, **shares, **{name: draw.random() < 0.6 for name in switches})
 
 
 @pytest.fixture(scope="module", params=CONFIGS)

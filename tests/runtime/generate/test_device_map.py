@@ -18,8 +18,8 @@ from flexplan.export.device_map import device_map
 from flexplan.export.module_names import EXPORTED
 from flexplan.model import read_config
 from flexplan.plan import Plan
-from flexplan.policy import Policy
 from flexplan.problem import Problem
+from flexplan.testing import policy_with
 
 SPREADS = [(100.0, 0.0), (40.0, 60.0), (30.0, 30.0), (0.0, 0.0)]
 SHAPES = {name: read_config(config.to_dict(), name)[0] for name, config in CONFIGS.items()}
@@ -28,7 +28,7 @@ each_model = pytest.mark.parametrize("name", [name for name, shape in SHAPES.ite
 
 def plan_for(name: str, shares: tuple[float, float]) -> Plan:
     problem = Problem.of(SHAPES[name], hardware="cpu-host", prompt_len=8, gen_len=2)
-    return Plan.of(problem, Policy(2, 1, *shares, sep_layer=not SHAPES[name].parallel))
+    return Plan.of(problem, policy_with(2, 1, w=shares, sep_layer=not SHAPES[name].parallel))
 
 
 @each_model

@@ -54,7 +54,10 @@ FAMILIES = [
 CASES = [
     Case(Policy(4, 2, sep_layer=False), num_prompts=9, gen_len=6),
     Case(
-        Policy(2, 3, 0, 0, 0, 100, 0, 100, cpu_cache_compute=True, sep_layer=False), "rowwise", num_prompts=7, gen_len=6
+        policy_with(2, 3, w=(0, 0), cache=(0, 100), act=(0, 100), cpu_cache_compute=True, sep_layer=False),
+        "rowwise",
+        num_prompts=7,
+        gen_len=6,
     ),
     Case(policy_with(3, 2, w=(30.0, 40.0), cache=(30.0, 40.0), act=(30.0, 40.0), sep_layer=True), gen_len=6),
     Case(

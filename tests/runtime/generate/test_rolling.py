@@ -38,16 +38,20 @@ MOST = [3, 1, 7, 2, 9, 5, 1, 4, 6]
 POLICIES = {
     "all on the gpu": Policy(2, 2),
     "one seat": Policy(1, 1, sep_layer=False),
-    "one seat each": Policy(1, 3, 50, 50),
-    "on the host": Policy(2, 2, 0, 100, 0, 100, cpu_cache_compute=True),
-    "between": Policy(3, 2, 30, 40, 40, 60, cpu_cache_compute=True, sep_layer=False),
-    "a head here, a head there": Policy(1, 2, 0, 100, 50, 50, cpu_cache_compute=True),
-    "no overlap": Policy(2, 3, 0, 50, 20, 80, overlap=False, cpu_cache_compute=True),
-    "not pinned": Policy(2, 2, 20, 60, pin_weight=False),
-    "few come in": Policy(2, 3, 0, 100, 50, 50, cpu_cache_compute=True, admit_tokens=6),
-    "seats are outgrown": Policy(2, 2, 0, 100, 50, 50, cpu_cache_compute=True, room_percent=30),
-    "outgrown on the host": Policy(3, 3, 50, 50, 0, 100, cpu_cache_compute=True, sep_layer=False, room_percent=20),
-    "outgrown without overlap": Policy(3, 3, 0, 50, 40, 60, overlap=False, cpu_cache_compute=True, room_percent=20),
+    "one seat each": policy_with(1, 3, w=(50, 50)),
+    "on the host": policy_with(2, 2, w=(0, 100), cache=(0, 100), cpu_cache_compute=True),
+    "between": policy_with(3, 2, w=(30, 40), cache=(40, 60), cpu_cache_compute=True, sep_layer=False),
+    "a head here, a head there": policy_with(1, 2, w=(0, 100), cache=(50, 50), cpu_cache_compute=True),
+    "no overlap": policy_with(2, 3, w=(0, 50), cache=(20, 80), overlap=False, cpu_cache_compute=True),
+    "not pinned": policy_with(2, 2, w=(20, 60), pin_weight=False),
+    "few come in": policy_with(2, 3, w=(0, 100), cache=(50, 50), cpu_cache_compute=True, admit_tokens=6),
+    "seats are outgrown": policy_with(2, 2, w=(0, 100), cache=(50, 50), cpu_cache_compute=True, room_percent=30),
+    "outgrown on the host": policy_with(
+        3, 3, w=(50, 50), cache=(0, 100), cpu_cache_compute=True, sep_layer=False, room_percent=20
+    ),
+    "outgrown without overlap": policy_with(
+        3, 3, w=(0, 50), cache=(40, 60), overlap=False, cpu_cache_compute=True, room_percent=20
+    ),
     "outgrown by every token": Policy(2, 3, sep_layer=False, room_percent=1),
     "4-bit weights": policy_with(2, 2, w=(50.0, 50.0), compress_weight=True),
 }
@@ -108,7 +112,7 @@ def test_seats_by_what_is_expected_give_the_same_tokens(tmp_path: Path) -> None:
     expected = [row[: row.index(stop) + 1] if stop in row else row for row in whole]
     for seen, policy in (
         ([1], Policy(2, 2, room_percent=100)),
-        ([3, 3, 40], Policy(2, 2, 0, 100, 0, 100, cpu_cache_compute=True, room_percent=50)),
+        ([3, 3, 40], policy_with(2, 2, w=(0, 100), cache=(0, 100), cpu_cache_compute=True, room_percent=50)),
         ([(1, 2), (9, 30)], Policy(1, 3, admit_tokens=5, room_percent=200)),
     ):
         likely = expectation_of(seen, 40)
@@ -122,7 +126,9 @@ def test_who_moves_takes_what_was_packed(tmp_path: Path) -> None:
     saved(CONFIGS["llama"], tmp_path / "model")
     found = []
     for room in (0.0, 20.0):
-        policy = Policy(3, 3, 0, 100, 50, 50, cpu_cache_compute=True, compress_cache=True, room_percent=room)
+        policy = policy_with(
+            3, 3, w=(0, 100), cache=(50, 50), cpu_cache_compute=True, compress_cache=True, room_percent=room
+        )
         boardings = boardings_of(Workload(prompt_lens=tuple(map(len, PROMPTS)), gen_lens=tuple(MOST)), policy)
         newcomers = [guest for one in boardings for some in one.newcomers.values() for guest in some]
         assert any(one.moves for one in boardings) == bool(room) and not any(guest.had for guest in newcomers)

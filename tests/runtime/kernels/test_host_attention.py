@@ -16,6 +16,7 @@ import flexplan_runtime.kernels.host as host
 import pytest
 import torch
 import torch.nn.functional as F
+from flexplan_runtime.kernels.attention_rule import AttentionRule
 from flexplan_runtime.kernels.host import GrainAttention, build
 from torch import Tensor
 
@@ -279,3 +280,21 @@ def test_what_a_killed_compiler_left_is_gone_after_the_next(kept: Path) -> None:
     kept.unlink()
     assert works()
     assert [path.name for path in kept.parent.iterdir()] == [kept.name]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("grains", "tokens"), [(24, 100), (2, 700)], ids=["many grains", "long contexts, cut"])
+def test_a_sink_takes_weight_and_has_no_value(dtype: torch.dtype, grains: int, tokens: int) -> None:
+    """From one that nobody minds to one that takes all."""
+    torch.manual_seed(0)
+    q, kv = torch.randn(grains, 5, 64).to(dtype), pairs(grains, tokens, 64, dtype)
+    pads, sinks_KP = torch.randint(0, 40, (grains,)), torch.linspace(-200, 200, 10).view(2, 5)
+    rule = AttentionRule(64**-0.5, sinks_KP=sinks_KP)
+    out = torch.full_like(q, math.nan)
+    assert GrainAttention(q, kv, pads, rule.scale, out, 3, sinks_GP=rule.sinks_GP(0, grains))()
+    exact = AttentionRule(64**-0.5, sinks_KP=sinks_KP.double())
+    unread = torch.arange(tokens) < pads[:, None]
+    probs = exact.weights(q.double() @ kv[:, 0].double().mT, unread[:, None])
+    torch.testing.assert_close(
+        out.double(), probs @ kv[:, 1].double(), rtol=0, atol=0.02 if dtype != torch.float32 else 1e-5
+    )

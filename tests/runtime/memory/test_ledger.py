@@ -13,17 +13,18 @@ from flexplan.graph import TIERS
 from flexplan.placement import Placement
 from flexplan.policy import Policy, fill_blocks
 from flexplan.problem import Workload
+from flexplan.testing import policy_with
 
 PROMPTS = [[5, 6, 7, 8], [11, 12, 13, 14], [20, 21, 22, 23], [30, 31, 32, 33]]
 
 
 def drawn(seed: int) -> Policy:
     draw = random.Random(seed)
-    shares = []
-    for _ in range(3):
+    shares = {}
+    for name in ("w", "cache", "act"):
         gpu = draw.choice([0, 10, 35, 50, 100])
-        shares += [gpu, draw.choice([0, (100 - gpu) // 3, 100 - gpu])]
-    return Policy(draw.choice([1, 2, 4]), draw.choice([1, 2]), *shares, cpu_cache_compute=draw.random() < 0.5)
+        shares[name] = (gpu, draw.choice([0, (100 - gpu) // 3, 100 - gpu]))
+    return policy_with(draw.choice([1, 2, 4]), draw.choice([1, 2]), **shares, cpu_cache_compute=draw.random() < 0.5)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -50,7 +51,7 @@ def test_what_was_put_on_each_tier_is_what_was_asked(seed: int, tmp_path: Path) 
 
 def test_of_a_rolling_job_the_prompts_that_came_in_are_counted(tmp_path: Path) -> None:
     """Equal prompts, as many to each seat, leave what the placement says."""
-    policy = Policy(2, 2, 30, 70, 40, 60, cpu_cache_compute=True)
+    policy = policy_with(2, 2, w=(30, 70), cache=(40, 60), cpu_cache_compute=True)
     with (
         ExecutionEnv.create(tmp_path, device="cpu") as env,
         OffloadedLM(str(tiny_opt_path()), env, tiny_opt_path(), policy, schedule="rolling", dtype="float32") as lm,

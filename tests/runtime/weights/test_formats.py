@@ -24,7 +24,7 @@ from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 from flexplan.errors import ModelFilesError
 from flexplan.model import Coding, read_config, weight_tensors
 from flexplan.placement.weights import place_weights
-from flexplan.policy import Policy
+from flexplan.testing import policy_with
 
 # blocks that end within a matrix, and within the rows of one that is stored with others
 ODD = ROTARY | {"hidden_size": 48, "intermediate_size": 80, "num_attention_heads": 6, "num_key_value_heads": 3}
@@ -171,7 +171,7 @@ def test_transformers_reads_the_same_numbers(coded: dict[str, Path]) -> None:
 
 def test_a_plan_counts_codes_and_scales_wherever_they_lie(coded: dict[str, Path]) -> None:
     shape, _ = read_config(coded["awq"])
-    layers = place_weights(shape, Policy(1, 1, 50, 25, sep_layer=False))
+    layers = place_weights(shape, policy_with(1, 1, w=(50, 25), sep_layer=False))
     # codes, scales and zeros of a row of 48 and of 80, to multiples of 16
     row_48, row_80 = 48, 64
     assert row_48 >= 24 + 3 * (2 + 1) and row_80 >= 40 + 5 * (2 + 1)
@@ -183,7 +183,7 @@ def test_a_plan_counts_codes_and_scales_wherever_they_lie(coded: dict[str, Path]
 def test_a_policy_may_pack_codes_anew(coded: dict[str, Path], tmp_path: Path) -> None:
     """Into its own 4 bits, which are those of the plain model."""
     case = covering(1)[0]
-    four = case.__class__(Policy(2, 2, 50, 50, compress_weight=True), num_prompts=4)
+    four = case.__class__(policy_with(2, 2, w=(50, 50), compress_weight=True), num_prompts=4)
     prompts, directory = random_prompts(99), coded["fp8 blocks"]
     tokens = [generated(place, four, prompts, tmp_path) for place in (directory, directory / "plain")]
     assert torch.equal(*tokens)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from flexplan.cli.app import app
 from flexplan.errors import ModelFilesError
 from flexplan.model import read_model, weight_tensors
-from flexplan.policy import Policy
+from flexplan.testing import policy_with
 
 gguf = pytest.importorskip("gguf", reason="no gguf")
 
@@ -91,7 +91,7 @@ def test_a_file_is_the_model_that_its_numbers_stand_for(
     head = "lm_head.weight" if family == "llama" else "model.embed_tokens.weight"
     model.load_state_dict(rounded | {"lm_head.weight": rounded[head]})
     expected = reference(model, random_prompts(300))
-    case = Case(Policy(2, 2, 40, 30), num_prompts=4)
+    case = Case(policy_with(2, 2, w=(40, 30)), num_prompts=4)
     differing = expected.rows_that_differ(case, generated(tmp_path / "tiny.gguf", case, expected.prompts, tmp_path))
     assert all(gap < 0.02 for _, gap in differing), differing  # of kept codes, numbers are not rounded to 16 bits
     assert len(differing) <= 1

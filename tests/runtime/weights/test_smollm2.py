@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from flexplan.policy import Policy
 from flexplan.testing import policy_with
 
 pytestmark = pytest.mark.real_weights
@@ -61,7 +60,7 @@ def test_gemma_is_what_transformers_reads_and_goes_on_as_it_does(tmp_path: Path)
     tokenizer = AutoTokenizer.from_pretrained(place)
     ids = tokenizer("The capital of France is").input_ids
     wanted = ours.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False)
-    case = Case(Policy(1, 1, 40, 40), num_prompts=1, gen_len=8)
+    case = Case(policy_with(1, 1, w=(40, 40)), num_prompts=1, gen_len=8)
     assert torch.equal(generated(place, case, [ids], tmp_path), wanted)
     long = tokenizer(Path(__file__).read_text()).input_ids[:530]  # its windows are of 512 tokens
     ids_BS, mask_BS = left_padded([long, long[:508]], tokenizer.pad_token_id)  # and of the second full in the middle

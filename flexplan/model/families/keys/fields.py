@@ -209,6 +209,20 @@ class Fields:
         message = f"{self.where}: {whole} {size} is not a multiple of {part} {by}"
         return ModelFilesError("FP506", message, fix=f"correct {whole} or {part}")
 
+    def shape(self, name: str, **others: Any) -> ModelShape:
+        """The sizes that all families call alike, and what a family has beside or instead of them."""
+        names = ("num_heads", "num_kv_heads", "head_dim")
+        heads = {} if "num_heads" in others else dict(zip(names, self.heads(), strict=True))
+        sizes = {
+            "num_layers": self.count("num_hidden_layers", MOST_LAYERS),
+            "hidden_size": self.count("hidden_size"),
+            "vocab_size": self.count("vocab_size"),
+            "embed_size": self.count("hidden_size"),
+            "tied_embeddings": self.flag("tie_word_embeddings"),
+            "bytes_per_element": self.bytes_per_element(),
+        }
+        return ModelShape(name=name, family=self.family, **{**heads, **sizes, **others})
+
     def math(self, shape: ModelShape, **constants: Any) -> ModelConstants:
         """The constants of a family beside those that all have."""
         return ModelConstants(

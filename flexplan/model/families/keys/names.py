@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 Stems = Mapping[str, tuple[str, ...]]
-_ROOTS = ("model.", "")
+_ROOTS = ("model.", "", "language_model.model.", "model.language_model.")  # the last two: beside what sees images
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Names:
 LLAMA = Names(
     roots=_ROOTS,
     layer="layers.{}.",
-    outside={"tokens": ("embed_tokens",), "final_norm": ("norm",), "lm_head": ("lm_head",)},
+    outside={"tokens": ("embed_tokens",), "final_norm": ("norm",), "lm_head": ("lm_head", "language_model.lm_head")},
     inside={
         "attention_norm": ("input_layernorm",),
         "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),

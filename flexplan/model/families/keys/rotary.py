@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flexplan.model.constants import ModelConstants
-from flexplan.model.families.keys.fields import ANY, MOST_LAYERS, Fields
+from flexplan.model.families.keys.fields import ANY, Fields
 from flexplan.model.families.keys.rope import Rope, reach, read_rope
 from flexplan.model.shape import ModelShape
 
@@ -48,25 +48,19 @@ def read_rotary(
     rope = rope or read_rope(f, head_dim)
     positions = reach(rope.scaling, f.count("max_position_embeddings"))
     sizes = {
-        "num_layers": f.count("num_hidden_layers", MOST_LAYERS),
-        "hidden_size": f.count("hidden_size"),
         "num_heads": count,
         "num_kv_heads": kv_heads,
         "head_dim": head_dim,
         **({} if shape and "ffn_size" in shape else {"ffn_size": f.count("intermediate_size")}),
         "gated": True,
-        "vocab_size": f.count("vocab_size"),
-        "embed_size": f.count("hidden_size"),
-        "tied_embeddings": f.flag("tie_word_embeddings"),
         "positions": "rotary",
         "norm": "rms",
         "qkv_bias": f.flag("attention_bias"),
         "out_bias": f.flag("attention_bias"),
         "mlp_bias": f.flag("mlp_bias"),
-        "bytes_per_element": f.bytes_per_element(),
         **_lengths(f, positions, windows or f.windows(slides=False)),
     }
-    found = ModelShape(name=name, family=f.family, **{**sizes, **(shape or {})})
+    found = f.shape(name, **{**sizes, **(shape or {})})
     constants = {
         "activation": f.activation("hidden_act") if "hidden_act" in f.values else "silu",
         "norm_eps": f.number("rms_norm_eps") if "rms_norm_eps" in f.values else 0.0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flexplan.model.constants import ModelConstants
-from flexplan.model.families.keys.fields import ANY, MOST, MOST_LAYERS, Fields
+from flexplan.model.families.keys.fields import ANY, MOST, Fields
 from flexplan.model.families.keys.names import Names
 from flexplan.model.families.keys.slopes import alibi_slopes
 from flexplan.model.shape import ModelShape
@@ -43,21 +43,10 @@ def read_bloom(f: Fields, name: str) -> tuple[ModelShape, ModelConstants]:
     """Sizes and constants of a Bloom model; no position is too far."""
     f.refuse("apply_residual_connection_post_layernorm", "blocks that add to what was normed")
     f.refuse_windows(MOST)
-    heads, kv_heads, head_dim = f.heads()
-    hidden = f.count("hidden_size")
-    shape = ModelShape(
-        name=name,
-        family="bloom",
-        num_layers=f.count("num_hidden_layers", MOST_LAYERS),
-        hidden_size=hidden,
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        head_dim=head_dim,
-        ffn_size=4 * hidden,
+    shape = f.shape(
+        name,
+        ffn_size=4 * f.count("hidden_size"),
         gated=False,
-        vocab_size=f.count("vocab_size"),
-        embed_size=hidden,
-        tied_embeddings=f.flag("tie_word_embeddings"),
         positions="alibi",
         max_positions=MOST,
         norm="layer",
@@ -66,7 +55,6 @@ def read_bloom(f: Fields, name: str) -> tuple[ModelShape, ModelConstants]:
         qkv_bias=True,
         out_bias=True,
         mlp_bias=True,
-        bytes_per_element=f.bytes_per_element(),
     )
-    slopes, eps = alibi_slopes(heads), f.number("layer_norm_epsilon")
+    slopes, eps = alibi_slopes(shape.num_heads), f.number("layer_norm_epsilon")
     return shape, f.math(shape, activation="gelu_pytorch_tanh", norm_eps=eps, alibi_slopes=slopes)

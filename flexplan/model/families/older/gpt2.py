@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flexplan.model.constants import ModelConstants
-from flexplan.model.families.keys.fields import ANY, MOST_LAYERS, Fields
+from flexplan.model.families.keys.fields import ANY, Fields
 from flexplan.model.families.keys.names import Names
 from flexplan.model.shape import ModelShape
 
@@ -47,22 +47,12 @@ def read_gpt2(f: Fields, name: str) -> tuple[ModelShape, ModelConstants]:
     """Sizes and constants of a GPT-2 model."""
     f.refuse("add_cross_attention", "attention to an encoder")
     f.refuse("scale_attn_by_inverse_layer_idx", "another scale of attention in each layer")
-    heads, kv_heads, head_dim = f.heads()
-    hidden, positions = f.count("hidden_size"), f.count("max_position_embeddings")
+    positions = f.count("max_position_embeddings")
     f.refuse_windows(positions)
-    shape = ModelShape(
-        name=name,
-        family="gpt2",
-        num_layers=f.count("num_hidden_layers", MOST_LAYERS),
-        hidden_size=hidden,
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        head_dim=head_dim,
-        ffn_size=f.count("n_inner") if "n_inner" in f else 4 * hidden,
+    shape = f.shape(
+        name,
+        ffn_size=f.count("n_inner") if "n_inner" in f else 4 * f.count("hidden_size"),
         gated=False,
-        vocab_size=f.count("vocab_size"),
-        embed_size=hidden,
-        tied_embeddings=f.flag("tie_word_embeddings"),
         positions="learned",
         max_positions=positions,
         norm="layer",
@@ -70,7 +60,6 @@ def read_gpt2(f: Fields, name: str) -> tuple[ModelShape, ModelConstants]:
         qkv_bias=True,
         out_bias=True,
         mlp_bias=True,
-        bytes_per_element=f.bytes_per_element(),
     )
     scale = {} if f.flag("scale_attn_weights") else {"attention_scale": 1.0}
     activation, eps = f.activation("activation_function"), f.number("layer_norm_epsilon")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flexplan.model.constants import ModelConstants
-from flexplan.model.families.keys.fields import ANY, MOST_LAYERS, Fields
+from flexplan.model.families.keys.fields import ANY, Fields
 from flexplan.model.families.keys.names import Names
 from flexplan.model.shape import ModelShape
 
@@ -46,26 +46,17 @@ NAMES = Names(
 
 def read_opt(f: Fields, name: str) -> tuple[ModelShape, ModelConstants]:
     """Sizes and constants of an OPT model."""
-    heads, kv_heads, head_dim = f.heads()
     pre_norm, biased, affine = (
         f.flag(k) for k in ("do_layer_norm_before", "enable_bias", "layer_norm_elementwise_affine")
     )
     embed_key = "word_embed_proj_dim" if "word_embed_proj_dim" in f else "hidden_size"
     positions = f.count("max_position_embeddings")
     f.refuse_windows(positions)
-    shape = ModelShape(
-        name=name,
-        family="opt",
-        num_layers=f.count("num_hidden_layers", MOST_LAYERS),
-        hidden_size=f.count("hidden_size"),
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        head_dim=head_dim,
+    shape = f.shape(
+        name,
         ffn_size=f.count("ffn_dim"),
         gated=False,
-        vocab_size=f.count("vocab_size"),
         embed_size=f.count(embed_key),
-        tied_embeddings=f.flag("tie_word_embeddings"),
         positions="learned",
         max_positions=positions,
         position_offset=2,
@@ -77,6 +68,5 @@ def read_opt(f: Fields, name: str) -> tuple[ModelShape, ModelConstants]:
         qkv_bias=biased,
         out_bias=biased,
         mlp_bias=biased,
-        bytes_per_element=f.bytes_per_element(),
     )
     return shape, f.math(shape, activation=f.activation("activation_function"), norm_eps=1e-5)

@@ -36,6 +36,7 @@ from flexplan_runtime.execute.handlers.hidden import working_in
 from flexplan_runtime.execute.layer_weights import layer_weights
 from flexplan_runtime.execute.views import TaskView
 from flexplan_runtime.kernels.attention_rule import AttentionRule
+from flexplan_runtime.kernels.availability import compiles_for
 
 
 def project(view: TaskView) -> None:
@@ -145,6 +146,10 @@ def _over_the_prompt(view: TaskView, q: Tensor, k: Tensor, v: Tensor, rows: slic
     batch, rule, length = view.batch, view.rule, view.new_tokens
     mask, causal = None if batch.prompt_mask is None else batch.prompt_mask[rows], view.block.family.math.causal
     pads = batch.pads[rows] if mask is not None else batch.pads[:1]  # nothing is padded: one mask for all
+    if causal and rule.is_plain_but_scores and not rule.is_plain and compiles_for(q):
+        from flexplan_runtime.kernels.prompt_attention import prompt_attention_cuda
+
+        return prompt_attention_cuda(q, k, v, pads, rule)
     parts = window_parts(length, rule.window) if causal else []
     if len(parts) > 1:
         return _by_windows(q, k, v, pads, rule, parts)

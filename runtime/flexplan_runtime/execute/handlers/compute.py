@@ -12,6 +12,7 @@ from flexplan.model.tensors import ATTENTION
 from flexplan.placement import Layout
 from flexplan_runtime.execute.choosing import NO_TOKEN
 from flexplan_runtime.execute.handlers.attention import layer_attention
+from flexplan_runtime.execute.handlers.experts import routes
 from flexplan_runtime.execute.handlers.gather import merge_rows
 from flexplan_runtime.execute.handlers.hidden import working, working_in, working_out
 from flexplan_runtime.execute.handlers.scoring import Scoring, positions_at_once
@@ -54,7 +55,10 @@ def _transform(view: TaskView, slot_BSD: Tensor, rows: slice) -> None:
         return
     if layer.attends:
         family.merge(weights, slot_BSD, layer_attention(view, slot_BSD, rows), slot_BSD)
-    if layer.role != ATTENTION:
+    chosen = view.read("routes")
+    if chosen is not None:
+        family.experts(weights, slot_BSD, *routes(view, chosen), slot_BSD)
+    elif layer.role != ATTENTION:
         family.mlp(weights, slot_BSD, slot_BSD)
 
 

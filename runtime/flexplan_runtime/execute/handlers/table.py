@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from flexplan_runtime.execute.handlers.attention import attend, project
 from flexplan_runtime.execute.handlers.compute import compute, unpack_weight
+from flexplan_runtime.execute.handlers.experts import load_experts, route
 from flexplan_runtime.execute.handlers.moving import move_cache
 from flexplan_runtime.execute.handlers.transfers import (
     gather,
@@ -37,6 +38,9 @@ HANDLERS: Mapping[str, Handler] = {
     "send_query": transfer,
     "attend": attend,
     "load_attention": transfer,
+    "route": route,
+    "send_routes": transfer,
+    "load_experts": load_experts,
     "compute": compute,
     "store_cache": store_cache,
     "move_gpu": move_cache,

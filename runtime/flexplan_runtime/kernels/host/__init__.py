@@ -40,20 +40,21 @@ class GrainAttention:
     Queries and results are (G, P, H) for one new token, or (G, N, P, H) for the last N of the context, each of which
     sees none behind itself.  Keys and values are (G, 2, C, H), or packed, (G, 2, C, bytes of a vector), or `Pages` of
     either; what a code stands for is not rounded to the model's dtype.  ``pads`` (at most the context less N) counts
-    the leading tokens of each grain that are not read.  Below a sparsity of 1, only the values that `sparseattention`
-    keeps are read.  Any strides, as long as the last axis is contiguous.  Calls from several threads run one after
-    the other.
+    the leading tokens of each grain that are not read.  ``sinks`` are scores that take weight and have no value.  Below
+    a sparsity of 1, only the values that `sparseattention` keeps are read.  Any strides, as long as the last axis is
+    contiguous.  Calls from several threads run one after the other.
     """
 
     def __init__(
         self, q: Tensor, pairs: Tensor | Pages, pads_G: Tensor | None, scale: float, out: Tensor, num_threads: int,
-        packing: Packing | None = None, sparsity: float = 1.0,
+        packing: Packing | None = None, sparsity: float = 1.0, sinks_GP: Tensor | None = None,
     ) -> None:  # fmt: skip
         """Work out the kernel's arguments."""
         pages = pairs if isinstance(pairs, Pages) else Pages.of([pairs])
         q_GNPH, out_GNPH = (x if x.dim() == 4 else x.unsqueeze(1) for x in (q, out))
         pads = None if pads_G is None else pads_G.to(torch.int64).contiguous()
-        self._used = q, pages, pads, out  # what the addresses belong to
+        sinks = None if sinks_GP is None else sinks_GP.to(torch.float32).contiguous()
+        self._used = q, pages, pads, sinks, out  # what the addresses belong to
         self._supported = supports(q_GNPH, pages, out_GNPH, packing)
         (G, N, P, H), self._tokens, layout = q_GNPH.shape, pages.tokens, None
         self._shape = FIVE(G, N, P, H, self._tokens)
@@ -61,7 +62,7 @@ class GrainAttention:
             layout = FOUR(packing.num_bits, packing.group_size, packing.symmetric, packing.vector_bytes(H))
         self._arguments = (
             DTYPES.get(q.dtype), q.data_ptr(), pages.addresses_2RI.data_ptr(),
-            None if pads is None else pads.data_ptr(), out.data_ptr(), self._shape,
+            *(None if x is None else x.data_ptr() for x in (pads, sinks)), out.data_ptr(), self._shape,
             SIX(*q_GNPH.stride()[:3], *out_GNPH.stride()[:3]), SIX(*pages.layout), layout,
             scale, sparsity, max(1, num_threads),
         )  # fmt: skip
@@ -103,7 +104,7 @@ def _kernel() -> Any:
         return None
     kernel = found.flexplan_grain_attention
     pointer = ctypes.c_void_p
-    kernel.argtypes = [ctypes.c_int, *[pointer] * 4, FIVE, SIX, SIX, pointer]
+    kernel.argtypes = [ctypes.c_int, *[pointer] * 5, FIVE, SIX, SIX, pointer]
     kernel.argtypes += [ctypes.c_float, ctypes.c_double, ctypes.c_int64]
     kernel.restype = ctypes.c_int
     return kernel

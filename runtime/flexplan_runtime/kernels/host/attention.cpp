@@ -83,9 +83,9 @@ void attend_sparsely(const Call& c, const Arithmetic& by, const Span& span, Scra
 }
 
 template <class T>
-void finish(const Call& c, int64_t g, const float* acc, const float* total) {
+void finish(const Call& c, int64_t g, const float* acc, const float* top, const float* total) {
     for (int64_t r = 0; r < c.R(); ++r) {
-        const float share = 1.f / total[r];
+        const float share = 1.f / (total[r] + c.sunk(g, r, top[r]));
         T* out = c.result<T>(g, r);
         for (int64_t h = 0; h < c.H; h += kWidth) store(out + h, load(acc + r * c.H + h) * share);
     }
@@ -153,7 +153,7 @@ void attend_all(const Call& c, const Arithmetic& by, int64_t threads) {
                 else
                     attend(c, by, span, next, scratch, ahead);
                 if (spans.cuts == 1)
-                    finish<T>(c, span.g, scratch.acc, scratch.total);
+                    finish<T>(c, span.g, scratch.acc, scratch.top, scratch.total);
                 else
                     partials[i].keep(c, scratch);
             }
@@ -168,7 +168,7 @@ void attend_all(const Call& c, const Arithmetic& by, int64_t threads) {
     for (int64_t g = 0; spans.cuts > 1 && g < c.G; ++g) {
         Partial& all = partials[g * spans.cuts];
         for (int64_t i = 1; i < spans.cuts; ++i) all.add(c, partials[g * spans.cuts + i]);
-        finish<T>(c, g, all.acc.data(), all.total.data());
+        finish<T>(c, g, all.acc.data(), all.top.data(), all.total.data());
     }
 }
 
@@ -184,11 +184,12 @@ extern "C" int flexplan_uses_tiles() { return uses_tiles(); }
 // dtype of queries, results and scales: 0 float32, 1 bfloat16, 2 float16.  0 is success.
 // Pages: rows, num_pages, page_tokens, heads, head_stride, token_stride.
 // Packing: bits, group size, symmetric, bytes of a vector; null is a plain cache.
-extern "C" int flexplan_grain_attention(int dtype, const void* q, const int64_t* table, const int64_t* pads, void* out,
-                                        const int64_t shape_GNPHC[5], const int64_t strides[6], const int64_t pages[6],
+// Sinks: a float32 for each query head of each grain, or null.
+extern "C" int flexplan_grain_attention(int dtype, const void* q, const int64_t* table, const int64_t* pads,
+                                        const float* sinks, void* out, const int64_t shape_GNPHC[5], const int64_t strides[6], const int64_t pages[6],
                                         const int64_t* packing, float scale, double sparsity, int64_t threads) {
     const int64_t *n = shape_GNPHC, *s = strides, *p = pages;
-    const Call call{q, out, {table, p[0], p[1], p[2], p[3], p[4], p[5]}, pads, n[0], n[1], n[2], n[3], n[4],
+    const Call call{q, out, {table, p[0], p[1], p[2], p[3], p[4], p[5]}, pads, sinks, n[0], n[1], n[2], n[3], n[4],
                     s[0], s[1], s[2], s[3], s[4], s[5], scale, sparsity};
     const Layout layout = packing ? Layout{packing[0], packing[1], packing[2], packing[3]} : Layout{};
     const Layout* packed = packing ? &layout : nullptr;

@@ -3,6 +3,7 @@
 // Letters as in attention.cpp.  Strides of queries and results count elements.
 #pragma once
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -16,6 +17,7 @@ struct Call {
     void* out;
     Pages cache;
     const int64_t* pads;  // leading tokens not to be read, or null
+    const float* sinks;   // (G, P) scores that take weight and have no value, or null
     int64_t G, N, P, H, C;
     int64_t q_G, q_N, q_P, out_G, out_N, out_P;
     float scale;
@@ -24,6 +26,9 @@ struct Call {
     int64_t R() const { return N * P; }
     int64_t pad(int64_t g) const { return pads ? std::clamp<int64_t>(pads[g], 0, C - N) : 0; }
     int64_t sees(int64_t r) const { return C - N + 1 + r / P; }  // tokens that query r attends to
+
+    // What a sink adds to the weights of query r, of whose scores `top` is the largest.
+    float sunk(int64_t g, int64_t r, float top) const { return sinks ? std::exp(sinks[g * P + r % P] - top) : 0.f; }
 
     template <class T>
     const T* query(int64_t g, int64_t r) const {
