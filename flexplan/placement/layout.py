@@ -140,8 +140,9 @@ def _add_cache(arenas: _Arenas, p: Placement) -> None:
 
 
 def _newcomers_bytes(p: Placement, s: Segment) -> int:
-    """New keys and values, that leave the gpu, of whatever newcomers come in at a door."""
-    return p.block.door_tokens * p.shape.num_kv_heads * s.pair_bytes if s.off_gpu else 0
+    """New keys and values that leave the gpu, and are kept, of whatever newcomers come in at a door."""
+    kept = min(p.block.door_tokens * p.shape.num_kv_heads, s.num_grains * s.capacity)
+    return kept * s.pair_bytes if s.off_gpu else 0
 
 
 def _prompt_kept(p: Placement, s: Segment) -> int:
@@ -179,7 +180,7 @@ def _add_attention(arenas: _Arenas, p: Placement) -> None:
         arenas.ring("attention_host", "host.work", p.live + 1, hosted)
     else:
         last = p.block.gen_len - 1
-        values = max(s.streamed * p.chosen(last, s.k) for row in p.cache for s in row)
+        values = max(s.streamed * p.chosen(last, s) for row in p.cache for s in row)
         arenas.ring("choices", "gpu.work", p.live + 1, values * ID_BYTES)
         arenas.ring("probs", "gpu.work", p.live + 1, values * p.shape.group_size * PROB_BYTES)
         arenas.ring("values", "gpu.work", 2 if p.policy.overlap else 1, values * p.cache[0][0].vector_bytes)
@@ -222,7 +223,7 @@ def _workspace_bytes(p: Placement) -> int:
     """Of the largest task, and the masks of all micro-batches."""
     rows, longest = _widest(p)
     if p.rolls:
-        return door_workspace_bytes(p.shape, rows, p.block.door_tokens)
+        return door_workspace_bytes(p.shape, rows, p.block.door_tokens, min(longest, p.block.door_tokens))
     context, sparsity = longest + p.block.gen_len, p.policy.attn_sparsity
     masks = sum(mask_bytes(b.num_rows, b.prompt_len) for b in p.block.batches)
     return masks + workspace_bytes(p.shape, rows, longest, context, sparsity)

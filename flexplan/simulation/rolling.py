@@ -18,7 +18,7 @@ from flexplan.placement import Layout, Placement, fewer_layers, lookahead
 from flexplan.policy import Block, Policy, rolling_block
 from flexplan.problem import Problem, Workload
 from flexplan.schedule import Boarding, Seats, sweep_of_boarding
-from flexplan.simulation.bounds import busy_seconds
+from flexplan.simulation.bounds import busy_seconds, reached
 from flexplan.simulation.simulator import simulate_graph
 
 SAMPLES = 24
@@ -72,15 +72,22 @@ def least_job_s(problem: Problem, policy: Policy, samples: int) -> float:
 
 
 def _least_of_pass(problem: Problem, policy: Policy, block: Block, boarding: Boarding) -> dict[str, float]:
-    """Seconds of every lane and resource in one pass; layers are alike, so the second of two stands for the others."""
-    layers, rates = problem.model.num_layers, Rates(problem.hardware)
-    if layers <= 2:
+    """Seconds of every lane and resource in one pass: a turn of layers adds what the next one does."""
+    model, rates = problem.model, Rates(problem.hardware)
+    few = model.first_of_all_kinds
+    more = few + model.layer_period
+    if model.num_layers <= more:
         return busy_seconds(_sweep(problem, policy, block, boarding).tasks, rates)
-    placement = Placement.of(problem.with_layers(2).model, policy, block)
-    tasks = sweep_of_boarding(placement, boarding).tasks
-    second = {layer.j for layer in placement.layers if layer.depth == 1}
-    both, one = busy_seconds(tasks, rates), busy_seconds((task for task in tasks if task.j in second), rates)
-    return {name: s + (layers - 2) * one.get(name, 0.0) for name, s in both.items()}
+    if more == 2:  # alike: the second of two layers stands for the others
+        placement = Placement.of(problem.with_layers(2).model, policy, block)
+        tasks = sweep_of_boarding(placement, boarding).tasks
+        second = {layer.j for layer in placement.layers if layer.depth == 1}
+        both, one = busy_seconds(tasks, rates), busy_seconds((task for task in tasks if task.j in second), rates)
+        return {name: s + (model.num_layers - 2) * one.get(name, 0.0) for name, s in both.items()}
+    less, found = (
+        busy_seconds(_sweep(problem.with_layers(n), policy, block, boarding).tasks, rates) for n in (few, more)
+    )
+    return reached(less, found, (model.num_layers - few) / (more - few))
 
 
 def _waits(problem: Problem, policy: Policy, block: Block, boardings: Sequence[Boarding]) -> float:
@@ -88,13 +95,20 @@ def _waits(problem: Problem, policy: Policy, block: Block, boardings: Sequence[B
 
     Some is waited between two passes and some at each layer: as from few layers to more, so on to all.
     """
-    step, layers = 2 * max(2, lookahead(policy) + 1), problem.model.num_layers
-    few, more = (min(layers, fewer_layers(layers, policy, least)) for least in (step, 2 * step))
-    waits = _waits_of(problem.with_layers(few), policy, block, boardings)
+    model, step = problem.model, max(2 * max(2, lookahead(policy) + 1), problem.model.layer_period)
+    few, more = (min(model.num_layers, fewer_layers(model.num_layers, policy, n)) for n in (step, 2 * step))
+    waits = _waits_of(_shallow(problem, few), policy, block, boardings)
     if more > few:
-        each = (_waits_of(problem.with_layers(more), policy, block, boardings) - waits) / (more - few)
-        waits += (layers - few) * each
+        further = _waits_of(_shallow(problem, more), policy, block, boardings)
+        waits += (model.num_layers - few) * (further - waits) / (more - few)
     return max(0.0, waits)
+
+
+def _shallow(problem: Problem, layers: int) -> Problem:
+    """Of dense layers before experts none: they are few of many, and would be most of a few."""
+    model = problem.model
+    alike = model if layers == model.num_layers else model.model_copy(update={"dense_layers": 0})
+    return problem.model_copy(update={"model": alike}).with_layers(layers)
 
 
 def _waits_of(problem: Problem, policy: Policy, block: Block, boardings: Sequence[Boarding]) -> float:
