@@ -100,7 +100,7 @@ def _latent_project_work(s: ModelShape, a: Latent, tokens: int) -> Work:
 
 def prompt_attention_work(s: ModelShape, rows: int, length: int, read: float | None = None) -> Work:
     """Causal attention of a prompt over itself, or over the ``read`` newest tokens of each position."""
-    parts = window_parts(length, length if read is None else int(read))
+    parts = window_parts(length, 0 if read in (None, length) else int(read), odd=s.odd_scores)
     pairs = sum((end - first) * (end - lowest) for first, end, lowest in parts)  # by a mask: all of them
     seen = length**2 / 2 if read in (None, length) else pairs  # kernels leave out what is later
     flops = 4 * s.q_size * rows * seen  # 2 products x 2 operations
@@ -108,18 +108,23 @@ def prompt_attention_work(s: ModelShape, rows: int, length: int, read: float | N
     return work.plus(_scored_work(s, rows * pairs * s.num_heads, rows)) if s.odd_over_prompts else work
 
 
-def window_parts(length: int, window: int) -> list[tuple[int, int, int]]:
+def window_parts(length: int, window: int, *, odd: bool = False) -> list[tuple[int, int, int]]:
     """The parts in which a prompt attends: positions ``first .. end`` over those from ``lowest`` on.
 
-    All together, unless the windows are so short that parts, each over what its windows reach, are fewer pairs.
+    All together, unless the windows are so short that parts, each over what its windows reach, are fewer pairs; or
+    scores are ``odd``, so that no kernel leaves out what is later.
 
     >>> window_parts(2000, 600), window_parts(1000, 600)
     ([(0, 600, 0), (600, 1200, 0), (1200, 1800, 600), (1800, 2000, 1200)], [(0, 1000, 0)])
+    >>> window_parts(1200, 0, odd=True)
+    [(0, 512, 0), (512, 1024, 0), (1024, 1200, 0)]
     """
     step = max(window, _TOGETHER)
-    if not window or length < 2 * step:
+    if not (window or odd) or length < 2 * step:
         return [(0, length, 0)]
-    return [(first, min(first + step, length), max(0, first - window)) for first in range(0, length, step)]
+    return [
+        (first, min(first + step, length), max(0, first - window) if window else 0) for first in range(0, length, step)
+    ]
 
 
 def _scored_work(s: ModelShape, scores: float, times: float = 1) -> Work:

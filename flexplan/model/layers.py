@@ -25,12 +25,17 @@ class Layer:
         return self.role in (ATTENTION, TRANSFORMER)
 
 
+def separates(shape: ModelShape, sep_layer: bool | None) -> bool:
+    """What ``sep_layer`` of a policy comes to: None is True unless both blocks are given the same."""
+    return not shape.parallel if sep_layer is None else sep_layer
+
+
 @cache
-def schedule_layers(shape: ModelShape, sep_layer: bool) -> tuple[Layer, ...]:
+def schedule_layers(shape: ModelShape, sep_layer: bool | None) -> tuple[Layer, ...]:
     """N + 2 layers, or 2N + 2 where attention and MLP are separate."""
-    roles = [(EMBED, -1)]
+    roles, two = [(EMBED, -1)], separates(shape, sep_layer)
     for depth in range(shape.num_layers):
-        roles += [(ATTENTION, depth), (MLP, depth)] if sep_layer else [(TRANSFORMER, depth)]
+        roles += [(ATTENTION, depth), (MLP, depth)] if two else [(TRANSFORMER, depth)]
     roles.append((HEAD, shape.num_layers))
     return tuple(Layer(j, role, depth) for j, (role, depth) in enumerate(roles))
 

@@ -193,6 +193,11 @@ class ModelShape(BaseModel):
         windows = self.windows[: self.num_layers] or (0,)
         return next(p for p in range(1, len(windows) + 1) if windows[p:] == windows[: len(windows) - p])
 
+    @property
+    def first_of_all_kinds(self) -> int:
+        """The fewest layers, from the first on, among which are all kinds that there are."""
+        return min(self.num_layers, self.dense_layers + self.layer_period)
+
     def with_dtype(self, bytes_per_element: int) -> ModelShape:
         """The same model with elements of another width."""
         return self.model_copy(update={"bytes_per_element": bytes_per_element})

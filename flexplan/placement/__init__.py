@@ -9,7 +9,7 @@ weights    Weight percents to rows of tensors on tiers, at a byte of their layer
 workspace  What the kernels of a task allocate beside the arenas.
 """
 
-from flexplan.placement.cache import Segment, kept_tokens, place_cache, values_read, vector_bytes
+from flexplan.placement.cache import Segment, place_cache, values_read, vector_bytes
 from flexplan.placement.layout import BUFFER_ALIGN, PASSES_IN_FLIGHT, Layout
 from flexplan.placement.placement import ID_BYTES, PROB_BYTES, Placement, splits
 from flexplan.placement.prefetch import fewer_layers, lookahead, unpacked_slots
@@ -32,7 +32,6 @@ __all__ = [
     "bytes_unpacked",
     "captured_bytes",
     "fewer_layers",
-    "kept_tokens",
     "lookahead",
     "mask_bytes",
     "place_cache",

@@ -94,11 +94,6 @@ def values_read(sparsity: float, old: int) -> int:
     return min(max(1, int(sparsity * old)), old)
 
 
-def kept_tokens(shape: ModelShape, depth: int, tokens: int, sparsity: float) -> int:
-    """Of a row's ``tokens`` those that a layer's cache keeps: a window's newest; where values are chosen among, all."""
-    return shape.kept(depth, tokens) if sparsity >= 1 else tokens
-
-
 def vector_bytes(head_dim: int, bytes_per_element: int, packing: Packing | None) -> int:
     """A key or a value of one token and KV head, packed or not."""
     return packing.vector_bytes(head_dim) if packing else head_dim * bytes_per_element
@@ -111,7 +106,7 @@ def place_cache(shape: ModelShape, policy: Policy, block: Block) -> tuple[tuple[
 
     def segment(depth: int, k: int) -> Segment:
         batch = block.batches[k]
-        capacity = kept_tokens(shape, depth, batch.prompt_len + block.gen_len - 1, policy.attn_sparsity)
+        capacity = shape.kept(depth, batch.prompt_len + block.gen_len - 1)
         grains: tuple[int, int, int] = apportionment.take(batch.num_rows * shape.num_kv_heads, capacity)  # type: ignore[assignment]
         host, shared = policy.cpu_cache_compute, round(grains[1] * policy.cache_stream_percent / 100)
         width, vectors = (shape.head_dim, shape.bytes_per_element), shape.vectors_kept

@@ -138,7 +138,8 @@ def _fresh_bytes(p: Placement, s: Segment) -> int:
     """New keys and values that leave the gpu: of a block's prompts, or of whatever newcomers a pass takes in."""
     if not p.rolls or not s.off_gpu:
         return s.off_gpu * _prompt_kept(p, s) * s.pair_bytes
-    return max(s.off_gpu, p.block.door_tokens * p.shape.num_kv_heads) * s.pair_bytes
+    kept = min(p.block.door_tokens * p.shape.num_kv_heads, s.num_grains * s.capacity)
+    return max(s.off_gpu, kept) * s.pair_bytes
 
 
 def _prompt_kept(p: Placement, s: Segment) -> int:
@@ -176,7 +177,7 @@ def _add_attention(arenas: _Arenas, p: Placement) -> None:
         arenas.ring("attention_host", "host.work", p.live + 1, hosted)
     else:
         last = p.block.gen_len - 1
-        values = max(s.streamed * p.chosen(last, s.k) for row in p.cache for s in row)
+        values = max(s.streamed * p.chosen(last, s) for row in p.cache for s in row)
         arenas.ring("choices", "gpu.work", p.live + 1, values * ID_BYTES)
         arenas.ring("probs", "gpu.work", p.live + 1, values * p.shape.group_size * PROB_BYTES)
         arenas.ring("values", "gpu.work", 2 if p.policy.overlap else 1, values * p.cache[0][0].vector_bytes)
@@ -219,7 +220,7 @@ def _workspace_bytes(p: Placement) -> int:
     """Of the largest task, and the masks of all micro-batches."""
     rows, longest = _widest(p)
     if p.rolls:
-        return door_workspace_bytes(p.shape, rows, p.block.door_tokens)
+        return door_workspace_bytes(p.shape, rows, p.block.door_tokens, min(longest, p.block.door_tokens))
     context, sparsity = longest + p.block.gen_len, p.policy.attn_sparsity
     masks = sum(mask_bytes(b.num_rows, b.prompt_len) for b in p.block.batches)
     return masks + workspace_bytes(p.shape, rows, longest, context, sparsity)

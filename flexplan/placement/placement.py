@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from math import inf
 
 from flexplan.errors import PolicyError
 from flexplan.graph import TIERS
@@ -91,9 +92,10 @@ class Placement:
 
     @cached_property
     def _rings(self) -> tuple[tuple[int, ...], ...]:
-        """Of each micro-batch, the sizes of caches in which not all positions have room."""
-        longest = (self.context(self.block.gen_len - 1, k) for k in range(len(self.block.batches)))
-        rooms = ({row[k].capacity for row in self.cache} for k in range(len(self.block.batches)))
+        """Of each micro-batch, the sizes of caches in which not all positions have room; of seats, of all caches."""
+        ks, last = range(len(self.block.batches)), self.block.gen_len - 1
+        longest = (inf if self.rolls else self.context(last, k) for k in ks)
+        rooms = ({row[k].capacity for row in self.cache} for k in ks)
         return tuple(tuple(sorted(r for r in some if r < most)) for some, most in zip(rooms, longest, strict=True))
 
     def rings(self, k: int) -> tuple[int, ...]:
@@ -113,9 +115,15 @@ class Placement:
         """True where the gpu streams keys, and of the values only those that sparse attention chose by them."""
         return self.policy.attn_sparsity < 1 and any(s.streamed for row in self.cache for s in row)
 
-    def chosen(self, i: int, k: int) -> int:
+    def chosen(self, i: int, s: Segment) -> int:
         """Old values of each streamed grain that step i brings to the gpu; 0 where they come with their keys."""
-        return values_read(self.policy.attn_sparsity, self.context(i, k) - 1) if i and self.chooses else 0
+        if not i or not self.chooses:
+            return 0
+        return values_read(self.policy.attn_sparsity, min(self.context(i, s.k), s.capacity) - 1)
+
+    def chosen_by_layers(self, i: int, k: int) -> tuple[int, ...]:
+        """The same of each layer; nothing where none chooses."""
+        return tuple(self.chosen(i, row[k]) for row in self.cache) if self.chooses else ()
 
     @property
     def streamed_parts(self) -> int:

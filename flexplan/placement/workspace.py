@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from math import ceil
 
+from flexplan.cost import window_parts
 from flexplan.model import ModelShape
 
 PROMPT_TOKENS = 8192  # that a layer computes at once: products of so many rows are as fast as larger ones
@@ -27,10 +28,25 @@ def workspace_bytes(s: ModelShape, rows: int, prompt_len: int, context: int, spa
     return max(together * prompt_len * per_token * element + mask, head, _choosing(s, rows, context, sparsity))
 
 
-def door_workspace_bytes(s: ModelShape, rows: int, tokens: int) -> int:
-    """Of a rolling schedule's pass: ``tokens`` of newcomers, each attending to its own, and decoding of ``rows``."""
+def door_workspace_bytes(s: ModelShape, rows: int, tokens: int, longest: int) -> int:
+    """Of a rolling schedule's pass: ``tokens`` of newcomers, each attending to its own, and decoding of ``rows``.
+
+    One by one attend to up to ``longest`` tokens: with a window or by odd scores, by a mask and what that is made of.
+    """
     per_token, element = max(_embedding(s), _layer(s)), s.bytes_per_element
-    return max(max(tokens, rows) * per_token * element, rows * s.vocab_size * (element + _FLOAT))
+    pairs = max(_masked_pairs(s, depth, longest) for depth in range(s.layer_period))
+    mask = pairs * (3 if s.odd_scores else 3 + 2 * element)  # kernels take it as numbers, beside it
+    at_door = tokens * per_token * element + mask + _scored(s, s.num_heads * longest**2)
+    return max(at_door, rows * per_token * element, rows * s.vocab_size * (element + _FLOAT))
+
+
+def _masked_pairs(s: ModelShape, depth: int, length: int) -> int:
+    """Pairs of positions of a prompt that attend by one mask of layer ``depth``; 0 where it needs none."""
+    window = s.window(depth)
+    if not s.odd_scores and not 0 < window < length:
+        return 0
+    parts = window_parts(length, window, odd=s.odd_scores)
+    return max((end - first) * (end - lowest) for first, end, lowest in parts)
 
 
 def captured_bytes(s: ModelShape, rows: int, context: int, sparsity: float = 1.0) -> int:

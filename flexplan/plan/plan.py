@@ -56,7 +56,7 @@ class Plan:
         refuse_endless(problem.model, policy, problem.workload.gen_len)
         chosen = schedule_of(schedule)
         if rolls(chosen):
-            refuse_to_roll(policy, problem.model)
+            refuse_to_roll(policy)
         with blame_of(chosen):
             need = peak_bytes(problem, policy, chosen)
             refuse_over_budget(need, problem, lambda: largest_block(problem, policy, chosen))

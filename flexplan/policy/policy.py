@@ -69,6 +69,7 @@ class Policy:
     Percents are 0..100; what the gpu and cpu shares leave is on disk.  ``attn_sparsity`` is the share of
     the value rows that decoding reads: 1.0 is dense.  (One description in circulation has it the other
     way round, 1.0 fully sparse; the reference's code and all its examples use 1.0 for dense.)
+    ``sep_layer`` makes two layers of attention and feed-forward; None, where the model has them one after the other.
     ``group_dim`` counts over (out, in) for weights and (token, sequence x head, head_dim) for the cache.
     With ``cpu_cache_compute``, ``cache_stream_percent`` is the share of the host's keys and values that the gpu
     attends over by copying them meanwhile, so that the link's room is used, too.
@@ -91,7 +92,7 @@ class Policy:
     act_gpu_percent: Percent = 100.0
     act_cpu_percent: Percent = 0.0
     overlap: bool = True
-    sep_layer: bool = True
+    sep_layer: bool | None = None
     pin_weight: bool = True
     cpu_cache_compute: bool = False
     attn_sparsity: float = 1.0

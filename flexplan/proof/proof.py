@@ -84,7 +84,8 @@ class Proof:
         p, i, ks = self.placement, sweep.i, range(len(self.placement.block.batches))
         if any(p.rings(k) for k in ks) and any(s.grains[2] for row in p.cache for s in row):
             return False  # columns of rings on disk come round
-        return not p.chooses or all(p.chosen(i, k) == p.chosen(i - 1, k) == p.chosen(i - 2, k) for k in ks)
+        chosen = [[p.chosen_by_layers(at, k) for k in ks] for at in (i, i - 1, i - 2)]
+        return chosen[0] == chosen[1] == chosen[2]
 
     def _settle(self) -> None:
         """Catch up with the sweeps that were not looked at."""

@@ -3,9 +3,9 @@
 The order of tasks is the checker's matter (`graph/checker.py`); here is what they are to be about.  The cache of a
 micro-batch in a layer has, in each pass, its reads by rows that decode, then the new token of each, then the prompts of
 newcomers; whoever decodes came in an earlier pass to that very seat, and a seat is taken only when nobody sits there.
-Who moves takes all that it has to a seat where nobody sits, before a layer reads or writes either seat's cache in that
-pass.  Who steps back loses nothing: it comes again by all tokens that were chosen, not before the last of them is
-known, and nowhere sits twice.
+Of a prompt a layer with a window keeps the last tokens alone.  Who moves takes all that it has to a seat where nobody
+sits, before a layer reads or writes either seat's cache in that pass.  Who steps back loses nothing: it comes again by
+all tokens that were chosen, not before the last of them is known, and nowhere sits twice.
 """
 
 from __future__ import annotations
@@ -139,12 +139,15 @@ class SeatingLaws:
                 mine = found.get((False, layer.j, k), [])
                 self._once(boarding, mine, "compute", layer.j, k)
                 if layer.attends:
+                    segment = self.placement.segment(layer, k)
                     self._kept(boarding, mine, layer.j, k, self._homes(layer.depth, k))
+                    self._stored(boarding, mine, layer.j, k, segment.off_gpu * segment.pair_bytes)
             for k in boarding.newcomers:
                 mine = found.get((True, layer.j, k), [])
                 self._once(boarding, mine, "compute", layer.j, k)
                 if layer.attends:
                     self._kept(boarding, mine, layer.j, k, self._homes_of_newcomers(boarding, layer.depth, k))
+                    self._stored(boarding, mine, layer.j, k, self._leaving_bytes(boarding, layer.depth, k))
                 elif layer.role == EMBED:
                     self._once(boarding, mine, "load_ids", layer.j, k)
             if layer.role == HEAD:
@@ -175,6 +178,21 @@ class SeatingLaws:
                 f"layer {j} of micro-batch {k} keeps its tokens in {sorted(written)}, their homes are {sorted(homes)}"
             )
             _refuse(boarding, message)
+
+    def _stored(self, boarding: Boarding, tasks: list[Task], j: int, k: int, nbytes: int) -> None:
+        """Of those, what is not at home on the gpu is left to be stored, and stored."""
+        for verb, accesses in (("keeps", [t.writes for t in tasks]), ("stores", [t.reads for t in tasks])):
+            found = sum(a.hi - a.lo for each in accesses for a in each if a.buffer == "fresh")
+            if found != nbytes:
+                message = f"layer {j} of micro-batch {k} {verb} {found} bytes of new tokens, {nbytes} leave the gpu"
+                _refuse(boarding, message)
+
+    def _leaving_bytes(self, boarding: Boarding, depth: int, k: int) -> int:
+        """Of newcomers' heads that are not at home on the gpu, the tokens for which a cache has room."""
+        heads, segment = self.placement.shape.num_kv_heads, self.placement.cache[depth][k]
+        off_gpu = [heads - self.placement.heads_on_gpu(depth, k, g.row) for g in boarding.newcomers[k]]
+        kept = [min(g.prompt_len, segment.capacity) for g in boarding.newcomers[k]]
+        return sum(n * tokens for n, tokens in zip(off_gpu, kept, strict=True)) * segment.pair_bytes
 
     def _moved(self, boarding: Boarding, tasks: Iterable[Task]) -> None:
         """Each head of who moves, from its home to its new one; before anything else touches either in that layer."""

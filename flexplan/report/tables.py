@@ -15,6 +15,7 @@ from flexplan.cost import experts_touched
 from flexplan.errors import visible
 from flexplan.graph import LANES, TIERS
 from flexplan.model import weight_tensors
+from flexplan.model.layers import separates
 from flexplan.report.answers import answers, colours
 from flexplan.sandbox import schedule_of
 from flexplan.schedule import rolls
@@ -135,7 +136,8 @@ def policy_lines(plan: Plan) -> list[str]:
     """Who made the policy, its block, its switches."""
     p = plan.policy
     block = f"{p.gpu_batch_size} sequences x {p.num_gpu_batches} micro-batches = {p.block_size} a block"
-    switches = [f"{name} {'on' if getattr(p, name) else 'off'}" for name in SWITCHES]
+    on = {name: getattr(p, name) for name in SWITCHES} | {"sep_layer": separates(plan.problem.model, p.sep_layer)}
+    switches = [f"{name} {'on' if on[name] else 'off'}" for name in SWITCHES]
     switches += [f"attn_sparsity {p.attn_sparsity:g}"] if p.attn_sparsity < 1 else []
     switches += [f"{name} {getattr(p, name):g}" for name in ("admit_tokens", "room_percent") if getattr(p, name)]
     by = f"Policy by planner {plan.planner}, schedule {plan.schedule}"

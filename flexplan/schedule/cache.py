@@ -63,7 +63,8 @@ class CacheVerbs(Emitter):
         """Old values of all streamed grains that come to the gpu apart from their keys."""
         if not self.placement.chooses or not layer.attends:
             return 0
-        return self.placement.segment(layer, k).streamed * self.placement.chosen(p.i, k)
+        segment = self.placement.segment(layer, k)
+        return segment.streamed * self.placement.chosen(p.i, segment)
 
     def _choices(self, p: Pass, layer: Layer, k: int) -> Accesses:
         """Which of them."""

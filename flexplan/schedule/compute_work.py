@@ -19,22 +19,18 @@ class ComputeWork:
         self._sparsity = placement.policy.attn_sparsity
         self._of_lengths = remembered(self._work, maxsize=4096)
 
-    def of(self, half: str, layer: Layer, i: int, k: int, context: float) -> Work:
+    def of(self, half: str, layer: Layer, i: int, k: int, read: float) -> Work:
         """Work of a half of compute (project or route, merge) or all of it (compute), for token i of micro-batch k.
 
-        A row has ``context`` positions, in the mean.
+        A row reads ``read`` positions, in the mean.
         """
         resident = streamed = 0
         if i and layer.attends:
             segment = self.placement.segment(layer, k)
             resident, streamed = segment.grains[0], segment.streamed
-        new = self.placement.new_tokens(i, k)
-        prompt, read = new == context, context
-        if layer.attends:
-            read = self.placement.shape.attended(layer.depth, context)
-        rows = self.placement.rows(k)
+        new, rows = self.placement.new_tokens(i, k), self.placement.rows(k)
         depth = layer.depth if layer.depth < self.placement.shape.dense_layers else -1  # the others are alike
-        return self._of_lengths(half, layer.role, depth, rows, new, read, prompt, resident, streamed)
+        return self._of_lengths(half, layer.role, depth, rows, new, read, not i, resident, streamed)
 
     def _work(
         self,

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from weakref import WeakMethod
 
 from flexplan.graph import INLINE, KINDS, Access, Task, Work
+from flexplan.model import Layer
 from flexplan.placement import Layout, Placement
 
 Tasks = Iterator[Task]
@@ -63,9 +64,10 @@ class Emitter:
     ) -> Task:
         return Task(kind, self._lanes[kind], p.i, j, k, part, work, reads, writes)
 
-    def _context(self, p: Pass, k: int) -> float:
-        """Positions of one row after this pass, in the mean of a micro-batch."""
-        return self.placement.context(p.i, k)
+    def _attended(self, p: Pass, layer: Layer, k: int) -> float:
+        """Positions of one row that it reads in this pass, in the mean of a micro-batch."""
+        context = self.placement.context(p.i, k)
+        return self.placement.shape.attended(layer.depth, context) if layer.attends else context
 
     def _turn(self, p: Pass, group: int, groups: int, k: int) -> int:
         """The index of what a ring holds for one of ``groups`` turns that micro-batch k has in a pass.

@@ -26,7 +26,7 @@ class ExpertVerbs(WeightVerbs, HiddenVerbs):
         w, index = placement.weights[j], self._weight_index(p.number, j)
         reads, written = self._hidden_in(p, j, k)
         router = access("weights_gpu", j, w.part_bytes["gpu"]) + access("weight_ring", index, w.experts_at)
-        work = self._work.of("route", layer, p.i, k, self._context(p, k))
+        work = self._work.of("route", layer, p.i, k, self._attended(p, layer, k))
         yield self._task("route", p, j, k, work, router + reads, written + self._routes(p, j, k))
         nbytes, end = placement.chosen_bytes(k), w.part_bytes["cpu"]
         chosen, told = access("routes", index, nbytes), access("routes_host", index, nbytes)

@@ -36,13 +36,15 @@ def heads_moved(placement: Placement, depth: int, move: Move) -> Iterator[MovedH
 def columns_moved(move: Move, number: int, was_room: int, now_room: int) -> Iterator[tuple[int, int, int]]:
     """(column, new column, tokens) of what a guest has before pass ``number``, from one ring to another, in order.
 
-    A token is in the column of the pass in which it came there, modulo the room of its seat.
+    A token is in the column of the pass in which it came there, modulo the room of the ring, which has the last ones.
 
     >>> from flexplan.schedule import Guest
     >>> list(columns_moved(Move(Guest(0, 0, 0, 2, 3, 9), Guest(0, 1, 0, 2, 3, 9)), 4, 4, 6))
     [(0, 0, 4)]
+    >>> list(columns_moved(Move(Guest(0, 0, 0, 2, 3, 9), Guest(0, 1, 0, 2, 3, 9)), 4, 3, 3))
+    [(1, 1, 2), (0, 0, 1)]
     """
-    at = number + 1 - move.was.context(number)
+    at = number - min(move.was.context(number) - 1, was_room)
     while at < number:
         count = min(number - at, was_room - at % was_room, now_room - at % now_room)
         yield at % was_room, at % now_room, count

@@ -1,7 +1,8 @@
 """A rolling pass: whoever sits decodes a token, and the prompts of newcomers go through the same layers behind them.
 
 The cache of a seat is a ring of columns: in pass n every row of a micro-batch writes column n modulo its room, so one
-place serves all rows, and a row begins where its prompt did.  Newcomers' prompts stand one behind the other as one row;
+place serves all rows, and a row begins where its prompt did; of a layer with a window the ring is as long as that.
+Newcomers' prompts stand one behind the other as one row;
 their keys and values go to the columns before the next pass's, the last of them into that of this pass, behind the
 decoding rows, which write there, too.
 """
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from flexplan.cost import work as cost
 from flexplan.errors import PolicyError
 from flexplan.graph import Access, Finished, Sweep, Task, TaskGraph, Work, never
-from flexplan.model import EMBED, HEAD, MLP, Layer, ModelShape
+from flexplan.model import EMBED, HEAD, MLP, Layer
 from flexplan.model.layers import TRANSFORMER
 from flexplan.placement import ID_BYTES, PASSES_IN_FLIGHT, Layout, Placement
 from flexplan.policy import Policy, rolling_block
@@ -38,7 +39,7 @@ def rolling_graph(name: str, problem: Problem, policy: Policy) -> TaskGraph:
     ``finished`` of its sweeps is asked of requests, by their places in the workload; where nobody is asked, on paper,
     answers end where they are likely to.
     """
-    refuse_to_roll(policy, problem.model)
+    refuse_to_roll(policy)
     block = rolling_block(problem.workload, policy)
     placement = Placement.of(problem.model, policy, block)
 
@@ -66,11 +67,10 @@ def sweep_of_boarding(placement: Placement, boarding: Boarding) -> Sweep:
     return sweep_of(RollingVerbs(placement), boarding)
 
 
-def refuse_to_roll(policy: Policy, shape: ModelShape) -> None:
+def refuse_to_roll(policy: Policy) -> None:
     """Raise PolicyError for what the schedule does not do, each by its name."""
     streams = policy.cache_gpu_percent < 100 and (not policy.cpu_cache_compute or policy.cache_stream_percent)
     for wrong, what, fix in (
-        (shape.windows or shape.odd_scores, "windows, caps, sinks, slopes or latent attention", "another model"),
         (policy.act_gpu_percent < 100, f"act_gpu_percent {policy.act_gpu_percent:g}", "act_gpu_percent=100"),
         (policy.cache_disk_percent, f"cache_disk_percent {policy.cache_disk_percent:g}", "no cache on disk"),
         (policy.attn_sparsity < 1, f"attn_sparsity {policy.attn_sparsity:g}", "attn_sparsity=1.0"),
@@ -96,8 +96,9 @@ class RollingVerbs(Verbs):
         self._batches = len(placement.block.batches)
         self._door_work = remembered(self._door_work_of, maxsize=1024)
 
-    def _context(self, p: Pass, k: int) -> float:
-        return max(2.0, self.boarding.contexts[k] / self.placement.rows(k))
+    def _attended(self, p: Pass, layer: Layer, k: int) -> float:
+        window = self.placement.shape.window(layer.depth) if layer.attends else 0
+        return self.boarding.attended(k, window) / self.placement.rows(k)
 
     # -- who decodes ----------------------------------------------------------------------------------------------
     def load_ids(self, p: Pass, k: int) -> Tasks:
@@ -150,7 +151,8 @@ class RollingVerbs(Verbs):
             return
         depth = self.layers[j].depth
         for n, move in enumerate(self.boarding.moves, 1):
-            nbytes = (move.was.context(p.number) - 1) * self.placement.segment(self.layers[j], move.was.k).pair_bytes
+            segment = self.placement.segment(self.layers[j], move.was.k)
+            nbytes = min(move.was.context(p.number) - 1, segment.capacity) * segment.pair_bytes
             for kind, source, target, first, stop in heads_moved(self.placement, depth, move):
                 reads, writes = self._home(depth, move.was.k, source), self._home(depth, move.now.k, target)
                 yield self._task(kind, p, j, move.now.k, _MOVE_WORK[kind]((stop - first) * nbytes), reads, writes, n)
@@ -170,7 +172,7 @@ class RollingVerbs(Verbs):
         layer, tokens = self.layers[j], self.boarding.prompt_tokens(k)
         part = 1 + p.number  # no two doors' tasks have one name
         hidden = access("hidden_prefill", place, tokens * self.placement.shape.hidden_size * self._element)
-        work, weights = self._door_work(layer.role, self._lengths(k)), self._weights(p, j)
+        work, weights = self._work_at_door(layer, k), self._weights(p, j)
         door = Pass(p.number, 0, p.ks)
         yield from self._unpack_weight(p, j, k)
         if layer.role == EMBED:
@@ -208,25 +210,35 @@ class RollingVerbs(Verbs):
             yield self._task("store_cache", door, j, k, cost.down_work(leaving), fresh, home, part)
 
     def _leaving(self, layer: Layer, k: int) -> int:
-        """Tokens of newcomers' heads whose home is not the gpu."""
+        """Tokens of newcomers' heads that are kept, and whose home is not the gpu."""
         heads, stays = self.placement.shape.num_kv_heads, self.placement.heads_on_gpu
-        return sum((heads - stays(layer.depth, k, g.row)) * g.prompt_len for g in self.boarding.newcomers[k])
+        room = self.placement.segment(layer, k).capacity
+        some = self.boarding.newcomers[k]
+        return sum((heads - stays(layer.depth, k, g.row)) * min(g.prompt_len, room) for g in some)
 
     def _staying(self, layer: Layer, k: int) -> bool:
-        return self._leaving(layer, k) < self.boarding.prompt_tokens(k) * self.placement.shape.num_kv_heads
+        """Does anything of them stay?"""
+        heads = self.placement.shape.num_kv_heads
+        return min(g.row for g in self.boarding.newcomers[k]) * heads < self.placement.segment(layer, k).grains[0]
 
-    def _door_work_of(self, role: str, lengths: tuple[int, ...]) -> Work:
+    def _work_at_door(self, layer: Layer, k: int) -> Work:
+        s = self.placement.shape
+        depth = layer.depth if layer.depth < s.dense_layers else -1  # the others are alike
+        window = s.window(layer.depth) if layer.attends else 0
+        return self._door_work(layer.role, depth, window, self._lengths(k))
+
+    def _door_work_of(self, role: str, depth: int, window: int, lengths: tuple[int, ...]) -> Work:
         s, tokens = self.placement.shape, sum(lengths)
         if role == EMBED:
             return cost.embed_work(s, tokens)
         if role == HEAD:
             return cost.head_work(s, len(lengths))
         if role == MLP:
-            return cost.mlp_work(s, tokens)
+            return cost.mlp_work(s, tokens, depth)
         work = cost.project_work(s, tokens).plus(cost.merge_work(s, tokens))
         for length in lengths:
-            work = work.plus(cost.prompt_attention_work(s, 1, length))
-        return work.plus(cost.mlp_work(s, tokens)) if role == TRANSFORMER else work
+            work = work.plus(cost.prompt_attention_work(s, 1, length, min(length, window or length)))
+        return work.plus(cost.mlp_work(s, tokens, depth)) if role == TRANSFORMER else work
 
     # -- what they share ------------------------------------------------------------------------------------------
     @property

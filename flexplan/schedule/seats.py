@@ -86,6 +86,14 @@ class Boarding:
         """True where nobody is there: those who have stepped back wait for their last token, and no pass is made."""
         return not self.guests and not self.newcomers
 
+    def attended(self, k: int, window: int) -> int:
+        """Tokens that the guests of a micro-batch attend to, all together, where each reads its newest; 0 is all."""
+        if not window:
+            return self.contexts[k]
+        group = self.guests[k]
+        decoded = (self.contexts[k] - sum(one.context(0) for one in group)) // len(group)  # the passes of theirs so far
+        return sum(min(window, one.context(decoded)) for one in group)
+
     def prompt_tokens(self, k: int) -> int:
         """Tokens of the prompts that come in at the door of a micro-batch."""
         return sum(guest.prompt_len for guest in self.newcomers.get(k, ()))

@@ -30,7 +30,7 @@ def graph_of(name: str, problem: Problem, policy: Policy, passes: Passes, live: 
                 first_or_last = i in (0, block.gen_len - 1) or n == len(order) - 1
                 tasks = tasks_of_pass(verbs, Pass(number, i, ks), n == len(order) - 1)
                 # sparse attention loads another whole number of values from time to time; a full window grows no more
-                steps = ((placement.chosen(i, k), placement.full_rings(i, k)) for k in ks)
+                steps = ((placement.chosen_by_layers(i, k), placement.full_rings(i, k)) for k in ks)
                 pattern = None if first_or_last else (ks, *steps)
                 yield Sweep(i, ks, tasks, pattern=pattern)
                 number += 1

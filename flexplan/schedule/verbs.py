@@ -47,7 +47,7 @@ class Verbs(ExpertVerbs, CacheVerbs):
             p,
             j,
             k,
-            self._work.of("project", layer, p.i, k, self._context(p, k)),
+            self._work.of("project", layer, p.i, k, self._attended(p, layer, k)),
             self._weights(p, j) + reads + cached,
             writes,
         )
@@ -64,7 +64,7 @@ class Verbs(ExpertVerbs, CacheVerbs):
     def _attend_on_host(self, p: Pass, j: int, k: int) -> Tasks:
         layer = self.layers[j]
         s, turn, placement = self.placement.segment(layer, k), self._attention_turn(p, layer, k), self.placement
-        hosted, context = placement.hosted(p.i, layer, k), self._context(p, k)
+        hosted = placement.hosted(p.i, layer, k)
         nbytes = self._hosted_bytes(p, layer, k)
         queries_host, out = access("queries_host", turn, nbytes), access("attention_host", turn, nbytes)
         yield self._task("send_query", p, j, k, cost.down_work(nbytes), access("queries", turn, nbytes), queries_host)
@@ -75,8 +75,7 @@ class Verbs(ExpertVerbs, CacheVerbs):
             homes += access("cache_relay", turn, old) + self._cache_out(p, layer, k)
             out += (Access("cache_relay", turn, at, at + s.disk_row_bytes),)  # the new row among the old ones
         sparsity = placement.policy.attn_sparsity
-        read = placement.shape.attended(layer.depth, context)
-        work = cost.host_attention_work(placement.shape, hosted, read, s.pair_bytes, sparsity)
+        work = cost.host_attention_work(placement.shape, hosted, self._attended(p, layer, k), s.pair_bytes, sparsity)
         yield self._task("attend", p, j, k, work, queries_host + homes + self._begins_on_host(p, k), out)
         yield from self.write_cache(p, j, k)
 
@@ -87,7 +86,7 @@ class Verbs(ExpertVerbs, CacheVerbs):
     def finish(self, p: Pass, j: int, k: int) -> Tasks:
         """The rest of the step, or all of it where the gpu does all the attention."""
         layer = self.layers[j]
-        work = self._work.of("compute", layer, p.i, k, self._context(p, k))
+        work = self._work.of("compute", layer, p.i, k, self._attended(p, layer, k))
         yield from self._load_experts(p, j, k)
         yield from self._unpack_weight(p, j, k)
         if layer.role == EMBED:
@@ -100,7 +99,7 @@ class Verbs(ExpertVerbs, CacheVerbs):
             yield self._task("compute", p, j, k, work, self._weights(p, j) + reads, written + ids)
         elif self.placement.on_demand(p.i, layer):
             reads = self._weights(p, j) + self._hidden(p, j, k) + self._routes(p, j, k)
-            work = self._work.of("merge", layer, p.i, k, self._context(p, k))
+            work = self._work.of("merge", layer, p.i, k, self._attended(p, layer, k))
             yield self._task("compute", p, j, k, work, reads, self._hidden_out(p, j, k))
         elif layer.role == MLP:
             reads, written = self._hidden_in(p, j, k)
@@ -121,7 +120,7 @@ class Verbs(ExpertVerbs, CacheVerbs):
         else:
             yield from self._load_values(p, j, k)
             reads += self._probs(p, layer, k) + self._values(p, layer, k)
-        work = self._work.of("merge", layer, p.i, k, self._context(p, k))
+        work = self._work.of("merge", layer, p.i, k, self._attended(p, layer, k))
         yield self._task("compute", p, j, k, work, reads, self._hidden_out(p, j, k))
 
     def _attend_on_gpu(self, p: Pass, j: int, k: int) -> Tasks:
@@ -132,7 +131,7 @@ class Verbs(ExpertVerbs, CacheVerbs):
         writes = written + self._hidden_out(p, j, k) + resident + ring + self._fresh(p, layer, k)
         reads = self._weights(p, j) + reads + ((resident + ring) if p.i else ())
         yield self._task(
-            "compute", p, j, k, self._work.of("compute", layer, p.i, k, self._context(p, k)), reads, writes
+            "compute", p, j, k, self._work.of("compute", layer, p.i, k, self._attended(p, layer, k)), reads, writes
         )
         yield from self.store_cache(p, j, k)
         yield from self.write_cache(p, j, k)

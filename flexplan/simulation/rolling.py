@@ -18,7 +18,7 @@ from flexplan.placement import Layout, Placement, fewer_layers, lookahead
 from flexplan.policy import Block, Policy, rolling_block
 from flexplan.problem import Problem, Workload
 from flexplan.schedule import Boarding, Seats, sweep_of_boarding
-from flexplan.simulation.bounds import busy_seconds
+from flexplan.simulation.bounds import busy_seconds, reached
 from flexplan.simulation.simulator import simulate_graph
 
 SAMPLES = 24
@@ -72,19 +72,26 @@ def least_job_s(problem: Problem, policy: Policy, samples: int) -> float:
 
 
 def _least_of_pass(problem: Problem, policy: Policy, block: Block, boarding: Boarding) -> dict[str, float]:
-    """Seconds of every lane and resource in one pass; layers are alike, so from one and two of them."""
-    layers, rates = problem.model.num_layers, Rates(problem.hardware)
-    if layers <= 2:
+    """Seconds of every lane and resource in one pass: a turn of layers adds what the next one does."""
+    model, rates = problem.model, Rates(problem.hardware)
+    few = model.first_of_all_kinds
+    more = few + model.layer_period
+    if model.num_layers <= more:
         return busy_seconds(_sweep(problem, policy, block, boarding).tasks, rates)
-    one, two = (busy_seconds(_sweep(problem.with_layers(n), policy, block, boarding).tasks, rates) for n in (1, 2))
-    return {name: one.get(name, 0.0) + (layers - 1) * (two[name] - one.get(name, 0.0)) for name in two}
+    less, found = (
+        busy_seconds(_sweep(problem.with_layers(n), policy, block, boarding).tasks, rates) for n in (few, more)
+    )
+    return reached(less, found, (model.num_layers - few) / (more - few))
 
 
 def _waits(problem: Problem, policy: Policy, block: Block, boardings: Sequence[Boarding]) -> float:
     """How many times as long as its least a pass takes, behind the one before it: on a few layers."""
-    step = max(2, lookahead(policy) + 1)
-    layers = min(problem.model.num_layers, fewer_layers(problem.model.num_layers, policy, 2 * step))
-    shallow = problem.with_layers(layers)
+    model, step = problem.model, max(2, lookahead(policy) + 1)
+    least = max(2 * step, model.layer_period)
+    layers = min(model.num_layers, fewer_layers(model.num_layers, policy, least))
+    # dense layers before experts are few of many, and would be most of a few
+    alike = model if layers == model.num_layers else model.model_copy(update={"dense_layers": 0})
+    shallow = problem.model_copy(update={"model": alike}).with_layers(layers)
     sweeps = [_sweep(shallow, policy, block, boarding) for boarding in boardings]
     placement = Placement.of(shallow.model, policy, block)
     graph = TaskGraph.of("rolling", placement.live, Layout.of(placement).buffers, sweeps)

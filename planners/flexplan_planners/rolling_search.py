@@ -17,6 +17,7 @@ from flexplan.policy import Block, Policy, rolling_block
 from flexplan.problem import Problem, Workload
 from flexplan.sandbox import schedule_of
 from flexplan.simulation import job_time, least_job_s, peak_bytes
+from flexplan.units import round_up
 
 _BATCHES = 2, 4, 8, 16, 32
 _PARTS = 1.0, 0.75, 0.5, 0.3  # of the seats that memory has room for
@@ -187,12 +188,14 @@ class RollingSearch:
         return all(need[tier] <= most for tier, most in self.budgets.items())
 
     def _need(self, policy: Policy) -> Mapping[str, float]:
-        """Bytes of each tier, by two and four layers: each further one takes as much."""
-        layers = self.problem.model.num_layers
-        if layers <= _SHALLOW:
+        """Bytes of each tier, by layers of all kinds and a turn or two of them more: each further one takes as much."""
+        model = self.problem.model
+        turns = round_up(2, model.layer_period)
+        layers, few = model.num_layers, max(2, model.first_of_all_kinds)
+        if layers <= max(_SHALLOW, few + turns):
             return peak_bytes(self.problem, policy, self.schedule)
-        two, four = (peak_bytes(self.problem.with_layers(n), policy, self.schedule) for n in (2, 4))
-        return {tier: two[tier] + (layers - 2) * _ROUNDED * (four[tier] - two[tier]) / 2 for tier in two}
+        less, more = (peak_bytes(self.problem.with_layers(n), policy, self.schedule) for n in (few, few + turns))
+        return {tier: less[tier] + (layers - few) / turns * _ROUNDED * (more[tier] - less[tier]) for tier in less}
 
     def _least(self, policy: Policy) -> float:
         return least_job_s(self.problem, policy, _FEW)

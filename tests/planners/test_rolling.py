@@ -7,15 +7,20 @@ from dataclasses import replace
 from functools import cache
 
 import pytest
-from flexplan_planners.rolling_search import thinned
+from flexplan_planners.rolling_search import RollingSearch, thinned
 
+from flexplan.cost import Rates
 from flexplan.errors import InfeasiblePlan, PolicyError, UsageError
 from flexplan.explanation.phases import job_bound
+from flexplan.placement import Placement
 from flexplan.plan import Plan, simulate, solve
 from flexplan.policy import Policy, rolling_block
 from flexplan.problem import Problem, Workload, expectation_of
 from flexplan.sandbox import schedule_of
+from flexplan.schedule import sweep_of_boarding
 from flexplan.simulation import job_time, least_job_s, peak_bytes
+from flexplan.simulation.bounds import busy_seconds
+from flexplan.simulation.rolling import _least_of_pass, boardings_of
 from flexplan.testing import policy_with
 
 
@@ -52,6 +57,24 @@ def test_a_job_takes_no_less_than_its_work() -> None:
     job = job_time(plan.problem, plan.policy)
     assert job.bound_s <= least_job_s(plan.problem, plan.policy, 24) * 1.001 <= job.seconds * 1.002
     assert job_bound(plan).total_s == pytest.approx(job.bound_s)
+
+
+@pytest.mark.parametrize("name", ["openai/gpt-oss-20b", "google/gemma-3-1b-it", "deepseek-ai/DeepSeek-V2-Lite"])
+def test_layers_of_several_kinds_are_counted_by_few(name: str) -> None:
+    """Windows in turns, dense layers before experts; the last turn may be cut short."""
+    work = ragged(40).workload
+    machine = {"gpu_mem": "80G", "cpu_mem": "200G", "disk_mem": 0, "hardware": "h200-pcie5"}
+    problem = Problem.of(name, prompt_lens=work.prompt_lens, gen_lens=work.gen_lens, **machine)
+    policy = Policy(4, 2, 20, 80, 50, 50, cpu_cache_compute=True)
+    found = RollingSearch(problem, (True,), (False,), {}, rounds=0)._need(policy)
+    need = peak_bytes(problem, policy, schedule_of("rolling"))
+    assert all(need[tier] <= found[tier] <= 1.02 * need[tier] for tier in need), (need, found)
+    boardings, block = boardings_of(problem.workload, policy), rolling_block(problem.workload, policy)
+    placement = Placement.of(problem.model, policy, block)
+    whole = busy_seconds(sweep_of_boarding(placement, boardings[1]).tasks, Rates(problem.hardware))
+    assert max(_least_of_pass(problem, policy, block, boardings[1]).values()) == pytest.approx(
+        max(whole.values()), 0.01
+    )
 
 
 def test_more_samples_say_nearly_the_same() -> None:

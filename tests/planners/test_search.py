@@ -11,6 +11,7 @@ from problems import problem, shape
 
 from flexplan import Plan, Policy, Problem
 from flexplan.errors import PolicyError
+from flexplan.report.tables import policy_lines
 from flexplan.sandbox import schedule_of
 from flexplan.simulation import PHASES, Forecast, PhaseName
 
@@ -41,7 +42,12 @@ def test_layers_whose_halves_stand_side_by_side_stay_whole() -> None:
     parallel = shape(parallel=True)
     asked = problem(model=parallel, gpu=4)
     assert not any(c.policy.sep_layer for c in SearchPlanner().ranking(asked))
-    for wrong in (lambda: SearchPlanner(sep_layer=(True,)).plan(asked), lambda: Plan.of(asked, Policy(2, 2))):
+    room = problem(model=parallel, gpu=40)
+    by_hand = Plan.of(room, Policy(2, 2))
+    assert "sep_layer off" in policy_lines(by_hand)[-1]
+    assert "sep_layer on" in policy_lines(Plan.of(problem(gpu=40), Policy(2, 2)))[-1]
+    halves = Policy(2, 2, sep_layer=True)
+    for wrong in (lambda: SearchPlanner(sep_layer=(True,)).plan(asked), lambda: Plan.of(asked, halves)):
         with pytest.raises(PolicyError, match=r"FP218.*side by side"):
             wrong()
 

@@ -77,7 +77,8 @@ class AttentionMeanings(WeightMeanings, HiddenMeanings, CacheMeanings):
 
     def _chosen(self, layer: Layer, i: int, k: int) -> int:
         """Old values, of all streamed grains, that are brought after their keys."""
-        return self.placement.segment(layer, k).streamed * self.placement.chosen(i, k)
+        segment = self.placement.segment(layer, k)
+        return segment.streamed * self.placement.chosen(i, segment)
 
     def _load_values(self, t: Task) -> Meaning:
         layer = self._attends(t, old=True)

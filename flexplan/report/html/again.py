@@ -113,5 +113,6 @@ def _by_hand(policy: Policy) -> Iterator[str]:
         for tier in ("gpu", "cpu"):
             yield repr(getattr(policy, f"{what}_{tier}_percent"))
     for name in ("overlap", "sep_layer", "pin_weight", "cpu_cache_compute"):
-        flag = name.replace("_", "-")
-        yield f"--{flag}" if getattr(policy, name) else f"--no-{flag}"
+        flag, value = name.replace("_", "-"), getattr(policy, name)
+        if value is not None:
+            yield f"--{flag}" if value else f"--no-{flag}"

@@ -20,7 +20,6 @@ from flexplan.placement import (
     PIECE_ALIGN,
     PROB_BYTES,
     captured_bytes,
-    kept_tokens,
     mask_bytes,
     values_read,
     workspace_bytes,
@@ -91,7 +90,7 @@ class Sizes:
         """Of a row's tokens those that each layer keeps."""
         if not self.shape.windows:
             return [tokens] * self.shape.num_layers
-        return [kept_tokens(self.shape, depth, tokens, self.sparsity) for depth in range(self.shape.num_layers)]
+        return [self.shape.kept(depth, tokens) for depth in range(self.shape.num_layers)]
 
     def _cache(self, tokens: int) -> int:
         """Of one micro-batch, so many tokens of a row in all layers together."""
@@ -158,7 +157,7 @@ class Sizes:
     @cached_property
     def chosen(self) -> int:
         """Values of one grain that a step streams."""
-        return values_read(self.sparsity, self.capacity - 1)
+        return values_read(self.sparsity, max(self._kept(self.capacity)) - 1)
 
     @cached_property
     def choices(self) -> int:

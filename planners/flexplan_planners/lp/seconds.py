@@ -27,7 +27,7 @@ from flexplan.graph import (
     NOTHING,
     Work,
 )
-from flexplan.placement import ID_BYTES, kept_tokens, values_read
+from flexplan.placement import ID_BYTES, values_read
 from flexplan.problem import Problem
 from flexplan_planners.lp.rows import ONE, Row
 from flexplan_planners.lp.switches import CacheHome, Switches
@@ -103,8 +103,8 @@ class PassWork:
     # -- keys and values: every micro-batch ------------------------------------------------------------------------
     def _cache(self, sums: _Sums, home: CacheHome, on_disk: bool, pair_bytes: int, sparsity: float) -> None:
         """New tokens go to their home; old ones come to where attention reads them."""
-        layers, new = self.shape.num_layers, self.grains * self._kept(self.new, sparsity) * pair_bytes
-        old = self.grains * self._kept(self.context - 1, sparsity) * pair_bytes
+        layers, new = self.shape.num_layers, self.grains * self._kept(self.new) * pair_bytes
+        old = self.grains * self._kept(self.context - 1) * pair_bytes
         sums.fixed(D2H, layers)
         for share in ("cache_cpu", "cache_disk"):
             sums.batch(share, D2H, cost.down_work(new), layers)
@@ -120,7 +120,7 @@ class PassWork:
             self._host_attention(sums, pair_bytes, sparsity)
             return
         if sparsity < 1:
-            values = self.grains * values_read(sparsity, self.context - 1) * pair_bytes / 2
+            values = self.grains * self._chosen(sparsity) * pair_bytes / 2
             sums.fixed(H2D_CACHE, layers, chained=True)
             sums.batch("cache_cpu", H2D_CACHE, cost.up_work(values), layers, chained=True)
             old /= 2  # keys alone
@@ -128,12 +128,18 @@ class PassWork:
         for share in ("cache_cpu", "cache_disk"):
             sums.batch(share, H2D_CACHE, cost.up_work(old), layers)
 
-    def _kept(self, tokens: int, sparsity: float) -> float:
+    def _kept(self, tokens: int) -> float:
         """Of a row's tokens those that a layer keeps, on average."""
-        if not self.shape.windows:
-            return tokens
-        layers = range(self.shape.num_layers)
-        return sum(kept_tokens(self.shape, depth, tokens, sparsity) for depth in layers) / len(layers)
+        return self._mean(lambda depth: self.shape.kept(depth, tokens))
+
+    def _chosen(self, sparsity: float) -> float:
+        """Old values of a grain that a layer streams, on average."""
+        return self._mean(lambda depth: values_read(sparsity, self.shape.kept(depth, self.context) - 1))
+
+    def _mean(self, of_layer: Callable[[int], float]) -> float:
+        """Of all layers; without windows they are alike."""
+        layers = range(self.shape.num_layers if self.shape.windows else 1)
+        return sum(map(of_layer, layers)) / len(layers)
 
     def _host_attention(self, sums: _Sums, pair_bytes: int, sparsity: float) -> None:
         """Queries down, attention over the keys and values where they live, its result up."""

@@ -4,6 +4,7 @@ cache_views  Bytes of the cache as keys and values: by grain and by token.
 dense        Attention of a prompt, and of one token over grains wherever they live.
 host         Attention on the host over memory that stays where it is: what is found out once.
 packed       Attention of one token over a packed cache, wherever it lies.
+prompts      Attention of prompts over themselves, by what a layer makes of scores.
 ring         A cache whose columns are a ring, in the order of places.
 scored       Attention with scores that the kernels do not know: caps, sinks, slopes.
 sparse       Attention of one token that reads only the values with the largest weights.
@@ -23,6 +24,7 @@ from flexplan_runtime.attention.cache_views import (
 from flexplan_runtime.attention.dense import decode_attention, prompt_attention, prompt_mask
 from flexplan_runtime.attention.host import HostAttention
 from flexplan_runtime.attention.packed import decode_attention_packed
+from flexplan_runtime.attention.prompts import attention_by_rule
 from flexplan_runtime.attention.scored import (
     attention_weights,
     scored_attention,
@@ -33,6 +35,7 @@ from flexplan_runtime.attention.sparse import choose, sparse_attention
 
 __all__ = [
     "HostAttention",
+    "attention_by_rule",
     "attention_weights",
     "by_grain",
     "by_token",

@@ -48,7 +48,7 @@ def choose(probs_GPT: Tensor, pads_G: Tensor, newest: Tensor, sparsity: float) -
     """
     tokens = probs_GPT.shape[2]
     most = values_read(sparsity, tokens - 1)
-    last = newest.expand(len(probs_GPT), 1)
+    last = (newest % tokens).expand(len(probs_GPT), 1)  # in a second lap of a ring
     ranked = probs_GPT.sum(1).scatter(1, last, -1.0).topk(most, sorted=True).indices
     old = newest - pads_G
     kept = (sparsity * old.double()).long().clamp(min=1).minimum(old)

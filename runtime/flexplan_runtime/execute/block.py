@@ -37,14 +37,8 @@ class BatchState:
     logprobs: Logprobs | None  # None where no row asks for them
     penalties: Penalties | None = None  # None where no row has a rule
     scoring: Scoring | None = None  # None where tokens are chosen
-    column: Tensor | None = None  # (1,) where the newest token is kept, if that is not its place
     rings: Mapping[int, Ring] = field(default_factory=dict)  # by their room, the caches that are too small for a row
     _host_unread: dict[int, Tensor] = field(default_factory=dict)  # by window; they stay where the kernel was told
-
-    @property
-    def kept_at(self) -> Tensor:
-        """(1,) the column of the cache in which the newest token is kept."""
-        return self.position if self.column is None else self.column
 
     def prompt_positions(self, prompt_len: int) -> Tensor:
         """(B, S) positions of the padded prompt in each row's own counting; padding is negative."""
@@ -154,7 +148,10 @@ def batch_states(
         counts = [row.logprobs for row in here]
         grain_pads = pads.repeat_interleave(placement.shape.num_kv_heads)
         on_device, grains_on_device = pads.to(device), grain_pads.to(device, torch.int32)
-        rings = {room: Ring.of(room, batch.prompt_len, grains_on_device, grain_pads) for room in placement.rings(k)}
+        rings = {
+            room: Ring.of(room, max(0, batch.prompt_len - room), grains_on_device, grain_pads)
+            for room in placement.rings(k)
+        }
         states.append(
             BatchState(
                 rows=tuple(row.draw for row in here),

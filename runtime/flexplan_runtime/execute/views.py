@@ -115,7 +115,7 @@ class TaskView:
     @property
     def kept_at(self) -> Tensor:
         """(1,) on the device: the column of the newest token."""
-        return self.batch.kept_at if self.ring is None else self.ring.column
+        return self.batch.position if self.ring is None else self.ring.column
 
     @property
     def unread(self) -> Tensor:
@@ -132,7 +132,8 @@ class TaskView:
         if self.ring is None:
             self.batch.slide_on_host(self.rule.window, self.place + 1)
         else:
-            position = self.placement.context(self.task.i, self.task.k) - 1
+            number = self.task.i - 1  # of the pass, by which seats count
+            position = number if self.placement.rolls else self.placement.context(self.task.i, self.task.k) - 1
             self.ring.slide_on_host(position, self.place, self.batch.host_grain_pads)
 
     def positions(self) -> Tensor:

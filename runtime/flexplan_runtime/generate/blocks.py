@@ -210,10 +210,8 @@ class BlockRoom:
 
 def refuse_what_does_not_roll(model: PlacedModel, *, scoring: bool) -> None:
     """Raise PolicyError for what a rolling schedule does not do for a model, by its name."""
-    plain = model.family.rule(0, model.env.device).is_plain and not model.shape.windows
     for wrong, what in (
         (scoring, "the scoring of tokens"),
-        (not plain, "attention with windows, caps, sinks or slopes"),
         (not model.math.causal, "prompts that are read both ways"),
         (
             model.policy.room_percent and model.family.turns_by_length,

@@ -48,7 +48,7 @@ class RollingRun(BlockRun):
         if boarding.moves:
             self.state.moves[number] = boarding.moves
         for k, guests in boarding.guests.items():
-            begins = begins_of(guests, number, batches[k].num_rows, batches[k].prompt_len)
+            begins = begins_of(guests, number, batches[k].num_rows)
             self._fill("seats_host", number % PASSES_IN_FLIGHT * len(batches) + k, begins)
             self.state.choices[sweep.i, k] = self._choice_of_seats(guests, number, batches[k].num_rows)
         doors = self.plan.placement.block.doors

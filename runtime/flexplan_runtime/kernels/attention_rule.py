@@ -61,7 +61,7 @@ class AttentionRule:
         if self.slopes_KP is not None:
             slopes_GP1 = _of_grains(self.slopes_KP, first_grain, len(scores_GPT))[:, :, None]
         if slopes_GP1 is not None and self.rounded:
-            begins = places[(~unread).int().argmax(-1, keepdim=True)]
+            begins = places.where(~unread, places.max() + 1).amin(-1, keepdim=True)  # of a ring not in the first column
             scores_GPT.add_(slopes_GP1.bfloat16() * (places - begins))
         scores_GPT.mul_(self.scale)
         if self.softcap is not None:

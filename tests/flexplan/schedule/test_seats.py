@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from flexplan.errors import GraphError
 from flexplan.graph import Sweep, Task, TaskGraph, check_graph, check_order, never
+from flexplan.model.shape import Latent
 from flexplan.placement import Placement
 from flexplan.policy import Policy, need_of, rolling_block
 from flexplan.problem import Problem, Workload
@@ -145,16 +146,26 @@ ROLLING = {
 }
 
 
-def problem_of(requests: list[tuple[int, int]]) -> Problem:
+LATENT = Latent(size=48, turned=16, plain=16, value=32)
+MODELS = {
+    "plain": small_shape(),
+    "windows": small_shape().model_copy(update={"windows": (3, 0, 5)}),
+    "latent": small_shape().model_copy(update={"latent": LATENT, "num_kv_heads": 1}),
+}
+
+
+def problem_of(requests: list[tuple[int, int]], model: str = "plain") -> Problem:
     lens, most = tuple(p for p, _ in requests), tuple(g for _, g in requests)
-    return Problem.of(small_shape(), gpu_mem="8G", cpu_mem="8G", disk_mem="8G", prompt_lens=lens, gen_lens=most)
+    return Problem.of(MODELS[model], gpu_mem="8G", cpu_mem="8G", disk_mem="8G", prompt_lens=lens, gen_lens=most)
 
 
-@pytest.mark.parametrize("name", ROLLING)
+@pytest.mark.parametrize(
+    ("name", "model"), [*((name, "plain") for name in ROLLING), ("between", "windows"), ("between", "latent")]
+)
 @settings(max_examples=10, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 6)), min_size=1, max_size=13))
-def test_every_pass_is_proved(name: str, requests: list[tuple[int, int]]) -> None:
-    problem = problem_of(requests)
+def test_every_pass_is_proved(name: str, model: str, requests: list[tuple[int, int]]) -> None:
+    problem = problem_of(requests, model)
     check_graph(rolling_graph("rolling", problem, ROLLING[name]), problem.budgets())
 
 
@@ -167,11 +178,12 @@ def graph_of(name: str) -> TaskGraph:
     return rolling_graph("rolling", problem_of(LONG if name == "outgrown" else REQUESTS), ROLLING[name])
 
 
-def refused(change: Callable[[Sweep], Sweep], name: str = "host", at: int = 1) -> str:
+def refused(change: Callable[[Sweep], Sweep], name: str = "host", at: int = 1, model: str = "plain") -> str:
     """What the laws say of the built-in graph with one pass changed; those before it are accepted."""
-    graph = graph_of(name)
-    block = rolling_block(problem_of(LONG if name == "outgrown" else REQUESTS).workload, ROLLING[name])
-    laws = SeatingLaws(Placement.of(small_shape(), ROLLING[name], block))
+    requests = LONG if name == "outgrown" else REQUESTS
+    graph = rolling_graph("rolling", problem_of(requests, model), ROLLING[name])
+    block = rolling_block(problem_of(requests).workload, ROLLING[name])
+    laws = SeatingLaws(Placement.of(MODELS[model], ROLLING[name], block))
     sweeps = list(graph.sweeps())
     for sweep in sweeps[:at]:
         laws.take(sweep)
@@ -189,11 +201,12 @@ def with_tasks(sweep: Sweep, keep: Callable[[Task], Task | None]) -> Sweep:
     return Sweep(sweep.i, sweep.ks, tasks, boarding=sweep.boarding)
 
 
-def test_the_built_in_graph_keeps_the_laws() -> None:
+@pytest.mark.parametrize("model", MODELS)
+def test_the_built_in_graph_keeps_the_laws(model: str) -> None:
     for policy in ROLLING.values():
         for requests in (REQUESTS, LONG):
-            problem = problem_of(requests)
-            laws = SeatingLaws(Placement.of(small_shape(), policy, rolling_block(problem.workload, policy)))
+            problem = problem_of(requests, model)
+            laws = SeatingLaws(Placement.of(problem.model, policy, rolling_block(problem.workload, policy)))
             for sweep in rolling_graph("rolling", problem, policy).sweeps():
                 laws.take(sweep)
 
@@ -298,6 +311,30 @@ def test_keys_that_go_to_another_seats_cache_are_found() -> None:
         return with_tasks(sweep, lambda task: wrong if task is stored else task)
 
     assert "keeps its tokens in" in refused(elsewhere)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_tokens_of_a_prompt_that_are_not_kept_or_too_many_are_found(model: str) -> None:
+    """The whole of a prompt, where a window has less, or a token less than there is."""
+
+    def other(by: int) -> Callable[[Sweep], Sweep]:
+        def change(sweep: Sweep) -> Sweep:
+            stored = next(t for t in sweep.tasks if t.kind == "store_cache" and not t.i)
+            (fresh,) = stored.reads
+            wrong = stored._replace(reads=(fresh._replace(hi=fresh.hi + by),))
+            return with_tasks(sweep, lambda task: wrong if task is stored else task)
+
+        return change
+
+    for by in (-64, 64):
+        assert "bytes of new tokens" in refused(other(by), at=0, model=model)
+
+
+def test_a_row_reads_its_window() -> None:
+    """In the mean of its micro-batch: some rows have less than a window yet."""
+    boardings = boardings_of(workload_of([(2, 4), (9, 4), (4, 4)]), Policy(3, 1))
+    assert [b.attended(0, 5) for b in boardings[1:]] == [3 + 5 + 5, 4 + 5 + 5, 5 + 5 + 5]
+    assert [b.attended(0, 0) for b in boardings[1:]] == [b.contexts[0] for b in boardings[1:]]
 
 
 def test_bytes_that_are_overwritten_while_they_are_read_are_found() -> None:

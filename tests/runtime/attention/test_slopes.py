@@ -26,3 +26,14 @@ def test_weights_are_those_of_transformers(heads: int, rounded: bool) -> None:
     rule = AttentionRule(SCALE, slopes_KP=torch.tensor(alibi_slopes(heads))[:, None], rounded=rounded)
     by_grain = rule.weights(scores.view(-1, 1, TOKENS).clone(), unread.repeat_interleave(heads, 0))
     torch.testing.assert_close(by_grain.view_as(scores), wanted.masked_fill(unread, -torch.inf).softmax(-1))
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+def test_a_ring_counts_from_a_rows_first_token_wherever_that_lies(rounded: bool) -> None:
+    torch.manual_seed(0)
+    scores, places = torch.randn(2, 1, TOKENS) * 8, torch.arange(TOKENS)
+    unread = MASK[:, None] == 0
+    rule = AttentionRule(SCALE, slopes_KP=torch.tensor([[0.7]]), rounded=rounded)
+    wanted = rule.weights(scores.clone(), unread, 0, places)
+    found = rule.weights(scores.roll(90, -1), unread.roll(90, -1), 0, places.roll(90))
+    torch.testing.assert_close(found, wanted.roll(90, -1))

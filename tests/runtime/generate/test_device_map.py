@@ -28,7 +28,7 @@ each_model = pytest.mark.parametrize("name", [name for name, shape in SHAPES.ite
 
 def plan_for(name: str, shares: tuple[float, float]) -> Plan:
     problem = Problem.of(SHAPES[name], hardware="cpu-host", prompt_len=8, gen_len=2)
-    return Plan.of(problem, policy_with(2, 1, w=shares, sep_layer=not SHAPES[name].parallel))
+    return Plan.of(problem, policy_with(2, 1, w=shares))
 
 
 @each_model

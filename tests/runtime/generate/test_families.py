@@ -18,7 +18,7 @@ from flexplan.model import ModelShape, read_config
 from flexplan.policy import CompressionConfig, Policy
 from flexplan.testing import policy_with
 
-POLICIES = int(os.environ.get("FLEXPLAN_FAMILY_POLICIES", "4"))  # of each family
+POLICIES = int(os.environ.get("FLEXPLAN_FAMILY_POLICIES", "6"))  # of each family
 # what test_grid.py does not have over its hundreds of policies
 FAMILIES = [
     "mistral with windows",
@@ -65,8 +65,12 @@ CASES = [
         num_prompts=5,
         gen_len=6,
     ),
+    # seats are taken at different times, and rings of windows come round; each head by its home, layers in two halves
+    Case(Policy(2, 2, 0, 100, 50, 50, cpu_cache_compute=True, admit_tokens=9), "rolling", num_prompts=9, gen_len=6),
+    Case(Policy(3, 2, 30, 40, overlap=False, sep_layer=False, admit_tokens=5), "rolling", num_prompts=11, gen_len=6),
 ]
 
+SCHEDULES = "zigzag", "rowwise", "rolling"
 FOUR_BITS = (  # weights, the cache, both
     {"compress_weight": True, "comp_weight_config": CompressionConfig(4, 16, 0)},
     {"compress_cache": True, "comp_cache_config": CompressionConfig(4, 8, 2)},
@@ -82,11 +86,20 @@ FOUR_BITS = (  # weights, the cache, both
 def cases(name: str, shape: ModelShape) -> list[Case]:
     """``POLICIES`` of them: the fixed ones, then some that show many pairs of values, a quarter in 4 bits."""
     more = max(0, POLICIES - len(CASES))
-    further = covering(more, seed=crc32(name.encode())) if more else []
+    further = list(map(as_it_rolls, covering(more, crc32(name.encode()), schedule=SCHEDULES))) if more else []
     for n in range(0, more, 4):
         policy = replace(further[n].policy, **FOUR_BITS[n // 4 % len(FOUR_BITS)])
         further[n] = replace(further[n], policy=policy)
     return list(unsplit([*CASES[:POLICIES], *further], shape))
+
+
+def as_it_rolls(case: Case) -> Case:
+    """With what a rolling schedule does not take left out, where it is one."""
+    if case.schedule != "rolling":
+        return case
+    gpu, p = case.policy.cache_gpu_percent, case.policy
+    rest = {"act_gpu_percent": 100.0, "act_cpu_percent": 0.0, "cpu_cache_compute": gpu < 100}
+    return replace(case, policy=replace(p, cache_cpu_percent=100 - gpu, admit_tokens=9, **rest))
 
 
 def unsplit(cases: list[Case], shape: ModelShape) -> Iterator[Case]:

@@ -9,7 +9,6 @@ import json
 import os
 import random
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from alone import SPREAD, by_flexplan, by_transformers
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from flexplan.errors import FlexplanError, ModelFilesError, PromptError
-from flexplan.model import read_config
 from flexplan.model.config import FAMILIES
 
 Config = dict[str, Any]
@@ -231,10 +229,7 @@ def outcome(directory: Path, seed: int, scratch: Path) -> str:
     r = random.Random(seed)
     prompts = [[r.randrange(3, 99) for _ in range(n)] for n in LENGTHS]
     try:
-        policy = replace(
-            SPREAD, sep_layer=not read_config(directory)[0].parallel
-        )  # halves that are one step stay whole
-        ours = by_flexplan(directory, prompts, NEW_TOKENS, scratch, policy)
+        ours = by_flexplan(directory, prompts, NEW_TOKENS, scratch, SPREAD)
     except FlexplanError as refused:
         assert isinstance(refused, ModelFilesError | PromptError), refused
         assert refused.fix

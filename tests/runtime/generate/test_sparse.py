@@ -110,6 +110,15 @@ def test_query_heads_of_a_group_choose_together(family: str, tmp_path: Path) -> 
         agree(tmp_path / "model", prompts, replace(POLICIES[name], attn_sparsity=0.4), tmp_path)
 
 
+@pytest.mark.parametrize("family", ["mistral with windows", "gemma3"])
+def test_of_a_window_values_are_chosen_within_it(family: str, tmp_path: Path) -> None:
+    """Streamed, or where they live, in rings that come round."""
+    saved(CONFIGS[family], tmp_path / "model")
+    prompts = random_prompts(CONFIGS[family].vocab_size)
+    for name in ("on the gpu", "on the host", "streamed in part", "streamed, no overlap", "on both"):
+        agree(tmp_path / "model", prompts, replace(POLICIES[name], attn_sparsity=0.5), tmp_path)
+
+
 def uploaded(model: Path, policy: Policy, length: int, scratch: Path, schedule: str = "zigzag") -> list[int]:
     """Bytes that four decoding steps bring to the gpu, of rows of ``length`` tokens."""
     with opened(model, policy, scratch, schedule=schedule) as lm:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from flexplan_runtime import ExecutionEnv, OffloadedLM
-from flexplan_runtime.execute.handlers import attention
+from flexplan_runtime.attention import prompts as prompts_attend
 from policies import NEAR_TIE, Case, blocks_of, covering, generated, opened, random_prompts, reference
 from tiny_models import CONFIGS, saved
 
@@ -17,6 +17,12 @@ from flexplan.testing import policy_with
 
 LONG = 15  # new tokens: prompts are of 1 to 11, windows of 5
 PACKED = {"compress_cache": True, "comp_cache_config": CompressionConfig(8, 8, 2)}
+IN_4_BITS = {"compress_cache": True, "comp_cache_config": CompressionConfig(4, 8, 2)}
+ROLLING = [
+    Case(Policy(2, 2, 0, 100, 50, 50, cpu_cache_compute=True, admit_tokens=9), "rolling", 9, LONG),
+    Case(Policy(1, 3, sep_layer=False), "rolling", 9, LONG),
+    Case(Policy(3, 2, 30, 40, 0, 100, overlap=False, cpu_cache_compute=True, room_percent=40), "rolling", 9, LONG),
+]
 
 
 def cases(count: int, seed: int) -> list[Case]:
@@ -27,7 +33,7 @@ def cases(count: int, seed: int) -> list[Case]:
 def test_tokens_are_those_of_transformers_when_rings_come_round(name: str, tmp_path: Path) -> None:
     model = saved(CONFIGS[name], tmp_path / "model")
     expected = reference(model, random_prompts(CONFIGS[name].vocab_size, 9), gen_len=LONG)
-    for case in cases(7, seed=len(name)):
+    for case in [*cases(7, seed=len(name)), *ROLLING]:
         output = generated(tmp_path / "model", case, expected.prompts, tmp_path)
         differing = expected.rows_that_differ(case, output)
         assert all(gap < NEAR_TIE for _, gap in differing), f"{case}: {differing}"
@@ -40,11 +46,15 @@ def test_tokens_are_those_of_a_cache_that_keeps_all(name: str, tmp_path: Path, m
     saved(CONFIGS[name], tmp_path / "model")
     prompts = random_prompts(CONFIGS[name].vocab_size, 9)
     some = [replace(case, policy=replace(case.policy, **PACKED)) for case in cases(3, seed=1)]
+    some += [replace(case, policy=replace(case.policy, **IN_4_BITS)) for case in (*cases(2, seed=3), *ROLLING[:2])]
     rings = [generated(tmp_path / "model", case, prompts, tmp_path) for case in some]
     monkeypatch.setattr(ModelShape, "kept", lambda self, depth, tokens: tokens)
     for case, output in zip(some, rings, strict=True):
-        whole = replace(case, policy=replace(case.policy, gpu_batch_size=4))  # another key than what is remembered
-        assert output.tolist() == generated(tmp_path / "model", whole, prompts, tmp_path).tolist(), case
+        policy = replace(case.policy, gpu_batch_size=4)  # another key than what is remembered
+        whole = Case(policy, case.schedule.replace("rolling", "zigzag"), case.num_prompts, LONG)
+        differing = (output != generated(tmp_path / "model", whole, prompts, tmp_path)).any(1).sum()
+        # of few codes one may lie on an edge, and falls to either side with the width of a product
+        assert differing <= (case.policy.comp_cache_config.num_bits == 4), case
 
 
 def test_a_window_takes_the_room_of_a_window(tmp_path: Path) -> None:
@@ -64,9 +74,9 @@ def test_a_long_prompt_attends_window_by_window(name: str, tmp_path: Path, monke
     model = saved(CONFIGS[name], tmp_path / "model")
     expected = reference(model, random_prompts(CONFIGS[name].vocab_size, 9, seed=3))
     prompts = [*expected.prompts[:8], (expected.prompts[0] * 23)[:23]]
-    expected, blocks, by_windows = reference(model, prompts), [], attention._by_windows
-    monkeypatch.setattr(attention, "_by_windows", lambda *given: blocks.append(given) or by_windows(*given))
-    for case in (Case(Policy(9, 1), num_prompts=9), Case(Policy(2, 3, sep_layer=False), num_prompts=9)):
+    expected, blocks, by_parts = reference(model, prompts), [], prompts_attend._by_parts
+    monkeypatch.setattr(prompts_attend, "_by_parts", lambda *given: blocks.append(given) or by_parts(*given))
+    for case in (Case(Policy(9, 1), num_prompts=9), Case(Policy(2, 3, sep_layer=False), "rolling", num_prompts=9)):
         differing = expected.rows_that_differ(case, generated(tmp_path / "model", case, prompts, tmp_path))
         assert all(gap < NEAR_TIE for _, gap in differing), f"{case}: {differing}"
     assert blocks

@@ -5,14 +5,12 @@ Letters as in `attention`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from flexplan.cost import window_parts
 from flexplan_runtime.attention import (
     HostAttention,
+    attention_by_rule,
     attention_weights,
     by_grain,
     by_token,
@@ -21,11 +19,8 @@ from flexplan_runtime.attention import (
     decode_attention_packed,
     disk_pair_bytes,
     pairs_of,
-    prompt_attention,
-    prompt_mask,
     put_grains,
     scored_attention,
-    scored_prompt_attention,
     sparse_attention,
     split_by_home,
     value_rows,
@@ -35,8 +30,6 @@ from flexplan_runtime.execute.handlers.door import attention_at_door
 from flexplan_runtime.execute.handlers.hidden import working_in
 from flexplan_runtime.execute.layer_weights import layer_weights
 from flexplan_runtime.execute.views import TaskView
-from flexplan_runtime.kernels.attention_rule import AttentionRule
-from flexplan_runtime.kernels.availability import compiles_for
 
 
 def project(view: TaskView) -> None:
@@ -61,9 +54,9 @@ def project(view: TaskView) -> None:
 
 def _choose(view: TaskView, q_GPH: Tensor, out_GPH: Tensor) -> None:
     """Of the streamed grains: which old values count and how much, and the newest one's part of attention."""
-    s, old, batch = view.segment, view.old_tokens, view.batch
+    s, old = view.segment, view.old_tokens
     first, rule = s.grains[0], view.rule
-    pads, newest, packing = view.unread[first:], batch.position, view.block.cache_packing
+    pads, newest, packing = view.unread[first:], view.newest, view.block.cache_packing
     keys_GTH = by_grain(view.slot("cache_ring"), s, s.streamed, s.capacity, view.block.cache_dtype, 1)[:, 0, : old + 1]
     probs = attention_weights(q_GPH, keys_GTH, pads, newest, rule, packing, first)
     positions, probs = choose(probs, pads, newest, view.placement.policy.attn_sparsity)
@@ -81,10 +74,11 @@ def attend(view: TaskView) -> None:
     if new_rows is not None:
         view.slot("cache_relay")[at : at + len(new_rows)].copy_(new_rows)
     begins = view.read("seats_host")
-    context = view.place + 1 if begins is None else view.seats.sit_on_host(begins.view(torch.int64))
+    if begins is not None:
+        view.seats.sit_on_host(begins.view(torch.int64))
     view.slide_on_host()
     for part in _on_host(view):
-        part(context)
+        part(view.place + 1)
 
 
 def _on_host(view: TaskView) -> list[HostAttention]:
@@ -107,7 +101,7 @@ def _on_host(view: TaskView) -> list[HostAttention]:
     for pairs in found:
         span = slice(at, at + len(pairs))
         given = queries[span], pairs_of(pairs), pads[span], rule, out[span], view.block.num_threads
-        laps = 1 if view.ring is None and not view.placement.rolls else 2
+        laps = 1 if view.ring is None else 2
         parts.append(HostAttention(*given, view.block.cache_packing, policy.attn_sparsity, first + at, laps))
         at += len(pairs)
     if not from_disk:  # what comes from there is longer each time
@@ -143,37 +137,10 @@ def layer_attention(view: TaskView, hidden: Tensor, rows: slice) -> Tensor:
 
 def _over_the_prompt(view: TaskView, q: Tensor, k: Tensor, v: Tensor, rows: slice) -> Tensor:
     """(B, S, N x H) of these rows, by the mask that all layers share or, with a window, the layer's own."""
-    batch, rule, length = view.batch, view.rule, view.new_tokens
+    batch, rule = view.batch, view.rule
     mask, causal = None if batch.prompt_mask is None else batch.prompt_mask[rows], view.block.family.math.causal
     pads = batch.pads[rows] if mask is not None else batch.pads[:1]  # nothing is padded: one mask for all
-    if causal and rule.is_plain_but_scores and not rule.is_plain and compiles_for(q):
-        from flexplan_runtime.kernels.prompt_attention import prompt_attention_cuda
-
-        return prompt_attention_cuda(q, k, v, pads, rule)
-    parts = window_parts(length, rule.window) if causal else []
-    if len(parts) > 1:
-        return _by_windows(q, k, v, pads, rule, parts)
-    if 0 < rule.window < length or (mask is None and not rule.is_plain):
-        mask = prompt_mask(pads, length, causal=causal, window=rule.window)
-    return _by_rule(q, k, v, mask, rule)
-
-
-def _by_windows(
-    q: Tensor, k: Tensor, v: Tensor, pads: Tensor, rule: AttentionRule, parts: Sequence[tuple[int, int, int]]
-) -> Tensor:
-    """Some positions at a time over what their windows reach: of a long prompt far less than all of it."""
-    out = torch.empty_like(q).flatten(2)
-    for first, end, lowest in parts:
-        mask = prompt_mask(pads, end, window=rule.window, first=first, lowest=lowest)
-        out[:, first:end] = _by_rule(q[:, first:end], k[:, lowest:end], v[:, lowest:end], mask, rule)
-    return out
-
-
-def _by_rule(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, rule: AttentionRule) -> Tensor:
-    if rule.is_plain:
-        return prompt_attention(q, k, v, mask, rule.scale)
-    assert mask is not None, "scores that no kernel knows are masked by themselves"
-    return scored_prompt_attention(q, k, v, mask, rule)
+    return attention_by_rule(q, k, v, pads, mask, rule, causal=causal)
 
 
 def _with_values(view: TaskView, part_GPH: Tensor) -> Tensor:

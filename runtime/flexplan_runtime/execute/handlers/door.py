@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from flexplan_runtime.attention import by_grain, grain_rows, prompt_attention
+from flexplan_runtime.attention import attention_by_rule, by_grain, grain_rows
 from flexplan_runtime.execute.layer_weights import layer_weights
 from flexplan_runtime.execute.seating import Span
 from flexplan_runtime.execute.views import TaskView
@@ -21,10 +21,10 @@ def attention_at_door(view: TaskView, hidden_1TD: Tensor) -> Tensor:
     """(1, T, N x H); what is kept of it goes to the cache on the gpu, and into what leaves it."""
     q, k, v = _projected(view, hidden_1TD)
     _keep(view, view.block.stored(k)[0], view.block.stored(v)[0])
-    scale, done = view.block.family.scale, list[Tensor]()
+    rule, unpadded, done = view.rule, view.seats.pads.new_zeros(1), list[Tensor]()
     for span in _spans(view):
         part = slice(span.start, span.stop)
-        done.append(prompt_attention(q[:, part], k[:, part], v[:, part], None, scale))
+        done.append(attention_by_rule(q[:, part], k[:, part], v[:, part], unpadded, None, rule))
     return done[0] if len(done) == 1 else torch.cat(done, 1)
 
 
@@ -47,15 +47,14 @@ def _keep(view: TaskView, k_TKH: Tensor, v_TKH: Tensor) -> None:
     for span, stay in _by_home(view):
         if stay and homes is not None:
             first = span.guest.row * k_TKH.shape[1]
-            view.note("cache", "gpu", stay * span.length * s.pair_bytes)
+            view.note("cache", "gpu", stay * min(span.length, s.capacity) * s.pair_bytes)
             for column, token, count in span.columns(s.capacity):
                 to = homes[first : first + stay, :, column : column + count]
-                for n, x in enumerate((k_TKH, v_TKH)):
-                    to[:, n].copy_(x[token : token + count, :stay].transpose(0, 1))
+                for part, x in zip(to.unbind(1), (k_TKH, v_TKH), strict=False):  # keys alone, where they are values
+                    part.copy_(x[span.kept(s.capacity)][token : token + count, :stay].transpose(0, 1))
         if stay < k_TKH.shape[1]:
-            out = next(leaving)
-            for n, x in enumerate((k_TKH, v_TKH)):
-                out[:, n].copy_(x[span.start : span.stop, stay:].transpose(0, 1))
+            for part, x in zip(next(leaving).unbind(1), (k_TKH, v_TKH), strict=False):
+                part.copy_(x[span.kept(s.capacity), stay:].transpose(0, 1))
 
 
 def store_newcomers(view: TaskView) -> None:
@@ -70,7 +69,7 @@ def store_newcomers(view: TaskView) -> None:
         to = home[first : first + heads - stay]
         view.note("cache", "cpu", source.nbytes)
         for column, token, count in span.columns(s.capacity):
-            view.move(grain_rows(to, column, count), grain_rows(source, token - span.start, count))
+            view.move(grain_rows(to, column, count), grain_rows(source, token, count))
 
 
 def _spans(view: TaskView) -> list[Span]:
@@ -86,9 +85,9 @@ def _by_home(view: TaskView) -> Iterator[tuple[Span, int]]:
 
 
 def _leaving(view: TaskView, data: Tensor) -> Iterator[Tensor]:
-    """(heads, 2, tokens, H) of each newcomer of whom some leaves the gpu, one behind the other."""
+    """(heads, 2 or 1, tokens that are kept, H) of each newcomer of whom some leaves the gpu, one behind the other."""
     s, heads = view.segment, view.placement.shape.num_kv_heads
-    sizes = [(span.length, heads - stay) for span, stay in _by_home(view) if stay < heads]
+    sizes = [(min(span.length, s.capacity), heads - stay) for span, stay in _by_home(view) if stay < heads]
     ends = [0]
     for length, some in sizes:
         ends.append(ends[-1] + length * some * s.pair_bytes)

@@ -24,16 +24,22 @@ class Span(NamedTuple):
     def length(self) -> int:
         return self.stop - self.start
 
-    def columns(self, room: int) -> Iterator[tuple[int, int, int]]:
-        """Where its keys and values go in a ring of ``room`` columns: (column, token of the door, tokens), in order.
+    def kept(self, room: int) -> slice:
+        """Its tokens, among those of its door, that a ring of ``room`` columns keeps: the last ones."""
+        return slice(max(self.start, self.stop - room), self.stop)
 
-        The last is that of the pass in which it came: the next pass writes the next column.
+    def columns(self, room: int) -> Iterator[tuple[int, int, int]]:
+        """Where its keys and values go in a ring of ``room`` columns: (column, first token that is kept, tokens).
+
+        Tokens are counted from the first that is kept.  The last column is that of the pass in which it came: the next
+        pass writes the next one.
         """
-        first = (self.guest.since + 1 - self.length) % room
-        until = min(self.length, room - first)
-        yield first, self.start, until
-        if until < self.length:
-            yield 0, self.start + until, self.length - until
+        length = min(self.length, room)
+        first = (self.guest.since + 1 - length) % room
+        until = min(length, room - first)
+        yield first, 0, until
+        if until < length:
+            yield 0, until, length - until
 
 
 @dataclass

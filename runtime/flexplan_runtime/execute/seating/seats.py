@@ -1,7 +1,7 @@
-"""What a micro-batch of seats knows of its rows: where each begins in a ring of columns.
+"""What a micro-batch of seats knows of its rows: in which pass each began, had its prompt come token by token.
 
-Places are counted over two laps of the ring, from its room on to twice its room: the newest token is in the second lap,
-and whoever sits began less than a lap before it.  Column is place modulo room.
+All that is counted of seats is counted in passes: the newest token's position is the number of its pass, and a row's
+first token is as many passes before as there are tokens between.  Where they are in a cache its `Ring` says.
 """
 
 from __future__ import annotations
@@ -16,35 +16,34 @@ from flexplan.placement import Placement
 from flexplan.schedule import Guest
 from flexplan_runtime.execute.block import BatchState
 from flexplan_runtime.execute.choosing import Sampling
+from flexplan_runtime.execute.rings import Ring
 
 
 @dataclass
 class SeatState(BatchState):
-    """A micro-batch of seats; ``pads`` and ``position`` are places."""
+    """A micro-batch of seats; ``pads`` and ``position`` are counted in passes."""
 
-    room: int = 0
     heads: int = 1
 
     def sit(self, begins: Tensor) -> None:
-        """Take up what a pass says on the device: the place of the newest token, then of each row's first."""
+        """Take up what a pass says on the device: its number, then where each row begins."""
         self.position.copy_(begins[:1])
         self.pads.copy_(begins[1:])
-        torch.remainder(self.position, self.room, out=self.column)
         torch.sub(self.position, self.pads[:, None], out=self.positions)
         self.grain_pads.view(-1, self.heads).copy_(self.pads[:, None].expand(-1, self.heads))
+        for ring in self.rings.values():
+            ring.advance(self.position, self.grain_pads)
 
-    def sit_on_host(self, begins: Tensor) -> int:
-        """The same for attention on the host; returns the tokens up to the newest."""
+    def sit_on_host(self, begins: Tensor) -> None:
+        """The same for attention on the host."""
         self.host_grain_pads.view(-1, self.heads).copy_(begins[1:, None].expand(-1, self.heads))
-        return int(begins[0]) + 1
 
 
-def begins_of(guests: Sequence[Guest], number: int, rows: int, room: int) -> Tensor:
-    """(1 + rows,) places: of pass ``number``'s tokens, and of each row's first; an empty seat reads its own alone."""
-    place = room + number % room
-    found = torch.full((1 + rows,), place, dtype=torch.int64)
+def begins_of(guests: Sequence[Guest], number: int, rows: int) -> Tensor:
+    """(1 + rows,): the number of the pass, and where each row begins; an empty seat reads its own token alone."""
+    found = torch.full((1 + rows,), number, dtype=torch.int64)
     for guest in guests:
-        found[1 + guest.row] = place + 1 - guest.context(number)
+        found[1 + guest.row] = number + 1 - guest.context(number)
     return found
 
 
@@ -52,22 +51,23 @@ def seat_states(placement: Placement, device: torch.device) -> list[BatchState]:
     """All micro-batches, nobody sitting."""
     states: list[BatchState] = []
     heads = placement.shape.num_kv_heads
-    for batch in placement.block.batches:
+    for k, batch in enumerate(placement.block.batches):
         rows = batch.num_rows
+        grain_pads = torch.zeros(rows * heads, dtype=torch.int32, device=device)
+        host_grain_pads = torch.zeros(rows * heads, dtype=torch.int64)
         states.append(
             SeatState(
                 rows=tuple(range(rows)),
                 pads=torch.zeros(rows, dtype=torch.int64, device=device),
-                grain_pads=torch.zeros(rows * heads, dtype=torch.int32, device=device),
-                host_grain_pads=torch.zeros(rows * heads, dtype=torch.int64),
+                grain_pads=grain_pads,
+                host_grain_pads=host_grain_pads,
                 position=torch.zeros(1, dtype=torch.int64, device=device),
                 positions=torch.zeros(rows, 1, dtype=torch.int64, device=device),
                 prompt_mask=None,
                 stopped=torch.zeros(rows, dtype=torch.bool, device=device),
                 chooser=Sampling(),  # each pass has its own
                 logprobs=None,
-                column=torch.zeros(1, dtype=torch.int64, device=device),
-                room=batch.prompt_len,
+                rings={room: Ring.of(room, -room, grain_pads, host_grain_pads) for room in placement.rings(k)},
                 heads=heads,
             )
         )
