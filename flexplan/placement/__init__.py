@@ -11,7 +11,7 @@ workspace  What the kernels of a task allocate beside the arenas.
 
 from flexplan.placement.cache import Segment, place_cache, values_read, vector_bytes
 from flexplan.placement.layout import BUFFER_ALIGN, PASSES_IN_FLIGHT, Layout
-from flexplan.placement.placement import GATE_BYTES, ID_BYTES, PROB_BYTES, Placement, splits
+from flexplan.placement.placement import ID_BYTES, PROB_BYTES, Placement, splits
 from flexplan.placement.prefetch import fewer_layers, lookahead, unpacked_slots
 from flexplan.placement.weights import DISK_ALIGN, PIECE_ALIGN, LayerWeights, Piece, awaited, bytes_unpacked
 from flexplan.placement.workspace import captured_bytes, mask_bytes, rows_at_once, workspace_bytes
@@ -19,7 +19,6 @@ from flexplan.placement.workspace import captured_bytes, mask_bytes, rows_at_onc
 __all__ = [
     "BUFFER_ALIGN",
     "DISK_ALIGN",
-    "GATE_BYTES",
     "ID_BYTES",
     "PASSES_IN_FLIGHT",
     "PIECE_ALIGN",

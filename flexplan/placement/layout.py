@@ -130,16 +130,19 @@ def _add_cache(arenas: _Arenas, p: Placement) -> None:
     streamed = (s.streamed * s.capacity * s.vector_bytes for s in segments)
     arenas.ring("cache_ring", "gpu.work", slots, max(streamed) * p.streamed_parts)
     arenas.ring("cache_relay", "host.work", slots, max(s.resident_bytes("disk") for s in segments))
-    arenas.ring("fresh", "gpu.work", slots, max(_fresh_bytes(p, s) for s in segments))
+    kept = [1 if p.rolls else _prompt_kept(p, s) for s in segments]
+    arenas.ring(
+        "fresh", "gpu.work", slots, max(s.off_gpu * n * s.pair_bytes for s, n in zip(segments, kept, strict=True))
+    )
+    if p.rolls:  # apart from the others, which else would wait until a prompt has left the gpu
+        arenas.ring("fresh_prefill", "gpu.work", slots, max(_newcomers_bytes(p, s) for s in segments))
     arenas.ring("cache_out", "host.work", slots, max(_prompt_kept(p, s) * s.disk_row_bytes for s in segments))
 
 
-def _fresh_bytes(p: Placement, s: Segment) -> int:
-    """New keys and values that leave the gpu: of a block's prompts, or of whatever newcomers a pass takes in."""
-    if not p.rolls or not s.off_gpu:
-        return s.off_gpu * _prompt_kept(p, s) * s.pair_bytes
+def _newcomers_bytes(p: Placement, s: Segment) -> int:
+    """New keys and values that leave the gpu, and are kept, of whatever newcomers come in at a door."""
     kept = min(p.block.door_tokens * p.shape.num_kv_heads, s.num_grains * s.capacity)
-    return max(s.off_gpu, kept) * s.pair_bytes
+    return kept * s.pair_bytes if s.off_gpu else 0
 
 
 def _prompt_kept(p: Placement, s: Segment) -> int:

@@ -182,7 +182,7 @@ class SeatingLaws:
     def _stored(self, boarding: Boarding, tasks: list[Task], j: int, k: int, nbytes: int) -> None:
         """Of those, what is not at home on the gpu is left to be stored, and stored."""
         for verb, accesses in (("keeps", [t.writes for t in tasks]), ("stores", [t.reads for t in tasks])):
-            found = sum(a.hi - a.lo for each in accesses for a in each if a.buffer == "fresh")
+            found = sum(a.hi - a.lo for each in accesses for a in each if a.buffer in ("fresh", "fresh_prefill"))
             if found != nbytes:
                 message = f"layer {j} of micro-batch {k} {verb} {found} bytes of new tokens, {nbytes} leave the gpu"
                 _refuse(boarding, message)

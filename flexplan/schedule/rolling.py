@@ -188,7 +188,7 @@ class RollingVerbs(Verbs):
         elif layer.role == MLP:
             yield self._task("compute", door, j, k, work, weights + hidden, hidden, part)
         else:
-            yield from self._attend_at_door(door, p, j, k, work, hidden, part)
+            yield from self._attend_at_door(door, p, j, k, place, work, hidden)
 
     def _load_prompts(self, door: Pass, k: int, place: int, tokens: int, part: int) -> Tasks:
         nbytes, slots = tokens * ID_BYTES, self.placement.block.doors
@@ -197,11 +197,12 @@ class RollingVerbs(Verbs):
         if self.placement.gathers:
             yield from self._gather(door, k, home, tokens, self._door_turn(door, place), part)
 
-    def _attend_at_door(self, door: Pass, p: Pass, j: int, k: int, work: Work, hidden: Accesses, part: int) -> Tasks:
-        layer = self.layers[j]
+    def _attend_at_door(self, door: Pass, p: Pass, j: int, k: int, place: int, work: Work, hidden: Accesses) -> Tasks:
+        layer, part = self.layers[j], 1 + p.number
         leaving = self._leaving(layer, k) * self.placement.segment(layer, k).pair_bytes
-        # its own turn among the rings: that of the step that decodes, if there is one, is over
-        fresh = access("fresh", self._turn(p, 0, self.placement.shape.num_layers, p.ks[0]) + layer.depth, leaving)
+        doors = self.placement.block.doors  # each has a turn: none waits until the one before has left the gpu
+        turn = (p.number * self.placement.shape.num_layers + layer.depth) * doors + place
+        fresh = access("fresh_prefill", turn, leaving)
         resident = self._home(layer.depth, k, "gpu") if self._staying(layer, k) else ()
         writes = hidden + resident + fresh
         yield self._task("compute", door, j, k, work, self._weights(p, j) + hidden, writes, part)

@@ -15,15 +15,14 @@ sweeps         Sweeps made ready for the simulator; repeating ones are derived o
 
 from flexplan.simulation.block_times import PHASES, PhaseName
 from flexplan.simulation.bounds import Bound, bound_of, rough_bound_of
-from flexplan.simulation.prediction import Forecast, Prediction, peak_bytes, predict, predict_seconds, with_bytes
-from flexplan.simulation.rolling import JobTime, boardings_of, job_time, job_timeline, least_job_s, time_of_passes
+from flexplan.simulation.prediction import Forecast, Prediction, peak_bytes, predict, with_bytes
+from flexplan.simulation.rolling import boardings_of, job_time, job_timeline, least_job_s, time_of_passes
 from flexplan.simulation.simulator import simulate_graph
 
 __all__ = [
     "PHASES",
     "Bound",
     "Forecast",
-    "JobTime",
     "PhaseName",
     "Prediction",
     "boardings_of",
@@ -33,7 +32,6 @@ __all__ = [
     "least_job_s",
     "peak_bytes",
     "predict",
-    "predict_seconds",
     "rough_bound_of",
     "simulate_graph",
     "time_of_passes",

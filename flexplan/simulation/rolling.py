@@ -1,9 +1,9 @@
 """A rolling job on paper: its passes are known from the lengths of its requests, and some of them stand for all.
 
 Passes differ by who decodes and who comes in.  They are sorted by what they carry, cut into parts, and the middle of
-each part is simulated, on a few layers, behind the pass before it::
+each part is simulated, on few layers and on more, behind the pass before it::
 
-    seconds of the job  =  sum over parts of  passes in it x least seconds of its middle x what that waits beyond them
+    seconds of the job  =  sum over parts of  passes in it x (least seconds of its middle + what that waits beyond them)
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def time_of_passes(
     seconds, least = 0.0, dict[str, float]()
     for n, times in _parts(boardings, samples):
         work = _least_of_pass(problem, policy, block, boardings[n])
-        took = times * max(work.values()) * _waits(problem, policy, block, boardings[max(0, n - 1) : n + 1])
-        seconds += took
+        waits = _waits(problem, policy, block, boardings[max(0, n - 1) : n + 1])
+        seconds += times * (max(work.values()) + waits)
         for name, work_s in work.items():
             least[name] = least.get(name, 0.0) + times * work_s
     busy = {lane: min(seconds, work_s) for lane, work_s in least.items() if lane in LANES}
@@ -78,6 +78,12 @@ def _least_of_pass(problem: Problem, policy: Policy, block: Block, boarding: Boa
     more = few + model.layer_period
     if model.num_layers <= more:
         return busy_seconds(_sweep(problem, policy, block, boarding).tasks, rates)
+    if more == 2:  # alike: the second of two layers stands for the others
+        placement = Placement.of(problem.with_layers(2).model, policy, block)
+        tasks = sweep_of_boarding(placement, boarding).tasks
+        second = {layer.j for layer in placement.layers if layer.depth == 1}
+        both, one = busy_seconds(tasks, rates), busy_seconds((task for task in tasks if task.j in second), rates)
+        return {name: s + (model.num_layers - 2) * one.get(name, 0.0) for name, s in both.items()}
     less, found = (
         busy_seconds(_sweep(problem.with_layers(n), policy, block, boarding).tasks, rates) for n in (few, more)
     )
@@ -85,20 +91,34 @@ def _least_of_pass(problem: Problem, policy: Policy, block: Block, boarding: Boa
 
 
 def _waits(problem: Problem, policy: Policy, block: Block, boardings: Sequence[Boarding]) -> float:
-    """How many times as long as its least a pass takes, behind the one before it: on a few layers."""
-    model, step = problem.model, max(2, lookahead(policy) + 1)
-    least = max(2 * step, model.layer_period)
-    layers = min(model.num_layers, fewer_layers(model.num_layers, policy, least))
-    # dense layers before experts are few of many, and would be most of a few
+    """Seconds that a pass waits beyond its least, behind the one before it.
+
+    Some is waited between two passes and some at each layer: as from few layers to more, so on to all.
+    """
+    model, step = problem.model, max(2 * max(2, lookahead(policy) + 1), problem.model.layer_period)
+    few, more = (min(model.num_layers, fewer_layers(model.num_layers, policy, n)) for n in (step, 2 * step))
+    waits = _waits_of(_shallow(problem, few), policy, block, boardings)
+    if more > few:
+        further = _waits_of(_shallow(problem, more), policy, block, boardings)
+        waits += (model.num_layers - few) * (further - waits) / (more - few)
+    return max(0.0, waits)
+
+
+def _shallow(problem: Problem, layers: int) -> Problem:
+    """Of dense layers before experts none: they are few of many, and would be most of a few."""
+    model = problem.model
     alike = model if layers == model.num_layers else model.model_copy(update={"dense_layers": 0})
-    shallow = problem.model_copy(update={"model": alike}).with_layers(layers)
-    sweeps = [_sweep(shallow, policy, block, boarding) for boarding in boardings]
-    placement = Placement.of(shallow.model, policy, block)
+    return problem.model_copy(update={"model": alike}).with_layers(layers)
+
+
+def _waits_of(problem: Problem, policy: Policy, block: Block, boardings: Sequence[Boarding]) -> float:
+    sweeps = [_sweep(problem, policy, block, boarding) for boarding in boardings]
+    placement = Placement.of(problem.model, policy, block)
     graph = TaskGraph.of("rolling", placement.live, Layout.of(placement).buffers, sweeps)
     rates = Rates(problem.hardware)
     run = simulate_graph(graph, rates, keep=False, sweeps=sweeps)
     before = run.sweep_end_s[sweeps[0].i] if len(sweeps) > 1 else 0.0
-    return max(1.0, (run.end_s - before) / max(busy_seconds(sweeps[-1].tasks, rates).values()))
+    return run.end_s - before - max(busy_seconds(sweeps[-1].tasks, rates).values())
 
 
 def _sweep(problem: Problem, policy: Policy, block: Block, boarding: Boarding) -> Sweep:

@@ -19,14 +19,16 @@ from flexplan.sandbox import schedule_of
 from flexplan.simulation import job_time, least_job_s, peak_bytes
 from flexplan.units import round_up
 
-_BATCHES = 2, 4, 8, 16, 32
-_PARTS = 1.0, 0.75, 0.5, 0.3  # of the seats that memory has room for
+_BATCHES = 1, 2, 3, 4, 6, 8
 _FEW, _MORE = 4, 8  # passes that stand for a job: to count its work by, and to simulate
 _SMALLER = 8  # steps of the weights on the gpu, where a policy turns out too large
 _LESS = 1.0, 0.98, 0.95, 0.9, 0.8  # of its seats
-_TRIES = 4  # policies that are simulated of all that lie next to one
+_LITTLE_LESS = 1.0, 0.97, 0.94, 0.9
+_FIRST_TRIES, _TRIES = 1, 3  # policies that are simulated of all of as many micro-batches, and of all next to one
+_SIZES = 0.8, 0.9, 0.95, 1.05, 1.1, 1.25  # times as many rows in a micro-batch
 _CACHE = 0.0, 5.0, 10.0, 20.0, 35.0, 50.0, 75.0, 100.0  # percent of the cache on the gpu
-_ROOMS = 25.0, 50.0, 100.0, 200.0, 0.0  # percent of a mean answer that a seat has room for; 0 is all that may be
+_ROOMS = 25.0, 35.0, 50.0, 100.0, 200.0, 0.0  # percent of a mean answer that a seat has room for; 0 is all that may be
+_FIRST_ROOMS = 0.0, 35.0, 100.0
 _ADMIT = 1.1, 1.5, 2.5  # times the prompts that come in when as many leave
 _WORTH = 0.995
 _MOST_ROWS = 4096  # of a micro-batch
@@ -61,10 +63,13 @@ class RollingSearch:
 
     def best(self) -> Policy | None:
         """The fastest; None where nothing fits."""
-        begin = self._judged(self._beginnings(), inf)
+        by_count = dict[int, list[Policy]]()  # what few and many micro-batches wait, only a simulation tells
+        for policy in self._beginnings():
+            by_count.setdefault(policy.num_gpu_batches, []).append(policy)
+        begin = [pair for some in by_count.values() for pair in self._judged(iter(some), inf, _FIRST_TRIES)]
         if not begin:
             return None
-        seconds, policy = begin[0]
+        seconds, policy = min(begin, key=lambda pair: pair[0])
         for _ in range(self.rounds):
             near = self._judged(self._neighbours(policy), seconds * _WORTH)
             if not near or near[0][0] >= seconds * _WORTH:
@@ -88,49 +93,73 @@ class RollingSearch:
                     break
         return None
 
-    def _judged(self, policies: Iterator[Policy], most: float) -> list[tuple[float, Policy]]:
+    def _judged(self, policies: Iterator[Policy], most: float, tries: int = _TRIES) -> list[tuple[float, Policy]]:
         """The few that promise most of those that may take less than ``most`` seconds, simulated, the fastest first."""
         promised = sorted({policy: self.least(policy) for policy in policies}.items(), key=lambda pair: pair[1])
-        found = [(self.seconds(policy), policy) for policy, least in promised[:_TRIES] if least < most]
+        found = [(self.seconds(policy), policy) for policy, least in promised[:tries] if least < most]
         return sorted(found, key=lambda pair: pair[0])
 
     # -- which to try ---------------------------------------------------------------------------------------------
     def _beginnings(self) -> Iterator[Policy]:
+        """As many seats as there is room for, in few and many micro-batches, for more and less of an answer."""
         rows = self.problem.workload.num_prompts or _MOST_ROWS
         for host in self.host_attention:
-            for n in _BATCHES:
-                if n > rows:
-                    break
-                plain = Policy(1, n, w_gpu_percent=0, w_cpu_percent=100, cpu_cache_compute=host, **self.lossy)
-                if host:
-                    plain = replace(plain, cache_gpu_percent=0, cache_cpu_percent=100)
-                room = 100.0 if self.problem.workload.expected_lens else 0.0
-                plain = replace(plain, sep_layer=self.sep_layer[0], room_percent=room)
-                most = self._most_rows(plain, -(-rows // n))
-                for size in sorted({max(1, round(most * part)) for part in _PARTS} if most else ()):
-                    fitted = self.fitted(replace(plain, gpu_batch_size=size))
-                    if fitted is not None:
-                        yield fitted
+            full = self._full(host, rows)
+            if full is None:
+                continue
+            for n in (n for n in _BATCHES if n <= rows):
+                for room in self._first_rooms():
+                    yield from self._as_many_tokens(replace(full, num_gpu_batches=n, room_percent=room), full)
+                # who all are alike come and go together: as many rounds by the fewest rows
+                size = max(1, full.block_size // n)
+                even = replace(full, num_gpu_batches=n, gpu_batch_size=-(-rows // (n * -(-rows // (n * size)))))
+                yield from self._some(even)
+
+    def _first_rooms(self) -> tuple[float, ...]:
+        work = self.problem.workload
+        return _FIRST_ROOMS if work.prompt_lens or work.gen_lens or work.expected_lens else (0.0,)
+
+    def _full(self, host: bool, rows: int) -> Policy | None:
+        """As many seats as fit beside all weights in memory; where those do not fit, with the rest on disk."""
+        room = 100.0 if self.problem.workload.expected_lens else 0.0
+        for n in (min(4, rows), 1):
+            plain = Policy(1, n, w_gpu_percent=0, w_cpu_percent=100, cpu_cache_compute=host, **self.lossy)
+            if host:
+                plain = replace(plain, cache_gpu_percent=0, cache_cpu_percent=100)
+            plain = replace(plain, sep_layer=self.sep_layer[0], room_percent=room)
+            for on_disk in (False, True):
+                size = self._most_rows(plain, -(-rows // n), on_disk=on_disk)
+                if size:
+                    return self.fitted(replace(plain, gpu_batch_size=size))
+        return None
 
     def _neighbours(self, policy: Policy) -> Iterator[Policy]:
         size, n = policy.gpu_batch_size, policy.num_gpu_batches
-        for other_size, other_n in _other_blocks(size, n):
-            yield from self._some(replace(policy, gpu_batch_size=other_size, num_gpu_batches=other_n))
+        for other in sorted({max(1, round(size * part)) for part in _SIZES} - {size}):
+            yield from self._some(replace(policy, gpu_batch_size=other))
+        for other in sorted({n - 1, n + 1, n // 2, 2 * n} - {0, n}):
+            even = replace(policy, num_gpu_batches=other, gpu_batch_size=max(1, size * n // other))
+            yield from self._as_many_tokens(even, policy)
         if policy.cpu_cache_compute:
             for percent in _around(policy.cache_gpu_percent, _CACHE):
                 yield from self._some(replace(policy, cache_gpu_percent=percent, cache_cpu_percent=100 - percent))
         for room in _ROOMS:
-            yield from self._some(self._with_room(policy, room))
+            if room != policy.room_percent:
+                yield from self._as_many_tokens(replace(policy, room_percent=room), policy)
         for admit in (0, *(round(times * self._steady_tokens(policy)) for times in _ADMIT)):
             yield from self._some(replace(policy, admit_tokens=admit))
         for split in self.sep_layer:
             yield from self._some(replace(policy, sep_layer=split))
 
-    def _with_room(self, policy: Policy, percent: float) -> Policy:
-        """As many more or fewer seats as take as many tokens."""
-        other = replace(policy, room_percent=percent)
-        tokens = [sum(b.num_rows * b.prompt_len for b in self._block(one).batches) for one in (policy, other)]
-        return replace(other, gpu_batch_size=max(1, round(policy.gpu_batch_size * tokens[0] / tokens[1])))
+    def _as_many_tokens(self, policy: Policy, as_in: Policy) -> Iterator[Policy]:
+        """With as many more or fewer seats as take as many tokens as those of another policy, or a little fewer."""
+        now, most = (sum(b.num_rows * b.prompt_len for b in self._block(one).batches) for one in (policy, as_in))
+        for part in _LITTLE_LESS:  # until no more weights are on disk for it
+            size = max(1, int(part * policy.gpu_batch_size * most / now))
+            found = self.fitted(replace(policy, gpu_batch_size=size))
+            if found is not None and found.w_disk_percent <= as_in.w_disk_percent:
+                yield found
+                return
 
     def _block(self, policy: Policy) -> Block:
         return rolling_block(self.problem.workload, policy)
@@ -147,12 +176,13 @@ class RollingSearch:
         return max(1.0, policy.block_size * sum(work.prompt_lens_of(range(rows))) / work.new_tokens(rows))
 
     # -- what they take -------------------------------------------------------------------------------------------
-    def _most_rows(self, policy: Policy, most: int) -> int:
-        """Rows of a micro-batch at the most that fit in some way; 0 where not even one does."""
+    def _most_rows(self, policy: Policy, most: int, *, on_disk: bool) -> int:
+        """Rows of a micro-batch at the most that fit, with or without weights on disk; 0 where not even one does."""
         low, high = 0, min(most, _MOST_ROWS)
         while low < high:
             middle = (low + high + 1) // 2
-            fits = self.fitted(replace(policy, gpu_batch_size=middle)) is not None
+            found = self.fitted(replace(policy, gpu_batch_size=middle))
+            fits = found is not None and (on_disk or not found.w_disk_percent)
             low, high = (middle, high) if fits else (low, middle - 1)
         return low
 
@@ -233,17 +263,6 @@ def _share(none: float, all_: float, most: float) -> float | None:
 
 def _cut(percent: float) -> float:
     return int(percent * 1000) / 1000
-
-
-def _other_blocks(size: int, n: int) -> Iterator[tuple[int, int]]:
-    """More and fewer seats, and as many in other micro-batches."""
-    seen = {(size, n)}
-    for some in (0.8, 0.9, 0.95, 1.05, 1.1, 1.25):
-        seen.add((max(1, round(size * some)), n))
-    for other in (n - 1, n + 1, n // 2, 2 * n, (3 * n) // 2):
-        if other > 0:
-            seen |= {(size, other), (max(1, size * n // other), other)}
-    yield from sorted(seen - {(size, n)})
 
 
 def _around(value: float, choices: Sequence[float]) -> list[float]:

@@ -117,8 +117,13 @@ def test_the_longest_that_is_allowed_has_a_seat_or_is_refused() -> None:
         Plan.of(less, policy, schedule="rolling")
 
 
-def test_equal_requests_that_come_and_go_together_take_what_a_block_takes() -> None:
-    work = Workload(prompt_len=100, gen_len=40, num_prompts=60)
+@pytest.mark.parametrize(
+    ("prompt_len", "gen_len", "count"), [(100, 40, 60), (100, 40, 600), (30, 100, 600), (64, 8, 600), (100, 40, 17)]
+)
+def test_equal_requests_that_come_and_go_together_take_what_a_block_takes(
+    prompt_len: int, gen_len: int, count: int
+) -> None:
+    work = Workload(prompt_len=prompt_len, gen_len=gen_len, num_prompts=count)
     problem = ragged(1).model_copy(update={"workload": work})
     block, rolling = (solve(problem, schedule=name).prediction.total_s for name in ("zigzag", "rolling"))
     assert rolling <= 1.01 * block

@@ -41,7 +41,7 @@ def _projected(view: TaskView, hidden_1TD: Tensor) -> tuple[Tensor, Tensor, Tens
 
 def _keep(view: TaskView, k_TKH: Tensor, v_TKH: Tensor) -> None:
     """Each head of each newcomer by its home."""
-    s, resident, fresh = view.segment, view.write("cache_gpu"), view.write("fresh")
+    s, resident, fresh = view.segment, view.write("cache_gpu"), view.write("fresh_prefill")
     homes = None if resident is None else by_grain(resident, s, s.grains[0], s.capacity, view.block.cache_dtype)
     leaving = iter(()) if fresh is None else _leaving(view, fresh)
     for span, stay in _by_home(view):
