@@ -1,6 +1,16 @@
 """flexplan: which tensor lives where, what moves when, and how fast it will be.
 
 >>> from flexplan import Problem, solve
+
+errors      The errors people see; each names what was asked, what there is, and which knob to turn.
+files       JSON without its traps; files are replaced whole or not at all.
+limits      How large a number, a name or a file may be.
+parameters  What becomes of each parameter that people bring: used, refused, or left out with a warning.
+plugins     Planners, schedules and runtimes, found through entry points.
+sequences   Sequences of what is made when it is looked at.
+signals     Ctrl-C, SIGTERM and SIGHUP end the program quietly.
+testing     Contracts as test classes, for planners and schedules of other packages.
+units       Sizes as people type them.
 """
 
 from __future__ import annotations

@@ -43,9 +43,21 @@ def face(folder: Path) -> str:
     return ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
 
 
+def told(folder: Path) -> dict[str, str]:
+    """What its face says of each thing in it, by the thing's name: the paragraph that begins with one."""
+    there = files_of(folder) | folders_in(folder)
+    lists = [part for part in face(folder).split("\n\n")[1:] if part.split()[0] in there]
+    lines = [line for part in lists for line in part.splitlines() if line[0].strip()]
+    return {name: sentence.strip() for name, _, sentence in (line.partition(" ") for line in lines)}
+
+
 def files_of(folder: Path) -> set[str]:
     named = (path for path in folder.iterdir() if path.suffix in SOURCES and path.name != "__init__.py")
     return {path.stem if path.suffix == ".py" else path.name for path in named}
+
+
+def folders_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.is_dir()}
 
 
 def module_of(path: Path) -> str:
@@ -78,13 +90,20 @@ def order() -> list[str]:
 
 
 def rooms() -> str:
-    """The list of rooms in docs/structure.md: the first sentence of each folder's face."""
+    """The list of rooms in docs/structure.md: the first sentence of each folder's face.
+
+    A file that stands in a tower beside its folders, such as a planner, is a room of its own.
+    """
     ranks = {name: rank for rank, name in enumerate(order())}
     lines: list[tuple[str, int, str]] = []
     for folder in folders():
         parts = folder.relative_to(ROOT).parts
         package = parts if parts[0] == "flexplan" else parts[1:]
-        if len(package) > 1:
+        if len(package) == 1:
+            for name, sentence in told(folder).items():
+                rank = ranks.get(f"{package[0]}.{name}", len(ranks))  # nothing imports what stands outside the order
+                lines.append((parts[0], rank, f"| `{'/'.join(parts)}/{name}.py` | {sentence} |"))
+        else:
             rank = ranks[".".join(package[:2])]
             lines.append((parts[0], rank, f"| `{'/'.join(parts)}/` | {face(folder).splitlines()[0]} |"))
     tables = []
@@ -111,13 +130,12 @@ def test_examples_are_python(document: Path) -> None:
 
 
 def test_a_room_says_what_lies_in_it() -> None:
-    """A line a file, no more and no less."""
+    """A line a file, no more and no less; a folder within may have one, too."""
     for folder in folders():
-        named = {line.split()[0] for line in face(folder).splitlines()[1:] if line[:1].strip()}
-        files = files_of(folder)
-        if folder.parent.name in ("planners", "runtime") or folder == ROOT / "flexplan":
-            continue  # the towers: public names
+        named, files = set(told(folder)), files_of(folder)
         assert files <= named, f"{folder.relative_to(ROOT)}: {sorted(files - named)} have no line"
+        gone = named - files - folders_in(folder)
+        assert not gone, f"{folder.relative_to(ROOT)}: {sorted(gone)} are not there"
         assert len(files) <= MOST_FILES, f"{folder.relative_to(ROOT)} is a hall"
 
 

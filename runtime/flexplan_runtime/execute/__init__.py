@@ -23,17 +23,19 @@ from flexplan_runtime.execute.choosing import (
     Chooser,
     Ends,
     Given,
+    Likelihoods,
     Logprob,
     Logprobs,
     Penalties,
     Row,
     Sampling,
+    Scoring,
+    Wanted,
     chooser_of,
     penalties_of,
 )
 from flexplan_runtime.execute.env import ExecutionEnv
 from flexplan_runtime.execute.executor import Trace
-from flexplan_runtime.execute.handlers.scoring import Likelihoods, Scoring, Wanted
 from flexplan_runtime.execute.lanes import forget_frames
 from flexplan_runtime.execute.seating import seat_states
 from flexplan_runtime.execute.warm_up import prepare_steps

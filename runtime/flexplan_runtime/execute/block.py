@@ -14,7 +14,7 @@ from flexplan.placement import Placement
 from flexplan_runtime.attention import HostAttention, prompt_mask
 from flexplan_runtime.execute.capture import Replays
 from flexplan_runtime.execute.choosing import Chooser, Logprobs, Penalties, Row, chooser_of
-from flexplan_runtime.execute.handlers.scoring import Scoring
+from flexplan_runtime.execute.choosing.scoring import Scoring
 from flexplan_runtime.execute.rings import Ring
 from flexplan_runtime.kernels.quantisation import pack_vectors
 from flexplan_runtime.memory import Ledger

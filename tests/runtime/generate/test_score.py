@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from flexplan_runtime.execute.handlers import scoring
+from flexplan_runtime.execute.choosing import scoring
 from flexplan_runtime.generate import OffloadedLM
 from policies import covering, opened, random_prompts
 from tiny_models import CONFIGS, saved

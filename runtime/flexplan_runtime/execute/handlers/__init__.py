@@ -7,7 +7,6 @@ experts    Experts on demand: what the router chose, and of the weights on the h
 gather     Rows of the token table, gathered where they live.
 hidden     Hidden states from their home to the slot in which layers work, and back.
 moving     Guests of a rolling schedule that move to a larger seat.
-scoring    What a model makes of tokens that are given, found where the head is.
 table      Which of these does the tasks of which kind.
 transfers  Handlers that move bytes between the tiers.
 """

@@ -11,11 +11,11 @@ from flexplan.model import EMBED, HEAD
 from flexplan.model.tensors import ATTENTION
 from flexplan.placement import Layout
 from flexplan_runtime.execute.choosing import NO_TOKEN
+from flexplan_runtime.execute.choosing.scoring import Scoring, positions_at_once
 from flexplan_runtime.execute.handlers.attention import layer_attention
 from flexplan_runtime.execute.handlers.experts import routes
 from flexplan_runtime.execute.handlers.gather import merge_rows
 from flexplan_runtime.execute.handlers.hidden import working, working_in, working_out
-from flexplan_runtime.execute.handlers.scoring import Scoring, positions_at_once
 from flexplan_runtime.execute.layer_weights import layer_weights, stored_pieces, whole_view
 from flexplan_runtime.execute.views import TaskView
 from flexplan_runtime.weights import unpack
