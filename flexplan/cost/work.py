@@ -146,10 +146,11 @@ def gpu_attention_work(s: ModelShape, grains: int, context: float, pair_bytes: i
     read = (1 + sparsity) / 2
     flops = 4 * grains * s.group_size * s.head_dim * context * read
     nbytes = grains * context * pair_bytes * read
-    if _is_packed(s, pair_bytes):
-        return Work(gpu_packed_bytes=nbytes, kernels=1).plus(_scored_work(s, grains * s.group_size * context))
     scored = _scored_work(s, grains * s.group_size * context)
-    return Work(gpu_flops=flops, gpu_bytes=nbytes, kernels=1).plus(scored)
+    if _is_packed(s, pair_bytes):
+        return Work(gpu_packed_bytes=nbytes, kernels=1).plus(scored)
+    work = Work(gpu_flops=flops, gpu_bytes=nbytes, kernels=1)
+    return work.plus(scored) if s.odd_decoding else work
 
 
 def chosen_values_work(s: ModelShape, grains: int, context: float, pair_bytes: int, sparsity: float) -> Work:
@@ -163,7 +164,7 @@ def host_attention_work(s: ModelShape, grains: int, context: float, pair_bytes: 
     read = (1 + sparsity) / 2
     nbytes = grains * context * pair_bytes * read
     further = 4 * grains * (s.group_size - 1) * s.head_dim * context * read
-    packed, slower = _is_packed(s, pair_bytes), _SCORED_ON_HOST if s.odd_on_host else 1
+    packed, slower = _is_packed(s, pair_bytes), _SCORED_ON_HOST if s.odd_decoding else 1
     return Work(
         attended_bytes=0 if packed else nbytes * slower,
         attended_packed_bytes=nbytes * slower if packed else 0,

@@ -137,11 +137,11 @@ class ModelShape(BaseModel):
     @property
     def odd_scores(self) -> bool:
         """Whether attention is nothing that kernels know: caps, sinks, slopes, a vector that is key and value."""
-        return self.sinks or self.odd_on_host
+        return self.sinks or self.odd_decoding
 
     @property
-    def odd_on_host(self) -> bool:
-        """The same of the host's kernel, which knows sinks."""
+    def odd_decoding(self) -> bool:
+        """The same of the kernels of decoding, on the host and on the gpu over plain caches, which know sinks."""
         return self.capped_scores or self.odd_over_prompts
 
     @property

@@ -31,16 +31,20 @@ def prompt_attention(q_BSNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask_B1SS: 
     return out.transpose(1, 2).flatten(2)
 
 
-def decode_attention(q: Tensor, pairs_G2TH: Tensor, pads_G: Tensor, position: Tensor, scale: float) -> Tensor:
+def decode_attention(
+    q: Tensor, pairs_G2TH: Tensor, pads_G: Tensor, position: Tensor, scale: float, sinks_GP: Tensor | None = None
+) -> Tensor:
     """One new position of each grain over tokens ``pads .. position`` of its keys and values, (G, P, H).
 
     ``q`` is (G, P, H), or (B, K, P, H) in the strides of a projection.  Positions may go on in a second lap of tokens.
+    Sinks, scores that take weight and have no value, only where the kernel is compiled.
     """
     k_GTH, v_GTH = pairs_G2TH[:, 0], pairs_G2TH[:, 1]
     if compiles_for(q):
         from flexplan_runtime.kernels.decode_attention import decode_attention_cuda
 
-        return decode_attention_cuda(q, k_GTH, v_GTH, pads_G, position, scale)
+        return decode_attention_cuda(q, k_GTH, v_GTH, pads_G, position, scale, sinks_GP)
+    assert sinks_GP is None, "the framework's kernel knows no sinks"
     pairs_G2TH, pads_G = unrolled(pairs_G2TH, pads_G, int(position) + 1)
     return grain_attention(q.flatten(0, -3), pairs_G2TH[:, 0], pairs_G2TH[:, 1], pads_G, scale)
 

@@ -32,4 +32,5 @@ def _prepare_attention(family: Family, dtype: torch.dtype, device: torch.device)
         pairs_G2TH = torch.zeros(grains, 2, 1, s.head_dim, dtype=dtype, device=device)
         new_B1KH = pairs_G2TH[:, 0, :, None]
         put_grains(pairs_G2TH, new_B1KH, new_B1KH, 0, place)
-        decode_attention(q_GPH, pairs_G2TH, pads, place, family.scale)
+        sinks_GP = torch.zeros(grains, s.group_size, device=device) if s.sinks else None
+        decode_attention(q_GPH, pairs_G2TH, pads, place, family.scale, sinks_GP)

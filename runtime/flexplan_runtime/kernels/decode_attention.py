@@ -30,9 +30,10 @@ def soften(scores, real, top, total):  # type: ignore[no-untyped-def]
 
 @triton.jit(do_not_specialize=["heads", "room"])
 def _decode(  # type: ignore[no-untyped-def]  # the compiler reads annotations as its own
-    q_ptr, k_ptr, v_ptr, out_ptr, tops_ptr, totals_ptr, pads_ptr, position_ptr, scale,
+    q_ptr, k_ptr, v_ptr, out_ptr, tops_ptr, totals_ptr, pads_ptr, position_ptr, sinks_ptr, scale,
     heads, room, q_row, q_grain, q_head, k_grain, k_token, v_grain, v_token,
     P: tl.constexpr, P_PAD: tl.constexpr, H: tl.constexpr, H_PAD: tl.constexpr, T: tl.constexpr, SPLITS: tl.constexpr,
+    SINKS: tl.constexpr,
 ):  # fmt: skip
     grain, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
     first = tl.load(pads_ptr + grain)
@@ -59,6 +60,8 @@ def _decode(  # type: ignore[no-untyped-def]  # the compiler reads annotations a
         done = done * shrink[:, None] + tl.dot(probs.to(v.dtype), v, input_precision="ieee")
     part = grain * SPLITS + split
     if SPLITS == 1:
+        if SINKS:
+            total += tl.exp(tl.load(sinks_ptr + grain * P + p, mask=p < P, other=float("-inf")) - top)
         done = done / total[:, None]
     else:
         tl.store(tops_ptr + part * P + p, top, mask=p < P)
@@ -69,24 +72,35 @@ def _decode(  # type: ignore[no-untyped-def]  # the compiler reads annotations a
 
 @triton.jit
 def _join(  # type: ignore[no-untyped-def]
-    parts_ptr, tops_ptr, totals_ptr, out_ptr,
-    P: tl.constexpr, H: tl.constexpr, H_PAD: tl.constexpr, SPLITS: tl.constexpr,
+    parts_ptr, tops_ptr, totals_ptr, sinks_ptr, out_ptr,
+    P: tl.constexpr, H: tl.constexpr, H_PAD: tl.constexpr, SPLITS: tl.constexpr, SINKS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)  # of grains and their queries
     n, h = tl.arange(0, SPLITS), tl.arange(0, H_PAD)
     part = (row // P * SPLITS + n) * P + row % P
     tops = tl.load(tops_ptr + part)
-    weights = tl.exp(tops - tl.max(tops, 0))
+    top = tl.max(tops, 0)
+    weights = tl.exp(tops - top)
     total = tl.sum(tl.load(totals_ptr + part) * weights, 0)
+    if SINKS:
+        total += tl.exp(tl.load(sinks_ptr + row) - top)
     parts = tl.load(parts_ptr + part[:, None] * H + h[None, :], mask=h[None, :] < H, other=0.0)
     done = tl.sum(parts * weights[:, None], 0) / total
     tl.store(out_ptr + row * H + h, done.to(out_ptr.dtype.element_ty), mask=h < H)
 
 
 def decode_attention_cuda(
-    q: Tensor, k_GTH: Tensor, v_GTH: Tensor, pads_G: Tensor, position: Tensor, scale: float
+    q: Tensor,
+    k_GTH: Tensor,
+    v_GTH: Tensor,
+    pads_G: Tensor,
+    position: Tensor,
+    scale: float,
+    sinks_GP: Tensor | None = None,
 ) -> Tensor:
     """(G, P, H): each grain's queries over tokens ``pads .. position`` of its keys and values, maybe in a second lap.
+
+    Sinks (float32, contiguous) are scores that take weight and have no value.
 
     ``q`` is (G, P, H), or as a projection leaves it (B, K, P, H) with G = B x K.
     """
@@ -101,12 +115,13 @@ def decode_attention_cuda(
     totals = None if tops is None else torch.empty_like(tops)
     tokens, stages, warps = TILE
     sizes = {"P": group, "H": size, "H_PAD": max(16, triton.next_power_of_2(size)), "SPLITS": splits}
+    sizes["SINKS"] = sinks_GP is not None
     _decode[(grains, splits)](
-        rows_BKPH, k_GTH, v_GTH, parts, tops, totals, pads_G, position, scale,
+        rows_BKPH, k_GTH, v_GTH, parts, tops, totals, pads_G, position, sinks_GP, scale,
         heads, k_GTH.shape[1],
         *rows_BKPH.stride()[:3], k_GTH.stride(0), k_GTH.stride(1), v_GTH.stride(0), v_GTH.stride(1),
         P_PAD=max(16, triton.next_power_of_2(group)), T=tokens, num_stages=stages, num_warps=warps, **sizes,
     )  # fmt: skip
     if splits > 1:
-        _join[(grains * group,)](parts, tops, totals, out, num_warps=1, **sizes)
+        _join[(grains * group,)](parts, tops, totals, sinks_GP, out, num_warps=1, **sizes)
     return out

@@ -20,7 +20,7 @@ from flexplan_runtime.measure.timing import Figure
 from flexplan_runtime.measure.trial_models import TrialModels
 
 GPU_OVERHEAD_BYTES = 128 * MiB  # library workspaces and captured steps: 40 to 110 MiB seen on an H200
-_HEATING_RUNS = 24  # of a prompt: some two seconds of a fast device
+_PROMPT_RUNS = 6  # each straight after a second of other products
 STEADY_PERCENT = 20  # figures that lie further apart than this were not measured on an idle machine
 
 
@@ -60,7 +60,7 @@ def _round(bench: Bench, say: Say) -> Figures:
         figures |= _told(product_rate(trials, figures), say)
     else:
         grouped = TrialModels(bench.env, torch.bfloat16)  # as models whose queries share keys are stored
-        figures |= _told(prompt_rates(grouped, figures, max(2, round(_HEATING_RUNS * bench.sizes.repeat_s))), say)
+        figures |= _told(prompt_rates(grouped, figures, max(2, round(_PROMPT_RUNS * bench.sizes.repeat_s))), say)
         figures |= _told(attention_rates(grouped, figures), say)
     again = bench.disk()
     return figures | _told({name: Figure.among([figures[name], figure]) for name, figure in again.items()}, say)

@@ -1,6 +1,9 @@
 """Rates of prompts in running models: of their products, and of what runs between those.
 
-A layer by itself, once, finds the device cool and its clock high; so prompts are run for a while before they count.
+A layer by itself, once, finds the device cool and its clock high, and so does a prompt of a tenth of a second: on an
+H200 products in such bursts run at 738 TFLOP/s, and without a pause, as in long prompts, at 660, where the power limit
+holds the clock (`benchmarks/products_slow_down.py`).  So prompts are run for a while, each straight after a second of
+other products.
 """
 
 from __future__ import annotations
@@ -47,7 +50,7 @@ def prompt_rates(trials: TrialModels, found: Mapping[str, Figure], runs: int) ->
     seconds, layers = list[Figure](), list[Work]()
     for name in FAMILIES:
         model = trials.model(name, num_layers=_LAYERS)
-        timelines = trials.timelines(model, _MANY, 2, runs)[runs // 2 :]
+        timelines = trials.timelines(model, _MANY, 2, runs, hot=True)[runs // 2 :]
         took = Figure.of([s for timeline in timelines for s in _layer_seconds(timeline)])
         layers.append(_layer(model[0], _MANY))
         seconds.append(Figure(took.value - _fixed_s(layers[-1], found), took.spread_percent))

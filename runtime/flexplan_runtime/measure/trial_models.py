@@ -6,6 +6,8 @@ model.  So what tasks take is measured where they happen.
 
 from __future__ import annotations
 
+import time
+
 import torch
 
 from flexplan.graph import Timeline
@@ -41,12 +43,27 @@ class TrialModels:
         return self.timelines(model, policy, new, 1)[0]
 
     def timelines(
-        self, model: Model, policy: Policy, new: int, times: int, prompt_len: int = PROMPT_LEN
+        self, model: Model, policy: Policy, new: int, times: int, prompt_len: int = PROMPT_LEN, *, hot: bool = False
     ) -> list[Timeline]:
-        """Of several runs, after one that warms up."""
+        """Of several runs, after one that warms up; ``hot``: each straight after a second of products on a device."""
         with OffloadedLM(model, self.env, DUMMY, policy, dtype=self.dtype) as lm:
             prompts = [[(7 * n + t) % 500 + 4 for t in range(prompt_len)] for n in range(policy.block_size)]
-            return [lm.complete(prompts, new, trace=True).timelines[0] for _ in range(1 + times)][1:]
+            found = list[Timeline]()
+            for _ in range(1 + times):
+                if hot:
+                    heat(self.env.device, self.dtype)
+                found += lm.complete(prompts, new, trace=True).timelines[:1]
+            return found[1:]
+
+
+def heat(device: torch.device, dtype: torch.dtype, seconds: float = 1.0) -> None:
+    """Products without a pause, until the device's clock is where its power limit holds it."""
+    square = torch.zeros(8192, 8192, device=device, dtype=dtype).normal_()
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < seconds:
+        for _ in range(16):
+            torch.mm(square, square)
+        torch.cuda.synchronize(device)
 
 
 def layer_bytes(s: ModelShape) -> int:

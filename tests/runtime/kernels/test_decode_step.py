@@ -21,6 +21,8 @@ pytestmark = MARKS
 from flexplan_runtime import ExecutionEnv, OffloadedLM
 from flexplan_runtime.attention.dense import grain_attention
 from flexplan_runtime.attention.ring import unrolled
+from flexplan_runtime.attention.scored import scored_attention
+from flexplan_runtime.kernels.attention_rule import AttentionRule
 from flexplan_runtime.kernels.decode_attention import decode_attention_cuda
 from flexplan_runtime.kernels.decode_step import gate_cuda, norm_cuda, put_pairs_cuda, turn_cuda
 from flexplan_runtime.models.rope import Rotary, rotate
@@ -142,6 +144,18 @@ def test_attention_of_few_and_of_many_grains(
     assert torch.equal(lying, plain)
     expected = grain_attention(q.flatten(0, 1).float(), k[:, :context].float(), v[:, :context].float(), pads, 0.2)
     near(plain, expected.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [1, 40])
+def test_sinks_take_weight_in_one_part_and_in_several(dtype: torch.dtype, rows: int) -> None:
+    q = torch.randn(rows * 4, 5, 32, device=DEVICE).to(dtype)
+    pairs, context = torch.randn(rows * 4, 2, 200, 32, device=DEVICE).to(dtype), 190
+    pads = torch.arange(rows * 4, device=DEVICE, dtype=torch.int32) % 150
+    rule = AttentionRule(0.2, sinks_KP=torch.linspace(-20, 20, 20, device=DEVICE).view(4, 5))
+    place, sinks_GP = torch.tensor([context - 1], device=DEVICE), rule.sinks_GP(0, rows * 4)
+    found = decode_attention_cuda(q, pairs[:, 0], pairs[:, 1], pads, place, 0.2, sinks_GP)
+    near(found, scored_attention(q.float(), pairs.float(), pads, context, rule).to(dtype))
 
 
 @pytest.mark.parametrize("newest", [9, 10, 75, 139])

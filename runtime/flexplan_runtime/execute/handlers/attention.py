@@ -30,6 +30,7 @@ from flexplan_runtime.execute.handlers.door import attention_at_door
 from flexplan_runtime.execute.handlers.hidden import working_in
 from flexplan_runtime.execute.layer_weights import layer_weights
 from flexplan_runtime.execute.views import TaskView
+from flexplan_runtime.kernels.availability import compiles_for
 
 
 def project(view: TaskView) -> None:
@@ -178,6 +179,8 @@ def _attend_cached(view: TaskView, q: Tensor, pairs: Tensor, first: int) -> Tens
     context = newest + 1 if pairs.is_cuda else view.place + 1
     if sparsity < 1:
         return sparse_attention(q.flatten(0, -3), pairs, pads, context, rule, sparsity, packing, first)
+    if packing is None and rule.is_plain_but_sinks and compiles_for(pairs):
+        return decode_attention(q, pairs, pads, newest, rule.scale, rule.sinks_GP(first, len(pairs)))
     if not rule.is_plain:
         return scored_attention(q.flatten(0, -3), pairs, pads, context, rule, packing, first)
     if packing:
