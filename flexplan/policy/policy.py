@@ -170,7 +170,12 @@ class Policy:
                 "each micro-batch would wait for experts of its own",
                 "num_gpu_batches=1",
             ),
-            (not self.sep_layer, "sep_layer off", "the router is in the middle of a whole layer", "sep_layer=True"),
+            (
+                self.sep_layer is False,
+                "sep_layer off",
+                "the router is in the middle of a whole layer",
+                "sep_layer=True",
+            ),
             (not self.pin_weight, "pin_weight off", "what is staged is staged ahead", "pin_weight=True"),
         ):
             if wrong:

@@ -11,7 +11,8 @@ from flexplan.policy import Policy
 from flexplan.problem import Problem
 from flexplan.sandbox import schedule_of
 from flexplan_planners.fit import Fitting, Needs, Optimum, infeasible, optimise, with_plenty, within_latency
-from flexplan_planners.lp import MOST_BATCHES, CostModel, FlexplanCosts, Program, prices_of_policy
+from flexplan_planners.lp import MOST_BATCHES, CostModel, FlexplanCosts, Program, could_be, prices_of_policy
+from flexplan_planners.lp.duals import ShadowPrices
 
 _ROUTES_FIRST = ("zigzag", "rowwise")  # schedules that are known to send what routers chose
 
@@ -57,8 +58,16 @@ class LpPlanner:
 
     def shadow_prices(self, problem: Problem, policy: Policy) -> dict[str, float]:
         """For each tier the part of the time that a budget larger by a small part saves, over that part."""
-        found = prices_of_policy(self.model(problem), policy)
+        found = prices_of_policy(self.model(problem), policy) or self._prices_with_room(problem, policy)
         return dict(found.gain) if found else {}
+
+    def _prices_with_room(self, problem: Problem, policy: Policy) -> ShadowPrices | None:
+        """Those of a policy that fits, though the rows count it too high: in budgets larger by as much."""
+        fitting = Fitting(problem, schedule_of(self.schedule), policy.num_gpu_batches)
+        for program in self.model(with_plenty(problem)).programs(policy.gpu_batch_size):
+            if could_be(policy, program):
+                return prices_of_policy(self.model(problem).within(fitting.roomier(program, policy)), policy)
+        return None
 
     def optima(self, problem: Problem, spread: float = 0.0) -> list[Optimum]:
         """The fastest block, and what was met on the way to it; see `optimise`."""

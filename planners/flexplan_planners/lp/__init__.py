@@ -11,7 +11,7 @@ solver    A linear program as plain data, solved by HiGHS through PuLP 3 or 4, t
 switches  What the program cannot decide: host attention, split layers, which things stay on the GPU.
 """
 
-from flexplan_planners.lp.duals import prices_of_policy
+from flexplan_planners.lp.duals import could_be, prices_of_policy
 from flexplan_planners.lp.lagrange import Bounds, Prices, prices_of, prices_of_shortage
 from flexplan_planners.lp.programs import MOST_BATCHES, FlexplanCosts
 from flexplan_planners.lp.rows import (
@@ -48,6 +48,7 @@ __all__ = [
     "Program",
     "Shares",
     "Solution",
+    "could_be",
     "least_shortage",
     "memory_rows",
     "minimise",

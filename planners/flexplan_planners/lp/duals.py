@@ -48,7 +48,7 @@ def prices_of_policy(model: CostModel, policy: Policy) -> ShadowPrices | None:
     """The prices at the optimum of a policy's block and switches; None where the program does not know them."""
     n, solved = policy.num_gpu_batches, []
     for program in model.programs(policy.gpu_batch_size):
-        if _could_be(policy, program):
+        if could_be(policy, program):
             solution = solve_program(program, n)
             solved += [(solution.seconds, program, solution)] if solution else []
     if not solved:
@@ -57,7 +57,7 @@ def prices_of_policy(model: CostModel, policy: Policy) -> ShadowPrices | None:
     return shadow_prices(program, solution, n)
 
 
-def _could_be(policy: Policy, program: Program) -> bool:
+def could_be(policy: Policy, program: Program) -> bool:
     """Has the policy the program's switches, and nothing where the program allows nothing?"""
     same = all(getattr(policy, name) == value for name, value in program.switches.items())
     return same and all(getattr(policy, f"{name}_percent") == 0 for name in program.absent)
