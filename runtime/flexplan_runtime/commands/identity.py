@@ -10,11 +10,13 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from flexplan.model.checkpoint.files import read_safetensors
 from flexplan.model.places import directory_of
 from flexplan_runtime.commands.prepare import Ready
 
 _SAMPLE_BYTES = 4096
-_SAMPLES = 16  # of a file of weights, from its header to its end
+_SAMPLES = 16  # of a file of weights, from its header to its end, beside a page of each of its tensors
+_READ_WHOLE = 64 << 20  # bytes: of files that are no larger
 _WEIGHTS = ("*.safetensors", "*.npy")
 _CONFIG = ("config.json", "generation_config.json")
 _TOKENIZER = (
@@ -50,7 +52,7 @@ def _model(ready: Ready) -> dict[str, str]:
 
 
 def digests_of(directory: Path) -> dict[str, str]:
-    """Of a model's directory: its configuration, some pages of each file of weights, its tokenizer."""
+    """Of a model's directory: its configuration, its weights or some pages of them, its tokenizer."""
     weights = (path for pattern in _WEIGHTS for path in sorted(directory.glob(pattern)))
     return {
         "model": _digest(directory / name for name in _CONFIG),
@@ -75,22 +77,24 @@ def _sampling(ready: Ready) -> str:
 
 
 def _digest(paths: Iterable[Path], *, sampled: bool = False) -> str:
-    """Of names, sizes and contents; of weights, of some pages spread over each file."""
+    """Of names, sizes and contents; of weights, of some pages of each file that is large."""
     digest = hashlib.sha256()
     for path in paths:
         if path.is_file():
             size = path.stat().st_size
             digest.update(f"{path.name} {size}\n".encode())
-            digest.update(_sample(path, size) if sampled else path.read_bytes())
+            digest.update(_sample(path, size) if sampled and size > _READ_WHOLE else path.read_bytes())
     return digest.hexdigest()[:16]
 
 
 def _sample(path: Path, size: int) -> bytes:
-    if size <= _SAMPLES * _SAMPLE_BYTES:
-        return path.read_bytes()
+    """Pages spread over a file, and the first one of each tensor: whoever trains on changes tensors as a whole."""
     step = (size - _SAMPLE_BYTES) // (_SAMPLES - 1)
+    pages = {n * step for n in range(_SAMPLES)}
+    if path.suffix == ".safetensors":
+        pages |= {tensor.offset for tensor in read_safetensors(path).values()}
     with path.open("rb", buffering=0) as file:
-        return b"".join(_read(file.fileno(), n * step) for n in range(_SAMPLES))
+        return b"".join(_read(file.fileno(), page) for page in sorted(pages))
 
 
 def _read(fd: int, offset: int) -> bytes:

@@ -24,7 +24,7 @@ class Kind(NamedTuple):
 
 def is_whole(value: object) -> bool:
     """A whole number; True and False are none."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
+    return type(value) is int or (isinstance(value, Integral) and not isinstance(value, bool))  # nearly all are int
 
 
 def are_ids(value: Any) -> bool:

@@ -109,7 +109,7 @@ class Request:
 
 
 def _is_real(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
+    return type(value) in (float, int) or (isinstance(value, Real) and not isinstance(value, bool))
 
 
 def _refused(name: str, wrong: Sequence[str]) -> PromptError:

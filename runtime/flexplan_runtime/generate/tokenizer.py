@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,9 @@ class Tokenizer:
         self._pieces: dict[int, tuple[str, bytes | None]] = {}
         self._renderer = Renderer(directory)
 
-    @property
+    @cached_property
     def exists(self) -> bool:
-        """Is there one?"""
+        """Is there one?  Asked for every request."""
         return self.directory is not None and any((self.directory / name).is_file() for name in _FILES)
 
     @property
