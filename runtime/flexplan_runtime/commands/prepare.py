@@ -125,7 +125,7 @@ def make_ready(request: RunRequest, *, runs_here: bool = True) -> Ready:
     shape = opened.shape.with_dtype(dtype.itemsize)
     tokenizer = Tokenizer(directory)
     schedule = plan.schedule if plan else "zigzag"
-    prompts = request.prompts or random_prompts(request, policy, shape)
+    prompts = request.prompts or random_prompts(request, _rows_of(policy, plan), shape)
     taken = _take_prompts(request, Requests(request, prompts, opened.math.rules), tokenizer, shape)
     ready = Ready(
         request,
@@ -226,8 +226,14 @@ def environment(request: RunRequest) -> ExecutionEnv:
     )
 
 
-def random_prompts(request: RunRequest, policy: Policy, shape: ModelShape) -> tuple[Prompt, ...]:
-    """One block of distinct prompts of random tokens, or as many as lengths were given."""
+def _rows_of(policy: Policy, plan: Plan | None) -> int:
+    """A block's; of a rolling plan no more than it was made for, as all that have a seat come in at once."""
+    planned = plan.problem.workload.num_prompts if plan and plan.schedule == "rolling" else None
+    return min(policy.block_size, planned or policy.block_size)
+
+
+def random_prompts(request: RunRequest, rows: int, shape: ModelShape) -> tuple[Prompt, ...]:
+    """Distinct prompts of random tokens, as many as rows, or as lengths were given."""
     if request.dummy_lengths is not None:
         return _random_of(request.dummy_lengths, request.seed, shape)
     longest = shape.max_positions - request.max_new_tokens
@@ -237,8 +243,8 @@ def random_prompts(request: RunRequest, policy: Policy, shape: ModelShape) -> tu
         message = f"{asked}, {shape.name} reads {shape.max_positions}"
         raise UsageError("FP173", message, fix="lower --prompt-len or --max-new-tokens")
     generator = torch.Generator().manual_seed(request.seed % (1 << 63))
-    rows = torch.randint(shape.vocab_size, (policy.block_size, length), generator=generator).tolist()
-    return tuple(Prompt(n, tuple(row), n + 1) for n, row in enumerate(rows))
+    found = torch.randint(shape.vocab_size, (rows, length), generator=generator).tolist()
+    return tuple(Prompt(n, tuple(ids), n + 1) for n, ids in enumerate(found))
 
 
 def _random_of(lengths: Lengths, seed: int, shape: ModelShape) -> tuple[Prompt, ...]:
