@@ -29,6 +29,7 @@ from injectors import (
     wrap_handlers,
 )
 from policies import Case, generated, opened, text_prompts, text_reference
+from tiny_models import CONFIGS, saved
 
 from flexplan.errors import DeadlineExceeded, StorageError
 from flexplan.policy import Policy
@@ -47,6 +48,8 @@ ON_DISK = policy_with(2, 2, w=(0.0, 0.0), cache=(0.0, 0.0), act=(0.0, 0.0))
 CASE = Case(STREAMED, num_prompts=4)
 MOVES = "move_gpu", "move_cpu", "move_up", "move_down"  # only rows of a rolling schedule move
 MOVING = policy_with(3, 4, w=(0, 100), cache=(40, 60), cpu_cache_compute=True, sep_layer=False, room_percent=20)
+DEMANDED = "route", "send_routes", "load_experts"  # only of a mixture whose experts are sent once they are chosen
+DEMANDING = policy_with(3, 1, w=(0, 100), experts_on_demand=True)
 SOON_S = 15.0  # less than anything here that sleeps, and more than a busy machine takes
 
 
@@ -78,7 +81,7 @@ def clean(scratch: Path) -> Iterator[None]:
 
 # -- a worker raises -----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("number", "overlap"), [(1, True), (0, False)])
-@pytest.mark.parametrize("kind", [kind for kind in HANDLERS if kind not in MOVES])
+@pytest.mark.parametrize("kind", [kind for kind in HANDLERS if kind not in MOVES + DEMANDED])
 def test_an_error_of_any_worker_is_the_callers_at_once(
     kind: str, number: int, overlap: bool, tiny_opt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,6 +124,27 @@ def test_an_error_of_a_move_is_the_callers(
                 lm.complete(prompts, most)
         assert caught.value is error
         assert lm.complete(prompts, most).tokens == expected
+    assert lm.env.ledger.held == {}
+
+
+@pytest.mark.parametrize("kind", DEMANDED)
+def test_an_error_of_an_expert_on_its_way_is_the_callers(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error, prompts, model = Broken(kind), [[5, 6, 7], [8, 9], [3]], tmp_path / "model"
+
+    def fail() -> None:
+        raise error
+
+    saved(CONFIGS["mixtral"], model)
+    with clean(tmp_path / "scratch"), opened(model, DEMANDING, tmp_path / "scratch") as lm:
+        expected = lm.complete(prompts, 4).tokens
+        with monkeypatch.context() as patched:
+            wrap_handlers(patched, at_call(1, fail), kind)
+            with pytest.raises(Broken) as caught:
+                lm.complete(prompts, 4)
+        assert caught.value is error
+        assert lm.complete(prompts, 4).tokens == expected
     assert lm.env.ledger.held == {}
 
 
