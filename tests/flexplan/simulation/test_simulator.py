@@ -294,8 +294,8 @@ def test_a_repeated_pattern_is_timed_as_if_every_task_were_built(
 
 def derived_and_repeated(graph: TaskGraph) -> tuple[int, int]:
     found: list[SweepProgram] = list(programs_of(graph.buffers, graph.sweeps(), Rates(PROBLEM.hardware)))
-    layouts = {id(program.layout) for program in found}
-    return len(layouts), len(found) - len(layouts)
+    derived = {id(program.lanes) for program in found}
+    return len(derived), len(found) - len(derived)
 
 
 def test_a_long_decode_is_mostly_repeated() -> None:
