@@ -34,7 +34,7 @@ from pathlib import Path
 import common
 import torch
 from flexplan_runtime import ExecutionEnv, OffloadedLM
-from flexplan_runtime.weights import DUMMY, SKEWED
+from flexplan_runtime.weights.open import DUMMY, SKEWED
 
 from flexplan.cost import Rates
 from flexplan.errors import FlexplanError

@@ -50,7 +50,7 @@ def check() -> None:
 class Stoppable:
     """A job that can be gone on with: the first signal asks it to stop, a second ends it at once.
 
-    Until its first pass that is a KeyboardInterrupt; from `stop_after_pass` on the job looks at `stop_asked` itself.
+    Until its first pass that is a KeyboardInterrupt; from `stop_after_pass` on the job looks at that itself.
     """
 
     def __enter__(self) -> None:
@@ -112,13 +112,14 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     global _came, _asked
     if number == signal.SIGHUP and (_asked or _came):  # the terminal and its shell, or systemd behind a SIGTERM:
         return  # one end is meant
-    if _stoppable and not _asked and not _came:
+    first = not (_asked or _came)
+    if first and _stoppable:
         _asked = number
-        if not _in_pass:
-            raise KeyboardInterrupt
-        _say(b"stopping after this pass; once more ends at once\n")
-        return
-    first, _came = not _came, _came or number
+        if _in_pass:
+            _say(b"stopping after this pass; once more ends at once\n")
+            return
+    else:
+        _came = _came or number
     sys.unraisablehook = lambda _: None  # in a finaliser the exception is only printed
     if _at_work and _deferred and first:
         return

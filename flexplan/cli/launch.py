@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import signal
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NoReturn
 
 from flexplan import signals
+from flexplan.cli.outcome import stopped
 from flexplan.cli.output import deliver, refuse_existing, refuse_unwritable
 from flexplan.cli.progress import Progress, note
 from flexplan.cli.results import Results, Target, opened
-from flexplan.errors import FlexplanError, RequestsFailed, Stopped, UsageError
+from flexplan.errors import FlexplanError, RequestsFailed, UsageError
 from flexplan.hardware import Hardware
 from flexplan.job import (
     BenchReport,
@@ -118,13 +117,8 @@ def _policy_digest(request: RunRequest) -> str:
 
 def _run(request: RunRequest, job: _Job) -> JobReport:
     """Until all is done, or a first signal says to stop."""
-    with job, signals.Stoppable() if job.results.resumable else nullcontext():
-        try:
-            report = find_runtime("ray" if request.cluster else "torch").run(request, job)
-        except BaseException:
-            if signals.stop_asked() and not signals.in_pass():  # a signal while weights were loaded
-                raise _stopped() from None
-            raise
+    with job:
+        report = find_runtime("ray" if request.cluster else "torch").run(request, job)
         job.results.end()
         return report
 
@@ -136,7 +130,7 @@ class _Job(Progress):
         given, count = request.policy, max(0, len(request.prompts) - len(results.done))
         super().__init__(Pace.of(given if isinstance(given, Plan) else None, count), count)
         self.results = results
-        self.bad = bad
+        self.bad, self.prompts = bad, request.prompts
         self.policy = _policy_digest(request)
         self.model = Path(request.model).name
         self.failures: list[str] = []  # the first of this run, by name
@@ -161,7 +155,7 @@ class _Job(Progress):
 
     def failed(self, place: int, completion: Completion, error: FlexplanError) -> None:
         own = completion.api == "own"
-        line = failure_line(completion, error) if own else error_line(completion.id, place, None, error)
+        line = failure_line(completion, error) if own else self._error_line(place, completion, error)
         self.num_ended += 1
         self._fail(place, f"id {completion.id!r}", line)
 
@@ -171,15 +165,14 @@ class _Job(Progress):
     def stopping(self) -> bool:
         return signals.stop_after_pass()
 
+    def _error_line(self, place: int, completion: Completion, error: FlexplanError) -> str:
+        number = self.prompts.at_place(place).number if isinstance(self.prompts, Prompts) else None
+        return error_line(completion.id, place, number, error)
+
     def _fail(self, place: int, name: str, line: str) -> None:
         self.results.fail(place, line)
         if len(self.failures) <= _MOST_NAMED:
             self.failures.append(name[:60])
-
-
-def _stopped(state: str = "") -> Stopped:
-    name = signal.Signals(signals.stop_asked() or signal.SIGINT).name
-    return Stopped("FP1301", f"stopped by {name}", fix="go on with --resume", state=state)
 
 
 def _say_end(report: JobReport, job: _Job, target: Target, total: int) -> None:
@@ -187,7 +180,8 @@ def _say_end(report: JobReport, job: _Job, target: Target, total: int) -> None:
     if report.num_prompts:
         note(summary(report))
     if report.num_left:
-        raise _stopped(f"{report.num_left:,} requests are left, all others are kept in {target.path}")
+        state = f"{report.num_left:,} requests are left, all others are kept in {target.path}"
+        raise stopped("go on with --resume", state)
     if job.results.num_failed:
         _refuse_failed(job, target, total)
 

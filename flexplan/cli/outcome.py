@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import traceback
 import warnings
@@ -17,7 +18,7 @@ from typer.core import TyperGroup
 from flexplan import signals
 from flexplan.cli.exhausted import exhausted, no_bug, refuse_too_little
 from flexplan.cli.progress import be
-from flexplan.errors import FlexplanError, InfeasiblePlan, InternalError, PluginError, UsageError, visible
+from flexplan.errors import FlexplanError, InfeasiblePlan, InternalError, PluginError, Stopped, UsageError, visible
 
 _INTERRUPTED = 130
 QUIET, VERBOSE = ("--quiet", "-q"), ("--verbose", "-v")
@@ -61,6 +62,24 @@ class Commands(TyperGroup):
             if isinstance(error, typer.Exit | typer.Abort | BrokenPipeError) or hasattr(error, "format_message"):
                 raise  # typer's own ways to end
             raise _ended(no_bug(error) or _bug(error, ctx.meta), ctx.meta) from None
+
+
+@contextmanager
+def stoppable(go_on: str) -> Iterator[None]:
+    """A job that may be gone on with, as ``go_on`` says; raises Stopped for a first signal before its first pass."""
+    with signals.Stoppable():
+        try:
+            yield
+        except BaseException:  # what a signal interrupts may fail in ways of its own
+            if signals.stop_asked() and not signals.in_pass():
+                raise stopped(go_on) from None
+            raise
+
+
+def stopped(go_on: str, state: str = "") -> Stopped:
+    """The error of a job that a signal has stopped."""
+    name = signal.Signals(signals.stop_asked() or signal.SIGINT).name
+    return Stopped("FP1301", f"stopped by {name}", fix=go_on, state=state)
 
 
 def _interrupted() -> NoReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +11,8 @@ from typing import Annotated
 import typer
 
 from flexplan.cli import options as opt
-from flexplan.cli.output import deliver, refuse_closed_output, refuse_same, refuse_unwritable
+from flexplan.cli.outcome import stoppable
+from flexplan.cli.output import deliver, is_kept, refuse_closed_output, refuse_same, refuse_unwritable
 from flexplan.cli.progress import note
 from flexplan.errors import UsageError
 from flexplan.report.answers import say
@@ -59,52 +61,55 @@ def run(
     ] = None,
 ) -> None:
     """Complete every prompt."""
-    from flexplan.cli.launch import run_to_file
-    from flexplan.cli.results import Target
-    from flexplan.job import (
-        Cluster,
-        budget_bytes,
-        refuse_idle_cluster,
-        refuse_idle_format,
-        refuse_idle_prompt_len,
-        request_of,
-    )
-    from flexplan.plan import load_policy
+    go_on = "give the same command again" if overwrite else "go on with --resume"
+    with stoppable(go_on) if is_kept(output) else nullcontext():
+        from flexplan.cli.launch import run_to_file
+        from flexplan.cli.results import Target
+        from flexplan.job import (
+            Cluster,
+            budget_bytes,
+            refuse_idle_cluster,
+            refuse_idle_format,
+            refuse_idle_prompt_len,
+            request_of,
+        )
+        from flexplan.plan import load_policy
 
-    budgets = budget_bytes({"gpu": gpu_mem, "cpu": cpu_mem, "disk": disk_mem})
-    refuse_idle_format(form, prompts)
-    refuse_idle_prompt_len(prompt_len, prompts)
-    refuse_idle_cluster(ray, {"ray_address": ray_address, "workers": workers})
-    if prompts is None and not dummy:
-        raise UsageError("FP163", "there are no --prompts", fix="give --prompts FILE, or --dummy for random ones")
-    request = request_of(
-        load_policy(policy),
-        model,
-        budgets,
-        offload_dir=offload_dir,
-        device=device,
-        dtype=dtype,
-        packed_cache=packed_cache,
-        max_new_tokens=max_new_tokens,
-        do_sample=do_sample,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
-        stop_at_end_token=not ignore_eos,
-        dummy=dummy,
-        dummy_prompt_len=prompt_len,
-        strict=strict,
-        record=record is not None,
-        locked=locked,
-        cluster=Cluster(ray_address, workers) if ray else None,
-    )
-    target = Target(output, (policy, prompts, request.model), overwrite, resume, retry_failed, ordered)
-    if record is not None:
-        for written in target.files:
-            refuse_same(record, written)
-        refuse_unwritable(record, target.inputs)
-    run_to_file(request, prompts, target, form or "auto", record=record)
+        budgets = budget_bytes({"gpu": gpu_mem, "cpu": cpu_mem, "disk": disk_mem})
+        refuse_idle_format(form, prompts)
+        refuse_idle_prompt_len(prompt_len, prompts)
+        refuse_idle_cluster(ray, {"ray_address": ray_address, "workers": workers})
+        if prompts is None and not dummy:
+            raise UsageError("FP163", "there are no --prompts", fix="give --prompts FILE, or --dummy for random ones")
+        request = request_of(
+            load_policy(policy),
+            model,
+            budgets,
+            offload_dir=offload_dir,
+            device=device,
+            dtype=dtype,
+            packed_cache=packed_cache,
+            max_new_tokens=max_new_tokens,
+            do_sample=do_sample,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            stop_at_end_token=not ignore_eos,
+            dummy=dummy,
+            dummy_prompt_len=prompt_len,
+            strict=strict,
+            record=record is not None,
+            locked=locked,
+            cluster=Cluster(ray_address, workers) if ray else None,
+        )
+        again = retry_failed or (resume and strict)  # which refuses them, if they still cannot be run
+        target = Target(output, (policy, prompts, request.model), overwrite, resume, again, ordered)
+        if record is not None:
+            for written in target.files:
+                refuse_same(record, written)
+            refuse_unwritable(record, target.inputs)
+        run_to_file(request, prompts, target, form or "auto", record=record)
 
 
 def bench(

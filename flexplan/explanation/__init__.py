@@ -12,9 +12,7 @@ sensitivity    What more of each resource would bring, found by solving again.
 
 from flexplan.explanation.critical_path import CriticalPath
 from flexplan.explanation.explanation import Explanation, binding_tiers, explain
-from flexplan.explanation.job_parts import JobPart
 from flexplan.explanation.one_pass import (
-    Gap,
     OnePass,
     Surroundings,
     latest,
@@ -23,18 +21,14 @@ from flexplan.explanation.one_pass import (
     view,
 )
 from flexplan.explanation.phases import Phases, job_bound, job_prediction
-from flexplan.explanation.places import LayerPlace, TierUse, heaviest_placement, layer_places, tier_use
+from flexplan.explanation.places import heaviest_placement, layer_places, tier_use
 
 __all__ = [
     "CriticalPath",
     "Explanation",
-    "Gap",
-    "JobPart",
-    "LayerPlace",
     "OnePass",
     "Phases",
     "Surroundings",
-    "TierUse",
     "binding_tiers",
     "explain",
     "heaviest_placement",

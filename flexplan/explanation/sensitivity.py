@@ -1,4 +1,4 @@
-"""Gains: what more of each resource would bring, found by solving again."""
+"""Sensitivity: what more of each resource would bring, found by solving again."""
 
 from __future__ import annotations
 

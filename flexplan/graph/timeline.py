@@ -15,7 +15,7 @@ from flexplan.units import format_duration
 
 
 class Span(NamedTuple):
-    """One task's time on its lane, in seconds from the start of the job."""
+    """One task's time on its lane, in seconds from where its timeline begins."""
 
     name: str
     lane: str

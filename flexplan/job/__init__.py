@@ -37,7 +37,7 @@ from flexplan.job.runtime import (
     Shares,
     find_runtime,
 )
-from flexplan.job.standing import Standing, Usage, UsageMean
+from flexplan.job.standing import Standing, UsageMean
 
 __all__ = [
     "DEFAULT_NEW_TOKENS",
@@ -58,7 +58,6 @@ __all__ = [
     "Shares",
     "Standing",
     "TokenLogprob",
-    "Usage",
     "UsageMean",
     "budget_bytes",
     "find_runtime",

@@ -1,4 +1,4 @@
-"""Running: what the command line asks of a runtime, and what it hands back.
+"""Runtime: what the command line asks of a runtime, and what it hands back.
 
 A runtime is a plug-in (group ``flexplan.runtimes``): this file is all that the two know of each other.
 """

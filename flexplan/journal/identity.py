@@ -33,10 +33,10 @@ def refuse_other_requests(finished: Mapping[int, str], digests: Sequence[str] | 
     """Raise UsageError where a finished request, by its place in the input, is gone or asks for something else."""
     gone = [number for number in finished if number >= len(digests)]
     if gone:
-        message = f"prompts: there are {len(digests):,}, request {max(gone) + 1:,} of the input is finished already"
+        message = f"prompts: there are {len(digests):,}, the one at place {max(gone):,} is finished already"
         raise UsageError("FP177", message, fix="give the prompts of before; new ones go behind them")
     changed = sorted(number for number, digest in finished.items() if digests[number] != digest)
     if changed:
-        which = ", ".join(f"{number + 1:,}" for number in changed[:10]) + (", ..." if len(changed) > 10 else "")
-        message = f"prompts: {len(changed):,} that are finished are not what they were, by place in the input: {which}"
+        which = ", ".join(f"{number:,}" for number in changed[:10]) + (", ..." if len(changed) > 10 else "")
+        message = f"prompts: {len(changed):,} that are finished are not what they were, by place from 0 on: {which}"
         raise UsageError("FP178", message, fix="give the prompts of before, in their order; new ones go behind them")

@@ -103,7 +103,7 @@ def _feed_forward(s: ModelShape) -> int:
 
 def _both(s: ModelShape, width: int) -> int:
     """Gate and up; where the gate is not activated in its place, three copies more."""
-    return (5 if s.expert_bias else 2 if s.gated else 1) * width
+    return (2 + 3 if s.expert_bias else 2 if s.gated else 1) * width
 
 
 def _experts(s: ModelShape) -> int:

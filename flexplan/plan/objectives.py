@@ -1,4 +1,4 @@
-"""Goals: does a plan keep the bounds of its objective, and what is the smallest memory with which one does?"""
+"""Objectives: does a plan keep the bounds of its objective, and what is the smallest memory with which one does?"""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ weights       The verbs of weights: to the gpu by chunks, unpacked there once a 
 """
 
 from flexplan.schedule.lesser_seats import Gathered, NotRefilled, prompts_apart
-from flexplan.schedule.moves import MovedHeads, columns_moved, heads_moved
+from flexplan.schedule.moves import columns_moved, heads_moved
 from flexplan.schedule.one_layout import placement_of
 from flexplan.schedule.protocol import Schedule, first_block, rolls
 from flexplan.schedule.rolling import refuse_to_roll, rolling_graph, sweep_of_boarding
@@ -29,7 +29,6 @@ __all__ = [
     "Gathered",
     "Guest",
     "Move",
-    "MovedHeads",
     "NotRefilled",
     "Schedule",
     "Seats",

@@ -22,7 +22,7 @@ from flexplan.problem import Problem
 from flexplan.schedule.emitter import Accesses, Pass, Tasks, access, remembered
 from flexplan.schedule.moves import heads_moved
 from flexplan.schedule.seats import Boarding, Guest, Seats
-from flexplan.schedule.traversal import OnePass
+from flexplan.schedule.traversal import Traversal
 from flexplan.schedule.verbs import Verbs
 
 _MOVE_WORK = {
@@ -58,7 +58,7 @@ def sweep_of(verbs: RollingVerbs, boarding: Boarding) -> Sweep:
     if boarding.waits:
         return Sweep(boarding.number + 1, (), (), boarding=boarding)
     p = Pass(boarding.number, boarding.number + 1, tuple(boarding.guests) or tuple(boarding.newcomers)[:1])
-    tasks = _RollingPass(verbs, p, boarding).tasks()
+    tasks = _RollingTraversal(verbs, p, boarding).tasks()
     return Sweep(p.i, tuple({**boarding.guests, **boarding.newcomers}), tasks, boarding=boarding)
 
 
@@ -264,7 +264,7 @@ def _id_of(guest: Guest, buffer: str, index: int) -> Access:
     return Access(buffer, index, guest.row * ID_BYTES, (guest.row + 1) * ID_BYTES)
 
 
-class _RollingPass(OnePass):
+class _RollingTraversal(Traversal):
     """The order of one pass: who moves before a layer, all that decode at it, then the newcomers."""
 
     def __init__(self, verbs: RollingVerbs, p: Pass, boarding: Boarding) -> None:

@@ -40,10 +40,10 @@ def graph_of(name: str, problem: Problem, policy: Policy, passes: Passes, live: 
 
 def tasks_of_pass(verbs: Verbs, p: Pass, last: bool) -> Iterator[Task]:
     """Nothing of a pass is worked out before its first task is asked for: of many passes none ever is."""
-    yield from OnePass(verbs, p, last).tasks()
+    yield from Traversal(verbs, p, last).tasks()
 
 
-class OnePass:
+class Traversal:
     """Layer by layer, all micro-batches of a layer before the next; what later verbs need arrives meanwhile."""
 
     def __init__(self, verbs: Verbs, p: Pass, last: bool) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from flexplan.cost import Price, Rates
 from flexplan.graph import Buffer, Sweep, Tracker, Work
-from flexplan.simulation.sweeps import Layout, SweepProgram, derive, steps_between
+from flexplan.simulation.sweeps import Lanes, SweepProgram, derive, steps_between
 
 
 class Alike:
@@ -16,24 +16,24 @@ class Alike:
     def __init__(self, buffers: Mapping[str, Buffer], first: Sweep, second: Sweep) -> None:
         tracker = Tracker(buffers)
         self.first, self.second = derive(first, tracker), derive(second, tracker)
-        self.holds = _works(self.first.layout) == _works(self.second.layout)
+        self.holds = _works(self.first.lanes) == _works(self.second.lanes)
         """Do they do the same works task by task, as their pattern says?"""
         self.growth = steps_between(self.first.works, self.second.works) if self.holds else []
 
     def program(self, i: int, rates: Rates) -> SweepProgram:
         """The sweep of token i, as the first of all."""
-        return SweepProgram(i, 0, self.first.layout, self._prices(i, rates), self.first.times, ())
+        return SweepProgram(i, 0, self.first.lanes, self._prices(i, rates), self.first.times, ())
 
     def next_program(self, i: int, rates: Rates) -> SweepProgram:
         """The sweep of token i, as the one after it."""
         number = len(self.first.sweep.tasks)
-        return SweepProgram(i, number, self.second.layout, self._prices(i, rates), self.first.times, ())
+        return SweepProgram(i, number, self.second.lanes, self._prices(i, rates), self.first.times, ())
 
     def busy_seconds(self, i: int, rates: Rates) -> dict[str, float]:
         """As `bounds.busy_seconds` of its tasks."""
         found: dict[str, float] = {}
         prices = self._prices(i, rates)
-        for lane, program in self.first.layout.items():
+        for lane, program in self.first.lanes.items():
             for work, times in Counter(program.works).items():
                 found[lane] = found.get(lane, 0.0) + times * prices[work].solo_s
                 for resource, seconds in prices[work].demands:
@@ -47,8 +47,8 @@ class Alike:
         return [rates.price(_grown(work, step, later), lane) for (work, lane), step in works]
 
 
-def _works(layout: Layout) -> dict[str, tuple[list[int], list[int]]]:
-    return {lane: (program.numbers, program.works) for lane, program in layout.items()}
+def _works(lanes: Lanes) -> dict[str, tuple[list[int], list[int]]]:
+    return {lane: (program.numbers, program.works) for lane, program in lanes.items()}
 
 
 def _grown(work: Work, step: Work, times: int) -> Work:

@@ -86,7 +86,7 @@ class _Simulation:
         self.newest = program.first
         self._count(program)
         idle = []
-        for name, todo in program.layout.items():
+        for name, todo in program.lanes.items():
             lane = self.lanes.get(name) or self._open(name)
             if lane.program is None and not lane.queue:
                 idle.append(lane)

@@ -26,21 +26,21 @@ class LaneProgram:
     works: list[int]
 
 
-Layout = dict[str, LaneProgram]
+Lanes = dict[str, LaneProgram]
 LaneWork = tuple[Work, str]
 
 
 class SweepProgram:
     """A sweep: ``first`` is the number of its first task; each work has a price and occurs some ``times``."""
 
-    __slots__ = ("first", "i", "layout", "prices", "tasks", "times")
+    __slots__ = ("first", "i", "lanes", "prices", "tasks", "times")
 
     def __init__(
-        self, i: int, first: int, layout: Layout, prices: list[Price], times: list[int], tasks: Sequence[Task]
+        self, i: int, first: int, lanes: Lanes, prices: list[Price], times: list[int], tasks: Sequence[Task]
     ) -> None:
         self.i = i
         self.first = first
-        self.layout = layout
+        self.lanes = lanes
         self.prices = prices
         self.times = times
         self.tasks = tasks  # empty where the sweep was not derived
@@ -55,7 +55,7 @@ class Derived:
     """A sweep whose edges were derived."""
 
     sweep: Sweep
-    layout: Layout
+    lanes: Lanes
     works: list[LaneWork]
     times: list[int]
 
@@ -96,7 +96,7 @@ class _Programs:
 
     def _program(self, sweep: Sweep, first: int, like: Derived, tasks: Sequence[Task] = ()) -> SweepProgram:
         prices = [self.rates.price(*work) for work in like.works]
-        return SweepProgram(sweep.i, first, like.layout, prices, like.times, tasks)
+        return SweepProgram(sweep.i, first, like.lanes, prices, like.times, tasks)
 
     def _repeat(self, sweep: Sweep, growth: list[Work]) -> SweepProgram:
         last, number = self.run[-1], self.tracker.number
@@ -123,7 +123,7 @@ class _Programs:
         one, two, three = self.run
         if not self.turns or self.length == 3:
             self.turns = _turns(self.buffers, two.sweep.tasks, three.sweep.tasks)
-        if self.length < self.turns + 2 or not one.layout == two.layout == three.layout:
+        if self.length < self.turns + 2 or not one.lanes == two.lanes == three.lanes:
             return None
         growth = steps_between(two.works, three.works)
         return growth if growth == steps_between(one.works, two.works) else None
@@ -131,18 +131,18 @@ class _Programs:
 
 def derive(sweep: Sweep, tracker: Tracker) -> Derived:
     """The sweep after those that the tracker has seen."""
-    layout: Layout = {}
+    lanes: Lanes = {}
     works: dict[LaneWork, int] = {}
     first = tracker.number
     for number, task in enumerate(sweep.tasks):
-        lane = layout.get(task.lane)
+        lane = lanes.get(task.lane)
         if lane is None:
-            lane = layout[task.lane] = LaneProgram([], [], [])
+            lane = lanes[task.lane] = LaneProgram([], [], [])
         lane.numbers.append(number)
         lane.waits.append(tuple([(other, n - first) for other, n in tracker.waits(task).items()]))
         lane.works.append(works.setdefault((task.work, natural_lane(task)), len(works)))
-    times = Counter(work for lane in layout.values() for work in lane.works)
-    return Derived(sweep, layout, list(works), [times[work] for work in range(len(works))])
+    times = Counter(work for lane in lanes.values() for work in lane.works)
+    return Derived(sweep, lanes, list(works), [times[work] for work in range(len(works))])
 
 
 def steps_between(one: list[LaneWork], two: list[LaneWork]) -> list[Work]:

@@ -11,7 +11,7 @@ weights  The weights of a model directory, checked whole by their headers.
 from flexplan.model.checkpoint.codes import StoredCodes
 from flexplan.model.checkpoint.files import OPEN_FLAGS, StoredTensor, WeightFile, read_safetensors, read_with
 from flexplan.model.checkpoint.layouts import parameter_sources
-from flexplan.model.checkpoint.lock import LOCK, refuse_unlike, verify_lock, write_lock
+from flexplan.model.checkpoint.lock import LOCK, verify_lock, write_lock
 from flexplan.model.checkpoint.source import Source
 from flexplan.model.checkpoint.weights import Parts, find_weights, refuse_unusable_weights
 
@@ -27,7 +27,6 @@ __all__ = [
     "parameter_sources",
     "read_safetensors",
     "read_with",
-    "refuse_unlike",
     "refuse_unusable_weights",
     "verify_lock",
     "write_lock",

@@ -17,7 +17,6 @@ __all__ = [
     "MIRRORS",
     "RENAMED",
     "Config",
-    "Series",
 ]
 
 ALL: tuple[Series, ...] = (*SERIES, *OLDER, *LATER)

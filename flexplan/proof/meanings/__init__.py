@@ -14,6 +14,6 @@ weights    Weights: to the gpu by chunks, unpacked there, and what a layer compu
 """
 
 from flexplan.proof.meanings.layers import Meanings
-from flexplan.proof.meanings.part import Meaning, Part, Parts, Unmeant, matches
+from flexplan.proof.meanings.part import Meaning, Parts, Unmeant, matches
 
-__all__ = ["Meaning", "Meanings", "Part", "Parts", "Unmeant", "matches"]
+__all__ = ["Meaning", "Meanings", "Parts", "Unmeant", "matches"]

@@ -11,6 +11,6 @@ sections  What stands on the page without a script: sentences, tables, bars, the
 published (see NOTICE).
 """
 
-from flexplan.report.html.page import Page, html_report
+from flexplan.report.html.page import html_report
 
-__all__ = ["Page", "html_report"]
+__all__ = ["html_report"]

@@ -7,7 +7,7 @@ latency           The fastest plan whose block takes no longer than is allowed.
 neighbours        What lies next to an answer: other micro-batches, more or fewer, other switches, whole shares.
 """
 
-from flexplan_planners.fit.branch_and_bound import Optimum, Search, is_late, kind_of, optimise, per_prompt
+from flexplan_planners.fit.branch_and_bound import Optimum, Search, kind_of, optimise
 from flexplan_planners.fit.fitting import Fitting, Needs
 from flexplan_planners.fit.infeasible import infeasible, with_plenty
 from flexplan_planners.fit.latency import within_latency
@@ -19,11 +19,9 @@ __all__ = [
     "Optimum",
     "Search",
     "infeasible",
-    "is_late",
     "kind_of",
     "neighbours",
     "optimise",
-    "per_prompt",
     "solved",
     "with_plenty",
     "within_latency",

@@ -34,6 +34,8 @@ PERCENT_DECIMALS = 3
 _PERCENT_SLACK = 2 * 10.0 ** -(PERCENT_DECIMALS + 2)  # two shares rounded down, as parts of 1
 _SLOT_ALIGN = 256
 _BUFFERS, _BATCH_BUFFERS = 32, 8  # that begin at a page of their own, at most: of a block, of a micro-batch
+_PIECES = 3  # of a tensor, at most: one a tier
+_MORE_TENSORS = 4  # that a layer may have, beyond the mean of all layers
 _MOVED_GRAINS = 5  # one that rounding adds: at home, in two slots of the ring (relay) and in two of what is new
 _HIDDEN_SLOTS = 3  # of the ring of hidden states, where they do not stay on the gpu
 _HIDDEN_RELAYS = 4  # of those on disk, on the host
@@ -78,7 +80,7 @@ class Sizes:
     @cached_property
     def weight_slack(self) -> int:
         """Padding of all pieces and slots, and the row or vector that rounding may move between two tiers."""
-        padded = self.tensors.count * 3 * PIECE_ALIGN + self.weight_homes * _SLOT_ALIGN
+        padded = self.tensors.count * _PIECES * PIECE_ALIGN + self.weight_homes * _SLOT_ALIGN
         return padded + 2 * self.largest_row + BUFFER_ALIGN
 
     @property
@@ -168,7 +170,7 @@ class Sizes:
     @cached_property
     def ring_slack(self) -> int:
         """What rounding may add to one layer's streamed weights."""
-        per_layer = self.tensors.count // self.shape.num_layers + 4
+        per_layer = self.tensors.count // self.shape.num_layers + _MORE_TENSORS
         return 2 * self.largest_row + 2 * per_layer * PIECE_ALIGN + 2 * DISK_ALIGN
 
 

@@ -20,18 +20,15 @@ from flexplan_runtime.execute.block import BatchState, BlockState, batch_states
 from flexplan_runtime.execute.block_run import BlockPlan, BlockRun, Report
 from flexplan_runtime.execute.capture import Replays
 from flexplan_runtime.execute.choosing import (
-    Chooser,
     Ends,
     Given,
     Likelihoods,
     Logprob,
-    Logprobs,
     Penalties,
     Row,
     Sampling,
     Scoring,
     Wanted,
-    chooser_of,
     penalties_of,
 )
 from flexplan_runtime.execute.env import ExecutionEnv
@@ -45,13 +42,11 @@ __all__ = [
     "BlockPlan",
     "BlockRun",
     "BlockState",
-    "Chooser",
     "Ends",
     "ExecutionEnv",
     "Given",
     "Likelihoods",
     "Logprob",
-    "Logprobs",
     "Penalties",
     "Replays",
     "Report",
@@ -61,7 +56,6 @@ __all__ = [
     "Trace",
     "Wanted",
     "batch_states",
-    "chooser_of",
     "forget_frames",
     "penalties_of",
     "prepare_steps",

@@ -62,7 +62,7 @@ class BatchState:
             torch.clamp(self.host_grain_pads, min=max(0, context - window), out=self.host_unread(window))
 
     def advance(self, i: int, prompt_len: int) -> None:
-        """Count the positions that step i adds; a pass does it once, where it begins."""
+        """Count the position that pass i adds; done once, where it begins."""
         if i:
             self.position.add_(1)
             torch.sub(self.position, self.pads[:, None], out=self.positions)

@@ -16,7 +16,7 @@ from flexplan_runtime.execute.block import BlockState
 from flexplan_runtime.execute.env import ExecutionEnv
 from flexplan_runtime.execute.handlers.table import HANDLERS
 from flexplan_runtime.execute.lanes import Cancelled, Lane, Run, Token
-from flexplan_runtime.execute.pacing import Pace, undisturbed
+from flexplan_runtime.execute.pacing import Rests, undisturbed
 from flexplan_runtime.execute.views import TaskView
 from flexplan_runtime.memory import BlockMemory
 
@@ -56,7 +56,7 @@ class Executor:
         self.tokens: dict[int, Token] = {}
         self.flying: deque[Flying] = deque()  # the sweep that the lanes are at, and the one behind it
         self.timeline = Timeline()
-        self.pace = Pace()
+        self.rests = Rests()
         self.origin: Any = None
         self.stuck = False  # a lane is still at work although the run is over
 
@@ -88,7 +88,7 @@ class Executor:
         # a number that is not known any more belongs to a sweep that has ended
         self._lane(node.task.lane).submit(token, [self.tokens[n] for n in node.after if n in self.tokens])
         self.flying[-1].tokens.append(token)
-        self.pace.rest(self.flying[0].tokens if len(self.flying) > 1 else ())
+        self.rests.rest(self.flying[0].tokens if len(self.flying) > 1 else ())
 
     def landed(self) -> Iterator[Sweep]:
         """The sweep before the one that was begun last, when it is done."""
@@ -151,11 +151,11 @@ class Executor:
         yield done.sweep
         queued = self.flying[-1].tokens if self.flying and self.flying[-1] is not done else ()
         for token in done.tokens:
-            self.pace.rest(queued)
+            self.rests.rest(queued)
             if self.env.timed:
                 self._count(token)
             del self.tokens[token.number]
-        self.pace.collect()
+        self.rests.collect()
 
     def _count(self, token: Token) -> None:
         task, start_s, end_s = token.task, self._seconds(token.start), self._seconds(token.end)

@@ -64,7 +64,7 @@ def _end() -> None:
                 gc.set_threshold(youngest, young, usual)
 
 
-class Pace:
+class Rests:
     """A thread that works for a moment and rests for one, as long as the lanes have enough to do without it."""
 
     def __init__(self) -> None:

@@ -18,7 +18,7 @@ tokenizer    Text to token ids and back.
 
 from flexplan_runtime.generate.lm import OffloadedLM
 from flexplan_runtime.generate.loop import Done, Generation
-from flexplan_runtime.generate.prompts import refuse_bad_prompts, refuse_broken, wrong_with
+from flexplan_runtime.generate.prompts import refuse_broken, wrong_with
 from flexplan_runtime.generate.requests import Request
 from flexplan_runtime.generate.scores import Score
 from flexplan_runtime.generate.stops import cut
@@ -32,7 +32,6 @@ __all__ = [
     "Score",
     "Tokenizer",
     "cut",
-    "refuse_bad_prompts",
     "refuse_broken",
     "wrong_with",
 ]

@@ -1,6 +1,5 @@
 """Weights: found, checked, and loaded to their places.
 
-atomic        Files of a directory that processes share: whole or not at all.
 checkpoint    A checkpoint, checked whole, then read by rows into the caller's memory.
 codes         Rows of a quantised checkpoint, brought into the order that is kept on the tiers.
 download      A model's directory by its name, downloaded once where there is none.
@@ -15,13 +14,12 @@ packed_cache  Packed weights kept on disk, checksummed, for later openings.
 
 from flexplan_runtime.weights.download import resolve_model
 from flexplan_runtime.weights.load import load_weights
-from flexplan_runtime.weights.open import DUMMY, SKEWED, Config, OpenedModel, dtype_of, open_model, refuse_other_model
+from flexplan_runtime.weights.open import DUMMY, Config, OpenedModel, dtype_of, open_model, refuse_other_model
 from flexplan_runtime.weights.packed import read_packed, unpack
 from flexplan_runtime.weights.packed_cache import PackedFiles
 
 __all__ = [
     "DUMMY",
-    "SKEWED",
     "Config",
     "OpenedModel",
     "PackedFiles",

@@ -23,9 +23,9 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
+from flexplan.files import replacing
 from flexplan.model import Coding, WeightTensor
 from flexplan.placement import Piece
-from flexplan_runtime.weights.atomic import replacing
 from flexplan_runtime.weights.checkpoint import WeightReader
 from flexplan_runtime.weights.packed import chunk_rows, quantised, read_packed
 
@@ -94,7 +94,8 @@ class PackedFile:
     def write(self, reader: WeightReader) -> None:
         """Quantise the whole tensor into the file."""
         tensor, step, sums = self.tensor, chunk_rows(self.tensor), []
-        with replacing(self.path) as out:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(self.path, synced=False) as out:  # it has checksums of its own
             for row in range(0, tensor.rows, step):
                 chunk = quantised(reader, tensor, row, min(step, tensor.rows - row), self.dtype).numpy()
                 sums.append(crc32(chunk))

@@ -84,6 +84,35 @@ def test_it_ends_a_command_at_work(number: int, code: int) -> None:
     assert (child.wait(timeout=60), child.stderr and child.stderr.read()) == (code, "interrupted\n")
 
 
+@pytest.mark.parametrize(("output", "code"), [("out.jsonl", 75), ("-", 143)])
+def test_it_stops_a_job_while_its_input_is_read(output: str, code: int, tmp_path: Path) -> None:
+    """Where there is an output it is a stop, of which a scheduler knows that the job is to be begun again."""
+    child = _job(tmp_path, output)
+    assert child.stdin
+    child.stdin.write("a prompt\n" * 100_000)  # more than a pipe holds: it reads
+    child.send_signal(signal.SIGTERM)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == code and ("FP1301" in err and "go on with --resume" in err) == (code == 75)
+    assert [file.name for file in tmp_path.iterdir()] == ["policy.json"]
+
+
+def test_a_second_signal_ends_a_job_at_once_while_its_runtime_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\nclass F:\n    def find_spec(self, name, *rest):\n"
+        "        name == 'flexplan_runtime' and [os.kill(os.getpid(), 15) for _ in 'ab']\nsys.meta_path.insert(0, F())"
+    )
+    child = _job(tmp_path, "out.jsonl", tmp_path)
+    _, err = child.communicate("a prompt\n", timeout=60)
+    assert (child.returncode, err) == (143, "interrupted\n")
+
+
+def _job(place: Path, output: str, *paths: Path) -> subprocess.Popen[str]:
+    policy = place / "policy.json"
+    policy.write_text('{"gpu_batch_size": 1, "num_gpu_batches": 1}')
+    out = output if output == "-" else str(place / output)
+    return program("run", str(policy), "--model", "m", "--prompts", "-", "--format", "text", "-o", out, paths=paths)
+
+
 def _hears(pid: int, number: int) -> bool:
     """Has the process a handler of its own?  A loaded machine takes seconds until it has."""
     caught = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigCgt:"))

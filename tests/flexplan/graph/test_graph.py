@@ -8,6 +8,7 @@ import networkx
 import pytest
 from flexplan_planners.schedules.rowwise import RowWise
 from flexplan_planners.schedules.zigzag import ZigZag
+from tiny import TINY
 
 from flexplan.cost import Rates
 from flexplan.errors import GraphError
@@ -16,9 +17,8 @@ from flexplan.graph.text import parse_name, parse_task
 from flexplan.policy import Policy
 from flexplan.problem import Problem
 from flexplan.simulation import simulate_graph
-from flexplan.testing import policy_with, shallow
+from flexplan.testing import policy_with
 
-TINY = shallow("facebook/opt-125m")
 PROBLEM = Problem.of(TINY, prompt_len=16, gen_len=4)
 POLICIES = {
     "on the gpu": Policy(2, 2),

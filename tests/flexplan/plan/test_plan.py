@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny import TINY
 
 from flexplan.cost import Rates
 from flexplan.errors import FlexplanError, InfeasiblePlan, PluginError, PolicyError
@@ -20,7 +21,6 @@ from flexplan.problem import Problem
 from flexplan.simulation import simulate_graph
 from flexplan.testing import policy_with, shallow
 
-TINY = shallow("facebook/opt-125m")
 PROBLEM = Problem.of(TINY, prompt_len=16, gen_len=4, num_prompts=10)
 POLICY = policy_with(2, 2, w=(30, 40), cache=(30, 40), act=(30, 40))
 

@@ -13,6 +13,7 @@ from flexplan_planners.schedules.rowwise import RowWise
 from flexplan_planners.schedules.zigzag import ZigZag
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import TINY
 
 from flexplan.cost import Price, Rates
 from flexplan.errors import GraphError
@@ -24,10 +25,9 @@ from flexplan.simulation import simulate_graph
 from flexplan.simulation.simulator import share
 from flexplan.simulation.sweeps import SweepProgram
 from flexplan.simulation.sweeps import programs as programs_of
-from flexplan.testing import policy_with, shallow
+from flexplan.testing import policy_with
 
 GB = 1e9
-TINY = shallow("facebook/opt-125m")
 PROBLEM = Problem.of(TINY, prompt_len=16, gen_len=16)
 # a machine in round numbers, without fixed times: 1 GB takes 1 s on any link, 1 Gflop 1 s on the gpu
 ROUND = hardware_from().model_copy(
@@ -294,8 +294,8 @@ def test_a_repeated_pattern_is_timed_as_if_every_task_were_built(
 
 def derived_and_repeated(graph: TaskGraph) -> tuple[int, int]:
     found: list[SweepProgram] = list(programs_of(graph.buffers, graph.sweeps(), Rates(PROBLEM.hardware)))
-    layouts = {id(program.layout) for program in found}
-    return len(layouts), len(found) - len(layouts)
+    derived = {id(program.lanes) for program in found}
+    return len(derived), len(found) - len(derived)
 
 
 def test_a_long_decode_is_mostly_repeated() -> None:

@@ -18,12 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flexplan_runtime.commands import prepare
+from flexplan_runtime.commands import run as commands_run
 from injectors import mounted
 from job_server import JobServer
 from safetensors.torch import load_file, save_file
 from tiny_models import CONFIGS, saved
 from typer.testing import CliRunner, Result
 
+from flexplan import signals
+from flexplan.cli import launch
 from flexplan.cli.app import app
 
 KILLS = int(os.environ.get("FLEXPLAN_KILLS", "15"))
@@ -163,6 +167,48 @@ def test_a_first_signal_ends_after_the_pass_and_a_second_at_once(
     server.start(job.args("--resume"), job.stderr)
     assert server.wait() == 0
     assert len(job.answers()) == 400
+
+
+@pytest.fixture
+def heard(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Signals as the program hears them, in this process."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # of tests in the background it is ignored
+    signals.listen()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("heard")
+@pytest.mark.parametrize(
+    ("number", "where", "step"),
+    [
+        (signal.SIGTERM, launch, "read_prompts"),
+        (signal.SIGINT, launch, "opened"),
+        (signal.SIGHUP, prepare, "Tokenizer"),
+        (signal.SIGTERM, commands_run, "open_lm"),
+    ],
+)
+def test_a_signal_before_the_first_pass_stops_a_job_too(
+    number: int, where: Any, step: str, job: Job, expected: dict[str, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = getattr(where, step)
+
+    def interrupted(*args: Any, **more: Any) -> Any:
+        os.kill(os.getpid(), number)
+        return real(*args, **more)
+
+    for flags, say in (((), "--resume"), (("--resume",), "--resume"), (("--overwrite",), "the same command")):
+        with monkeypatch.context() as patched:
+            patched.setattr(where, step, interrupted)
+            ends = list[Result]()
+            signals.hearing(lambda flags=flags, ends=ends: ends.append(job.run(*flags)))
+        assert ends[0].exit_code == 75, ends[0].output
+        assert "FP1301" in ends[0].stderr and say in ends[0].stderr.partition("fix: ")[2]
+    assert job.run("--resume").exit_code == 0
+    assert job.answers() == expected
 
 
 @pytest.mark.parametrize(("first", "most"), _shared(SIGNALS))
@@ -386,9 +432,9 @@ def _fewer_prompts(job: Job) -> None:
         (None, ("--seed", 3), "FP176", ["sampling: was greedy, is greedy, drawn lines by seed 3"]),
         (_other_template, (), "FP176", ["tokenizer: was"]),
         (None, ("--dtype", "bfloat16"), "FP176", ["dtype: was float32, is bfloat16"]),
-        (_other_prompt, (), "FP178", ["by place in the input: 5"]),
-        (_other_wish, (), "FP178", ["by place in the input: 5"]),
-        (_fewer_prompts, (), "FP177", ["there are 5", "18"]),
+        (_other_prompt, (), "FP178", ["by place from 0 on: 4"]),
+        (_other_wish, (), "FP178", ["by place from 0 on: 4"]),
+        (_fewer_prompts, (), "FP177", ["there are 5", "place 17"]),
     ],
 )
 def test_another_job_is_refused_by_what_differs(
@@ -445,7 +491,10 @@ def test_bad_requests_fail_alone(job: Job, expected: dict[str, list[int]]) -> No
     assert {row["id"] for row in failed} >= {"long", "other", "y"}
     again = job.run("--resume")
     assert again.exit_code == 5 and "earlier runs" in again.stderr
-    assert len(job.errors.read_text().splitlines()) == 5
+    kept = job.errors.read_bytes()
+    assert len(kept.splitlines()) == 5
+    strict = job.run("--resume", "--strict")
+    assert strict.exit_code == 2 and "line 3" in strict.stderr and job.errors.read_bytes() == kept
     for place in (9, 11):
         lines[place] = json.dumps({"id": f"good{place}", "prompt_ids": [8, 9]})
     job.prompts.write_text("\n".join(lines))

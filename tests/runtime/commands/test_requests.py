@@ -98,6 +98,7 @@ def test_lines_of_openai_are_answered_in_its_own_types(desk: Desk) -> None:
     codes = {"long": "FP304", "odd": "FP319", "root": "FP324", "tools": "FP318"}
     assert {name: error.code for name, error in failed.items()} == codes
     assert "no root" in str(failed["root"].message)
+    assert all(f"line {error.line}: " in str(error.message) for error in failed.values())
 
 
 def test_messages_become_the_tokens_that_transformers_gives(desk: Desk) -> None:

@@ -5,20 +5,20 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from flexplan_runtime.execute import pacing as pace
+from flexplan_runtime.execute import pacing
 from flexplan_runtime.execute.lanes import Token
-from flexplan_runtime.execute.pacing import Pace
+from flexplan_runtime.execute.pacing import Rests
 
 from flexplan.graph import Task
 
 
 @pytest.fixture
-def rests(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Rests taken, by a clock that goes on by 40 us each time it is read."""
     taken: list[float] = []
     clock = itertools.count()
-    monkeypatch.setattr(pace.time, "perf_counter", lambda: next(clock) * 4e-5)
-    monkeypatch.setattr(pace.time, "sleep", taken.append)
+    monkeypatch.setattr(pacing.time, "perf_counter", lambda: next(clock) * 4e-5)
+    monkeypatch.setattr(pacing.time, "sleep", taken.append)
     return taken
 
 
@@ -30,16 +30,16 @@ def queued(issued: int) -> list[Token]:
     return tokens
 
 
-def test_it_rests_after_each_moment_of_work(rests: list[float]) -> None:
-    pacing, tokens = Pace(), queued(5)
+def test_it_rests_after_each_moment_of_work(slept: list[float]) -> None:
+    rests, tokens = Rests(), queued(5)
     for _ in range(300):
-        pacing.rest(tokens)
-    assert 300 * 4e-5 / 3 < sum(rests) < 300 * 4e-5
+        rests.rest(tokens)
+    assert 300 * 4e-5 / 3 < sum(slept) < 300 * 4e-5
 
 
 @pytest.mark.parametrize("tokens", [queued(6), queued(10), []], ids=["half has begun", "all has", "nothing is queued"])
-def test_it_does_not_rest_where_the_lanes_may_soon_wait_for_it(rests: list[float], tokens: list[Token]) -> None:
-    pacing = Pace()
+def test_it_does_not_rest_where_the_lanes_may_soon_wait_for_it(slept: list[float], tokens: list[Token]) -> None:
+    rests = Rests()
     for _ in range(300):
-        pacing.rest(tokens)
-    assert not rests
+        rests.rest(tokens)
+    assert not slept

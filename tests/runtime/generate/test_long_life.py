@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from flexplan_runtime import ExecutionEnv, OffloadedLM
-from flexplan_runtime.execute import pacing as pace
+from flexplan_runtime.execute import pacing
 from policies import opened
 
 from flexplan.errors import StorageError, UsageError
@@ -193,7 +193,7 @@ def test_garbage_of_others_is_collected_while_a_model_lives(tiny_opt: Path, tmp_
 
 def test_runs_at_once_leave_the_interpreter_as_it_was() -> None:
     before = gc.get_threshold()
-    first, second = pace.undisturbed(), pace.undisturbed()
+    first, second = pacing.undisturbed(), pacing.undisturbed()
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)
@@ -204,18 +204,18 @@ def test_runs_at_once_leave_the_interpreter_as_it_was() -> None:
 
 def test_a_run_of_hours_collects_every_few_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
     now, collected = [0.0], []
-    monkeypatch.setattr(pace.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(pace.gc, "collect", lambda: collected.append(now[0]))
-    pacing = pace.Pace()
+    monkeypatch.setattr(pacing.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(pacing.gc, "collect", lambda: collected.append(now[0]))
+    rests = pacing.Rests()
     for now[0] in range(0, 1000, 10):
-        pacing.collect()
+        rests.collect()
     assert collected == [310.0, 620.0, 930.0]
 
 
 def test_a_threshold_set_during_a_run_stays() -> None:
     before = gc.get_threshold()
     try:
-        with pace.undisturbed():
+        with pacing.undisturbed():
             gc.set_threshold(500, 7, 6)
         assert gc.get_threshold() == (500, 7, 6)
     finally:

@@ -12,12 +12,11 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import flexplan_runtime.kernels.host as host
 import pytest
 import torch
 import torch.nn.functional as F
 from flexplan_runtime.kernels.attention_rule import AttentionRule
-from flexplan_runtime.kernels.host import GrainAttention, build
+from flexplan_runtime.kernels.host import GrainAttention, build, kernel
 from torch import Tensor
 
 needs_compiler = pytest.mark.skipif(not any(map(shutil.which, build.COMPILERS)), reason="no C++ compiler")
@@ -26,7 +25,7 @@ GRAINS = 3
 
 def forget() -> None:
     build._library.cache_clear()
-    host._kernel.cache_clear()
+    kernel._kernel.cache_clear()
 
 
 @pytest.fixture

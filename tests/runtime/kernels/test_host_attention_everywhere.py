@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import flexplan_runtime.kernels.host as host
 import pytest
 import torch
-from flexplan_runtime.kernels.host import GrainAttention, Pages, build
+from flexplan_runtime.kernels.host import GrainAttention, Pages, build, kernel, uses_tiles
 from flexplan_runtime.kernels.quantisation import unpack_vectors
 from torch import Tensor
 
@@ -26,7 +25,7 @@ each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtyp
 
 def forget() -> None:
     build._library.cache_clear()
-    host._kernel.cache_clear()
+    kernel._kernel.cache_clear()
 
 
 def processor_has(instructions: str) -> bool:
@@ -43,9 +42,9 @@ def arithmetic(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
         pytest.skip(f"this processor has no {NEEDED[name]}")
     monkeypatch.setenv(build.CHOICE, name)
     forget()
-    if request.param == "tiles" and not host.uses_tiles():
+    if request.param == "tiles" and not uses_tiles():
         pytest.skip("no AMX tiles: this processor, compiler or system lacks them")
-    if request.param == "native" and host.uses_tiles():
+    if request.param == "native" and uses_tiles():
         pytest.skip("the same as tiles")
     yield request.param
     forget()

@@ -17,9 +17,8 @@ from typing import Any
 import pytest
 import torch
 from flexplan_runtime import ExecutionEnv, OffloadedLM
-from flexplan_runtime.weights import PackedFiles, read_packed
+from flexplan_runtime.weights import PackedFiles, packed_cache, read_packed
 from flexplan_runtime.weights import packed as packed_weights
-from flexplan_runtime.weights import packed_cache as packedfiles
 from flexplan_runtime.weights.checkpoint import open_checkpoint
 from flexplan_runtime.weights.packed import chunk_rows
 from policies import text_prompts
@@ -50,7 +49,7 @@ def quantised(monkeypatch: pytest.MonkeyPatch) -> Quantised:
         return plain(reader, tensor, row, rows, dtype)
 
     monkeypatch.setattr(packed_weights, "quantised", counting)
-    monkeypatch.setattr(packedfiles, "quantised", counting)
+    monkeypatch.setattr(packed_cache, "quantised", counting)
     return calls
 
 
@@ -233,14 +232,14 @@ def test_processes_share_a_directory(tokens: Callable[..., Any], tiny_opt: Path,
 
 KILLED = """
 import os, signal
-from flexplan_runtime.weights import packed_cache as packedfiles
-plain, calls = packedfiles.quantised, []
+from flexplan_runtime.weights import packed_cache
+plain, calls = packed_cache.quantised, []
 def quantised(*args):
     calls.append(args)
     if len(calls) == 7:
         os.kill(os.getpid(), signal.SIGKILL)
     return plain(*args)
-packedfiles.quantised = quantised
+packed_cache.quantised = quantised
 """
 
 
@@ -267,7 +266,7 @@ def test_directory_that_cannot_be_written_is_one_warning(
         def refuse(chunk: object) -> int:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(packedfiles, "crc32", refuse)  # in the middle of writing a file
+        monkeypatch.setattr(packed_cache, "crc32", refuse)  # in the middle of writing a file
     else:
         (tmp_path / "kept").write_text("a file, so that nobody, not even root, can make a directory of it")
     found, said = warned(lambda: tokens(tiny_opt))

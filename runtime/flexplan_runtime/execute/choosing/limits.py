@@ -108,7 +108,7 @@ def _likeliest(scores_BV: Tensor, k_R1: Tensor) -> Tensor:
 
 
 def _above(scores_BV: Tensor, least: Callable[[Tensor], Tensor]) -> Tensor:
-    """Tokens whose chance is not below ``least`` of all probs, and the likeliest."""
+    """Tokens whose probability is not below ``least`` of all, and the likeliest."""
     probs = scores_BV.softmax(-1)
     below = (probs < least(probs)) & (scores_BV < scores_BV.amax(-1, keepdim=True))
     return scores_BV.masked_fill(below, -torch.inf)

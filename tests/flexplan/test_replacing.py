@@ -11,16 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from flexplan_runtime.weights.atomic import replacing
 
 from flexplan import files
-from flexplan.files import remove_leftovers
+from flexplan.files import remove_leftovers, replacing
 
 WRITER = """
 import sys
 from pathlib import Path
-from flexplan_runtime.weights.atomic import replacing
-with replacing(Path(sys.argv[1])) as out:
+from flexplan.files import replacing
+with replacing(Path(sys.argv[1]), synced=False) as out:
     out.write(b"half")
     out.flush()
     print("half is written", flush=True)
@@ -43,7 +42,7 @@ def half_way(path: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def write(path: Path, data: bytes = b"other") -> None:
-    with replacing(path) as out:
+    with replacing(path, synced=False) as out:
         out.write(data)
 
 
@@ -76,7 +75,7 @@ def test_other_hidden_files_stay(tmp_path: Path) -> None:
 
 def test_an_error_leaves_nothing_and_what_was_there(tmp_path: Path) -> None:
     write(tmp_path / "file", b"before")
-    with pytest.raises(RuntimeError), replacing(tmp_path / "file") as out:
+    with pytest.raises(RuntimeError), replacing(tmp_path / "file", synced=False) as out:
         out.write(b"half")
         raise RuntimeError
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"before"]
@@ -105,7 +104,7 @@ def test_a_file_system_without_locks_keeps_all_parts(tmp_path: Path, monkeypatch
         raise OSError("no locks available")
 
     monkeypatch.setattr(files, "flock", refuse)
-    with replacing(tmp_path / "first") as out:
+    with replacing(tmp_path / "first", synced=False) as out:
         write(tmp_path / "second")
         out.write(b"whole")
     assert (tmp_path / "first").read_bytes() == b"whole"
