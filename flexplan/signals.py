@@ -21,7 +21,7 @@ _HEARD = {  # with what they do in a program that nobody has told otherwise: wha
 }
 _came = 0  # the first signal that was heard
 _asked = 0  # one that asked a job to stop, which it does by itself
-_at_work = _deferred = _stoppable = _in_pass = False
+_at_work = _deferred = _stoppable = _in_pass = _said = False
 
 
 def is_program() -> bool:
@@ -34,6 +34,13 @@ def listen() -> None:
     for number, usual in _HEARD.items():
         if signal.getsignal(number) is usual:
             signal.signal(number, _on_signal)
+
+
+def say_once() -> bool:
+    """Has nobody said yet that the program was interrupted?  Whoever asks says it."""
+    global _said
+    before, _said = _said, True
+    return not before
 
 
 def came() -> bool:
@@ -101,10 +108,13 @@ def hearing(program: Callable[[], object]) -> None:
         _at_work = True
         program()
     except KeyboardInterrupt:
-        _say()
+        if say_once():
+            _say()
     finally:
         _at_work = False
-        if _came:
+        if _came:  # what a library made of the exception may have ended the program without a word
+            if say_once():
+                _say()
             sys.exit(128 + _came)
 
 

@@ -83,7 +83,8 @@ def stopped(go_on: str, state: str = "") -> Stopped:
 
 
 def _interrupted() -> NoReturn:
-    print("interrupted", file=sys.stderr)
+    if signals.say_once():
+        print("interrupted", file=sys.stderr, flush=True)
     raise typer.Exit(_INTERRUPTED) from None
 
 
