@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -97,11 +96,8 @@ class Digests(Mapping[int, str]):
         self._prompts = prompts
 
     def __getitem__(self, place: int) -> str:
-        for found in (self._prompts, self._prompts.bad):
-            at = bisect_left(found.places, place)
-            if at < len(found) and found.places[at] == place:
-                return found.digest(at)
-        raise KeyError(place)  # of a request that the input no longer has
+        found, at = self._prompts.holder_of(place)  # of a request that the input no longer has: a KeyError
+        return found.digest(at)
 
     def __iter__(self) -> Iterator[int]:
         return iter(range(len(self)))

@@ -113,10 +113,15 @@ class Prompts(_Indexed[Prompt]):
 
     def at_place(self, place: int) -> Line:
         """What has this place among all lines, bad ones too."""
+        found, at = self.holder_of(place)
+        return found.line(at)
+
+    def holder_of(self, place: int) -> tuple[Prompts | BadLines, int]:
+        """Which of both has it, and where in it; raises KeyError for a place that the input has not."""
         for found in (self, self.bad):
             at = bisect_left(found.places, place)
             if at < len(found) and found.places[at] == place:
-                return found.line(at)
+                return found, at
         raise KeyError(place)
 
 
